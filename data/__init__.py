@@ -1,0 +1,1 @@
+"""Everything up to a batch: files -> segments -> arrays -> batches. Knows no model."""

@@ -1,0 +1,17 @@
+"""Progress bars, the same for every long step."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+# A log file wants a line now and then, a terminal a bar that moves.
+_SECONDS_BETWEEN_UPDATES = {True: 0.1, False: 30.0}
+
+
+def progress(iterable: Any = None, **options: Any) -> tqdm:
+    """Wrap `iterable` in a bar on standard error; `options` are tqdm's own."""
+    seconds = _SECONDS_BETWEEN_UPDATES[sys.stderr.isatty()]
+    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)

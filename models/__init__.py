@@ -1,0 +1,1 @@
+"""Everything from a batch to a prediction. Knows no files but checkpoints."""
