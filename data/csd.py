@@ -1,0 +1,179 @@
+"""Opening, checking and reading computational sequences (.csd, HDF5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from .align import sort_order
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class VideoRows:
+    """One video's rows in one sequence, sorted by start time."""
+
+    intervals: np.ndarray  # (n, 2) seconds, float64
+    _order: np.ndarray  # (n,) the sorted rows' places in the file, parts one after another
+    _parts: list[h5py.Dataset]
+    _path: Path
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Read the features of the given sorted rows, `(len(rows), width)`.
+
+        Only the stretch of the file that holds them is read.
+        """
+        places = self._order[rows]
+        low, high = int(places.min()), int(places.max()) + 1
+        pieces, offset = [], 0
+        with _reading(self._path):
+            for part in self._parts:
+                begin, end = max(low - offset, 0), min(high - offset, len(part))
+                if begin < end:
+                    pieces.append(part[begin:end])
+                offset += len(part)
+        stretch = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return (
+            stretch if len(places) == high - low and _is_rising(places) else stretch[places - low]
+        )
+
+    def words(self, rows: np.ndarray) -> list[str]:
+        """Read the given sorted rows of a words sequence as text."""
+        return [
+            word.decode("utf-8", errors="replace") if isinstance(word, bytes) else str(word)
+            for word in self.features(rows)[:, 0]
+        ]
+
+
+def _is_rising(places: np.ndarray) -> bool:
+    return bool((np.diff(places) > 0).all())
+
+
+class ComputationalSequence:
+    """One .csd file, open for reading. Use it as a context manager.
+
+    `width` is the number of features a row must have. Every error is an InputError that
+    names the file, what was found and what was expected.
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        self.path = path
+        self.width = width
+        self._file = _open(path)
+        try:
+            self._data = _data_group(self._file, path)
+            self._entries = self._group_by_video()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> ComputationalSequence:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def videos(self) -> set[str]:
+        """The ids of the videos that have an entry here."""
+        return set(self._entries)
+
+    def _group_by_video(self) -> dict[str, list[str]]:
+        """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
+        entries: dict[str, list[str]] = {}
+        with _reading(self.path):
+            for key in self._data:
+                entries.setdefault(key.split("[")[0], []).append(key)
+        if not entries:
+            raise InputError(f"{self.path} has no entries under data; download it again.")
+        return entries
+
+    def read(self, video: str) -> VideoRows:
+        """Read the intervals of `video` and make its features readable."""
+        with _reading(self.path):
+            parts = [self._part(key) for key in self._entries[video]]
+            intervals = np.concatenate([np.asarray(times, dtype=np.float64) for _, times in parts])
+        order = sort_order(intervals)
+        return VideoRows(intervals[order], order, [features for features, _ in parts], self.path)
+
+    def read_unsorted(self, video: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read `video` in file order: intervals `(n, 2)` and features `(n, width)`."""
+        with _reading(self.path):
+            parts = [self._part(key) for key in self._entries[video]]
+            intervals = np.concatenate([np.asarray(times, dtype=np.float64) for _, times in parts])
+            return intervals, np.concatenate([features[:] for features, _ in parts])
+
+    def _part(self, key: str) -> tuple[h5py.Dataset, np.ndarray]:
+        entry = self._data[key]
+        where = f"{self.path}, entry {key}"
+        for name in ("features", "intervals"):
+            if not isinstance(entry, h5py.Group) or not isinstance(entry.get(name), h5py.Dataset):
+                raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
+        features, intervals = entry["features"], entry["intervals"]
+        if features.ndim != 2 or features.shape[1] != self.width:
+            raise InputError(
+                f"{where}: features have shape {features.shape}, expected (n, {self.width})."
+            )
+        if intervals.ndim != 2 or intervals.shape[1] != 2:
+            raise InputError(f"{where}: intervals have shape {intervals.shape}, expected (n, 2).")
+        if len(features) != len(intervals):
+            raise InputError(
+                f"{where}: {len(features)} feature rows but {len(intervals)} intervals; "
+                "expected as many of each."
+            )
+        return features, intervals[:]
+
+
+def check_csd(path: Path) -> None:
+    """Check that `path` opens as a .csd file with entries; raises InputError otherwise."""
+    with _open(path) as file:
+        if not len(_data_group(file, path)):
+            raise InputError(f"{path} has no entries under data.")
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise InputError(f"No file {path}; expected a computational sequence (.csd).")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        size = f"{path.stat().st_size:,} bytes"
+        if "truncated" in str(error):
+            raise InputError(
+                f"{path} is truncated ({size}): delete it and run again to download it anew."
+            ) from error
+        if isinstance(error, PermissionError):
+            raise
+        raise InputError(
+            f"{path} is not an HDF5 file ({size}); expected a computational sequence (.csd)."
+        ) from error
+
+
+def _data_group(file: h5py.File, path: Path) -> h5py.Group:
+    with _reading(path):
+        roots = list(file)
+        if len(roots) != 1:
+            raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
+        root = file[roots[0]]
+        data = root.get("data") if isinstance(root, h5py.Group) else None
+        if not isinstance(data, h5py.Group):
+            raise InputError(f"{path} has no group {roots[0]}/data; it is not a .csd file.")
+        return data
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn HDF5's errors about a damaged file into an InputError."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as error:
+        raise InputError(f"{path} is damaged: {_first_line(error)}; download it again.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip("'\"").splitlines()[0] if str(error) else type(error).__name__

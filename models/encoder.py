@@ -1,0 +1,119 @@
+"""The pre-norm transformer encoder that NHFNet uses three times.
+
+Shapes: B batch, T tokens, M memory tokens, d width, H heads.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@lru_cache(maxsize=32)
+def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
+    """Return the position vectors of positions 1..`length`, shape `(length, width)`.
+
+    Sines fill the first half of the channels and cosines the second; they do not interleave.
+    """
+    half = width // 2
+    channel = torch.arange(half, dtype=torch.float32, device=device)
+    frequency = torch.exp(channel * (-math.log(10000) / (half - 1)))
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+    angle = position[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def embed(x: Tensor) -> Tensor:
+    """Scale the tokens by sqrt(d) and add their positions, `(B, T, d)` to `(B, T, d)`.
+
+    A token whose first channel is exactly 0 gets no position: the released code takes it
+    for padding, and a trained model depends on that.
+    """
+    _, length, width = x.shape
+    position = sinusoids(length, width, x.device).to(x.dtype)
+    return math.sqrt(width) * x + position * (x[..., :1] != 0)
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention with one packed projection and no mask."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout  # of the attention weights
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # rows q, k, v
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Let `x` `(B, T, d)` attend to `memory` `(B, M, d)`, or to itself without one."""
+        if memory is None:
+            q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        else:
+            width = x.shape[-1]
+            weight_q, weight_kv = self.in_proj_weight.split([width, 2 * width])
+            bias_q, bias_kv = self.in_proj_bias.split([width, 2 * width])
+            q = F.linear(x, weight_q, bias_q)
+            k, v = F.linear(memory, weight_kv, bias_kv).chunk(2, dim=-1)
+        q, k, v = (self._split_heads(part) for part in (q, k, v))
+        # Written out: at a head width of 4 the fused kernels are slower on a CPU.
+        weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2), dim=-1)
+        weights = F.dropout(weights, self.dropout, self.training)
+        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, d / H)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and a feed-forward block, each behind its own LayerNorm and residual."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = MultiHeadAttention(width, heads, dropout)
+        self.fc1 = nn.Linear(width, feedforward)
+        self.fc2 = nn.Linear(feedforward, width)
+        self.layer_norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        for linear in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Update `x` `(B, T, d)`; the embedded `memory` `(B, M, d)` shares its LayerNorm."""
+        attention_norm, feedforward_norm = self.layer_norms
+        attended = attention_norm(memory) if memory is not None else None
+        x = x + self.self_attn(attention_norm(x), attended)
+        return x + self.fc2(F.relu(self.fc1(feedforward_norm(x))))
+
+
+class Encoder(nn.Module):
+    """`E(x)` and `E(x, memory)`: embed, pre-norm layers, a last LayerNorm.
+
+    Every call embeds its input, also when that is another encoder's output. The embedded
+    memory is the same for all layers.
+    """
+
+    def __init__(
+        self, width: int, heads: int, layers: int, feedforward: int, attention_dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, feedforward, attention_dropout) for _ in range(layers)
+        )
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Encode `x` `(B, T, d)`, attending to `memory` `(B, M, d)` when there is one."""
+        x = embed(x)
+        if memory is not None:
+            memory = embed(memory)
+        for layer in self.layers:
+            x = layer(x, memory)
+        return self.layer_norm(x)

@@ -1,0 +1,5 @@
+"""Where the golden numbers lie."""
+
+from pathlib import Path
+
+GOLDEN = Path(__file__).parent
