@@ -1,14 +1,32 @@
 """Which rows belong to which segment. Pure NumPy, no files.
 
-Times are seconds, float64. A row and a segment are half-lines of a table: `starts[i], ends[i]`.
-The rule is the CMU SDK's, as the released script uses it.
+Times are seconds, float64; an interval is a row `[start, end]`. The rules are the CMU SDK's,
+as the released script uses them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-EPSILON = 1e-5  # seconds; overlaps and label intervals shorter than this do not count
+EPSILON = 1e-5  # seconds; overlaps and intervals shorter than this do not count
+
+
+@dataclass(frozen=True)
+class SegmentRows:
+    """For each of k segments, the rows that belong to it: those of all segments in one array."""
+
+    rows: np.ndarray  # (total,) row indices, rising within a segment
+    offsets: np.ndarray  # (k + 1,) segment i has rows[offsets[i] : offsets[i + 1]]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many rows each segment has, `(k,)`."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, segment: int) -> np.ndarray:
+        return self.rows[self.offsets[segment] : self.offsets[segment + 1]]
 
 
 def sort_order(intervals: np.ndarray) -> np.ndarray:
@@ -20,13 +38,13 @@ def sort_order(intervals: np.ndarray) -> np.ndarray:
     return timed[np.argsort(intervals[timed, 0], kind="stable")]
 
 
-def is_long_enough(segments: np.ndarray) -> np.ndarray:
-    """Tell which label intervals `(k, 2)` are long enough to be segments, `(k,)` bool."""
-    return segments[:, 1] - segments[:, 0] >= EPSILON
+def is_long_enough(intervals: np.ndarray) -> np.ndarray:
+    """Tell which intervals `(k, 2)` are not shorter than `EPSILON`, `(k,)` bool."""
+    return intervals[:, 1] - intervals[:, 0] >= EPSILON
 
 
-def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> list[np.ndarray]:
-    """Return, for each segment, the indices of the rows that belong to it.
+def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> SegmentRows:
+    """Find the rows that belong to each segment.
 
     `intervals` is `(n, 2)`, sorted by start (see `sort_order`); `segments` is `(k, 2)` in any
     order. A row belongs when its part inside the segment is longer than `EPSILON`; that it
@@ -36,23 +54,42 @@ def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> list[np.nda
     # Ends need not be sorted. Before the first row at which the furthest end so far passes a
     # segment's start, no row reaches into that segment.
     furthest_end = np.maximum.accumulate(ends)
-    firsts = np.searchsorted(furthest_end, segments[:, 0], side="right")
-    lasts = np.searchsorted(starts, segments[:, 1], side="left")
-    rows = []
-    for (start, end), first, last in zip(segments, firsts, lasts, strict=True):
-        inside = np.minimum(ends[first:last], end) - np.maximum(starts[first:last], start)
-        rows.append(first + np.flatnonzero(inside > EPSILON))
-    return rows
+    first = np.searchsorted(furthest_end, segments[:, 0], side="right")
+    last = np.searchsorted(starts, segments[:, 1], side="left")
+    rows, segment = _ranges(first, np.maximum(first, last))
+    inside = np.minimum(ends[rows], segments[segment, 1])
+    inside -= np.maximum(starts[rows], segments[segment, 0])
+    belongs = inside > EPSILON
+    counts = np.bincount(segment[belongs], minlength=len(segments))
+    return SegmentRows(rows[belongs], np.concatenate([[0], np.cumsum(counts)]))
 
 
-def last_rows(rows: np.ndarray, length: int) -> np.ndarray:
-    """Keep the last `length` rows of a segment."""
-    return rows[-length:]
+def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the ranges `first[i] .. last[i]` end to end; also say which range each came from."""
+    lengths = last - first
+    source = np.repeat(np.arange(len(first)), lengths)
+    begins = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - begins[source] + first[source], source
+
+
+def means(features: np.ndarray, members: SegmentRows) -> np.ndarray:
+    """Average the rows of each segment, `(n, width)` to `(k, width)`; zeros where it has none.
+
+    Sums run in float64; the result is float32.
+    """
+    result = np.zeros((len(members.counts), features.shape[1]), dtype=np.float32)
+    filled = np.flatnonzero(members.counts)
+    if len(filled):
+        sums = np.add.reduceat(
+            features[members.rows], members.offsets[filled], axis=0, dtype=np.float64
+        )
+        result[filled] = sums / members.counts[filled, None]
+    return result
 
 
 def pad_in_front(features: np.ndarray, length: int) -> np.ndarray:
-    """Put zeros in front of `features` `(t, width)` to make them `(length, width)` float32."""
+    """Keep the last `length` rows of `(t, width)`, zeros in front, `(length, width)` float32."""
     padded = np.zeros((length, features.shape[1]), dtype=np.float32)
-    if len(features):
-        padded[-len(features) :] = features
+    kept = features[-length:]
+    padded[length - len(kept) :] = kept
     return padded

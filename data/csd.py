@@ -29,7 +29,14 @@ class VideoRows:
         Only the stretch of the file that holds them is read.
         """
         places = self._order[rows]
+        if not len(places):
+            return np.empty((0, self._parts[0].shape[1]))
         low, high = int(places.min()), int(places.max()) + 1
+        stretch = self._stretch(low, high)
+        in_order = len(places) == high - low and bool((np.diff(places) > 0).all())
+        return stretch if in_order else stretch[places - low]
+
+    def _stretch(self, low: int, high: int) -> np.ndarray:
         pieces, offset = [], 0
         with _reading(self._path):
             for part in self._parts:
@@ -37,10 +44,11 @@ class VideoRows:
                 if begin < end:
                     pieces.append(part[begin:end])
                 offset += len(part)
-        stretch = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return (
-            stretch if len(places) == high - low and _is_rising(places) else stretch[places - low]
-        )
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def all_features(self) -> np.ndarray:
+        """Read the features of all rows, `(n, width)`."""
+        return self.features(np.arange(len(self._order)))
 
     def words(self, rows: np.ndarray) -> list[str]:
         """Read the given sorted rows of a words sequence as text."""
@@ -48,10 +56,6 @@ class VideoRows:
             word.decode("utf-8", errors="replace") if isinstance(word, bytes) else str(word)
             for word in self.features(rows)[:, 0]
         ]
-
-
-def _is_rising(places: np.ndarray) -> bool:
-    return bool((np.diff(places) > 0).all())
 
 
 class ComputationalSequence:

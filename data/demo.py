@@ -1,0 +1,190 @@
+"""A small made-up CMU-MOSEI: real .csd files, standard-fold video ids, and a tiny BERT.
+
+Each segment has a sentiment, and its words, its FACET rows and its COVAREP rows each tell it
+with a noise of their own: together they tell it better than any one of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from .errors import InputError
+from .folds import SPLITS, read_folds
+from .sources import MOSEI, Dataset
+
+BERT_FOLDER = "demo_bert"
+DESCRIPTION = "made up by dataset_prep.py --demo"
+
+_VIDEOS = {"train": 40, "val": 8, "test": 12}
+_SEGMENTS = (9, 15)  # per video, from and below
+_SECONDS = (3.0, 9.0)  # a segment's length
+_ROWS_PER_SECOND = {"visual": 5, "audio": 10}
+_NOISE = {"words": 0.8, "visual": 1.2, "audio": 1.2}  # in points of sentiment
+_POSITIVE = "great love wonderful amazing best happy excellent enjoy brilliant fun".split()
+_NEGATIVE = "bad hate terrible awful worst sad boring poor weak disappointing".split()
+_NEUTRAL = (
+    "the a this that it was is i you we they movie film book phone story really just so and "
+    "but of in on with about think know said people time day umm uhh"
+).split()
+_PAUSE = "sp"
+
+
+def write_demo(datadir: Path, seed: int = 0) -> Path:
+    """Write `<datadir>/csd/*.csd` and a tiny BERT; returns the BERT's folder.
+
+    A demo that is already there is left as it is. Raises InputError when `datadir` holds .csd
+    files that are not the demo's.
+    """
+    csd, bert = datadir / "csd", datadir / BERT_FOLDER
+    paths = {kind: csd / source.name for kind, source in MOSEI.sequences.items()}
+    if bert.is_dir() and all(path.is_file() for path in paths.values()):
+        return bert
+    if not bert.is_dir() and any(path.exists() for path in paths.values()):
+        raise InputError(
+            f"{csd} holds .csd files that are not the demo's; give --demo another --datadir."
+        )
+    # BERT's folder first: it marks .csd files beside it as the demo's, finished or not.
+    _write_bert(bert, seed)
+    csd.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    with ExitStack() as stack:
+        writers = {kind: stack.enter_context(_CsdWriter(path)) for kind, path in paths.items()}
+        for video in _videos(MOSEI, rng):
+            for kind, (intervals, features) in video.sequences.items():
+                writers[kind].add(video.id, intervals, features)
+    return bert
+
+
+@dataclass(frozen=True)
+class _Video:
+    id: str
+    sequences: dict[str, tuple[np.ndarray, np.ndarray]]  # intervals and features, by kind
+
+
+def _videos(dataset: Dataset, rng: np.random.Generator) -> Iterator[_Video]:
+    split_of = read_folds(dataset.folds)
+    widths = {"visual": dataset.visual.width, "audio": dataset.audio.width}
+    directions = {kind: rng.normal(size=width) for kind, width in widths.items()}
+    for split in SPLITS:
+        ids = sorted(video for video, its_split in split_of.items() if its_split == split)
+        for video in rng.choice(ids, _VIDEOS[split], replace=False):
+            yield _video(str(video), directions, rng)
+
+
+def _video(video: str, directions: dict[str, np.ndarray], rng: np.random.Generator) -> _Video:
+    segments, sentiments = _segments(rng)
+    words = [_words(*row, rng) for row in zip(segments, sentiments, strict=True)]
+    sequences = {
+        "words": tuple(np.concatenate(column) for column in zip(*words, strict=True)),
+        "labels": (segments, _labels(sentiments, rng)),
+    }
+    for kind, direction in directions.items():
+        sequences[kind] = _rows(kind, segments, sentiments, direction, rng)
+    return _Video(video, sequences)
+
+
+def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw label intervals `(k, 2)` one after another, and sentiments `(k,)` in thirds."""
+    lengths = rng.uniform(*_SECONDS, size=rng.integers(*_SEGMENTS))
+    ends = np.cumsum(lengths + 0.5)
+    sentiments = np.round(np.clip(rng.normal(0.2, 1.4, len(lengths)), -3, 3) * 3) / 3
+    return np.stack([ends - lengths, ends], axis=1), sentiments
+
+
+def _labels(sentiments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    emotions = rng.uniform(0, 3, (len(sentiments), MOSEI.labels.width - 1))
+    return np.column_stack([sentiments, emotions]).astype(np.float32)
+
+
+def _words(
+    segment: np.ndarray, sentiment: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a segment's words: the stronger the sentiment, the more of them carry it."""
+    told = sentiment + rng.normal(0, _NOISE["words"])
+    edges = np.linspace(*segment, num=rng.integers(8, 20))
+    chance_of_feeling = min(abs(told) / 4, 0.8)
+    words = []
+    for _ in range(len(edges) - 1):
+        draw = rng.random()
+        if draw < chance_of_feeling:
+            words.append(rng.choice(_POSITIVE if told > 0 else _NEGATIVE))
+        else:
+            words.append(_PAUSE if draw > 0.95 else rng.choice(_NEUTRAL))
+    return np.stack([edges[:-1], edges[1:]], axis=1), np.array(words, dtype="S32")[:, None]
+
+
+def _rows(
+    kind: str,
+    segments: np.ndarray,
+    sentiments: np.ndarray,
+    direction: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw evenly spaced rows, shifted along `direction` inside the segments."""
+    rate = _ROWS_PER_SECOND[kind]
+    starts = np.arange(int((segments[-1, 1] + 1) * rate)) / rate
+    features = rng.normal(size=(len(starts), len(direction)))
+    for (start, end), sentiment in zip(segments, sentiments, strict=True):
+        told = sentiment + rng.normal(0, _NOISE[kind])
+        features[(starts >= start) & (starts < end)] += 0.3 * told * direction
+    if kind == "audio":
+        features[rng.random(features.shape) < 2e-4] = -np.inf  # as the real COVAREP has
+    intervals = np.stack([starts, starts + 1 / rate], axis=1)
+    return intervals, features.astype(np.float32)
+
+
+class _CsdWriter:
+    """One .csd file, written entry by entry."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = h5py.File(path, "w")
+        root = self._file.create_group(path.stem)
+        self._data = root.create_group("data")
+        metadata = root.create_group("metadata")
+        for field, value in {"root name": path.stem, "description": DESCRIPTION}.items():
+            content = np.array([json.dumps(value)], dtype=h5py.string_dtype())
+            metadata.create_dataset(field, data=content)
+
+    def __enter__(self) -> _CsdWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, entry: str, intervals: np.ndarray, features: np.ndarray) -> None:
+        group = self._data.create_group(entry)
+        group.create_dataset("intervals", data=intervals)
+        group.create_dataset("features", data=features)
+
+
+def _write_bert(folder: Path, seed: int) -> None:
+    """Write a tiny BERT with random weights that knows the demo's words.
+
+    Its features tell words apart, which is all the demo needs of it.
+    """
+    import torch
+    from pytorch_pretrained_bert import BertConfig, BertModel
+    from safetensors.torch import save_file
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", _PAUSE, *_POSITIVE, *_NEGATIVE, *_NEUTRAL]
+    config = BertConfig(
+        len(pieces),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(seed)
+    model = BertModel(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(config.to_json_string(), encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    save_file(model.state_dict(), folder / "model.safetensors")

@@ -1,0 +1,147 @@
+"""What both programs share at the terminal: arguments, messages, tables, and the last line of
+defence that turns every failure into one clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import colorama
+from colorama import Fore, Style
+
+from data.errors import InputError
+
+TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
+_EXIT_INPUT, _EXIT_UNEXPECTED, _EXIT_INTERRUPTED = 2, 1, 130
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, with mistakes told in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and exit with code 2."""
+        report(f"{message} (see --help)")
+        raise SystemExit(_EXIT_INPUT)
+
+
+def run(program: Callable[[], None]) -> NoReturn:
+    """Run a program; whatever goes wrong in it ends in one line and an exit code other than 0.
+
+    With the environment variable NHFNET_TRACEBACK set, the traceback is printed as well.
+    """
+    colorama.init()  # no colour codes where the output is not a terminal
+    try:
+        program()
+        sys.stdout.flush()
+    except InputError as error:
+        _stop(_EXIT_INPUT, str(error))
+    except KeyboardInterrupt:
+        _stop(_EXIT_INTERRUPTED, "Interrupted; what was finished is kept.")
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_EXIT_UNEXPECTED) from None
+    except OSError as error:
+        _stop(_EXIT_INPUT, _explain(error))
+    except MemoryError:
+        _stop(_EXIT_INPUT, "Out of memory; try a smaller --batch_size.")
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[:1]
+        what = ": ".join([type(error).__name__, *first_line])
+        _stop(
+            _EXIT_UNEXPECTED,
+            f"Unexpected error, a fault of this program: {what} "
+            f"(set {TRACEBACK_VARIABLE}=1 to see where).",
+        )
+    raise SystemExit(0)
+
+
+def _stop(code: int, message: str) -> NoReturn:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exc()
+    report(message)
+    raise SystemExit(code)
+
+
+def _explain(error: OSError) -> str:
+    file = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full{file}; make room and run the same command again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"No permission{file}; choose a folder you may write to, or change its rights."
+    return f"{error.strerror or error}{file}."
+
+
+def report(message: str) -> None:
+    """Print an error line to standard error."""
+    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {message}", file=sys.stderr)
+
+
+def warn(message: str) -> None:
+    """Print a warning line to standard error."""
+    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {message}", file=sys.stderr)
+
+
+def say(message: str) -> None:
+    """Print a line of ordinary output, at once."""
+    print(message, flush=True)
+
+
+def heading(message: str) -> None:
+    """Print a line that stands out."""
+    say(f"{Style.BRIGHT}{message}{Style.RESET_ALL}")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lay out rows under a header: the first column to the left, the others to the right."""
+    cells = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Make an argparse type: a whole number of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < minimum:
+            expected = f"expected a whole number of at least {minimum}"
+            raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """Parse an argparse value: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def device_name(text: str) -> str:
+    """Parse an argparse value: auto, cpu, cuda or cuda:N."""
+    kind, _, index = text.partition(":")
+    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal()):
+        return text
+    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")
