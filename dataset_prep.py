@@ -51,10 +51,11 @@ def main() -> None:
     from data.sources import MOSEI
 
     datadir, csd_dir = arguments.datadir, arguments.datadir / "csd"
-    bert = arguments.bert or "bert-base-uncased"
+    bert, dataset = arguments.bert or "bert-base-uncased", MOSEI
     if arguments.demo:
-        from data.demo import write_demo
+        from data.demo import DEMO, write_demo
 
+        dataset = DEMO
         say(f"Writing a made-up CMU-MOSEI into {datadir}")
         bert = str(write_demo(datadir))
     else:
@@ -63,17 +64,17 @@ def main() -> None:
                 f"No folder {datadir}; create it (the .csd files are downloaded to {csd_dir}), "
                 "or give the dataset's folder with --datadir."
             )
-        fetch_missing(csd_dir, MOSEI)
+        fetch_missing(csd_dir, dataset)
     request = Request(
         datadir=datadir,
         csd_dir=csd_dir,
-        dataset=MOSEI,
+        dataset=dataset,
         alignment="segment",
         lengths=Lengths(visual=50, audio=50),
         bert=bert,
         device=arguments.device,
     )
-    print_summary(datadir, prepare(request), made_up=arguments.demo)
+    print_summary(datadir, prepare(request))
 
 
 def fetch_missing(csd_dir: Path, dataset: Any) -> None:
@@ -88,9 +89,9 @@ def fetch_missing(csd_dir: Path, dataset: Any) -> None:
             download(f"{DEFAULT_MIRROR}/{source.server_path}", path, check_csd)
 
 
-def print_summary(datadir: Path, manifest: dict[str, Any], made_up: bool) -> None:
+def print_summary(datadir: Path, manifest: dict[str, Any]) -> None:
     """Print what came out, and what did not and why."""
-    heading(f"{datadir}: ready" + (" (made-up data)" if made_up else ""))
+    heading(f"{datadir}: ready ({manifest['made_from']['dataset']})")
     rows = [
         [split, count["segments"], count["videos"]] for split, count in manifest["splits"].items()
     ]

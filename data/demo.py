@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -17,10 +17,11 @@ import numpy as np
 
 from .errors import InputError
 from .folds import SPLITS, read_folds
-from .sources import MOSEI, Dataset
+from .sources import MOSEI
 
-BERT_FOLDER = "demo_bert"
-DESCRIPTION = "made up by dataset_prep.py --demo"
+DEMO = replace(MOSEI, title="CMU-MOSEI's shape, made-up data")
+
+_BERT_FOLDER = "demo_bert"
 
 _VIDEOS = {"train": 40, "val": 8, "test": 12}
 _SEGMENTS = (9, 15)  # per video, from and below
@@ -42,8 +43,8 @@ def write_demo(datadir: Path, seed: int = 0) -> Path:
     A demo that is already there is left as it is. Raises InputError when `datadir` holds .csd
     files that are not the demo's.
     """
-    csd, bert = datadir / "csd", datadir / BERT_FOLDER
-    paths = {kind: csd / source.name for kind, source in MOSEI.sequences.items()}
+    csd, bert = datadir / "csd", datadir / _BERT_FOLDER
+    paths = {kind: csd / source.name for kind, source in DEMO.sequences.items()}
     if bert.is_dir() and all(path.is_file() for path in paths.values()):
         return bert
     if not bert.is_dir() and any(path.exists() for path in paths.values()):
@@ -56,7 +57,7 @@ def write_demo(datadir: Path, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     with ExitStack() as stack:
         writers = {kind: stack.enter_context(_CsdWriter(path)) for kind, path in paths.items()}
-        for video in _videos(MOSEI, rng):
+        for video in _videos(rng):
             for kind, (intervals, features) in video.sequences.items():
                 writers[kind].add(video.id, intervals, features)
     return bert
@@ -68,9 +69,9 @@ class _Video:
     sequences: dict[str, tuple[np.ndarray, np.ndarray]]  # intervals and features, by kind
 
 
-def _videos(dataset: Dataset, rng: np.random.Generator) -> Iterator[_Video]:
-    split_of = read_folds(dataset.folds)
-    widths = {"visual": dataset.visual.width, "audio": dataset.audio.width}
+def _videos(rng: np.random.Generator) -> Iterator[_Video]:
+    split_of = read_folds(DEMO.folds)
+    widths = {"visual": DEMO.visual.width, "audio": DEMO.audio.width}
     directions = {kind: rng.normal(size=width) for kind, width in widths.items()}
     for split in SPLITS:
         ids = sorted(video for video, its_split in split_of.items() if its_split == split)
@@ -99,7 +100,7 @@ def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _labels(sentiments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    emotions = rng.uniform(0, 3, (len(sentiments), MOSEI.labels.width - 1))
+    emotions = rng.uniform(0, 3, (len(sentiments), DEMO.labels.width - 1))
     return np.column_stack([sentiments, emotions]).astype(np.float32)
 
 
@@ -148,7 +149,7 @@ class _CsdWriter:
         root = self._file.create_group(path.stem)
         self._data = root.create_group("data")
         metadata = root.create_group("metadata")
-        for field, value in {"root name": path.stem, "description": DESCRIPTION}.items():
+        for field, value in {"root name": path.stem, "description": DEMO.title}.items():
             content = np.array([json.dumps(value)], dtype=h5py.string_dtype())
             metadata.create_dataset(field, data=content)
 

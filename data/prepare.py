@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 from .files import write_json
 from .folds import SPLITS, read_folds
+from .layout import ARRAY_FILES, SEGMENT_COLUMNS, SEGMENTS_FILE, TEXT_FILE, read_segments
 from .manifest import MANIFEST, read_manifest, write_manifest
 from .npy import NpyWriter
 from .segments import Lengths, Segment, Sequences, nothing_left
@@ -27,10 +28,6 @@ from .sources import Dataset
 if TYPE_CHECKING:
     from .text import TextEncoder
 
-SEGMENTS_FILE = "segments.csv"
-TEXT_FILE = "bert50.npy"
-ARRAY_FILES = {"visual": "visual50.npy", "audio": "audio50.npy", "label": "label50.npy"}
-_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
 _STAGE = ".preparing"
 _TEXT_STARTED = "text.json"
 
@@ -174,7 +171,7 @@ class _SplitWriter:
             (folder / SEGMENTS_FILE).open("w", encoding="utf-8", newline="")
         )
         self._table = csv.writer(file)
-        self._table.writerow(_COLUMNS)
+        self._table.writerow(SEGMENT_COLUMNS)
         self.segments = 0
         self.videos: set[str] = set()
 
@@ -195,18 +192,6 @@ class _SplitWriter:
         )
         self.segments += 1
         self.videos.add(segment.video)
-
-
-def read_segments(folder: Path) -> list[dict[str, str]]:
-    """Read a split's segment table, one dict a row; empty when the split has none."""
-    path = folder / SEGMENTS_FILE
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not set(_COLUMNS) <= set(rows[0]):
-        raise InputError(f"{path} has columns {list(rows[0])}, expected {list(_COLUMNS)}.")
-    return rows
 
 
 def _write_text(encoder: TextEncoder, arrays: Path, stage: Path) -> None:

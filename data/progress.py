@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+_DELAY = 1.0  # seconds; a shorter step shows no bar
 # A log file wants a line now and then, a terminal a bar that moves.
 _SECONDS_BETWEEN_UPDATES = {True: 0.1, False: 30.0}
 
@@ -14,4 +15,4 @@ _SECONDS_BETWEEN_UPDATES = {True: 0.1, False: 30.0}
 def progress(iterable: Any = None, **options: Any) -> tqdm:
     """Wrap `iterable` in a bar on standard error; `options` are tqdm's own."""
     seconds = _SECONDS_BETWEEN_UPDATES[sys.stderr.isatty()]
-    return tqdm(iterable, mininterval=seconds, dynamic_ncols=True, **options)
+    return tqdm(iterable, mininterval=seconds, delay=_DELAY, dynamic_ncols=True, **options)

@@ -1,0 +1,144 @@
+"""The .npy splits as batches, read from memory-mapped files a whole batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .errors import InputError
+from .layout import ARRAY_FILES, TEXT_FILE, read_segments
+
+_FILES = {**ARRAY_FILES, "text": TEXT_FILE}
+_INPUTS = ("visual", "audio", "text")
+
+
+class Batch(NamedTuple):
+    """B segments."""
+
+    visual: Tensor  # (B, Tv, 35) float32, finite
+    audio: Tensor  # (B, Ta, 74)
+    text: Tensor  # (B, Tt, 768)
+    label: Tensor  # (B, 1) sentiment
+    not_finite: int  # values that were -inf, inf or NaN in the files, and are 0 here
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model takes."""
+        return self.visual, self.audio, self.text
+
+
+class Split(Dataset):
+    """One split's arrays, checked when opened and read when indexed.
+
+    `folder` holds visual50, audio50, bert50 and label50.npy, from this program or from the
+    released script (float64). Raises InputError when one is missing or does not fit the others.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            raise InputError(
+                f"No folder {folder}; prepare the dataset first (dataset_prep.py --datadir "
+                f"{folder.parent})."
+            )
+        arrays = {kind: _open_array(folder / name) for kind, name in _FILES.items()}
+        self._check_lengths(arrays)
+        self._arrays = {kind: arrays[kind] for kind in _INPUTS}
+        self.labels = _sentiment(arrays["label"], folder / _FILES["label"])
+        self.widths = {kind: array.shape[2] for kind, array in self._arrays.items()}
+        self.ids = self._read_ids()
+
+    def _check_lengths(self, arrays: dict[str, np.ndarray]) -> None:
+        lengths = {_FILES[kind]: len(array) for kind, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise InputError(
+                f"{self.folder}: the arrays have different numbers of segments ({found}); "
+                "prepare the dataset again."
+            )
+        if not len(arrays["label"]):
+            raise InputError(f"{self.folder} has no segments; expected at least one.")
+
+    def _read_ids(self) -> list[str]:
+        rows = read_segments(self.folder)
+        if not rows:  # the released script writes no table
+            return [str(row) for row in range(len(self))]
+        if len(rows) != len(self):
+            raise InputError(
+                f"{self.folder}: segments.csv has {len(rows)} segments, the arrays {len(self)}; "
+                "prepare the dataset again."
+            )
+        return [row["id"] for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        """Read the given rows as one batch."""
+        not_finite, tensors = 0, []
+        for kind in _INPUTS:
+            values = np.asarray(self._arrays[kind][rows], dtype=np.float32)
+            bad = ~np.isfinite(values)
+            count = int(np.count_nonzero(bad))
+            if count:
+                values[bad] = 0
+            not_finite += count
+            tensors.append(torch.from_numpy(values))
+        label = torch.from_numpy(self.labels[rows])[:, None]
+        return Batch(*tensors, label, not_finite)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How batches are made and where they go."""
+
+    device: torch.device
+    batch_size: int
+    num_workers: int
+    verbose: bool  # show progress
+
+
+def batches(split: Split, order: np.ndarray | None, loading: Loading) -> DataLoader:
+    """Iterate over `split` in batches, in the given order of rows (None: file order)."""
+    rows = np.arange(len(split)) if order is None else order
+    size = loading.batch_size
+    # batch_size=None hands each whole list of rows to Split at once.
+    return DataLoader(
+        split,
+        batch_size=None,
+        sampler=[rows[start : start + size] for start in range(0, len(rows), size)],
+        num_workers=loading.num_workers,
+        pin_memory=loading.device.type == "cuda",
+    )
+
+
+def _open_array(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise InputError(
+            f"{path} is damaged, or no .npy array ({path.stat().st_size:,} bytes); prepare the "
+            "dataset again."
+        ) from error
+    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind != "f":
+        found = f"{getattr(array, 'dtype', 'no array')} of shape {np.shape(array)}"
+        raise InputError(f"{path} holds {found}, expected floats (segments, length, width).")
+    return array
+
+
+def _sentiment(labels: np.ndarray, path: Path) -> np.ndarray:
+    """Return the sentiment `(N,)` float32 of labels `(N, 1, 7)`: their first value."""
+    sentiment = np.array(labels[:, 0, 0], dtype=np.float32)
+    wrong = np.flatnonzero(~np.isfinite(sentiment))
+    if len(wrong):
+        raise InputError(f"{path}: the label of segment {wrong[0]} is {sentiment[wrong[0]]}.")
+    return sentiment

@@ -1,0 +1,198 @@
+"""Train NHFNet on CMU-MOSEI, or evaluate a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.console import (
+    ArgumentParser,
+    device_name,
+    heading,
+    positive_number,
+    run,
+    say,
+    table,
+    warn,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from data.dataset import Loading, Split
+    from models.nhfnet import NHFNet
+    from utils.evaluation import Evaluation
+    from utils.training import Trainer
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; nothing slow is imported for it."""
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    positive, count = whole_number(1), whole_number(0)
+    add("--train", action="store_true", help="train; without it, evaluate --checkpoint")
+    add("--checkpoint", type=Path, help="weights to evaluate, or to start training from")
+    add("--datadir", type=Path, default=Path("CMU_MOSEI"), help="the prepared dataset's folder")
+    add("--lr", type=positive_number, default=1e-3, help="Adam's learning rate")
+    add("--batch_size", type=positive, default=16, help="segments a batch")
+    add("--num_workers", type=count, default=0, help="processes that load batches ahead")
+    add("--epochs", type=positive, default=10, help="passes over the training split")
+    add(
+        "--checkpointdir",
+        type=Path,
+        default=Path("checkpoints"),
+        help="where training writes checkpoints, and logs/ for TensorBoard",
+    )
+    add("--no_verbose", action="store_true", help="no running loss and no progress bars")
+    add("--log_interval", type=positive, default=100, help="batches between running-loss lines")
+    add("--no_save", action="store_true", help="write no checkpoints, logs or results")
+    add("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--seed", type=count, default=20, help="of the weights, the batch order and dropout")
+    add("--resultdir", type=Path, default=Path("result"), help="where results are written")
+    add("--split", choices=("val", "test"), default="test", help="what to evaluate on")
+    arguments = parser.parse_args()
+    if not arguments.train and arguments.checkpoint is None:
+        parser.error("give --train to train, or --checkpoint FILE to evaluate")
+    return arguments
+
+
+def main() -> None:
+    """Parse, check and call."""
+    arguments = parse_arguments()
+    # Warnings, our own on undefined scores included, as single lines.
+    warnings.showwarning = lambda message, *_, **__: warn(str(message))
+    from data.dataset import Loading
+    from data.device import pick_device
+
+    loading = Loading(
+        device=pick_device(arguments.device),
+        batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
+        verbose=not arguments.no_verbose,
+    )
+    if arguments.train:
+        train_and_test(arguments, loading)
+    else:
+        evaluate_checkpoint(arguments, loading)
+
+
+def train_and_test(arguments: argparse.Namespace, loading: Loading) -> None:
+    """Train, then score the test split at the best validation epoch."""
+    from data.dataset import Split
+    from data.folds import SPLITS
+    from utils.evaluation import evaluate, write_evaluation
+    from utils.training import Trainer, TrainingSettings, picked_on_test
+
+    splits = {name: Split(arguments.datadir / name) for name in SPLITS}
+    model = make_model(arguments, splits["train"])
+    for split in splits.values():
+        check_fit(model, split)
+    settings = TrainingSettings(
+        lr=arguments.lr,
+        epochs=arguments.epochs,
+        seed=arguments.seed,
+        log_interval=arguments.log_interval,
+        checkpointdir=None if arguments.no_save else arguments.checkpointdir,
+    )
+    trainer = Trainer(model, splits, settings, loading, describe_data(arguments.datadir))
+    trainer.run()
+    best = trainer.best
+    heading(f"Test scores at epoch {best.number}, the best by validation MAE")
+    evaluation = evaluate(model, splits["test"], loading)
+    print_scores(evaluation)
+    mean = splits["train"].labels.mean()
+    error = abs(splits["test"].labels - mean).mean()
+    say(f"Always predicting the training labels' mean, {mean:.2f}, would give MAE {error:.4f}")
+    say("\nPicked on the test set, as the released code does; no fair comparison:")
+    for line in picked_on_test(trainer.epochs):
+        say(f"  {line}")
+    if not arguments.no_save:
+        checkpoint = arguments.checkpointdir / "best.pth"
+        folder = arguments.resultdir / checkpoint.stem
+        about = {**describe_data(arguments.datadir), "split": "test", "checkpoint": str(checkpoint)}
+        write_evaluation(folder, evaluation, about)
+        plot_training(folder, trainer)
+        say(f"\nCheckpoints are in {arguments.checkpointdir}, results in {folder}")
+
+
+def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None:
+    """Score a checkpoint and write what came out."""
+    from data.dataset import Split
+    from models.nhfnet import NHFNet
+    from utils.evaluation import evaluate, report_not_finite, write_evaluation
+
+    model = NHFNet.from_checkpoint(arguments.checkpoint)
+    split = Split(arguments.datadir / arguments.split)
+    check_fit(model, split)
+    evaluation = evaluate(model.to(loading.device), split, loading)
+    report_not_finite({arguments.split: evaluation.not_finite})
+    heading(f"{arguments.checkpoint} on {split.folder}")
+    print_scores(evaluation)
+    if not arguments.no_save:
+        folder = arguments.resultdir / arguments.checkpoint.stem
+        about = {
+            **describe_data(arguments.datadir),
+            "split": arguments.split,
+            "checkpoint": str(arguments.checkpoint),
+        }
+        write_evaluation(folder, evaluation, about)
+        say(f"\nResults are in {folder}")
+
+
+def make_model(arguments: argparse.Namespace, split: Split) -> NHFNet:
+    """Build the model that training starts from: a checkpoint's, or a new one for the data."""
+    import torch
+
+    from models.nhfnet import NHFNet, NHFNetSizes
+
+    torch.manual_seed(arguments.seed)
+    if arguments.checkpoint is not None:
+        return NHFNet.from_checkpoint(arguments.checkpoint)
+    return NHFNet(NHFNetSizes(**split.widths))
+
+
+def check_fit(model: NHFNet, split: Split) -> None:
+    """Raise InputError unless the widths of the split's arrays are the model's."""
+    from data.errors import InputError
+
+    for kind, width in split.widths.items():
+        expected = getattr(model.sizes, kind)
+        if width != expected:
+            raise InputError(
+                f"{split.folder}: {kind} is {width} wide, but the model takes {expected}; use the "
+                "checkpoint that belongs to this data, or prepare the data as for the checkpoint "
+                "(text: with the same --bert)."
+            )
+
+
+def describe_data(datadir: Path) -> dict[str, Any]:
+    """Return what the manifest says the data is, for the files that are written."""
+    from data.manifest import read_manifest
+
+    manifest = read_manifest(datadir)
+    made_from = manifest["made_from"] if manifest else {}
+    return {"dataset": made_from.get("dataset"), "alignment": made_from.get("alignment")}
+
+
+def print_scores(evaluation: Evaluation) -> None:
+    """Print the scores as a table."""
+    say(table(["score", f"{evaluation.scores.n} segments"], evaluation.scores.lines()))
+
+
+def plot_training(folder: Path, trainer: Trainer) -> None:
+    """Draw the run's loss and MAE by epoch."""
+    from utils.plots import plot_curves
+
+    losses = [epoch.loss for epoch in trainer.epochs]
+    maes = {
+        name: [epoch.scores[name].mae for epoch in trainer.epochs]
+        for name in trainer.epochs[0].scores
+    }
+    plot_curves(folder / "curves.png", losses, maes, trainer.best.number)
+
+
+if __name__ == "__main__":
+    run(main)
