@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .errors import InputError
-from .layout import ARRAY_FILES, TEXT_FILE, read_segments
+from .layout import ARRAY_FILES, SEGMENTS_FILE, TEXT_FILE, read_segments
 
 _FILES = {**ARRAY_FILES, "text": TEXT_FILE}
 _INPUTS = ("visual", "audio", "text")
@@ -68,17 +68,22 @@ class Split(Dataset):
 
     def _read_ids(self) -> list[str]:
         rows = read_segments(self.folder)
-        if not rows:  # the released script writes no table
+        # The released script writes no table.
+        if not (self.folder / SEGMENTS_FILE).is_file():
             return [str(row) for row in range(len(self))]
         if len(rows) != len(self):
             raise InputError(
-                f"{self.folder}: segments.csv has {len(rows)} segments, the arrays {len(self)}; "
+                f"{self.folder}: {SEGMENTS_FILE} has {len(rows)} segments, the arrays {len(self)}; "
                 "prepare the dataset again."
             )
         return [row["id"] for row in rows]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __reduce__(self) -> tuple[type[Split], tuple[Path]]:
+        """Let a loading process that is not forked map the files itself, not get copies."""
+        return Split, (self.folder,)
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         """Read the given rows as one batch."""
@@ -124,19 +129,29 @@ def _open_array(path: Path) -> np.ndarray:
         raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
     try:
         array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    # A damaged header can make NumPy fail in any way.
+    except Exception as error:
         raise InputError(
             f"{path} is damaged, or no .npy array ({path.stat().st_size:,} bytes); prepare the "
             "dataset again."
         ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind != "f":
-        found = f"{getattr(array, 'dtype', 'no array')} of shape {np.shape(array)}"
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path} holds no single array; prepare the dataset again.")
+    if array.ndim != 3 or array.dtype.kind != "f" or 0 in array.shape[1:]:
+        found = f"{array.dtype} of shape {array.shape}"
         raise InputError(f"{path} holds {found}, expected floats (segments, length, width).")
     return array
 
 
 def _sentiment(labels: np.ndarray, path: Path) -> np.ndarray:
     """Return the sentiment `(N,)` float32 of labels `(N, 1, 7)`: their first value."""
+    if labels.shape[1] != 1:
+        raise InputError(
+            f"{path} has shape {labels.shape}, expected ({len(labels)}, 1, 7): one label a "
+            "segment; prepare the dataset again."
+        )
     sentiment = np.array(labels[:, 0, 0], dtype=np.float32)
     wrong = np.flatnonzero(~np.isfinite(sentiment))
     if len(wrong):

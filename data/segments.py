@@ -49,6 +49,13 @@ class _Video:
     rows: dict[str, VideoRows]
     segments: np.ndarray  # (k, 2) seconds
 
+    def members(self) -> dict[str, SegmentRows]:
+        """Find each segment's rows in each modality."""
+        return {
+            kind: rows_of_segments(rows.intervals, self.segments)
+            for kind, rows in self.rows.items()
+        }
+
 
 class Sequences:
     """The four .csd files of a dataset, open. Use it as a context manager."""
@@ -104,9 +111,7 @@ _Aligned = Iterator[tuple[int, list[str], np.ndarray, np.ndarray]]
 
 def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
     """Give each segment its own last rows of audio and visual, and all its words."""
-    members = {
-        kind: rows_of_segments(video.rows[kind].intervals, video.segments) for kind in MODALITIES
-    }
+    members = video.members()
     for place in _with_rows(members, left_out):
         visual, audio = (
             pad_in_front(video.rows[kind].features(members[kind][place][-length:]), length)
@@ -116,11 +121,14 @@ def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Ali
 
 
 def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
-    """Give each segment its last words, and the mean of the rows inside each word."""
+    """Give each segment its last words, and the mean of the rows inside each word.
+
+    As in `_by_segment`, a segment counts only if each modality has a row of its own in it.
+    """
     words = video.rows["words"]
     timed = np.flatnonzero(is_long_enough(words.intervals))
     intervals = words.intervals[timed]
-    members = {"words": rows_of_segments(intervals, video.segments)}
+    members = {**video.members(), "words": rows_of_segments(intervals, video.segments)}
     averages = {
         kind: means(
             video.rows[kind].all_features(),

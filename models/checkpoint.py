@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     content = _load_safely(path)
     weights = content.pop("model_state_dict", None) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+    if not _is_state_dict(weights):
         raise InputError(
             f"{path} is not an NHFNet checkpoint: expected a dict with a model_state_dict of "
             "tensors; give a .pth file written by main_msaf.py --train or the released code."
@@ -76,6 +76,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     else:
         sizes = content.pop("sizes", {})
     return Checkpoint(path, sizes, weights, content)
+
+
+def _is_state_dict(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
+    )
 
 
 def _load_safely(path: Path) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -123,3 +124,69 @@ class PlainNHFNet(nn.Module):
         total = h[:, -1] + f[:, -1]
         total = total + self_attention(h_cross)[:, -1] + self_attention(f_cross)[:, -1]
         return total @ weights["output.weight"].T + weights["output.bias"]
+
+
+def plain_rows(intervals, start, end):
+    """Return the rows, in the order of `intervals`, that belong to the segment [start, end]."""
+    rows = []
+    for row, (row_start, row_end) in enumerate(intervals):
+        overlap = min(row_end, end) - max(row_start, start)
+        if row_start < end + EPSILON and row_end > start - EPSILON and overlap > EPSILON:
+            rows.append(row)
+    return rows
+
+
+def plain_sorted(intervals, features):
+    order = sorted(range(len(intervals)), key=lambda row: intervals[row][0])
+    return [tuple(intervals[row]) for row in order], [features[row] for row in order]
+
+
+def plain_padded(rows, length, width):
+    rows = rows[-length:]
+    return np.array([np.zeros(width)] * (length - len(rows)) + rows, dtype=np.float32)
+
+
+def plain_segments(sequences, video, lengths):
+    """Align one video's segments: `{"words": (intervals, features), ...}` by kind.
+
+    Yields the label's row, the words, and the visual and audio arrays.
+    """
+    rows = {kind: plain_sorted(*sequences[kind][video]) for kind in ("words", "visual", "audio")}
+    for k, (start, end) in enumerate(sequences["labels"][video][0]):
+        if end - start < EPSILON:
+            continue
+        inside = {kind: plain_rows(intervals, start, end) for kind, (intervals, _) in rows.items()}
+        if not all(inside.values()):
+            continue
+        words = [rows["words"][1][row] for row in inside["words"]]
+        visual, audio = (
+            plain_padded([features[row] for row in inside[kind]], length, len(features[0]))
+            for kind, length in zip(("visual", "audio"), lengths, strict=True)
+            for _, features in [rows[kind]]
+        )
+        yield k, words, visual, audio
+
+
+def plain_word_segments(sequences, video, lengths):
+    """Align one video's segments by word, as `plain_segments` does by segment."""
+    intervals, words = plain_sorted(*sequences["words"][video])
+    timed = [row for row, (start, end) in enumerate(intervals) if end - start >= EPSILON]
+    intervals, words = [intervals[row] for row in timed], [words[row] for row in timed]
+    averages = {}
+    for kind in ("visual", "audio"):
+        kind_intervals, features = plain_sorted(*sequences[kind][video])
+        width = sequences[kind][video][1].shape[1]
+        averages[kind] = []
+        for start, end in intervals:
+            inside = [features[row] for row in plain_rows(kind_intervals, start, end)]
+            averages[kind].append(np.mean(inside, axis=0) if inside else np.zeros(width))
+    for k, (start, end) in enumerate(sequences["labels"][video][0]):
+        inside = plain_rows(intervals, start, end) if end - start >= EPSILON else []
+        own = [plain_rows(sequences[kind][video][0], start, end) for kind in ("visual", "audio")]
+        if inside and all(own):
+            visual, audio = (
+                plain_padded([averages[kind][row] for row in inside], length, features.shape[1])
+                for kind, length in zip(("visual", "audio"), lengths, strict=True)
+                for _, features in [sequences[kind][video]]
+            )
+            yield k, [words[row] for row in inside], visual, audio

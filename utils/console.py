@@ -8,6 +8,7 @@ import argparse
 import errno
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from data.errors import InputError
 
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
 _EXIT_INPUT, _EXIT_UNEXPECTED, _EXIT_INTERRUPTED = 2, 1, 130
+# PyTorch raises a RuntimeError, on CUDA devices and on the CPU.
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -49,9 +52,9 @@ def run(program: Callable[[], None]) -> NoReturn:
         raise SystemExit(_EXIT_UNEXPECTED) from None
     except OSError as error:
         _stop(_EXIT_INPUT, _explain(error))
-    except MemoryError:
-        _stop(_EXIT_INPUT, "Out of memory; try a smaller --batch_size.")
     except Exception as error:
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+            _stop(_EXIT_INPUT, "Out of memory; try a smaller --batch_size.")
         first_line = str(error).strip().splitlines()[:1]
         what = ": ".join([type(error).__name__, *first_line])
         _stop(
@@ -80,12 +83,19 @@ def _explain(error: OSError) -> str:
 
 def report(message: str) -> None:
     """Print an error line to standard error."""
-    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {message}", file=sys.stderr)
+    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
     """Print a warning line to standard error."""
-    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {message}", file=sys.stderr)
+    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(message: str) -> str:
+    """Escape line breaks and control characters, which a name from a strange file can hold."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in message
+    )
 
 
 def say(message: str) -> None:

@@ -1,0 +1,33 @@
+# `make demo` and `make test` set up .venv on their first call, and again when the
+# requirements change.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO := demo
+
+.PHONY: demo test lint
+
+demo: $(VENV)/installed
+	$(RUN) dataset_prep.py --demo --datadir $(DEMO)/CMU_MOSEI
+	$(RUN) main_msaf.py --datadir $(DEMO)/CMU_MOSEI --train --log_interval 10 \
+		--checkpointdir $(DEMO)/checkpoints --resultdir $(DEMO)/result
+
+test: $(VENV)/installed-dev
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+$(VENV)/installed: requirements.txt | $(VENV)
+	$(RUN) -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(VENV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
