@@ -19,6 +19,16 @@ _CONFIG_FILES = ("config.json", "bert_config.json")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _VOCABULARY_FILE = "vocab.txt"
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+# What the encoder's shape needs of a configuration, besides the activation.
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
 
 
 def find_bert(name_or_folder: str) -> Path:
@@ -37,7 +47,7 @@ def find_bert(name_or_folder: str) -> Path:
 
 def _fetch(name: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         hf_hub_download(name, _VOCABULARY_FILE)
@@ -48,8 +58,10 @@ def _fetch(name: str) -> Path:
             raise
         except EntryNotFoundError:
             hf_hub_download(name, _WEIGHT_FILES[1])
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+    # A connection that breaks off comes through as an error of the hub's HTTP library, which
+    # is another one from version to version.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"BERT {name!r} could not be fetched from the Hugging Face hub ({reason}); check the "
             "name and the connection, or give --bert a folder with config.json, vocab.txt and "
@@ -66,17 +78,10 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
     missing or does not fit the others.
     """
     config = _load_config(_one_of(folder, _CONFIG_FILES))
-    vocabulary = _one_of(folder, (_VOCABULARY_FILE,))
-    tokenizer = BertTokenizer(str(vocabulary), do_lower_case=True)
-    missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
-    if missing:
-        raise InputError(f"{vocabulary} lacks {', '.join(missing)}; it is no BERT vocabulary.")
-    if len(tokenizer.vocab) > config.vocab_size:
-        raise InputError(
-            f"{vocabulary} has {len(tokenizer.vocab)} pieces, but the configuration beside it "
-            f"says {config.vocab_size}; the files belong to different models."
-        )
-    model = BertModel(config)
+    tokenizer = _load_tokenizer(_one_of(folder, (_VOCABULARY_FILE,)), config.vocab_size)
+    with torch.device("meta"):  # no memory for weights before the file's are known to fit
+        model = BertModel(config)
+    model.pooler = nn.Identity()  # the pooled output is not used
     _load_weights(model, _one_of(folder, _WEIGHT_FILES))
     return tokenizer, model.eval()
 
@@ -93,15 +98,16 @@ def _load_config(path: Path) -> BertConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(values, dict) or not isinstance(values.get("vocab_size"), int):
+    if not isinstance(values, dict) or "vocab_size" not in values:
         raise InputError(f"{path} is no BERT configuration: vocab_size is missing.")
-    config = BertConfig(values.pop("vocab_size"))
-    for name, value in values.items():
-        if hasattr(config, name):
-            if not isinstance(value, type(getattr(config, name))):
-                raise InputError(f"{path}: {name} is {value!r}, no value BERT can have.")
-            setattr(config, name, value)
-    if config.hidden_act not in ACT2FN:
+    config = BertConfig(0)
+    for name in _SIZES:
+        size = values.get(name, getattr(config, name))
+        if type(size) is not int or size < 1:  # True is an int too
+            raise InputError(f"{path}: {name} is {size!r}, expected a whole number above 0.")
+        setattr(config, name, size)
+    config.hidden_act = values.get("hidden_act", config.hidden_act)
+    if config.hidden_act not in list(ACT2FN):
         raise InputError(
             f"{path}: activation {config.hidden_act!r} is unknown, expected one of "
             f"{', '.join(ACT2FN)}."
@@ -114,8 +120,25 @@ def _load_config(path: Path) -> BertConfig:
     return config
 
 
+def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
+    try:
+        tokenizer = BertTokenizer(str(path), do_lower_case=True)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}.") from error
+    missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; it is no BERT vocabulary.")
+    pieces = max(tokenizer.vocab.values()) + 1
+    if pieces > vocab_size:
+        raise InputError(
+            f"{path} has {pieces} pieces, but the configuration beside it says {vocab_size}; "
+            "the files belong to different models."
+        )
+    return tokenizer
+
+
 def _load_weights(model: BertModel, path: Path) -> None:
-    """Copy the file's encoder into `model`; pre-training heads and the pooler may stay out."""
+    """Give `model` the file's encoder, as float32; the pooler and the heads stay out."""
     found = {_plain_name(name): tensor for name, tensor in _read_tensors(path).items()}
     expected = model.state_dict()
     problems = [
@@ -123,8 +146,7 @@ def _load_weights(model: BertModel, path: Path) -> None:
         if name not in found
         else f"{name} is {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in expected
-        if not name.startswith("pooler.")
-        and (name not in found or found[name].shape != expected[name].shape)
+        if name not in found or found[name].shape != expected[name].shape
     ]
     problems += [
         f"{name} is unexpected"
@@ -136,8 +158,7 @@ def _load_weights(model: BertModel, path: Path) -> None:
             f"{path} does not fit the configuration beside it: {problems[0]}"
             + (f", and {len(problems) - 1} more." if len(problems) > 1 else ".")
         )
-    used = {name: tensor for name, tensor in found.items() if name in expected}
-    model.load_state_dict(used, strict=False)
+    model.load_state_dict({name: found[name].float() for name in expected}, assign=True)
 
 
 def _plain_name(name: str) -> str:
@@ -151,7 +172,6 @@ def _modern_norm_name(match: re.Match[str]) -> str:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -159,12 +179,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except PermissionError:
         raise
     # A damaged file can make either loader fail in any way.
-    except (SafetensorError, Exception) as error:
+    except Exception as error:
         raise InputError(f"{path} is damaged, or holds no weights; fetch it again.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
         raise InputError(f"{path} holds no named weights; expected a BERT's state dict.")
     # position_ids is a table of 0, 1, 2, ... that some versions save.
     return {name: t for name, t in tensors.items() if not name.endswith("position_ids")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import numpy as np
 
 from .align import sort_order
 from .errors import InputError
+from .hdf5 import StoredRows
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class VideoRows:
 
     intervals: np.ndarray  # (n, 2) seconds, float64
     _order: np.ndarray  # (n,) the sorted rows' places in the file, parts one after another
-    _parts: list[h5py.Dataset]
+    _parts: list[StoredRows]
     _path: Path
 
     def features(self, rows: np.ndarray) -> np.ndarray:
@@ -69,23 +72,34 @@ class ComputationalSequence:
         self.path = path
         self.width = width
         self._file = _open(path)
+        self._descriptor = os.open(path, os.O_RDONLY)
         try:
             self._data = _data_group(self._file, path)
             self._entries = self._group_by_video()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def __enter__(self) -> ComputationalSequence:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._file.close()
+        os.close(self._descriptor)
 
     @property
     def videos(self) -> set[str]:
         """The ids of the videos that have an entry here."""
         return set(self._entries)
+
+    @property
+    def is_gzipped(self) -> bool:
+        """Tell whether the features are compressed, by the first entry."""
+        first = next(iter(self._entries.values()))[0]
+        return self._stored(first, "features").is_gzipped
 
     def _group_by_video(self) -> dict[str, list[str]]:
         """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
@@ -112,18 +126,14 @@ class ComputationalSequence:
             intervals = np.concatenate([np.asarray(times, dtype=np.float64) for _, times in parts])
             return intervals, np.concatenate([features[:] for features, _ in parts])
 
-    def _part(self, key: str) -> tuple[h5py.Dataset, np.ndarray]:
-        entry = self._data[key]
+    def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
+        features, intervals = self._stored(key, "features"), self._stored(key, "intervals")
         where = f"{self.path}, entry {key}"
-        for name in ("features", "intervals"):
-            if not isinstance(entry, h5py.Group) or not isinstance(entry.get(name), h5py.Dataset):
-                raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
-        features, intervals = entry["features"], entry["intervals"]
-        if features.ndim != 2 or features.shape[1] != self.width:
+        if len(features.shape) != 2 or features.shape[1] != self.width:
             raise InputError(
                 f"{where}: features have shape {features.shape}, expected (n, {self.width})."
             )
-        if intervals.ndim != 2 or intervals.shape[1] != 2:
+        if len(intervals.shape) != 2 or intervals.shape[1] != 2:
             raise InputError(f"{where}: intervals have shape {intervals.shape}, expected (n, 2).")
         if len(features) != len(intervals):
             raise InputError(
@@ -131,6 +141,15 @@ class ComputationalSequence:
                 "expected as many of each."
             )
         return features, intervals[:]
+
+    def _stored(self, key: str, name: str) -> StoredRows:
+        try:
+            dataset = h5py.h5d.open(self._data.id, f"{key}/{name}".encode())
+        except KeyError as error:
+            raise InputError(
+                f"{self.path}, entry {key}: no dataset {name}; expected features and intervals."
+            ) from error
+        return StoredRows(dataset, self._descriptor)
 
 
 def check_csd(path: Path) -> None:
@@ -175,7 +194,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn HDF5's errors about a damaged file into an InputError."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, zlib.error) as error:
         raise InputError(f"{path} is damaged: {_first_line(error)}; download it again.") from error
 
 

@@ -15,6 +15,7 @@ from .csd import ComputationalSequence, VideoRows
 from .errors import InputError
 from .progress import progress
 from .sources import Dataset
+from .threads import in_threads
 
 MODALITIES = ("words", "visual", "audio")
 
@@ -82,28 +83,46 @@ class Sequences:
         `split_of` names each video's split. What does not come out is counted in `left_out`,
         by reason, in rows of the labels file.
         """
-        labels = self._by_kind["labels"]
-        align = ALIGNMENTS[alignment]
-        videos = sorted(labels.videos, key=str.encode)
-        for video in progress(videos, desc=f"Aligning ({alignment})", unit="video"):
-            intervals, values = labels.read_unsorted(video)
-            missing = [kind for kind in MODALITIES if video not in self._by_kind[kind].videos]
-            if video not in split_of:
-                left_out["video in no fold"] += len(intervals)
-            elif missing:
-                left_out[f"video has no {missing[0]}"] += len(intervals)
-            else:
-                numbers = np.flatnonzero(is_long_enough(intervals))
-                left_out["label interval is empty"] += len(intervals) - len(numbers)
-                rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
-                aligned = align(_Video(rows, intervals[numbers]), lengths, left_out)
-                for place, words, visual, audio in aligned:
-                    k = int(numbers[place])
-                    start, end = map(float, intervals[k])
-                    label = values[k : k + 1].astype(np.float32)
-                    segment_id = f"{video}[{k}]"
-                    split = split_of[video]
-                    yield Segment(segment_id, video, split, start, end, words, visual, audio, label)
+        videos = sorted(self._by_kind["labels"].videos, key=str.encode)
+
+        def cut(video: str) -> tuple[list[Segment], Counter[str]]:
+            reasons: Counter[str] = Counter()
+            split = split_of.get(video)
+            return list(self._cut(video, split, alignment, lengths, reasons)), reasons
+
+        # Decompressing runs beside other threads; everything else here is held by Python's lock.
+        in_order = in_threads if self._by_kind["audio"].is_gzipped else map
+        done = in_order(cut, videos)
+        for segments, reasons in progress(
+            done, total=len(videos), desc=f"Aligning ({alignment})", unit="video"
+        ):
+            left_out.update(reasons)
+            yield from segments
+
+    def _cut(
+        self,
+        video: str,
+        split: str | None,
+        alignment: str,
+        lengths: Lengths,
+        left_out: Counter[str],
+    ) -> Iterator[Segment]:
+        """Cut one video into its segments."""
+        intervals, labels = self._by_kind["labels"].read_unsorted(video)
+        missing = [kind for kind in MODALITIES if video not in self._by_kind[kind].videos]
+        if split is None or missing:
+            reason = f"video has no {missing[0]}" if split else "video in no fold"
+            left_out[reason] += len(intervals)
+            return
+        numbers = np.flatnonzero(is_long_enough(intervals))
+        left_out["label interval is empty"] += len(intervals) - len(numbers)
+        rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
+        aligned = ALIGNMENTS[alignment](_Video(rows, intervals[numbers]), lengths, left_out)
+        for place, words, visual, audio in aligned:
+            k = int(numbers[place])
+            start, end = map(float, intervals[k])
+            label = labels[k : k + 1].astype(np.float32)
+            yield Segment(f"{video}[{k}]", video, split, start, end, words, visual, audio, label)
 
 
 _Aligned = Iterator[tuple[int, list[str], np.ndarray, np.ndarray]]

@@ -151,7 +151,6 @@ def positive_number(text: str) -> float:
 
 def device_name(text: str) -> str:
     """Parse an argparse value: auto, cpu, cuda or cuda:N."""
-    kind, _, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal()):
+    if re.fullmatch("auto|cpu|cuda(:(0|[1-9][0-9]?))?", text):
         return text
     raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")

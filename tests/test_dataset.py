@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import pickle
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.dataset import Loading, Split, batches
+from data.errors import InputError
+from data.layout import SEGMENT_COLUMNS
+
+FILES = {"visual": "visual50.npy", "audio": "audio50.npy", "text": "bert50.npy"}
+LABELS = "label50.npy"
+SHAPES = {"visual": (50, 35), "audio": (40, 74), "text": (30, 16)}
+SEGMENTS = 11
+
+
+def write_split(folder, segments=SEGMENTS, dtype=np.float32, ids=None, labels=None):
+    """Write a split of random numbers; without `ids` it has no segments.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(segments)
+    arrays = {}
+    for kind, file in FILES.items():
+        arrays[kind] = rng.normal(size=(segments, *SHAPES[kind])).astype(np.float32)
+        np.save(folder / file, arrays[kind].astype(dtype))
+    arrays["label"] = rng.uniform(-3, 3, (segments, 1, 7)).astype(np.float32)
+    if labels is not None:
+        arrays["label"][:, 0, 0] = labels
+    np.save(folder / LABELS, arrays["label"].astype(dtype))
+    if ids is not None:
+        write_table(folder, ids)
+    return arrays
+
+
+def write_table(folder, ids, columns=SEGMENT_COLUMNS):
+    rows = [",".join([f'"{id_}"'] + ["0"] * (len(columns) - 1)) for id_ in ids]
+    text = "\n".join([",".join(columns), *rows]) + "\n"
+    (folder / "segments.csv").write_text(text, encoding="utf-8")
+
+
+def on_cpu(batch_size=4, num_workers=0):
+    return Loading(torch.device("cpu"), batch_size, num_workers, verbose=False)
+
+
+def read(split, order=None, **options):
+    return list(batches(split, order, on_cpu(**options)))
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for x, y in zip(one, other, strict=True):
+            assert torch.equal(torch.as_tensor(x), torch.as_tensor(y))
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory):
+    """A split with -inf, inf and NaN in every input, and its arrays."""
+    folder = tmp_path_factory.mktemp("awkward")
+    arrays = write_split(folder)
+    rng = np.random.default_rng(1)
+    for kind, file in FILES.items():
+        array = arrays[kind]
+        for value in (-np.inf, np.inf, np.nan):
+            array[rng.random(array.shape) < 0.01] = value
+        np.save(folder / file, array)
+    return Split(folder), arrays
+
+
+def test_batches_are_whole_and_in_file_order(tmp_path):
+    arrays = write_split(tmp_path)
+    found = read(Split(tmp_path), batch_size=4)
+    assert [len(batch.label) for batch in found] == [4, 4, 3]
+    for batch in found:
+        assert [x.dtype for x in batch[:4]] == [torch.float32] * 4
+        assert [tuple(x.shape[1:]) for x in batch.inputs] == list(SHAPES.values())
+        assert batch.label.shape[1:] == (1,)
+        assert batch.not_finite == 0
+    for kind in SHAPES:
+        whole = torch.cat([getattr(batch, kind) for batch in found])
+        np.testing.assert_array_equal(whole, arrays[kind])
+    labels = torch.cat([batch.label for batch in found])
+    np.testing.assert_array_equal(labels, arrays["label"][:, 0, :1])
+
+
+@given(
+    order=st.permutations(range(SEGMENTS)),
+    taken=st.integers(1, SEGMENTS),
+    batch_size=st.integers(1, SEGMENTS + 1),
+)
+def test_infinite_and_nan_values_become_0_and_are_counted(awkward, order, taken, batch_size):
+    split, arrays = awkward
+    order = np.array(order[:taken])
+    found = read(split, order, batch_size=batch_size)
+    assert sum(batch.not_finite for batch in found) == sum(
+        np.count_nonzero(~np.isfinite(arrays[kind][order])) for kind in SHAPES
+    )
+    for kind in SHAPES:
+        whole = torch.cat([getattr(batch, kind) for batch in found])
+        expected = np.nan_to_num(arrays[kind][order], nan=0, posinf=0, neginf=0)
+        np.testing.assert_array_equal(whole, expected)
+
+
+def test_reading_leaves_the_files_as_they_are(awkward):
+    split, arrays = awkward
+    read(split)
+    for kind, file in FILES.items():
+        np.testing.assert_array_equal(np.load(split.folder / file), arrays[kind])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", ">f4"])
+def test_other_floats_load_as_float32(tmp_path, dtype):
+    arrays = write_split(tmp_path, dtype=dtype)
+    split = Split(tmp_path)
+    (batch,) = read(split, batch_size=SEGMENTS)
+    for kind in SHAPES:
+        assert getattr(batch, kind).dtype == torch.float32
+        expected = arrays[kind].astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(getattr(batch, kind), expected)
+    assert split.labels.dtype == np.float32
+
+
+def test_two_workers_give_the_same_batches(awkward):
+    split, _ = awkward
+    order = np.random.default_rng(0).permutation(SEGMENTS)
+    assert_same(read(split, order, num_workers=2), read(split, order, num_workers=0))
+
+
+def test_a_worker_that_is_not_forked_maps_the_files_itself(awkward):
+    split, _ = awkward
+    pickled = pickle.dumps(split)
+    assert len(pickled) < 1000
+    assert_same(read(pickle.loads(pickled)), read(split))
+
+
+def test_a_large_split_is_read_a_batch_at_a_time(tmp_path):
+    segments = 1500
+    write_split(tmp_path, 1)
+    np.save(tmp_path / LABELS, np.zeros((segments, 1, 7), np.float32))
+    for kind, file in FILES.items():  # sparse files: half a GB that takes no room
+        shape = (segments, 50, {"visual": 35, "audio": 74, "text": 768}[kind])
+        np.lib.format.open_memmap(tmp_path / file, "w+", np.float32, shape)
+    tracemalloc.start()
+    try:
+        split = Split(tmp_path)
+        opened = tracemalloc.get_traced_memory()[1]
+        split[np.arange(4)]
+        read_once = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert opened < 2e6
+    assert read_once < 8e6
+
+
+def test_widths_are_the_arrays(tmp_path):
+    write_split(tmp_path)
+    assert Split(tmp_path).widths == {"visual": 35, "audio": 74, "text": 16}
+
+
+def test_segment_ids_come_from_the_table_or_count_the_rows(tmp_path):
+    write_split(tmp_path, 3)
+    assert Split(tmp_path).ids == ["0", "1", "2"]
+    write_table(tmp_path, ["a[0]", "a[1]", "b,c[0]"])
+    assert Split(tmp_path).ids == ["a[0]", "a[1]", "b,c[0]"]
+
+
+def saves(array):
+    return lambda path: np.save(path, array, allow_pickle=True)
+
+
+def holds(content):
+    return lambda path: path.write_bytes(content)
+
+
+def cuts(length):
+    return lambda path: path.write_bytes(path.read_bytes()[:length])
+
+
+def replaces(old, new):
+    def damage(path):
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new, 1))
+
+    return damage
+
+
+def saves_two(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.ones(3), b=np.ones(3))
+
+
+DAMAGES = {
+    "missing": (lambda path: path.unlink(), "No file"),
+    "empty": (holds(b""), r"damaged.*\(0 bytes"),
+    "cut in the magic": (cuts(3), "damaged"),
+    "cut in the header": (cuts(60), "damaged"),
+    "header only": (cuts(128), "damaged"),
+    "last byte missing": (cuts(-1), "damaged"),
+    "text": (holds(b"not an array\n" * 20), "damaged"),
+    "pickle": (holds(pickle.dumps([1.0, 2.0])), "damaged"),
+    "Python objects": (saves(np.array([{}] * SEGMENTS, object)), "damaged"),
+    "broken header": (replaces(b"'descr'", b"'descr("), "damaged"),
+    "negative shape": (replaces(b"(11,", b"(-1,"), "damaged"),
+    "two arrays": (saves_two, "no single array"),
+    "two dimensions": (saves(np.zeros((SEGMENTS, 7))), r"float64 of shape \(11, 7\)"),
+    "one number": (saves(np.float32(1)), r"float32 of shape \(\)"),
+    "whole numbers": (saves(np.zeros((SEGMENTS, 1, 7), int)), "int64"),
+    "complex": (saves(np.zeros((SEGMENTS, 1, 7), complex)), "complex128"),
+    "no length": (saves(np.zeros((SEGMENTS, 0, 7))), r"\(11, 0, 7\)"),
+    "no width": (saves(np.zeros((SEGMENTS, 1, 0))), r"\(11, 1, 0\)"),
+    "fewer segments": (saves(np.zeros((SEGMENTS - 1, 1, 7))), "NAME 10"),
+    "no segments": (saves(np.zeros((0, 1, 7))), "NAME 0"),
+}
+
+
+def refusal(folder):
+    """Return the message with which the split in `folder` is refused."""
+    with pytest.raises(InputError) as caught:
+        Split(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    return message
+
+
+@pytest.mark.parametrize("file", [*FILES.values(), LABELS])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_array_is_refused_by_its_name(tmp_path, file, damage):
+    write_split(tmp_path)
+    do_damage, expected = DAMAGES[damage]
+    do_damage(tmp_path / file)
+    message = refusal(tmp_path)
+    assert file in message
+    assert re.search(expected.replace("NAME", file), message)
+
+
+def test_labels_that_are_another_array_are_refused(tmp_path):
+    write_split(tmp_path)
+    np.save(tmp_path / LABELS, np.load(tmp_path / FILES["visual"]))
+    assert re.search(
+        r"label50.npy has shape \(11, 50, 35\), expected \(11, 1, 7\)", refusal(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_label_that_is_no_number_is_refused(tmp_path, value):
+    labels = np.zeros(SEGMENTS)
+    labels[3] = value
+    write_split(tmp_path, labels=labels)
+    assert f"label50.npy: the label of segment 3 is {value}" in refusal(tmp_path)
+
+
+def test_other_labels_may_be_no_numbers(tmp_path):
+    labels = np.zeros((SEGMENTS, 1, 7))
+    labels[:, :, 1:] = np.nan
+    write_split(tmp_path)
+    np.save(tmp_path / LABELS, labels)
+    assert len(Split(tmp_path)) == SEGMENTS
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    write_split(tmp_path, 0)
+    assert re.search("no segments|damaged", refusal(tmp_path))
+
+
+def test_a_missing_folder_is_refused_with_the_command_that_makes_it(tmp_path):
+    message = refusal(tmp_path / "datadir" / "train")
+    assert f"dataset_prep.py --datadir {tmp_path / 'datadir'}" in message
+
+
+@pytest.mark.parametrize("count", [0, SEGMENTS - 1, SEGMENTS + 1])
+def test_a_segment_table_of_another_length_is_refused(tmp_path, count):
+    write_split(tmp_path, ids=[f"v[{row}]" for row in range(count)])
+    assert f"segments.csv has {count} segments, the arrays {SEGMENTS}" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [["id", "video"], SEGMENT_COLUMNS[1:]])
+def test_a_segment_table_that_lacks_columns_is_refused(tmp_path, columns):
+    write_split(tmp_path)
+    write_table(tmp_path, ["v"] * SEGMENTS, columns)
+    assert f"segments.csv has columns {list(columns)}" in refusal(tmp_path)
+
+
+def test_an_empty_segment_table_is_refused(tmp_path):
+    write_split(tmp_path)
+    (tmp_path / "segments.csv").touch()
+    assert "segments.csv has columns []" in refusal(tmp_path)
