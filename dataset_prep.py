@@ -1,97 +1,150 @@
-"""Prepare CMU-MOSEI for NHFNet: .csd files in, train/val/test .npy splits out."""
+"""Prepare CMU-MOSEI for NHFNet: .csd files, or a processed pickle, to train/val/test splits."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
-from utils.console import ArgumentParser, device_name, heading, run, say, table
+from utils.console import (
+    ArgumentParser,
+    device_name,
+    heading,
+    run,
+    say,
+    table,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from data.distributed import Processes
+    from data.origin import Origin
+    from data.sources import Dataset
+
+DEFAULT_BERT = "bert-base-uncased"
+ALIGNMENTS = ("segment", "word", "unaligned")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; nothing slow is imported for it."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--datadir",
-        type=Path,
-        default=Path("CMU_MOSEI"),
-        help="the dataset's folder; .csd files lie, or are downloaded to, csd/ in it "
-        "(default: %(default)s)",
+    add = parser.add_argument
+    add("--datadir", type=Path, default=Path("CMU_MOSEI"), help="the dataset's folder")
+    add("--dataset", choices=("mosei", "mosi"), default="mosei", help="which .csd files")
+    add("--csd", type=Path, metavar="DIR", help="where the .csd files lie (DATADIR/csd)")
+    add("--mirror", metavar="URL", help="download missing .csd files from this host instead")
+    add("--folds", type=Path, metavar="FILE.json", help="another split than the standard one")
+    add("--from", dest="pickle", type=Path, metavar="FILE", help="a pickle of MMSA or MulT")
+    add("--demo", action="store_true", help="make a small made-up CMU-MOSEI; needs no network")
+    add(
+        "--alignment",
+        choices=ALIGNMENTS,
+        nargs="+",
+        help="rows of a segment (the default), means by word, or longer unaligned rows; several "
+        "may be given",
     )
-    parser.add_argument(
-        "--bert",
-        metavar="NAME_OR_DIR",
-        help="the text encoder: a name on the Hugging Face hub, or a folder (default: "
-        "bert-base-uncased)",
-    )
-    parser.add_argument(
-        "--device",
-        type=device_name,
-        default="auto",
-        help="where BERT runs: auto, cpu, cuda or cuda:N (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--demo",
-        action="store_true",
-        help="write a small made-up CMU-MOSEI into --datadir and prepare it; needs no network",
-    )
+    length = whole_number(1)
+    add("--audio_length", type=length, default=500, help="rows of `unaligned` audio")
+    add("--visual_length", type=length, default=375, help="rows of `unaligned` visual")
+    add("--bert", metavar="NAME_OR_DIR", help=f"the text encoder ({DEFAULT_BERT})")
+    add("--bert_precision", choices=("float32", "bfloat16"), default="float32")
+    add("--no_bert", action="store_true", help="leave the text features out, for a later run")
+    add("--device", type=device_name, default="auto", help="where BERT runs")
+    add("--check", action="store_true", help="verify what is prepared, and stop")
+    add("--plot", action="store_true", help="draw what is prepared, and stop")
     arguments = parser.parse_args()
-    if arguments.demo and arguments.bert:
-        parser.error("--demo brings its own BERT; leave --bert out")
+    for this, excludes in (
+        ("demo", ("pickle", "csd", "mirror", "folds", "bert")),
+        ("pickle", ("csd", "mirror", "folds", "alignment")),
+        ("no_bert", ("bert",)),
+    ):
+        for other in excludes:
+            if getattr(arguments, this) and getattr(arguments, other):
+                names = ["--" + name.replace("pickle", "from") for name in (this, other)]
+                parser.error(f"{names[0]} and {names[1]} exclude each other")
     return arguments
 
 
 def main() -> None:
     """Parse, check and call."""
     arguments = parse_arguments()
-    from data.prepare import Request, prepare
-    from data.segments import Lengths
-    from data.sources import MOSEI
+    if arguments.check or arguments.plot:
+        inspect(arguments)
+        return
+    from data.distributed import join_processes, leave_processes
 
-    datadir, csd_dir = arguments.datadir, arguments.datadir / "csd"
-    bert, dataset = arguments.bert or "bert-base-uncased", MOSEI
+    processes = join_processes()
+    if not (arguments.datadir.is_dir() or arguments.demo or arguments.pickle):
+        raise InputError(
+            f"No folder {arguments.datadir}; create it (the .csd files are downloaded to csd/ in "
+            "it), or give the dataset's folder with --datadir."
+        )
+    for alignment, origin in find_origins(arguments, processes):
+        prepare_one(arguments, alignment, origin, processes)
+    leave_processes(processes)
+
+
+def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tuple[str, Origin]]:
+    """Return each alignment asked for, and where its arrays come from."""
+    from data.origin import CommunityFile, CsdFiles
+    from data.segments import Lengths
+    from data.sources import DATASETS
+
+    if arguments.pickle:
+        return [(ALIGNMENTS[0], CommunityFile(arguments.pickle, takes_text=not arguments.bert))]
+    csd_dir = arguments.csd or arguments.datadir / "csd"
+    dataset = DATASETS[arguments.dataset]
     if arguments.demo:
         from data.demo import DEMO, write_demo
 
         dataset = DEMO
-        say(f"Writing a made-up CMU-MOSEI into {datadir}")
-        bert = str(write_demo(datadir))
-    else:
-        if not datadir.is_dir():
-            raise InputError(
-                f"No folder {datadir}; create it (the .csd files are downloaded to {csd_dir}), "
-                "or give the dataset's folder with --datadir."
-            )
-        fetch_missing(csd_dir, dataset)
-    request = Request(
-        datadir=datadir,
-        csd_dir=csd_dir,
-        dataset=dataset,
-        alignment="segment",
-        lengths=Lengths(visual=50, audio=50),
-        bert=bert,
-        device=arguments.device,
-    )
-    print_summary(datadir, prepare(request))
+        arguments.bert = str(processes.from_first(write_demo(arguments.datadir)))
+    elif processes.is_first:
+        fetch_missing(csd_dir, dataset, arguments.mirror)
+    processes.from_first(None)
+    paths = {kind: csd_dir / source.name for kind, source in dataset.sequences.items()}
+    lengths = dict.fromkeys(ALIGNMENTS, Lengths(visual=50, audio=50))
+    lengths["unaligned"] = Lengths(visual=arguments.visual_length, audio=arguments.audio_length)
+    return [
+        (name, CsdFiles(paths, dataset, arguments.folds or dataset.folds, name, lengths[name]))
+        for name in arguments.alignment or ALIGNMENTS[:1]
+    ]
 
 
-def fetch_missing(csd_dir: Path, dataset: Any) -> None:
+def fetch_missing(csd_dir: Path, dataset: Dataset, mirror: str | None) -> None:
     """Download the sequences that `csd_dir` lacks."""
     from data.csd import check_csd
-    from data.download import DEFAULT_MIRROR, download
+    from data.download import DEFAULT_MIRROR, checked_mirror, download
 
+    host = checked_mirror(mirror or DEFAULT_MIRROR)
     for source in dataset.sequences.values():
         path = csd_dir / source.name
         if not path.is_file():
-            csd_dir.mkdir(exist_ok=True)
-            download(f"{DEFAULT_MIRROR}/{source.server_path}", path, check_csd)
+            csd_dir.mkdir(parents=True, exist_ok=True)
+            say(f"Downloading {source.name}")
+            download(f"{host}/{source.server_path}", path, check_csd)
 
 
-def print_summary(datadir: Path, manifest: dict[str, Any]) -> None:
+def prepare_one(
+    arguments: argparse.Namespace, alignment: str, origin: Origin, processes: Processes
+) -> None:
+    """Prepare one alignment and print what came out."""
+    from data.layout import root
+    from data.prepare import Request, TextRequest, prepare
+
+    text = None
+    if not arguments.no_bert:
+        bert = arguments.bert or DEFAULT_BERT
+        text = TextRequest(bert, arguments.bert_precision, arguments.device)
+    manifest = prepare(Request(arguments.datadir, alignment, origin, text), processes)
+    if processes.is_first:
+        print_summary(root(arguments.datadir, alignment), manifest)
+
+
+def print_summary(folder: Path, manifest: dict[str, Any]) -> None:
     """Print what came out, and what did not and why."""
-    heading(f"{datadir}: ready ({manifest['made_from']['dataset']})")
+    heading(f"{folder}: ready ({manifest['made_from']['dataset']})")
     rows = [
         [split, count["segments"], count["videos"]] for split, count in manifest["splits"].items()
     ]
@@ -99,6 +152,8 @@ def print_summary(datadir: Path, manifest: dict[str, Any]) -> None:
     if manifest["left_out"]:
         say("\nLeft out, in rows of the labels file:")
         say(table(["reason", "count"], list(manifest["left_out"].items())))
+    if manifest["text"] is None:
+        say("\nWithout text features; the same command without --no_bert adds them.")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from .errors import InputError
+from .files import replacing
 from .folds import SPLITS, read_folds
 from .sources import MOSEI
 
@@ -53,10 +54,9 @@ def write_demo(datadir: Path, seed: int = 0) -> Path:
         )
     # BERT's folder first: it marks .csd files beside it as the demo's, finished or not.
     _write_bert(bert, seed)
-    csd.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     with ExitStack() as stack:
-        writers = {kind: stack.enter_context(_CsdWriter(path)) for kind, path in paths.items()}
+        writers = {kind: stack.enter_context(_writing_csd(path)) for kind, path in paths.items()}
         for video in _videos(rng):
             for kind, (intervals, features) in video.sequences.items():
                 writers[kind].add(video.id, intervals, features)
@@ -141,23 +141,23 @@ def _rows(
     return intervals, features.astype(np.float32)
 
 
+@contextmanager
+def _writing_csd(path: Path) -> Iterator[_CsdWriter]:
+    """Write a .csd file, which is there when the block ends well."""
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        yield _CsdWriter(file, path.stem)
+
+
 class _CsdWriter:
     """One .csd file, written entry by entry."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = h5py.File(path, "w")
-        root = self._file.create_group(path.stem)
+    def __init__(self, file: h5py.File, root_name: str) -> None:
+        root = file.create_group(root_name)
         self._data = root.create_group("data")
         metadata = root.create_group("metadata")
-        for field, value in {"root name": path.stem, "description": DEMO.title}.items():
+        for field, value in {"root name": root_name, "description": DEMO.title}.items():
             content = np.array([json.dumps(value)], dtype=h5py.string_dtype())
             metadata.create_dataset(field, data=content)
-
-    def __enter__(self) -> _CsdWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def add(self, entry: str, intervals: np.ndarray, features: np.ndarray) -> None:
         group = self._data.create_group(entry)

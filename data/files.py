@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -19,8 +21,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Same folder, so that the rename cannot cross file systems; same suffix, because
-    # some writers (matplotlib, NumPy) choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    # some writers (matplotlib, NumPy) choose the format by it; the same name always, so that
+    # what a kill leaves is written over by the next attempt.
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -35,3 +38,14 @@ def write_json(path: Path, value: Any) -> None:
     with replacing(path) as temporary:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Return what tells a file from another of its name: size and time of change.
+
+    Raises InputError when there is no such file.
+    """
+    if not path.is_file():
+        raise InputError(f"No file {path}.")
+    status = path.stat()
+    return {"name": path.name, "bytes": status.st_size, "modified": status.st_mtime_ns}

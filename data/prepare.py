@@ -1,223 +1,205 @@
-"""The whole preparation: .csd files -> `<datadir>/{train,val,test}/*.npy`.
+"""The whole preparation: an origin -> `<root>/{train,val,test}/*.npy`.
 
-Everything is made in `<datadir>/.preparing` and moved into place when it is complete, so that
-an interrupted preparation goes on there and what was in place stays whole.
+Everything is made in `.preparing` beside the splits and moved into place when it is complete,
+so that an interrupted preparation goes on there and what was in place stays whole.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
+import os
 import shutil
-from collections import Counter
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
+import numpy as np
+
+from .distributed import Processes
 from .files import write_json
-from .folds import SPLITS, read_folds
-from .layout import ARRAY_FILES, SEGMENT_COLUMNS, SEGMENTS_FILE, TEXT_FILE, read_segments
+from .folds import SPLITS
+from .layout import (
+    ALIGNMENT_NAMES,
+    PIECES_FILE,
+    SPLIT_FILES,
+    TEXT_FILE,
+    read_segments,
+    refuse_foreign_arrays,
+    root,
+)
 from .manifest import MANIFEST, read_manifest, write_manifest
-from .npy import NpyWriter
-from .segments import Lengths, Segment, Sequences, nothing_left
-from .sources import Dataset
+from .origin import Origin
 
 if TYPE_CHECKING:
-    from .text import TextEncoder
+    from .text import Pieces, TextEncoder
 
 _STAGE = ".preparing"
 _TEXT_STARTED = "text.json"
+_MOVING = "moving_into_place"
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Which text features to make."""
+
+    bert: str  # a folder, or a name on the Hugging Face hub
+    precision: str
+    device: str
+
+    def is_met_by(self, text: dict[str, Any] | None) -> bool:
+        """Tell whether a manifest's text features are these."""
+        return (
+            text is not None
+            and text.get("encoder") == self.bert
+            and (text.get("precision") == self.precision)
+        )
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to prepare, from what."""
+    """What to prepare."""
 
     datadir: Path
-    csd_dir: Path
-    dataset: Dataset
     alignment: str
-    lengths: Lengths
-    bert: str  # a folder, or a name on the Hugging Face hub
-    device: str
-
-    @property
-    def paths(self) -> dict[str, Path]:
-        """The four .csd files by what they hold."""
-        return {kind: self.csd_dir / source.name for kind, source in self.dataset.sequences.items()}
-
-    def made_from(self) -> dict[str, Any]:
-        """Everything that decides what the aligned arrays hold."""
-        files = {kind: path.stat() for kind, path in self.paths.items()}
-        return {
-            "dataset": self.dataset.title,
-            "alignment": self.alignment,
-            "lengths": asdict(self.lengths),
-            "files": {
-                kind: {
-                    "name": self.paths[kind].name,
-                    "bytes": status.st_size,
-                    "modified": status.st_mtime_ns,
-                }
-                for kind, status in files.items()
-            },
-            "folds": hashlib.sha256(self.dataset.folds.read_bytes()).hexdigest(),
-        }
+    origin: Origin
+    text: TextRequest | None  # None: compute no text features
 
 
-def prepare(request: Request) -> dict[str, Any]:
-    """Align, encode the text, and put the splits into place; returns the manifest.
+def prepare(request: Request, processes: Processes) -> dict[str, Any]:
+    """Write the arrays, encode the text, and put the splits into place; returns the manifest.
 
-    What is already there, made from the same files, is not made again. Raises InputError for
-    anything wrong with the files; then what was in place has not changed.
+    What is already there, made from the same files, is not made again. Of several processes,
+    the first does all but the others' share of the text. Raises InputError for anything wrong
+    with the files; then what was in place has not changed.
     """
-    place, stage = request.datadir, request.datadir / _STAGE
-    made_from = request.made_from()
-    in_place, staged = read_manifest(place), read_manifest(stage)
-    if _is_done(in_place, made_from, request.bert):
-        return in_place
-    if _is_done(staged, made_from, request.bert):  # killed while moving into place
-        return _publish(stage, place, staged)
-    if in_place is None and staged is None:
-        _refuse_foreign_arrays(place)
-    # PyTorch, which nothing else here needs. BERT is loaded first, because a mistake there
-    # should not wait for the alignment.
-    from .text import TextEncoder
+    place = root(request.datadir, request.alignment)
+    stage = place / _STAGE
+    if processes.from_first(processes.is_first and _is_done(request, place, stage)):
+        return read_manifest(place)
+    # BERT is loaded first: a mistake there should not wait for the alignment.
+    encoder = _make_encoder(request, processes)
+    arrays = _arrays(request, place, stage) if processes.is_first else None
+    if encoder is not None:
+        if processes.is_first:
+            _start_text(request.datadir, encoder, arrays, stage)
+        _write_text(encoder, processes.from_first(arrays), stage, processes)
+    if processes.is_first:
+        manifest = read_manifest(arrays)
+        if encoder is not None:
+            manifest["text"] = encoder.description
+        if arrays == stage:
+            _clear_old_text(place)
+        write_manifest(stage, {**manifest, _MOVING: True})
+        _move_into_place(stage, place)
+    processes.from_first(None)
+    return read_manifest(place)
 
-    encoder = TextEncoder(request.bert, request.device)
-    if in_place and in_place["made_from"] == made_from:
-        manifest, arrays = in_place, place
-    else:
-        manifest, arrays = _aligned(request, made_from, stage), stage
-    _write_text(encoder, arrays, stage)
-    return _publish(stage, place, {**manifest, "text": encoder.description})
 
-
-def _is_done(manifest: dict[str, Any] | None, made_from: dict[str, Any], bert: str) -> bool:
-    """Tell whether this manifest is of what is asked for, text features included."""
-    if manifest is None or manifest["made_from"] != made_from or not manifest["text"]:
+def _is_done(request: Request, place: Path, stage: Path) -> bool:
+    """Tell whether all that is asked for is in place; ends a move that was interrupted."""
+    staged = read_manifest(stage)
+    if staged is not None and staged.get(_MOVING):
+        _move_into_place(stage, place)
+        staged = None
+    in_place = read_manifest(place)
+    if in_place is None:
+        if staged is None:
+            refuse_foreign_arrays(place)
         return False
-    return manifest["text"]["encoder"] == bert
+    if in_place["made_from"] != request.origin.made_from():
+        return False
+    return request.text is None or request.text.is_met_by(in_place["text"])
 
 
-def _refuse_foreign_arrays(place: Path) -> None:
-    """Do not overwrite arrays that another program made, perhaps over hours."""
-    for split in SPLITS:
-        for name in (*ARRAY_FILES.values(), TEXT_FILE):
-            if (place / split / name).exists():
-                raise InputError(
-                    f"{place / split / name} was not made by this program (no {MANIFEST} in "
-                    f"{place}); move it away, or prepare into another --datadir."
-                )
+def _make_encoder(request: Request, processes: Processes) -> TextEncoder | None:
+    if request.text is None:
+        return None
+    from .text import TextEncoder  # PyTorch, which nothing else here needs
+
+    text = request.text
+    device = processes.device(text.device)
+    return TextEncoder(text.bert, device, text.precision, by_word=request.origin.is_by_word)
 
 
-def _aligned(request: Request, made_from: dict[str, Any], stage: Path) -> dict[str, Any]:
-    """Make the aligned arrays in `stage`, unless a complete set waits there; their manifest."""
-    waiting = read_manifest(stage)
-    if waiting and waiting["made_from"] == made_from and not waiting["text"]:
-        return waiting
+def _arrays(request: Request, place: Path, stage: Path) -> Path:
+    """Return the folder whose splits have the arrays asked for, making them if need be."""
+    made_from = request.origin.made_from()
+    for folder in (place, stage):
+        manifest = read_manifest(folder)
+        if manifest is not None and manifest["made_from"] == made_from:
+            return folder
     shutil.rmtree(stage, ignore_errors=True)
     try:
-        counts, left_out = _align(request, stage)
-        manifest = {"made_from": made_from, "splits": counts, "left_out": left_out, "text": None}
-        write_manifest(stage, manifest)
+        written = request.origin.write(stage)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
-    return manifest
+    manifest = asdict(written)
+    manifest["splits"] = manifest.pop("counts")
+    write_manifest(stage, {"made_from": made_from, **manifest})
+    return stage
 
 
-def _align(request: Request, stage: Path) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """Write all splits; the counts by split, and by reason of what was left out."""
-    split_of = read_folds(request.dataset.folds)
-    left_out: Counter[str] = Counter()
-    with ExitStack() as stack:
-        sequences = stack.enter_context(Sequences(request.dataset, request.paths))
-        writers = {
-            split: stack.enter_context(_SplitWriter(stage / split, request)) for split in SPLITS
-        }
-        for segment in sequences.segments(split_of, request.alignment, request.lengths, left_out):
-            writers[segment.split].write(segment)
-    counts = {
-        split: {"segments": writer.segments, "videos": len(writer.videos)}
-        for split, writer in writers.items()
-    }
-    left_out = +left_out
-    if not any(count["segments"] for count in counts.values()):
-        raise nothing_left(left_out)
-    return counts, dict(left_out)
+def _start_text(datadir: Path, encoder: TextEncoder, arrays: Path, stage: Path) -> None:
+    """Clear away text features of another kind, and take those another alignment has."""
+    started = stage / _TEXT_STARTED
+    if started.is_file() and json.loads(started.read_text()) == encoder.description:
+        return
+    for split in SPLITS:
+        (stage / split).mkdir(parents=True, exist_ok=True)
+        for leftover in (stage / split).glob(f"{TEXT_FILE}*"):
+            leftover.unlink()
+    for alignment in ALIGNMENT_NAMES:
+        other = root(datadir, alignment)
+        manifest = read_manifest(other)
+        if manifest is not None and manifest["text"] == encoder.description:
+            for split in SPLITS:
+                if _sentences(other / split) == _sentences(arrays / split):
+                    _link(other / split / TEXT_FILE, stage / split / TEXT_FILE)
+            break
+    write_json(started, encoder.description)
 
 
-class _SplitWriter:
-    """One split's arrays and segment table, written as segments come."""
-
-    def __init__(self, folder: Path, request: Request) -> None:
-        folder.mkdir(parents=True)
-        dataset, lengths = request.dataset, request.lengths
-        shapes = {
-            "visual": (lengths.visual, dataset.visual.width),
-            "audio": (lengths.audio, dataset.audio.width),
-            "label": (1, dataset.labels.width),
-        }
-        self._stack = ExitStack()
-        self._arrays = {
-            kind: self._stack.enter_context(NpyWriter(folder / ARRAY_FILES[kind], shape))
-            for kind, shape in shapes.items()
-        }
-        file = self._stack.enter_context(
-            (folder / SEGMENTS_FILE).open("w", encoding="utf-8", newline="")
-        )
-        self._table = csv.writer(file)
-        self._table.writerow(SEGMENT_COLUMNS)
-        self.segments = 0
-        self.videos: set[str] = set()
-
-    def __enter__(self) -> _SplitWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def write(self, segment: Segment) -> None:
-        """Append one segment."""
-        for kind, writer in self._arrays.items():
-            writer.append(getattr(segment, kind)[None])
-        sentence = " ".join(segment.words)
-        sentiment = float(segment.label[0, 0])
-        self._table.writerow(
-            [segment.id, segment.video, segment.start, segment.end, sentence, sentiment]
-        )
-        self.segments += 1
-        self.videos.add(segment.video)
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
-def _write_text(encoder: TextEncoder, arrays: Path, stage: Path) -> None:
-    """Write the text features of all splits into `stage`, going on where a call was interrupted."""
+def _sentences(folder: Path) -> list[str] | list[Pieces]:
+    """Return what is encoded: a split's sentences, or its word pieces."""
+    if (folder / PIECES_FILE).is_file():
+        return [tuple(map(tuple, pair)) for pair in np.load(folder / PIECES_FILE).tolist()]
+    return [row["sentence"] for row in read_segments(folder)]
+
+
+def _write_text(encoder: TextEncoder, arrays: Path, stage: Path, processes: Processes) -> None:
     from .text import write_text_features
 
-    started = stage / _TEXT_STARTED
-    if not started.is_file() or json.loads(started.read_text()) != encoder.description:
-        for split in SPLITS:
-            (stage / split).mkdir(parents=True, exist_ok=True)
-            (stage / split / TEXT_FILE).unlink(missing_ok=True)
-        write_json(started, encoder.description)
     for split in SPLITS:
-        sentences = [row["sentence"] for row in read_segments(arrays / split)]
-        write_text_features(stage / split / TEXT_FILE, sentences, encoder)
+        write_text_features(
+            stage / split / TEXT_FILE, _sentences(arrays / split), encoder, processes
+        )
 
 
-def _publish(stage: Path, place: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Move what `stage` holds into place, the manifest last; returns the manifest."""
-    # In the stage first: a call that is killed while moving is finished by the next one.
-    write_manifest(stage, manifest)
+def _move_into_place(stage: Path, place: Path) -> None:
+    """Move what `stage` holds into place, the manifest last. An interrupted move can go on."""
+    manifest = read_manifest(stage)
+    del manifest[_MOVING]
     (place / MANIFEST).unlink(missing_ok=True)
     for split in SPLITS:
         (place / split).mkdir(exist_ok=True)
-        for path in (stage / split).iterdir():
-            path.replace(place / split / path.name)
-    (stage / MANIFEST).replace(place / MANIFEST)
+        for name in SPLIT_FILES:
+            if (stage / split / name).exists():
+                (stage / split / name).replace(place / split / name)
+    write_manifest(place, manifest)
     shutil.rmtree(stage)
-    return manifest
+
+
+def _clear_old_text(place: Path) -> None:
+    """Remove text that belongs to the arrays which are about to be replaced."""
+    (place / MANIFEST).unlink(missing_ok=True)
+    for split in SPLITS:
+        for name in (TEXT_FILE, PIECES_FILE):
+            (place / split / name).unlink(missing_ok=True)

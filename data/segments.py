@@ -12,7 +12,6 @@ import numpy as np
 
 from .align import SegmentRows, is_long_enough, means, pad_in_front, rows_of_segments
 from .csd import ComputationalSequence, VideoRows
-from .errors import InputError
 from .progress import progress
 from .sources import Dataset
 from .threads import in_threads
@@ -180,9 +179,3 @@ ALIGNMENTS: dict[str, Callable[[_Video, Lengths, Counter[str]], _Aligned]] = {
     "word": _by_word,
     "unaligned": _by_segment,
 }
-
-
-def nothing_left(left_out: Counter[str]) -> InputError:
-    """Say that no segment came out, and why."""
-    reasons = ", ".join(f"{count} because the {reason}" for reason, count in left_out.items())
-    return InputError(f"No segment is left ({reasons}); check that the .csd files belong together.")

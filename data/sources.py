@@ -53,3 +53,15 @@ MOSEI = Dataset(
     labels=SequenceFile("CMU-MOSEI/labels/CMU_MOSEI_Labels.csd", 7),
     folds=_FOLDS / "mosei.json",
 )
+
+MOSI = Dataset(
+    name="mosi",
+    title="CMU-MOSI",
+    words=SequenceFile("CMU-MOSI/language/CMU_MOSI_TimestampedWords.csd", 1),
+    visual=SequenceFile("CMU-MOSI/visual/CMU_MOSI_Visual_Facet_41.csd", 47),
+    audio=SequenceFile("CMU-MOSI/acoustic/CMU_MOSI_COVAREP.csd", 74),
+    labels=SequenceFile("CMU-MOSI/labels/CMU_MOSI_Opinion_Labels.csd", 1),
+    folds=_FOLDS / "mosi.json",
+)
+
+DATASETS = {dataset.name: dataset for dataset in (MOSEI, MOSI)}

@@ -10,7 +10,7 @@ import pytest
 
 from data.demo import write_demo
 from data.prepare import prepare
-from tests.preparation import demo_request
+from tests.preparation import ALONE, demo_request
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 def demo(tmp_path_factory):
     """The demo's folder, prepared once; do not write into it."""
     datadir = tmp_path_factory.mktemp("demo")
-    prepare(demo_request(datadir, bert=str(write_demo(datadir))))
+    prepare(demo_request(datadir, bert=str(write_demo(datadir))), ALONE)
     return datadir
 
 

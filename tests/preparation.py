@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from data.demo import DEMO
-from data.prepare import Request
+from data.distributed import Processes
+from data.origin import CsdFiles
+from data.prepare import Request, TextRequest
 from data.segments import Lengths
 from data.sources import MOSEI
 
+ALONE = Processes(1, 0, 0)
 
-def request(datadir, bert, csd_dir=None, dataset=MOSEI, alignment="segment"):
-    return Request(
-        datadir=datadir,
-        csd_dir=csd_dir or datadir / "csd",
-        dataset=dataset,
-        alignment=alignment,
-        lengths=Lengths(visual=50, audio=50),
-        bert=bert,
-        device="cpu",
-    )
+
+def request(datadir, bert, csd_dir=None, dataset=MOSEI, alignment="segment", lengths=(50, 50)):
+    csd_dir = csd_dir or datadir / "csd"
+    paths = {kind: csd_dir / source.name for kind, source in dataset.sequences.items()}
+    origin = CsdFiles(paths, dataset, dataset.folds, alignment, Lengths(*lengths))
+    text = None if bert is None else TextRequest(bert, "float32", "cpu")
+    return Request(datadir, alignment, origin, text)
 
 
 def demo_request(datadir, bert):

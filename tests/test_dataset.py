@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import tracemalloc
@@ -238,6 +239,24 @@ def test_a_damaged_array_is_refused_by_its_name(tmp_path, file, damage):
     message = refusal(tmp_path)
     assert file in message
     assert re.search(expected.replace("NAME", file), message)
+
+
+class MakesFolder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_python_objects_in_an_array_are_not_brought_to_life(tmp_path):
+    write_split(tmp_path)
+    objects = np.array([[[MakesFolder(tmp_path / "was here")]]] * SEGMENTS, object)
+    np.save(tmp_path / FILES["visual"], objects, allow_pickle=True)
+    assert "visual50.npy is damaged, or no .npy array" in refusal(tmp_path)
+    assert not (tmp_path / "was here").exists()
 
 
 def test_labels_that_are_another_array_are_refused(tmp_path):

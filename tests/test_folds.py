@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from data.errors import InputError
-from data.folds import SPLITS, read_folds
+from data.folds import read_folds
 from data.sources import MOSEI
 
 
@@ -66,7 +66,3 @@ def test_a_folds_file_that_is_not_text(tmp_path):
     path.write_bytes(b"\x80PK\xff")
     with pytest.raises(InputError, match="is not JSON"):
         read_folds(path)
-
-
-def test_the_splits_go_by_the_fields_names():
-    assert SPLITS == ("train", "val", "test")

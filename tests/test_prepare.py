@@ -9,8 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data import origin, text
 from data import prepare as prepare_module
-from data import text
 from data.demo import write_demo
 from data.errors import InputError
 from data.folds import SPLITS, read_folds
@@ -21,7 +21,7 @@ from data.sources import MOSEI
 from tests.csd_files import TEST_VIDEO, random_dataset, write_csd, write_dataset
 from tests.golden import GOLDEN
 from tests.plain import plain_segments, plain_word_segments
-from tests.preparation import request
+from tests.preparation import ALONE, request
 
 FILES = ("visual50.npy", "audio50.npy", "bert50.npy", "label50.npy", "segments.csv")
 
@@ -36,7 +36,7 @@ def tiny_bert(tmp_path_factory):
 def golden(tmp_path_factory, tiny_bert):
     """The golden .csd files, prepared."""
     datadir = tmp_path_factory.mktemp("golden")
-    manifest = prepare(request(datadir, tiny_bert, csd_dir=GOLDEN / "prep" / "csd"))
+    manifest = prepare(request(datadir, tiny_bert, csd_dir=GOLDEN / "prep" / "csd"), ALONE)
     return datadir, manifest
 
 
@@ -131,27 +131,27 @@ def snapshot(datadir):
 
 
 def test_a_second_call_makes_nothing_again(datadir, tiny_bert, monkeypatch):
-    first = prepare(request(datadir, tiny_bert))
+    first = prepare(request(datadir, tiny_bert), ALONE)
     before = snapshot(datadir)
     assert {path.rsplit("/")[1] for path in before} == set(FILES)
-    monkeypatch.setattr(prepare_module, "_align", None)
+    monkeypatch.setattr(origin.CsdFiles, "write", None)
     monkeypatch.setattr(text, "TextEncoder", None)
-    assert prepare(request(datadir, tiny_bert))["splits"] == first["splits"]
+    assert prepare(request(datadir, tiny_bert), ALONE)["splits"] == first["splits"]
     assert snapshot(datadir) == before
 
 
 def test_other_files_are_prepared_anew(datadir, tiny_bert):
-    prepare(request(datadir, tiny_bert))
+    prepare(request(datadir, tiny_bert), ALONE)
     before = snapshot(datadir)
     write_dataset(datadir / "csd", random_dataset(seed=9))
-    prepare(request(datadir, tiny_bert))
+    prepare(request(datadir, tiny_bert), ALONE)
     after = snapshot(datadir)
     assert set(after) == set(before)
     assert after["train/audio50.npy"] != before["train/audio50.npy"]
 
 
 def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory):
-    prepare(request(datadir, tiny_bert))
+    prepare(request(datadir, tiny_bert), ALONE)
     before = snapshot(datadir)
     other = tmp_path_factory.mktemp("other") / "bert"
     shutil.copytree(tiny_bert, other)
@@ -159,7 +159,7 @@ def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory
     from safetensors.torch import load_file, save_file
 
     save_file({name: 2 * value for name, value in load_file(weights).items()}, weights)
-    prepare(request(datadir, str(other)))
+    prepare(request(datadir, str(other)), ALONE)
     changed = {name for name, content in snapshot(datadir).items() if content != before[name]}
     assert changed == {f"{split}/bert50.npy" for split in SPLITS}
 
@@ -172,7 +172,7 @@ class Killed(BaseException):
 def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batches_before):
     monkeypatch.setattr(text, "_BATCH_SIZE", {"cpu": 2})
     whole = request(datadir, tiny_bert)
-    prepare(whole)
+    prepare(whole, ALONE)
     expected = snapshot(datadir)
     for split in SPLITS:
         shutil.rmtree(datadir / split)
@@ -188,17 +188,17 @@ def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batche
     with monkeypatch.context() as patch:
         patch.setattr(text.TextEncoder, "encode", encode_then_die)
         with pytest.raises(Killed):
-            prepare(whole)
+            prepare(whole, ALONE)
     assert not (datadir / "train").exists()
-    monkeypatch.setattr(prepare_module, "_align", None)  # that part waits, complete
-    prepare(whole)
+    monkeypatch.setattr(origin.CsdFiles, "write", None)  # that part waits, complete
+    prepare(whole, ALONE)
     assert snapshot(datadir) == expected
     assert not (datadir / ".preparing").exists()
 
 
 def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatch):
     whole = request(datadir, tiny_bert)
-    prepare(whole)
+    prepare(whole, ALONE)
     expected = snapshot(datadir)
     for moves in range(1, len(expected), 3):
         for split in SPLITS:
@@ -216,21 +216,21 @@ def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(prepare_module.Path, "replace", replace_then_die)
             with pytest.raises(Killed):
-                prepare(whole)
+                prepare(whole, ALONE)
         assert not (datadir / "dataset.json").exists()
-        prepare(whole)
+        prepare(whole, ALONE)
         assert snapshot(datadir) == expected
 
 
 def test_a_mistake_leaves_what_was_in_place(datadir, tiny_bert):
-    prepare(request(datadir, tiny_bert))
+    prepare(request(datadir, tiny_bert), ALONE)
     before = snapshot(datadir)
     data = random_dataset(seed=5)
     intervals, features = data["visual"][TEST_VIDEO]
     data["visual"][TEST_VIDEO] = intervals, features[:, :3]
     write_dataset(datadir / "csd", data)
     with pytest.raises(InputError, match=f"{TEST_VIDEO}.*expected \\(n, 35\\)"):
-        prepare(request(datadir, tiny_bert))
+        prepare(request(datadir, tiny_bert), ALONE)
     assert snapshot(datadir) == before
     assert not (datadir / ".preparing").exists()
 
@@ -239,7 +239,7 @@ def test_arrays_of_another_program_are_not_overwritten(datadir, tiny_bert):
     (datadir / "train").mkdir()
     np.save(datadir / "train" / "visual50.npy", np.zeros(3))
     with pytest.raises(InputError, match=r"visual50.npy was not made by this program"):
-        prepare(request(datadir, tiny_bert))
+        prepare(request(datadir, tiny_bert), ALONE)
 
 
 def test_no_segment_left_is_told_with_reasons(datadir, tiny_bert):
@@ -249,7 +249,7 @@ def test_no_segment_left_is_told_with_reasons(datadir, tiny_bert):
         {"elsewhere": data["words"][TEST_VIDEO]},
     )
     with pytest.raises(InputError, match=r"No segment is left \(15 because the video has no words"):
-        prepare(request(datadir, tiny_bert))
+        prepare(request(datadir, tiny_bert), ALONE)
     assert not (datadir / "train").exists()
 
 
@@ -258,6 +258,6 @@ def test_empty_entries_are_left_out(datadir, tiny_bert):
     intervals, features = data["audio"][TEST_VIDEO]
     data["audio"][TEST_VIDEO] = intervals[:0], features[:0]
     write_dataset(datadir / "csd", data)
-    manifest = prepare(request(datadir, tiny_bert))
+    manifest = prepare(request(datadir, tiny_bert), ALONE)
     assert manifest["left_out"] == {"segment has no audio": 3}
     assert np.load(datadir / "test" / "audio50.npy").shape == (0, 50, 74)

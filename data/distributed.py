@@ -1,0 +1,66 @@
+"""Several processes, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+# The others wait while the first downloads or aligns, which may take hours.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes there are, and which of them this is."""
+
+    count: int
+    rank: int  # from 0
+    local_rank: int  # on this machine: its GPU
+
+    @property
+    def is_first(self) -> bool:
+        """The first process prints, and writes what is not shared out."""
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """Give each process on a machine a GPU of its own, where `name` leaves it open."""
+        import torch
+
+        if self.count > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+            return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+        return name
+
+    def from_first(self, value: Value) -> Value:
+        """Return the first process's `value` in all of them; each waits for the others here."""
+        if self.count == 1:
+            return value
+        import torch.distributed
+
+        box = [value]
+        torch.distributed.broadcast_object_list(box)
+        torch.distributed.barrier()
+        return box[0]
+
+
+def join_processes() -> Processes:
+    """Join the processes that `torchrun` started; alone without it."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Processes(1, 0, 0)
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    return Processes(count, rank, local_rank)
+
+
+def leave_processes(processes: Processes) -> None:
+    """Take leave of the others."""
+    if processes.count > 1:
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()
