@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
+from data.layout import ALIGNMENT_NAMES, root
 from utils.console import (
     ArgumentParser,
     device_name,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from data.sources import Dataset
 
 DEFAULT_BERT = "bert-base-uncased"
-ALIGNMENTS = ("segment", "word", "unaligned")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--demo", action="store_true", help="make a small made-up CMU-MOSEI; needs no network")
     add(
         "--alignment",
-        choices=ALIGNMENTS,
+        choices=ALIGNMENT_NAMES,
         nargs="+",
         help="rows of a segment (the default), means by word, or longer unaligned rows; several "
         "may be given",
@@ -92,7 +92,9 @@ def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tu
     from data.sources import DATASETS
 
     if arguments.pickle:
-        return [(ALIGNMENTS[0], CommunityFile(arguments.pickle, takes_text=not arguments.bert))]
+        return [
+            (ALIGNMENT_NAMES[0], CommunityFile(arguments.pickle, takes_text=not arguments.bert))
+        ]
     csd_dir = arguments.csd or arguments.datadir / "csd"
     dataset = DATASETS[arguments.dataset]
     if arguments.demo:
@@ -104,33 +106,34 @@ def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tu
         fetch_missing(csd_dir, dataset, arguments.mirror)
     processes.from_first(None)
     paths = {kind: csd_dir / source.name for kind, source in dataset.sequences.items()}
-    lengths = dict.fromkeys(ALIGNMENTS, Lengths(visual=50, audio=50))
+    lengths = dict.fromkeys(ALIGNMENT_NAMES, Lengths(visual=50, audio=50))
     lengths["unaligned"] = Lengths(visual=arguments.visual_length, audio=arguments.audio_length)
     return [
         (name, CsdFiles(paths, dataset, arguments.folds or dataset.folds, name, lengths[name]))
-        for name in arguments.alignment or ALIGNMENTS[:1]
+        for name in arguments.alignment or ALIGNMENT_NAMES[:1]
     ]
 
 
 def fetch_missing(csd_dir: Path, dataset: Dataset, mirror: str | None) -> None:
     """Download the sequences that `csd_dir` lacks."""
+    sources = dataset.sequences.values()
+    missing = [source for source in sources if not (csd_dir / source.name).is_file()]
+    if not missing:
+        return
     from data.csd import check_csd
     from data.download import DEFAULT_MIRROR, checked_mirror, download
 
     host = checked_mirror(mirror or DEFAULT_MIRROR)
-    for source in dataset.sequences.values():
-        path = csd_dir / source.name
-        if not path.is_file():
-            csd_dir.mkdir(parents=True, exist_ok=True)
-            say(f"Downloading {source.name}")
-            download(f"{host}/{source.server_path}", path, check_csd)
+    csd_dir.mkdir(parents=True, exist_ok=True)
+    for source in missing:
+        say(f"Downloading {source.name}")
+        download(f"{host}/{source.server_path}", csd_dir / source.name, check_csd)
 
 
 def prepare_one(
     arguments: argparse.Namespace, alignment: str, origin: Origin, processes: Processes
 ) -> None:
     """Prepare one alignment and print what came out."""
-    from data.layout import root
     from data.prepare import Request, TextRequest, prepare
 
     text = None

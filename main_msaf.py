@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.layout import ALIGNMENT_NAMES, root
 from utils.console import (
     ArgumentParser,
     device_name,
@@ -36,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--train", action="store_true", help="train; without it, evaluate --checkpoint")
     add("--checkpoint", type=Path, help="weights to evaluate, or to start training from")
     add("--datadir", type=Path, default=Path("CMU_MOSEI"), help="the prepared dataset's folder")
+    add("--alignment", choices=ALIGNMENT_NAMES, default=ALIGNMENT_NAMES[0], help="of the dataset")
     add("--lr", type=positive_number, default=1e-3, help="Adam's learning rate")
     add("--batch_size", type=positive, default=16, help="segments a batch")
     add("--num_workers", type=count, default=0, help="processes that load batches ahead")
@@ -50,7 +52,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--log_interval", type=positive, default=100, help="batches between running-loss lines")
     add("--no_save", action="store_true", help="write no checkpoints, logs or results")
     add("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--seed", type=count, default=20, help="of the weights, the batch order and dropout")
+    add(
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=20,
+        help="of the weights, the batch order and dropout",
+    )
     add("--resultdir", type=Path, default=Path("result"), help="where results are written")
     add("--split", choices=("val", "test"), default="test", help="what to evaluate on")
     arguments = parser.parse_args()
@@ -86,7 +93,8 @@ def train_and_test(arguments: argparse.Namespace, loading: Loading) -> None:
     from utils.evaluation import evaluate, write_evaluation
     from utils.training import Trainer, TrainingSettings, picked_on_test
 
-    splits = {name: Split(arguments.datadir / name) for name in SPLITS}
+    folder = root(arguments.datadir, arguments.alignment)
+    splits = {name: Split(folder / name) for name in SPLITS}
     model = make_model(arguments, splits["train"])
     for split in splits.values():
         check_fit(model, split)
@@ -97,7 +105,7 @@ def train_and_test(arguments: argparse.Namespace, loading: Loading) -> None:
         log_interval=arguments.log_interval,
         checkpointdir=None if arguments.no_save else arguments.checkpointdir,
     )
-    trainer = Trainer(model, splits, settings, loading, describe_data(arguments.datadir))
+    trainer = Trainer(model, splits, settings, loading, describe_data(folder))
     trainer.run()
     best = trainer.best
     heading(f"Test scores at epoch {best.number}, the best by validation MAE")
@@ -111,35 +119,40 @@ def train_and_test(arguments: argparse.Namespace, loading: Loading) -> None:
         say(f"  {line}")
     if not arguments.no_save:
         checkpoint = arguments.checkpointdir / "best.pth"
-        folder = arguments.resultdir / checkpoint.stem
-        about = {**describe_data(arguments.datadir), "split": "test", "checkpoint": str(checkpoint)}
-        write_evaluation(folder, evaluation, about)
-        plot_training(folder, trainer)
-        say(f"\nCheckpoints are in {arguments.checkpointdir}, results in {folder}")
+        results = arguments.resultdir / checkpoint.stem
+        about = {**describe_data(folder), "split": "test", "checkpoint": str(checkpoint)}
+        write_evaluation(results, evaluation, about)
+        plot_training(results, trainer)
+        say(f"\nCheckpoints are in {arguments.checkpointdir}, results in {results}")
 
 
 def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None:
     """Score a checkpoint and write what came out."""
     from data.dataset import Split
+    from models.checkpoint import read_checkpoint
     from models.nhfnet import NHFNet
     from utils.evaluation import evaluate, report_not_finite, write_evaluation
 
-    model = NHFNet.from_checkpoint(arguments.checkpoint)
-    split = Split(arguments.datadir / arguments.split)
+    checkpoint = read_checkpoint(arguments.checkpoint)
+    model = NHFNet.restore(checkpoint)
+    folder = root(arguments.datadir, arguments.alignment)
+    split = Split(folder / arguments.split)
     check_fit(model, split)
+    data = describe_data(folder)
+    trained_on = checkpoint.details.get("alignment")
+    if trained_on and data["alignment"] and trained_on != data["alignment"]:
+        warn(
+            f"{arguments.checkpoint} was trained on {trained_on} data, this is {data['alignment']}"
+        )
     evaluation = evaluate(model.to(loading.device), split, loading)
     report_not_finite({arguments.split: evaluation.not_finite})
     heading(f"{arguments.checkpoint} on {split.folder}")
     print_scores(evaluation)
     if not arguments.no_save:
-        folder = arguments.resultdir / arguments.checkpoint.stem
-        about = {
-            **describe_data(arguments.datadir),
-            "split": arguments.split,
-            "checkpoint": str(arguments.checkpoint),
-        }
-        write_evaluation(folder, evaluation, about)
-        say(f"\nResults are in {folder}")
+        results = arguments.resultdir / arguments.checkpoint.stem
+        about = {**data, "split": arguments.split, "checkpoint": str(arguments.checkpoint)}
+        write_evaluation(results, evaluation, about)
+        say(f"\nResults are in {results}")
 
 
 def make_model(arguments: argparse.Namespace, split: Split) -> NHFNet:
@@ -168,11 +181,11 @@ def check_fit(model: NHFNet, split: Split) -> None:
             )
 
 
-def describe_data(datadir: Path) -> dict[str, Any]:
+def describe_data(folder: Path) -> dict[str, Any]:
     """Return what the manifest says the data is, for the files that are written."""
     from data.manifest import read_manifest
 
-    manifest = read_manifest(datadir)
+    manifest = read_manifest(folder)
     made_from = manifest["made_from"] if manifest else {}
     return {"dataset": made_from.get("dataset"), "alignment": made_from.get("alignment")}
 

@@ -17,9 +17,10 @@ from .community import CommunitySplit, read_community_file
 from .errors import InputError
 from .files import file_facts
 from .folds import SPLITS, read_folds
-from .layout import PIECES_FILE, TEXT_FILE, SplitWriter
+from .layout import PIECES_FILE, TEXT_FILE
 from .segments import Lengths, Sequences
 from .sources import Dataset
+from .split_writer import SplitWriter
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .align import SegmentRows, is_long_enough, means, pad_in_front, rows_of_segments
 from .csd import ComputationalSequence, VideoRows
+from .layout import ALIGNMENT_NAMES
 from .progress import progress
 from .sources import Dataset
 from .threads import in_threads
@@ -116,7 +117,7 @@ class Sequences:
         numbers = np.flatnonzero(is_long_enough(intervals))
         left_out["label interval is empty"] += len(intervals) - len(numbers)
         rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
-        aligned = ALIGNMENTS[alignment](_Video(rows, intervals[numbers]), lengths, left_out)
+        aligned = _ALIGN[alignment](_Video(rows, intervals[numbers]), lengths, left_out)
         for place, words, visual, audio in aligned:
             k = int(numbers[place])
             start, end = map(float, intervals[k])
@@ -174,8 +175,7 @@ def _with_rows(members: dict[str, SegmentRows], left_out: Counter[str]) -> Itera
             left_out[f"segment has no {first_missing}"] += 1
 
 
-ALIGNMENTS: dict[str, Callable[[_Video, Lengths, Counter[str]], _Aligned]] = {
-    "segment": _by_segment,
-    "word": _by_word,
-    "unaligned": _by_segment,
-}
+_Align = Callable[[_Video, Lengths, Counter[str]], _Aligned]
+_ALIGN: dict[str, _Align] = dict(
+    zip(ALIGNMENT_NAMES, (_by_segment, _by_word, _by_segment), strict=True)
+)

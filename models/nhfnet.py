@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 
-from .checkpoint import load_weights, read_checkpoint
+from .checkpoint import Checkpoint, load_weights, read_checkpoint
 from .encoder import Encoder
 
 
@@ -104,11 +104,17 @@ class NHFNet(nn.Module):
         `path` is a file written by this program or in the released code's format. Raises
         `InputError` for a file that is no checkpoint, would run code, or does not fit.
         """
-        checkpoint = read_checkpoint(Path(path))
+        return cls.restore(read_checkpoint(Path(path)))
+
+    @classmethod
+    def restore(cls, checkpoint: Checkpoint) -> NHFNet:
+        """Build the model of a checkpoint that is read; see `from_checkpoint`."""
         try:
             sizes = NHFNetSizes(**checkpoint.sizes)
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path} does not tell the model's sizes: {error}.") from error
+            raise InputError(
+                f"{checkpoint.path} does not tell the model's sizes: {error}."
+            ) from error
         model = cls(sizes)
         load_weights(model, checkpoint)
         return model.eval()

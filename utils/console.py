@@ -122,16 +122,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """Make an argparse type: a whole number of at least `minimum`."""
+def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Make an argparse type: a whole number of at least `minimum`, at most `maximum`."""
+    expected = f"expected a whole number of at least {minimum}"
+    if maximum is not None:
+        expected += f" and at most {maximum}"
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < minimum:
-            expected = f"expected a whole number of at least {minimum}"
+        if value is None or value < minimum or (maximum is not None and value > maximum):
             raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
         return value
 
