@@ -16,6 +16,8 @@ from .align import sort_order
 from .errors import InputError
 from .hdf5 import StoredRows
 
+_CACHE_BYTES = 256 * 1024
+
 
 @dataclass(frozen=True)
 class VideoRows:
@@ -163,7 +165,9 @@ def _open(path: Path) -> h5py.File:
     if not path.is_file():
         raise InputError(f"No file {path}; expected a computational sequence (.csd).")
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
+        _limit_cache(file)
+        return file
     except OSError as error:
         size = f"{path.stat().st_size:,} bytes"
         if "truncated" in str(error):
@@ -175,6 +179,14 @@ def _open(path: Path) -> h5py.File:
         raise InputError(
             f"{path} is not an HDF5 file ({size}); expected a computational sequence (.csd)."
         ) from error
+
+
+def _limit_cache(file: h5py.File) -> None:
+    """Keep HDF5 from holding on to what it read about every entry: each is opened once."""
+    settings = file.id.get_mdc_config()
+    settings.set_initial_size = True
+    settings.initial_size = settings.min_size = settings.max_size = _CACHE_BYTES
+    file.id.set_mdc_config(settings)
 
 
 def _data_group(file: h5py.File, path: Path) -> h5py.Group:

@@ -354,7 +354,7 @@ def test_a_pickle_that_would_run_code_does_not(bert, dump):
 
 
 damage_settings = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

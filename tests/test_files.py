@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
-from data.files import replacing, write_json
+from data.files import file_facts, replacing, write_json
 from data.manifest import MANIFEST, read_manifest, write_manifest
 
 
@@ -66,6 +66,17 @@ def test_the_content_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
     assert order == ["content", "name"]
 
 
+def test_what_a_kill_leaves_is_written_over(tmp_path):
+    path = tmp_path / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    temporary.write_text("half of the newer, left by a kill")
+    with replacing(path) as temporary:
+        temporary.write_text("newer")
+    assert path.read_text() == "newer"
+    assert names(tmp_path) == ["a.txt"]
+
+
 def test_a_block_that_writes_nothing_changes_nothing(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -103,6 +114,16 @@ def test_a_value_that_is_no_json_leaves_the_old(tmp_path):
         write_json(path, {"path": path})
     assert json.loads(path.read_text()) == 1
     assert names(tmp_path) == ["a.json"]
+
+
+def test_facts_tell_a_file_from_its_next_version(tmp_path):
+    path = tmp_path / "a.csd"
+    path.write_bytes(b"123")
+    os.utime(path, ns=(5, 7))
+    assert file_facts(path) == {"name": "a.csd", "bytes": 3, "modified": 7}
+    assert json.loads(json.dumps(file_facts(path))) == file_facts(path)
+    with pytest.raises(InputError, match=f"No file {tmp_path / 'b.csd'}"):
+        file_facts(tmp_path / "b.csd")
 
 
 # ---------------------------------------------------------------- the manifest

@@ -9,24 +9,28 @@ import pytest
 
 from data.errors import InputError
 from data.folds import read_folds
-from data.sources import MOSEI
+from data.sources import DATASETS
+
+VIDEOS = {
+    "mosei": {"train": 2249, "val": 300, "test": 678},
+    "mosi": {"train": 52, "val": 10, "test": 31},
+}
 
 
-def test_the_standard_folds_are_whole():
-    folds = json.loads(MOSEI.folds.read_text())
-    assert {split: len(videos) for split, videos in folds.items()} == {
-        "train": 2249,
-        "val": 300,
-        "test": 678,
-    }
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_the_standard_folds_are_whole(name):
+    folds = json.loads(DATASETS[name].folds.read_text())
+    assert {split: len(videos) for split, videos in folds.items()} == VIDEOS[name]
     videos = [video for split in folds.values() for video in split]
     assert len(set(videos)) == len(videos)
 
 
-def test_every_video_gets_its_split():
-    split_of = read_folds(MOSEI.folds)
-    assert Counter(split_of.values()) == {"train": 2249, "val": 300, "test": 678}
-    for split, videos in json.loads(MOSEI.folds.read_text()).items():
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_every_video_gets_its_split(name):
+    path = DATASETS[name].folds
+    split_of = read_folds(path)
+    assert Counter(split_of.values()) == VIDEOS[name]
+    for split, videos in json.loads(path.read_text()).items():
         assert {split_of[video] for video in videos} == {split}
 
 

