@@ -1,4 +1,4 @@
-"""Loading BERT: by name or from a folder, in the layouts of yesterday and of today."""
+"""Loading BERT from a folder, in the layouts of yesterday and of today."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .bert_files import CONFIG_FILES, VOCABULARY_FILE, WEIGHT_FILES, one_of
 from .errors import InputError
 
-# In each layout's order of preference.
-_CONFIG_FILES = ("config.json", "bert_config.json")
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-_VOCABULARY_FILE = "vocab.txt"
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 # What the encoder's shape needs of a configuration, besides the activation.
 _SIZES = (
@@ -31,45 +28,6 @@ _SIZES = (
 )
 
 
-def find_bert(name_or_folder: str) -> Path:
-    """Return the folder that holds the BERT: the one given, or fetched from the Hugging Face hub.
-
-    The address built into pytorch_pretrained_bert is not to be relied on, so names are fetched
-    (once, then kept) through huggingface_hub. Raises InputError when that fails.
-    """
-    folder = Path(name_or_folder)
-    if folder.is_dir():
-        return folder
-    if folder.exists() or folder.is_absolute() or name_or_folder.startswith("."):
-        raise InputError(f"--bert {name_or_folder} is not a folder; give a BERT folder or a name.")
-    return _fetch(name_or_folder)
-
-
-def _fetch(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        hf_hub_download(name, _VOCABULARY_FILE)
-        config = hf_hub_download(name, _CONFIG_FILES[0])
-        try:
-            hf_hub_download(name, _WEIGHT_FILES[0])
-        except LocalEntryNotFoundError:  # no connection, as opposed to no such file
-            raise
-        except EntryNotFoundError:
-            hf_hub_download(name, _WEIGHT_FILES[1])
-    # A connection that breaks off comes through as an error of the hub's HTTP library, which
-    # is another one from version to version.
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"BERT {name!r} could not be fetched from the Hugging Face hub ({reason}); check the "
-            "name and the connection, or give --bert a folder with config.json, vocab.txt and "
-            "model.safetensors."
-        ) from error
-    return Path(config).parent
-
-
 def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
     """Load the tokenizer and the encoder that `folder` holds, in evaluation mode on the CPU.
 
@@ -77,20 +35,16 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
     vocabulary, and weights as safetensors or as a PyTorch file. Raises InputError when one is
     missing or does not fit the others.
     """
-    config = _load_config(_one_of(folder, _CONFIG_FILES))
-    tokenizer = _load_tokenizer(_one_of(folder, (_VOCABULARY_FILE,)), config.vocab_size)
+    config = _load_config(one_of(folder, CONFIG_FILES))
+    tokenizer = _load_tokenizer(one_of(folder, (VOCABULARY_FILE,)), config.vocab_size)
     with torch.device("meta"):  # no memory for weights before the file's are known to fit
         model = BertModel(config)
     model.pooler = nn.Identity()  # the pooled output is not used
-    _load_weights(model, _one_of(folder, _WEIGHT_FILES))
+    for module in model.modules():
+        if isinstance(module, BertLayerNorm):  # which has its epsilon fixed
+            module.variance_epsilon = config.layer_norm_eps
+    _load_weights(model, one_of(folder, WEIGHT_FILES))
     return tokenizer, model.eval()
-
-
-def _one_of(folder: Path, names: tuple[str, ...]) -> Path:
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"BERT folder {folder} has no {' or '.join(names)}.")
 
 
 def _load_config(path: Path) -> BertConfig:
@@ -106,6 +60,9 @@ def _load_config(path: Path) -> BertConfig:
         if type(size) is not int or size < 1:  # True is an int too
             raise InputError(f"{path}: {name} is {size!r}, expected a whole number above 0.")
         setattr(config, name, size)
+    config.layer_norm_eps = values.get("layer_norm_eps", 1e-12)
+    if not isinstance(config.layer_norm_eps, float) or not 0 < config.layer_norm_eps < 1:
+        raise InputError(f"{path}: layer_norm_eps is {config.layer_norm_eps!r}, expected 1e-12.")
     config.hidden_act = values.get("hidden_act", config.hidden_act)
     if config.hidden_act not in list(ACT2FN):
         raise InputError(

@@ -41,18 +41,17 @@ _PAUSE = "sp"
 def write_demo(datadir: Path, seed: int = 0) -> Path:
     """Write `<datadir>/csd/*.csd` and a tiny BERT; returns the BERT's folder.
 
-    A demo that is already there is left as it is. Raises InputError when `datadir` holds .csd
-    files that are not the demo's.
+    A demo that is already there is left as it is. Raises InputError when a .csd file there is
+    not the demo's.
     """
     csd, bert = datadir / "csd", datadir / _BERT_FOLDER
     paths = {kind: csd / source.name for kind, source in DEMO.sequences.items()}
-    if bert.is_dir() and all(path.is_file() for path in paths.values()):
+    present = [path for path in paths.values() if path.exists()]
+    for path in present:
+        if not _is_ours(path):
+            raise InputError(f"{path} is not the demo's; give --demo another --datadir.")
+    if len(present) == len(paths) and bert.is_dir():
         return bert
-    if not bert.is_dir() and any(path.exists() for path in paths.values()):
-        raise InputError(
-            f"{csd} holds .csd files that are not the demo's; give --demo another --datadir."
-        )
-    # BERT's folder first: it marks .csd files beside it as the demo's, finished or not.
     _write_bert(bert, seed)
     rng = np.random.default_rng(seed)
     with ExitStack() as stack:
@@ -61,6 +60,15 @@ def write_demo(datadir: Path, seed: int = 0) -> Path:
             for kind, (intervals, features) in video.sequences.items():
                 writers[kind].add(video.id, intervals, features)
     return bert
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a .csd file says of itself that it is made up."""
+    try:
+        with h5py.File(path) as file:
+            return json.loads(file[f"{path.stem}/metadata/description"][0]) == DEMO.title
+    except (OSError, KeyError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class Written:
 class Origin(Protocol):
     """What both origins can do."""
 
+    takes_text: bool  # text features that the origin has are taken, not computed
+
     @property
     def is_by_word(self) -> bool:
         """Tell whether a row of the arrays is a word, and the text wants one vector a word."""
@@ -55,6 +57,7 @@ class CsdFiles:
     folds: Path
     alignment: str
     lengths: Lengths
+    takes_text = False  # there is none
 
     @property
     def is_by_word(self) -> bool:
@@ -103,7 +106,7 @@ def _nothing_left(left_out: Counter[str]) -> InputError:
 
 @dataclass(frozen=True)
 class CommunityFile:
-    """A processed pickle; `takes_text` takes its own BERT features where it has them."""
+    """A processed pickle; with `takes_text`, its own BERT features are taken where it has them."""
 
     path: Path
     takes_text: bool

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bert_files import weights_facts
 from .distributed import Processes
 from .files import write_json
 from .folds import SPLITS
@@ -48,11 +49,12 @@ class TextRequest:
 
     def is_met_by(self, text: dict[str, Any] | None) -> bool:
         """Tell whether a manifest's text features are these."""
-        return (
-            text is not None
-            and text.get("encoder") == self.bert
-            and (text.get("precision") == self.precision)
-        )
+        wanted = {
+            "encoder": self.bert,
+            "weights": weights_facts(self.bert),
+            "precision": self.precision,
+        }
+        return text is not None and all(text.get(key) == value for key, value in wanted.items())
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,20 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
     stage = place / _STAGE
     if processes.from_first(processes.is_first and _is_done(request, place, stage)):
         return read_manifest(place)
-    # BERT is loaded first: a mistake there should not wait for the alignment.
-    encoder = _make_encoder(request, processes)
-    arrays = _arrays(request, place, stage) if processes.is_first else None
+    encoder = arrays = None
+    if not request.origin.takes_text:
+        # BERT first: a mistake there should not wait for the alignment.
+        encoder = _make_encoder(request, processes)
+    if processes.is_first:
+        arrays = _arrays(request, place, stage)
+    arrays = processes.from_first(arrays)
+    if request.origin.takes_text and read_manifest(arrays)["text"] is None:
+        encoder = _make_encoder(request, processes)
     if encoder is not None:
         if processes.is_first:
             _start_text(request.datadir, encoder, arrays, stage)
-        _write_text(encoder, processes.from_first(arrays), stage, processes)
+        processes.from_first(None)
+        _write_text(encoder, arrays, stage, processes)
     if processes.is_first:
         manifest = read_manifest(arrays)
         if encoder is not None:
@@ -108,6 +117,8 @@ def _is_done(request: Request, place: Path, stage: Path) -> bool:
         return False
     if in_place["made_from"] != request.origin.made_from():
         return False
+    if request.origin.takes_text and in_place["text"] is not None:
+        return True
     return request.text is None or request.text.is_met_by(in_place["text"])
 
 
@@ -124,10 +135,13 @@ def _make_encoder(request: Request, processes: Processes) -> TextEncoder | None:
 def _arrays(request: Request, place: Path, stage: Path) -> Path:
     """Return the folder whose splits have the arrays asked for, making them if need be."""
     made_from = request.origin.made_from()
-    for folder in (place, stage):
-        manifest = read_manifest(folder)
-        if manifest is not None and manifest["made_from"] == made_from:
-            return folder
+    in_place, staged = read_manifest(place), read_manifest(stage)
+    if in_place is not None and in_place["made_from"] == made_from:
+        if staged is not None:  # of another request, which this one replaces
+            shutil.rmtree(stage)
+        return place
+    if staged is not None and staged["made_from"] == made_from:
+        return stage
     shutil.rmtree(stage, ignore_errors=True)
     try:
         written = request.origin.write(stage)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.lib import format as npy_format
 
-from .bert import find_bert, fuse, load_bert
+from .bert import fuse, load_bert
+from .bert_files import find_bert, weights_facts
 from .device import pick_device
 from .distributed import Processes
 from .errors import InputError
@@ -54,6 +55,7 @@ class TextEncoder:
         self.batch_size = _BATCH_SIZE[self._device.type]
         self.description = {
             "encoder": name_or_folder,
+            "weights": weights_facts(name_or_folder),
             "precision": precision,
             "per": "word" if by_word else "position",
             "width": self.width,
@@ -202,10 +204,13 @@ class _FeatureFile:
 
     @staticmethod
     def prepare(path: Path, shape: tuple[int, ...], batches: int) -> None:
-        """Make both files, unless an interrupted call left them."""
+        """Make both files, unless an interrupted call left them, for the same sentences."""
         done = _done_path(path)
         if path.is_file() and done.stat().st_size == batches:
-            return
+            with path.open("rb") as file:
+                npy_format.read_magic(file)
+                if npy_format.read_array_header_1_0(file)[0] == shape:
+                    return
         path.unlink(missing_ok=True)
         done.write_bytes(bytes(batches))
         with replacing(path) as temporary, temporary.open("wb") as file:

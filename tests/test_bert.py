@@ -23,7 +23,8 @@ from pytorch_pretrained_bert.modeling import ACT2FN
 from safetensors.torch import save_file
 from torch import nn
 
-from data.bert import find_bert, fuse, load_bert
+from data.bert import fuse, load_bert
+from data.bert_files import find_bert
 from data.errors import InputError
 
 PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] great bad film ##s the a movie".split()

@@ -364,6 +364,19 @@ def test_damage_is_told(dataset, damage):
     assert found == expected
 
 
+def test_text_that_is_lost_is_no_note(dataset):
+    (dataset / "val/bert50.npy").unlink()
+    assert check_dataset(dataset).notes == []
+
+
+def test_arrays_that_are_all_damaged_are_told_one_by_one(dataset):
+    paths = [dataset / "val" / f"{kind}50.npy" for kind in ("visual", "audio", "label", "bert")]
+    for path in paths:
+        cut_short(path)
+    found = problems(dataset)
+    assert [line.split(" is ")[0] for line in found] == [f"val/{path.name}" for path in paths]
+
+
 def test_all_damage_is_told_at_once(dataset):
     cut_short(dataset / "train/visual50.npy")
     (dataset / "dataset.json").write_text("{")
@@ -440,14 +453,16 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 def test_a_large_array_is_read_in_blocks(dataset):
     shape = (1500, 50, 768)  # sparse: 230 MB that take no room
-    np.lib.format.open_memmap(dataset / "train/bert50.npy", "w+", np.float32, shape)
+    text = np.lib.format.open_memmap(dataset / "train/bert50.npy", "w+", np.float32, shape)
+    text[1400, 3, 3] = np.nan
     tracemalloc.start()
     try:
-        check_dataset(dataset)
+        report = check_dataset(dataset)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 20e6
+    assert report.splits["train"].arrays["text"].first_not_finite == 1400
+    assert peak < text.nbytes / 8
 
 
 def test_the_report_is_printed(dataset, capsys):
@@ -494,6 +509,9 @@ def test_the_plot_shows_the_shares(dataset, figure, tmp_path):
     classes, lengths, padding = figure().axes
     heights = [[bar.get_height() for bar in bars] for bars in classes.containers]
     assert heights == [list(split.class_shares.values()) for split in splits.values()]
+    middles = [[bar.get_center()[0] for bar in bars] for bars in classes.containers]
+    np.testing.assert_allclose(np.mean(middles, axis=0), classes.get_xticks())
+    np.testing.assert_allclose(np.diff(middles, axis=0), classes.containers[0][0].get_width())
     assert [bars[1].get_height() for bars in padding.containers] == [0.5, 0, 0]
     medians = [text.get_text() for text in lengths.get_legend().get_texts()]
     assert medians == ["train: median 3.0 s", "val: median 2.0 s", "test: median 1.5 s"]
@@ -503,14 +521,23 @@ def test_the_plot_shows_the_shares(dataset, figure, tmp_path):
     assert all(axes.get_title() and axes.get_ylabel() for axes in figure().axes)
 
 
-def test_what_is_known_is_drawn(dataset, tmp_path):
+def test_what_is_known_is_drawn(dataset, figure, tmp_path):
     (dataset / "train/visual50.npy").unlink()
     (dataset / "val/label50.npy").unlink()
     for split in SPLITS:
         (dataset / split / "segments.csv").unlink()
-    path = tmp_path / "dataset.png"
-    plot_dataset(path, check_dataset(dataset).splits)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits)
+    (legend,) = figure().legends
+    counts = [text.get_text() for text in legend.get_texts()]
+    assert counts == ["train: 6 segments", "test: 3 segments"]
+    _, lengths, padding = figure().axes
+    assert [text.get_text() for text in lengths.texts] == ["no times known"]
+    assert [len(bars) for bars in padding.containers] == [2, 3]
+
+
+def test_the_plot_is_a_png(dataset, tmp_path):
+    plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits)
+    assert (tmp_path / "dataset.png").read_bytes().startswith(b"\x89PNG")
     assert not plt.get_fignums()
 
 

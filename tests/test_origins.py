@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -295,6 +296,31 @@ def test_the_shares_are_disjoint_and_complete(tmp_path, demo, bert, monkeypatch)
         with text._FeatureFile(tmp_path / "t.npy") as file:
             text._encode_share(batches, first_row, file, encoder, Processes(2, rank, rank))
     assert sorted(encoded) == sorted(set(sentences))
+
+
+def test_a_stage_of_another_request_does_not_get_into_place(datadir, bert, monkeypatch):
+    prepare(request(datadir, None), ALONE)
+    from data.text import TextEncoder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextEncoder, "encode", None)  # dies in the text step
+        with pytest.raises(TypeError):
+            prepare(request(datadir, bert, lengths=(50, 20)), ALONE)
+    manifest = prepare(request(datadir, bert), ALONE)
+    assert manifest["made_from"]["lengths"]["audio"] == 50
+    assert np.load(datadir / "train" / "audio50.npy").shape[1] == 50
+
+
+def test_other_weights_in_the_same_folder_are_noticed(datadir, bert, tmp_path_factory):
+    copy = shutil.copytree(bert, tmp_path_factory.mktemp("copy") / "bert")
+    prepare(request(datadir, str(copy)), ALONE)
+    before = np.load(datadir / "train" / "bert50.npy")
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: 1.5 * value for name, value in load_file(copy / "model.safetensors").items()}
+    save_file(weights, copy / "model.safetensors")
+    prepare(request(datadir, str(copy)), ALONE)
+    assert not np.array_equal(before, np.load(datadir / "train" / "bert50.npy"))
 
 
 def test_a_missing_file_among_the_csd_is_told(datadir, bert):

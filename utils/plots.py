@@ -137,7 +137,9 @@ def _draw_padding(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
     }
     for bars in _draw_bars(axes, shares):
         axes.bar_label(bars, [f"{100 * bar.get_height():.0f} %" for bar in bars], fontsize=8)
-    axes.set(ylim=(0, 1), ylabel="share of rows", title="Padding: zero rows in front of a segment")
+    axes.set(
+        ylim=(0, 1.05), ylabel="share of rows", title="Padding: zero rows in front of a segment"
+    )
 
 
 def _draw_bars(axes: Axes, heights: Mapping[str, Mapping[str, float]]) -> list[BarContainer]:
