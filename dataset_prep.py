@@ -85,6 +85,26 @@ def main() -> None:
     leave_processes(processes)
 
 
+def inspect(arguments: argparse.Namespace) -> None:
+    """Check, or draw, each alignment asked for; exit code 1 when something is wrong."""
+    from utils.inspection import check_dataset, print_report
+
+    is_wrong = False
+    for alignment in arguments.alignment or ALIGNMENT_NAMES[:1]:
+        folder = root(arguments.datadir, alignment)
+        report = check_dataset(folder)
+        if arguments.check:
+            print_report(report)
+            is_wrong |= bool(report.problems)
+        if arguments.plot:
+            from utils.plots import plot_dataset
+
+            plot_dataset(folder / "dataset.png", report.splits)
+            say(f"Drawn: {folder / 'dataset.png'}")
+    if is_wrong:
+        raise SystemExit(1)
+
+
 def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tuple[str, Origin]]:
     """Return each alignment asked for, and where its arrays come from."""
     from data.origin import CommunityFile, CsdFiles

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .errors import InputError
 from .layout import ARRAY_FILES, SEGMENTS_FILE, TEXT_FILE, read_segments
+from .npy import open_array
 
 _FILES = {**ARRAY_FILES, "text": TEXT_FILE}
 _INPUTS = ("visual", "audio", "text")
@@ -48,7 +49,7 @@ class Split(Dataset):
                 f"No folder {folder}; prepare the dataset first (dataset_prep.py --datadir "
                 f"{folder.parent})."
             )
-        arrays = {kind: _open_array(folder / name) for kind, name in _FILES.items()}
+        arrays = {kind: open_array(folder / name) for kind, name in _FILES.items()}
         self._check_lengths(arrays)
         self._arrays = {kind: arrays[kind] for kind in _INPUTS}
         self.labels = _sentiment(arrays["label"], folder / _FILES["label"])
@@ -122,27 +123,6 @@ def batches(split: Split, order: np.ndarray | None, loading: Loading) -> DataLoa
         num_workers=loading.num_workers,
         pin_memory=loading.device.type == "cuda",
     )
-
-
-def _open_array(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
-    try:
-        array = np.load(path, mmap_mode="r")
-    except OSError:
-        raise
-    # A damaged header can make NumPy fail in any way.
-    except Exception as error:
-        raise InputError(
-            f"{path} is damaged, or no .npy array ({path.stat().st_size:,} bytes); prepare the "
-            "dataset again."
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path} holds no single array; prepare the dataset again.")
-    if array.ndim != 3 or array.dtype.kind != "f" or 0 in array.shape[1:]:
-        found = f"{array.dtype} of shape {array.shape}"
-        raise InputError(f"{path} holds {found}, expected floats (segments, length, width).")
-    return array
 
 
 def _sentiment(labels: np.ndarray, path: Path) -> np.ndarray:

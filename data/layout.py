@@ -14,6 +14,7 @@ TEXT_FILE = "bert50.npy"
 PIECES_FILE = "pieces50.npy"  # input ids and mask, where there are no sentences
 SEGMENTS_FILE = "segments.csv"
 SPLIT_FILES = (*ARRAY_FILES.values(), TEXT_FILE, PIECES_FILE, SEGMENTS_FILE)
+STAGE = ".preparing"  # beside the splits, where a preparation works
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
 
 

@@ -25,7 +25,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}; delete it and prepare again.") from error
-    if not isinstance(manifest, dict) or "made_from" not in manifest:
+    if not isinstance(manifest, dict) or {"made_from", "text"} - set(manifest):
         raise InputError(f"{path} is no manifest of dataset_prep.py; delete it and prepare again.")
     return manifest
 

@@ -1,4 +1,4 @@
-"""Writing .npy files row by row, before their length is known."""
+"""Opening .npy files, and writing them row by row, before their length is known."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy_format
+
+from .errors import InputError
 
 
 class NpyWriter:
@@ -40,3 +42,28 @@ class NpyWriter:
         shape = (self._rows, *self._row_shape)
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         npy_format.write_array_header_1_0(self._file, header)
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Map an array of floats `(segments, length, width)` into memory.
+
+    Raises InputError when it is missing, damaged or something else.
+    """
+    if not path.is_file():
+        raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
+    try:
+        array = np.load(path, mmap_mode="r")
+    except OSError:
+        raise
+    # A damaged header can make NumPy fail in any way.
+    except Exception as error:
+        raise InputError(
+            f"{path} is damaged, or no .npy array ({path.stat().st_size:,} bytes); prepare the "
+            "dataset again."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path} holds no single array; prepare the dataset again.")
+    if array.ndim != 3 or array.dtype.kind != "f" or 0 in array.shape[1:]:
+        found = f"{array.dtype} of shape {array.shape}"
+        raise InputError(f"{path} holds {found}, expected floats (segments, length, width).")
+    return array

@@ -21,8 +21,11 @@ from .files import write_json
 from .folds import SPLITS
 from .layout import (
     ALIGNMENT_NAMES,
+    ARRAY_FILES,
     PIECES_FILE,
+    SEGMENTS_FILE,
     SPLIT_FILES,
+    STAGE,
     TEXT_FILE,
     read_segments,
     refuse_foreign_arrays,
@@ -34,7 +37,6 @@ from .origin import Origin
 if TYPE_CHECKING:
     from .text import Pieces, TextEncoder
 
-_STAGE = ".preparing"
 _TEXT_STARTED = "text.json"
 _MOVING = "moving_into_place"
 
@@ -75,7 +77,7 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
     with the files; then what was in place has not changed.
     """
     place = root(request.datadir, request.alignment)
-    stage = place / _STAGE
+    stage = place / STAGE
     if processes.from_first(processes.is_first and _is_done(request, place, stage)):
         return read_manifest(place)
     encoder = arrays = None
@@ -115,11 +117,29 @@ def _is_done(request: Request, place: Path, stage: Path) -> bool:
         if staged is None:
             refuse_foreign_arrays(place)
         return False
-    if in_place["made_from"] != request.origin.made_from():
+    if not _has_arrays(place, in_place, request):
         return False
-    if request.origin.takes_text and in_place["text"] is not None:
+    if request.text is None or (request.origin.takes_text and in_place["text"] is not None):
         return True
-    return request.text is None or request.text.is_met_by(in_place["text"])
+    return request.text.is_met_by(in_place["text"]) and _is_whole(place, in_place, [TEXT_FILE])
+
+
+def _has_arrays(place: Path, manifest: dict[str, Any], request: Request) -> bool:
+    """Tell whether the arrays asked for are in place, whole."""
+    names = [*ARRAY_FILES.values(), SEGMENTS_FILE]
+    if request.origin.takes_text and manifest["text"] is not None:
+        names.append(TEXT_FILE)
+    made_from = request.origin.made_from()
+    return manifest["made_from"] == made_from and _is_whole(place, manifest, names)
+
+
+def _is_whole(place: Path, manifest: dict[str, Any], names: list[str]) -> bool:
+    """Tell whether files are there and as large as they were written."""
+    paths = {f"{split}/{name}": place / split / name for split in SPLITS for name in names}
+    return all(
+        path.is_file() and path.stat().st_size == manifest["bytes"].get(name)
+        for name, path in paths.items()
+    )
 
 
 def _make_encoder(request: Request, processes: Processes) -> TextEncoder | None:
@@ -136,7 +156,7 @@ def _arrays(request: Request, place: Path, stage: Path) -> Path:
     """Return the folder whose splits have the arrays asked for, making them if need be."""
     made_from = request.origin.made_from()
     in_place, staged = read_manifest(place), read_manifest(stage)
-    if in_place is not None and in_place["made_from"] == made_from:
+    if in_place is not None and _has_arrays(place, in_place, request):
         if staged is not None:  # of another request, which this one replaces
             shutil.rmtree(stage)
         return place
@@ -166,7 +186,11 @@ def _start_text(datadir: Path, encoder: TextEncoder, arrays: Path, stage: Path) 
     for alignment in ALIGNMENT_NAMES:
         other = root(datadir, alignment)
         manifest = read_manifest(other)
-        if manifest is not None and manifest["text"] == encoder.description:
+        if (
+            manifest is not None
+            and manifest["text"] == encoder.description
+            and _is_whole(other, manifest, [TEXT_FILE])
+        ):
             for split in SPLITS:
                 if _sentences(other / split) == _sentences(arrays / split):
                     _link(other / split / TEXT_FILE, stage / split / TEXT_FILE)
@@ -207,6 +231,12 @@ def _move_into_place(stage: Path, place: Path) -> None:
         for name in SPLIT_FILES:
             if (stage / split / name).exists():
                 (stage / split / name).replace(place / split / name)
+    written = [path for split in SPLITS for path in (place / split).iterdir()]
+    manifest["bytes"] = {
+        f"{path.parent.name}/{path.name}": path.stat().st_size
+        for path in written
+        if path.name in SPLIT_FILES
+    }
     write_manifest(place, manifest)
     shutil.rmtree(stage)
 

@@ -140,7 +140,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
 
 
 def test_writing_a_manifest_again_renews_its_time_and_versions(tmp_path):
-    old = {"made_from": {}, "made_at": "then", "made_with": {"numpy": "0"}}
+    old = {"made_from": {}, "text": None, "made_at": "then", "made_with": {"numpy": "0"}}
     write_manifest(tmp_path, old)
     found = read_manifest(tmp_path)
     assert found["made_at"] != "then"

@@ -333,3 +333,25 @@ def test_demo_request_names_its_data_made_up(demo):
     manifest = json.loads((demo / "dataset.json").read_text())
     assert "made-up" in manifest["made_from"]["dataset"]
     assert manifest["made_from"] == demo_request(demo, None).origin.made_from()
+
+
+def test_what_is_lost_is_made_again(datadir, bert):
+    prepare(request(datadir, bert), ALONE)
+    before = {path: path.read_bytes() for path in datadir.glob("*/*50.npy")}
+    for name in ("val/visual50.npy", "test/bert50.npy", "train/segments.csv"):
+        (datadir / name).unlink()
+        prepare(request(datadir, bert), ALONE)
+        assert {path: path.read_bytes() for path in datadir.glob("*/*50.npy")} == before
+        assert (datadir / name).is_file()
+
+
+def test_check_and_plot(program, datadir, bert):
+    prepare(request(datadir, bert), ALONE)
+    done = program("dataset_prep.py", "--datadir", datadir, "--check", "--plot")
+    assert done.returncode == 0, done.stderr
+    assert "visual50.npy" in done.stdout
+    assert (datadir / "dataset.png").read_bytes().startswith(b"\x89PNG")
+    (datadir / "val" / "audio50.npy").unlink()
+    done = program("dataset_prep.py", "--datadir", datadir, "--check")
+    assert done.returncode == 1
+    assert "audio50.npy" in done.stderr

@@ -12,22 +12,20 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from data.dataset import _open_array as open_array
 from data.errors import InputError
 from data.folds import SPLITS
-from data.layout import ARRAY_FILES, PIECES_FILE, SEGMENTS_FILE, TEXT_FILE, read_segments
+from data.layout import ARRAY_FILES, PIECES_FILE, SEGMENTS_FILE, STAGE, TEXT_FILE, read_segments
 from data.manifest import MANIFEST, read_manifest
-from data.prepare import _STAGE as STAGE
+from data.npy import open_array
 from data.progress import progress
 
 from . import console
-from .metrics import sentiment_class
+from .metrics import CLASS_NAMES, LABEL_LIMIT
+from .summary import ArraySummary, SplitSummary
 
 Value = TypeVar("Value")
 
 _FILES = {**ARRAY_FILES, "text": TEXT_FILE}
-_LIMIT = 3  # labels lie in [-3, 3]
-_CLASSES = {value: f"{value:+d}" if value else "0" for value in range(-_LIMIT, _LIMIT + 1)}
 _BLOCK_BYTES = 32 * 2**20  # read at once
 
 _AXES = {1: "rows a segment", 2: "features a row"}
@@ -41,68 +39,6 @@ _SAME_SIZES = {
     ("text", 2): ("text", "width"),
     ("label", 2): (),
 }
-
-
-@dataclass
-class ArraySummary:
-    """What an array `(segments, rows, features)` holds, gathered block by block."""
-
-    file: Path
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    nan: int = 0  # values
-    infinite: int = 0
-    first_not_finite: int | None = None  # the segment
-    zero_rows: int = 0
-    padding_rows: int = 0  # zero rows in front of a segment
-    minimum: float = np.inf  # of the finite values
-    maximum: float = -np.inf
-
-    @property
-    def rows(self) -> int:
-        """How many rows all segments have."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def padding(self) -> float:
-        """The share of rows that are zeros in front of a segment."""
-        return self.padding_rows / max(self.rows, 1)
-
-    def add(self, block: np.ndarray, first_segment: int) -> None:
-        """Take in the next segments."""
-        lowest, highest = block.min(), block.max()  # NaN where there is a NaN
-        if not np.isfinite([lowest, highest]).all():
-            finite = np.isfinite(block)
-            nan = np.count_nonzero(np.isnan(block))
-            self.nan += nan
-            self.infinite += block.size - np.count_nonzero(finite) - nan
-            if self.first_not_finite is None:
-                self.first_not_finite = first_segment + int(finite.all(axis=(1, 2)).argmin())
-            lowest = block.min(where=finite, initial=np.inf)
-            highest = block.max(where=finite, initial=-np.inf)
-        self.minimum = min(self.minimum, float(lowest))
-        self.maximum = max(self.maximum, float(highest))
-        filled = block.any(axis=2)
-        self.zero_rows += np.count_nonzero(~filled)
-        self.padding_rows += np.count_nonzero(~np.logical_or.accumulate(filled, axis=1))
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """What a split holds."""
-
-    arrays: dict[str, ArraySummary]  # by kind: visual, audio, label, text
-    sentiments: np.ndarray  # float32, those that are numbers
-    seconds: np.ndarray  # the segments' lengths, float64, where the table tells them
-
-    @property
-    def class_shares(self) -> dict[str, float]:
-        """The share of each of the 7 classes, `-3` to `+3`."""
-        classes = sentiment_class(self.sentiments, _LIMIT)
-        return {
-            name: np.count_nonzero(classes == value) / max(len(classes), 1)
-            for value, name in _CLASSES.items()
-        }
 
 
 @dataclass(frozen=True)
@@ -284,11 +220,11 @@ def _value_problems(split: _Split, summary: SplitSummary) -> Iterator[str]:
     labels = split.arrays["label"]
     if labels.shape[1] != 1:
         yield f"{split.path('label')}: {labels.shape[1]} label rows a segment, expected 1."
-    outside = np.argwhere(np.isfinite(labels) & (np.abs(labels) > _LIMIT))
+    outside = np.argwhere(np.isfinite(labels) & (np.abs(labels) > LABEL_LIMIT))
     if len(outside):
         yield (
             f"{split.path('label')}: {_counted(len(outside), 'label')} outside "
-            f"[-{_LIMIT}, {_LIMIT}], the first {labels[tuple(outside[0])]:g} in segment "
+            f"[-{LABEL_LIMIT}, {LABEL_LIMIT}], the first {labels[tuple(outside[0])]:g} in segment "
             f"{outside[0][0]}; expected none."
         )
 
@@ -310,7 +246,7 @@ def _table_problems(split: _Split, is_expected: bool) -> Iterator[str]:
         return  # that is a line of its own
     told = split.column("sentiment").astype(np.float32)
     # A label that is no sentiment has its line already.
-    wrong = np.flatnonzero((told != labels) & (np.abs(labels) <= _LIMIT))
+    wrong = np.flatnonzero((told != labels) & (np.abs(labels) <= LABEL_LIMIT))
     if len(wrong):
         row = split.rows[wrong[0]]
         yield (
@@ -376,7 +312,7 @@ def print_report(report: Report) -> None:
     console.heading(f"{report.folder}: what the arrays hold")
     console.say(console.table(_ARRAY_COLUMNS, list(_array_rows(report))))
     console.heading("\nSentiment: share of each class, lowest and highest label")
-    header = ["split", *_CLASSES.values(), "min", "max"]
+    header = ["split", *CLASS_NAMES.values(), "min", "max"]
     console.say(console.table(header, list(_sentiment_rows(report))))
     console.say("")
     for note in report.notes:

@@ -8,6 +8,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
 
+LABEL_LIMIT = 3  # labels lie in [-3, 3]
+CLASS_NAMES = {
+    value: f"{value:+d}" if value else "0" for value in range(-LABEL_LIMIT, LABEL_LIMIT + 1)
+}
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -57,7 +62,7 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     return Scores(
         mae=float(mean_absolute_error(labels, predictions)),
         corr=_pearson(labels, predictions),
-        acc7=_multiclass(labels, predictions, 3),
+        acc7=_multiclass(labels, predictions, LABEL_LIMIT),
         acc5=_multiclass(labels, predictions, 2),
         acc2=acc2,
         f1=f1,
@@ -67,7 +72,7 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     )
 
 
-def sentiment_class(values: np.ndarray, limit: int) -> np.ndarray:
+def sentiment_class(values: np.ndarray, limit: int = LABEL_LIMIT) -> np.ndarray:
     """Round to the nearest whole sentiment (halves to even) and clip to [-limit, limit]."""
     return np.clip(np.round(values), -limit, limit).astype(int)
 

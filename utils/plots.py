@@ -20,20 +20,18 @@ from sklearn.metrics import confusion_matrix
 from data.errors import InputError
 from data.files import replacing
 
-from .metrics import sentiment_class
+from .metrics import CLASS_NAMES, sentiment_class
 
 if TYPE_CHECKING:
-    from .inspection import SplitSummary
+    from .summary import SplitSummary
 
-_LIMIT = 3  # labels lie in [-3, 3]
 _COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 
 
 def plot_confusion_matrix(path: Path, labels: np.ndarray, predictions: np.ndarray) -> None:
     """Draw how often each of the 7 classes `(n,)` was taken for which."""
-    classes = np.arange(-_LIMIT, _LIMIT + 1)
     counts = confusion_matrix(
-        sentiment_class(labels, _LIMIT), sentiment_class(predictions, _LIMIT), labels=classes
+        sentiment_class(labels), sentiment_class(predictions), labels=list(CLASS_NAMES)
     )
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(6, 5.2), layout="constrained")
@@ -41,9 +39,8 @@ def plot_confusion_matrix(path: Path, labels: np.ndarray, predictions: np.ndarra
     for (row, column), count in np.ndenumerate(counts):
         color = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, count, ha="center", va="center", color=color, fontsize=9)
-    names = [f"{name:+d}" if name else "0" for name in classes]
-    axes.set_xticks(range(len(classes)), names)
-    axes.set_yticks(range(len(classes)), names)
+    axes.set_xticks(range(len(CLASS_NAMES)), CLASS_NAMES.values())
+    axes.set_yticks(range(len(CLASS_NAMES)), CLASS_NAMES.values())
     axes.set(xlabel="predicted class", ylabel="true class", title="Acc-7 confusion matrix")
     figure.colorbar(image, label="share of the true class")
     _save(figure, path)
