@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from utils.console import (
     ArgumentParser,
     device_name,
     heading,
+    number_from_zero,
     positive_number,
     run,
     say,
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from data.dataset import Loading, Split
     from models.nhfnet import NHFNet
     from utils.evaluation import Evaluation
+    from utils.metrics import Scores
     from utils.training import Trainer
 
 
@@ -33,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    positive, count = whole_number(1), whole_number(0)
+    positive, count, seed = whole_number(1), whole_number(0), whole_number(0, 2**32 - 1)
     add("--train", action="store_true", help="train; without it, evaluate --checkpoint")
     add("--checkpoint", type=Path, help="weights to evaluate, or to start training from")
     add("--datadir", type=Path, default=Path("CMU_MOSEI"), help="the prepared dataset's folder")
@@ -42,27 +46,32 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch_size", type=positive, default=16, help="segments a batch")
     add("--num_workers", type=count, default=0, help="processes that load batches ahead")
     add("--epochs", type=positive, default=10, help="passes over the training split")
+    add("--scheduler", choices=("none", "plateau", "cosine"), default="none", help="of --lr")
+    add("--weight_decay", type=number_from_zero, default=0.0, help="Adam's")
+    add("--grad_clip", type=positive_number, help="largest norm of the gradients")
+    add("--patience", type=positive, help="stop after so many epochs without a better val MAE")
     add(
         "--checkpointdir",
         type=Path,
         default=Path("checkpoints"),
-        help="where training writes checkpoints, and logs/ for TensorBoard",
+        help="where training writes checkpoints, metrics.csv, and logs/ for TensorBoard",
     )
+    add("--save_every", type=positive, help="save for --resume every so many steps, too")
+    add("--resume", metavar="FILE|auto", help="go on from last.pth; auto: if there is one")
     add("--no_verbose", action="store_true", help="no running loss and no progress bars")
     add("--log_interval", type=positive, default=100, help="batches between running-loss lines")
     add("--no_save", action="store_true", help="write no checkpoints, logs or results")
     add("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
-    add(
-        "--seed",
-        type=whole_number(0, 2**32 - 1),
-        default=20,
-        help="of the weights, the batch order and dropout",
-    )
+    add("--seed", type=seed, default=20, help="of the weights, the batch order and dropout")
+    add("--seeds", type=seed, nargs="+", help="train once per seed; report mean and deviation")
     add("--resultdir", type=Path, default=Path("result"), help="where results are written")
     add("--split", choices=("val", "test"), default="test", help="what to evaluate on")
+    add("--dry_run", action="store_true", help="print the model's parts and costs, and stop")
     arguments = parser.parse_args()
-    if not arguments.train and arguments.checkpoint is None:
+    if not (arguments.train or arguments.dry_run) and arguments.checkpoint is None:
         parser.error("give --train to train, or --checkpoint FILE to evaluate")
+    if arguments.resume and (arguments.checkpoint or not arguments.train):
+        parser.error("--resume goes with --train, and without --checkpoint")
     return arguments
 
 
@@ -73,27 +82,60 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: warn(str(message))
     from data.dataset import Loading
     from data.device import pick_device
+    from data.distributed import join_processes, leave_processes
 
+    processes = join_processes()
+    if not processes.is_first:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only one process prints)
     loading = Loading(
-        device=pick_device(arguments.device),
+        device=pick_device(processes.device(arguments.device)),
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
-        verbose=not arguments.no_verbose,
+        verbose=processes.is_first and not arguments.no_verbose,
+        processes=processes,
     )
-    if arguments.train:
+    if arguments.dry_run:
+        dry_run(arguments, loading)
+    elif arguments.train and arguments.seeds:
+        train_by_seed(arguments, loading)
+    elif arguments.train:
         train_and_test(arguments, loading)
     else:
         evaluate_checkpoint(arguments, loading)
+    leave_processes(processes)
 
 
-def train_and_test(arguments: argparse.Namespace, loading: Loading) -> None:
+def train_and_test(arguments: argparse.Namespace, loading: Loading) -> Scores:
     """Train, then score the test split at the best validation epoch."""
-    from data.dataset import Split
-    from data.folds import SPLITS
-    from utils.evaluation import evaluate, write_evaluation
-    from utils.training import Trainer, TrainingSettings, picked_on_test
+    from utils.evaluation import evaluate
+    from utils.records import picked_on_test
 
     folder = root(arguments.datadir, arguments.alignment)
+    trainer = make_trainer(arguments, loading, folder)
+    if arguments.resume:
+        resume(trainer, arguments)
+    trainer.run()
+    splits = trainer.splits
+    heading(f"Test scores at epoch {trainer.best.number}, the best by validation MAE")
+    evaluation = evaluate(trainer.model, splits["test"], loading)
+    print_scores(evaluation)
+    mean = splits["train"].labels.mean()
+    error = abs(splits["test"].labels - mean).mean()
+    say(f"Always predicting the training labels' mean, {mean:.2f}, would give MAE {error:.4f}")
+    say("\nPicked on the test set, as the released code does; no fair comparison:")
+    for line in picked_on_test(trainer.epochs):
+        say(f"  {line}")
+    if not arguments.no_save and loading.processes.is_first:
+        write_training_results(arguments, folder, trainer, evaluation)
+    return evaluation.scores
+
+
+def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) -> Trainer:
+    """Open the splits in `folder`, build the model, and check that they fit."""
+    from data.dataset import Split
+    from data.folds import SPLITS
+    from utils.training import Trainer, TrainingSettings
+
     splits = {name: Split(folder / name) for name in SPLITS}
     model = make_model(arguments, splits["train"])
     for split in splits.values():
@@ -104,26 +146,73 @@ def train_and_test(arguments: argparse.Namespace, loading: Loading) -> None:
         seed=arguments.seed,
         log_interval=arguments.log_interval,
         checkpointdir=None if arguments.no_save else arguments.checkpointdir,
+        weight_decay=arguments.weight_decay,
+        scheduler=arguments.scheduler,
+        grad_clip=arguments.grad_clip,
+        patience=arguments.patience,
+        save_every=arguments.save_every,
     )
-    trainer = Trainer(model, splits, settings, loading, describe_data(folder))
-    trainer.run()
-    best = trainer.best
-    heading(f"Test scores at epoch {best.number}, the best by validation MAE")
-    evaluation = evaluate(model, splits["test"], loading)
-    print_scores(evaluation)
-    mean = splits["train"].labels.mean()
-    error = abs(splits["test"].labels - mean).mean()
-    say(f"Always predicting the training labels' mean, {mean:.2f}, would give MAE {error:.4f}")
-    say("\nPicked on the test set, as the released code does; no fair comparison:")
-    for line in picked_on_test(trainer.epochs):
-        say(f"  {line}")
-    if not arguments.no_save:
-        checkpoint = arguments.checkpointdir / "best.pth"
-        results = arguments.resultdir / checkpoint.stem
-        about = {**describe_data(folder), "split": "test", "checkpoint": str(checkpoint)}
-        write_evaluation(results, evaluation, about)
-        plot_training(results, trainer)
-        say(f"\nCheckpoints are in {arguments.checkpointdir}, results in {results}")
+    return Trainer(model, splits, settings, loading, describe_data(folder))
+
+
+def resume(trainer: Trainer, arguments: argparse.Namespace) -> None:
+    """Take up an earlier training: of a file, or with `auto` the last one, if there is one."""
+    from utils.training import LAST
+
+    path = Path(arguments.resume)
+    if arguments.resume == "auto":
+        path = arguments.checkpointdir / LAST
+        if not path.exists():
+            say(f"No {path} yet: starting anew")
+            return
+    trainer.resume(path)
+
+
+def write_training_results(
+    arguments: argparse.Namespace, folder: Path, trainer: Trainer, evaluation: Evaluation
+) -> None:
+    """Write the best epoch's evaluation and the curves."""
+    from utils.evaluation import write_evaluation
+    from utils.training import BEST
+
+    checkpoint = arguments.checkpointdir / BEST
+    results = arguments.resultdir / checkpoint.stem
+    about = {**describe_data(folder), "split": "test", "checkpoint": str(checkpoint)}
+    write_evaluation(results, evaluation, about)
+    plot_training(results, trainer)
+    say(f"\nCheckpoints are in {arguments.checkpointdir}, results in {results}")
+
+
+def train_by_seed(arguments: argparse.Namespace, loading: Loading) -> None:
+    """Train once per seed, each in folders of its own, and report mean and deviation."""
+    from utils.seeds import print_spread, write_spread
+
+    scores = {}
+    for seed in arguments.seeds:
+        heading(f"Seed {seed}")
+        own = argparse.Namespace(**vars(arguments))
+        own.seed = seed
+        own.checkpointdir = arguments.checkpointdir / f"seed{seed}"
+        own.resultdir = arguments.resultdir / f"seed{seed}"
+        scores[seed] = train_and_test(own, loading)
+    heading(f"Test scores over the seeds {', '.join(map(str, scores))}")
+    print_spread(scores)
+    if not arguments.no_save and loading.processes.is_first:
+        write_spread(arguments.resultdir / "seeds.json", scores)
+        say(f"\nIn {arguments.resultdir / 'seeds.json'}")
+
+
+def dry_run(arguments: argparse.Namespace, loading: Loading) -> None:
+    """Print what the model is made of and what it costs."""
+    from data.dataset import Split
+    from utils.costs import model_table
+
+    split = Split(root(arguments.datadir, arguments.alignment) / "train")
+    model = make_model(arguments, split).to(loading.device)
+    check_fit(model, split)
+    rows = range(min(loading.batch_size, len(split)))
+    inputs = [x.to(loading.device) for x in split[list(rows)].inputs]
+    say(model_table(model, inputs))
 
 
 def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None:
@@ -148,7 +237,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None
     report_not_finite({arguments.split: evaluation.not_finite})
     heading(f"{arguments.checkpoint} on {split.folder}")
     print_scores(evaluation)
-    if not arguments.no_save:
+    if not arguments.no_save and loading.processes.is_first:
         results = arguments.resultdir / arguments.checkpoint.stem
         about = {**data, "split": arguments.split, "checkpoint": str(arguments.checkpoint)}
         write_evaluation(results, evaluation, about)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .distributed import ALONE, Processes
 from .errors import InputError
 from .layout import ARRAY_FILES, SEGMENTS_FILE, TEXT_FILE, read_segments
 from .npy import open_array
@@ -109,19 +110,32 @@ class Loading:
     batch_size: int
     num_workers: int
     verbose: bool  # show progress
+    processes: Processes = ALONE  # that share each batch
+
+    def rows(self, order: np.ndarray) -> list[np.ndarray]:
+        """Cut `order` into batches, whole ones, before they are shared."""
+        return [order[n : n + self.batch_size] for n in range(0, len(order), self.batch_size)]
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """Return this process's part of a batch's rows; may be empty in a short last batch."""
+        return rows[self.processes.rank :: self.processes.count]
 
 
 def batches(split: Split, order: np.ndarray | None, loading: Loading) -> DataLoader:
-    """Iterate over `split` in batches, in the given order of rows (None: file order)."""
+    """Iterate over `split` in batches, in the given order of rows (None: file order).
+
+    Of several processes, each gets its share of each batch.
+    """
     rows = np.arange(len(split)) if order is None else order
-    size = loading.batch_size
     # batch_size=None hands each whole list of rows to Split at once.
     return DataLoader(
         split,
         batch_size=None,
-        sampler=[rows[start : start + size] for start in range(0, len(rows), size)],
+        sampler=[loading.share(batch) for batch in loading.rows(rows)],
         num_workers=loading.num_workers,
         pin_memory=loading.device.type == "cuda",
+        # Its own: a loader would otherwise draw from the one that dropout depends on.
+        generator=torch.Generator(),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -45,15 +45,29 @@ class Processes:
         torch.distributed.barrier()
         return box[0]
 
+    def gather(self, value: Value) -> list[Value]:
+        """Return every process's `value` in all of them, by rank."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed
+
+        values: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+ALONE = Processes(1, 0, 0)
+
 
 def join_processes() -> Processes:
     """Join the processes that `torchrun` started; alone without it."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        return Processes(1, 0, 0)
+        return ALONE
     import torch.distributed
 
-    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     return Processes(count, rank, local_rank)
 

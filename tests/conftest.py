@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.demo import write_demo
@@ -21,6 +22,24 @@ def demo(tmp_path_factory):
     datadir = tmp_path_factory.mktemp("demo")
     prepare(demo_request(datadir, bert=str(write_demo(datadir))), ALONE)
     return datadir
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Small arrays with a signal, as the released script would write them: quick to train on."""
+    folder, rng = tmp_path_factory.mktemp("small"), np.random.default_rng(0)
+    directions = {"visual": rng.normal(size=35), "audio": rng.normal(size=74)}
+    directions["bert"] = rng.normal(size=16)
+    for split, n in {"train": 75, "val": 21, "test": 23}.items():
+        (folder / split).mkdir()
+        labels = rng.uniform(-3, 3, (n, 1, 7)).astype(np.float32)
+        np.save(folder / split / "label50.npy", labels)
+        for kind, direction in directions.items():
+            values = rng.normal(size=(n, 6, len(direction)))
+            values += 0.3 * labels[:, :, :1] * direction
+            values[0, 0, :3] = -np.inf
+            np.save(folder / split / f"{kind}50.npy", values)
+    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Training on the demo."""
+"""Training on the small."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from data.folds import SPLITS
 from models.checkpoint import read_checkpoint
 from models.nhfnet import NHFNet, NHFNetSizes
 from utils.evaluation import evaluate
-from utils.training import Trainer, TrainingSettings, picked_on_test
+from utils.records import picked_on_test
+from utils.training import Trainer, TrainingSettings
 
-CPU = Loading(torch.device("cpu"), batch_size=64, num_workers=0, verbose=False)
+CPU = Loading(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)
 
 
-def make_trainer(demo, folder=None, loading=CPU, **changes):
+def make_trainer(small, folder=None, loading=CPU, **changes):
     settings = {"lr": 1e-3, "epochs": 2, "seed": 20, "log_interval": 100, "checkpointdir": folder}
-    splits = {name: Split(demo / name) for name in SPLITS}
+    splits = {name: Split(small / name) for name in SPLITS}
     torch.manual_seed(20)
     model = NHFNet(NHFNetSizes(**splits["train"].widths))
     about = {"dataset": "made up", "alignment": "segment"}
@@ -30,31 +31,31 @@ def weights(path):
     return read_checkpoint(path).weights
 
 
-def test_the_same_seed_gives_the_same_checkpoint(demo, tmp_path):
+def test_the_same_seed_gives_the_same_checkpoint(small, tmp_path):
     for run in ("first", "second"):
-        make_trainer(demo, tmp_path / run).run()
+        make_trainer(small, tmp_path / run).run()
     first, second = (weights(tmp_path / run / "best.pth") for run in ("first", "second"))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
 
-def test_another_seed_gives_another_order(demo, tmp_path):
+def test_another_seed_gives_another_order(small, tmp_path):
     for seed in (20, 21):
-        make_trainer(demo, tmp_path / str(seed), epochs=1, seed=seed).run()
+        make_trainer(small, tmp_path / str(seed), epochs=1, seed=seed).run()
     first, second = (weights(tmp_path / str(seed) / "best.pth") for seed in (20, 21))
     assert not torch.equal(first["output.weight"], second["output.weight"])
 
 
-def test_checkpoints_are_written_and_best_is_by_validation_mae(demo, tmp_path):
-    trainer = make_trainer(demo, tmp_path, epochs=3, lr=3e-3)
+def test_checkpoints_are_written_and_best_is_by_validation_mae(small, tmp_path):
+    trainer = make_trainer(small, tmp_path, epochs=3, lr=3e-3)
     # A last epoch that spoils the model must not become the best.
     step, seen = trainer._step, []
 
-    def step_then_spoil(batch):
+    def step_then_spoil(batch, rows):
         seen.append(batch)
         if len(seen) > 2 * 8:
             trainer.optimizer.param_groups[0]["lr"] = 0.5
-        return step(batch)
+        return step(batch, rows)
 
     trainer._step = step_then_spoil
     trainer.run()
@@ -72,10 +73,10 @@ def test_checkpoints_are_written_and_best_is_by_validation_mae(demo, tmp_path):
     assert evaluate(model, trainer.splits["val"], CPU).scores.mae == min(val)
 
 
-def test_tensorboard_logs_hold_loss_and_scores(demo, tmp_path):
+def test_tensorboard_logs_hold_loss_and_scores(small, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer = make_trainer(demo, tmp_path, epochs=2)
+    trainer = make_trainer(small, tmp_path, epochs=2)
     trainer.run()
     (folder,) = (tmp_path / "logs").iterdir()
     events = EventAccumulator(str(folder)).Reload()
@@ -84,23 +85,23 @@ def test_tensorboard_logs_hold_loss_and_scores(demo, tmp_path):
     assert {"mae/val", "corr/test", "acc7/train"} <= set(events.Tags()["scalars"])
 
 
-def test_nothing_is_saved_without_a_folder(demo, tmp_path, monkeypatch):
+def test_nothing_is_saved_without_a_folder(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make_trainer(demo, epochs=1).run()
+    make_trainer(small, epochs=1).run()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_loss_that_is_no_number_stops_the_run(demo, tmp_path):
+def test_a_loss_that_is_no_number_stops_the_run(small, tmp_path):
     (tmp_path / "best.pth").write_bytes(b"an earlier run's")
-    trainer = make_trainer(demo, tmp_path, lr=1e30, epochs=3)
+    trainer = make_trainer(small, tmp_path, lr=1e30, epochs=3)
     with pytest.raises(InputError, match=r"loss is (nan|inf) at epoch \d, step \d"):
         trainer.run()
     assert (tmp_path / "best.pth").read_bytes() == b"an earlier run's"
 
 
-def test_running_loss_is_printed_by_interval(demo, capsys):
-    loading = Loading(torch.device("cpu"), batch_size=64, num_workers=0, verbose=True)
-    make_trainer(demo, loading=loading, epochs=1, log_interval=3).run()
+def test_running_loss_is_printed_by_interval(small, capsys):
+    loading = Loading(torch.device("cpu"), batch_size=10, num_workers=0, verbose=True)
+    make_trainer(small, loading=loading, epochs=1, log_interval=3).run()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if "step" in line] == ["3/8", "6/8", "8/8"]
     for name in ("train", "val", "test"):
@@ -108,8 +109,8 @@ def test_running_loss_is_printed_by_interval(demo, capsys):
     assert sum("read as 0" in line for line in lines) == 1
 
 
-def test_lines_picked_on_the_test_set(demo):
-    trainer = make_trainer(demo, epochs=2)
+def test_lines_picked_on_the_test_set(small):
+    trainer = make_trainer(small, epochs=2)
     trainer.run()
     lines = picked_on_test(trainer.epochs)
     assert [line.split()[1] for line in lines] == ["Acc7", "Acc2", "F1", "Corr", "MAE"]
@@ -119,8 +120,8 @@ def test_lines_picked_on_the_test_set(demo):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_trains_on_cuda(demo):
-    cuda = Loading(torch.device("cuda"), batch_size=64, num_workers=0, verbose=False)
-    trainer = make_trainer(demo, loading=cuda)
+def test_trains_on_cuda(small):
+    cuda = Loading(torch.device("cuda"), batch_size=10, num_workers=0, verbose=False)
+    trainer = make_trainer(small, loading=cuda)
     trainer.run()
     assert trainer.epochs[-1].loss < trainer.epochs[0].loss

@@ -103,6 +103,11 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
+def is_terminal() -> bool:
+    """Tell whether somebody watches, so that a moving bar is of use."""
+    return sys.stderr.isatty()
+
+
 def heading(message: str) -> None:
     """Print a line that stands out."""
     say(f"{Style.BRIGHT}{message}{Style.RESET_ALL}")
@@ -142,13 +147,26 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
 
 def positive_number(text: str) -> float:
     """Parse an argparse value: a finite number above 0."""
+    value = _finite(text)
+    if value is None or value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def number_from_zero(text: str) -> float:
+    """Parse an argparse value: a finite number, 0 or above."""
+    value = _finite(text)
+    if value is None or value < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def _finite(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
+        return None
+    return value if math.isfinite(value) else None
 
 
 def device_name(text: str) -> str:

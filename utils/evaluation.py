@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.dataset import Loading, Split, batches
 from data.errors import InputError
@@ -31,6 +31,19 @@ class Evaluation:
     not_finite: int  # input values read as 0
 
 
+def gather_rows(mine: list[Tensor], n: int, loading: Loading) -> np.ndarray:
+    """Put together the values of all processes, `(n,)` float32.
+
+    `mine` are this process's, batch by batch; the result is in the order of the batches.
+    """
+    shares = loading.processes.gather(torch.cat(mine).float().cpu().numpy())
+    whole = np.empty(n, dtype=np.float32)
+    places = loading.rows(np.arange(n))
+    for rank, values in enumerate(shares):
+        whole[np.concatenate([batch[rank :: len(shares)] for batch in places])] = values
+    return whole
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, split: Split, loading: Loading) -> Evaluation:
     """Predict every segment of `split`, in file order, and score the whole.
@@ -39,7 +52,7 @@ def evaluate(model: nn.Module, split: Split, loading: Loading) -> Evaluation:
     not a number.
     """
     model.eval()
-    predicted, not_finite = [], 0
+    predicted, not_finite = [torch.empty(0, device=loading.device)], 0
     bar = progress(
         batches(split, None, loading),
         desc=f"Evaluating {split.folder.name}",
@@ -48,10 +61,12 @@ def evaluate(model: nn.Module, split: Split, loading: Loading) -> Evaluation:
         disable=not loading.verbose,
     )
     for batch in bar:
-        inputs = (x.to(loading.device, non_blocking=True) for x in batch.inputs)
-        predicted.append(model(*inputs)[:, 0])
-        not_finite += batch.not_finite
-    predictions = torch.cat(predicted).float().cpu().numpy()
+        if len(batch.label):
+            inputs = (x.to(loading.device, non_blocking=True) for x in batch.inputs)
+            predicted.append(model(*inputs)[:, 0])
+            not_finite += batch.not_finite
+    predictions = gather_rows(predicted, len(split), loading)
+    not_finite = sum(loading.processes.gather(not_finite))
     wrong = np.flatnonzero(~np.isfinite(predictions))
     if len(wrong):
         raise InputError(

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
+import time
 from copy import deepcopy
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from data.dataset import Batch, Loading, Split, batches
 from data.errors import InputError
-from models.checkpoint import write_checkpoint
+from data.progress import progress
+from models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from models.nhfnet import NHFNet
 
-from .console import say
-from .evaluation import evaluate, report_not_finite
+from .console import is_terminal, say
+from .evaluation import evaluate, gather_rows, report_not_finite
 from .metrics import Scores, score
+from .records import Epoch, Records, epoch_line
+from .scheduling import make_scheduler
 
-_BEST_BY_METRIC = {"Acc7": "acc7", "Acc2": "acc2", "F1": "f1", "Corr": "corr", "MAE": "mae"}
+LAST = "last.pth"  # what --resume goes on from
+BEST = "best.pth"
 
 
 @dataclass(frozen=True)
@@ -34,21 +40,36 @@ class TrainingSettings:
     seed: int
     log_interval: int  # batches between two lines of the running loss
     checkpointdir: Path | None  # None: save nothing
+    weight_decay: float = 0.0
+    scheduler: str = "none"
+    grad_clip: float | None = None  # largest norm of all gradients together
+    patience: int | None = None  # epochs without a better validation MAE
+    save_every: int | None = None  # steps between two savings within an epoch
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the course of a training, epoch by epoch."""
+        names = ("lr", "seed", "weight_decay", "scheduler", "grad_clip")
+        decisive = {name: getattr(self, name) for name in names}
+        if self.scheduler == "cosine":
+            decisive["epochs"] = self.epochs
+        return decisive
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training split gave."""
+@dataclass
+class Position:
+    """How far a training is: the epoch under way, and what its steps so far gave."""
 
-    number: int  # from 1
-    loss: float  # mean squared error over the training split, while training
-    scores: dict[str, Scores]  # train (while training), val, test
+    epoch: int = 1
+    step: int = 0  # steps taken in it
+    predicted: list[Tensor] = field(default_factory=list)  # this process's, by step
+    not_finite: int = 0  # input values read as 0, this process's
 
 
 class Trainer:
     """Trains `model` on `splits["train"]`; val and test are scored after each epoch.
 
-    `about` goes into every checkpoint. The splits fit the model.
+    `about` goes into every checkpoint. The splits fit the model. Of several processes, each
+    works on its share of each batch, and the first one writes.
     """
 
     def __init__(
@@ -63,35 +84,66 @@ class Trainer:
         self.splits = splits
         self.settings = settings
         self.loading = loading
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
         self.epochs: list[Epoch] = []
-        self._about = about
+        self.position = Position()
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        self.scheduler = make_scheduler(settings.scheduler, self.optimizer, settings.epochs)
+        self._best_weights: dict[str, Tensor] = {}
+        self._unseen: list[Tensor] = []  # losses since the last look
+        self._about = {**about, "batch_size": loading.batch_size}
+        self._forward: nn.Module = self.model
+        if loading.processes.count > 1:
+            self._forward = DistributedDataParallel(self.model)
 
     @property
     def best(self) -> Epoch:
         """The epoch with the lowest MAE on the validation split."""
         return min(self.epochs, key=lambda epoch: epoch.scores["val"].mae)
 
+    @property
+    def _folder(self) -> Path | None:
+        """Where this process saves, if it does."""
+        return self.settings.checkpointdir if self.loading.processes.is_first else None
+
     def run(self) -> None:
-        """Train all epochs; the model ends with the weights of the best.
+        """Train the epochs that are left; the model ends with the weights of the best.
 
         Raises InputError when the loss is no longer a number; checkpoints stay as they are.
         """
-        folder = self.settings.checkpointdir
-        log = None if folder is None else _Log(folder)
-        for number in range(1, self.settings.epochs + 1):
-            say(f"Epoch {number}/{self.settings.epochs}")
-            epoch = self._epoch(number)
+        folder = self._folder
+        records = None if folder is None else Records(folder)
+        while self.position.epoch <= self.settings.epochs and not self._is_out_of_patience():
+            say(f"Epoch {self.position.epoch}/{self.settings.epochs}")
+            epoch = self._epoch()
             self.epochs.append(epoch)
-            if self.best is epoch:
-                best_weights = deepcopy(self.model.state_dict())
+            is_best = self.best is epoch
+            if is_best:
+                self._best_weights = deepcopy(self.model.state_dict())
+            if self.scheduler is not None:
+                self.scheduler.step(epoch.scores["val"].mae)
+            self.position = Position(epoch.number + 1)
             if folder is not None:
-                self._save(folder, epoch)
-                log.write(epoch)
-        self.model.load_state_dict(best_weights)
+                self._save_epoch(folder, epoch, is_best)
+                records.write(self.epochs)
+            if self.settings.checkpointdir is not None:
+                self.save_last(folder)
+        if self.position.epoch <= self.settings.epochs:
+            say(f"Stopped: {self.settings.patience} epochs without a better validation MAE")
+        self.model.load_state_dict(self._best_weights)
 
-    def _epoch(self, number: int) -> Epoch:
-        loss, train_scores, not_finite = self._pass(number)
+    def _is_out_of_patience(self) -> bool:
+        if self.settings.patience is None or not self.epochs:
+            return False
+        return len(self.epochs) - self.best.number >= self.settings.patience
+
+    def _epoch(self) -> Epoch:
+        number, begin = self.position.epoch, time.perf_counter()
+        first_step, size = self.position.step, self.loading.batch_size
+        lr = self.optimizer.param_groups[0]["lr"]
+        loss, train_scores, not_finite = self._pass()
+        seconds = time.perf_counter() - begin
         scores = {"train": train_scores}
         zeroed = {"train": not_finite}
         for name in ("val", "test"):
@@ -102,40 +154,104 @@ class Trainer:
             report_not_finite(zeroed)
         for name, its_scores in scores.items():
             say(epoch_line(name, its_scores))
-        return Epoch(number, loss, scores)
+        speed = (len(self.splits["train"]) - first_step * size) / seconds
+        return Epoch(number, loss, lr, speed, scores)
 
-    def _pass(self, number: int) -> tuple[float, Scores, int]:
-        """Take one pass; the mean loss, the scores on the way, and the values read as 0."""
+    def _pass(self) -> tuple[float, Scores, int]:
+        """Take the epoch's steps that are left.
+
+        Returns the mean loss, the scores of the predictions on the way, and the values read
+        as 0, of the whole epoch.
+        """
         self.model.train()
-        split = self.splits["train"]
-        order = np.random.default_rng([self.settings.seed, number]).permutation(len(split))
-        loader = batches(split, order, self.loading)
-        predicted, losses, not_finite = [], [], 0
-        for step, batch in enumerate(loader, start=1):
-            prediction, loss = self._step(batch)
-            predicted.append(prediction[:, 0])
-            losses.append(loss * len(prediction))
-            not_finite += batch.not_finite
-            # Looking at the loss waits for the device: only now and then.
-            if step % self.settings.log_interval == 0 or step == len(loader):
-                value = _checked_loss(loss, number, step)
-                if self.loading.verbose:
-                    say(f"  step {step}/{len(loader)}  loss {value:.4f}")
-        predictions = torch.cat(predicted).float().cpu().numpy()
-        mean_loss = torch.stack(losses).sum().item() / len(split)
-        return mean_loss, score(split.labels[order], predictions), not_finite
+        position, split = self.position, self.splits["train"]
+        order = self._order(position.epoch)
+        rows = self.loading.rows(order)
+        loader = batches(split, order[position.step * self.loading.batch_size :], self.loading)
+        with self._bar(len(rows)) as bar:
+            for batch in loader:
+                prediction, loss = self._step(batch, rows[position.step])
+                position.step += 1
+                position.predicted.append(prediction)
+                position.not_finite += batch.not_finite
+                bar.update()
+                self._watch(loss, rows, bar)
+        predictions = gather_rows(position.predicted, len(order), self.loading)
+        labels = split.labels[order]
+        mean_loss = float(np.mean(np.square(predictions - labels, dtype=np.float64)))
+        not_finite = sum(self.loading.processes.gather(position.not_finite))
+        return mean_loss, score(labels, predictions), not_finite
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Take one step; the predictions `(B, 1)` and the loss before it, both detached."""
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the order of an epoch's segments: by seed and epoch, so that it can go on."""
+        rng = np.random.default_rng([self.settings.seed, epoch])
+        return rng.permutation(len(self.splits["train"]))
+
+    def _bar(self, steps: int) -> tqdm:
+        return progress(
+            total=steps,
+            initial=self.position.step,
+            desc="Training",
+            unit="step",
+            leave=False,
+            disable=not (self.loading.verbose and is_terminal()),
+        )
+
+    def _step(self, batch: Batch, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Take one step on this process's share of the batch `rows`.
+
+        Returns the share's predictions `(B,)` and the loss before the step, detached.
+        """
         device = self.loading.device
-        prediction = self.model(*(x.to(device, non_blocking=True) for x in batch.inputs))
-        loss = nn.functional.mse_loss(prediction, batch.label.to(device, non_blocking=True))
+        inputs = [x.to(device, non_blocking=True) for x in batch.inputs]
+        label = batch.label.to(device, non_blocking=True)
+        if len(label):
+            prediction = self._forward(*inputs)
+            loss = nn.functional.mse_loss(prediction, label, reduction="sum")
+        else:  # a process without a share still takes part in the others' gradients
+            prediction = self._forward(*(x.new_zeros(1, *x.shape[1:]) for x in inputs))[:0]
+            loss = prediction.sum()
+        # DistributedDataParallel averages over the processes; the loss is a mean over rows.
+        loss = loss * (self.loading.processes.count / len(rows))
         self.optimizer.zero_grad()
         loss.backward()
+        if self.settings.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         self.optimizer.step()
-        return prediction.detach(), loss.detach()
+        return prediction.detach()[:, 0], loss.detach()
 
-    def _save(self, folder: Path, epoch: Epoch) -> None:
+    def _watch(self, loss: Tensor, rows: list[np.ndarray], bar: tqdm) -> None:
+        """Look at the losses so far, report them, and save within the epoch, when it is time."""
+        step, every = self.position.step, self.settings.save_every
+        self._unseen.append(loss)
+        is_time = step % self.settings.log_interval == 0 or step == len(rows)
+        saves = self.settings.checkpointdir is not None and every is not None
+        is_time_to_save = saves and step % every == 0 and step < len(rows)
+        # Looking at a loss waits for the device.
+        if self.loading.device.type == "cpu" or is_time or is_time_to_save:
+            running = self._checked_losses(rows)
+            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+            if is_time and self.loading.verbose and bar.disable:
+                say(f"  step {step}/{len(rows)}  loss {running:.4f}")
+        if is_time_to_save:
+            self.save_last(self._folder)
+
+    def _checked_losses(self, rows: list[np.ndarray]) -> float:
+        """Return the last loss; raises InputError when one since the last look is no number."""
+        values = torch.stack(self._unseen).tolist()
+        first = self.position.step - len(values)
+        self._unseen.clear()
+        for step, value in enumerate(values, start=first):
+            if not math.isfinite(value):
+                ids = ", ".join(self.splits["train"].ids[row] for row in rows[step])
+                raise InputError(
+                    f"The loss is {value} at epoch {self.position.epoch}, step {step + 1}: "
+                    f"training has diverged, on the segments {ids}. Try a smaller --lr, or "
+                    "--grad_clip. The checkpoints before are kept."
+                )
+        return values[-1]
+
+    def _save_epoch(self, folder: Path, epoch: Epoch, is_best: bool) -> None:
         """Write `msaf_mosei_epoch{N}.pth`, and `best.pth` when it is the best so far."""
         details = {
             **self._about,
@@ -143,55 +259,73 @@ class Trainer:
             "optimizer_state_dict": self.optimizer.state_dict(),
             "scores": {name: asdict(scores) for name, scores in epoch.scores.items()},
         }
-        for name in [f"msaf_mosei_epoch{epoch.number}.pth"] + ["best.pth"] * (self.best is epoch):
+        for name in [f"msaf_mosei_epoch{epoch.number}.pth"] + [BEST] * is_best:
             write_checkpoint(folder / name, self.model, asdict(self.model.sizes), **details)
 
+    def save_last(self, folder: Path | None) -> None:
+        """Write all that the training needs to go on; every process takes part."""
+        state = self._state()
+        if folder is not None:
+            sizes = asdict(self.model.sizes)
+            write_checkpoint(folder / LAST, self.model, sizes, **self._about, training=state)
 
-class _Log:
-    """TensorBoard logs under `<checkpointdir>/logs/<time>`."""
+    def _state(self) -> dict[str, Any]:
+        position, gather = self.position, self.loading.processes.gather
+        predicted = torch.cat([torch.empty(0), *(part.cpu() for part in position.predicted)])
+        is_cuda = self.loading.device.type == "cuda"
+        return {
+            "settings": self._settings(),
+            "epoch": position.epoch,
+            "step": position.step,
+            "predicted": gather(predicted),
+            "not_finite": gather(position.not_finite),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.loading.device) if is_cuda else None,
+            "best_weights": self._best_weights,
+        }
 
-    def __init__(self, checkpointdir: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
+    def _settings(self) -> dict[str, Any]:
+        loading = self.loading
+        return {
+            **self.settings.decisive(),
+            "batch_size": loading.batch_size,
+            "processes": loading.processes.count,
+            "segments": len(self.splits["train"]),
+        }
 
-        started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        self._writer = SummaryWriter(str(checkpointdir / "logs" / started))
+    def resume(self, path: Path) -> None:
+        """Take up the training that `path` holds, where it was saved.
 
-    def write(self, epoch: Epoch) -> None:
-        """Write an epoch's loss and scores."""
-        self._writer.add_scalar("loss/train", epoch.loss, epoch.number)
-        for name, scores in epoch.scores.items():
-            for metric, value in asdict(scores).items():
-                if metric != "n":
-                    self._writer.add_scalar(f"{metric}/{name}", value, epoch.number)
-        self._writer.flush()
-
-
-def _checked_loss(loss: Tensor, epoch: int, step: int) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
-        raise InputError(
-            f"The loss is {value} at epoch {epoch}, step {step}: training has diverged. Try a "
-            "smaller --lr. The checkpoints of the epochs before are kept."
-        )
-    return value
-
-
-def epoch_line(name: str, scores: Scores) -> str:
-    """One split's scores in a line."""
-    return (
-        f"  {name:<5}  MAE {scores.mae:.4f}  Corr {scores.corr:.4f}  "
-        f"Acc-7 {100 * scores.acc7:.2f} %  Acc-2 {100 * scores.acc2:.2f} %  "
-        f"F1 {100 * scores.f1:.2f} %"
-    )
-
-
-def picked_on_test(epochs: list[Epoch]) -> list[str]:
-    """The released code's own best lines: for each score, the best epoch on the test split."""
-    lines = []
-    for name, metric in _BEST_BY_METRIC.items():
-        values = [getattr(epoch.scores["test"], metric) for epoch in epochs]
-        best = int(np.argmin(values) if metric == "mae" else np.argmax(values))
-        percent = metric not in ("mae", "corr")
-        shown = f"{100 * values[best]:.2f} %" if percent else f"{values[best]:.4f}"
-        lines.append(f"Best {name} {shown} at epoch {epochs[best].number}")
-    return lines
+        Raises InputError when the file holds no such training, or one of other settings.
+        """
+        checkpoint = read_checkpoint(path)
+        state = checkpoint.details.get("training")
+        if not isinstance(state, dict):
+            raise InputError(
+                f"{path} holds weights, but no training to go on with; give {LAST}, or start from "
+                "these weights with --checkpoint."
+            )
+        for name, value in self._settings().items():
+            before = state["settings"].get(name)
+            if before != value:
+                raise InputError(
+                    f"{path} was trained with {name} {before}, this is {value}; resume with the "
+                    "same settings."
+                )
+        load_weights(self.model, checkpoint)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.epochs = [Epoch.from_dict(epoch) for epoch in state["epochs"]]
+        rank, device = self.loading.processes.rank, self.loading.device
+        predicted = [state["predicted"][rank].to(device)]
+        not_finite = state["not_finite"][rank]
+        self.position = Position(state["epoch"], state["step"], predicted, not_finite)
+        self._best_weights = state["best_weights"]
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], device)
+        say(f"Resumed from {path}: epoch {self.position.epoch}, step {self.position.step}")
