@@ -15,6 +15,7 @@ from utils.console import (
     run,
     say,
     table,
+    warn,
     whole_number,
 )
 
@@ -75,11 +76,15 @@ def main() -> None:
     from data.distributed import join_processes, leave_processes
 
     processes = join_processes()
+    if arguments.datadir.exists() and not arguments.datadir.is_dir():
+        raise InputError(f"{arguments.datadir} is a file; give the dataset's folder.")
     if not (arguments.datadir.is_dir() or arguments.demo or arguments.pickle):
         raise InputError(
             f"No folder {arguments.datadir}; create it (the .csd files are downloaded to csd/ in "
             "it), or give the dataset's folder with --datadir."
         )
+    if arguments.csd and not arguments.csd.is_dir():
+        raise InputError(f"No folder {arguments.csd}; give the one that holds the .csd files.")
     for alignment, origin in find_origins(arguments, processes):
         prepare_one(arguments, alignment, origin, processes)
     leave_processes(processes)
@@ -95,7 +100,9 @@ def inspect(arguments: argparse.Namespace) -> None:
         report = check_dataset(folder)
         if arguments.check:
             print_report(report)
-            is_wrong |= bool(report.problems)
+        is_wrong |= bool(report.problems)
+        if arguments.plot and report.problems and not arguments.check:
+            warn(f"{len(report.problems)} things are wrong with {folder}; --check names them")
         if arguments.plot:
             from utils.plots import plot_dataset
 
@@ -138,13 +145,13 @@ def fetch_missing(csd_dir: Path, dataset: Dataset, mirror: str | None) -> None:
     """Download the sequences that `csd_dir` lacks."""
     sources = dataset.sequences.values()
     missing = [source for source in sources if not (csd_dir / source.name).is_file()]
-    if not missing:
+    if not (missing or mirror):
         return
     from data.csd import check_csd
     from data.download import DEFAULT_MIRROR, checked_mirror, download
 
     host = checked_mirror(mirror or DEFAULT_MIRROR)
-    csd_dir.mkdir(parents=True, exist_ok=True)
+    csd_dir.mkdir(exist_ok=True)
     for source in missing:
         say(f"Downloading {source.name}")
         download(f"{host}/{source.server_path}", csd_dir / source.name, check_csd)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
     from utils.evaluation import Evaluation
     from utils.metrics import Scores
     from utils.training import Trainer
+
+
+_MOST_WORKERS = 256  # more would only take memory
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,6 +72,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not (arguments.train or arguments.dry_run) and arguments.checkpoint is None:
         parser.error("give --train to train, or --checkpoint FILE to evaluate")
+    if arguments.num_workers > _MOST_WORKERS:
+        parser.error(f"--num_workers is {arguments.num_workers}, expected at most {_MOST_WORKERS}")
     if arguments.resume and (arguments.checkpoint or not arguments.train):
         parser.error("--resume goes with --train, and without --checkpoint")
     return arguments
@@ -78,12 +82,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse, check and call."""
     arguments = parse_arguments()
-    # Warnings, our own on undefined scores included, as single lines.
-    warnings.showwarning = lambda message, *_, **__: warn(str(message))
     from data.dataset import Loading
     from data.device import pick_device
     from data.distributed import join_processes, leave_processes
 
+    if not (arguments.no_save or arguments.dry_run):
+        # Now, because a training may be long: a place that cannot be written is told at once.
+        arguments.resultdir.mkdir(parents=True, exist_ok=True)
     processes = join_processes()
     if not processes.is_first:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only one process prints)

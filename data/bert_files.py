@@ -30,8 +30,9 @@ def find_bert(name_or_folder: str) -> Path:
 
 def _fetch(name: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, logging
 
+    logging.set_verbosity_error()  # its retries; what went wrong in the end is told below
     try:
         hf_hub_download(name, VOCABULARY_FILE)
         config = hf_hub_download(name, CONFIG_FILES[0])

@@ -300,6 +300,10 @@ def _read_labels(fields: _Fields) -> np.ndarray:
     if values.shape[1:] not in _LABEL_SHAPES:
         expected = f"shape ({fields.count}, 1, 1 or 7)"
         raise fields.error(key, f"shape {values.shape}", expected)
+    wrong = np.flatnonzero(~np.isfinite(values.reshape(fields.count, -1)).all(axis=1))
+    if len(wrong):
+        found = f"a label that is no number, of segment {fields.ids[wrong[0]]}"
+        raise fields.error(key, found, "numbers")
     return values.astype(np.float32, copy=False).reshape(fields.count, 1, -1)
 
 

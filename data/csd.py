@@ -66,13 +66,14 @@ class VideoRows:
 class ComputationalSequence:
     """One .csd file, open for reading. Use it as a context manager.
 
-    `width` is the number of features a row must have. Every error is an InputError that
-    names the file, what was found and what was expected.
+    `width` is the number of features a row must have; `holds_text` says that they are words.
+    Every error is an InputError that names the file, what was found and what was expected.
     """
 
-    def __init__(self, path: Path, width: int) -> None:
+    def __init__(self, path: Path, width: int, holds_text: bool = False) -> None:
         self.path = path
         self.width = width
+        self.holds_text = holds_text
         self._file = _open(path)
         self._descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -131,6 +132,10 @@ class ComputationalSequence:
     def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
         features, intervals = self._stored(key, "features"), self._stored(key, "intervals")
         where = f"{self.path}, entry {key}"
+        for stored, kinds in ((features, "SO" if self.holds_text else "fiu"), (intervals, "fiu")):
+            if stored.dtype.kind not in kinds:
+                expected = "text" if kinds == "SO" else "numbers"
+                raise InputError(f"{where}: holds {stored.dtype}, expected {expected}.")
         if len(features.shape) != 2 or features.shape[1] != self.width:
             raise InputError(
                 f"{where}: features have shape {features.shape}, expected (n, {self.width})."
@@ -175,7 +180,7 @@ def _open(path: Path) -> h5py.File:
                 f"{path} is truncated ({size}): delete it and run again to download it anew."
             ) from error
         if isinstance(error, PermissionError):
-            raise
+            raise PermissionError(error.errno, "cannot be read", str(path)) from error
         raise InputError(
             f"{path} is not an HDF5 file ({size}); expected a computational sequence (.csd)."
         ) from error

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .distributed import ALONE, Processes
 from .errors import InputError
-from .layout import ARRAY_FILES, SEGMENTS_FILE, TEXT_FILE, read_segments
+from .layout import ARRAY_FILES, SEGMENTS_FILE, TEXT_FILE, preparing, read_segments
 from .npy import open_array
 
 _FILES = {**ARRAY_FILES, "text": TEXT_FILE}
@@ -47,8 +47,7 @@ class Split(Dataset):
         self.folder = folder
         if not folder.is_dir():
             raise InputError(
-                f"No folder {folder}; prepare the dataset first (dataset_prep.py --datadir "
-                f"{folder.parent})."
+                f"No folder {folder}; prepare the dataset first ({preparing(folder.parent)})."
             )
         arrays = {kind: open_array(folder / name) for kind, name in _FILES.items()}
         self._check_lengths(arrays)

@@ -6,6 +6,7 @@ with a noise of their own: together they tell it better than any one of them.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -152,8 +153,12 @@ def _rows(
 @contextmanager
 def _writing_csd(path: Path) -> Iterator[_CsdWriter]:
     """Write a .csd file, which is there when the block ends well."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    # Through memory, because HDF5 hides a full disk behind a RuntimeError.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         yield _CsdWriter(file, path.stem)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 class _CsdWriter:
@@ -180,7 +185,7 @@ def _write_bert(folder: Path, seed: int) -> None:
     """
     import torch
     from pytorch_pretrained_bert import BertConfig, BertModel
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", _PAUSE, *_POSITIVE, *_NEGATIVE, *_NEUTRAL]
     config = BertConfig(
@@ -193,7 +198,11 @@ def _write_bert(folder: Path, seed: int) -> None:
     )
     torch.manual_seed(seed)
     model = BertModel(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(config.to_json_string(), encoding="utf-8")
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    save_file(model.state_dict(), folder / "model.safetensors")
+    contents = {
+        "config.json": config.to_json_string().encode(),
+        "vocab.txt": ("\n".join(pieces) + "\n").encode(),
+        "model.safetensors": save(model.state_dict()),
+    }
+    for name, content in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)

@@ -22,9 +22,9 @@ class StoredRows:
     def __init__(self, dataset: h5py.h5d.DatasetID, descriptor: int) -> None:
         self.shape: tuple[int, ...] = dataset.shape
         self._id = dataset
-        self._dtype = dataset.dtype
+        self.dtype = dataset.dtype
         self._descriptor = descriptor
-        plain = self._dtype.kind in "fiuS"
+        plain = self.dtype.kind in "fiuS"
         in_place = plain and hasattr(os, "pread")  # which Windows lacks
         self._offset = dataset.get_offset() if in_place else None  # None unless in one piece
         self.is_gzipped = plain and self._offset is None and _has_only_gzip(dataset)
@@ -41,15 +41,15 @@ class StoredRows:
         return h5py.Dataset(self._id)[begin:end]
 
     def _read_in_place(self, begin: int, end: int) -> np.ndarray:
-        row_bytes = self._dtype.itemsize * self.shape[1]
+        row_bytes = self.dtype.itemsize * self.shape[1]
         wanted = (end - begin) * row_bytes
         content = os.pread(self._descriptor, wanted, self._offset + begin * row_bytes)
         if len(content) < wanted:
             raise OSError("the file ends before its data")
-        return np.frombuffer(content, dtype=self._dtype).reshape(-1, self.shape[1])
+        return np.frombuffer(content, dtype=self.dtype).reshape(-1, self.shape[1])
 
     def _read_chunks(self, begin: int, end: int) -> np.ndarray:
-        result = np.empty((end - begin, self.shape[1]), dtype=self._dtype)
+        result = np.empty((end - begin, self.shape[1]), dtype=self.dtype)
         chunk_rows, chunk_columns = self._id.get_create_plist().get_chunk()
         for row in range(begin - begin % chunk_rows, end, chunk_rows):
             first, last = max(row, begin), min(row + chunk_rows, end)
@@ -57,7 +57,7 @@ class StoredRows:
                 filtered, content = self._id.read_direct_chunk((row, column))
                 if not filtered:  # 0: no filter was skipped when it was written
                     content = zlib.decompress(content)
-                chunk = np.frombuffer(content, self._dtype).reshape(chunk_rows, chunk_columns)
+                chunk = np.frombuffer(content, self.dtype).reshape(chunk_rows, chunk_columns)
                 target = result[first - begin : last - begin, column : column + chunk_columns]
                 target[:] = chunk[first - row : last - row, : target.shape[1]]
         return result

@@ -23,6 +23,13 @@ def root(datadir: Path, alignment: str) -> Path:
     return datadir if alignment == ALIGNMENT_NAMES[0] else datadir / alignment
 
 
+def preparing(folder: Path) -> str:
+    """Return the command that prepares the splits in `folder`, for messages."""
+    if folder.name in ALIGNMENT_NAMES[1:]:
+        return f"dataset_prep.py --datadir {folder.parent} --alignment {folder.name}"
+    return f"dataset_prep.py --datadir {folder}"
+
+
 def read_segments(folder: Path) -> list[dict[str, str]]:
     """Read a split's segment table, one dict a row; empty when the split has none.
 

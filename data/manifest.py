@@ -7,12 +7,21 @@ import platform
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from .errors import InputError
 from .files import write_json
 
 MANIFEST = "dataset.json"
+# What must be there, and what it may be. The files' bytes are told once they are in place.
+_FIELDS = {
+    "made_from": dict,
+    "splits": dict,
+    "left_out": dict,
+    "text": (dict, NoneType),
+    "bytes": dict,
+}
 _PACKAGES = ("numpy", "h5py", "torch", "pytorch_pretrained_bert")
 
 
@@ -25,8 +34,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}; delete it and prepare again.") from error
-    if not isinstance(manifest, dict) or {"made_from", "text"} - set(manifest):
-        raise InputError(f"{path} is no manifest of dataset_prep.py; delete it and prepare again.")
+    fields = manifest if isinstance(manifest, dict) else {}
+    for name, kinds in _FIELDS.items():
+        if not isinstance(fields.get(name, {} if name == "bytes" else ...), kinds):
+            raise InputError(
+                f"{path} is no manifest of dataset_prep.py ({name}: {fields.get(name)!r}); delete "
+                "it, move the splits beside it away, and prepare again."
+            )
     return manifest
 
 

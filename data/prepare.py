@@ -17,6 +17,7 @@ import numpy as np
 
 from .bert_files import weights_facts
 from .distributed import Processes
+from .errors import InputError
 from .files import write_json
 from .folds import SPLITS
 from .layout import (
@@ -99,6 +100,8 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
         if encoder is not None:
             manifest["text"] = encoder.description
         if arrays == stage:
+            if encoder is None and manifest["text"] is None:
+                manifest["text"] = _keep_text(place, stage)
             _clear_old_text(place)
         write_manifest(stage, {**manifest, _MOVING: True})
         _move_into_place(stage, place)
@@ -117,11 +120,23 @@ def _is_done(request: Request, place: Path, stage: Path) -> bool:
         if staged is None:
             refuse_foreign_arrays(place)
         return False
+    _refuse_another_dataset(place, in_place, request)
     if not _has_arrays(place, in_place, request):
         return False
     if request.text is None or (request.origin.takes_text and in_place["text"] is not None):
         return True
     return request.text.is_met_by(in_place["text"]) and _is_whole(place, in_place, [TEXT_FILE])
+
+
+def _refuse_another_dataset(place: Path, manifest: dict[str, Any], request: Request) -> None:
+    """Do not replace one prepared dataset by another, perhaps by a slip of the path."""
+    found = manifest["made_from"].get("dataset")
+    wanted = request.origin.made_from()["dataset"]
+    if found != wanted:
+        raise InputError(
+            f"{place} holds {found}, this would replace it by {wanted}; give another --datadir, or "
+            "move the splits and dataset.json away."
+        )
 
 
 def _has_arrays(place: Path, manifest: dict[str, Any], request: Request) -> bool:
@@ -137,7 +152,7 @@ def _is_whole(place: Path, manifest: dict[str, Any], names: list[str]) -> bool:
     """Tell whether files are there and as large as they were written."""
     paths = {f"{split}/{name}": place / split / name for split in SPLITS for name in names}
     return all(
-        path.is_file() and path.stat().st_size == manifest["bytes"].get(name)
+        path.is_file() and path.stat().st_size == manifest.get("bytes", {}).get(name)
         for name, path in paths.items()
     )
 
@@ -198,7 +213,24 @@ def _start_text(datadir: Path, encoder: TextEncoder, arrays: Path, stage: Path) 
     write_json(started, encoder.description)
 
 
+def _keep_text(place: Path, stage: Path) -> dict[str, Any] | None:
+    """Take over the text features in place, where new arrays have the same sentences.
+
+    Returns their description, None when there are none to take.
+    """
+    manifest = read_manifest(place)
+    if manifest is None or not _is_whole(place, manifest, [TEXT_FILE]):
+        return None
+    if any(_sentences(place / split) != _sentences(stage / split) for split in SPLITS):
+        return None
+    for split in SPLITS:
+        _link(place / split / TEXT_FILE, stage / split / TEXT_FILE)
+    return manifest["text"]
+
+
 def _link(source: Path, target: Path) -> None:
+    for leftover in target.parent.glob(f"{target.name}*"):
+        leftover.unlink()
     try:
         os.link(source, target)
     except OSError:  # a file system without hard links

@@ -64,7 +64,9 @@ class Sequences:
     def __init__(self, dataset: Dataset, paths: dict[str, Path]) -> None:
         with ExitStack() as stack:
             self._by_kind = {
-                kind: stack.enter_context(ComputationalSequence(paths[kind], source.width))
+                kind: stack.enter_context(
+                    ComputationalSequence(paths[kind], source.width, kind == "words")
+                )
                 for kind, source in dataset.sequences.items()
             }
             self._stack = stack.pop_all()

@@ -1,4 +1,4 @@
-"""Sentences to BERT features (spec: the encoder's last hidden layer)."""
+"""Sentences to BERT features: the encoder's last hidden layer."""
 
 from __future__ import annotations
 
@@ -115,6 +115,12 @@ class TextEncoder:
             raise InputError(
                 f"A word piece has number {ids.max()}, but BERT {self.description['encoder']} "
                 f"knows {len(self.tokenizer.vocab)}; give --bert the one that cut the sentences."
+            )
+        if ids.shape[1] > self._positions:
+            raise InputError(
+                f"Sentences of {ids.shape[1]} word pieces, but BERT "
+                f"{self.description['encoder']} has {self._positions} positions; give another "
+                "with --bert."
             )
         on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
         hidden, _ = self._model(

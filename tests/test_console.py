@@ -59,13 +59,13 @@ ENDS = {
     "open('nowhere/a.pth')": (2, "No such file or directory (nowhere/a.pth)."),
     "raise PermissionError(13, 'Permission denied', 'a.pth')": (
         2,
-        "No permission (a.pth); choose a folder you may write to, or change its rights.",
+        "No permission (a.pth); change its rights, or choose a place you may read and write.",
     ),
     "raise OSError('cannot reach it')": (2, "cannot reach it."),
-    "raise MemoryError": (2, "Out of memory; try a smaller --batch_size."),
+    "raise MemoryError": (2, "Out of memory; use smaller batches, or a machine with more."),
     "raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB.')": (
         2,
-        "Out of memory; try a smaller --batch_size.",
+        "Out of memory; use smaller batches, or a machine with more.",
     ),
     "raise ValueError('one\\ntwo')": (
         1,

@@ -73,7 +73,7 @@ def test_the_root_may_be_named_otherwise_than_the_file(path):
 def test_words_are_text(path):
     words = np.array([[b"good"], ["naïve".encode()], [b"\xff"]], dtype="S32")
     write_csd(path, {"video": (np.array([[0, 1], [1, 2], [2, 3]]), words)})
-    with ComputationalSequence(path, 1) as sequence:
+    with ComputationalSequence(path, 1, holds_text=True) as sequence:
         rows = sequence.read("video")
         assert rows.words(np.arange(3)) == ["good", "naïve", "\ufffd"]
 
@@ -81,7 +81,7 @@ def test_words_are_text(path):
 def test_words_of_variable_length_are_text(path):
     words = np.array([["good"], ["bad"]], dtype=h5py.string_dtype())
     write_csd(path, {"video": (np.array([[0, 1], [1, 2]]), words)})
-    with ComputationalSequence(path, 1) as sequence:
+    with ComputationalSequence(path, 1, holds_text=True) as sequence:
         assert sequence.read("video").words(np.arange(2)) == ["good", "bad"]
 
 

@@ -51,10 +51,10 @@ def traces(folder):
 
 def test_the_files_are_named_and_shaped_as_the_real_ones(written):
     assert sorted(path.name for path in (written / "csd").iterdir()) == CSD_FILES
-    for source in MOSEI.sequences.values():
+    for kind, source in MOSEI.sequences.items():
         path = written / "csd" / source.name
         check_csd(path)
-        with ComputationalSequence(path, source.width) as sequence:
+        with ComputationalSequence(path, source.width, kind == "words") as sequence:
             assert len(sequence.videos) == sum(VIDEOS.values())
             for video in sequence.videos:
                 intervals, features = sequence.read_unsorted(video)
@@ -66,8 +66,10 @@ def test_the_files_are_named_and_shaped_as_the_real_ones(written):
 
 def test_the_videos_are_the_standard_folds_own(written):
     split_of = read_folds(MOSEI.folds)
-    for source in MOSEI.sequences.values():
-        with ComputationalSequence(written / "csd" / source.name, source.width) as sequence:
+    for kind, source in MOSEI.sequences.items():
+        with ComputationalSequence(
+            written / "csd" / source.name, source.width, kind == "words"
+        ) as sequence:
             splits = [split_of[video] for video in sequence.videos]
         assert {split: splits.count(split) for split in SPLITS} == VIDEOS
 
@@ -81,7 +83,7 @@ def test_labels_and_words_are_as_the_real_ones(written):
     assert np.abs(values[:, 0]).max() <= 3
     assert {-1, 0, 1} <= set(np.sign(values[:, 0]))
     assert values[:, 1:].min() >= 0
-    with ComputationalSequence(folder / MOSEI.words.name, 1) as words:
+    with ComputationalSequence(folder / MOSEI.words.name, 1, holds_text=True) as words:
         spoken = np.concatenate([words.read_unsorted(video)[1] for video in words.videos])
     assert {b"sp", b"great", b"the"} <= set(spoken[:, 0])
     with ComputationalSequence(folder / MOSEI.audio.name, 74) as audio:

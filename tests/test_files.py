@@ -116,21 +116,38 @@ def test_a_value_that_is_no_json_leaves_the_old(tmp_path):
     assert names(tmp_path) == ["a.json"]
 
 
-def test_facts_tell_a_file_from_its_next_version(tmp_path):
+def test_facts_tell_a_files_content_not_its_time(tmp_path):
     path = tmp_path / "a.csd"
     path.write_bytes(b"123")
+    facts = file_facts(path)
+    assert (facts["name"], facts["bytes"]) == ("a.csd", 3)
     os.utime(path, ns=(5, 7))
-    assert file_facts(path) == {"name": "a.csd", "bytes": 3, "modified": 7}
-    assert json.loads(json.dumps(file_facts(path))) == file_facts(path)
+    assert json.loads(json.dumps(file_facts(path))) == facts
+    path.write_bytes(b"124")
+    assert file_facts(path) != facts
     with pytest.raises(InputError, match=f"No file {tmp_path / 'b.csd'}"):
         file_facts(tmp_path / "b.csd")
+
+
+@pytest.mark.parametrize("place", [0, 9_999_999])
+def test_facts_sample_a_large_file(tmp_path, place):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(10_000_000))
+    facts = file_facts(path)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"x")
+    assert file_facts(path) != facts
 
 
 # ---------------------------------------------------------------- the manifest
 
 
+EMPTY = {"made_from": {}, "splits": {}, "left_out": {}, "text": None}
+
+
 def test_a_manifest_is_read_as_it_was_written(tmp_path):
-    manifest = {"made_from": {"alignment": "segment"}, "text": None}
+    manifest = {**EMPTY, "made_from": {"alignment": "segment"}}
     write_manifest(tmp_path, manifest)
     found = read_manifest(tmp_path)
     assert manifest.items() <= found.items()
@@ -140,7 +157,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
 
 
 def test_writing_a_manifest_again_renews_its_time_and_versions(tmp_path):
-    old = {"made_from": {}, "text": None, "made_at": "then", "made_with": {"numpy": "0"}}
+    old = {**EMPTY, "made_at": "then", "made_with": {"numpy": "0"}}
     write_manifest(tmp_path, old)
     found = read_manifest(tmp_path)
     assert found["made_at"] != "then"
@@ -168,5 +185,5 @@ def test_a_damaged_manifest_is_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         read_manifest(tmp_path)
     assert str(tmp_path / MANIFEST) in str(caught.value)
-    assert "delete it and prepare again" in str(caught.value)
+    assert "prepare again" in str(caught.value)
     assert "\n" not in str(caught.value)

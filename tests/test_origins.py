@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -16,9 +17,9 @@ from data.distributed import Processes
 from data.errors import InputError
 from data.folds import SPLITS
 from data.layout import read_segments
-from data.origin import CommunityFile
+from data.origin import CommunityFile, CsdFiles
 from data.prepare import Request, TextRequest, prepare
-from data.sources import MOSI
+from data.sources import MOSEI, MOSI
 from tests.conftest import ROOT
 from tests.csd_files import TRAIN_VIDEOS, VAL_VIDEO, random_dataset, write_csd, write_dataset
 from tests.preparation import ALONE, demo_request, request
@@ -355,3 +356,57 @@ def test_check_and_plot(program, datadir, bert):
     done = program("dataset_prep.py", "--datadir", datadir, "--check")
     assert done.returncode == 1
     assert "audio50.npy" in done.stderr
+
+
+def test_copied_files_are_the_same_files(datadir, bert, monkeypatch):
+    """Neither a new clone of the program nor a copy of the data makes anything again."""
+    prepare(request(datadir, bert), ALONE)
+    for path in (datadir / "csd").iterdir():
+        os.utime(path, (1, 1))
+    os.utime(MOSEI.folds)
+    monkeypatch.setattr(CsdFiles, "write", None)
+    assert prepare(request(datadir, None), ALONE)["text"]["encoder"] == bert
+    assert len(list(datadir.glob("*/bert50.npy"))) == 3
+
+
+def test_text_stays_where_only_other_modalities_change(datadir, bert):
+    prepare(request(datadir, bert), ALONE)
+    before = np.load(datadir / "train" / "bert50.npy")
+    data = random_dataset()
+    for video, (intervals, features) in data["audio"].items():
+        data["audio"][video] = intervals, features + 1
+    write_dataset(datadir / "csd", data)
+    manifest = prepare(request(datadir, None), ALONE)
+    assert manifest["text"]["encoder"] == bert
+    np.testing.assert_array_equal(before, np.load(datadir / "train" / "bert50.npy"))
+
+
+def test_one_dataset_does_not_replace_another(program, datadir, bert):
+    prepare(request(datadir, bert), ALONE)
+    write_pickle(datadir / "aligned_50.pkl")
+    before = (datadir / "train" / "audio50.npy").read_bytes()
+    done = program("dataset_prep.py", "--from", datadir / "aligned_50.pkl", "--datadir", datadir)
+    assert done.returncode == 2
+    assert "holds CMU-MOSEI" in done.stderr
+    assert (datadir / "train" / "audio50.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"made_from": 1}, {"text": 2}, {"splits": None}, {"bytes": []}, {"left_out": "x"}]
+)
+def test_a_damaged_manifest_is_told(datadir, change):
+    prepare(request(datadir, None), ALONE)
+    path = datadir / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=next(iter(change))):
+        prepare(request(datadir, None), ALONE)
+
+
+def test_wrong_types_in_a_csd_are_told(datadir):
+    data = random_dataset()
+    video = TRAIN_VIDEOS[0]
+    intervals, features = data["words"][video]
+    data["words"][video] = intervals, np.zeros(features.shape, dtype=np.float32)
+    write_dataset(datadir / "csd", data)
+    with pytest.raises(InputError, match=r"float32, expected text"):
+        prepare(request(datadir, None), ALONE)

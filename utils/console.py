@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -39,6 +40,8 @@ def run(program: Callable[[], None]) -> NoReturn:
 
     With the environment variable NHFNET_TRACEBACK set, the traceback is printed as well.
     """
+    # Warnings as single lines too, ours and those of libraries.
+    warnings.showwarning = lambda message, *_, **__: warn(str(message))
     colorama.init()  # no colour codes where the output is not a terminal
     try:
         program()
@@ -54,7 +57,7 @@ def run(program: Callable[[], None]) -> NoReturn:
         _stop(_EXIT_INPUT, _explain(error))
     except Exception as error:
         if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
-            _stop(_EXIT_INPUT, "Out of memory; try a smaller --batch_size.")
+            _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
         first_line = str(error).strip().splitlines()[:1]
         what = ": ".join([type(error).__name__, *first_line])
         _stop(
@@ -76,8 +79,10 @@ def _explain(error: OSError) -> str:
     file = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full{file}; make room and run the same command again."
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"There is a file where a folder is needed{file}; give another path."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"No permission{file}; choose a folder you may write to, or change its rights."
+        return f"No permission{file}; change its rights, or choose a place you may read and write."
     return f"{error.strerror or error}{file}."
 
 

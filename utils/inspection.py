@@ -14,7 +14,15 @@ from tqdm import tqdm
 
 from data.errors import InputError
 from data.folds import SPLITS
-from data.layout import ARRAY_FILES, PIECES_FILE, SEGMENTS_FILE, STAGE, TEXT_FILE, read_segments
+from data.layout import (
+    ARRAY_FILES,
+    PIECES_FILE,
+    SEGMENTS_FILE,
+    STAGE,
+    TEXT_FILE,
+    preparing,
+    read_segments,
+)
 from data.manifest import MANIFEST, read_manifest
 from data.npy import open_array
 from data.progress import progress
@@ -83,7 +91,7 @@ def check_dataset(folder: Path) -> Report:
     folder.
     """
     if not folder.is_dir():
-        raise InputError(f"No folder {folder}; prepare the dataset first (dataset_prep.py).")
+        raise InputError(f"No folder {folder}; prepare the dataset first ({preparing(folder)}).")
     problems: list[str] = []
     manifest = _attempt(read_manifest, folder, problems)
     text_is_made = manifest is not None and manifest.get("text") is not None

@@ -1,0 +1,165 @@
+"""What benchmarks/train.py and benchmarks/evaluate.py share.
+
+Both sides run in this process, in turn, round after round; a round is a whole pass over a
+made-up split, loading included. The plain side is the literal model of tests/plain.py, eager,
+loading one segment at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.dataset import Loading, Split
+from data.layout import ARRAY_FILES, TEXT_FILE
+from models.nhfnet import NHFNet, NHFNetSizes
+from tests.plain import PlainNHFNet
+
+_FILES = {**ARRAY_FILES, "text": TEXT_FILE}
+_SHAPES = {"visual": (50, 35), "audio": (50, 74), "text": (50, 768), "label": (1, 7)}
+_MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured."""
+
+    folder: Path  # the made-up split
+    batch_size: int
+    device: torch.device
+    precision: str  # the program's; the plain side is float32
+
+    @property
+    def loading(self) -> Loading:
+        """How the program loads."""
+        return Loading(self.device, self.batch_size, num_workers=0, verbose=False)
+
+    def autocast(self) -> torch.autocast:
+        """Return what the program's side runs in."""
+        enabled = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+
+Side = Callable[[], None]  # one pass over the split
+Sides = dict[str, Callable[[Setting], Side]]
+
+
+class PlainDataset(Dataset):
+    """One segment at a time, as the arrays hold it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.arrays = {kind: np.load(folder / name, "r") for kind, name in _FILES.items()}
+
+    def __len__(self) -> int:
+        return len(self.arrays["label"])
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+        inputs = (np.array(self.arrays[kind][row]) for kind in ("visual", "audio", "text"))
+        label = torch.tensor(self.arrays["label"][row, 0, :1])
+        return *(torch.nan_to_num(torch.from_numpy(x), 0.0, 0.0, 0.0) for x in inputs), label
+
+
+def plain_loader(setting: Setting, shuffle: bool) -> DataLoader:
+    """Collate single segments into batches."""
+    return DataLoader(PlainDataset(setting.folder), setting.batch_size, shuffle=shuffle)
+
+
+def new_model() -> NHFNet:
+    """Return the same random model for both sides."""
+    torch.manual_seed(0)
+    return NHFNet(NHFNetSizes())
+
+
+def new_plain_model() -> PlainNHFNet:
+    """Return the literal model with the weights of `new_model`."""
+    return PlainNHFNet(new_model().state_dict())
+
+
+def open_split(setting: Setting) -> Split:
+    """Open the made-up split as the program does."""
+    return Split(setting.folder)
+
+
+def run(description: str, sides: Sides) -> None:
+    """Parse the command line, measure the two sides and print them."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[16, 128])
+    parser.add_argument("--steps", type=int, default=3, help="batches in a round (default 3)")
+    parser.add_argument("--rounds", type=int, default=7, help="default 7")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    arguments = parser.parse_args()
+    print(f"{arguments.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for batch_size in arguments.batch_size:
+        with tempfile.TemporaryDirectory() as name:
+            _write_split(Path(name), batch_size * arguments.steps)
+            setting = Setting(Path(name), batch_size, arguments.device, arguments.precision)
+            _print(_measure(sides, setting, arguments.rounds), setting, arguments.steps)
+
+
+def _write_split(folder: Path, segments: int) -> None:
+    rng = np.random.default_rng(0)
+    for kind, shape in _SHAPES.items():
+        values = rng.standard_normal((segments, *shape), dtype=np.float32)
+        if kind in ("visual", "audio"):
+            values[:, :5] = 0  # padding
+        np.save(folder / _FILES[kind], values)
+
+
+def _measure(sides: Sides, setting: Setting, rounds: int) -> dict[str, tuple[np.ndarray, float]]:
+    """Return the seconds of each round and the peak memory in MB, by side."""
+    peaks = {name: _peak_memory(make, setting) for name, make in sides.items()}
+    passes = {name: make(setting) for name, make in sides.items()}
+    for one_pass in passes.values():  # warm up
+        one_pass()
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(rounds):
+        for name, one_pass in passes.items():
+            seconds[name].append(_seconds(one_pass, setting.device))
+    return {name: (np.array(seconds[name]), peaks[name]) for name in sides}
+
+
+def _seconds(one_pass: Side, device: torch.device) -> float:
+    begin = time.perf_counter()
+    one_pass()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def _peak_memory(make: Callable[[Setting], Side], setting: Setting) -> float:
+    """Run one round in a process of its own; its peak resident or CUDA memory in MB."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak_memory_here, (make, setting))
+
+
+def _peak_memory_here(make: Callable[[Setting], Side], setting: Setting) -> float:
+    make(setting)()
+    if setting.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(setting.device) / _MEGABYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEGABYTE  # KiB on Linux
+
+
+def _print(measured: dict[str, tuple[np.ndarray, float]], setting: Setting, steps: int) -> None:
+    print(f"batch {setting.batch_size}")
+    plain_seconds, plain_memory = measured["plain"]
+    for name, (seconds, memory) in measured.items():
+        step = np.median(seconds) / steps
+        print(
+            f"  {name:<13} {step * 1e3:8.1f} ms a step  {setting.batch_size / step:8.0f} samples/s"
+            f"  {np.median(plain_seconds / seconds):6.2f} times as fast"
+            f"  peak memory {memory:6.0f} MB ({memory / plain_memory:.2f} of the plain one's)"
+        )
