@@ -48,6 +48,7 @@ def write_dataset(folder, text=True):
         {
             "made_from": {"lengths": {"visual": 6, "audio": 6}},
             "splits": counts,
+            "left_out": {},
             "text": {"length": TEXT[0], "width": TEXT[1]} if text else None,
         },
     )
