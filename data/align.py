@@ -75,14 +75,12 @@ def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def means(features: np.ndarray, members: SegmentRows) -> np.ndarray:
     """Average the rows of each segment, `(n, width)` to `(k, width)`; zeros where it has none.
 
-    Sums run in float64; the result is float32.
+    The result is float32; sums run in the features' own precision.
     """
     result = np.zeros((len(members.counts), features.shape[1]), dtype=np.float32)
     filled = np.flatnonzero(members.counts)
     if len(filled):
-        sums = np.add.reduceat(
-            features[members.rows], members.offsets[filled], axis=0, dtype=np.float64
-        )
+        sums = np.add.reduceat(features[members.rows], members.offsets[filled], axis=0)
         result[filled] = sums / members.counts[filled, None]
     return result
 
