@@ -87,7 +87,7 @@ class Trainer:
         self.epochs: list[Epoch] = []
         self.position = Position()
         self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+            model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self.scheduler = make_scheduler(settings.scheduler, self.optimizer, settings.epochs)
         self._best_weights: dict[str, Tensor] = {}
