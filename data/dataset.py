@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from .distributed import ALONE, Processes
 from .errors import InputError
-from .layout import ARRAY_FILES, SEGMENTS_FILE, TEXT_FILE, preparing, read_segments
+from .layout import ARRAY_FILES, SEGMENTS_FILE, STAGE, TEXT_FILE, preparing, read_segments
+from .manifest import MOVING, read_manifest
 from .npy import open_array
 
 _FILES = {**ARRAY_FILES, "text": TEXT_FILE}
@@ -48,6 +49,12 @@ class Split(Dataset):
         if not folder.is_dir():
             raise InputError(
                 f"No folder {folder}; prepare the dataset first ({preparing(folder.parent)})."
+            )
+        stage = read_manifest(folder.parent / STAGE)
+        if stage is not None and stage.get(MOVING):
+            raise InputError(
+                f"{folder.parent} is half moved into place by an interrupted preparation; run it "
+                f"again ({preparing(folder.parent)})."
             )
         arrays = {kind: open_array(folder / name) for kind, name in _FILES.items()}
         self._check_lengths(arrays)

@@ -14,6 +14,7 @@ from .errors import InputError
 from .files import write_json
 
 MANIFEST = "dataset.json"
+MOVING = "moving_into_place"  # set in the stage while its files are moved out of it
 # What must be there, and what it may be. The files' bytes are told once they are in place.
 _FIELDS = {
     "made_from": dict,

@@ -32,14 +32,13 @@ from .layout import (
     refuse_foreign_arrays,
     root,
 )
-from .manifest import MANIFEST, read_manifest, write_manifest
+from .manifest import MANIFEST, MOVING, read_manifest, write_manifest
 from .origin import Origin
 
 if TYPE_CHECKING:
     from .text import Pieces, TextEncoder
 
 _TEXT_STARTED = "text.json"
-_MOVING = "moving_into_place"
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
             if encoder is None and manifest["text"] is None:
                 manifest["text"] = _keep_text(place, stage)
             _clear_old_text(place)
-        write_manifest(stage, {**manifest, _MOVING: True})
+        write_manifest(stage, {**manifest, MOVING: True})
         _move_into_place(stage, place)
     processes.from_first(None)
     return read_manifest(place)
@@ -112,7 +111,7 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
 def _is_done(request: Request, place: Path, stage: Path) -> bool:
     """Tell whether all that is asked for is in place; ends a move that was interrupted."""
     staged = read_manifest(stage)
-    if staged is not None and staged.get(_MOVING):
+    if staged is not None and staged.get(MOVING):
         _move_into_place(stage, place)
         staged = None
     in_place = read_manifest(place)
@@ -256,7 +255,7 @@ def _write_text(encoder: TextEncoder, arrays: Path, stage: Path, processes: Proc
 def _move_into_place(stage: Path, place: Path) -> None:
     """Move what `stage` holds into place, the manifest last. An interrupted move can go on."""
     manifest = read_manifest(stage)
-    del manifest[_MOVING]
+    del manifest[MOVING]
     (place / MANIFEST).unlink(missing_ok=True)
     for split in SPLITS:
         (place / split).mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from data import origin, text
 from data import prepare as prepare_module
+from data.dataset import Split
 from data.demo import write_demo
 from data.errors import InputError
 from data.folds import SPLITS, read_folds
@@ -218,6 +220,8 @@ def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatc
             with pytest.raises(Killed):
                 prepare(whole, ALONE)
         assert not (datadir / "dataset.json").exists()
+        with pytest.raises(InputError, match="half moved into place"):
+            Split(datadir / "train")
         prepare(whole, ALONE)
         assert snapshot(datadir) == expected
 
@@ -261,3 +265,16 @@ def test_empty_entries_are_left_out(datadir, tiny_bert):
     manifest = prepare(request(datadir, tiny_bert), ALONE)
     assert manifest["left_out"] == {"segment has no audio": 3}
     assert np.load(datadir / "test" / "audio50.npy").shape == (0, 50, 74)
+
+
+def test_memory_does_not_grow_with_the_number_of_videos(tmp_path):
+    videos = [video for video, split in read_folds(MOSEI.folds).items() if split == "train"]
+    peaks = []
+    for n in (10, 60):
+        folder = tmp_path / str(n)
+        write_dataset(folder / "csd", random_dataset(videos=videos[:n]))
+        tracemalloc.start()
+        prepare(request(folder, None), ALONE)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
