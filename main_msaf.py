@@ -86,9 +86,6 @@ def main() -> None:
     from data.device import pick_device
     from data.distributed import join_processes, leave_processes
 
-    if not (arguments.no_save or arguments.dry_run):
-        # Now, because a training may be long: a place that cannot be written is told at once.
-        arguments.resultdir.mkdir(parents=True, exist_ok=True)
     processes = join_processes()
     if not processes.is_first:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only one process prints)
@@ -119,6 +116,7 @@ def train_and_test(arguments: argparse.Namespace, loading: Loading) -> Scores:
     trainer = make_trainer(arguments, loading, folder)
     if arguments.resume:
         resume(trainer, arguments)
+    make_resultdir(arguments)
     trainer.run()
     splits = trainer.splits
     heading(f"Test scores at epoch {trainer.best.number}, the best by validation MAE")
@@ -238,6 +236,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None
         warn(
             f"{arguments.checkpoint} was trained on {trained_on} data, this is {data['alignment']}"
         )
+    make_resultdir(arguments)
     evaluation = evaluate(model.to(loading.device), split, loading)
     report_not_finite({arguments.split: evaluation.not_finite})
     heading(f"{arguments.checkpoint} on {split.folder}")
@@ -247,6 +246,12 @@ def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None
         about = {**data, "split": arguments.split, "checkpoint": str(arguments.checkpoint)}
         write_evaluation(results, evaluation, about)
         say(f"\nResults are in {results}")
+
+
+def make_resultdir(arguments: argparse.Namespace) -> None:
+    """Make the place for results before the work: one that cannot be written is told at once."""
+    if not arguments.no_save:
+        arguments.resultdir.mkdir(parents=True, exist_ok=True)
 
 
 def make_model(arguments: argparse.Namespace, split: Split) -> NHFNet:
