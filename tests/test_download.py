@@ -159,6 +159,8 @@ def test_a_second_call_asks_only_for_the_rest(server, target):
 
 def test_ctrl_c_keeps_the_part(server, target):
     content = CONTENT * 1000
+    # What starts the tests may ignore the signal, and a process inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def press_ctrl_c() -> None:
         deadline = monotonic() + 5
@@ -174,6 +176,7 @@ def test_ctrl_c_keeps_the_part(server, target):
     with pytest.raises(KeyboardInterrupt):
         download(server.url, target, accept)
     interrupted.set()
+    signal.signal(signal.SIGINT, before)
     kept = part_of(target).stat().st_size
     assert kept > 0
     server.answer(whole)
