@@ -13,6 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,8 +143,8 @@ def _seconds(one_pass: Side, device: torch.device) -> float:
 def _peak_memory(make: Callable[[Setting], Side], setting: Setting) -> float:
     """Run one round in a process of its own; its peak resident or CUDA memory in MB."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_peak_memory_here, (make, setting))
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak_memory_here, make, setting).result()
 
 
 def _peak_memory_here(make: Callable[[Setting], Side], setting: Setting) -> float:

@@ -76,18 +76,22 @@ class NHFNet(nn.Module):
         h = self.encode_text(text)
         f_cross = self.cross_modal_encoder(f, memory=h)
         h_cross = self.cross_modal_encoder(h, memory=f)
-        f_self = self.self_attention_encoder(f_cross)
-        h_self = self.self_attention_encoder(h_cross)
+        f_self = self.self_attention_encoder(f_cross, last_tokens_only=1)
+        h_self = self.self_attention_encoder(h_cross, last_tokens_only=1)
         return self.output(h[:, -1] + f[:, -1] + h_self[:, -1] + f_self[:, -1])
 
     def fuse_audio_visual(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Carry audio into visual through the aggregation tokens, `(B, 4 + Tv, d)`."""
         encode = self.audio_visual_encoder
-        a = encode(self.audio_linear(audio))
-        v = encode(self.visual_linear(visual))
-        z = a.new_zeros(a.shape[0], self.sizes.aggregation_tokens, self.sizes.width)
-        u = encode(torch.cat([a, z], dim=1))
-        w = encode(torch.cat([u[:, -self.sizes.aggregation_tokens :], v], dim=1))
+        a, v = self.audio_linear(audio), self.visual_linear(visual)
+        if a.shape == v.shape:  # one pass takes less time than two
+            a, v = encode(torch.cat([a, v])).chunk(2)
+        else:
+            a, v = encode(a), encode(v)
+        tokens = self.sizes.aggregation_tokens
+        z = a.new_zeros(a.shape[0], tokens, self.sizes.width)
+        z = encode(torch.cat([a, z], dim=1), last_tokens_only=tokens)
+        w = encode(torch.cat([z, v], dim=1))
         return encode(w)
 
     def encode_text(self, text: Tensor) -> Tensor:

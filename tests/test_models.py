@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from data.errors import InputError
-from models import released
+from models import cpu_layer, released
 from models.checkpoint import read_checkpoint
-from models.encoder import Encoder, embed, sinusoids
+from models.encoder import Encoder, EncoderLayer, embed, sinusoids
 from models.nhfnet import NHFNet, NHFNetSizes
 from tests.golden import GOLDEN
 from tests.plain import PlainEncoder, PlainNHFNet
@@ -28,6 +32,13 @@ def forward_golden():
 def trace():
     with np.load(GOLDEN / "train_trace.npz") as file:
         return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(params=["cpu_layer", "formula"])
+def path(request, monkeypatch):
+    """Each way a CPU can compute an encoder layer."""
+    if request.param == "formula":
+        monkeypatch.setattr(cpu_layer, "is_for", lambda x: False)
 
 
 def random_model(**sizes) -> NHFNet:
@@ -48,7 +59,7 @@ def random_inputs(batch, visual, audio, text, sizes):
 
 
 @pytest.mark.parametrize("kind", ["aligned", "unaligned"])
-def test_outputs_are_the_released_codes(forward_golden, kind):
+def test_outputs_are_the_released_codes(forward_golden, kind, path):
     model = NHFNet.from_checkpoint(CHECKPOINT)
     inputs = [forward_golden[f"{kind}_{modality}"] for modality in ("visual", "audio", "bert")]
     with torch.no_grad():
@@ -56,7 +67,7 @@ def test_outputs_are_the_released_codes(forward_golden, kind):
     torch.testing.assert_close(output, forward_golden[f"{kind}_output"], atol=1e-5, rtol=0)
 
 
-def test_training_follows_the_released_codes_trace(trace, forward_golden):
+def test_training_follows_the_released_codes_trace(trace, forward_golden, path):
     sizes = NHFNetSizes(cross_modal_dropout=0.0)  # the trace was made without dropout
     model = NHFNet(sizes)
     model.load_state_dict(read_checkpoint(CHECKPOINT).weights)
@@ -96,8 +107,8 @@ def test_parameter_count_is_the_papers():
     assert sum(p.numel() for p in NHFNet(NHFNetSizes()).parameters()) == 636_801
 
 
-@pytest.mark.parametrize("lengths", [(50, 50, 50), (80, 120, 50), (1, 7, 3), (9, 1, 1)])
-def test_agrees_with_the_literal_model(lengths):
+@pytest.mark.parametrize("lengths", [(50, 50, 50), (80, 120, 50), (1, 7, 3), (9, 1, 1), (7, 7, 2)])
+def test_agrees_with_the_literal_model(lengths, path):
     model = random_model().eval()
     plain = PlainNHFNet(model.state_dict()).eval()
     inputs = random_inputs(3, *lengths, model.sizes)
@@ -105,7 +116,7 @@ def test_agrees_with_the_literal_model(lengths):
         torch.testing.assert_close(model(*inputs), plain(*inputs), atol=1e-4, rtol=1e-4)
 
 
-def test_gradients_agree_with_the_literal_model():
+def test_gradients_agree_with_the_literal_model(path):
     model = random_model(cross_modal_dropout=0.0).double()
     plain = PlainNHFNet(model.state_dict(), cross_modal_dropout=0.0)
     inputs = [x.double() for x in random_inputs(2, 6, 5, 4, model.sizes)]
@@ -117,13 +128,100 @@ def test_gradients_agree_with_the_literal_model():
 
 
 @pytest.mark.parametrize("memory_length", [None, 5])
-def test_encoder_agrees_with_the_literal_one(memory_length):
+def test_encoder_agrees_with_the_literal_one(memory_length, path):
     torch.manual_seed(0)
     encoder = Encoder(width=32, heads=8, layers=4, feedforward=128, attention_dropout=0.0)
     plain = PlainEncoder(encoder.state_dict(), layers=4, heads=8, dropout=0.0)
     x = torch.randn(2, 11, 32)
     memory = None if memory_length is None else torch.randn(2, memory_length, 32)
     torch.testing.assert_close(encoder(x, memory), plain(x, memory), atol=1e-5, rtol=1e-5)
+
+
+def random_layer(dropout: float = 0.0, scale: float = 0.3) -> EncoderLayer:
+    torch.manual_seed(5)
+    layer = EncoderLayer(width=32, heads=8, feedforward=128, dropout=dropout).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=scale)
+    return layer
+
+
+def outputs_and_gradients(layer, x, memory, last_tokens_only):
+    """The layer's output and the gradients of its inputs and weights."""
+    inputs = [None if value is None else value.clone().requires_grad_() for value in (x, memory)]
+    output = layer(*inputs, last_tokens_only)
+    wanted = [value for value in inputs if value is not None] + list(layer.parameters())
+    return [output, *torch.autograd.grad(output.sin().sum(), wanted)]
+
+
+@given(
+    batch=st.integers(1, 40),
+    tokens=st.integers(1, 12),
+    memory_tokens=st.none() | st.integers(1, 9),
+    last_tokens_only=st.none() | st.integers(1, 4),
+    scale=st.sampled_from([0.3, 1.0]),  # with the large one, scores need the softmax's shift
+)
+@settings(max_examples=40, deadline=None)
+def test_the_cpu_layer_agrees_with_the_formula(
+    batch, tokens, memory_tokens, last_tokens_only, scale
+):
+    layer = random_layer(scale=scale)
+    x = torch.randn(batch, tokens, 32, dtype=torch.float64)
+    memory = None if memory_tokens is None else torch.randn(batch, memory_tokens, 32).double()
+    found = outputs_and_gradients(layer, x, memory, last_tokens_only)
+    with mock.patch.object(cpu_layer, "is_for", lambda x: False):
+        expected = outputs_and_gradients(layer, x, memory, last_tokens_only)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7 * theirs.abs().max().item())
+
+
+def test_the_cpu_layers_gradients_with_dropout_are_its_own():
+    layer = random_layer(dropout=0.4)
+    x, memory = torch.randn(2, 3, 32).double(), torch.randn(2, 4, 32).double()
+
+    def same_dropout_each_time(x, memory):
+        torch.manual_seed(0)
+        return layer(x, memory)
+
+    inputs = x.requires_grad_(), memory.requires_grad_()
+    assert torch.autograd.gradcheck(same_dropout_each_time, inputs, fast_mode=True)
+
+
+def test_the_cpu_layer_drops_as_often_as_the_formula(monkeypatch):
+    layer = random_layer(dropout=0.4)
+    x = torch.randn(1, 3, 32).double().expand(20_000, -1, -1)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        ours = layer(x)
+        torch.manual_seed(1)
+        assert torch.equal(layer(x), ours)
+        monkeypatch.setattr(cpu_layer, "is_for", lambda x: False)
+        theirs = layer(x)
+    # Means of 20,000 draws and their spreads, in standard errors and per cent.
+    error = ours.std(0) * (2 / len(x)) ** 0.5
+    assert ((ours.mean(0) - theirs.mean(0)).abs() < 5 * error).all()
+    torch.testing.assert_close(ours.std(0), theirs.std(0), rtol=0.05, atol=0)
+
+
+def test_scores_beyond_what_exp_can_hold_give_the_same_as_the_formula():
+    layer = random_layer().float()
+    with torch.no_grad():
+        layer.self_attn.in_proj_weight[:64] *= 100
+        ours = layer(x := torch.randn(2, 9, 32))
+        with mock.patch.object(cpu_layer, "is_for", lambda x: False):
+            theirs = layer(x)
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("memory_length", [None, 5])
+@pytest.mark.parametrize("count", [1, 4, 30])
+def test_last_tokens_only_are_the_last_of_all(path, memory_length, count):
+    torch.manual_seed(0)
+    encoder = Encoder(width=32, heads=8, layers=2, feedforward=128, attention_dropout=0.0)
+    x = torch.randn(2, 11, 32)
+    memory = None if memory_length is None else torch.randn(2, memory_length, 32)
+    expected = encoder(x, memory)[:, -count:]
+    torch.testing.assert_close(encoder(x, memory, last_tokens_only=count), expected)
 
 
 def test_a_token_whose_first_channel_is_zero_gets_no_position():
@@ -136,7 +234,7 @@ def test_a_token_whose_first_channel_is_zero_gets_no_position():
     torch.testing.assert_close(positions[0, 2, 16], torch.tensor(3.0).cos())
 
 
-def test_only_the_cross_modal_encoder_drops_attention_weights():
+def test_only_the_cross_modal_encoder_drops_attention_weights(path):
     model = random_model().train()
     visual, audio, text = random_inputs(2, 6, 6, 6, model.sizes)
     fused = [model.fuse_audio_visual(visual, audio) for _ in range(2)]
