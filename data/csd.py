@@ -116,18 +116,22 @@ class ComputationalSequence:
 
     def read(self, video: str) -> VideoRows:
         """Read the intervals of `video` and make its features readable."""
-        with _reading(self.path):
-            parts = [self._part(key) for key in self._entries[video]]
-            intervals = np.concatenate([np.asarray(times, dtype=np.float64) for _, times in parts])
+        intervals, parts = self._open_parts(video)
         order = sort_order(intervals)
-        return VideoRows(intervals[order], order, [features for features, _ in parts], self.path)
+        return VideoRows(intervals[order], order, parts, self.path)
 
     def read_unsorted(self, video: str) -> tuple[np.ndarray, np.ndarray]:
         """Read `video` in file order: intervals `(n, 2)` and features `(n, width)`."""
+        intervals, parts = self._open_parts(video)
+        with _reading(self.path):
+            return intervals, np.concatenate([features[:] for features in parts])
+
+    def _open_parts(self, video: str) -> tuple[np.ndarray, list[StoredRows]]:
+        """Return the intervals of a video's parts, one after another, and their features."""
         with _reading(self.path):
             parts = [self._part(key) for key in self._entries[video]]
             intervals = np.concatenate([np.asarray(times, dtype=np.float64) for _, times in parts])
-            return intervals, np.concatenate([features[:] for features, _ in parts])
+        return intervals, [features for features, _ in parts]
 
     def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
         features, intervals = self._stored(key, "features"), self._stored(key, "intervals")

@@ -7,8 +7,6 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
-SCHEDULERS = ("none", "plateau", "cosine")
-
 _FACTOR, _PATIENCE = 0.5, 2  # halve after more than two epochs that are no better
 
 
@@ -23,7 +21,7 @@ class _Cosine(CosineAnnealingLR):
 def make_scheduler(
     name: str, optimizer: Optimizer, epochs: int
 ) -> ReduceLROnPlateau | _Cosine | None:
-    """Return the schedule `name` of `SCHEDULERS` over `epochs` epochs; None for `none`."""
+    """Return the schedule `plateau` or `cosine` over `epochs` epochs; None for `none`."""
     if name == "plateau":
         return ReduceLROnPlateau(optimizer, factor=_FACTOR, patience=_PATIENCE)
     if name == "cosine":
