@@ -5,39 +5,13 @@ Shapes: B batch, T tokens, M memory tokens, d width, H heads.
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import cpu_layer
-
-
-@lru_cache(maxsize=32)
-def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
-    """Return the position vectors of positions 1..`length`, shape `(length, width)`.
-
-    Sines fill the first half of the channels and cosines the second; they do not interleave.
-    """
-    half = width // 2
-    channel = torch.arange(half, dtype=torch.float32, device=device)
-    frequency = torch.exp(channel * (-math.log(10000) / (half - 1)))
-    position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
-    angle = position[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-
-def embed(x: Tensor) -> Tensor:
-    """Scale the tokens by sqrt(d) and add their positions, `(B, T, d)` to `(B, T, d)`.
-
-    A token whose first channel is exactly 0 gets no position: the released code takes it
-    for padding, and a trained model depends on that.
-    """
-    _, length, width = x.shape
-    position = sinusoids(length, width, x.device).to(x.dtype)
-    return math.sqrt(width) * x + position * (x[..., :1] != 0)
+from . import cpu_encoder
+from .dropout import drop, layer_key, random_keys
+from .positions import embed
 
 
 class MultiHeadAttention(nn.Module):
@@ -54,8 +28,13 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Let `x` `(B, T, d)` attend to `memory` `(B, M, d)`, or to itself without one."""
+    def forward(
+        self, x: Tensor, memory: Tensor | None = None, dropout_keys: Tensor | None = None
+    ) -> Tensor:
+        """Let `x` `(B, T, d)` attend to `memory` `(B, M, d)`, or to itself without one.
+
+        There is dropout where there are keys `(B,)` for it.
+        """
         if memory is None:
             q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
@@ -67,7 +46,8 @@ class MultiHeadAttention(nn.Module):
         q, k, v = (self._split_heads(part) for part in (q, k, v))
         # Written out: at a head width of 4 the fused kernels are slower.
         weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2), dim=-1)
-        weights = F.dropout(weights, self.dropout, self.training)
+        if dropout_keys is not None:
+            weights = drop(weights, self.dropout, dropout_keys)
         return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
 
     def _split_heads(self, x: Tensor) -> Tensor:
@@ -88,21 +68,23 @@ class EncoderLayer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, last_tokens_only: int | None = None
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        last_tokens_only: int | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> Tensor:
         """Update `x` `(B, T, d)`; the embedded `memory` `(B, M, d)` shares its LayerNorm.
 
         With `last_tokens_only`, only that many last tokens come out; all are attended to.
         """
-        if cpu_layer.is_for(x):  # the same numbers, faster
-            return cpu_layer.encoder_layer(self, x, memory, last_tokens_only)
         attention_norm, feedforward_norm = self.layer_norms
         queries = attention_norm(x)
         attended = attention_norm(memory) if memory is not None else None
         if last_tokens_only is not None:
             attended = queries if attended is None else attended
             queries, x = queries[:, -last_tokens_only:], x[:, -last_tokens_only:]
-        x = x + self.self_attn(queries, attended)
+        x = x + self.self_attn(queries, attended, dropout_keys)
         return x + self.fc2(F.relu_(self.fc1(feedforward_norm(x))))
 
 
@@ -117,23 +99,36 @@ class Encoder(nn.Module):
         self, width: int, heads: int, layers: int, feedforward: int, attention_dropout: float
     ) -> None:
         super().__init__()
+        self.attention_dropout = attention_dropout
         self.layers = nn.ModuleList(
             EncoderLayer(width, heads, feedforward, attention_dropout) for _ in range(layers)
         )
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, last_tokens_only: int | None = None
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        last_tokens_only: int | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> Tensor:
         """Encode `x` `(B, T, d)`, attending to `memory` `(B, M, d)` when there is one.
 
         `last_tokens_only` returns that many last tokens, for a caller that reads no others,
-        and spares the last layer the rest.
+        and spares the last layer the rest. `dropout_keys` `(B,)` int64 below 2**32 choose what
+        dropout drops in training; without them it is PyTorch's generator that does.
         """
+        if not (self.training and self.attention_dropout):
+            dropout_keys = None
+        elif dropout_keys is None:
+            dropout_keys = random_keys(len(x), x.device)
+        if cpu_encoder.is_for(self, x):  # the same numbers, faster
+            return cpu_encoder.encode(self, x, memory, last_tokens_only, dropout_keys)
         x = embed(x)
         if memory is not None:
             memory = embed(memory)
-        *layers, last_layer = self.layers
-        for layer in layers:
-            x = layer(x, memory)
-        return self.layer_norm(last_layer(x, memory, last_tokens_only))
+        for n, layer in enumerate(self.layers):
+            is_last = n == len(self.layers) - 1
+            keys = None if dropout_keys is None else layer_key(dropout_keys, n)
+            x = layer(x, memory, last_tokens_only if is_last else None, keys)
+        return self.layer_norm(x)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from data.errors import InputError
 
 from .checkpoint import Checkpoint, load_weights, read_checkpoint
+from .dropout import scramble
 from .encoder import Encoder
 
 
@@ -66,16 +67,20 @@ class NHFNet(nn.Module):
         sizes = self.sizes
         return Encoder(sizes.width, sizes.heads, sizes.layers, sizes.feedforward, attention_dropout)
 
-    def forward(self, visual: Tensor, audio: Tensor, text: Tensor) -> Tensor:
+    def forward(
+        self, visual: Tensor, audio: Tensor, text: Tensor, dropout_keys: Tensor | None = None
+    ) -> Tensor:
         """Predict the sentiment, shape `(B, 1)`; labels lie in [-3, 3], this is not clipped.
 
         `visual` is `(B, Tv, 35)`, `audio` `(B, Ta, 74)`, `text` `(B, Tt, 768)` (or the widths
-        of `sizes`), finite. The lengths may differ.
+        of `sizes`), finite. The lengths may differ. In training, a segment's key in `dropout_keys`
+        `(B,)`, int64 below 2**32, decides what dropout drops; PyTorch's generator without them.
         """
+        keys, other_keys = dropout_keys, None if dropout_keys is None else scramble(dropout_keys)
         f = self.fuse_audio_visual(visual, audio)
         h = self.encode_text(text)
-        f_cross = self.cross_modal_encoder(f, memory=h)
-        h_cross = self.cross_modal_encoder(h, memory=f)
+        f_cross = self.cross_modal_encoder(f, memory=h, dropout_keys=keys)
+        h_cross = self.cross_modal_encoder(h, memory=f, dropout_keys=other_keys)
         f_self = self.self_attention_encoder(f_cross, last_tokens_only=1)
         h_self = self.self_attention_encoder(h_cross, last_tokens_only=1)
         return self.output(h[:, -1] + f[:, -1] + h_self[:, -1] + f_self[:, -1])

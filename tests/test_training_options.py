@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -132,52 +133,27 @@ def test_resume_auto_begins_and_goes_on(program, small, tmp_path):
     assert "Epoch 2/2" in second.stdout
 
 
-# Trains without dropout, so that the processes' random states do not matter, and prints scores.
-SCRIPT = """
-import json, sys
-from dataclasses import asdict
-from pathlib import Path
-import torch
-from data.dataset import Loading, Split
-from data.distributed import join_processes, leave_processes
-from models.nhfnet import NHFNet, NHFNetSizes
-from utils.training import Trainer, TrainingSettings
-
-processes = join_processes()
-splits = {name: Split(Path(sys.argv[1]) / name) for name in ("train", "val", "test")}
-torch.manual_seed(0)
-model = NHFNet(NHFNetSizes(**splits["train"].widths, cross_modal_dropout=0.0))
-folder = Path(sys.argv[2])
-settings = TrainingSettings(1e-3, 2, 20, 100, folder, save_every=2)
-loading = Loading(torch.device("cpu"), 37, 0, False, processes)  # a last batch of 1
-trainer = Trainer(model, splits, settings, loading, {})
-trainer.run()
-if processes.is_first:
-    scores = {name: asdict(its) for name, its in trainer.epochs[-1].scores.items()}
-    (folder / "scores.json").write_text(json.dumps(scores))
-leave_processes(processes)
-"""
-
-
-def test_two_processes_give_the_scores_of_one(small, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+@pytest.mark.parametrize("cxx", ["c++", "no-such-compiler"])
+def test_two_processes_give_the_scores_of_one(small, tmp_path, cxx):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    options = ["--train", "--datadir", small, "--epochs", "2", "--batch_size", "37"]
     found = {}
     for name, launcher in {"one": [], "two": launch}.items():
-        command = [sys.executable, *launcher, script, small, tmp_path / name]
+        folders = ["--checkpointdir", tmp_path / name, "--resultdir", tmp_path / name]
         done = subprocess.run(
-            command,
+            [sys.executable, *launcher, ROOT / "main_msaf.py", *options, *folders],
             capture_output=True,
             text=True,
             timeout=300,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            env={**os.environ, "CXX": cxx},
         )
         assert done.returncode == 0, done.stderr
-        found[name] = json.loads((tmp_path / name / "scores.json").read_text())
-    for split, scores in found["one"].items():
-        for metric, value in scores.items():
-            assert found["two"][split][metric] == pytest.approx(value, abs=1e-4), (split, metric)
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            found[name] = list(csv.DictReader(file))
+    assert len(found["one"]) == len(found["two"]) > 0
+    for one, two in zip(found["one"], found["two"], strict=True):
+        for column in one.keys() - {"samples_per_second", "split"}:
+            assert float(two[column]) == pytest.approx(float(one[column]), abs=1e-4), column
 
 
 def test_shares_are_disjoint_and_complete(small):

@@ -165,6 +165,7 @@ class Trainer:
         """
         self.model.train()
         position, split = self.position, self.splits["train"]
+        self._dropout_keys = self._keys(position.epoch)
         order = self._order(position.epoch)
         rows = self.loading.rows(order)
         loader = batches(split, order[position.step * self.loading.batch_size :], self.loading)
@@ -187,6 +188,11 @@ class Trainer:
         rng = np.random.default_rng([self.settings.seed, epoch])
         return rng.permutation(len(self.splits["train"]))
 
+    def _keys(self, epoch: int) -> Tensor:
+        """Return what decides an epoch's dropout, segment by segment: by seed and epoch, too."""
+        rng = np.random.default_rng([self.settings.seed, epoch, 1])
+        return torch.from_numpy(rng.integers(2**32, size=len(self.splits["train"])))
+
     def _bar(self, steps: int) -> tqdm:
         return progress(
             total=steps,
@@ -206,7 +212,8 @@ class Trainer:
         inputs = [x.to(device, non_blocking=True) for x in batch.inputs]
         label = batch.label.to(device, non_blocking=True)
         if len(label):
-            prediction = self._forward(*inputs)
+            keys = self._dropout_keys[self.loading.share(rows)].to(device, non_blocking=True)
+            prediction = self._forward(*inputs, keys)
             loss = nn.functional.mse_loss(prediction, label, reduction="sum")
         else:  # a process without a share still takes part in the others' gradients
             prediction = self._forward(*(x.new_zeros(1, *x.shape[1:]) for x in inputs))[:0]

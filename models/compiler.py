@@ -1,0 +1,67 @@
+"""Compiling this folder's C++ for this machine, once."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+# Without -ffast-math: rounding by adding and subtracting, and not-a-number, must stay.
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+
+
+class Unavailable(Exception):
+    """There is no compiled code here; the message says why."""
+
+
+def load(source: Path, **macros: int) -> ctypes.CDLL:
+    """Return the library made of a C++ file by $CXX or c++, from the cache if it was made before.
+
+    Raises Unavailable when it cannot be made.
+    """
+    compiler = os.environ.get("CXX") or "c++"
+    command = [compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+        made_of = [repr(command).encode(), version, _processor().encode(), source.read_bytes()]
+        name = f"{source.stem}-{hashlib.sha256(b''.join(made_of)).hexdigest()[:16]}.so"
+        library = _cache() / name
+        if not library.exists():
+            _compile([*command, str(source)], library)
+        return ctypes.CDLL(str(library))
+    except FileNotFoundError:
+        raise Unavailable(f"there is no C++ compiler {compiler}") from None
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"exit status {error.returncode}"
+        raise Unavailable(f"{compiler} does not compile {source.name}: {reason}") from error
+    except OSError as error:
+        raise Unavailable(f"{source.name} could not be compiled and loaded: {error}") from error
+
+
+def _compile(command: list[str], library: Path) -> None:
+    """Write `library` whole or not at all, whoever else is writing it."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        temporary = Path(folder) / library.name
+        subprocess.run([*command, "-o", str(temporary)], capture_output=True, check=True)
+        temporary.replace(library)
+
+
+def _cache() -> Path:
+    """Return this user's folder for compiled code."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nhfnet"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _processor() -> str:
+    """Return what -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

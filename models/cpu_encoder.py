@@ -1,0 +1,134 @@
+"""`Encoder` on a CPU by cpu_encoder.cpp, compiled when first needed: the same numbers, faster.
+
+Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens, d width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import compiler
+from .positions import sinusoids
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
+
+_SOURCE = Path(__file__).with_name("cpu_encoder.cpp")
+
+
+class _Call(ctypes.Structure):
+    """The `Call` of cpu_encoder.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "tokens", "memory_tokens", "queries")),
+        ("layers", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("x", "memory", "positions", "dropout_keys")),
+        ("keep", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("kept", "out")),
+        *((name, ctypes.c_void_p) for name in ("grad_out", "grad_x", "grad_memory")),
+    )
+
+
+def library(encoder: Encoder) -> ctypes.CDLL | str:
+    """Return the compiled encoder for these sizes, or why there is none."""
+    layer = encoder.layers[0]
+    return _library(layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features)
+
+
+@cache
+def _library(width: int, heads: int, feedforward: int) -> ctypes.CDLL | str:
+    if width % 16 or feedforward % 16 or width // heads % 4:
+        return f"{_SOURCE.name} is not for width {width}, {heads} heads, feedforward {feedforward}"
+    try:
+        return compiler.load(_SOURCE, WIDTH=width, HEADS=heads, FEEDFORWARD=feedforward)
+    except compiler.Unavailable as problem:
+        return str(problem)
+
+
+def is_for(encoder: Encoder, x: Tensor) -> bool:
+    """Tell whether `encode` can do what `encoder` does with `x`."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and encoder.layer_norm.weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not isinstance(library(encoder), str)
+    )
+
+
+def encode(
+    encoder: Encoder,
+    x: Tensor,
+    memory: Tensor | None,
+    last_tokens_only: int | None,
+    dropout_keys: Tensor | None,
+) -> Tensor:
+    """Do what `encoder` does; there is dropout where there are keys."""
+    _, tokens, width = x.shape
+    queries = tokens if last_tokens_only is None else min(last_tokens_only, tokens)
+    longest = tokens if memory is None else max(tokens, memory.shape[1])
+    positions = sinusoids(longest, width, x.device)
+    keep = 1 - encoder.attention_dropout
+    keys = None if dropout_keys is None else dropout_keys.to(torch.uint32)
+    weights = tuple(encoder.parameters())
+    return _Encode.apply(library(encoder), keep, queries, positions, keys, x, memory, *weights)
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        library: ctypes.CDLL,
+        keep: float,
+        queries: int,
+        positions: Tensor,
+        keys: Tensor | None,
+        x: Tensor,
+        memory: Tensor | None,
+        *weights: Tensor,
+    ) -> Tensor:
+        x, memory = x.contiguous(), None if memory is None else memory.contiguous()
+        weights = tuple(weight.contiguous() for weight in weights)
+        out = x.new_empty(len(x), queries, x.shape[2])
+        call = _Call(
+            *(len(x), x.shape[1], 0 if memory is None else memory.shape[1], queries),
+            (len(weights) - 2) // 12,
+            *(_address(x), _address(memory), _address(positions), _address(keys), keep),
+        )
+        call.out = _address(out)
+        kept = None
+        if any(ctx.needs_input_grad):
+            kept = x.new_empty(len(x), library.kept_size(ctypes.byref(call)))
+            call.kept = _address(kept)
+            ctx.save_for_backward(x, memory, *weights)
+            ctx.rest = library, call, kept, positions, keys
+        library.forward(ctypes.byref(call), _addresses(weights))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, memory, *weights = ctx.saved_tensors
+        library, call, *_ = ctx.rest
+        grad_out = grad_out.contiguous()
+        grads = [None if value is None else torch.empty_like(value) for value in (x, memory)]
+        grad_weights = [torch.empty_like(weight) for weight in weights]
+        call.grad_out, call.grad_x, call.grad_memory = map(_address, (grad_out, *grads))
+        library.backward(ctypes.byref(call), _addresses(weights), _addresses(grad_weights))
+        return None, None, None, None, None, *grads, *grad_weights
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _addresses(tensors: tuple[Tensor, ...] | list[Tensor]) -> ctypes.Array:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))

@@ -1,0 +1,42 @@
+"""Dropout of attention weights whose masks depend on nothing but a segment's key.
+
+A mask is a hash of the key and of the place in the attention, not a draw from the device's
+generator: it is the same on every device, in every batch and in any number of processes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_32_BITS = 0xFFFFFFFF
+
+
+def scramble(x: Tensor) -> Tensor:
+    """Hash numbers below 2**32, int64 to int64 (Wellons' `lowbias32`)."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _32_BITS
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _32_BITS
+    return x ^ (x >> 16)
+
+
+def layer_key(keys: Tensor, layer: int) -> Tensor:
+    """Return a layer's own keys `(B,)`, from those of the encoder's call."""
+    return (keys + layer) & _32_BITS
+
+
+def random_keys(count: int, device: torch.device) -> Tensor:
+    """Draw keys `(count,)` from PyTorch's generator."""
+    return torch.randint(2**32, (count,), device=device)
+
+
+def drop(weights: Tensor, probability: float, keys: Tensor) -> Tensor:
+    """Set attention weights `(B, H, Q, M)` to 0 with `probability`; scale up the others.
+
+    `keys` `(B,)` int64 below 2**32 choose which.
+    """
+    _, heads, queries, attended = weights.shape
+    place = torch.arange(heads * attended * queries, device=weights.device)
+    place = place.view(heads, attended, queries).transpose(1, 2)  # by head, key, query
+    hashes = scramble((scramble(keys)[:, None, None, None] + place) & _32_BITS)
+    kept = 1 - probability
+    return weights * (hashes < int(kept * 2**32)) * (1 / kept)
