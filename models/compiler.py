@@ -1,4 +1,4 @@
-"""Compiling this folder's C++ for this machine, once."""
+"""Compiling C++ for this machine, once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,26 +20,30 @@ class Unavailable(Exception):
 
 
 def load(source: Path, **macros: int) -> ctypes.CDLL:
-    """Return the library made of a C++ file by $CXX or c++, from the cache if it was made before.
+    """Return the library that $CXX or c++ makes of a C++ file, and of the headers beside it.
+
+    It comes from the cache if it was made before.
 
     Raises Unavailable when it cannot be made.
     """
-    compiler = os.environ.get("CXX") or "c++"
-    command = [compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    command = [*compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
     try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-        made_of = [repr(command).encode(), version, _processor().encode(), source.read_bytes()]
+        version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
+        files = [source, *sorted(source.parent.glob("*.h"))]
+        made_of = [repr(command).encode(), version, _processor().encode()]
+        made_of += [file.read_bytes() for file in files]
         name = f"{source.stem}-{hashlib.sha256(b''.join(made_of)).hexdigest()[:16]}.so"
         library = _cache() / name
         if not library.exists():
             _compile([*command, str(source)], library)
         return ctypes.CDLL(str(library))
     except FileNotFoundError:
-        raise Unavailable(f"there is no C++ compiler {compiler}") from None
+        raise Unavailable(f"there is no C++ compiler {compiler[0]}") from None
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit status {error.returncode}"
-        raise Unavailable(f"{compiler} does not compile {source.name}: {reason}") from error
+        told = [line for line in lines if "error" in line] or [f"exit status {error.returncode}"]
+        raise Unavailable(f"{compiler[0]} does not compile {source.name}: {told[0]}") from error
     except OSError as error:
         raise Unavailable(f"{source.name} could not be compiled and loaded: {error}") from error
 

@@ -1,4 +1,4 @@
-"""`Encoder` on a CPU by cpu_encoder.cpp, compiled when first needed: the same numbers, faster.
+"""`Encoder` on a CPU by native/encoder.cpp, compiled when first needed: the same numbers, faster.
 
 Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens, d width.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens,
 from __future__ import annotations
 
 import ctypes
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,11 @@ from .positions import sinusoids
 if TYPE_CHECKING:
     from .encoder import Encoder
 
-_SOURCE = Path(__file__).with_name("cpu_encoder.cpp")
+_SOURCE = Path(__file__).parent / "native" / "encoder.cpp"
 
 
 class _Call(ctypes.Structure):
-    """The `Call` of cpu_encoder.cpp."""
+    """The `Call` of native/call.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "tokens", "memory_tokens", "queries")),
@@ -49,6 +50,7 @@ def _library(width: int, heads: int, feedforward: int) -> ctypes.CDLL | str:
     try:
         return compiler.load(_SOURCE, WIDTH=width, HEADS=heads, FEEDFORWARD=feedforward)
     except compiler.Unavailable as problem:
+        warnings.warn(f"{problem}; the encoders take several times as long", stacklevel=2)
         return str(problem)
 
 
@@ -56,9 +58,8 @@ def is_for(encoder: Encoder, x: Tensor) -> bool:
     """Tell whether `encode` can do what `encoder` does with `x`."""
     return (
         x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dtype in (torch.float32, torch.bfloat16)  # the latter from under autocast
         and encoder.layer_norm.weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not isinstance(library(encoder), str)
     )
@@ -71,7 +72,8 @@ def encode(
     last_tokens_only: int | None,
     dropout_keys: Tensor | None,
 ) -> Tensor:
-    """Do what `encoder` does; there is dropout where there are keys."""
+    """Do what `encoder` does, in float32; there is dropout where there are keys."""
+    x, memory = x.float(), None if memory is None else memory.float()
     _, tokens, width = x.shape
     queries = tokens if last_tokens_only is None else min(last_tokens_only, tokens)
     longest = tokens if memory is None else max(tokens, memory.shape[1])

@@ -33,5 +33,7 @@ def embed(x: Tensor) -> Tensor:
     for padding, and a trained model depends on that.
     """
     _, length, width = x.shape
-    position = sinusoids(length, width, x.device).to(x.dtype)
+    # torch.compile traces the function, not its cache, and makes the table a constant.
+    table = sinusoids.__wrapped__ if torch.compiler.is_compiling() else sinusoids
+    position = table(length, width, x.device).to(x.dtype)
     return math.sqrt(width) * x + position * (x[..., :1] != 0)

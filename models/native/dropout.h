@@ -1,0 +1,43 @@
+// Dropout by keys: models/dropout.py has the same masks.
+#pragma once
+
+#include <cstdint>
+
+#include "call.h"
+#include "vectors.h"
+
+namespace {
+
+// dropout.py's scramble.
+template <typename Value>
+Value scramble(Value x) {
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+// Which attention weights of a sample and layer dropout keeps.
+struct Dropout {
+    bool active;
+    uint32_t key, limit;
+    float scale;  // of those kept
+    int queries;
+
+    Dropout(const Call& call, int64_t sample, int64_t layer, int queries_)
+        : active(call.dropout_keys != nullptr),
+          key(active ? scramble(call.dropout_keys[sample] + uint32_t(layer)) : 0),
+          limit(active ? uint32_t(call.keep * 4294967296.0) : 0),
+          scale(active ? float(1 / call.keep) : 1.0f),
+          queries(queries_) {}
+
+    // The vector where kept, elsewhere 0. `row` counts heads and keys.
+    Vector keep(Vector x, int row, int query) const {
+        Bits index = Bits{} + (key + uint32_t(row) * uint32_t(queries) + uint32_t(query));
+        for (int lane = 0; lane < LANES; lane++) index[lane] += lane;
+        return (Vector)((Bits)x & (Bits)(scramble(index) < limit));
+    }
+};
+
+}  // namespace

@@ -1,0 +1,78 @@
+// Matrix products, and the linear layer made of them.
+#pragma once
+
+#include <cstring>
+
+#include "vectors.h"
+
+namespace {
+
+template <int ROWS, int VECTORS>
+void tile(const float* a, long row, long column, const float* b, long b_row, float* c, long c_row,
+          int inner) {
+    Vector sum[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) sum[r][v] = at(c + r * c_row + v * LANES);
+    for (int k = 0; k < inner; k++) {
+        Vector factor[VECTORS];
+        for (int v = 0; v < VECTORS; v++) factor[v] = at(b + k * b_row + v * LANES);
+        for (int r = 0; r < ROWS; r++)
+            for (int v = 0; v < VECTORS; v++) sum[r][v] += a[r * row + k * column] * factor[v];
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) at(c + r * c_row + v * LANES) = sum[r][v];
+}
+
+template <int ROWS, int VECTORS>
+void tiles(const float* a, long row, long column, const float* b, long b_row, float* c, long c_row,
+           int rows, int inner) {
+    for (int r = 0; r < rows; r += ROWS)
+        tile<ROWS, VECTORS>(a + r * row, row, column, b, b_row, c + r * c_row, c_row, inner);
+}
+
+// c (rows, columns) += a (rows, inner) b (inner, columns); a's strides are given, so that it may
+// be read transposed. `rows` is a multiple of 8, `columns` of LANES.
+void add_product(const float* a, long row, long column, const float* b, long b_row, float* c,
+                 long c_row, int rows, int columns, int inner) {
+    for (int n = 0; n < columns; n += TILE * LANES) {
+        const int vectors = (columns - n) / LANES;
+        const auto part = [&](auto multiply) {
+            multiply(a, row, column, b + n, b_row, c + n, c_row, rows, inner);
+        };
+        if (vectors >= TILE)
+            part(tiles<4, TILE>);
+        else if (vectors == 3)
+            part(tiles<4, 3>);
+        else if (vectors == 2)
+            part(tiles<8, 2>);
+        else
+            part(tiles<8, 1>);
+    }
+}
+
+// out = weight x + bias
+void linear(const float* weight, const float* bias, const float* x, float* out, int inputs,
+            int outputs, int stride) {
+    for (int c = 0; c < outputs; c++)
+        for (int t = 0; t < stride; t += LANES) at(out + c * stride + t) = same(bias[c]);
+    add_product(weight, inputs, 1, x, stride, out, stride, outputs, stride, inputs);
+}
+
+// out = weight^T grad
+void linear_backward(const float* weight, const float* grad, float* out, int inputs, int outputs,
+                     int stride) {
+    std::memset(out, 0, sizeof(float) * inputs * stride);
+    add_product(weight, 1, inputs, grad, stride, out, stride, inputs, stride, outputs);
+}
+
+// The weight's gradient += grad x^T; the bias's, not yet summed over lanes, += grad.
+void linear_weight_grad(const float* grad, const float* x, float* weight_grad, float* bias_grad,
+                        int inputs, int outputs, int stride, int tokens, float* scratch) {
+    to_tokens(x, inputs, stride, tokens, scratch);
+    add_product(grad, stride, 1, scratch, inputs, weight_grad, inputs, outputs, inputs, tokens);
+    for (int c = 0; c < outputs; c++)
+        for (int t = 0; t < stride; t += LANES)
+            at(bias_grad + c * LANES) += at(grad + c * stride + t);
+}
+
+}  // namespace

@@ -1,0 +1,76 @@
+// A register of tokens, and turning tokens from lanes to rows.
+#pragma once
+
+#include <cstdint>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TILE = 4;  // TILE: vectors side by side in a product's inner tile
+#else
+constexpr int LANES = 8, TILE = 2;
+#endif
+typedef float Vector __attribute__((vector_size(LANES * 4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(LANES * 4), may_alias));
+typedef float Four __attribute__((vector_size(16), may_alias));
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Bits){__VA_ARGS__})
+#endif
+#if defined(__AVX512F__)
+#define PAIRS_LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define PAIRS_HIGH 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define HALVES_LOW 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define HALVES_HIGH 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#else
+#define PAIRS_LOW 0, 8, 1, 9, 4, 12, 5, 13
+#define PAIRS_HIGH 2, 10, 3, 11, 6, 14, 7, 15
+#define HALVES_LOW 0, 1, 8, 9, 4, 5, 12, 13
+#define HALVES_HIGH 2, 3, 10, 11, 6, 7, 14, 15
+#endif
+
+int padded(int tokens) { return (tokens + LANES - 1) / LANES * LANES; }
+Vector& at(float* x) { return *reinterpret_cast<Vector*>(x); }
+const Vector& at(const float* x) { return *reinterpret_cast<const Vector*>(x); }
+Vector same(float value) { return Vector{} + value; }
+
+// Four rows of lanes to each lane's four values, group by group of four lanes.
+void transpose(const Vector (&rows)[4], Vector (&groups)[4]) {
+    const Vector low01 = SHUFFLE(rows[0], rows[1], PAIRS_LOW);
+    const Vector high01 = SHUFFLE(rows[0], rows[1], PAIRS_HIGH);
+    const Vector low23 = SHUFFLE(rows[2], rows[3], PAIRS_LOW);
+    const Vector high23 = SHUFFLE(rows[2], rows[3], PAIRS_HIGH);
+    groups[0] = SHUFFLE(low01, low23, HALVES_LOW);
+    groups[1] = SHUFFLE(low01, low23, HALVES_HIGH);
+    groups[2] = SHUFFLE(high01, high23, HALVES_LOW);
+    groups[3] = SHUFFLE(high01, high23, HALVES_HIGH);
+}
+
+// The sums over the lanes of four vectors.
+Four lane_sums(const Vector (&rows)[4]) {
+    Vector groups[4];
+    transpose(rows, groups);
+    const Vector sums = (groups[0] + groups[1]) + (groups[2] + groups[3]);
+    Four result = {};
+    for (int part = 0; part < LANES / 4; part++)
+        result += reinterpret_cast<const Four*>(&sums)[part];
+    return result;
+}
+
+// x (channels, stride) to tokens by channels.
+void to_tokens(const float* x, int channels, int stride, int tokens, float* out) {
+    for (int c = 0; c < channels; c += 4)
+        for (int t = 0; t < tokens; t += LANES) {
+            Vector rows[4], groups[4];
+            for (int r = 0; r < 4; r++) rows[r] = at(x + (c + r) * stride + t);
+            transpose(rows, groups);
+            for (int g = 0; g < 4; g++)
+                for (int part = 0; part < LANES / 4; part++)
+                    *reinterpret_cast<Four*>(out + (t + 4 * part + g) * channels + c) =
+                        reinterpret_cast<const Four*>(&groups[g])[part];
+        }
+}
+
+}  // namespace
