@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take a while
+    import utils.early_interrupt  # noqa: F401
+
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from data.sources import Dataset
 
 DEFAULT_BERT = "bert-base-uncased"
+DEFAULT_AUDIO_LENGTH, DEFAULT_VISUAL_LENGTH = 500, 375  # rows
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,8 +51,9 @@ def parse_arguments() -> argparse.Namespace:
         "may be given",
     )
     length = whole_number(1)
-    add("--audio_length", type=length, default=500, help="rows of `unaligned` audio")
-    add("--visual_length", type=length, default=375, help="rows of `unaligned` visual")
+    audio, visual = DEFAULT_AUDIO_LENGTH, DEFAULT_VISUAL_LENGTH
+    add("--audio_length", type=length, help=f"rows of `unaligned` audio ({audio})")
+    add("--visual_length", type=length, help=f"rows of `unaligned` visual ({visual})")
     add("--bert", metavar="NAME_OR_DIR", help=f"the text encoder ({DEFAULT_BERT})")
     add("--bert_precision", choices=("float32", "bfloat16"), default="float32")
     add("--no_bert", action="store_true", help="leave the text features out, for a later run")
@@ -57,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     for this, excludes in (
         ("demo", ("pickle", "csd", "mirror", "folds", "bert")),
-        ("pickle", ("csd", "mirror", "folds", "alignment")),
+        ("pickle", ("csd", "mirror", "folds", "alignment", "audio_length", "visual_length")),
         ("no_bert", ("bert",)),
     ):
         for other in excludes:
@@ -74,6 +80,7 @@ def main() -> None:
         inspect(arguments)
         return
     from data.distributed import join_processes, leave_processes
+    from data.lock import working_alone
 
     processes = join_processes()
     if arguments.datadir.exists() and not arguments.datadir.is_dir():
@@ -85,8 +92,9 @@ def main() -> None:
         )
     if arguments.csd and not arguments.csd.is_dir():
         raise InputError(f"No folder {arguments.csd}; give the one that holds the .csd files.")
-    for alignment, origin in find_origins(arguments, processes):
-        prepare_one(arguments, alignment, origin, processes)
+    with working_alone(arguments.datadir) if processes.is_first else nullcontext():
+        for alignment, origin in find_origins(arguments, processes):
+            prepare_one(arguments, alignment, origin, processes)
     leave_processes(processes)
 
 
@@ -134,7 +142,10 @@ def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tu
     processes.from_first(None)
     paths = {kind: csd_dir / source.name for kind, source in dataset.sequences.items()}
     lengths = dict.fromkeys(ALIGNMENT_NAMES, Lengths(visual=50, audio=50))
-    lengths["unaligned"] = Lengths(visual=arguments.visual_length, audio=arguments.audio_length)
+    lengths["unaligned"] = Lengths(
+        visual=arguments.visual_length or DEFAULT_VISUAL_LENGTH,
+        audio=arguments.audio_length or DEFAULT_AUDIO_LENGTH,
+    )
     return [
         (name, CsdFiles(paths, dataset, arguments.folds or dataset.folds, name, lengths[name]))
         for name in arguments.alignment or ALIGNMENT_NAMES[:1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take a while
+    import utils.early_interrupt  # noqa: F401
+
 import argparse
 import os
 import sys
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.layout import ALIGNMENT_NAMES, root
+from utils.choices import PRECISIONS, SCHEDULERS
 from utils.console import (
     ArgumentParser,
     device_name,
@@ -25,6 +29,7 @@ from utils.console import (
 if TYPE_CHECKING:
     from data.dataset import Loading, Split
     from models.nhfnet import NHFNet
+    from utils.computing import Computing
     from utils.evaluation import Evaluation
     from utils.metrics import Scores
     from utils.training import Trainer
@@ -48,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch_size", type=positive, default=16, help="segments a batch")
     add("--num_workers", type=count, default=0, help="processes that load batches ahead")
     add("--epochs", type=positive, default=10, help="passes over the training split")
-    add("--scheduler", choices=("none", "plateau", "cosine"), default="none", help="of --lr")
+    add("--scheduler", choices=SCHEDULERS, default=SCHEDULERS[0], help="of --lr")
     add("--weight_decay", type=number_from_zero, default=0.0, help="Adam's")
     add("--grad_clip", type=positive_number, help="largest norm of the gradients")
     add("--patience", type=positive, help="stop after so many epochs without a better val MAE")
@@ -64,6 +69,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--log_interval", type=positive, default=100, help="batches between running-loss lines")
     add("--no_save", action="store_true", help="write no checkpoints, logs or results")
     add("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="bfloat16: mixed, faster")
+    add(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="use torch.compile; when not said, only on CUDA",
+    )
     add("--seed", type=seed, default=20, help="of the weights, the batch order and dropout")
     add("--seeds", type=seed, nargs="+", help="train once per seed; report mean and deviation")
     add("--resultdir", type=Path, default=Path("result"), help="where results are written")
@@ -120,7 +131,7 @@ def train_and_test(arguments: argparse.Namespace, loading: Loading) -> Scores:
     trainer.run()
     splits = trainer.splits
     heading(f"Test scores at epoch {trainer.best.number}, the best by validation MAE")
-    evaluation = evaluate(trainer.model, splits["test"], loading)
+    evaluation = evaluate(trainer.predictor, splits["test"], loading)
     print_scores(evaluation)
     mean = splits["train"].labels.mean()
     error = abs(splits["test"].labels - mean).mean()
@@ -137,7 +148,8 @@ def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) 
     """Open the splits in `folder`, build the model, and check that they fit."""
     from data.dataset import Split
     from data.folds import SPLITS
-    from utils.training import Trainer, TrainingSettings
+    from utils.settings import TrainingSettings
+    from utils.training import Trainer
 
     splits = {name: Split(folder / name) for name in SPLITS}
     model = make_model(arguments, splits["train"])
@@ -155,7 +167,18 @@ def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) 
         patience=arguments.patience,
         save_every=arguments.save_every,
     )
-    return Trainer(model, splits, settings, loading, describe_data(folder))
+    computing = make_computing(arguments, loading)
+    return Trainer(model, splits, settings, loading, describe_data(folder), computing)
+
+
+def make_computing(arguments: argparse.Namespace, loading: Loading) -> Computing:
+    """Return how to run the model; compiled is for CUDA, unless something else is said."""
+    from utils.computing import Computing
+
+    compiles = arguments.compile
+    if compiles is None:
+        compiles = loading.device.type == "cuda"
+    return Computing(arguments.precision, compiles)
 
 
 def resume(trainer: Trainer, arguments: argparse.Namespace) -> None:
@@ -223,6 +246,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None
     from data.dataset import Split
     from models.checkpoint import read_checkpoint
     from models.nhfnet import NHFNet
+    from utils.computing import Predictor
     from utils.evaluation import evaluate, report_not_finite, write_evaluation
 
     checkpoint = read_checkpoint(arguments.checkpoint)
@@ -237,7 +261,9 @@ def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None
             f"{arguments.checkpoint} was trained on {trained_on} data, this is {data['alignment']}"
         )
     make_resultdir(arguments)
-    evaluation = evaluate(model.to(loading.device), split, loading)
+    computing = make_computing(arguments, loading)
+    predictor = Predictor(model.to(loading.device), computing, loading.batch_size)
+    evaluation = evaluate(predictor, split, loading)
     report_not_finite({arguments.split: evaluation.not_finite})
     heading(f"{arguments.checkpoint} on {split.folder}")
     print_scores(evaluation)

@@ -1,4 +1,4 @@
-"""What benchmarks/train.py and benchmarks/evaluate.py share.
+"""What benchmarks/train.py and benchmarks/evaluate.py share; benchmarks/scale.py takes part of it.
 
 Both sides run in this process, in turn, round after round; a round is a whole pass over a
 made-up split, loading included. The plain side is the literal model of tests/plain.py, eager,
@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.dataset import Loading, Split
-from data.layout import ARRAY_FILES, TEXT_FILE
+from data.layout import BATCH_FILES, TEXT_FILE
+from data.npy import NpyWriter
+from data.progress import progress
+from data.split_writer import SplitWriter
 from models.nhfnet import NHFNet, NHFNetSizes
 from tests.plain import PlainNHFNet
 
-_FILES = {**ARRAY_FILES, "text": TEXT_FILE}
-_SHAPES = {"visual": (50, 35), "audio": (50, 74), "text": (50, 768), "label": (1, 7)}
+Value = TypeVar("Value")
+
+_LENGTH, _VISUAL_WIDTH, _AUDIO_WIDTH, _TEXT_WIDTH = 50, 35, 74, 768
+_WRITTEN_AT_ONCE = 256  # segments
 _MEGABYTE = 2**20
 
 
@@ -59,7 +65,7 @@ class PlainDataset(Dataset):
     """One segment at a time, as the arrays hold it."""
 
     def __init__(self, folder: Path) -> None:
-        self.arrays = {kind: np.load(folder / name, "r") for kind, name in _FILES.items()}
+        self.arrays = {kind: np.load(folder / name, "r") for kind, name in BATCH_FILES.items()}
 
     def __len__(self) -> int:
         return len(self.arrays["label"])
@@ -105,23 +111,45 @@ def run(description: str, sides: Sides) -> None:
     print(f"{arguments.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for batch_size in arguments.batch_size:
         with tempfile.TemporaryDirectory() as name:
-            _write_split(Path(name), batch_size * arguments.steps)
-            setting = Setting(Path(name), batch_size, arguments.device, arguments.precision)
+            folder = Path(name) / "made_up"
+            write_split(folder, batch_size * arguments.steps)
+            setting = Setting(folder, batch_size, arguments.device, arguments.precision)
             _print(_measure(sides, setting, arguments.rounds), setting, arguments.steps)
 
 
-def _write_split(folder: Path, segments: int) -> None:
+def write_split(folder: Path, segments: int, text_width: int = _TEXT_WIDTH) -> None:
+    """Write a made-up split of CMU-MOSEI's shape into the new `folder`, block by block."""
     rng = np.random.default_rng(0)
-    for kind, shape in _SHAPES.items():
-        values = rng.standard_normal((segments, *shape), dtype=np.float32)
-        if kind in ("visual", "audio"):
-            values[:, :5] = 0  # padding
-        np.save(folder / _FILES[kind], values)
+    shapes = {"visual": (_LENGTH, _VISUAL_WIDTH), "audio": (_LENGTH, _AUDIO_WIDTH), "label": (1, 7)}
+    text_shape = (_LENGTH, text_width)
+    with (
+        SplitWriter(folder, shapes) as writer,
+        NpyWriter(folder / TEXT_FILE, text_shape) as text,
+        progress(total=segments, desc="Making data up", unit="segment") as bar,
+    ):
+        for begin in range(0, segments, _WRITTEN_AT_ONCE):
+            numbers = range(begin, min(begin + _WRITTEN_AT_ONCE, segments))
+            arrays = {
+                kind: rng.standard_normal((len(numbers), *shape), dtype=np.float32)
+                for kind, shape in shapes.items()
+            }
+            for kind in ("visual", "audio"):
+                arrays[kind][:, :5] = 0  # padding
+            rows = ((f"made_up[{number}]", "made_up", 0, 1, "made up") for number in numbers)
+            writer.write(arrays, rows)
+            text.append(rng.standard_normal((len(numbers), *text_shape), dtype=np.float32))
+            bar.update(len(numbers))
+
+
+def split_bytes(segments: int, text_width: int) -> int:
+    """Return how much `write_split` writes, to the percent."""
+    numbers = _LENGTH * (_VISUAL_WIDTH + _AUDIO_WIDTH + text_width) + 7
+    return segments * (4 * numbers + 60)  # a float32, a row of the table
 
 
 def _measure(sides: Sides, setting: Setting, rounds: int) -> dict[str, tuple[np.ndarray, float]]:
     """Return the seconds of each round and the peak memory in MB, by side."""
-    peaks = {name: _peak_memory(make, setting) for name, make in sides.items()}
+    peaks = {name: run_alone(partial(_one_pass, make), setting)[1] for name, make in sides.items()}
     passes = {name: make(setting) for name, make in sides.items()}
     for one_pass in passes.values():  # warm up
         one_pass()
@@ -140,18 +168,29 @@ def _seconds(one_pass: Side, device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def _peak_memory(make: Callable[[Setting], Side], setting: Setting) -> float:
-    """Run one round in a process of its own; its peak resident or CUDA memory in MB."""
+def _one_pass(make: Callable[[Setting], Side], setting: Setting) -> None:
+    make(setting)()
+
+
+def run_alone(function: Callable[[Setting], Value], setting: Setting) -> tuple[Value, float]:
+    """Return what `function` gives in a process of its own, and that one's peak memory in MB.
+
+    The memory is CUDA's where the setting's device is a GPU, and resident memory otherwise.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_memory_here, make, setting).result()
+        return pool.submit(_with_peak_memory, function, setting).result()
 
 
-def _peak_memory_here(make: Callable[[Setting], Side], setting: Setting) -> float:
-    make(setting)()
+def _with_peak_memory(
+    function: Callable[[Setting], Value], setting: Setting
+) -> tuple[Value, float]:
+    result = function(setting)
     if setting.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(setting.device) / _MEGABYTE
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEGABYTE  # KiB on Linux
+        return result, torch.cuda.max_memory_allocated(setting.device) / _MEGABYTE
+    # Linux: getrusage would count what the parent held when it started this process.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return result, int(status.partition("VmHWM:")[2].split()[0]) * 1024 / _MEGABYTE
 
 
 def _print(measured: dict[str, tuple[np.ndarray, float]], setting: Setting, steps: int) -> None:

@@ -25,7 +25,8 @@ from benchmarks.against_plain import (
     plain_loader,
     run,
 )
-from utils.training import Position, Trainer, TrainingSettings
+from utils.settings import TrainingSettings
+from utils.training import Position, Trainer
 
 LR = 1e-3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import InputError
@@ -11,9 +12,10 @@ from .folds import SPLITS
 ALIGNMENT_NAMES = ("segment", "word", "unaligned")
 ARRAY_FILES = {"visual": "visual50.npy", "audio": "audio50.npy", "label": "label50.npy"}
 TEXT_FILE = "bert50.npy"
+BATCH_FILES = {**ARRAY_FILES, "text": TEXT_FILE}  # what batches are read from
 PIECES_FILE = "pieces50.npy"  # input ids and mask, where there are no sentences
 SEGMENTS_FILE = "segments.csv"
-SPLIT_FILES = (*ARRAY_FILES.values(), TEXT_FILE, PIECES_FILE, SEGMENTS_FILE)
+SPLIT_FILES = (*BATCH_FILES.values(), PIECES_FILE, SEGMENTS_FILE)
 STAGE = ".preparing"  # beside the splits, where a preparation works
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
 
@@ -30,30 +32,34 @@ def preparing(folder: Path) -> str:
     return f"dataset_prep.py --datadir {folder}"
 
 
-def read_segments(folder: Path) -> list[dict[str, str]]:
-    """Read a split's segment table, one dict a row; empty when the split has none.
+def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
+    """Read a split's segment table row by row; nothing when the split has none.
 
-    Raises InputError when the table lacks columns.
+    Raises InputError when the table lacks columns, or is no table.
     """
     path = folder / SEGMENTS_FILE
     if not path.is_file():
-        return []
+        return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
             found = reader.fieldnames or []
+            if not set(SEGMENT_COLUMNS) <= set(found):
+                raise InputError(f"{path} has columns {found}, expected {list(SEGMENT_COLUMNS)}.")
+            yield from reader
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV table in UTF-8: {error}.") from error
-    if not set(SEGMENT_COLUMNS) <= set(found):
-        raise InputError(f"{path} has columns {found}, expected {list(SEGMENT_COLUMNS)}.")
-    return rows
+
+
+def read_segments(folder: Path) -> list[dict[str, str]]:
+    """Read the whole of a split's segment table, as `iterate_segments` does."""
+    return list(iterate_segments(folder))
 
 
 def refuse_foreign_arrays(place: Path) -> None:
     """Raise InputError where arrays of another program lie, perhaps made over hours."""
     for split in SPLITS:
-        for name in (*ARRAY_FILES.values(), TEXT_FILE):
+        for name in BATCH_FILES.values():
             if (place / split / name).exists():
                 raise InputError(
                     f"{place / split / name} was not made by this program (no dataset.json in "

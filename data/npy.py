@@ -1,13 +1,19 @@
-"""Opening .npy files, and writing them row by row, before their length is known."""
+"""Reading .npy files some rows at a time, and writing them before their length is known."""
 
 from __future__ import annotations
 
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy_format
 
 from .errors import InputError
+
+Rows = Sequence[int] | np.ndarray  # segments, by number
 
 
 class NpyWriter:
@@ -44,11 +50,81 @@ class NpyWriter:
         npy_format.write_array_header_1_0(self._file, header)
 
 
-def open_array(path: Path) -> np.ndarray:
-    """Map an array of floats `(segments, length, width)` into memory.
+class NpyReader:
+    """An array of floats `(segments, length, width)` on disk, read some segments at a time.
 
-    Raises InputError when it is missing, damaged or something else.
+    Reads, unlike a memory map, leave nothing of the file resident, fetch no more of it than was
+    asked for, and tell of a file that was cut short where a map ends the process. Forked
+    processes may share a reader. Raises InputError when the file is missing, damaged or
+    something else.
     """
+
+    def __init__(self, path: Path) -> None:
+        array = _map(path)
+        self.path = path
+        self.shape: tuple[int, int, int] = array.shape
+        self.dtype = array.dtype  # as stored
+        self.row_bytes = array.itemsize * array.shape[1] * array.shape[2]
+        self._offset = array.offset
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the whole array in bytes."""
+        return len(self) * self.row_bytes
+
+    def read(self, rows: Rows) -> np.ndarray:
+        """Read segments, in the given order: `(len(rows), length, width)`, as stored.
+
+        Raises InputError when the file has become too short, or cannot be read.
+        """
+        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        target = memoryview(values.reshape(-1).view(np.uint8))
+        for place, offset, size in self._extents(rows):
+            self._fill(target[place : place + size], offset)
+        return values
+
+    def prefetch(self, rows: Rows) -> None:
+        """Ask the system to have segments at hand soon, where it knows how; returns at once."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        with suppress(OSError):  # advice that is not taken does no harm
+            for _, offset, size in self._extents(rows):
+                os.posix_fadvise(self._file, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _extents(self, rows: Rows) -> Iterator[tuple[int, int, int]]:
+        """Yield runs of consecutive rows: place among the rows, place in the file, and size.
+
+        All are in bytes.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        ends = np.append(begins, len(rows))[1:]
+        size = self.row_bytes
+        for begin, end, row in np.stack([begins, ends, rows[begins]], axis=1).tolist():
+            yield begin * size, self._offset + row * size, (end - begin) * size
+
+    def _fill(self, target: memoryview, offset: int) -> None:
+        try:
+            while target:
+                count = os.preadv(self._file, [target], offset)
+                if not count:
+                    break
+                target, offset = target[count:], offset + count
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
+        if target:
+            raise InputError(
+                f"{self.path} has become {os.fstat(self._file).st_size:,} bytes long, expected "
+                f"{self._offset + self.nbytes:,}; prepare the dataset again."
+            )
+
+
+def _map(path: Path) -> np.memmap:
     if not path.is_file():
         raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
     try:
@@ -66,4 +142,9 @@ def open_array(path: Path) -> np.ndarray:
     if array.ndim != 3 or array.dtype.kind != "f" or 0 in array.shape[1:]:
         found = f"{array.dtype} of shape {array.shape}"
         raise InputError(f"{path} holds {found}, expected floats (segments, length, width).")
+    if not array.flags.c_contiguous:
+        raise InputError(
+            f"{path} is stored in Fortran order, expected C order; save it again with "
+            "numpy.save(path, numpy.ascontiguousarray(array))."
+        )
     return array

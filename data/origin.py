@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,8 +42,9 @@ class Origin(Protocol):
     def is_by_word(self) -> bool:
         """Tell whether a row of the arrays is a word, and the text wants one vector a word."""
 
+    @property
     def made_from(self) -> dict[str, Any]:
-        """Return everything that decides what the arrays hold, as plain values."""
+        """Everything that decides what the arrays hold, as plain values."""
 
     def write(self, stage: Path) -> Written:
         """Write all splits below `stage`; raises InputError for anything wrong."""
@@ -64,8 +66,9 @@ class CsdFiles:
         """Only `word` aligns the text as well."""
         return self.alignment == "word"
 
+    @cached_property  # the files are sampled once
     def made_from(self) -> dict[str, Any]:
-        """Return the files, how they are aligned, and the folds."""
+        """The files, how they are aligned, and the folds."""
         return {
             "dataset": self.dataset.title,
             "alignment": self.alignment,
@@ -112,8 +115,9 @@ class CommunityFile:
     takes_text: bool
     is_by_word = False  # these files align words with positions of the text, [CLS] first
 
+    @cached_property
     def made_from(self) -> dict[str, Any]:
-        """Return the file, and what is taken from it."""
+        """The file, and what is taken from it."""
         return {
             "dataset": self.path.stem,
             "alignment": f"as in {self.path.name}",

@@ -130,7 +130,7 @@ def _is_done(request: Request, place: Path, stage: Path) -> bool:
 def _refuse_another_dataset(place: Path, manifest: dict[str, Any], request: Request) -> None:
     """Do not replace one prepared dataset by another, perhaps by a slip of the path."""
     found = manifest["made_from"].get("dataset")
-    wanted = request.origin.made_from()["dataset"]
+    wanted = request.origin.made_from["dataset"]
     if found != wanted:
         raise InputError(
             f"{place} holds {found}, this would replace it by {wanted}; give another --datadir, or "
@@ -143,8 +143,7 @@ def _has_arrays(place: Path, manifest: dict[str, Any], request: Request) -> bool
     names = [*ARRAY_FILES.values(), SEGMENTS_FILE]
     if request.origin.takes_text and manifest["text"] is not None:
         names.append(TEXT_FILE)
-    made_from = request.origin.made_from()
-    return manifest["made_from"] == made_from and _is_whole(place, manifest, names)
+    return manifest["made_from"] == request.origin.made_from and _is_whole(place, manifest, names)
 
 
 def _is_whole(place: Path, manifest: dict[str, Any], names: list[str]) -> bool:
@@ -168,7 +167,7 @@ def _make_encoder(request: Request, processes: Processes) -> TextEncoder | None:
 
 def _arrays(request: Request, place: Path, stage: Path) -> Path:
     """Return the folder whose splits have the arrays asked for, making them if need be."""
-    made_from = request.origin.made_from()
+    made_from = request.origin.made_from
     in_place, staged = read_manifest(place), read_manifest(stage)
     if in_place is not None and _has_arrays(place, in_place, request):
         if staged is not None:  # of another request, which this one replaces

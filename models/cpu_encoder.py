@@ -110,16 +110,18 @@ class _Encode(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             kept = x.new_empty(len(x), library.kept_size(ctypes.byref(call)))
             call.kept = _address(kept)
-            ctx.save_for_backward(x, memory, *weights)
-            ctx.rest = library, call, kept, positions, keys
+            ctx.save_for_backward(x, memory, kept, *weights)
+            # The positions may have been made in inference mode, and could not be saved.
+            ctx.rest = library, call, positions, keys
         library.forward(ctypes.byref(call), _addresses(weights))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, memory, *weights = ctx.saved_tensors
-        library, call, *_ = ctx.rest
+        # The call holds the addresses of all of them.
+        x, memory, _kept, *weights = ctx.saved_tensors
+        library, call, _positions, _keys = ctx.rest
         grad_out = grad_out.contiguous()
         grads = [None if value is None else torch.empty_like(value) for value in (x, memory)]
         grad_weights = [torch.empty_like(weight) for weight in weights]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,11 @@ def program():
         )
 
     return run
+
+
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C reach the processes that a test starts: what starts the tests may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -85,6 +86,24 @@ ENDS = {
 def test_a_failure_ends_in_one_line_and_an_exit_code(body):
     code, message = ENDS[body]
     assert run_program(body) == (code, "", f"error: {message}\n" if message else "")
+
+
+def test_an_interrupt_within_an_import_is_not_taken_for_another_error(interruptible, tmp_path):
+    """NumPy, for one, turns whatever is raised into an ImportError."""
+    (tmp_path / "importing.py").write_text(
+        "import signal\ntry: signal.raise_signal(signal.SIGINT)\n"
+        "except BaseException: raise ImportError\n"
+    )
+    done = run_program("import importing", env={"PYTHONPATH": str(tmp_path)})
+    assert done == (130, "", "error: Interrupted; what was finished is kept.\n")
+
+
+@pytest.mark.parametrize("first", ["", "import utils.early_interrupt; "])
+def test_an_interrupt_that_is_to_be_ignored_is_ignored(first):
+    """As of a program that a shell runs in the background."""
+    body = f"{first}signal.raise_signal(signal.SIGINT); say('done')"
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    assert run_program(body, **ignoring) == (0, "done\n", "")
 
 
 @needs_full_disk

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import re
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.dataset import Loading, Split, batches
+from data.dataset import Loading, RowBatches, Split, batches
 from data.errors import InputError
 from data.layout import SEGMENT_COLUMNS
 
@@ -107,6 +108,15 @@ def test_infinite_and_nan_values_become_0_and_are_counted(awkward, order, taken,
         np.testing.assert_array_equal(whole, expected)
 
 
+def test_numbers_whose_sum_is_too_large_are_kept(tmp_path):
+    write_split(tmp_path)
+    largest = np.full((SEGMENTS, *SHAPES["audio"]), np.finfo(np.float32).max)
+    np.save(tmp_path / FILES["audio"], largest)
+    (batch,) = read(Split(tmp_path), batch_size=SEGMENTS)
+    np.testing.assert_array_equal(batch.audio, largest)
+    assert batch.not_finite == 0
+
+
 def test_reading_leaves_the_files_as_they_are(awkward):
     split, arrays = awkward
     read(split)
@@ -132,11 +142,69 @@ def test_two_workers_give_the_same_batches(awkward):
     assert_same(read(split, order, num_workers=2), read(split, order, num_workers=0))
 
 
-def test_a_worker_that_is_not_forked_maps_the_files_itself(awkward):
+def test_a_pickled_split_opens_the_files_itself(awkward):
     split, _ = awkward
     pickled = pickle.dumps(split)
     assert len(pickled) < 1000
     assert_same(read(pickle.loads(pickled)), read(split))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_every_kind_give_the_same_batches(awkward, method):
+    split, _ = awkward
+    loader = batches(split, None, on_cpu(num_workers=1))
+    loader.multiprocessing_context = method
+    assert_same(list(loader), read(split))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("file", FILES.values())
+def test_a_file_that_is_cut_short_while_in_use_is_told_in_a_line(
+    tmp_path, monkeypatch, file, num_workers
+):
+    # PyTorch waits for so many seconds, and in vain, for a worker whose batch failed.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    write_split(tmp_path)
+    loader = batches(Split(tmp_path), None, on_cpu(num_workers=num_workers))
+    whole = (tmp_path / file).stat().st_size
+    os.truncate(tmp_path / file, whole - 1)
+    found = []
+    with pytest.raises(InputError) as caught:
+        found.extend(loader)
+    assert len(found) == 2  # of three batches
+    assert str(caught.value) == (
+        f"{tmp_path / file} has become {whole - 1:,} bytes long, expected {whole:,}; prepare the "
+        "dataset again."
+    )
+    gc.collect()
+
+
+@pytest.mark.parametrize("order", [None, [3, 1, 4, 1, 5, 9, 2, 6]])
+def test_the_rows_after_those_that_are_read_are_prefetched(awkward, monkeypatch, order):
+    calls, split = [], awkward[0]
+    read_rows = Split.__getitem__
+    monkeypatch.setattr(Split, "prefetch", lambda _, rows: calls.append(("prefetch", *rows)))
+    monkeypatch.setattr(
+        Split, "__getitem__", lambda self, rows: calls.append(rows) or read_rows(self, rows)
+    )
+    order = None if order is None else np.array(order)
+    read(split, order, batch_size=5)
+    rows = list(range(SEGMENTS)) if order is None else list(order)
+    expected = [rows[n : n + 5] for n in range(0, len(rows), 5)]
+    assert [list(call[1:]) for call in calls[::2]] == [*expected[1:], []]
+    assert [list(call) for call in calls[1::2]] == expected
+
+
+@given(st.lists(st.integers(0, 99)), st.integers(1, 12))
+def test_an_order_is_cut_into_batches(order, size):
+    found = RowBatches(np.array(order, dtype=int), size)
+    expected = [order[n : n + size] for n in range(0, len(order), size)]
+    assert len(found) == len(expected)
+    assert [batch.tolist() for batch in found] == expected
+    assert [found[n].tolist() for n in range(len(found))] == expected
+    for outside in (-1, len(expected)):
+        with pytest.raises(IndexError):
+            found[outside]
 
 
 def test_a_large_split_is_read_a_batch_at_a_time(tmp_path):
@@ -158,6 +226,30 @@ def test_a_large_split_is_read_a_batch_at_a_time(tmp_path):
     assert read_once < 8e6
 
 
+def test_many_segments_take_a_few_bytes_each(tmp_path):
+    segments = 60_000
+    write_split(tmp_path, 1)
+    np.save(tmp_path / LABELS, np.zeros((segments, 1, 7), np.float32))
+    for file in FILES.values():
+        np.lib.format.open_memmap(tmp_path / file, "w+", np.float32, (segments, 1, 2))
+    write_table(tmp_path, [f"video{row}[0]" for row in range(segments)])
+    tracemalloc.start()
+    try:
+        split = Split(tmp_path)
+        opened = tracemalloc.get_traced_memory()[1]
+        next(iter(batches(split, None, on_cpu())))
+        next(iter(batches(split, np.random.default_rng(0).permutation(segments), on_cpu())))
+        read_once = tracemalloc.get_traced_memory()[1]
+        assert split.ids[segments - 1] == f"video{segments - 1}[0]"
+        looked_up = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Opening: 4 of the label, and some labels at once; an epoch: 8 of its order.
+    assert opened < 6 * segments + 1.5e6
+    assert read_once < 14 * segments + 1.5e6
+    assert looked_up == read_once
+
+
 def test_widths_are_the_arrays(tmp_path):
     write_split(tmp_path)
     assert Split(tmp_path).widths == {"visual": 35, "audio": 74, "text": 16}
@@ -168,6 +260,33 @@ def test_segment_ids_come_from_the_table_or_count_the_rows(tmp_path):
     assert Split(tmp_path).ids == ["0", "1", "2"]
     write_table(tmp_path, ["a[0]", "a[1]", "b,c[0]"])
     assert Split(tmp_path).ids == ["a[0]", "a[1]", "b,c[0]"]
+
+
+def test_a_segment_id_is_read_when_it_is_asked_for(tmp_path):
+    write_split(tmp_path, 3, ids=["a[0]", "a[1]", "b,c[0]"])
+    ids = Split(tmp_path).ids
+    assert (ids[2], ids[np.int64(0)], len(ids)) == ("b,c[0]", "a[0]", 3)
+    assert list(ids) == list(ids)
+    write_table(tmp_path, ["d[0]", "e[0]", "f[0]"])
+    assert list(ids) == ["d[0]", "e[0]", "f[0]"]
+
+
+@pytest.mark.parametrize("ids", [None, ["a[0]", "a[1]", "b[0]"]])
+def test_there_are_no_ids_but_those_of_the_rows(tmp_path, ids):
+    write_split(tmp_path, 3, ids=ids)
+    with pytest.raises(IndexError):
+        Split(tmp_path).ids[3]
+    assert Split(tmp_path).ids != ["0", "1"]
+    assert Split(tmp_path).ids != 3
+
+
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("")])
+def test_a_segment_table_that_is_lost_while_in_use_is_told(tmp_path, change):
+    write_split(tmp_path, 3, ids=["a[0]", "a[1]", "b[0]"])
+    ids = Split(tmp_path).ids
+    change(tmp_path / "segments.csv")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}")):
+        list(ids)
 
 
 def saves(array):
@@ -213,6 +332,7 @@ DAMAGES = {
     "one number": (saves(np.float32(1)), r"float32 of shape \(\)"),
     "whole numbers": (saves(np.zeros((SEGMENTS, 1, 7), int)), "int64"),
     "complex": (saves(np.zeros((SEGMENTS, 1, 7), complex)), "complex128"),
+    "Fortran order": (saves(np.asfortranarray(np.zeros((SEGMENTS, 2, 7)))), "Fortran order"),
     "no length": (saves(np.zeros((SEGMENTS, 0, 7))), r"\(11, 0, 7\)"),
     "no width": (saves(np.zeros((SEGMENTS, 1, 0))), r"\(11, 1, 0\)"),
     "fewer segments": (saves(np.zeros((SEGMENTS - 1, 1, 7))), "NAME 10"),

@@ -4,20 +4,29 @@ import csv
 import errno
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 from data.dataset import Split
+from data.distributed import Processes
 from data.errors import InputError
 from models.nhfnet import NHFNet, NHFNetSizes
 from tests.test_dataset import FILES, on_cpu, write_split
-from utils.evaluation import evaluate, report_not_finite, write_evaluation
+from utils.evaluation import (
+    add_part,
+    evaluate,
+    gather_rows,
+    report_not_finite,
+    write_evaluation,
+)
 from utils.metrics import score
 from utils.plots import plot_confusion_matrix, plot_curves, plot_predictions
 
@@ -81,6 +90,30 @@ def test_scores_do_not_depend_on_the_batch_size(split, model, batch_size):
     found = evaluate(model.train(), split, on_cpu(batch_size=batch_size))
     np.testing.assert_allclose(found.predictions, whole.predictions, atol=1e-5)
     assert asdict(found.scores) == pytest.approx(asdict(whole.scores), abs=1e-5)
+
+
+def test_parts_are_joined_in_order_when_they_are_many():
+    parts, most = [], 0
+    for number in range(2500):
+        add_part(parts, torch.tensor([float(number), -1.0]))
+        most = max(most, len(parts))
+    assert most < 1001
+    expected = torch.arange(2500.0)
+    assert torch.equal(torch.cat(parts), torch.stack([expected, -torch.ones(2500)], 1).flatten())
+
+
+@given(st.integers(1, 40), st.integers(1, 45), st.integers(1, 5))
+def test_the_shares_of_all_processes_are_put_together(n, batch_size, count):
+    class Together(Processes):
+        def gather(self, value):
+            return [value if rank == self.rank else shares[rank] for rank in range(self.count)]
+
+    order = torch.arange(n, dtype=torch.float32)
+    ranks = [replace(on_cpu(batch_size), processes=Together(count, k, k)) for k in range(count)]
+    parts = [[its.share(batch) for batch in its.rows(order)] for its in ranks]
+    shares = [torch.cat(its).numpy() for its in parts]
+    for loading, mine in zip(ranks, parts, strict=True):
+        np.testing.assert_array_equal(gather_rows(mine, n, loading), order)
 
 
 def test_scores_do_not_depend_on_the_workers(split, model):

@@ -204,6 +204,15 @@ def test_scores_beyond_what_exp_can_hold_give_the_same_as_the_formula(compiled):
     torch.testing.assert_close(ours.double(), theirs, atol=1e-2, rtol=1e-2)
 
 
+def test_an_encoder_that_was_used_in_inference_mode_can_be_trained(path):
+    encoder = random_encoder()
+    x = torch.randn(2, 37, 32)  # a length of its own, so that its positions are made here
+    with torch.inference_mode():
+        encoder(x)
+    encoder(x).sum().backward()
+    assert encoder.layer_norm.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_none(path, value):
     encoder = random_encoder()

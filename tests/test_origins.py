@@ -254,6 +254,13 @@ def test_mistakes_in_options(program, tmp_path, options):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize("option", ["--audio_length", "--visual_length"])
+def test_a_pickle_has_lengths_of_its_own(program, option):
+    done = program("dataset_prep.py", "--from", "x.pkl", option, "500")
+    assert done.returncode == 2
+    assert done.stderr == f"error: --from and {option} exclude each other (see --help)\n"
+
+
 def test_two_processes_share_the_text(demo, tmp_path, bert):
     write_dataset(tmp_path / "csd", random_dataset())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -333,7 +340,7 @@ def test_a_missing_file_among_the_csd_is_told(datadir, bert):
 def test_demo_request_names_its_data_made_up(demo):
     manifest = json.loads((demo / "dataset.json").read_text())
     assert "made-up" in manifest["made_from"]["dataset"]
-    assert manifest["made_from"] == demo_request(demo, None).origin.made_from()
+    assert manifest["made_from"] == demo_request(demo, None).origin.made_from
 
 
 def test_what_is_lost_is_made_again(datadir, bert):

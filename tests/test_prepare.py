@@ -142,6 +142,15 @@ def test_a_second_call_makes_nothing_again(datadir, tiny_bert, monkeypatch):
     assert snapshot(datadir) == before
 
 
+def test_the_files_are_sampled_once(datadir, tiny_bert, monkeypatch):
+    prepare(request(datadir, None), ALONE)
+    sampled, file_facts = [], origin.file_facts
+    monkeypatch.setattr(origin, "file_facts", lambda path: sampled.append(path) or file_facts(path))
+    write_dataset(datadir / "csd", random_dataset(seed=9))  # so that all is done, and not only told
+    prepare(request(datadir, tiny_bert), ALONE)
+    assert sorted(sampled) == sorted([*(datadir / "csd").iterdir(), MOSEI.folds])
+
+
 def test_other_files_are_prepared_anew(datadir, tiny_bert):
     prepare(request(datadir, tiny_bert), ALONE)
     before = snapshot(datadir)

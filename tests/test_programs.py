@@ -6,16 +6,19 @@ import csv
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from data.lock import LOCK
 from tests.conftest import ROOT
 from tests.csd_files import random_dataset, write_dataset
 from tests.golden import GOLDEN
@@ -229,7 +232,7 @@ def datadir(tmp_path):
 
 
 def files_below(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != LOCK}
 
 
 def test_a_truncated_csd(program, datadir, demo):
@@ -293,16 +296,10 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(demo, tmp_path):
     assert not list(checkpoint.parent.glob(".*"))
 
 
-def test_interrupting_ends_with_one_line(demo, tmp_path):
+def test_interrupting_ends_with_one_line(interruptible, demo, tmp_path):
     command = [sys.executable, ROOT / "main_msaf.py", "--datadir", demo, "--train"]
     running = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # What starts the tests may ignore the signal, and a process inherits that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert "Epoch 1" in running.stdout.readline()
     time.sleep(0.5)
@@ -312,3 +309,32 @@ def test_interrupting_ends_with_one_line(demo, tmp_path):
     assert [line for line in errors.splitlines() if line.strip()] == [
         "error: Interrupted; what was finished is kept."
     ]
+
+
+@pytest.mark.parametrize("name", ["dataset_prep.py --demo", "main_msaf.py --train --no_save"])
+def test_interrupting_early_shows_no_traceback(interruptible, small, tmp_path, name):
+    name, *options = name.split()
+    lines = enumerate((ROOT / name).read_text().splitlines(), start=1)
+    first_import = next(number for number, line in lines if "utils.early_interrupt" in line)
+
+    def interrupt_after(milliseconds):
+        datadir = tmp_path / str(milliseconds) if name == "dataset_prep.py" else small
+        running = subprocess.Popen(
+            [sys.executable, ROOT / name, *options, "--datadir", datadir],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(milliseconds / 1000)
+        running.send_signal(signal.SIGINT)
+        return running.communicate(timeout=60)[1], running.returncode
+
+    with ThreadPoolExecutor() as executor:
+        for errors, code in executor.map(interrupt_after, range(0, 400, 10)):
+            assert code != 0
+            assert "fault of this program" not in errors
+            if "Traceback" in errors:  # Python's own start: nothing of the program has run
+                assert all(
+                    int(line) <= first_import
+                    for line in re.findall(rf'{name}", line ([0-9]+)', errors)
+                ), errors

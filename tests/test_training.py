@@ -11,20 +11,22 @@ from data.errors import InputError
 from data.folds import SPLITS
 from models.checkpoint import read_checkpoint
 from models.nhfnet import NHFNet, NHFNetSizes
+from utils.computing import FLOAT32
 from utils.evaluation import evaluate
 from utils.records import picked_on_test
-from utils.training import Trainer, TrainingSettings
+from utils.settings import TrainingSettings
+from utils.training import Trainer
 
 CPU = Loading(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)
 
 
-def make_trainer(small, folder=None, loading=CPU, **changes):
+def make_trainer(small, folder=None, loading=CPU, computing=FLOAT32, **changes):
     settings = {"lr": 1e-3, "epochs": 2, "seed": 20, "log_interval": 100, "checkpointdir": folder}
     splits = {name: Split(small / name) for name in SPLITS}
     torch.manual_seed(20)
     model = NHFNet(NHFNetSizes(**splits["train"].widths))
     about = {"dataset": "made up", "alignment": "segment"}
-    return Trainer(model, splits, TrainingSettings(**settings | changes), loading, about)
+    return Trainer(model, splits, TrainingSettings(**settings | changes), loading, about, computing)
 
 
 def weights(path):
@@ -49,15 +51,15 @@ def test_another_seed_gives_another_order(small, tmp_path):
 def test_checkpoints_are_written_and_best_is_by_validation_mae(small, tmp_path):
     trainer = make_trainer(small, tmp_path, epochs=3, lr=3e-3)
     # A last epoch that spoils the model must not become the best.
-    step, seen = trainer._step, []
+    step, seen = trainer.learner.step, []
 
-    def step_then_spoil(batch, rows):
+    def step_then_spoil(batch, keys, rows):
         seen.append(batch)
         if len(seen) > 2 * 8:
-            trainer.optimizer.param_groups[0]["lr"] = 0.5
-        return step(batch, rows)
+            trainer.learner.optimizer.param_groups[0]["lr"] = 0.5
+        return step(batch, keys, rows)
 
-    trainer._step = step_then_spoil
+    trainer.learner.step = step_then_spoil
     trainer.run()
     val = [epoch.scores["val"].mae for epoch in trainer.epochs]
     assert trainer.best.number == int(np.argmin(val)) + 1 < 3

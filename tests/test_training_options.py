@@ -24,16 +24,16 @@ from utils.seeds import spread
 
 def test_patience_stops_and_keeps_the_best(small, tmp_path, capsys):
     trainer = make_trainer(small, tmp_path, epochs=9, patience=2, lr=1e-3)
-    step, taken = trainer._step, []
+    step, taken = trainer.learner.step, []
 
-    def step_then_stand_still(batch, rows):
+    def step_then_stand_still(batch, keys, rows):
         taken.append(rows)
         if len(taken) == 8:  # after the first epoch the weights no longer change
-            for group in trainer.optimizer.param_groups:
+            for group in trainer.learner.optimizer.param_groups:
                 group["lr"] = 0.0
-        return step(batch, rows)
+        return step(batch, keys, rows)
 
-    trainer._step = step_then_stand_still
+    trainer.learner.step = step_then_stand_still
     trainer.run()
     assert len(trainer.epochs) == 1 + 2
     assert trainer.best.number == 1
@@ -118,7 +118,28 @@ def test_dry_run_prints_parts_and_costs(program, small):
 
 def test_costs_are_the_papers_parameters():
     inputs = [torch.randn(2, 50, width) for width in (35, 74, 768)]
-    assert "636,801" in model_table(NHFNet(NHFNetSizes()), inputs)
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in model_table(NHFNet(NHFNetSizes()), inputs).splitlines()
+        if " M" in line
+    }
+    assert rows["all"][0] == "636,801"
+    # Two FLOPs a multiplication with a weight: the gates of 50 steps, and one projection.
+    lstms = 2 * 50 * 4 * (128 * (768 + 128) + 32 * (128 + 32))
+    assert float(rows["text_lstms"][1]) == pytest.approx(lstms / 1e6, abs=0.01)
+    assert float(rows["audio_linear"][1]) == pytest.approx(2 * 50 * 74 * 32 / 1e6, abs=0.01)
+    assert all(float(rows[name][1]) > 1 for name in rows if name.endswith("encoder"))
+
+
+def test_activations_are_those_of_the_batch():
+    tables = [
+        model_table(
+            NHFNet(NHFNetSizes()), [torch.randn(batch, 50, width) for width in (35, 74, 768)]
+        )
+        for batch in (2, 4)
+    ]
+    small, large = (float(table.rsplit("pass ", 1)[1].split()[0]) for table in tables)
+    assert large == pytest.approx(2 * small, rel=0.2)
 
 
 def test_resume_auto_begins_and_goes_on(program, small, tmp_path):

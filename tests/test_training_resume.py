@@ -4,70 +4,89 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
 from data.errors import InputError
 from models.checkpoint import read_checkpoint
+from tests.conftest import ROOT
 from tests.test_training import make_trainer
 
-
-class Killed(BaseException):
-    """Ends the training as a kill would: nothing else catches it."""
+KILLS = 4
 
 
-def die_after(trainer, steps, moment):
-    """Let the training end at a moment around its `steps`-th step."""
-    step, save_last, taken = trainer._step, trainer.save_last, []
-
-    def counted_step(batch, rows):
-        if moment == "before" and len(taken) == steps:
-            raise Killed
-        taken.append(rows)
-        return step(batch, rows)
-
-    def dying_save(folder):
-        if moment == "saving" and len(taken) >= steps:
-            raise Killed  # the epoch's checkpoint is written, last.pth is not
-        save_last(folder)
-
-    trainer._step, trainer.save_last = counted_step, dying_save
+def start_training(small, folder):
+    """Start the program, or let it go on; it tells each step, and saves after each."""
+    command = [sys.executable, ROOT / "main_msaf.py", "--train", "--resume", "auto"]
+    command += ["--datadir", small, "--checkpointdir", folder, "--resultdir", folder / "result"]
+    command += ["--epochs", KILLS + 1, "--batch_size", 15, "--scheduler", "cosine"]
+    command += ["--grad_clip", 0.5, "--save_every", 1, "--log_interval", 1, "--device", "cpu"]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+def run_to_the_end(small, folder):
+    with start_training(small, folder) as training:
+        output = training.stdout.read()
+    assert training.returncode == 0, output
 
 
-@pytest.mark.parametrize("options", [{}, {"scheduler": "cosine", "grad_clip": 0.5}])
-def test_resumed_at_random_moments_it_ends_bit_for_bit_the_same(small, tmp_path, options):
-    options = {**options, "epochs": 3, "save_every": 3}
-    make_trainer(small, tmp_path / "whole", **options).run()
-    expected = {
-        name: read_checkpoint(tmp_path / "whole" / name)
-        for name in ("best.pth", "msaf_mosei_epoch3.pth")
-    }
-    moments, folder = random.Random(1), tmp_path / "killed"
-    for _ in range(8):
-        trainer = make_trainer(small, folder, **options)
-        if (folder / "last.pth").exists():
-            trainer.resume(folder / "last.pth")
-        die_after(trainer, moments.randint(1, 9), moments.choice(["before", "saving"]))
-        try:
-            trainer.run()
-        except Killed:
-            continue
-        break
-    trainer = make_trainer(small, folder, **options)
-    trainer.resume(folder / "last.pth")
-    trainer.run()
-    for name, checkpoint in expected.items():
-        found = read_checkpoint(folder / name)
-        assert_same(found.weights, checkpoint.weights)
-        assert found.details["scores"] == checkpoint.details["scores"]
-    assert_same(trainer.model.state_dict(), expected["best.pth"].weights)
+def kill_training(small, folder, moment):
+    """Start the training and kill it at a moment: so many such lines later, so many seconds."""
+    line, times, seconds = moment
+    output = []
+    with start_training(small, folder) as training:
+        while sum(line in found for found in output) < times:
+            output.append(training.stdout.readline())
+            assert output[-1], "".join(output)  # it ended too early
+        time.sleep(seconds)
+        training.kill()
+    return training.returncode
+
+
+def draw_moment(rng):
+    """Draw when to kill: about a step and its saving, or about the savings after an epoch."""
+    line, times = rng.choice([("  step", rng.randint(1, 5)), ("  test", 1)])
+    return line, times, rng.uniform(0, 0.08)
+
+
+def assert_same(first, second, where=""):
+    """Hold two values against each other bit for bit; only an epoch's speed may differ."""
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for name in first.keys() - {"speed"}:
+            assert_same(first[name], second[name], f"{where}/{name}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    else:
+        assert first == second, where
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(small, tmp_path, seed):
+    whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(seed)
+    run_to_the_end(small, whole)
+    for _ in range(KILLS):
+        moment = draw_moment(rng)
+        print("Killing it at", moment)
+        assert kill_training(small, killed, moment) == -signal.SIGKILL
+    run_to_the_end(small, killed)
+    for name in ("last.pth", "best.pth"):
+        expected, found = (vars(read_checkpoint(folder / name)) for folder in (whole, killed))
+        del expected["path"], found["path"]
+        assert_same(found, expected, name)
+    assert not list(killed.glob(".*"))  # nothing half-written
 
 
 def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):

@@ -9,10 +9,12 @@ import errno
 import math
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import colorama
@@ -22,6 +24,7 @@ from data.errors import InputError
 
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
 _EXIT_INPUT, _EXIT_UNEXPECTED, _EXIT_INTERRUPTED = 2, 1, 130
+_INTERRUPTED = "Interrupted; what was finished is kept."
 # PyTorch raises a RuntimeError, on CUDA devices and on the CPU.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
@@ -44,12 +47,14 @@ def run(program: Callable[[], None]) -> NoReturn:
     warnings.showwarning = lambda message, *_, **__: warn(str(message))
     colorama.init()  # no colour codes where the output is not a terminal
     try:
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _interrupt)
         program()
         sys.stdout.flush()
     except InputError as error:
         _stop(_EXIT_INPUT, str(error))
     except KeyboardInterrupt:
-        _stop(_EXIT_INTERRUPTED, "Interrupted; what was finished is kept.")
+        _stop(_EXIT_INTERRUPTED, _INTERRUPTED)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_EXIT_UNEXPECTED) from None
@@ -66,6 +71,19 @@ def run(program: Callable[[], None]) -> NoReturn:
             f"(set {TRACEBACK_VARIABLE}=1 to see where).",
         )
     raise SystemExit(0)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; but while something is imported, end the program at once.
+
+    There NumPy would turn the exception into an ImportError, and PyTorch's C++ would abort.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            report(_INTERRUPTED)
+            os._exit(_EXIT_INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _stop(code: int, message: str) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -17,19 +18,23 @@ def model_table(model: NHFNet, inputs: Sequence[Tensor]) -> str:
     """Lay out each part's parameters and FLOPs a sample, and the activations of one batch.
 
     `inputs` is a batch as the model takes it. FLOPs are those of the forward pass, by
-    PyTorch's own counter, which knows matrix products only (not the LSTMs' on every device).
+    PyTorch's own counter, which knows matrix products only.
     """
     batch = len(inputs[0])
     parts = dict(model.named_children())
     counter = FlopCounterMode(display=False)
     model.train()
-    with counter:
-        activations = _activation_bytes(model, inputs)
+    activations = _activation_bytes(model, inputs)
+    # In float64 all runs on PyTorch's own operators, which its counter sees.
+    with counter, torch.no_grad():
+        deepcopy(model).double()(*(x.double() for x in inputs))
     name_of_model = type(model).__name__
     counts = counter.get_flop_counts()
 
     def flops(name: str) -> str:
-        return f"{sum(counts.get(name, {}).values()) / batch / 1e6:.2f} M"
+        # A list of modules is never called itself; those in it are.
+        names = [name] if name in counts else [n for n in counts if n.startswith(f"{name}.")]
+        return f"{sum(sum(counts[n].values()) for n in names) / batch / 1e6:.2f} M"
 
     rows = [
         [name, _parameters(part), flops(f"{name_of_model}.{name}")] for name, part in parts.items()

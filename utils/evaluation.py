@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,25 @@ from data.progress import progress
 from .console import say
 from .metrics import Scores, score
 
+_MOST_PARTS = 1000
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """A model's predictions on one split."""
 
-    ids: list[str]
+    ids: Sequence[str]  # a split's are read when they are asked for
     labels: np.ndarray  # (N,) float32
     predictions: np.ndarray  # (N,) float32
     scores: Scores
     not_finite: int  # input values read as 0
+
+
+def add_part(parts: list[Tensor], part: Tensor) -> None:
+    """Append to `parts`, and join them when they are many: small tensors take much memory."""
+    parts.append(part)
+    if len(parts) >= _MOST_PARTS:
+        parts[:] = [torch.cat(parts)]
 
 
 def gather_rows(mine: list[Tensor], n: int, loading: Loading) -> np.ndarray:
@@ -38,9 +48,10 @@ def gather_rows(mine: list[Tensor], n: int, loading: Loading) -> np.ndarray:
     """
     shares = loading.processes.gather(torch.cat(mine).float().cpu().numpy())
     whole = np.empty(n, dtype=np.float32)
-    places = loading.rows(np.arange(n))
+    # Whose share each place of a batch is, batch after batch.
+    ranks = np.resize(np.arange(loading.batch_size, dtype=np.int32) % len(shares), n)
     for rank, values in enumerate(shares):
-        whole[np.concatenate([batch[rank :: len(shares)] for batch in places])] = values
+        whole[ranks == rank] = values
     return whole
 
 
@@ -63,7 +74,7 @@ def evaluate(model: nn.Module, split: Split, loading: Loading) -> Evaluation:
     for batch in bar:
         if len(batch.label):
             inputs = (x.to(loading.device, non_blocking=True) for x in batch.inputs)
-            predicted.append(model(*inputs)[:, 0])
+            add_part(predicted, model(*inputs)[:, 0])
             not_finite += batch.not_finite
     predictions = gather_rows(predicted, len(split), loading)
     not_finite = sum(loading.processes.gather(not_finite))
@@ -103,5 +114,5 @@ def _write_predictions(path: Path, evaluation: Evaluation) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", "prediction"])
-        columns = evaluation.ids, evaluation.labels.tolist(), evaluation.predictions.tolist()
-        writer.writerows(zip(*columns, strict=True))
+        numbers = (map(float, values) for values in (evaluation.labels, evaluation.predictions))
+        writer.writerows(zip(evaluation.ids, *numbers, strict=True))

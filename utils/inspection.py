@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data.errors import InputError
 from data.folds import SPLITS
 from data.layout import (
-    ARRAY_FILES,
+    BATCH_FILES,
     PIECES_FILE,
     SEGMENTS_FILE,
     STAGE,
@@ -24,7 +24,7 @@ from data.layout import (
     read_segments,
 )
 from data.manifest import MANIFEST, read_manifest
-from data.npy import open_array
+from data.npy import NpyReader
 from data.progress import progress
 
 from . import console
@@ -33,8 +33,7 @@ from .summary import ArraySummary, SplitSummary
 
 Value = TypeVar("Value")
 
-_FILES = {**ARRAY_FILES, "text": TEXT_FILE}
-_BLOCK_BYTES = 32 * 2**20  # read at once
+_BLOCK_BYTES = 8 * 2**20  # read at once
 
 _AXES = {1: "rows a segment", 2: "features a row"}
 # What is the same in all splits, and where the manifest may tell it.
@@ -66,16 +65,20 @@ class _Split:
 
     name: str
     folder: Path
-    arrays: dict[str, np.ndarray]  # memory-mapped, by kind
+    arrays: dict[str, NpyReader]  # by kind
     rows: list[dict[str, str]] | None  # of the segment table
 
     def path(self, kind: str) -> Path:
-        return self.folder / _FILES[kind]
+        return self.folder / BATCH_FILES[kind]
+
+    def labels(self) -> np.ndarray:
+        """Return the labels as stored, `(N, 1, 7)`; none when they cannot be read."""
+        array = self.arrays.get("label")
+        return np.empty((0, 1, 1)) if array is None else array.read(range(len(array)))
 
     def sentiments(self) -> np.ndarray:
         """Return the labels' first values, `(N,)` float32; none when there are no labels."""
-        labels = self.arrays.get("label", np.empty((0, 1, 1)))
-        return np.array(labels[:, 0, 0], dtype=np.float32)
+        return self.labels()[:, 0, 0].astype(np.float32)
 
     def column(self, name: str) -> np.ndarray:
         """Return a column of the table as float64; NaN where there is no number."""
@@ -130,10 +133,10 @@ def _is_there(folder: Path, problems: list[str]) -> bool:
 
 def _open_split(folder: Path, text_is_made: bool, problems: list[str]) -> _Split:
     arrays = {}
-    for kind, name in _FILES.items():
+    for kind, name in BATCH_FILES.items():
         if kind == "text" and not text_is_made and not (folder / name).exists():
             continue  # prepared without text: complete so far
-        array = _attempt(open_array, folder / name, problems)
+        array = _attempt(NpyReader, folder / name, problems)
         if array is not None:
             arrays[kind] = array
     has_table = (folder / SEGMENTS_FILE).exists()
@@ -152,10 +155,9 @@ def _summary(split: _Split, bar: tqdm) -> SplitSummary:
     arrays = {}
     for kind, array in split.arrays.items():
         arrays[kind] = ArraySummary(split.path(kind), array.shape, array.dtype)
-        segments = max(_BLOCK_BYTES // array[:1].nbytes, 1) if len(array) else 1
+        segments = max(_BLOCK_BYTES // array.row_bytes, 1)
         for start in range(0, len(array), segments):
-            # Mapped anew each time, so that memory does not fill with the blocks before.
-            block = open_array(split.path(kind))[start : start + segments]
+            block = array.read(range(start, min(start + segments, len(array))))
             arrays[kind].add(block, start)
             bar.update(block.nbytes)
     sentiments = split.sentiments()
@@ -188,7 +190,7 @@ def _count_problems(
         table = f"{split.name}/{SEGMENTS_FILE}"
         segments = {MANIFEST: told["segments"]}
         for kind, array in split.arrays.items():
-            segments[f"{split.name}/{_FILES[kind]}"] = len(array)
+            segments[f"{split.name}/{BATCH_FILES[kind]}"] = len(array)
         videos = {MANIFEST: told["videos"]}
         if split.rows is not None:
             segments[table] = len(split.rows)
@@ -210,7 +212,7 @@ def _shape_problems(
         sizes = {MANIFEST: _look_up(manifest, *keys) if is_told else None}
         for split in splits:
             if kind in split.arrays:
-                sizes[f"{split.name}/{_FILES[kind]}"] = split.arrays[kind].shape[axis]
+                sizes[f"{split.name}/{BATCH_FILES[kind]}"] = split.arrays[kind].shape[axis]
         yield from _disagreements(folder, f"{kind} {_AXES[axis]}", sizes)
 
 
@@ -225,7 +227,7 @@ def _value_problems(split: _Split, summary: SplitSummary) -> Iterator[str]:
             )
     if "label" not in split.arrays:
         return
-    labels = split.arrays["label"]
+    labels = split.labels()
     if labels.shape[1] != 1:
         yield f"{split.path('label')}: {labels.shape[1]} label rows a segment, expected 1."
     outside = np.argwhere(np.isfinite(labels) & (np.abs(labels) > LABEL_LIMIT))
@@ -258,8 +260,8 @@ def _table_problems(split: _Split, is_expected: bool) -> Iterator[str]:
     if len(wrong):
         row = split.rows[wrong[0]]
         yield (
-            f"{path}: {_counted(len(wrong), 'sentiment')} other than in {_FILES['label']}, the "
-            f"first {row['sentiment']} of {row['id']} (segment {wrong[0]}); expected "
+            f"{path}: {_counted(len(wrong), 'sentiment')} other than in {BATCH_FILES['label']}, "
+            f"the first {row['sentiment']} of {row['id']} (segment {wrong[0]}); expected "
             f"{labels[wrong[0]]}."
         )
 

@@ -11,48 +11,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from tqdm import tqdm
 
-from data.dataset import Batch, Loading, Split, batches
+from data.dataset import Loading, RowBatches, Split, batches
 from data.errors import InputError
 from data.progress import progress
+from data.resident import hold
 from models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from models.nhfnet import NHFNet
 
+from .computing import FLOAT32, Computing, Predictor
 from .console import is_terminal, say
-from .evaluation import evaluate, gather_rows, report_not_finite
+from .evaluation import add_part, evaluate, gather_rows, report_not_finite
+from .learner import Learner
 from .metrics import Scores, score
 from .records import Epoch, Records, epoch_line
-from .scheduling import make_scheduler
+from .settings import TrainingSettings
 
 LAST = "last.pth"  # what --resume goes on from
 BEST = "best.pth"
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; the command line holds the defaults."""
-
-    lr: float
-    epochs: int
-    seed: int
-    log_interval: int  # batches between two lines of the running loss
-    checkpointdir: Path | None  # None: save nothing
-    weight_decay: float = 0.0
-    scheduler: str = "none"
-    grad_clip: float | None = None  # largest norm of all gradients together
-    patience: int | None = None  # epochs without a better validation MAE
-    save_every: int | None = None  # steps between two savings within an epoch
-
-    def decisive(self) -> dict[str, Any]:
-        """Return what decides the course of a training, epoch by epoch."""
-        names = ("lr", "seed", "weight_decay", "scheduler", "grad_clip")
-        decisive = {name: getattr(self, name) for name in names}
-        if self.scheduler == "cosine":
-            decisive["epochs"] = self.epochs
-        return decisive
 
 
 @dataclass
@@ -79,23 +57,25 @@ class Trainer:
         settings: TrainingSettings,
         loading: Loading,
         about: dict[str, Any],
+        computing: Computing = FLOAT32,
     ) -> None:
-        self.model = model.to(loading.device)
+        self.learner = Learner(model, settings, loading, computing)
+        hold(splits.values(), loading)
         self.splits = splits
         self.settings = settings
         self.loading = loading
         self.epochs: list[Epoch] = []
         self.position = Position()
-        self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-        self.scheduler = make_scheduler(settings.scheduler, self.optimizer, settings.epochs)
+        self.predictor = Predictor(model, computing, loading.batch_size)
         self._best_weights: dict[str, Tensor] = {}
         self._unseen: list[Tensor] = []  # losses since the last look
         self._about = {**about, "batch_size": loading.batch_size}
-        self._forward: nn.Module = self.model
-        if loading.processes.count > 1:
-            self._forward = DistributedDataParallel(self.model)
+        self._precision = computing.precision
+
+    @property
+    def model(self) -> NHFNet:
+        """What is trained."""
+        return self.learner.model
 
     @property
     def best(self) -> Epoch:
@@ -121,8 +101,7 @@ class Trainer:
             is_best = self.best is epoch
             if is_best:
                 self._best_weights = deepcopy(self.model.state_dict())
-            if self.scheduler is not None:
-                self.scheduler.step(epoch.scores["val"].mae)
+            self.learner.end_epoch(epoch.scores["val"].mae)
             self.position = Position(epoch.number + 1)
             if folder is not None:
                 self._save_epoch(folder, epoch, is_best)
@@ -141,13 +120,13 @@ class Trainer:
     def _epoch(self) -> Epoch:
         number, begin = self.position.epoch, time.perf_counter()
         first_step, size = self.position.step, self.loading.batch_size
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = self.learner.lr
         loss, train_scores, not_finite = self._pass()
         seconds = time.perf_counter() - begin
         scores = {"train": train_scores}
         zeroed = {"train": not_finite}
         for name in ("val", "test"):
-            evaluation = evaluate(self.model, self.splits[name], self.loading)
+            evaluation = evaluate(self.predictor, self.splits[name], self.loading)
             scores[name] = evaluation.scores
             zeroed[name] = evaluation.not_finite
         if number == 1:
@@ -165,15 +144,16 @@ class Trainer:
         """
         self.model.train()
         position, split = self.position, self.splits["train"]
-        self._dropout_keys = self._keys(position.epoch)
         order = self._order(position.epoch)
-        rows = self.loading.rows(order)
+        rows, keys = self.loading.rows(order), self._dropout_keys(position.epoch)
         loader = batches(split, order[position.step * self.loading.batch_size :], self.loading)
         with self._bar(len(rows)) as bar:
             for batch in loader:
-                prediction, loss = self._step(batch, rows[position.step])
+                whole = rows[position.step]
+                its_keys = keys[self.loading.share(whole)]
+                prediction, loss = self.learner.step(batch, its_keys, len(whole))
                 position.step += 1
-                position.predicted.append(prediction)
+                add_part(position.predicted, prediction)
                 position.not_finite += batch.not_finite
                 bar.update()
                 self._watch(loss, rows, bar)
@@ -188,7 +168,7 @@ class Trainer:
         rng = np.random.default_rng([self.settings.seed, epoch])
         return rng.permutation(len(self.splits["train"]))
 
-    def _keys(self, epoch: int) -> Tensor:
+    def _dropout_keys(self, epoch: int) -> Tensor:
         """Return what decides an epoch's dropout, segment by segment: by seed and epoch, too."""
         rng = np.random.default_rng([self.settings.seed, epoch, 1])
         return torch.from_numpy(rng.integers(2**32, size=len(self.splits["train"])))
@@ -203,31 +183,7 @@ class Trainer:
             disable=not (self.loading.verbose and is_terminal()),
         )
 
-    def _step(self, batch: Batch, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Take one step on this process's share of the batch `rows`.
-
-        Returns the share's predictions `(B,)` and the loss before the step, detached.
-        """
-        device = self.loading.device
-        inputs = [x.to(device, non_blocking=True) for x in batch.inputs]
-        label = batch.label.to(device, non_blocking=True)
-        if len(label):
-            keys = self._dropout_keys[self.loading.share(rows)].to(device, non_blocking=True)
-            prediction = self._forward(*inputs, keys)
-            loss = nn.functional.mse_loss(prediction, label, reduction="sum")
-        else:  # a process without a share still takes part in the others' gradients
-            prediction = self._forward(*(x.new_zeros(1, *x.shape[1:]) for x in inputs))[:0]
-            loss = prediction.sum()
-        # DistributedDataParallel averages over the processes; the loss is a mean over rows.
-        loss = loss * (self.loading.processes.count / len(rows))
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
-        self.optimizer.step()
-        return prediction.detach()[:, 0], loss.detach()
-
-    def _watch(self, loss: Tensor, rows: list[np.ndarray], bar: tqdm) -> None:
+    def _watch(self, loss: Tensor, rows: RowBatches, bar: tqdm) -> None:
         """Look at the losses so far, report them, and save within the epoch, when it is time."""
         step, every = self.position.step, self.settings.save_every
         self._unseen.append(loss)
@@ -243,14 +199,15 @@ class Trainer:
         if is_time_to_save:
             self.save_last(self._folder)
 
-    def _checked_losses(self, rows: list[np.ndarray]) -> float:
+    def _checked_losses(self, rows: RowBatches) -> float:
         """Return the last loss; raises InputError when one since the last look is no number."""
         values = torch.stack(self._unseen).tolist()
         first = self.position.step - len(values)
         self._unseen.clear()
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value):
-                ids = ", ".join(self.splits["train"].ids[row] for row in rows[step])
+                segments = list(self.splits["train"].ids)
+                ids = ", ".join(segments[row] for row in rows[step])
                 raise InputError(
                     f"The loss is {value} at epoch {self.position.epoch}, step {step + 1}: "
                     f"training has diverged, on the segments {ids}. Try a smaller --lr, or "
@@ -263,7 +220,7 @@ class Trainer:
         details = {
             **self._about,
             "epoch": epoch.number,
-            "optimizer_state_dict": self.optimizer.state_dict(),
+            "optimizer_state_dict": self.learner.optimizer.state_dict(),
             "scores": {name: asdict(scores) for name, scores in epoch.scores.items()},
         }
         for name in [f"msaf_mosei_epoch{epoch.number}.pth"] + [BEST] * is_best:
@@ -287,8 +244,7 @@ class Trainer:
             "predicted": gather(predicted),
             "not_finite": gather(position.not_finite),
             "epochs": [asdict(epoch) for epoch in self.epochs],
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            **self.learner.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.loading.device) if is_cuda else None,
             "best_weights": self._best_weights,
@@ -298,6 +254,7 @@ class Trainer:
         loading = self.loading
         return {
             **self.settings.decisive(),
+            "precision": self._precision,
             "batch_size": loading.batch_size,
             "processes": loading.processes.count,
             "segments": len(self.splits["train"]),
@@ -323,9 +280,7 @@ class Trainer:
                     "same settings."
                 )
         load_weights(self.model, checkpoint)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+        self.learner.load_state_dict(state)
         self.epochs = [Epoch.from_dict(epoch) for epoch in state["epochs"]]
         rank, device = self.loading.processes.rank, self.loading.device
         predicted = [state["predicted"][rank].to(device)]
