@@ -1,0 +1,257 @@
+"""Scale: time a sample and peak memory against the number of segments.
+
+    python benchmarks/scale.py [--segments 10000 100000 1000000] [--text_width 64]
+                               [--batch_size 16] [--steps 200] [--folder DIR]
+
+Data of CMU-MOSEI's shape, but for the text's width, is made up, one size at a time, in a folder
+within DIR that is removed afterwards. Loading, training and evaluation are measured each in a
+process of its own, on the CPU: `steps` batches with rows drawn from the whole file, which is not
+in the page cache, as a file larger than memory cannot be; medians of three processes. What is
+done once for a whole pass (opening the split, the order of an epoch, the scores at its end) is
+done for all segments: it counts in the peak memory, and in the time by its share for one sample.
+Prints a table and draws benchmarks/scale.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.against_plain import Setting, open_split, run_alone, split_bytes, write_split
+from data.dataset import Batch, Split, batches
+from data.errors import InputError
+from data.files import replacing
+from data.npy import Rows
+from models.nhfnet import NHFNet, NHFNetSizes
+from utils import console
+from utils.evaluation import evaluate, gather_rows
+from utils.metrics import score
+from utils.settings import TrainingSettings
+from utils.training import Position, Trainer
+
+PLOT = Path(__file__).with_suffix(".png")
+_PROCESSES = 3
+_WARM_UP_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a kind of work costs on a split of some size."""
+
+    milliseconds: float  # a sample
+    megabytes: float  # peak resident memory
+
+
+Costs = dict[str, dict[int, Cost]]  # by kind of work and number of segments
+
+
+def load(steps: int, setting: Setting) -> float:
+    """Return the seconds a sample of loading batches and doing nothing with them."""
+    split, rng = open_split(setting), np.random.default_rng(0)
+
+    def one_round(steps: int) -> float:
+        _evict(setting.folder)
+        begin = time.perf_counter()
+        order = rng.permutation(len(split))
+        for _ in islice(batches(split, order, setting.loading), steps):
+            pass
+        return time.perf_counter() - begin
+
+    return _seconds_a_sample(one_round, steps, setting)
+
+
+def train(steps: int, setting: Setting) -> float:
+    """Return the seconds a sample of training: the last `steps` of an epoch."""
+    split = open_split(setting)
+    settings = TrainingSettings(1e-3, 1, seed=20, log_interval=50, checkpointdir=None)
+    trainer = Trainer(_new_model(split), {"train": split}, settings, setting.loading, about={})
+    whole = len(setting.loading.rows(np.arange(len(split))))
+
+    def one_round(steps: int) -> float:
+        before = torch.randn(min((whole - steps) * setting.batch_size, len(split)))
+        # Another epoch has another order.
+        position = Position(trainer.position.epoch + 1, whole - steps, predicted=[before])
+        trainer.position = position
+        _evict(setting.folder)
+        begin = time.perf_counter()
+        trainer._pass()
+        return time.perf_counter() - begin
+
+    return _seconds_a_sample(one_round, steps, setting)
+
+
+def predict(steps: int, setting: Setting) -> float:
+    """Return the seconds a sample of evaluating `steps` batches of segments drawn at random."""
+    split, rng = open_split(setting), np.random.default_rng(0)
+    model = _new_model(split)
+
+    def one_round(steps: int) -> float:
+        begin = time.perf_counter()
+        # What evaluating all segments sets up, puts together and scores.
+        next(iter(batches(split, None, setting.loading)))
+        predictions = rng.standard_normal(len(split), dtype=np.float32)
+        score(
+            split.labels, gather_rows([torch.from_numpy(predictions)], len(split), setting.loading)
+        )
+        seconds = time.perf_counter() - begin
+        if steps:
+            rows = rng.choice(len(split), steps * setting.batch_size, replace=False)
+            _evict(setting.folder)
+            begin = time.perf_counter()
+            evaluate(model, _SomeSegments(split, rows), setting.loading)
+            seconds += time.perf_counter() - begin
+        return seconds
+
+    return _seconds_a_sample(one_round, steps, setting)
+
+
+class _SomeSegments(Split):
+    """The given rows of a split, as a split."""
+
+    def __init__(self, split: Split, rows: np.ndarray) -> None:
+        vars(self).update(vars(split))
+        self._split, self._rows = split, rows
+        self.labels = split.labels[rows]
+
+    def __getitem__(self, rows: Rows) -> Batch:
+        return self._split[self._rows[rows]]
+
+    def prefetch(self, rows: Rows) -> None:
+        self._split.prefetch(self._rows[list(rows)])
+
+
+def _seconds_a_sample(one_round: Callable[[int], float], steps: int, setting: Setting) -> float:
+    """Return a step's seconds by sample, and a sample's share of what a pass does once."""
+    one_round(_WARM_UP_STEPS)
+    begin = time.perf_counter()
+    segments = len(open_split(setting))
+    opening = time.perf_counter() - begin
+    once = one_round(0)
+    return (one_round(steps) - once) / (steps * setting.batch_size) + (opening + once) / segments
+
+
+def _new_model(split: Split) -> NHFNet:
+    torch.manual_seed(0)
+    return NHFNet(NHFNetSizes(**split.widths))
+
+
+def _evict(folder: Path) -> None:
+    """Have the system forget what it holds of the files, which are on disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+WORK = {"loading": load, "training": train, "evaluation": predict}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = console.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, positive = parser.add_argument, console.whole_number(1)
+    add("--segments", type=positive, nargs="+", default=[10_000, 100_000, 1_000_000])
+    add("--text_width", type=positive, default=64, help="the program's own is 768 (default 64)")
+    add("--batch_size", type=positive, default=16, help="default 16")
+    add("--steps", type=positive, default=200, help="batches (default 200)")
+    add("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where there is room")
+    arguments = parser.parse_args()
+    drawn, smallest = arguments.steps * arguments.batch_size, min(arguments.segments)
+    if drawn > smallest:
+        parser.error(f"{drawn:,} segments in --steps batches, expected at most {smallest:,}")
+    return arguments
+
+
+def main() -> None:
+    """Measure each size, print and draw."""
+    arguments = parse_arguments()
+    sizes = sorted(set(arguments.segments))
+    _check_room(arguments.folder, split_bytes(sizes[-1], arguments.text_width))
+    console.say(
+        f"Made-up data, batches of {arguments.batch_size}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}"
+    )
+    costs: Costs = {name: {} for name in WORK}
+    for segments in sizes:
+        with tempfile.TemporaryDirectory(prefix="made_up_", dir=arguments.folder) as name:
+            setting = Setting(
+                Path(name) / "split", arguments.batch_size, torch.device("cpu"), "float32"
+            )
+            write_split(setting.folder, segments, arguments.text_width)
+            os.sync()
+            for kind, work in WORK.items():
+                costs[kind][segments] = _cost(partial(work, arguments.steps), setting)
+                _print(kind, costs[kind])
+    _plot(costs, arguments)
+    console.say(f"Drawn in {PLOT}")
+
+
+def _cost(work: Callable[[Setting], float], setting: Setting) -> Cost:
+    measured = [run_alone(work, setting) for _ in range(_PROCESSES)]
+    seconds, megabytes = np.median(measured, axis=0)
+    return Cost(1e3 * seconds, megabytes)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    message = f"{needed / 1e9:,.1f} GB are needed in {folder}, {free / 1e9:,.1f} GB are free"
+    if free < 1.02 * needed:
+        raise InputError(f"{message}; give another --folder, or fewer --segments.")
+    console.say(message)
+
+
+def _print(kind: str, costs: dict[int, Cost]) -> None:
+    """Print the last of `costs`, and its ratio to the first."""
+    segments, first, last = list(costs)[-1], *(list(costs.values())[n] for n in (0, -1))
+    console.say(
+        f"{segments:>10,} segments  {kind:<10}"
+        f"  {last.milliseconds:8.3f} ms a sample ({last.milliseconds / first.milliseconds:.2f})"
+        f"  peak {last.megabytes:6.0f} MB ({last.megabytes / first.megabytes:.2f})"
+    )
+
+
+def _plot(costs: Costs, arguments: argparse.Namespace) -> None:
+    """Draw time and memory against the number of segments."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for kind, by_size in costs.items():
+        sizes = list(by_size)
+        left.plot(sizes, [cost.milliseconds for cost in by_size.values()], "o-", label=kind)
+        right.plot(sizes, [cost.megabytes for cost in by_size.values()], "o-", label=kind)
+    left.set(yscale="log", ylabel="ms a sample", title="Time")
+    right.set(ylabel="peak resident memory (MB)", title="Memory")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="segments in the file")
+        axes.grid(alpha=0.3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(costs))
+    largest = split_bytes(max(arguments.segments), arguments.text_width) / 1e9
+    figure.suptitle(
+        f"Made-up data, up to {largest:,.1f} GB, text {arguments.text_width} wide, batches of "
+        f"{arguments.batch_size}, {torch.get_num_threads()} CPU threads"
+    )
+    with replacing(PLOT) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+if __name__ == "__main__":
+    console.run(main)
