@@ -29,7 +29,6 @@ from utils.console import (
 if TYPE_CHECKING:
     from data.dataset import Loading, Split
     from models.nhfnet import NHFNet
-    from utils.computing import Computing
     from utils.evaluation import Evaluation
     from utils.metrics import Scores
     from utils.training import Trainer
@@ -70,11 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--no_save", action="store_true", help="write no checkpoints, logs or results")
     add("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="bfloat16: mixed, faster")
-    add(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        help="use torch.compile; when not said, only on CUDA",
-    )
+    add("--compile", action="store_true", help="use torch.compile, which takes minutes to start")
     add("--seed", type=seed, default=20, help="of the weights, the batch order and dropout")
     add("--seeds", type=seed, nargs="+", help="train once per seed; report mean and deviation")
     add("--resultdir", type=Path, default=Path("result"), help="where results are written")
@@ -148,6 +143,7 @@ def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) 
     """Open the splits in `folder`, build the model, and check that they fit."""
     from data.dataset import Split
     from data.folds import SPLITS
+    from utils.computing import Computing
     from utils.settings import TrainingSettings
     from utils.training import Trainer
 
@@ -167,18 +163,8 @@ def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) 
         patience=arguments.patience,
         save_every=arguments.save_every,
     )
-    computing = make_computing(arguments, loading)
+    computing = Computing(arguments.precision, arguments.compile)
     return Trainer(model, splits, settings, loading, describe_data(folder), computing)
-
-
-def make_computing(arguments: argparse.Namespace, loading: Loading) -> Computing:
-    """Return how to run the model; compiled is for CUDA, unless something else is said."""
-    from utils.computing import Computing
-
-    compiles = arguments.compile
-    if compiles is None:
-        compiles = loading.device.type == "cuda"
-    return Computing(arguments.precision, compiles)
 
 
 def resume(trainer: Trainer, arguments: argparse.Namespace) -> None:
@@ -246,7 +232,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None
     from data.dataset import Split
     from models.checkpoint import read_checkpoint
     from models.nhfnet import NHFNet
-    from utils.computing import Predictor
+    from utils.computing import Computing, Predictor
     from utils.evaluation import evaluate, report_not_finite, write_evaluation
 
     checkpoint = read_checkpoint(arguments.checkpoint)
@@ -261,7 +247,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None
             f"{arguments.checkpoint} was trained on {trained_on} data, this is {data['alignment']}"
         )
     make_resultdir(arguments)
-    computing = make_computing(arguments, loading)
+    computing = Computing(arguments.precision, arguments.compile)
     predictor = Predictor(model.to(loading.device), computing, loading.batch_size)
     evaluation = evaluate(predictor, split, loading)
     report_not_finite({arguments.split: evaluation.not_finite})

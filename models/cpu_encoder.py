@@ -50,7 +50,7 @@ def _library(width: int, heads: int, feedforward: int) -> ctypes.CDLL | str:
     try:
         return compiler.load(_SOURCE, WIDTH=width, HEADS=heads, FEEDFORWARD=feedforward)
     except compiler.Unavailable as problem:
-        warnings.warn(f"{problem}; the encoders take several times as long", stacklevel=2)
+        warnings.warn(f"{problem}; a step takes about three times as long", stacklevel=2)
         return str(problem)
 
 
