@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
 from data.layout import ALIGNMENT_NAMES, root
+from utils.choices import PRECISIONS
 from utils.console import (
     ArgumentParser,
     device_name,
@@ -55,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--audio_length", type=length, help=f"rows of `unaligned` audio ({audio})")
     add("--visual_length", type=length, help=f"rows of `unaligned` visual ({visual})")
     add("--bert", metavar="NAME_OR_DIR", help=f"the text encoder ({DEFAULT_BERT})")
-    add("--bert_precision", choices=("float32", "bfloat16"), default="float32")
+    add("--bert_precision", choices=PRECISIONS, default=PRECISIONS[0])
     add("--no_bert", action="store_true", help="leave the text features out, for a later run")
     add("--device", type=device_name, default="auto", help="where BERT runs")
     add("--check", action="store_true", help="verify what is prepared, and stop")

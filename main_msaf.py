@@ -248,7 +248,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None
         )
     make_resultdir(arguments)
     computing = Computing(arguments.precision, arguments.compile)
-    predictor = Predictor(model.to(loading.device), computing, loading.batch_size)
+    predictor = Predictor(model.to(loading.device), computing, loading.share_size)
     evaluation = evaluate(predictor, split, loading)
     report_not_finite({arguments.split: evaluation.not_finite})
     heading(f"{arguments.checkpoint} on {split.folder}")

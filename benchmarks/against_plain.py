@@ -23,12 +23,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.dataset import Loading, Split
+from data.device import pick_device
 from data.layout import BATCH_FILES, TEXT_FILE
 from data.npy import NpyWriter
 from data.progress import progress
 from data.split_writer import SplitWriter
 from models.nhfnet import NHFNet, NHFNetSizes
 from tests.plain import PlainNHFNet
+from utils.choices import PRECISIONS
+from utils.computing import Computing
 
 Value = TypeVar("Value")
 
@@ -51,10 +54,10 @@ class Setting:
         """How the program loads."""
         return Loading(self.device, self.batch_size, num_workers=0, verbose=False)
 
-    def autocast(self) -> torch.autocast:
-        """Return what the program's side runs in."""
-        enabled = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+    @property
+    def computing(self) -> Computing:
+        """How the program runs the model."""
+        return Computing(self.precision)
 
 
 Side = Callable[[], None]  # one pass over the split
@@ -103,17 +106,18 @@ def run(description: str, sides: Sides) -> None:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch_size", type=int, nargs="+", default=[16, 128])
-    parser.add_argument("--steps", type=int, default=3, help="batches in a round (default 3)")
+    parser.add_argument("--steps", type=int, default=3, help="batches a round (3; on CUDA take 50)")
     parser.add_argument("--rounds", type=int, default=7, help="default 7")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     arguments = parser.parse_args()
-    print(f"{arguments.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    device = pick_device(arguments.device)
+    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for batch_size in arguments.batch_size:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "made_up"
             write_split(folder, batch_size * arguments.steps)
-            setting = Setting(folder, batch_size, arguments.device, arguments.precision)
+            setting = Setting(folder, batch_size, device, arguments.precision)
             _print(_measure(sides, setting, arguments.rounds), setting, arguments.steps)
 
 

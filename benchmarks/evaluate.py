@@ -24,6 +24,7 @@ from benchmarks.against_plain import (
     plain_loader,
     run,
 )
+from utils.computing import Predictor
 from utils.evaluation import evaluate
 
 
@@ -43,11 +44,11 @@ def plain(setting: Setting) -> Side:
 def program(setting: Setting) -> Side:
     """Evaluate as main_msaf.py does."""
     model = new_model().to(setting.device)
+    predictor = Predictor(model, setting.computing, setting.batch_size)
     split = open_split(setting)
 
     def one_pass() -> None:
-        with setting.autocast():
-            evaluate(model, split, setting.loading)
+        evaluate(predictor, split, setting.loading)
 
     return one_pass
 

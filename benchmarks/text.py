@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from data.bert import load_bert
 from data.text import TextEncoder
+from utils.choices import PRECISIONS
 
 WORDS = [f"word{n}" for n in range(500)]
 
@@ -59,7 +60,7 @@ def main() -> None:
     sentences = [" ".join(rng.choice(WORDS, length)) for length in lengths]
     with tempfile.TemporaryDirectory() as name:
         write_bert(Path(name))
-        encoders = {p: TextEncoder(name, device, p) for p in ("float32", "bfloat16")}
+        encoders = {p: TextEncoder(name, device, p) for p in PRECISIONS}
         _, model = load_bert(Path(name))
     model.to(device)
     ids, masks = map(np.stack, zip(*map(encoders["float32"].pieces, sentences), strict=True))

@@ -53,12 +53,12 @@ def program(setting: Setting) -> Side:
     """Train as main_msaf.py does."""
     settings = TrainingSettings(LR, 1, seed=20, log_interval=50, checkpointdir=None)
     splits = {"train": open_split(setting)}
-    trainer = Trainer(new_model(), splits, settings, setting.loading, about={})
+    loading, computing = setting.loading, setting.computing
+    trainer = Trainer(new_model(), splits, settings, loading, about={}, computing=computing)
 
     def one_pass() -> None:
         trainer.position = Position()
-        with setting.autocast():
-            trainer._pass()
+        trainer._pass()
 
     return one_pass
 

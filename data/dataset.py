@@ -193,6 +193,11 @@ class Loading:
         """Cut `order` into batches, whole ones, before they are shared."""
         return RowBatches(order, self.batch_size)
 
+    @property
+    def share_size(self) -> int:
+        """This process's part of a whole batch."""
+        return len(self.share(range(self.batch_size)))
+
     def share(self, rows: Rows) -> Rows:
         """Return this process's part of a batch's rows; may be empty in a short last batch."""
         return rows[self.processes.rank :: self.processes.count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterable, Iterator
 
@@ -71,6 +72,8 @@ def hold(splits: Iterable[Split], loading: Loading) -> None:
     splits = list(splits)
     if loading.device.type != "cuda":
         return
+    gc.collect()
+    torch.cuda.empty_cache()  # what an earlier training held counts as free
     free, _ = torch.cuda.mem_get_info(loading.device)
     needed = sum(len(split) * math.prod(shape) * 4 for split in splits for shape in split.shapes)
     if needed <= _SHARE * free:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -26,26 +27,34 @@ def load(source: Path, **macros: int) -> ctypes.CDLL:
 
     Raises Unavailable when it cannot be made.
     """
-    compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
-    command = [*compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
     try:
+        compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+        if shutil.which(compiler[0]) is None:
+            raise Unavailable(f"there is no C++ compiler {compiler[0]}")
         version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
+        command = [*compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
         files = [source, *sorted(source.parent.glob("*.h"))]
         made_of = [repr(command).encode(), version, _processor().encode()]
         made_of += [file.read_bytes() for file in files]
         name = f"{source.stem}-{hashlib.sha256(b''.join(made_of)).hexdigest()[:16]}.so"
-        library = _cache() / name
-        if not library.exists():
-            _compile([*command, str(source)], library)
-        return ctypes.CDLL(str(library))
-    except FileNotFoundError:
-        raise Unavailable(f"there is no C++ compiler {compiler[0]}") from None
+        return _loaded([*command, str(source)], _cache() / name)
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
         told = [line for line in lines if "error" in line] or [f"exit status {error.returncode}"]
         raise Unavailable(f"{compiler[0]} does not compile {source.name}: {told[0]}") from error
-    except OSError as error:
+    # No home directory is a RuntimeError, quotes that do not match in $CXX a ValueError.
+    except (OSError, RuntimeError, ValueError) as error:
         raise Unavailable(f"{source.name} could not be compiled and loaded: {error}") from error
+
+
+def _loaded(command: list[str], library: Path) -> ctypes.CDLL:
+    if library.exists():
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError:  # damaged, or made on a machine with other libraries
+            pass
+    _compile(command, library)
+    return ctypes.CDLL(str(library))
 
 
 def _compile(command: list[str], library: Path) -> None:
@@ -57,9 +66,12 @@ def _compile(command: list[str], library: Path) -> None:
 
 
 def _cache() -> Path:
-    """Return this user's folder for compiled code."""
+    """Return this user's folder for compiled code, where nobody else can put any."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nhfnet"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise Unavailable(f"{folder} is not this user's alone: others may write into it")
     return folder
 
 

@@ -48,19 +48,36 @@ def _library(width: int, heads: int, feedforward: int) -> ctypes.CDLL | str:
     if width % 16 or feedforward % 16 or width // heads % 4:
         return f"{_SOURCE.name} is not for width {width}, {heads} heads, feedforward {feedforward}"
     try:
-        return compiler.load(_SOURCE, WIDTH=width, HEADS=heads, FEEDFORWARD=feedforward)
+        made = compiler.load(_SOURCE, WIDTH=width, HEADS=heads, FEEDFORWARD=feedforward)
     except compiler.Unavailable as problem:
         warnings.warn(f"{problem}; a step takes about three times as long", stacklevel=2)
         return str(problem)
+    made.kept_size.restype = ctypes.c_int64
+    return made
 
 
-def is_for(encoder: Encoder, x: Tensor) -> bool:
-    """Tell whether `encode` can do what `encoder` does with `x`."""
+def is_for(encoder: Encoder, x: Tensor, memory: Tensor | None, dropout_keys: Tensor | None) -> bool:
+    """Tell whether `encode` can do what `encoder` does; all it takes for granted is checked here.
+
+    What fits nothing is left to the formula, which says so.
+    """
+    weight = encoder.layer_norm.weight
+    inputs = [x] if memory is None else [x, memory]
     return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)  # the latter from under autocast
-        and encoder.layer_norm.weight.dtype == torch.float32
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
+        and (weight.device.type, weight.dtype) == ("cpu", torch.float32)
+        and all(
+            value.device.type == "cpu"
+            and value.dtype in (torch.float32, torch.bfloat16)  # the latter from under autocast
+            and value.dim() == 3
+            and value.shape[1] > 0
+            and (value.shape[0], value.shape[2]) == (x.shape[0], len(weight))
+            for value in inputs
+        )
+        and (
+            dropout_keys is None
+            or (dropout_keys.device.type == "cpu" and dropout_keys.shape == x.shape[:1])
+        )
         and not isinstance(library(encoder), str)
     )
 
@@ -80,8 +97,13 @@ def encode(
     positions = sinusoids(longest, width, x.device)
     keep = 1 - encoder.attention_dropout
     keys = None if dropout_keys is None else dropout_keys.to(torch.uint32)
-    weights = tuple(encoder.parameters())
-    return _Encode.apply(library(encoder), keep, queries, positions, keys, x, memory, *weights)
+    return _Encode.apply(
+        library(encoder),
+        torch.is_grad_enabled(),
+        len(encoder.layers),
+        *(keep, queries, positions, keys, x, memory),
+        *encoder.parameters(),
+    )
 
 
 class _Encode(torch.autograd.Function):
@@ -89,6 +111,8 @@ class _Encode(torch.autograd.Function):
     def forward(
         ctx: Any,
         library: ctypes.CDLL,
+        is_training: bool,
+        layers: int,
         keep: float,
         queries: int,
         positions: Tensor,
@@ -102,12 +126,12 @@ class _Encode(torch.autograd.Function):
         out = x.new_empty(len(x), queries, x.shape[2])
         call = _Call(
             *(len(x), x.shape[1], 0 if memory is None else memory.shape[1], queries),
-            (len(weights) - 2) // 12,
+            layers,
             *(_address(x), _address(memory), _address(positions), _address(keys), keep),
         )
         call.out = _address(out)
         kept = None
-        if any(ctx.needs_input_grad):
+        if is_training and any(ctx.needs_input_grad):
             kept = x.new_empty(len(x), library.kept_size(ctypes.byref(call)))
             call.kept = _address(kept)
             ctx.save_for_backward(x, memory, kept, *weights)
@@ -119,15 +143,16 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        # The call holds the addresses of all of them.
-        x, memory, _kept, *weights = ctx.saved_tensors
-        library, call, _positions, _keys = ctx.rest
+        x, memory, kept, *weights = ctx.saved_tensors
+        library, call, _positions, _keys = ctx.rest  # the call has the latter's addresses
+        # Hooks may have had the saved ones elsewhere meanwhile.
+        call.x, call.memory, call.kept = map(_address, (x, memory, kept))
         grad_out = grad_out.contiguous()
         grads = [None if value is None else torch.empty_like(value) for value in (x, memory)]
         grad_weights = [torch.empty_like(weight) for weight in weights]
         call.grad_out, call.grad_x, call.grad_memory = map(_address, (grad_out, *grads))
         library.backward(ctypes.byref(call), _addresses(weights), _addresses(grad_weights))
-        return None, None, None, None, None, *grads, *grad_weights
+        return *(None,) * 7, *grads, *grad_weights
 
 
 def _address(tensor: Tensor | None) -> int | None:

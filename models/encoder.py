@@ -122,7 +122,7 @@ class Encoder(nn.Module):
             dropout_keys = None
         elif dropout_keys is None:
             dropout_keys = random_keys(len(x), x.device)
-        if cpu_encoder.is_for(self, x):  # the same numbers, faster
+        if cpu_encoder.is_for(self, x, memory, dropout_keys):  # the same numbers, faster
             return cpu_encoder.encode(self, x, memory, last_tokens_only, dropout_keys)
         x = embed(x)
         if memory is not None:

@@ -5,6 +5,7 @@ Shapes: B batch; Tv, Ta, Tt tokens of visual, audio, text; d the common width (3
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +103,10 @@ class NHFNet(nn.Module):
     def encode_text(self, text: Tensor) -> Tensor:
         """Two LSTMs with all steps kept, LayerNorm and self-attention, `(B, Tt, d)`."""
         x = text
-        for lstm in self.text_lstms:
-            x, _ = lstm(x)
+        # Under autocast cuDNN would run them in float16, too narrow for gradients.
+        with torch.autocast("cuda", enabled=False) if text.is_cuda else nullcontext():
+            for lstm in self.text_lstms:
+                x, _ = lstm(x)
         return self.self_attention_encoder(self.text_norm(x))
 
     @classmethod

@@ -80,6 +80,29 @@ def test_sizes_that_fill_no_vector_are_for_the_formula():
     assert encoder(torch.zeros(2, 3, 24)).shape == (2, 3, 24)
 
 
+def test_a_damaged_library_is_made_again(source, cache, monkeypatch):
+    load_or_skip(source, SIZE=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "_compile", lambda command, library: library.write_bytes(b"?"))
+        with pytest.raises(compiler.Unavailable):
+            compiler.load(source, SIZE=4)
+    assert compiler.load(source, SIZE=4).size() == 4
+
+
+def test_a_cache_that_others_may_write_into_is_not_used(source, cache):
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    with pytest.raises(compiler.Unavailable, match="others may write into it"):
+        compiler.load(source, SIZE=3)
+
+
+@pytest.mark.parametrize("cxx", ["'", "false"])
+def test_a_compiler_that_is_none_is_told(source, monkeypatch, cxx):
+    monkeypatch.setenv("CXX", cxx)
+    with pytest.raises(compiler.Unavailable):
+        compiler.load(source, SIZE=3)
+
+
 def test_a_damaged_library_is_told(source, monkeypatch):
     load_or_skip(source, SIZE=3)
     monkeypatch.setattr(compiler, "_compile", lambda command, library: library.write_bytes(b"?"))

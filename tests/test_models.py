@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from data.device import pick_device
 from data.errors import InputError
 from models import cpu_encoder, released
 from models.checkpoint import read_checkpoint
@@ -49,7 +50,7 @@ def path(request, monkeypatch):
     if request.param == "compiled":
         request.getfixturevalue("compiled")
     else:
-        monkeypatch.setattr(cpu_encoder, "is_for", lambda encoder, x: False)
+        monkeypatch.setattr(cpu_encoder, "is_for", lambda *_: False)
 
 
 def random_model(**sizes) -> NHFNet:
@@ -184,7 +185,7 @@ def test_the_compiled_encoder_agrees_with_the_formula(
     keys = torch.randint(2**32, (batch,))
     arguments = x, memory, last_tokens_only, keys
     found = outputs_and_gradients(encoder, *arguments)
-    with mock.patch.object(cpu_encoder, "is_for", lambda encoder, x: False):
+    with mock.patch.object(cpu_encoder, "is_for", lambda *_: False):
         formula = outputs_and_gradients(encoder, *arguments)
     exact = outputs_and_gradients(encoder.double(), *arguments)
     for ours, theirs, expected in zip(found, formula, exact, strict=True):
@@ -211,6 +212,51 @@ def test_an_encoder_that_was_used_in_inference_mode_can_be_trained(path):
         encoder(x)
     encoder(x).sum().backward()
     assert encoder.layer_norm.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("change", ["batch", "width", "no tokens", "keys"])
+def test_what_does_not_fit_is_refused_and_never_read(path, change):
+    encoder = random_encoder(dropout=0.4).train()
+    x, keys = torch.randn(3, 5, 32), torch.tensor([1, 2, 3])
+    shape = {"batch": (2, 7, 32), "width": (3, 7, 16), "no tokens": (3, 0, 32)}
+    memory = torch.randn(*shape.get(change, (3, 7, 32)))
+    if change == "keys":
+        keys = keys[:2]
+    if change == "no tokens":  # a softmax over nothing
+        assert encoder(x, memory, None, keys).shape == x.shape
+        return
+    with pytest.raises((RuntimeError, IndexError)):
+        encoder(x, memory, None, keys)
+
+
+def test_one_memory_serves_a_whole_batch(path):
+    encoder = random_encoder()
+    x, memory = torch.randn(3, 5, 32), torch.randn(1, 7, 32)
+    with torch.no_grad():
+        expected = encoder(x, memory.expand(3, -1, -1))
+        torch.testing.assert_close(encoder(x, memory), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_is_kept_for_a_backward_pass_that_does_not_come(compiled, monkeypatch):
+    encoder = random_encoder()
+    library = mock.Mock(wraps=cpu_encoder.library(encoder))
+    monkeypatch.setattr(cpu_encoder, "library", lambda encoder: library)
+    x = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        encoder(x)
+    assert not library.kept_size.called
+    encoder(x)
+    assert library.kept_size.called
+
+
+def test_saved_tensors_may_be_elsewhere_meanwhile(compiled):
+    encoder = random_encoder()
+    x = torch.randn(2, 5, 32, requires_grad=True)
+    (expected,) = torch.autograd.grad(encoder(x).sin().sum(), x)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), lambda x: x.clone()):
+        output = encoder(x).sin().sum()
+    (found,) = torch.autograd.grad(output, x)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -274,8 +320,9 @@ def test_impossible_sizes_are_refused(sizes):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_cpu(forward_golden):
-    model = NHFNet.from_checkpoint(CHECKPOINT).cuda()
-    inputs = [forward_golden[f"aligned_{name}"].cuda() for name in ("visual", "audio", "bert")]
+    device = pick_device("cuda")
+    model = NHFNet.from_checkpoint(CHECKPOINT).to(device)
+    inputs = [forward_golden[f"aligned_{name}"].to(device) for name in ("visual", "audio", "bert")]
     with torch.no_grad():
         output = model(*inputs).cpu()
     torch.testing.assert_close(output, forward_golden["aligned_output"], atol=1e-4, rtol=0)

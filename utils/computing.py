@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -54,11 +55,14 @@ class Compiled:
     def _try(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
         say("Compiling the model with torch.compile, which takes a minute or two")
         compiled = torch.compile(self._module, dynamic=False)
+        # Processes may differ in whether they try: no gradients are exchanged for it.
+        no_sync = getattr(self._module, "no_sync", nullcontext)
         try:
-            output = compiled(*inputs)
-            if output.requires_grad:
-                output.sum().backward()
-                self._module.zero_grad(set_to_none=True)
+            with no_sync():
+                output = compiled(*inputs)
+                if output.requires_grad:
+                    output.sum().backward()
+                    self._module.zero_grad(set_to_none=True)
         # A compiler can fail in any way: none is installed, or it cannot do this device.
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0]
@@ -86,6 +90,7 @@ class Captured:
         self._function, self._other = function, other
         self._batch_size = batch_size
         self._calls = 0
+        self._stream: torch.cuda.Stream | None = None  # of the first calls
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
@@ -97,6 +102,10 @@ class Captured:
             return self._other(*inputs)
         if inputs[0].device.type != "cuda" or self._failed:
             return self._function(*inputs)
+        with torch.cuda.device(inputs[0].device):  # streams and graphs are the current device's
+            return self._call_on_cuda(inputs)
+
+    def _call_on_cuda(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self._graph is None:
             self._calls += 1
             if self._calls <= _WARM_UPS:
@@ -113,7 +122,7 @@ class Captured:
 
     def _warm_up(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Call the function on a stream of its own, as a capture will."""
-        stream = torch.cuda.Stream()
+        stream = self._stream = self._stream or torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             outputs = self._function(*inputs)
@@ -121,13 +130,14 @@ class Captured:
         return outputs
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         static = tuple(x.clone() for x in inputs)
         try:
             # Threads that load batches may use CUDA meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self._function(*static)
         except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # a capture that fails may leave its own
             self._failed = True
             reason = (str(error).strip().splitlines() or [""])[0]
             warnings.warn(f"no CUDA graph, running without one ({reason})", stacklevel=2)

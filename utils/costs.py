@@ -25,9 +25,9 @@ def model_table(model: NHFNet, inputs: Sequence[Tensor]) -> str:
     counter = FlopCounterMode(display=False)
     model.train()
     activations = _activation_bytes(model, inputs)
-    # In float64 all runs on PyTorch's own operators, which its counter sees.
+    # In float64 on a CPU all runs on PyTorch's own operators, which its counter sees.
     with counter, torch.no_grad():
-        deepcopy(model).double()(*(x.double() for x in inputs))
+        deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
     name_of_model = type(model).__name__
     counts = counter.get_flop_counts()
 

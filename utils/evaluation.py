@@ -55,7 +55,7 @@ def gather_rows(mine: list[Tensor], n: int, loading: Loading) -> np.ndarray:
     return whole
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(model: nn.Module, split: Split, loading: Loading) -> Evaluation:
     """Predict every segment of `split`, in file order, and score the whole.
 

@@ -29,6 +29,10 @@ class Learner:
         )
         self.scheduler = make_scheduler(settings.scheduler, self.optimizer, settings.epochs)
         self._settings, self._loading, self._computing = settings, loading, computing
+        # On CUDA the rate stays in one place on the device, where a CUDA graph reads it.
+        self._rates = [
+            torch.tensor(settings.lr, device=loading.device) for _ in self.optimizer.param_groups
+        ]
         self._adapt_optimizer()
         self._forward: nn.Module = model
         if loading.processes.count > 1:
@@ -43,7 +47,7 @@ class Learner:
     @property
     def lr(self) -> float:
         """The learning rate now."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return round(float(self.optimizer.param_groups[0]["lr"]), 10)  # a float32's digits on CUDA
 
     def step(self, batch: Batch, keys: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """Learn from this process's share of a batch of `rows` segments.
@@ -89,6 +93,7 @@ class Learner:
         """Let the schedule see the validation MAE of the epoch that is over."""
         if self.scheduler is not None:
             self.scheduler.step(mae)
+            self._adapt_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer and the schedule; the model has its own."""
@@ -105,10 +110,9 @@ class Learner:
             self.scheduler.load_state_dict(state["scheduler"])
 
     def _adapt_optimizer(self) -> None:
-        """On CUDA keep the rate on the device, where a CUDA graph reads it."""
-        device = self._loading.device
-        is_cuda = device.type == "cuda"
-        for group in self.optimizer.param_groups:
+        """Make the optimizer's groups fit the device, whatever put values into them."""
+        is_cuda = self._loading.device.type == "cuda"
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             lr = float(group["lr"])
-            group["lr"] = torch.tensor(lr, device=device) if is_cuda else lr
+            group["lr"] = rate.fill_(lr) if is_cuda else lr
             group["capturable"] = is_cuda

@@ -66,7 +66,7 @@ class Trainer:
         self.loading = loading
         self.epochs: list[Epoch] = []
         self.position = Position()
-        self.predictor = Predictor(model, computing, loading.batch_size)
+        self.predictor = Predictor(model, computing, loading.share_size)
         self._best_weights: dict[str, Tensor] = {}
         self._unseen: list[Tensor] = []  # losses since the last look
         self._about = {**about, "batch_size": loading.batch_size}
