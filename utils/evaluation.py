@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.files import replacing, write_json
 from data.progress import progress
 
-from .console import say
+from .console import is_terminal, say
 from .metrics import Scores, score
 
 _MOST_PARTS = 1000
@@ -69,7 +69,7 @@ def evaluate(model: nn.Module, split: Split, loading: Loading) -> Evaluation:
         desc=f"Evaluating {split.folder.name}",
         unit="batch",
         leave=False,
-        disable=not loading.verbose,
+        disable=not (loading.verbose and is_terminal()),
     )
     for batch in bar:
         if len(batch.label):
