@@ -247,33 +247,18 @@ class Worker {
     void attention_backward(int64_t sample, int layer, const Kept& its, const float* grad_context) {
         const Dropout dropout(call, sample, layer, queries);
         clear(grad_kv, 2 * D, attended_stride);
-        const auto run = [&](auto part, int h, int first) {
-            part(q, kv, kv + D * attended_stride, q_stride, attended_stride, attended_tokens,
-                 dropout, its.context, its.largest, its.inverse, grad_context, grad_q, grad_kv,
-                 grad_kv + D * attended_stride, h, first);
-        };
+        constexpr decltype(&attend_backward<true, 1>) parts[2][4] = {
+            {attend_backward<false, 1>, attend_backward<false, 2>, attend_backward<false, 3>,
+             attend_backward<false, 4>},
+            {attend_backward<true, 1>, attend_backward<true, 2>, attend_backward<true, 3>,
+             attend_backward<true, 4>}};
         for (int h = 0; h < H; h++)
             for (int first = 0; first < q_stride; first += 4 * LANES) {
                 const int vectors = std::min(4, (q_stride - first) / LANES);
-                if (dropout.active) {
-                    if (vectors == 4)
-                        run(attend_backward<true, 4>, h, first);
-                    else if (vectors == 3)
-                        run(attend_backward<true, 3>, h, first);
-                    else if (vectors == 2)
-                        run(attend_backward<true, 2>, h, first);
-                    else
-                        run(attend_backward<true, 1>, h, first);
-                } else {
-                    if (vectors == 4)
-                        run(attend_backward<false, 4>, h, first);
-                    else if (vectors == 3)
-                        run(attend_backward<false, 3>, h, first);
-                    else if (vectors == 2)
-                        run(attend_backward<false, 2>, h, first);
-                    else
-                        run(attend_backward<false, 1>, h, first);
-                }
+                parts[dropout.active][vectors - 1](
+                    q, kv, kv + D * attended_stride, q_stride, attended_stride, attended_tokens,
+                    dropout, its.context, its.largest, its.inverse, grad_context, grad_q, grad_kv,
+                    grad_kv + D * attended_stride, h, first);
             }
     }
 };
