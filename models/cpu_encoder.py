@@ -28,8 +28,8 @@ class _Call(ctypes.Structure):
     """The `Call` of native/call.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("batch", "tokens", "memory_tokens", "queries")),
-        ("layers", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("threads", "batch", "tokens", "memory_tokens")),
+        *((name, ctypes.c_int64) for name in ("queries", "layers")),
         *((name, ctypes.c_void_p) for name in ("x", "memory", "positions", "dropout_keys")),
         ("keep", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("kept", "out")),
@@ -125,7 +125,13 @@ class _Encode(torch.autograd.Function):
         weights = tuple(weight.contiguous() for weight in weights)
         out = x.new_empty(len(x), queries, x.shape[2])
         call = _Call(
-            *(len(x), x.shape[1], 0 if memory is None else memory.shape[1], queries),
+            *(
+                torch.get_num_threads(),
+                len(x),
+                x.shape[1],
+                0 if memory is None else memory.shape[1],
+                queries,
+            ),
             layers,
             *(_address(x), _address(memory), _address(positions), _address(keys), keep),
         )

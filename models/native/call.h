@@ -7,13 +7,14 @@ namespace {
 
 // models/cpu_encoder.py has the same.
 struct Call {
-    int64_t batch, tokens, memory_tokens, queries, layers;  // memory_tokens 0: self-attention
-    const float *x, *memory;                                // (B, T, D), (B, M, D)
-    const float* positions;                                 // (max(T, M), D)
-    const uint32_t* dropout_keys;                           // (B), or null: no dropout
-    double keep;                                            // the share dropout keeps
-    float* kept;                                            // (B, kept_size), for backward
-    float* out;                                             // (B, Q, D)
+    int64_t threads, batch, tokens, memory_tokens, queries,
+        layers;                    // memory_tokens 0: self-attention
+    const float *x, *memory;       // (B, T, D), (B, M, D)
+    const float* positions;        // (max(T, M), D)
+    const uint32_t* dropout_keys;  // (B), or null: no dropout
+    double keep;                   // the share dropout keeps
+    float* kept;                   // (B, kept_size), for backward
+    float* out;                    // (B, Q, D)
     const float* grad_out;
     float *grad_x, *grad_memory;
 };

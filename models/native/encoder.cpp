@@ -23,7 +23,7 @@ int64_t kept_size(const Call* call) { return Worker::kept_size(*call); }
 void forward(const Call* call, const float* const* weights) {
     const auto* layers = reinterpret_cast<const LayerWeights*>(weights);
     const float* const* norm = weights + N_WEIGHTS * call->layers;
-#pragma omp parallel
+#pragma omp parallel num_threads(int(call->threads))
     {
         Worker worker(*call);
 #pragma omp for schedule(static)
@@ -43,8 +43,8 @@ void backward(const Call* call, const float* const* weights, float* const* grad_
         std::vector<LayerGrads> layers;
         NormGrads norm = {};
     };
-    std::vector<Found> found(omp_get_max_threads());
-#pragma omp parallel
+    std::vector<Found> found(call->threads);
+#pragma omp parallel num_threads(int(call->threads))
     {
         Worker worker(*call);
         Found& mine = found[omp_get_thread_num()];
