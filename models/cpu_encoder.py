@@ -125,16 +125,16 @@ class _Encode(torch.autograd.Function):
         weights = tuple(weight.contiguous() for weight in weights)
         out = x.new_empty(len(x), queries, x.shape[2])
         call = _Call(
-            *(
-                torch.get_num_threads(),
-                len(x),
-                x.shape[1],
-                0 if memory is None else memory.shape[1],
-                queries,
-            ),
-            layers,
-            *(_address(x), _address(memory), _address(positions), _address(keys), keep),
+            threads=min(torch.get_num_threads(), max(len(x), 1)),
+            batch=len(x),
+            tokens=x.shape[1],
+            memory_tokens=0 if memory is None else memory.shape[1],
+            queries=queries,
+            layers=layers,
+            keep=keep,
         )
+        call.x, call.memory, call.positions = map(_address, (x, memory, positions))
+        call.dropout_keys = _address(keys)
         call.out = _address(out)
         kept = None
         if is_training and any(ctx.needs_input_grad):
