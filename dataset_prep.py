@@ -71,6 +71,9 @@ def parse_arguments() -> argparse.Namespace:
             if getattr(arguments, this) and getattr(arguments, other):
                 names = ["--" + name.replace("pickle", "from") for name in (this, other)]
                 parser.error(f"{names[0]} and {names[1]} exclude each other")
+    for name in ("audio_length", "visual_length"):
+        if getattr(arguments, name) and "unaligned" not in (arguments.alignment or ()):
+            parser.error(f"--{name} goes with --alignment unaligned")
     return arguments
 
 

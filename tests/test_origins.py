@@ -261,6 +261,13 @@ def test_a_pickle_has_lengths_of_its_own(program, option):
     assert done.stderr == f"error: --from and {option} exclude each other (see --help)\n"
 
 
+@pytest.mark.parametrize("alignment", [[], ["--alignment", "segment", "word"]])
+def test_lengths_are_for_unaligned_rows(program, alignment):
+    done = program("dataset_prep.py", "--visual_length", "500", *alignment)
+    assert done.returncode == 2
+    assert "--visual_length goes with --alignment unaligned" in done.stderr
+
+
 def test_two_processes_share_the_text(demo, tmp_path, bert):
     write_dataset(tmp_path / "csd", random_dataset())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
