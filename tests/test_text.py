@@ -432,9 +432,15 @@ def cuda_devices(monkeypatch):
         ("cuda:1", 2, "cuda:1"),
     ],
 )
-def test_the_device_that_is_meant(cuda_devices, name, count, expected):
+def test_the_device_that_is_meant(cuda_devices, monkeypatch, name, count, expected):
     cuda_devices(count)
-    assert pick_device(name) == torch.device(expected)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device = pick_device(name)
+    assert device == torch.device(expected)
+    assert current == ([device] if device.index is not None else [])
+    assert torch.backends.cudnn.allow_tf32 == (device.type == "cpu")
 
 
 @pytest.mark.parametrize(
