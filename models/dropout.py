@@ -24,6 +24,11 @@ def layer_key(keys: Tensor, layer: int) -> Tensor:
     return (keys + layer) & _32_BITS
 
 
+def segment_keys(rows: Tensor, seed: int) -> Tensor:
+    """Return keys `(B,)` of the segments `rows` `(B,)` int64; `seed` is below 2**32."""
+    return scramble((rows + seed) & _32_BITS)
+
+
 def random_keys(count: int, device: torch.device) -> Tensor:
     """Draw keys `(count,)` from PyTorch's generator."""
     return torch.randint(2**32, (count,), device=device)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.dropout import drop, layer_key, scramble
+from models.dropout import drop, layer_key, scramble, segment_keys
 from models.encoder import Encoder
 from models.nhfnet import NHFNet, NHFNetSizes
 
@@ -49,6 +49,14 @@ def test_masks_of_keys_heads_queries_and_layers_are_unrelated():
     for one, other in pairs:
         correlation = np.corrcoef(one.flatten(), other.flatten())[0, 1]
         assert abs(correlation) < 5 / one.numel() ** 0.5
+
+
+def test_every_segment_and_seed_has_a_key_of_its_own():
+    keys = segment_keys(torch.arange(100_000), 2**32 - 5)
+    assert len(keys.unique()) == 100_000
+    assert keys.min() >= 0 and keys.max() < 2**32
+    assert torch.equal(keys[[7, 3]], segment_keys(torch.tensor([7, 3]), 2**32 - 5))
+    assert not torch.isin(segment_keys(torch.arange(10), 123), keys).any()
 
 
 def test_a_mask_does_not_depend_on_the_batch():

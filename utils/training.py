@@ -19,6 +19,7 @@ from data.errors import InputError
 from data.progress import progress
 from data.resident import hold
 from models.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from models.dropout import segment_keys
 from models.nhfnet import NHFNet
 
 from .computing import FLOAT32, Computing, Predictor
@@ -145,13 +146,13 @@ class Trainer:
         self.model.train()
         position, split = self.position, self.splits["train"]
         order = self._order(position.epoch)
-        rows, keys = self.loading.rows(order), self._dropout_keys(position.epoch)
+        rows, dropout_seed = self.loading.rows(order), self._dropout_seed(position.epoch)
         loader = batches(split, order[position.step * self.loading.batch_size :], self.loading)
         with self._bar(len(rows)) as bar:
             for batch in loader:
                 whole = rows[position.step]
-                its_keys = keys[self.loading.share(whole)]
-                prediction, loss = self.learner.step(batch, its_keys, len(whole))
+                keys = segment_keys(torch.from_numpy(self.loading.share(whole)), dropout_seed)
+                prediction, loss = self.learner.step(batch, keys, len(whole))
                 position.step += 1
                 add_part(position.predicted, prediction)
                 position.not_finite += batch.not_finite
@@ -168,10 +169,9 @@ class Trainer:
         rng = np.random.default_rng([self.settings.seed, epoch])
         return rng.permutation(len(self.splits["train"]))
 
-    def _dropout_keys(self, epoch: int) -> Tensor:
-        """Return what decides an epoch's dropout, segment by segment: by seed and epoch, too."""
-        rng = np.random.default_rng([self.settings.seed, epoch, 1])
-        return torch.from_numpy(rng.integers(2**32, size=len(self.splits["train"])))
+    def _dropout_seed(self, epoch: int) -> int:
+        """Return what an epoch's dropout depends on besides the segment: the seed and the epoch."""
+        return int(np.random.default_rng([self.settings.seed, epoch, 1]).integers(2**32))
 
     def _bar(self, steps: int) -> tqdm:
         return progress(
