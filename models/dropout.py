@@ -26,7 +26,7 @@ def layer_key(keys: Tensor, layer: int) -> Tensor:
 
 def segment_keys(rows: Tensor, seed: int) -> Tensor:
     """Return keys `(B,)` of the segments `rows` `(B,)` int64; `seed` is below 2**32."""
-    return scramble((rows + seed) & _32_BITS)
+    return scramble((scramble(rows & _32_BITS) + seed) & _32_BITS)
 
 
 def random_keys(count: int, device: torch.device) -> Tensor:
