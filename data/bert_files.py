@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, first_line
 from .files import file_facts
 
 # In each layout's order of preference.
@@ -45,7 +45,7 @@ def _fetch(name: str) -> Path:
     # A connection that breaks off comes through as an error of the hub's HTTP library, which
     # is another one from version to version.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"BERT {name!r} could not be fetched from the Hugging Face hub ({reason}); check the "
             "name and the connection, or give --bert a folder with config.json, vocab.txt and "

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from .align import sort_order
-from .errors import InputError
+from .errors import InputError, first_line
 from .hdf5 import StoredRows
 
 _CACHE_BYTES = 256 * 1024
@@ -216,8 +216,5 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError, zlib.error) as error:
-        raise InputError(f"{path} is damaged: {_first_line(error)}; download it again.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip("'\"").splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error).strip("'\"")  # a KeyError's are quoted
+        raise InputError(f"{path} is damaged: {reason}; download it again.") from error

@@ -219,7 +219,7 @@ def batches(split: Split, order: Rows | None, loading: Loading) -> Iterable[Batc
         sampler=_Sampler(split, loading.rows(rows), loading),
         num_workers=loading.num_workers,
         pin_memory=loading.device.type == "cuda",
-        # Its own: a loader would otherwise draw from the one that dropout depends on.
+        # Its own: PyTorch's, which checkpoints hold, then depends on the steps alone.
         generator=torch.Generator(),
     )
 

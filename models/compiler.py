@@ -23,9 +23,7 @@ class Unavailable(Exception):
 def load(source: Path, **macros: int) -> ctypes.CDLL:
     """Return the library that $CXX or c++ makes of a C++ file, and of the headers beside it.
 
-    It comes from the cache if it was made before.
-
-    Raises Unavailable when it cannot be made.
+    It comes from the cache if it was made before. Raises Unavailable when it cannot be made.
     """
     try:
         compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]

@@ -99,11 +99,15 @@ class Encoder(nn.Module):
         self, width: int, heads: int, layers: int, feedforward: int, attention_dropout: float
     ) -> None:
         super().__init__()
-        self.attention_dropout = attention_dropout
         self.layers = nn.ModuleList(
             EncoderLayer(width, heads, feedforward, attention_dropout) for _ in range(layers)
         )
         self.layer_norm = nn.LayerNorm(width)
+
+    @property
+    def attention_dropout(self) -> float:
+        """The share of attention weights that training drops, in every layer."""
+        return self.layers[0].self_attn.dropout
 
     def forward(
         self,

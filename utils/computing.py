@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from data.errors import first_line
+
 from .console import say
 
 _WARM_UPS = 3  # calls before a capture, in which libraries allocate what they need
@@ -65,11 +67,8 @@ class Compiled:
                     self._module.zero_grad(set_to_none=True)
         # A compiler can fail in any way: none is installed, or it cannot do this device.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            warnings.warn(
-                f"torch.compile failed, running without it ({type(error).__name__}: {reason})",
-                stacklevel=2,
-            )
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            warnings.warn(f"torch.compile failed, running without it ({reason})", stacklevel=2)
             return self._module
         return compiled
 
@@ -77,8 +76,8 @@ class Compiled:
 class Captured:
     """A function of CUDA tensors as one CUDA graph, for batches of `batch_size`.
 
-    Thousands of launches become one. The first calls run as they are; inputs of another size
-    go to `other`. On a CPU all calls do, and where capturing fails, with a warning.
+    Thousands of launches become one. The first calls run as they are, as all do on a CPU, and
+    where capturing fails, which brings a warning. Inputs of another size go to `other`.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class Captured:
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # a capture that fails may leave its own
             self._failed = True
-            reason = (str(error).strip().splitlines() or [""])[0]
+            reason = first_line(error)
             warnings.warn(f"no CUDA graph, running without one ({reason})", stacklevel=2)
             return
         self._graph, self._inputs, self._outputs = graph, static, outputs
