@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a while
-    import utils.early_interrupt  # noqa: F401
+    import system.early_interrupt  # noqa: F401
 
 import argparse
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InputError
 from data.layout import ALIGNMENT_NAMES, root
-from utils.choices import PRECISIONS
-from utils.console import (
+from system.console import (
     ArgumentParser,
     device_name,
     heading,
@@ -23,11 +21,13 @@ from utils.console import (
     warn,
     whole_number,
 )
+from system.errors import InputError
+from utils.choices import PRECISIONS
 
 if TYPE_CHECKING:
-    from data.distributed import Processes
-    from data.origin import Origin
-    from data.sources import Dataset
+    from data.fetching.server import Dataset
+    from data.preparing.sources import Origin
+    from system.processes import Processes
 
 DEFAULT_BERT = "bert-base-uncased"
 DEFAULT_AUDIO_LENGTH, DEFAULT_VISUAL_LENGTH = 500, 375  # rows
@@ -83,8 +83,8 @@ def main() -> None:
     if arguments.check or arguments.plot:
         inspect(arguments)
         return
-    from data.distributed import join_processes, leave_processes
-    from data.lock import working_alone
+    from system.locks import working_alone
+    from system.processes import join_processes, leave_processes
 
     processes = join_processes()
     if arguments.datadir.exists() and not arguments.datadir.is_dir():
@@ -104,7 +104,7 @@ def main() -> None:
 
 def inspect(arguments: argparse.Namespace) -> None:
     """Check, or draw, each alignment asked for; exit code 1 when something is wrong."""
-    from utils.inspection import check_dataset, print_report
+    from data.checking.check import check_dataset, print_report
 
     is_wrong = False
     for alignment in arguments.alignment or ALIGNMENT_NAMES[:1]:
@@ -116,7 +116,7 @@ def inspect(arguments: argparse.Namespace) -> None:
         if arguments.plot and report.problems and not arguments.check:
             warn(f"{len(report.problems)} things are wrong with {folder}; --check names them")
         if arguments.plot:
-            from utils.plots import plot_dataset
+            from data.checking.figures import plot_dataset
 
             plot_dataset(folder / "dataset.png", report.splits)
             say(f"Drawn: {folder / 'dataset.png'}")
@@ -126,9 +126,9 @@ def inspect(arguments: argparse.Namespace) -> None:
 
 def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tuple[str, Origin]]:
     """Return each alignment asked for, and where its arrays come from."""
-    from data.origin import CommunityFile, CsdFiles
-    from data.segments import Lengths
-    from data.sources import DATASETS
+    from data.fetching.server import DATASETS
+    from data.preparing.segments import Lengths
+    from data.preparing.sources import CommunityFile, CsdFiles
 
     if arguments.pickle:
         return [
@@ -137,7 +137,7 @@ def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tu
     csd_dir = arguments.csd or arguments.datadir / "csd"
     dataset = DATASETS[arguments.dataset]
     if arguments.demo:
-        from data.demo import DEMO, write_demo
+        from data.fetching.demo import DEMO, write_demo
 
         dataset = DEMO
         arguments.bert = str(processes.from_first(write_demo(arguments.datadir)))
@@ -162,8 +162,8 @@ def fetch_missing(csd_dir: Path, dataset: Dataset, mirror: str | None) -> None:
     missing = [source for source in sources if not (csd_dir / source.name).is_file()]
     if not (missing or mirror):
         return
-    from data.csd import check_csd
-    from data.download import DEFAULT_MIRROR, checked_mirror, download
+    from data.fetching.download import DEFAULT_MIRROR, checked_mirror, download
+    from data.formats.csd import check_csd
 
     host = checked_mirror(mirror or DEFAULT_MIRROR)
     csd_dir.mkdir(exist_ok=True)
@@ -176,7 +176,7 @@ def prepare_one(
     arguments: argparse.Namespace, alignment: str, origin: Origin, processes: Processes
 ) -> None:
     """Prepare one alignment and print what came out."""
-    from data.prepare import Request, TextRequest, prepare
+    from data.preparing.pipeline import Request, TextRequest, prepare
 
     text = None
     if not arguments.no_bert:

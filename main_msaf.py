@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a while
-    import utils.early_interrupt  # noqa: F401
+    import system.early_interrupt  # noqa: F401
 
 import argparse
 import os
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.layout import ALIGNMENT_NAMES, root
-from utils.choices import PRECISIONS, SCHEDULERS
-from utils.console import (
+from system.console import (
     ArgumentParser,
     device_name,
     heading,
@@ -25,13 +24,14 @@ from utils.console import (
     warn,
     whole_number,
 )
+from utils.choices import PRECISIONS, SCHEDULERS
 
 if TYPE_CHECKING:
-    from data.dataset import Loading, Split
+    from data.loading.split import Loading, Split
     from models.nhfnet import NHFNet
-    from utils.evaluation import Evaluation
-    from utils.metrics import Scores
-    from utils.training import Trainer
+    from utils.reports.evaluation import Evaluation
+    from utils.reports.metrics import Scores
+    from utils.training.trainer import Trainer
 
 
 _MOST_WORKERS = 256  # more would only take memory
@@ -88,9 +88,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse, check and call."""
     arguments = parse_arguments()
-    from data.dataset import Loading
-    from data.device import pick_device
-    from data.distributed import join_processes, leave_processes
+    from data.loading.split import Loading
+    from system.devices import pick_device
+    from system.processes import join_processes, leave_processes
 
     processes = join_processes()
     if not processes.is_first:
@@ -115,8 +115,8 @@ def main() -> None:
 
 def train_and_test(arguments: argparse.Namespace, loading: Loading) -> Scores:
     """Train, then score the test split at the best validation epoch."""
-    from utils.evaluation import evaluate
-    from utils.records import picked_on_test
+    from utils.reports.evaluation import evaluate
+    from utils.training.history import picked_on_test
 
     folder = root(arguments.datadir, arguments.alignment)
     trainer = make_trainer(arguments, loading, folder)
@@ -141,11 +141,11 @@ def train_and_test(arguments: argparse.Namespace, loading: Loading) -> Scores:
 
 def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) -> Trainer:
     """Open the splits in `folder`, build the model, and check that they fit."""
-    from data.dataset import Split
-    from data.folds import SPLITS
-    from utils.computing import Computing
-    from utils.settings import TrainingSettings
-    from utils.training import Trainer
+    from data.layout import SPLITS
+    from data.loading.split import Split
+    from utils.running.computing import Computing
+    from utils.training.settings import TrainingSettings
+    from utils.training.trainer import Trainer
 
     splits = {name: Split(folder / name) for name in SPLITS}
     model = make_model(arguments, splits["train"])
@@ -169,7 +169,7 @@ def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) 
 
 def resume(trainer: Trainer, arguments: argparse.Namespace) -> None:
     """Take up an earlier training: of a file, or with `auto` the last one, if there is one."""
-    from utils.training import LAST
+    from utils.training.trainer import LAST
 
     path = Path(arguments.resume)
     if arguments.resume == "auto":
@@ -184,8 +184,8 @@ def write_training_results(
     arguments: argparse.Namespace, folder: Path, trainer: Trainer, evaluation: Evaluation
 ) -> None:
     """Write the best epoch's evaluation and the curves."""
-    from utils.evaluation import write_evaluation
-    from utils.training import BEST
+    from utils.reports.evaluation import write_evaluation
+    from utils.training.trainer import BEST
 
     checkpoint = arguments.checkpointdir / BEST
     results = arguments.resultdir / checkpoint.stem
@@ -197,7 +197,7 @@ def write_training_results(
 
 def train_by_seed(arguments: argparse.Namespace, loading: Loading) -> None:
     """Train once per seed, each in folders of its own, and report mean and deviation."""
-    from utils.seeds import print_spread, write_spread
+    from utils.training.seeds import print_spread, write_spread
 
     scores = {}
     for seed in arguments.seeds:
@@ -216,8 +216,8 @@ def train_by_seed(arguments: argparse.Namespace, loading: Loading) -> None:
 
 def dry_run(arguments: argparse.Namespace, loading: Loading) -> None:
     """Print what the model is made of and what it costs."""
-    from data.dataset import Split
-    from utils.costs import model_table
+    from data.loading.split import Split
+    from utils.reports.costs import model_table
 
     split = Split(root(arguments.datadir, arguments.alignment) / "train")
     model = make_model(arguments, split).to(loading.device)
@@ -229,11 +229,11 @@ def dry_run(arguments: argparse.Namespace, loading: Loading) -> None:
 
 def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None:
     """Score a checkpoint and write what came out."""
-    from data.dataset import Split
+    from data.loading.split import Split
     from models.checkpoint import read_checkpoint
     from models.nhfnet import NHFNet
-    from utils.computing import Computing, Predictor
-    from utils.evaluation import evaluate, report_not_finite, write_evaluation
+    from utils.reports.evaluation import evaluate, report_not_finite, write_evaluation
+    from utils.running.computing import Computing, Predictor
 
     checkpoint = read_checkpoint(arguments.checkpoint)
     model = NHFNet.restore(checkpoint)
@@ -280,7 +280,7 @@ def make_model(arguments: argparse.Namespace, split: Split) -> NHFNet:
 
 def check_fit(model: NHFNet, split: Split) -> None:
     """Raise InputError unless the widths of the split's arrays are the model's."""
-    from data.errors import InputError
+    from system.errors import InputError
 
     for kind, width in split.widths.items():
         expected = getattr(model.sizes, kind)
@@ -308,7 +308,7 @@ def print_scores(evaluation: Evaluation) -> None:
 
 def plot_training(folder: Path, trainer: Trainer) -> None:
     """Draw the run's loss and MAE by epoch."""
-    from utils.plots import plot_curves
+    from utils.reports.plots import plot_curves
 
     losses = [epoch.loss for epoch in trainer.epochs]
     maes = {

@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.dataset import Loading, Split
-from data.device import pick_device
 from data.layout import BATCH_FILES, TEXT_FILE
+from data.loading.split import Loading, Split
 from data.npy import NpyWriter
-from data.progress import progress
-from data.split_writer import SplitWriter
+from data.preparing.split_writer import SplitWriter
 from models.nhfnet import NHFNet, NHFNetSizes
+from system.devices import pick_device
+from system.progress import progress
 from tests.plain import PlainNHFNet
 from utils.choices import PRECISIONS
-from utils.computing import Computing
+from utils.running.computing import Computing
 
 Value = TypeVar("Value")
 

@@ -24,8 +24,8 @@ from benchmarks.against_plain import (
     plain_loader,
     run,
 )
-from utils.computing import Predictor
-from utils.evaluation import evaluate
+from utils.reports.evaluation import evaluate
+from utils.running.computing import Predictor
 
 
 def plain(setting: Setting) -> Side:

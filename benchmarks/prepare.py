@@ -23,8 +23,8 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.folds import read_folds
-from data.sources import MOSEI
+from data.fetching.server import MOSEI
+from data.formats.folds import read_folds
 from tests.plain import plain_segments, plain_word_segments
 
 

@@ -32,16 +32,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.against_plain import Setting, open_split, run_alone, split_bytes, write_split
-from data.dataset import Batch, Split, batches
-from data.errors import InputError
-from data.files import replacing
+from data.loading.split import Batch, Split, batches
 from data.npy import Rows
 from models.nhfnet import NHFNet, NHFNetSizes
-from utils import console
-from utils.evaluation import evaluate, gather_rows
-from utils.metrics import score
-from utils.settings import TrainingSettings
-from utils.training import Position, Trainer
+from system import console
+from system.errors import InputError
+from system.files import replacing
+from utils.reports.evaluation import evaluate, gather_rows
+from utils.reports.metrics import score
+from utils.training.settings import TrainingSettings
+from utils.training.trainer import Position, Trainer
 
 PLOT = Path(__file__).with_suffix(".png")
 _PROCESSES = 3

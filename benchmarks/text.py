@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from pytorch_pretrained_bert import BertConfig, BertModel
 from safetensors.torch import save_file
 
-from data.bert import load_bert
-from data.text import TextEncoder
+from data.text.bert import load_bert
+from data.text.encoder import TextEncoder
 from utils.choices import PRECISIONS
 
 WORDS = [f"word{n}" for n in range(500)]

@@ -25,8 +25,8 @@ from benchmarks.against_plain import (
     plain_loader,
     run,
 )
-from utils.settings import TrainingSettings
-from utils.training import Position, Trainer
+from utils.training.settings import TrainingSettings
+from utils.training.trainer import Position, Trainer
 
 LR = 1e-3
 

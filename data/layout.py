@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import InputError
-from .folds import SPLITS
+from system.errors import InputError
 
+SPLITS = ("train", "val", "test")
 ALIGNMENT_NAMES = ("segment", "word", "unaligned")
 ARRAY_FILES = {"visual": "visual50.npy", "audio": "audio50.npy", "label": "label50.npy"}
 TEXT_FILE = "bert50.npy"

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from .errors import InputError
-from .files import write_json
+from system.errors import InputError
+from system.files import write_json
 
 MANIFEST = "dataset.json"
 MOVING = "moving_into_place"  # set in the stage while its files are moved out of it

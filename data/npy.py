@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 
-from .errors import InputError
+from system.errors import InputError
 
 Rows = Sequence[int] | np.ndarray  # segments, by number
 

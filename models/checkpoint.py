@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.errors import InputError
-from data.files import replacing
-
-from . import released
+from system.errors import InputError
+from system.files import replacing
 
 # The released format stores its scores as NumPy float64 scalars. A file names the function
 # that makes them by the module name of the NumPy version that wrote it.
@@ -70,6 +68,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not an NHFNet checkpoint: expected a dict with a model_state_dict of "
             "tensors; give a .pth file written by main_msaf.py --train or the released code."
         )
+    from models.nhfnet import released_format as released  # it imports this module
+
     if released.is_released(weights):
         weights = released.rename(weights)
         sizes = released.sizes(weights)

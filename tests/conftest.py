@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.demo import write_demo
-from data.prepare import prepare
+from data.fetching.demo import write_demo
+from data.preparing.pipeline import prepare
 from tests.preparation import ALONE, demo_request
 
 ROOT = Path(__file__).parent.parent

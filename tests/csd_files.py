@@ -7,7 +7,7 @@ import json
 import h5py
 import numpy as np
 
-from data.sources import MOSEI
+from data.fetching.server import MOSEI
 
 TRAIN_VIDEOS = ["hh04W3xXa5s", "GdFP_p4eQX0", "4iG0ffmnCOw"]  # of the standard folds
 VAL_VIDEO, TEST_VIDEO = "188343", "7l3BNtSE0xc"

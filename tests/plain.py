@@ -16,7 +16,7 @@ EPSILON = 1e-5  # seconds
 
 
 class PlainEncoder(nn.Module):
-    """One token, one head, one step at a time, from a state dict of `models.encoder.Encoder`."""
+    """One token, one head, one step at a time, from an `Encoder`'s state dict."""
 
     def __init__(self, weights: dict[str, Tensor], layers: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class PlainEncoder(nn.Module):
 
 
 class PlainNHFNet(nn.Module):
-    """NHFNet's forward pass, step by step, on the parameters of a `models.nhfnet.NHFNet`."""
+    """NHFNet's forward pass, step by step, on the parameters of a `models.NHFNet`."""
 
     def __init__(self, state: dict[str, Tensor], cross_modal_dropout: float = 0.4) -> None:
         super().__init__()

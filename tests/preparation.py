@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from data.demo import DEMO
-from data.distributed import Processes
-from data.origin import CsdFiles
-from data.prepare import Request, TextRequest
-from data.segments import Lengths
-from data.sources import MOSEI
+from data.fetching.demo import DEMO
+from data.fetching.server import MOSEI
+from data.preparing.pipeline import Request, TextRequest
+from data.preparing.segments import Lengths
+from data.preparing.sources import CsdFiles
+from system.processes import Processes
 
 ALONE = Processes(1, 0, 0)
 

@@ -1,0 +1,1 @@
+"""Whether a prepared dataset is whole, and what is in it."""

@@ -1,0 +1,72 @@
+"""What the arrays of a split hold, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.labels import CLASS_NAMES, sentiment_class
+
+
+@dataclass
+class ArraySummary:
+    """What an array `(segments, rows, features)` holds, gathered block by block."""
+
+    file: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    nan: int = 0  # values
+    infinite: int = 0
+    first_not_finite: int | None = None  # the segment
+    zero_rows: int = 0
+    padding_rows: int = 0  # zero rows in front of a segment
+    minimum: float = np.inf  # of the finite values
+    maximum: float = -np.inf
+
+    @property
+    def rows(self) -> int:
+        """How many rows all segments have."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def padding(self) -> float:
+        """The share of rows that are zeros in front of a segment."""
+        return self.padding_rows / max(self.rows, 1)
+
+    def add(self, block: np.ndarray, first_segment: int) -> None:
+        """Take in the next segments."""
+        lowest, highest = block.min(), block.max()  # NaN where there is a NaN
+        if not np.isfinite([lowest, highest]).all():
+            finite = np.isfinite(block)
+            nan = np.count_nonzero(np.isnan(block))
+            self.nan += nan
+            self.infinite += block.size - np.count_nonzero(finite) - nan
+            if self.first_not_finite is None:
+                self.first_not_finite = first_segment + int(finite.all(axis=(1, 2)).argmin())
+            lowest = block.min(where=finite, initial=np.inf)
+            highest = block.max(where=finite, initial=-np.inf)
+        self.minimum = min(self.minimum, float(lowest))
+        self.maximum = max(self.maximum, float(highest))
+        filled = block.any(axis=2)
+        self.zero_rows += np.count_nonzero(~filled)
+        self.padding_rows += np.count_nonzero(~np.logical_or.accumulate(filled, axis=1))
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What a split holds."""
+
+    arrays: dict[str, ArraySummary]  # by kind: visual, audio, label, text
+    sentiments: np.ndarray  # float32, those that are numbers
+    seconds: np.ndarray  # the segments' lengths, float64, where the table tells them
+
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """The share of each of the 7 classes, `-3` to `+3`."""
+        classes = sentiment_class(self.sentiments)
+        return {
+            name: np.count_nonzero(classes == value) / max(len(classes), 1)
+            for value, name in CLASS_NAMES.items()
+        }

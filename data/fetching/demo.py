@@ -1,0 +1,209 @@
+"""A small made-up CMU-MOSEI: real .csd files, standard-fold video ids, and a tiny BERT.
+
+Each segment has a sentiment, and its words, its FACET rows and its COVAREP rows each tell it
+with a noise of their own: together they tell it better than any one of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from data.fetching.server import MOSEI
+from data.formats.folds import read_folds
+from data.layout import SPLITS
+from system.errors import InputError
+from system.files import replacing
+
+DEMO = replace(MOSEI, title="CMU-MOSEI's shape, made-up data")
+
+_BERT_FOLDER = "demo_bert"
+
+_VIDEOS = {"train": 40, "val": 8, "test": 12}
+_SEGMENTS = (9, 15)  # per video, from and below
+_SECONDS = (3.0, 9.0)  # a segment's length
+_ROWS_PER_SECOND = {"visual": 5, "audio": 10}
+_NOISE = {"words": 0.8, "visual": 1.2, "audio": 1.2}  # in points of sentiment
+_POSITIVE = "great love wonderful amazing best happy excellent enjoy brilliant fun".split()
+_NEGATIVE = "bad hate terrible awful worst sad boring poor weak disappointing".split()
+_NEUTRAL = (
+    "the a this that it was is i you we they movie film book phone story really just so and "
+    "but of in on with about think know said people time day umm uhh"
+).split()
+_PAUSE = "sp"
+
+
+def write_demo(datadir: Path, seed: int = 0) -> Path:
+    """Write `<datadir>/csd/*.csd` and a tiny BERT; returns the BERT's folder.
+
+    A demo that is already there is left as it is. Raises InputError when a .csd file there is
+    not the demo's.
+    """
+    csd, bert = datadir / "csd", datadir / _BERT_FOLDER
+    paths = {kind: csd / source.name for kind, source in DEMO.sequences.items()}
+    present = [path for path in paths.values() if path.exists()]
+    for path in present:
+        if not _is_ours(path):
+            raise InputError(f"{path} is not the demo's; give --demo another --datadir.")
+    if len(present) == len(paths) and bert.is_dir():
+        return bert
+    _write_bert(bert, seed)
+    rng = np.random.default_rng(seed)
+    with ExitStack() as stack:
+        writers = {kind: stack.enter_context(_writing_csd(path)) for kind, path in paths.items()}
+        for video in _videos(rng):
+            for kind, (intervals, features) in video.sequences.items():
+                writers[kind].add(video.id, intervals, features)
+    return bert
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a .csd file says of itself that it is made up."""
+    try:
+        with h5py.File(path) as file:
+            return json.loads(file[f"{path.stem}/metadata/description"][0]) == DEMO.title
+    except (OSError, KeyError, ValueError):
+        return False
+
+
+@dataclass(frozen=True)
+class _Video:
+    id: str
+    sequences: dict[str, tuple[np.ndarray, np.ndarray]]  # intervals and features, by kind
+
+
+def _videos(rng: np.random.Generator) -> Iterator[_Video]:
+    split_of = read_folds(DEMO.folds)
+    widths = {"visual": DEMO.visual.width, "audio": DEMO.audio.width}
+    directions = {kind: rng.normal(size=width) for kind, width in widths.items()}
+    for split in SPLITS:
+        ids = sorted(video for video, its_split in split_of.items() if its_split == split)
+        for video in rng.choice(ids, _VIDEOS[split], replace=False):
+            yield _video(str(video), directions, rng)
+
+
+def _video(video: str, directions: dict[str, np.ndarray], rng: np.random.Generator) -> _Video:
+    segments, sentiments = _segments(rng)
+    words = [_words(*row, rng) for row in zip(segments, sentiments, strict=True)]
+    sequences = {
+        "words": tuple(np.concatenate(column) for column in zip(*words, strict=True)),
+        "labels": (segments, _labels(sentiments, rng)),
+    }
+    for kind, direction in directions.items():
+        sequences[kind] = _rows(kind, segments, sentiments, direction, rng)
+    return _Video(video, sequences)
+
+
+def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw label intervals `(k, 2)` one after another, and sentiments `(k,)` in thirds."""
+    lengths = rng.uniform(*_SECONDS, size=rng.integers(*_SEGMENTS))
+    ends = np.cumsum(lengths + 0.5)
+    sentiments = np.round(np.clip(rng.normal(0.2, 1.4, len(lengths)), -3, 3) * 3) / 3
+    return np.stack([ends - lengths, ends], axis=1), sentiments
+
+
+def _labels(sentiments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    emotions = rng.uniform(0, 3, (len(sentiments), DEMO.labels.width - 1))
+    return np.column_stack([sentiments, emotions]).astype(np.float32)
+
+
+def _words(
+    segment: np.ndarray, sentiment: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a segment's words: the stronger the sentiment, the more of them carry it."""
+    told = sentiment + rng.normal(0, _NOISE["words"])
+    edges = np.linspace(*segment, num=rng.integers(8, 20))
+    chance_of_feeling = min(abs(told) / 4, 0.8)
+    words = []
+    for _ in range(len(edges) - 1):
+        draw = rng.random()
+        if draw < chance_of_feeling:
+            words.append(rng.choice(_POSITIVE if told > 0 else _NEGATIVE))
+        else:
+            words.append(_PAUSE if draw > 0.95 else rng.choice(_NEUTRAL))
+    return np.stack([edges[:-1], edges[1:]], axis=1), np.array(words, dtype="S32")[:, None]
+
+
+def _rows(
+    kind: str,
+    segments: np.ndarray,
+    sentiments: np.ndarray,
+    direction: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw evenly spaced rows, shifted along `direction` inside the segments."""
+    rate = _ROWS_PER_SECOND[kind]
+    starts = np.arange(int((segments[-1, 1] + 1) * rate)) / rate
+    features = rng.normal(size=(len(starts), len(direction)))
+    for (start, end), sentiment in zip(segments, sentiments, strict=True):
+        told = sentiment + rng.normal(0, _NOISE[kind])
+        features[(starts >= start) & (starts < end)] += 0.3 * told * direction
+    if kind == "audio":
+        features[rng.random(features.shape) < 2e-4] = -np.inf  # as the real COVAREP has
+    intervals = np.stack([starts, starts + 1 / rate], axis=1)
+    return intervals, features.astype(np.float32)
+
+
+@contextmanager
+def _writing_csd(path: Path) -> Iterator[_CsdWriter]:
+    """Write a .csd file, which is there when the block ends well."""
+    # Through memory, because HDF5 hides a full disk behind a RuntimeError.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield _CsdWriter(file, path.stem)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+class _CsdWriter:
+    """One .csd file, written entry by entry."""
+
+    def __init__(self, file: h5py.File, root_name: str) -> None:
+        root = file.create_group(root_name)
+        self._data = root.create_group("data")
+        metadata = root.create_group("metadata")
+        for field, value in {"root name": root_name, "description": DEMO.title}.items():
+            content = np.array([json.dumps(value)], dtype=h5py.string_dtype())
+            metadata.create_dataset(field, data=content)
+
+    def add(self, entry: str, intervals: np.ndarray, features: np.ndarray) -> None:
+        group = self._data.create_group(entry)
+        group.create_dataset("intervals", data=intervals)
+        group.create_dataset("features", data=features)
+
+
+def _write_bert(folder: Path, seed: int) -> None:
+    """Write a tiny BERT with random weights that knows the demo's words.
+
+    Its features tell words apart, which is all the demo needs of it.
+    """
+    import torch
+    from pytorch_pretrained_bert import BertConfig, BertModel
+    from safetensors.torch import save
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", _PAUSE, *_POSITIVE, *_NEGATIVE, *_NEUTRAL]
+    config = BertConfig(
+        len(pieces),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(seed)
+    model = BertModel(config)
+    contents = {
+        "config.json": config.to_json_string().encode(),
+        "vocab.txt": ("\n".join(pieces) + "\n").encode(),
+        "model.safetensors": save(model.state_dict()),
+    }
+    for name, content in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)

@@ -1,0 +1,311 @@
+"""Fetch large files over HTTP from servers that cut connections and are often down.
+
+The bytes go to `<name>.part` beside the target, with `<name>.part.json` saying which version
+of which file they belong to. Both stay when a transfer breaks, so that the next attempt, in
+this run or a later one, asks for the rest only (RFC 9110, sections 13.1.5 and 14).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import sleep
+from urllib.parse import urlsplit
+
+import requests
+import validators
+from urllib3.exceptions import HTTPError, InvalidHeader
+from urllib3.util.retry import Retry
+
+from system.errors import InputError
+from system.files import write_json
+from system.progress import progress
+
+DEFAULT_MIRROR = "http://immortal.multicomp.cs.cmu.edu"
+
+_CONNECT_AND_READ_SECONDS = (10.0, 60.0)
+_LONGEST_PAUSE_SECONDS = 60.0
+# A broken connection loses at most one chunk.
+_CHUNK_BYTES = 1 << 16
+
+_ELSEWHERE = (
+    "name another host with --mirror URL, a folder that has the files with --csd DIR, "
+    "or processed files that the community shares with --from FILE"
+)
+
+
+class _BrokenTransfer(Exception):
+    """An attempt failed in a way that the next one may not; it may be asked to wait."""
+
+    def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Which content of which file a server sent: equal versions are the same bytes."""
+
+    url: str
+    validator: str | None  # for If-Range: a strong ETag, else the Last-Modified date
+    length: int | None
+
+    def is_continued_by(self, other: _Version) -> bool:
+        """Whether `other`, from a partial answer, may be joined to bytes of this version.
+
+        The server was asked by If-Range already, but not every server heeds it. A partial
+        answer may leave the validator and the length out.
+        """
+        return other.validator in (None, self.validator) and (
+            None in (self.length, other.length) or self.length == other.length
+        )
+
+
+class _Part:
+    """The bytes of a file so far, and the version that they belong to."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f"{target.name}.part")
+        self._version_path = target.with_name(f"{target.name}.part.json")
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def version_to_resume(self, url: str) -> _Version | None:
+        """The version to ask `url` for the rest of, or None if it has to start over."""
+        try:
+            version = _Version(**json.loads(self._version_path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        return version if self.size and version.validator and version.url == url else None
+
+    def start_over(self, version: _Version) -> None:
+        """Drop the bytes and note the version of those to come, never the other way round."""
+        self.path.open("wb").close()
+        write_json(self._version_path, asdict(version))
+
+    def forget_version(self) -> None:
+        """Make the next attempt start over; the bytes stay until a server sends new ones."""
+        self._version_path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the bytes and the note."""
+        self.path.unlink()
+        self.forget_version()
+
+    def finish(self) -> None:
+        """Turn the part into the target, once its bytes are on disk."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+        self.path.replace(self.target)
+        self.forget_version()
+
+
+def checked_mirror(url: str) -> str:
+    """Return `url` without trailing slashes if it can be the start of a file's address.
+
+    Raises
+    ------
+    InputError
+        If it is not an http or https address, or has a query or a fragment.
+    """
+    valid = validators.url(url, simple_host=True, validate_scheme=("http", "https").__contains__)
+    if not valid or "?" in url or "#" in url:
+        raise InputError(
+            f"the mirror {url!r} is not an http or https address; "
+            f"write it like {DEFAULT_MIRROR} or http://localhost:8000/path"
+        )
+    return url.rstrip("/")
+
+
+def download(
+    url: str,
+    target: Path,
+    check: Callable[[Path], object],
+    *,
+    attempts: int = 5,
+    first_pause: float = 2.0,
+) -> None:
+    """Fetch `url` to `target`, which appears, or is replaced, only complete and checked.
+
+    An earlier call's part is resumed if the file is still the same on the server. Broken
+    connections, timeouts, short bodies and answers 429 and 5xx are tried again.
+
+    Parameters
+    ----------
+    url
+        The file's http or https address.
+    target
+        Where it goes; missing folders are made.
+    check
+        Called with the path of the complete part. It raises InputError if that is not the
+        file it should be; the part is then removed.
+    attempts
+        It gives up at this many failures, counted anew from each one that got further.
+    first_pause
+        Seconds after the first failure so counted. The pause doubles each time, up to a
+        minute; a server's Retry-After lengthens it, within the same limit.
+
+    Raises
+    ------
+    InputError
+        If the server cannot be reached or keeps breaking off, refuses the file, or sends
+        another one.
+    OSError
+        If the file cannot be written, as on a full disk. What has arrived is kept.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _Part(target)
+    furthest = failures = 0
+    while (broken := _attempt(url, part)) is not None:
+        # A transfer of hours may break off any number of times, as long as it gets further.
+        failures = 1 if part.size > furthest else failures + 1
+        furthest = max(furthest, part.size)
+        if failures >= attempts:
+            raise InputError(
+                f"{_host(url)} does not deliver {url} ({broken}); run the same command again "
+                f"later, which resumes what it can, or {_ELSEWHERE}"
+            )
+        pause = max(first_pause * 2 ** (failures - 1), broken.wait_seconds)
+        pause = min(pause, _LONGEST_PAUSE_SECONDS)
+        print(f"{_host(url)}: {broken}; next attempt in {pause:.0f} s", file=sys.stderr)
+        sleep(pause)
+    _check(url, part, check)
+    part.finish()
+
+
+def _check(url: str, part: _Part, check: Callable[[Path], object]) -> None:
+    """Run the caller's check; if it fails, remove the part and say what was sent."""
+    try:
+        check(part.path)
+    except InputError as error:
+        with part.path.open("rb") as file:
+            start = file.read(40)
+        message = (
+            f"{url} is not the expected file: {error}. The server sent {part.size} bytes that "
+            f"start with {start!r}, now removed; {_ELSEWHERE}"
+        )
+        part.remove()
+        raise InputError(message) from error
+
+
+def _attempt(url: str, part: _Part) -> _BrokenTransfer | None:
+    """Bring the part as far as one request does; return what broke, None if it is complete."""
+    resumed = part.version_to_resume(url)
+    # Compressed on the way, offsets and lengths would not be the file's.
+    headers = {"Accept-Encoding": "identity"}
+    if resumed is not None:
+        headers |= {"Range": f"bytes={part.size}-", "If-Range": str(resumed.validator)}
+    # The caller may be handling an error itself: that one is not the reason of a new one.
+    handled_before = sys.exc_info()[1]
+    try:
+        with requests.get(
+            url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS
+        ) as response:
+            _refuse(url, response)
+            _receive(url, response, part, resumed)
+    except _BrokenTransfer as error:
+        return error
+    except (requests.RequestException, HTTPError) as error:
+        return _BrokenTransfer(_root_reason(error, handled_before))
+    return None
+
+
+def _refuse(url: str, response: requests.Response) -> None:
+    """Raise unless the answer can be (a part of) the file."""
+    answer = f"{response.status_code} {response.reason}".strip()
+    if response.status_code == 429 or response.status_code >= 500:
+        raise _BrokenTransfer(f"it answered {answer}", _retry_after(response))
+    if response.status_code not in (200, 206, 416):
+        raise InputError(f"{_host(url)} answered {answer} for {url}; {_ELSEWHERE}")
+    # Some networks and servers send a page in place of anything: it must not cost a part
+    # that took hours.
+    if response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
+        raise InputError(f"{_host(url)} sent a web page (text/html) for {url}; {_ELSEWHERE}")
+
+
+def _receive(url: str, response: requests.Response, part: _Part, resumed: _Version | None) -> None:
+    """Write the body to where it belongs in the part; raise _BrokenTransfer if it is short."""
+    start, version = _described(url, response)
+    total = version.length
+    if response.status_code == 200:
+        part.start_over(version)
+    elif resumed is not None and start == part.size and resumed.is_continued_by(version):
+        total = resumed.length if total is None else total
+    else:
+        part.forget_version()
+        raise _BrokenTransfer("the file there has changed, or another part of it came")
+    if response.status_code != 416:
+        _write(response, part, start, total)
+    if total is not None and part.size != total:
+        raise _BrokenTransfer(f"{part.size} of {total} bytes came")
+
+
+def _described(url: str, response: requests.Response) -> tuple[int | None, _Version]:
+    """Where the body starts in the file, and its version, as far as the headers tell.
+
+    The answer 416, that nothing lies behind the part, is taken as an empty body at the
+    file's end.
+    """
+    headers = response.headers
+    if response.status_code == 200:
+        start, length = 0, _number(headers.get("Content-Length"))
+    else:
+        content_range = headers.get("Content-Range", "")
+        found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\S+)", content_range)
+        start, length = map(_number, found.groups()) if found else (None, None)
+        start = length if response.status_code == 416 else start
+    etag = headers.get("ETag", "")
+    # RFC 9110, section 13.1.5: a weak ETag cannot stand in If-Range.
+    validator = etag if etag.startswith('"') else headers.get("Last-Modified")
+    return start, _Version(url, validator, length)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _write(response: requests.Response, part: _Part, start: int, total: int | None) -> None:
+    """Append the body to the part, with a bar that counts from the file's first byte."""
+    bar = progress(
+        desc=part.target.name,
+        initial=start,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+    )
+    with bar, part.path.open("ab") as file:
+        # Undecoded even where a server compresses unasked: lengths then still agree, and
+        # the check sees what came.
+        for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds that the server asks to wait, 0 if it does not or not intelligibly."""
+    try:
+        return Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
+    except InvalidHeader:
+        return 0.0
+
+
+def _root_reason(error: BaseException, handled_before: BaseException | None) -> str:
+    """What happened, without the layers that libraries wrap around it."""
+    while error.__context__ is not None and error.__context__ is not handled_before:
+        error = error.__context__
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(reason.split())
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc

@@ -1,0 +1,1 @@
+"""Foreign files to arrays in memory: .csd files, the pickles that circulate, folds."""

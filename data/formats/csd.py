@@ -1,0 +1,228 @@
+"""Opening, checking and reading computational sequences (.csd, HDF5)."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from data.formats.stored_rows import StoredRows
+from system.errors import InputError, first_line
+
+_CACHE_BYTES = 256 * 1024
+
+
+def sort_order(intervals: np.ndarray) -> np.ndarray:
+    """Return the rows of `intervals` `(n, 2)` by start time, ties in file order.
+
+    Rows without a time (NaN) belong to no segment and are left out.
+    """
+    timed = np.flatnonzero(~np.isnan(intervals).any(axis=1))
+    return timed[np.argsort(intervals[timed, 0], kind="stable")]
+
+
+@dataclass(frozen=True)
+class VideoRows:
+    """One video's rows in one sequence, sorted by start time."""
+
+    intervals: np.ndarray  # (n, 2) seconds, float64
+    _order: np.ndarray  # (n,) the sorted rows' places in the file, parts one after another
+    _parts: list[StoredRows]
+    _path: Path
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Read the features of the given sorted rows, `(len(rows), width)`.
+
+        Only the stretch of the file that holds them is read.
+        """
+        places = self._order[rows]
+        if not len(places):
+            return np.empty((0, self._parts[0].shape[1]))
+        low, high = int(places.min()), int(places.max()) + 1
+        stretch = self._stretch(low, high)
+        in_order = len(places) == high - low and bool((np.diff(places) > 0).all())
+        return stretch if in_order else stretch[places - low]
+
+    def _stretch(self, low: int, high: int) -> np.ndarray:
+        pieces, offset = [], 0
+        with _reading(self._path):
+            for part in self._parts:
+                begin, end = max(low - offset, 0), min(high - offset, len(part))
+                if begin < end:
+                    pieces.append(part[begin:end])
+                offset += len(part)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def all_features(self) -> np.ndarray:
+        """Read the features of all rows, `(n, width)`."""
+        return self.features(np.arange(len(self._order)))
+
+    def words(self, rows: np.ndarray) -> list[str]:
+        """Read the given sorted rows of a words sequence as text."""
+        return [
+            word.decode("utf-8", errors="replace") if isinstance(word, bytes) else str(word)
+            for word in self.features(rows)[:, 0]
+        ]
+
+
+class ComputationalSequence:
+    """One .csd file, open for reading. Use it as a context manager.
+
+    `width` is the number of features a row must have; `holds_text` says that they are words.
+    Every error is an InputError that names the file, what was found and what was expected.
+    """
+
+    def __init__(self, path: Path, width: int, holds_text: bool = False) -> None:
+        self.path = path
+        self.width = width
+        self.holds_text = holds_text
+        self._file = _open(path)
+        self._descriptor = os.open(path, os.O_RDONLY)
+        try:
+            self._data = _data_group(self._file, path)
+            self._entries = self._group_by_video()
+        except BaseException:
+            self._close()
+            raise
+
+    def __enter__(self) -> ComputationalSequence:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self._file.close()
+        os.close(self._descriptor)
+
+    @property
+    def videos(self) -> set[str]:
+        """The ids of the videos that have an entry here."""
+        return set(self._entries)
+
+    @property
+    def is_gzipped(self) -> bool:
+        """Tell whether the features are compressed, by the first entry."""
+        first = next(iter(self._entries.values()))[0]
+        return self._stored(first, "features").is_gzipped
+
+    def _group_by_video(self) -> dict[str, list[str]]:
+        """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
+        entries: dict[str, list[str]] = {}
+        with _reading(self.path):
+            for key in self._data:
+                entries.setdefault(key.split("[")[0], []).append(key)
+        if not entries:
+            raise InputError(f"{self.path} has no entries under data; download it again.")
+        return entries
+
+    def read(self, video: str) -> VideoRows:
+        """Read the intervals of `video` and make its features readable."""
+        intervals, parts = self._open_parts(video)
+        order = sort_order(intervals)
+        return VideoRows(intervals[order], order, parts, self.path)
+
+    def read_unsorted(self, video: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read `video` in file order: intervals `(n, 2)` and features `(n, width)`."""
+        intervals, parts = self._open_parts(video)
+        with _reading(self.path):
+            return intervals, np.concatenate([features[:] for features in parts])
+
+    def _open_parts(self, video: str) -> tuple[np.ndarray, list[StoredRows]]:
+        """Return the intervals of a video's parts, one after another, and their features."""
+        with _reading(self.path):
+            parts = [self._part(key) for key in self._entries[video]]
+            intervals = np.concatenate([np.asarray(times, dtype=np.float64) for _, times in parts])
+        return intervals, [features for features, _ in parts]
+
+    def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
+        features, intervals = self._stored(key, "features"), self._stored(key, "intervals")
+        where = f"{self.path}, entry {key}"
+        for stored, kinds in ((features, "SO" if self.holds_text else "fiu"), (intervals, "fiu")):
+            if stored.dtype.kind not in kinds:
+                expected = "text" if kinds == "SO" else "numbers"
+                raise InputError(f"{where}: holds {stored.dtype}, expected {expected}.")
+        if len(features.shape) != 2 or features.shape[1] != self.width:
+            raise InputError(
+                f"{where}: features have shape {features.shape}, expected (n, {self.width})."
+            )
+        if len(intervals.shape) != 2 or intervals.shape[1] != 2:
+            raise InputError(f"{where}: intervals have shape {intervals.shape}, expected (n, 2).")
+        if len(features) != len(intervals):
+            raise InputError(
+                f"{where}: {len(features)} feature rows but {len(intervals)} intervals; "
+                "expected as many of each."
+            )
+        return features, intervals[:]
+
+    def _stored(self, key: str, name: str) -> StoredRows:
+        try:
+            dataset = h5py.h5d.open(self._data.id, f"{key}/{name}".encode())
+        except KeyError as error:
+            raise InputError(
+                f"{self.path}, entry {key}: no dataset {name}; expected features and intervals."
+            ) from error
+        return StoredRows(dataset, self._descriptor)
+
+
+def check_csd(path: Path) -> None:
+    """Check that `path` opens as a .csd file with entries; raises InputError otherwise."""
+    with _open(path) as file:
+        if not len(_data_group(file, path)):
+            raise InputError(f"{path} has no entries under data.")
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise InputError(f"No file {path}; expected a computational sequence (.csd).")
+    try:
+        file = h5py.File(path, "r")
+        _limit_cache(file)
+        return file
+    except OSError as error:
+        size = f"{path.stat().st_size:,} bytes"
+        if "truncated" in str(error):
+            raise InputError(
+                f"{path} is truncated ({size}): delete it and run again to download it anew."
+            ) from error
+        if isinstance(error, PermissionError):
+            raise PermissionError(error.errno, "cannot be read", str(path)) from error
+        raise InputError(
+            f"{path} is not an HDF5 file ({size}); expected a computational sequence (.csd)."
+        ) from error
+
+
+def _limit_cache(file: h5py.File) -> None:
+    """Keep HDF5 from holding on to what it read about every entry: each is opened once."""
+    settings = file.id.get_mdc_config()
+    settings.set_initial_size = True
+    settings.initial_size = settings.min_size = settings.max_size = _CACHE_BYTES
+    file.id.set_mdc_config(settings)
+
+
+def _data_group(file: h5py.File, path: Path) -> h5py.Group:
+    with _reading(path):
+        roots = list(file)
+        if len(roots) != 1:
+            raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
+        root = file[roots[0]]
+        data = root.get("data") if isinstance(root, h5py.Group) else None
+        if not isinstance(data, h5py.Group):
+            raise InputError(f"{path} has no group {roots[0]}/data; it is not a .csd file.")
+        return data
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn HDF5's errors about a damaged file into an InputError."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, zlib.error) as error:
+        reason = first_line(error).strip("'\"")  # a KeyError's are quoted
+        raise InputError(f"{path} is damaged: {reason}; download it again.") from error

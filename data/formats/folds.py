@@ -1,0 +1,32 @@
+"""Which video belongs to which split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from data.layout import SPLITS
+from system.errors import InputError
+
+
+def read_folds(path: Path) -> dict[str, str]:
+    """Read a folds file, `{"train": [video id, ...], "val": ..., "test": ...}`.
+
+    Returns the split of each video id. Raises InputError when the file is something else,
+    or puts a video into two splits.
+    """
+    try:
+        folds = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(folds, dict) or set(folds) != set(SPLITS):
+        found = ", ".join(map(str, folds)) if isinstance(folds, dict) else type(folds).__name__
+        raise InputError(f"{path} holds {found}; expected the keys {', '.join(SPLITS)}.")
+    split_of: dict[str, str] = {}
+    for split, videos in folds.items():
+        if not isinstance(videos, list) or not all(isinstance(video, str) for video in videos):
+            raise InputError(f"{path}: {split} is not a list of video ids.")
+        for video in videos:
+            if split_of.setdefault(video, split) != split:
+                raise InputError(f"{path}: video {video} is in both {split_of[video]} and {split}.")
+    return split_of

@@ -1,0 +1,192 @@
+"""Reading pickles of NumPy arrays from strangers: nothing in the file can run.
+
+A pickle is a program for a small machine that can call whatever it names. This reader
+knows only the few names that NumPy arrays, NumPy numbers and plain Python values need, and
+answers each with its own narrow stand-in, so that no real class, function or attribute is
+ever in a file's reach. The standard library's `pickle` page, "Restricting Globals", has the idea.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from system.errors import InputError
+
+# Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
+# NumPy names them in a pickle. Structured types are out: made-up offsets in one read memory
+# outside the array.
+_TYPE_CODE = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+|O[48]")
+
+_LONGEST_QUOTE = 120
+
+# What stands for the class numpy.ndarray: something to recognise, not to call.
+_NDARRAY = object()
+
+
+def load(path: Path) -> Any:
+    """Return the content of the pickle at `path`, whatever pickle protocol it has.
+
+    Plain Python values, NumPy arrays and NumPy numbers are read, as NumPy 1, NumPy 2 and
+    Python 2 write them. An `OrderedDict` comes back as a dict, a bytearray of protocol 5
+    and a `str` of Python 2 (which says nothing of its encoding) as bytes.
+
+    Raises InputError if the file names anything else (nothing of it has run then), or is
+    no complete pickle, or cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return _Unpickler(file, path).load()
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except Exception as error:  # Damaged bytes can fail in any way.
+        reason = _quote(f"{type(error).__name__}: {error}")
+        raise InputError(
+            f"{path}: not a complete pickle of NumPy arrays and plain values ({reason}); "
+            "check that this is the right file, and download it anew"
+        ) from error
+
+
+def _quote(text: str) -> str:
+    """Return a stranger's text as one short line without control characters."""
+    return text[:_LONGEST_QUOTE].encode("unicode_escape").decode("ascii")
+
+
+def _require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise pickle.UnpicklingError(complaint)
+
+
+def _as_text(value: str | bytes) -> str:
+    """Return one of NumPy's own ASCII words, which a Python 2 pickle holds as bytes."""
+    _require(type(value) in (str, bytes), f"a {type(value).__name__} for one of NumPy's words")
+    return value.decode("ascii") if isinstance(value, bytes) else value
+
+
+class _Type:
+    """Stands for a NumPy dtype: made from its code, then told its byte order."""
+
+    def __init__(self, code: str | bytes, *_align_and_copy: object) -> None:
+        code = _as_text(code)
+        _require(_TYPE_CODE.fullmatch(code) is not None, f"a NumPy type {code!r}")
+        self.dtype = np.dtype(code[0] if code[0] == "O" else code)
+
+    def set_state(self, state: tuple) -> None:
+        _version, order, subarray, names, fields = state[:5]
+        _require(subarray is names is fields is None, "a structured NumPy type")
+        order = _as_text(order)
+        _require(order in ("<", ">", "|", "="), f"a NumPy byte order {order!r}")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+def _reconstruct(kind: object, _shape: tuple, _code: str | bytes) -> np.ndarray:
+    """Return an empty array, which `_fill` then gives its content."""
+    _require(kind is _NDARRAY, "an array class other than numpy.ndarray")
+    return np.empty(0)
+
+
+def _fill(array: np.ndarray, state: tuple) -> None:
+    """Give `array` the shape, type and content that NumPy put in the pickle.
+
+    The size is checked before any memory is asked for: a short file cannot claim a huge array.
+    """
+    _version, shape, kind, is_fortran, content = state
+    _check_content(content, kind.dtype, shape)
+    np.ndarray.__setstate__(array, (1, shape, kind.dtype, bool(is_fortran), content))
+
+
+def _check_content(content: bytes | list, dtype: np.dtype, shape: tuple) -> None:
+    _require(type(content) is (list if dtype.hasobject else bytes), "an array without content")
+    _require(all(type(size) is int and size >= 0 for size in shape), "an array's shape")
+    expected = math.prod(shape) * (1 if dtype.hasobject else dtype.itemsize)
+    found = len(content)
+    _require(found == expected, f"an array of {expected} bytes or items, {found} of them there")
+    if dtype.kind == "U" and content:
+        # NumPy would make such text without a word, and Python's own text cannot hold it.
+        characters = np.frombuffer(content, np.dtype("u4").newbyteorder(dtype.byteorder))
+        _require(characters.max() <= sys.maxunicode, "text of impossible characters")
+
+
+def _from_buffer(
+    buffer: bytes, kind: _Type, shape: tuple, order: str, axis_order: tuple | None = None
+) -> np.ndarray:
+    """Return an array of protocol 5, as `numpy._core.numeric._frombuffer` does."""
+    _check_content(buffer, kind.dtype, shape)
+    array = np.frombuffer(buffer, kind.dtype)
+    if axis_order is not None:
+        return array.reshape(shape).transpose(axis_order)
+    return array.reshape(shape, order=order)
+
+
+def _scalar(kind: _Type, content: bytes) -> np.generic:
+    """Return one NumPy number or text."""
+    return _from_buffer(content, kind, (), "C")[()]
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Return the bytes that protocols 0 to 2 hold as text: the one use of `_codecs.encode`."""
+    _require(type(text) is str and encoding in ("latin1", "latin-1"), "an unusual encoding")
+    return text.encode("latin-1")
+
+
+def _no_bytes() -> bytes:
+    """Return b"", which protocols 0 to 2 hold as a call of `bytes` without arguments."""
+    return b""
+
+
+_KNOWN = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Type,
+    ("_codecs", "encode"): _latin1,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
+    ("collections", "OrderedDict"): dict,
+}
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
+    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
+    _KNOWN[f"{_core}.multiarray", "scalar"] = _scalar
+    _KNOWN[f"{_core}.numeric", "_frombuffer"] = _from_buffer
+
+
+# The standard library's unpickler in Python, not the one in C, because here an instruction
+# can be replaced, and because the C one allocates (up to Python 3.13) as many memo places as
+# a short file claims. It is no slower where it counts: arrays are single reads.
+class _Unpickler(pickle._Unpickler):
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        super().__init__(file, encoding="bytes")
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Looked up whole: a dotted name (protocol 4) reaches no attribute of anything.
+        if (module, name) not in _KNOWN:
+            raise InputError(
+                f"{self._path}: holds {_quote(f'{module}.{name}')}, which could run code when "
+                "loaded; only NumPy arrays and plain Python values are read. Nothing was run: "
+                "get the file from a source you trust, or save it with plain arrays only"
+            )
+        return _KNOWN[module, name]
+
+    def _build(self) -> None:
+        """Set an object's state. Pickle's own way may set any attribute of any object."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if type(target) is np.ndarray:
+            _fill(target, state)
+        else:
+            _require(type(target) is _Type, f"a state for a {type(target).__name__}")
+            target.set_state(state)
+
+    dispatch = {  # noqa: RUF012 (the base class declares it)
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: _build,
+        # A bytearray is filled with zeros before it is read, whatever size a file claims.
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
+    }

@@ -1,0 +1,84 @@
+"""Which rows belong to which segment. Pure NumPy, no files.
+
+Times are seconds, float64; an interval is a row `[start, end]`. The rules are the CMU SDK's,
+as the released script uses them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+EPSILON = 1e-5  # seconds; overlaps and intervals shorter than this do not count
+
+
+@dataclass(frozen=True)
+class SegmentRows:
+    """For each of k segments, the rows that belong to it: those of all segments in one array."""
+
+    rows: np.ndarray  # (total,) row indices, rising within a segment
+    offsets: np.ndarray  # (k + 1,) segment i has rows[offsets[i] : offsets[i + 1]]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many rows each segment has, `(k,)`."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, segment: int) -> np.ndarray:
+        return self.rows[self.offsets[segment] : self.offsets[segment + 1]]
+
+
+def is_long_enough(intervals: np.ndarray) -> np.ndarray:
+    """Tell which intervals `(k, 2)` are not shorter than `EPSILON`, `(k,)` bool."""
+    return intervals[:, 1] - intervals[:, 0] >= EPSILON
+
+
+def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> SegmentRows:
+    """Find the rows that belong to each segment.
+
+    `intervals` is `(n, 2)`, sorted by start (see `sort_order`); `segments` is `(k, 2)` in any
+    order. A row belongs when its part inside the segment is longer than `EPSILON`; that it
+    starts before the segment's end and ends after the segment's start follows from it.
+    """
+    starts, ends = intervals[:, 0], intervals[:, 1]
+    # Ends need not be sorted. Before the first row at which the furthest end so far passes a
+    # segment's start, no row reaches into that segment.
+    furthest_end = np.maximum.accumulate(ends)
+    first = np.searchsorted(furthest_end, segments[:, 0], side="right")
+    last = np.searchsorted(starts, segments[:, 1], side="left")
+    rows, segment = _ranges(first, np.maximum(first, last))
+    inside = np.minimum(ends[rows], segments[segment, 1])
+    inside -= np.maximum(starts[rows], segments[segment, 0])
+    belongs = inside > EPSILON
+    counts = np.bincount(segment[belongs], minlength=len(segments))
+    return SegmentRows(rows[belongs], np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the ranges `first[i] .. last[i]` end to end; also say which range each came from."""
+    lengths = last - first
+    source = np.repeat(np.arange(len(first)), lengths)
+    begins = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - begins[source] + first[source], source
+
+
+def means(features: np.ndarray, members: SegmentRows) -> np.ndarray:
+    """Average the rows of each segment, `(n, width)` to `(k, width)`; zeros where it has none.
+
+    The result is float32; sums run in the features' own precision.
+    """
+    result = np.zeros((len(members.counts), features.shape[1]), dtype=np.float32)
+    filled = np.flatnonzero(members.counts)
+    if len(filled):
+        sums = np.add.reduceat(features[members.rows], members.offsets[filled], axis=0)
+        result[filled] = sums / members.counts[filled, None]
+    return result
+
+
+def pad_in_front(features: np.ndarray, length: int) -> np.ndarray:
+    """Keep the last `length` rows of `(t, width)`, zeros in front, `(length, width)` float32."""
+    padded = np.zeros((length, features.shape[1]), dtype=np.float32)
+    kept = features[-length:]
+    padded[length - len(kept) :] = kept
+    return padded

@@ -1,0 +1,189 @@
+"""From open computational sequences to labelled segments, video by video."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.fetching.server import Dataset
+from data.formats.csd import ComputationalSequence, VideoRows
+from data.layout import ALIGNMENT_NAMES
+from data.preparing.alignment import (
+    SegmentRows,
+    is_long_enough,
+    means,
+    pad_in_front,
+    rows_of_segments,
+)
+from system.progress import progress
+from system.threads import in_threads
+
+MODALITIES = ("words", "visual", "audio")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One labelled segment, aligned."""
+
+    id: str  # video[k], k its row in the labels file
+    video: str
+    split: str
+    start: float  # seconds
+    end: float
+    words: list[str]
+    visual: np.ndarray  # (visual length, 35) float32
+    audio: np.ndarray  # (audio length, 74) float32
+    label: np.ndarray  # (1, 7), sentiment first
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many rows a segment keeps of each modality."""
+
+    visual: int
+    audio: int
+
+
+@dataclass
+class _Video:
+    """The rows of one video that its segments are cut from."""
+
+    rows: dict[str, VideoRows]
+    segments: np.ndarray  # (k, 2) seconds
+
+    def members(self) -> dict[str, SegmentRows]:
+        """Find each segment's rows in each modality."""
+        return {
+            kind: rows_of_segments(rows.intervals, self.segments)
+            for kind, rows in self.rows.items()
+        }
+
+
+class Sequences:
+    """The four .csd files of a dataset, open. Use it as a context manager."""
+
+    def __init__(self, dataset: Dataset, paths: dict[str, Path]) -> None:
+        with ExitStack() as stack:
+            self._by_kind = {
+                kind: stack.enter_context(
+                    ComputationalSequence(paths[kind], source.width, kind == "words")
+                )
+                for kind, source in dataset.sequences.items()
+            }
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Sequences:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def segments(
+        self, split_of: dict[str, str], alignment: str, lengths: Lengths, left_out: Counter[str]
+    ) -> Iterator[Segment]:
+        """Yield the segments of all videos, by video id (bytewise), then by row of the labels.
+
+        `split_of` names each video's split. What does not come out is counted in `left_out`,
+        by reason, in rows of the labels file.
+        """
+        videos = sorted(self._by_kind["labels"].videos, key=str.encode)
+
+        def cut(video: str) -> tuple[list[Segment], Counter[str]]:
+            reasons: Counter[str] = Counter()
+            split = split_of.get(video)
+            return list(self._cut(video, split, alignment, lengths, reasons)), reasons
+
+        # Decompressing runs beside other threads; everything else here is held by Python's lock.
+        in_order = in_threads if self._by_kind["audio"].is_gzipped else map
+        done = in_order(cut, videos)
+        for segments, reasons in progress(
+            done, total=len(videos), desc=f"Aligning ({alignment})", unit="video"
+        ):
+            left_out.update(reasons)
+            yield from segments
+
+    def _cut(
+        self,
+        video: str,
+        split: str | None,
+        alignment: str,
+        lengths: Lengths,
+        left_out: Counter[str],
+    ) -> Iterator[Segment]:
+        """Cut one video into its segments."""
+        intervals, labels = self._by_kind["labels"].read_unsorted(video)
+        missing = [kind for kind in MODALITIES if video not in self._by_kind[kind].videos]
+        if split is None or missing:
+            reason = f"video has no {missing[0]}" if split else "video in no fold"
+            left_out[reason] += len(intervals)
+            return
+        numbers = np.flatnonzero(is_long_enough(intervals))
+        left_out["label interval is empty"] += len(intervals) - len(numbers)
+        rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
+        aligned = _ALIGN[alignment](_Video(rows, intervals[numbers]), lengths, left_out)
+        for place, words, visual, audio in aligned:
+            k = int(numbers[place])
+            start, end = map(float, intervals[k])
+            label = labels[k : k + 1].astype(np.float32)
+            yield Segment(f"{video}[{k}]", video, split, start, end, words, visual, audio, label)
+
+
+_Aligned = Iterator[tuple[int, list[str], np.ndarray, np.ndarray]]
+
+
+def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
+    """Give each segment its own last rows of audio and visual, and all its words."""
+    members = video.members()
+    for place in _with_rows(members, left_out):
+        visual, audio = (
+            pad_in_front(video.rows[kind].features(members[kind][place][-length:]), length)
+            for kind, length in (("visual", lengths.visual), ("audio", lengths.audio))
+        )
+        yield place, video.rows["words"].words(members["words"][place]), visual, audio
+
+
+def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
+    """Give each segment its last words, and the mean of the rows inside each word.
+
+    As in `_by_segment`, a segment counts only if each modality has a row of its own in it.
+    """
+    words = video.rows["words"]
+    timed = np.flatnonzero(is_long_enough(words.intervals))
+    intervals = words.intervals[timed]
+    members = {**video.members(), "words": rows_of_segments(intervals, video.segments)}
+    averages = {
+        kind: means(
+            video.rows[kind].all_features(),
+            rows_of_segments(video.rows[kind].intervals, intervals),
+        )
+        for kind in ("visual", "audio")
+    }
+    for place in _with_rows(members, left_out):
+        rows = members["words"][place]
+        # The text keeps one word a row: a space inside a word would make two of it.
+        spoken = [word.replace(" ", "_") for word in words.words(timed[rows])]
+        visual = pad_in_front(averages["visual"][rows], lengths.visual)
+        audio = pad_in_front(averages["audio"][rows], lengths.audio)
+        yield place, spoken, visual, audio
+
+
+def _with_rows(members: dict[str, SegmentRows], left_out: Counter[str]) -> Iterator[int]:
+    """Yield the segments that have a row in every modality; count the others by reason."""
+    counts = np.stack([rows.counts for rows in members.values()])
+    for place, present in enumerate(counts.T > 0):
+        if present.all():
+            yield place
+        else:
+            first_missing = list(members)[int(np.argmin(present))]
+            left_out[f"segment has no {first_missing}"] += 1
+
+
+_Align = Callable[[_Video, Lengths, Counter[str]], _Aligned]
+_ALIGN: dict[str, _Align] = dict(
+    zip(ALIGNMENT_NAMES, (_by_segment, _by_word, _by_segment), strict=True)
+)

@@ -1,0 +1,58 @@
+"""Writing a split as its segments come."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.layout import ARRAY_FILES, SEGMENT_COLUMNS, SEGMENTS_FILE
+from data.npy import NpyWriter
+
+
+class SplitWriter:
+    """Writes a split's arrays and segment table as they come. Use it as a context manager.
+
+    `shapes` are those of one segment, by the names of `ARRAY_FILES`.
+    """
+
+    def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+        folder.mkdir(parents=True)
+        self._stack = ExitStack()
+        self._arrays = {
+            kind: self._stack.enter_context(NpyWriter(folder / ARRAY_FILES[kind], shape))
+            for kind, shape in shapes.items()
+        }
+        file = (folder / SEGMENTS_FILE).open("w", encoding="utf-8", newline="")
+        self._table = csv.writer(self._stack.enter_context(file))
+        self._table.writerow(SEGMENT_COLUMNS)
+        self._videos: set[str] = set()
+        self._segments = 0
+
+    def __enter__(self) -> SplitWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much is written."""
+        return {"segments": self._segments, "videos": len(self._videos)}
+
+    def write(self, arrays: dict[str, np.ndarray], rows: Iterable[Sequence[Any]]) -> None:
+        """Append n segments: arrays `(n, *shape)`, and table rows without the sentiment.
+
+        The sentiment of a row is its label's first value.
+        """
+        for kind, writer in self._arrays.items():
+            writer.append(arrays[kind])
+        sentiments = arrays["label"][:, 0, 0].tolist()
+        for row, sentiment in zip(rows, sentiments, strict=True):
+            self._table.writerow([*row, sentiment])
+            self._videos.add(row[1])
+            self._segments += 1

@@ -1,0 +1,206 @@
+"""Loading BERT from a folder, in the layouts of yesterday and of today."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from pytorch_pretrained_bert import BertConfig, BertModel, BertTokenizer
+from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.text.bert_files import CONFIG_FILES, VOCABULARY_FILE, WEIGHT_FILES, one_of
+from system.errors import InputError
+
+_SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+# What the encoder's shape needs of a configuration, besides the activation.
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+
+
+def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
+    """Load the tokenizer and the encoder that `folder` holds, in evaluation mode on the CPU.
+
+    The folder is in Hugging Face's layout or pytorch_pretrained_bert's: a configuration, a
+    vocabulary, and weights as safetensors or as a PyTorch file. Raises InputError when one is
+    missing or does not fit the others.
+    """
+    config = _load_config(one_of(folder, CONFIG_FILES))
+    tokenizer = _load_tokenizer(one_of(folder, (VOCABULARY_FILE,)), config.vocab_size)
+    with torch.device("meta"):  # no memory for weights before the file's are known to fit
+        model = BertModel(config)
+    model.pooler = nn.Identity()  # the pooled output is not used
+    for module in model.modules():
+        if isinstance(module, BertLayerNorm):  # which has its epsilon fixed
+            module.variance_epsilon = config.layer_norm_eps
+    _load_weights(model, one_of(folder, WEIGHT_FILES))
+    return tokenizer, model.eval()
+
+
+def _load_config(path: Path) -> BertConfig:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(values, dict) or "vocab_size" not in values:
+        raise InputError(f"{path} is no BERT configuration: vocab_size is missing.")
+    config = BertConfig(0)
+    for name in _SIZES:
+        size = values.get(name, getattr(config, name))
+        if type(size) is not int or size < 1:  # True is an int too
+            raise InputError(f"{path}: {name} is {size!r}, expected a whole number above 0.")
+        setattr(config, name, size)
+    config.layer_norm_eps = values.get("layer_norm_eps", 1e-12)
+    if not isinstance(config.layer_norm_eps, float) or not 0 < config.layer_norm_eps < 1:
+        raise InputError(f"{path}: layer_norm_eps is {config.layer_norm_eps!r}, expected 1e-12.")
+    config.hidden_act = values.get("hidden_act", config.hidden_act)
+    if config.hidden_act not in list(ACT2FN):
+        raise InputError(
+            f"{path}: activation {config.hidden_act!r} is unknown, expected one of "
+            f"{', '.join(ACT2FN)}."
+        )
+    if config.hidden_size % config.num_attention_heads:
+        raise InputError(
+            f"{path}: width {config.hidden_size} does not divide into "
+            f"{config.num_attention_heads} heads."
+        )
+    return config
+
+
+def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
+    try:
+        tokenizer = BertTokenizer(str(path), do_lower_case=True)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}.") from error
+    missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; it is no BERT vocabulary.")
+    pieces = max(tokenizer.vocab.values()) + 1
+    if pieces > vocab_size:
+        raise InputError(
+            f"{path} has {pieces} pieces, but the configuration beside it says {vocab_size}; "
+            "the files belong to different models."
+        )
+    return tokenizer
+
+
+def _load_weights(model: BertModel, path: Path) -> None:
+    """Give `model` the file's encoder, as float32; the pooler and the heads stay out."""
+    found = {_plain_name(name): tensor for name, tensor in _read_tensors(path).items()}
+    expected = model.state_dict()
+    problems = [
+        f"{name} is missing"
+        if name not in found
+        else f"{name} is {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name not in found or found[name].shape != expected[name].shape
+    ]
+    problems += [
+        f"{name} is unexpected"
+        for name in found
+        if name.startswith(("embeddings.", "encoder.")) and name not in expected
+    ]
+    if problems:
+        raise InputError(
+            f"{path} does not fit the configuration beside it: {problems[0]}"
+            + (f", and {len(problems) - 1} more." if len(problems) > 1 else ".")
+        )
+    model.load_state_dict({name: found[name].float() for name in expected}, assign=True)
+
+
+def _plain_name(name: str) -> str:
+    """Undo the names of other programs: `bert.` in front, LayerNorm's gamma and beta."""
+    name = name.removeprefix("bert.")
+    return re.sub(r"LayerNorm\.(gamma|beta)$", _modern_norm_name, name)
+
+
+def _modern_norm_name(match: re.Match[str]) -> str:
+    return "LayerNorm." + {"gamma": "weight", "beta": "bias"}[match[1]]
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    # A damaged file can make either loader fail in any way.
+    except Exception as error:
+        raise InputError(f"{path} is damaged, or holds no weights; fetch it again.") from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
+        raise InputError(f"{path} holds no named weights; expected a BERT's state dict.")
+    # position_ids is a table of 0, 1, 2, ... that some versions save.
+    return {name: t for name, t in tensors.items() if not name.endswith("position_ids")}
+
+
+def fuse(model: BertModel, precision: torch.dtype = torch.float32) -> BertModel:
+    """Replace the encoder's element-by-element steps with PyTorch's fused ones, in place.
+
+    In float32 the numbers stay the same to rounding. The first attention then runs in
+    float64: all later layers amplify its rounding, in some sentences from 1e-6 to more than
+    1e-4 at the output, and it is a small share of the work.
+    """
+    for layer in model.encoder.layer:
+        layer.attention.self = _FusedSelfAttention(layer.attention.self)
+        layer.attention.output.LayerNorm = _fused_norm(layer.attention.output.LayerNorm)
+        layer.output.LayerNorm = _fused_norm(layer.output.LayerNorm)
+        if layer.intermediate.intermediate_act_fn is ACT2FN["gelu"]:
+            layer.intermediate.intermediate_act_fn = F.gelu
+    model.embeddings.LayerNorm = _fused_norm(model.embeddings.LayerNorm)
+    if precision != torch.float32:
+        return model.to(precision)
+    first = model.encoder.layer[0]
+    first.attention = _InDouble(first.attention)
+    return model
+
+
+def _fused_norm(norm: BertLayerNorm) -> nn.LayerNorm:
+    fused = nn.LayerNorm(len(norm.weight), eps=norm.variance_epsilon)
+    fused.weight, fused.bias = norm.weight, norm.bias
+    return fused
+
+
+class _InDouble(nn.Module):
+    """A module of float32 inputs and outputs that computes in float64."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.double()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the module's result, back in the first input's type."""
+        return self.module(*(x.double() for x in inputs)).to(inputs[0].dtype)
+
+
+class _FusedSelfAttention(nn.Module):
+    """BERT's self-attention through `scaled_dot_product_attention`, for evaluation."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.heads = attention.num_attention_heads
+        self.projections = nn.ModuleList([attention.query, attention.key, attention.value])
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Attend within `hidden` `(B, T, d)`; `mask` `(B, 1, 1, T)` is added to the scores."""
+        query, key, value = (
+            projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in self.projections
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, mask)
+        return attended.transpose(1, 2).flatten(2)

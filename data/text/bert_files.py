@@ -1,0 +1,68 @@
+"""Finding the files of a BERT: in a folder, or by name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from system.errors import InputError, first_line
+from system.files import file_facts
+
+# In each layout's order of preference.
+CONFIG_FILES = ("config.json", "bert_config.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+VOCABULARY_FILE = "vocab.txt"
+
+
+def find_bert(name_or_folder: str) -> Path:
+    """Return the folder that holds the BERT: the one given, or fetched from the Hugging Face hub.
+
+    The address built into pytorch_pretrained_bert is not to be relied on, so names are fetched
+    (once, then kept) through huggingface_hub. Raises InputError when that fails.
+    """
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or folder.is_absolute() or name_or_folder.startswith("."):
+        raise InputError(f"--bert {name_or_folder} is not a folder; give a BERT folder or a name.")
+    return _fetch(name_or_folder)
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, logging
+
+    logging.set_verbosity_error()  # its retries; what went wrong in the end is told below
+    try:
+        hf_hub_download(name, VOCABULARY_FILE)
+        config = hf_hub_download(name, CONFIG_FILES[0])
+        try:
+            hf_hub_download(name, WEIGHT_FILES[0])
+        except LocalEntryNotFoundError:  # no connection, as opposed to no such file
+            raise
+        except EntryNotFoundError:
+            hf_hub_download(name, WEIGHT_FILES[1])
+    # A connection that breaks off comes through as an error of the hub's HTTP library, which
+    # is another one from version to version.
+    except Exception as error:
+        reason = first_line(error)
+        raise InputError(
+            f"BERT {name!r} could not be fetched from the Hugging Face hub ({reason}); check the "
+            "name and the connection, or give --bert a folder with config.json, vocab.txt and "
+            "model.safetensors."
+        ) from error
+    return Path(config).parent
+
+
+def one_of(folder: Path, names: tuple[str, ...]) -> Path:
+    """Return the first of `names` that is in `folder`; raises InputError when none is."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"BERT folder {folder} has no {' or '.join(names)}.")
+
+
+def weights_facts(name_or_folder: str) -> dict[str, Any] | None:
+    """Return what tells a folder's weights from others; None for a name, which says it itself."""
+    folder = Path(name_or_folder)
+    return file_facts(one_of(folder, WEIGHT_FILES)) if folder.is_dir() else None

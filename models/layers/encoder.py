@@ -1,0 +1,138 @@
+"""The pre-norm transformer encoder that NHFNet uses three times.
+
+Shapes: B batch, T tokens, M memory tokens, d width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers.dropout import drop, layer_key, random_keys
+from models.layers.positions import embed
+from models.native import cpu_encoder
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention with one packed projection and no mask."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout  # of the attention weights
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # rows q, k, v
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self, x: Tensor, memory: Tensor | None = None, dropout_keys: Tensor | None = None
+    ) -> Tensor:
+        """Let `x` `(B, T, d)` attend to `memory` `(B, M, d)`, or to itself without one.
+
+        There is dropout where there are keys `(B,)` for it.
+        """
+        if memory is None:
+            q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        else:
+            width = x.shape[-1]
+            weight_q, weight_kv = self.in_proj_weight.split([width, 2 * width])
+            bias_q, bias_kv = self.in_proj_bias.split([width, 2 * width])
+            q = F.linear(x, weight_q, bias_q)
+            k, v = F.linear(memory, weight_kv, bias_kv).chunk(2, dim=-1)
+        q, k, v = (self._split_heads(part) for part in (q, k, v))
+        # Written out: at a head width of 4 the fused kernels are slower.
+        weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2), dim=-1)
+        if dropout_keys is not None:
+            weights = drop(weights, self.dropout, dropout_keys)
+        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, d / H)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and a feed-forward block, each behind its own LayerNorm and residual."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = MultiHeadAttention(width, heads, dropout)
+        self.fc1 = nn.Linear(width, feedforward)
+        self.fc2 = nn.Linear(feedforward, width)
+        self.layer_norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        for linear in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        last_tokens_only: int | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> Tensor:
+        """Update `x` `(B, T, d)`; the embedded `memory` `(B, M, d)` shares its LayerNorm.
+
+        With `last_tokens_only`, only that many last tokens come out; all are attended to.
+        """
+        attention_norm, feedforward_norm = self.layer_norms
+        queries = attention_norm(x)
+        attended = attention_norm(memory) if memory is not None else None
+        if last_tokens_only is not None:
+            attended = queries if attended is None else attended
+            queries, x = queries[:, -last_tokens_only:], x[:, -last_tokens_only:]
+        x = x + self.self_attn(queries, attended, dropout_keys)
+        return x + self.fc2(F.relu_(self.fc1(feedforward_norm(x))))
+
+
+class Encoder(nn.Module):
+    """`E(x)` and `E(x, memory)`: embed, pre-norm layers, a last LayerNorm.
+
+    Every call embeds its input, also when that is another encoder's output. The embedded
+    memory is the same for all layers.
+    """
+
+    def __init__(
+        self, width: int, heads: int, layers: int, feedforward: int, attention_dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, feedforward, attention_dropout) for _ in range(layers)
+        )
+        self.layer_norm = nn.LayerNorm(width)
+
+    @property
+    def attention_dropout(self) -> float:
+        """The share of attention weights that training drops, in every layer."""
+        return self.layers[0].self_attn.dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        last_tokens_only: int | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> Tensor:
+        """Encode `x` `(B, T, d)`, attending to `memory` `(B, M, d)` when there is one.
+
+        `last_tokens_only` returns that many last tokens, for a caller that reads no others,
+        and spares the last layer the rest. `dropout_keys` `(B,)` int64 below 2**32 choose what
+        dropout drops in training; without them it is PyTorch's generator that does.
+        """
+        if not (self.training and self.attention_dropout):
+            dropout_keys = None
+        elif dropout_keys is None:
+            dropout_keys = random_keys(len(x), x.device)
+        if cpu_encoder.is_for(self, x, memory, dropout_keys):  # the same numbers, faster
+            return cpu_encoder.encode(self, x, memory, last_tokens_only, dropout_keys)
+        x = embed(x)
+        if memory is not None:
+            memory = embed(memory)
+        for n, layer in enumerate(self.layers):
+            is_last = n == len(self.layers) - 1
+            keys = None if dropout_keys is None else layer_key(dropout_keys, n)
+            x = layer(x, memory, last_tokens_only if is_last else None, keys)
+        return self.layer_norm(x)

@@ -1,0 +1,199 @@
+"""What both programs share at the terminal: arguments, messages, tables, and the last line of
+defence that turns every failure into one clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import math
+import os
+import re
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import colorama
+from colorama import Fore, Style
+
+from system.errors import InputError
+
+TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
+_EXIT_INPUT, _EXIT_UNEXPECTED, _EXIT_INTERRUPTED = 2, 1, 130
+_INTERRUPTED = "Interrupted; what was finished is kept."
+# PyTorch raises a RuntimeError, on CUDA devices and on the CPU.
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, with mistakes told in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and exit with code 2."""
+        report(f"{message} (see --help)")
+        raise SystemExit(_EXIT_INPUT)
+
+
+def run(program: Callable[[], None]) -> NoReturn:
+    """Run a program; whatever goes wrong in it ends in one line and an exit code other than 0.
+
+    With the environment variable NHFNET_TRACEBACK set, the traceback is printed as well.
+    """
+    # Warnings as single lines too, ours and those of libraries.
+    warnings.showwarning = lambda message, *_, **__: warn(str(message))
+    colorama.init()  # no colour codes where the output is not a terminal
+    try:
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _interrupt)
+        program()
+        sys.stdout.flush()
+    except InputError as error:
+        _stop(_EXIT_INPUT, str(error))
+    except KeyboardInterrupt:
+        _stop(_EXIT_INTERRUPTED, _INTERRUPTED)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_EXIT_UNEXPECTED) from None
+    except OSError as error:
+        _stop(_EXIT_INPUT, _explain(error))
+    except Exception as error:
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+            _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
+        first_line = str(error).strip().splitlines()[:1]
+        what = ": ".join([type(error).__name__, *first_line])
+        _stop(
+            _EXIT_UNEXPECTED,
+            f"Unexpected error, a fault of this program: {what} "
+            f"(set {TRACEBACK_VARIABLE}=1 to see where).",
+        )
+    raise SystemExit(0)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; but while something is imported, end the program at once.
+
+    There NumPy would turn the exception into an ImportError, and PyTorch's C++ would abort.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            report(_INTERRUPTED)
+            os._exit(_EXIT_INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _stop(code: int, message: str) -> NoReturn:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exc()
+    report(message)
+    raise SystemExit(code)
+
+
+def _explain(error: OSError) -> str:
+    file = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full{file}; make room and run the same command again."
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"There is a file where a folder is needed{file}; give another path."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"No permission{file}; change its rights, or choose a place you may read and write."
+    return f"{error.strerror or error}{file}."
+
+
+def report(message: str) -> None:
+    """Print an error line to standard error."""
+    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
+
+
+def warn(message: str) -> None:
+    """Print a warning line to standard error."""
+    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(message: str) -> str:
+    """Escape line breaks and control characters, which a name from a strange file can hold."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in message
+    )
+
+
+def say(message: str) -> None:
+    """Print a line of ordinary output, at once."""
+    print(message, flush=True)
+
+
+def is_terminal() -> bool:
+    """Tell whether somebody watches, so that a moving bar is of use."""
+    return sys.stderr.isatty()
+
+
+def heading(message: str) -> None:
+    """Print a line that stands out."""
+    say(f"{Style.BRIGHT}{message}{Style.RESET_ALL}")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lay out rows under a header: the first column to the left, the others to the right."""
+    cells = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Make an argparse type: a whole number of at least `minimum`, at most `maximum`."""
+    expected = f"expected a whole number of at least {minimum}"
+    if maximum is not None:
+        expected += f" and at most {maximum}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < minimum or (maximum is not None and value > maximum):
+            raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """Parse an argparse value: a finite number above 0."""
+    value = _finite(text)
+    if value is None or value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def number_from_zero(text: str) -> float:
+    """Parse an argparse value: a finite number, 0 or above."""
+    value = _finite(text)
+    if value is None or value < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def device_name(text: str) -> str:
+    """Parse an argparse value: auto, cpu, cuda or cuda:N."""
+    if re.fullmatch("auto|cpu|cuda(:(0|[1-9][0-9]?))?", text):
+        return text
+    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")

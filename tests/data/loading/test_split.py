@@ -1,0 +1,432 @@
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.layout import SEGMENT_COLUMNS
+from data.loading.split import Loading, RowBatches, Split, batches
+from system.errors import InputError
+
+FILES = {"visual": "visual50.npy", "audio": "audio50.npy", "text": "bert50.npy"}
+LABELS = "label50.npy"
+SHAPES = {"visual": (50, 35), "audio": (40, 74), "text": (30, 16)}
+SEGMENTS = 11
+
+
+def write_split(folder, segments=SEGMENTS, dtype=np.float32, ids=None, labels=None):
+    """Write a split of random numbers; without `ids` it has no segments.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(segments)
+    arrays = {}
+    for kind, file in FILES.items():
+        arrays[kind] = rng.normal(size=(segments, *SHAPES[kind])).astype(np.float32)
+        np.save(folder / file, arrays[kind].astype(dtype))
+    arrays["label"] = rng.uniform(-3, 3, (segments, 1, 7)).astype(np.float32)
+    if labels is not None:
+        arrays["label"][:, 0, 0] = labels
+    np.save(folder / LABELS, arrays["label"].astype(dtype))
+    if ids is not None:
+        write_table(folder, ids)
+    return arrays
+
+
+def write_table(folder, ids, columns=SEGMENT_COLUMNS):
+    rows = [",".join([f'"{id_}"'] + ["0"] * (len(columns) - 1)) for id_ in ids]
+    text = "\n".join([",".join(columns), *rows]) + "\n"
+    (folder / "segments.csv").write_text(text, encoding="utf-8")
+
+
+def on_cpu(batch_size=4, num_workers=0):
+    return Loading(torch.device("cpu"), batch_size, num_workers, verbose=False)
+
+
+def read(split, order=None, **options):
+    return list(batches(split, order, on_cpu(**options)))
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for x, y in zip(one, other, strict=True):
+            assert torch.equal(torch.as_tensor(x), torch.as_tensor(y))
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory):
+    """A split with -inf, inf and NaN in every input, and its arrays."""
+    folder = tmp_path_factory.mktemp("awkward")
+    arrays = write_split(folder)
+    rng = np.random.default_rng(1)
+    for kind, file in FILES.items():
+        array = arrays[kind]
+        for value in (-np.inf, np.inf, np.nan):
+            array[rng.random(array.shape) < 0.01] = value
+        np.save(folder / file, array)
+    return Split(folder), arrays
+
+
+def test_batches_are_whole_and_in_file_order(tmp_path):
+    arrays = write_split(tmp_path)
+    found = read(Split(tmp_path), batch_size=4)
+    assert [len(batch.label) for batch in found] == [4, 4, 3]
+    for batch in found:
+        assert [x.dtype for x in batch[:4]] == [torch.float32] * 4
+        assert [tuple(x.shape[1:]) for x in batch.inputs] == list(SHAPES.values())
+        assert batch.label.shape[1:] == (1,)
+        assert batch.not_finite == 0
+    for kind in SHAPES:
+        whole = torch.cat([getattr(batch, kind) for batch in found])
+        np.testing.assert_array_equal(whole, arrays[kind])
+    labels = torch.cat([batch.label for batch in found])
+    np.testing.assert_array_equal(labels, arrays["label"][:, 0, :1])
+
+
+@given(
+    order=st.permutations(range(SEGMENTS)),
+    taken=st.integers(1, SEGMENTS),
+    batch_size=st.integers(1, SEGMENTS + 1),
+)
+def test_infinite_and_nan_values_become_0_and_are_counted(awkward, order, taken, batch_size):
+    split, arrays = awkward
+    order = np.array(order[:taken])
+    found = read(split, order, batch_size=batch_size)
+    assert sum(batch.not_finite for batch in found) == sum(
+        np.count_nonzero(~np.isfinite(arrays[kind][order])) for kind in SHAPES
+    )
+    for kind in SHAPES:
+        whole = torch.cat([getattr(batch, kind) for batch in found])
+        expected = np.nan_to_num(arrays[kind][order], nan=0, posinf=0, neginf=0)
+        np.testing.assert_array_equal(whole, expected)
+
+
+def test_numbers_whose_sum_is_too_large_are_kept(tmp_path):
+    write_split(tmp_path)
+    largest = np.full((SEGMENTS, *SHAPES["audio"]), np.finfo(np.float32).max)
+    np.save(tmp_path / FILES["audio"], largest)
+    (batch,) = read(Split(tmp_path), batch_size=SEGMENTS)
+    np.testing.assert_array_equal(batch.audio, largest)
+    assert batch.not_finite == 0
+
+
+def test_reading_leaves_the_files_as_they_are(awkward):
+    split, arrays = awkward
+    read(split)
+    for kind, file in FILES.items():
+        np.testing.assert_array_equal(np.load(split.folder / file), arrays[kind])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", ">f4"])
+def test_other_floats_load_as_float32(tmp_path, dtype):
+    arrays = write_split(tmp_path, dtype=dtype)
+    split = Split(tmp_path)
+    (batch,) = read(split, batch_size=SEGMENTS)
+    for kind in SHAPES:
+        assert getattr(batch, kind).dtype == torch.float32
+        expected = arrays[kind].astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(getattr(batch, kind), expected)
+    assert split.labels.dtype == np.float32
+
+
+def test_two_workers_give_the_same_batches(awkward):
+    split, _ = awkward
+    order = np.random.default_rng(0).permutation(SEGMENTS)
+    assert_same(read(split, order, num_workers=2), read(split, order, num_workers=0))
+
+
+def test_a_pickled_split_opens_the_files_itself(awkward):
+    split, _ = awkward
+    pickled = pickle.dumps(split)
+    assert len(pickled) < 1000
+    assert_same(read(pickle.loads(pickled)), read(split))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_every_kind_give_the_same_batches(awkward, method):
+    split, _ = awkward
+    loader = batches(split, None, on_cpu(num_workers=1))
+    loader.multiprocessing_context = method
+    assert_same(list(loader), read(split))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("file", FILES.values())
+def test_a_file_that_is_cut_short_while_in_use_is_told_in_a_line(
+    tmp_path, monkeypatch, file, num_workers
+):
+    # PyTorch waits for so many seconds, and in vain, for a worker whose batch failed.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    write_split(tmp_path)
+    loader = batches(Split(tmp_path), None, on_cpu(num_workers=num_workers))
+    whole = (tmp_path / file).stat().st_size
+    os.truncate(tmp_path / file, whole - 1)
+    found = []
+    with pytest.raises(InputError) as caught:
+        found.extend(loader)
+    assert len(found) == 2  # of three batches
+    assert str(caught.value) == (
+        f"{tmp_path / file} has become {whole - 1:,} bytes long, expected {whole:,}; prepare the "
+        "dataset again."
+    )
+    gc.collect()
+
+
+@pytest.mark.parametrize("order", [None, [3, 1, 4, 1, 5, 9, 2, 6]])
+def test_the_rows_after_those_that_are_read_are_prefetched(awkward, monkeypatch, order):
+    calls, split = [], awkward[0]
+    read_rows = Split.__getitem__
+    monkeypatch.setattr(Split, "prefetch", lambda _, rows: calls.append(("prefetch", *rows)))
+    monkeypatch.setattr(
+        Split, "__getitem__", lambda self, rows: calls.append(rows) or read_rows(self, rows)
+    )
+    order = None if order is None else np.array(order)
+    read(split, order, batch_size=5)
+    rows = list(range(SEGMENTS)) if order is None else list(order)
+    expected = [rows[n : n + 5] for n in range(0, len(rows), 5)]
+    assert [list(call[1:]) for call in calls[::2]] == [*expected[1:], []]
+    assert [list(call) for call in calls[1::2]] == expected
+
+
+@given(st.lists(st.integers(0, 99)), st.integers(1, 12))
+def test_an_order_is_cut_into_batches(order, size):
+    found = RowBatches(np.array(order, dtype=int), size)
+    expected = [order[n : n + size] for n in range(0, len(order), size)]
+    assert len(found) == len(expected)
+    assert [batch.tolist() for batch in found] == expected
+    assert [found[n].tolist() for n in range(len(found))] == expected
+    for outside in (-1, len(expected)):
+        with pytest.raises(IndexError):
+            found[outside]
+
+
+def test_a_large_split_is_read_a_batch_at_a_time(tmp_path):
+    segments = 1500
+    write_split(tmp_path, 1)
+    np.save(tmp_path / LABELS, np.zeros((segments, 1, 7), np.float32))
+    for kind, file in FILES.items():  # sparse files: half a GB that takes no room
+        shape = (segments, 50, {"visual": 35, "audio": 74, "text": 768}[kind])
+        np.lib.format.open_memmap(tmp_path / file, "w+", np.float32, shape)
+    tracemalloc.start()
+    try:
+        split = Split(tmp_path)
+        opened = tracemalloc.get_traced_memory()[1]
+        split[np.arange(4)]
+        read_once = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert opened < 2e6
+    assert read_once < 8e6
+
+
+def test_many_segments_take_a_few_bytes_each(tmp_path):
+    segments = 60_000
+    write_split(tmp_path, 1)
+    np.save(tmp_path / LABELS, np.zeros((segments, 1, 7), np.float32))
+    for file in FILES.values():
+        np.lib.format.open_memmap(tmp_path / file, "w+", np.float32, (segments, 1, 2))
+    write_table(tmp_path, [f"video{row}[0]" for row in range(segments)])
+    tracemalloc.start()
+    try:
+        split = Split(tmp_path)
+        opened = tracemalloc.get_traced_memory()[1]
+        next(iter(batches(split, None, on_cpu())))
+        next(iter(batches(split, np.random.default_rng(0).permutation(segments), on_cpu())))
+        read_once = tracemalloc.get_traced_memory()[1]
+        assert split.ids[segments - 1] == f"video{segments - 1}[0]"
+        looked_up = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Opening: 4 of the label, and some labels at once; an epoch: 8 of its order.
+    assert opened < 6 * segments + 1.5e6
+    assert read_once < 14 * segments + 1.5e6
+    assert looked_up == read_once
+
+
+def test_widths_are_the_arrays(tmp_path):
+    write_split(tmp_path)
+    assert Split(tmp_path).widths == {"visual": 35, "audio": 74, "text": 16}
+
+
+def test_segment_ids_come_from_the_table_or_count_the_rows(tmp_path):
+    write_split(tmp_path, 3)
+    assert Split(tmp_path).ids == ["0", "1", "2"]
+    write_table(tmp_path, ["a[0]", "a[1]", "b,c[0]"])
+    assert Split(tmp_path).ids == ["a[0]", "a[1]", "b,c[0]"]
+
+
+def test_a_segment_id_is_read_when_it_is_asked_for(tmp_path):
+    write_split(tmp_path, 3, ids=["a[0]", "a[1]", "b,c[0]"])
+    ids = Split(tmp_path).ids
+    assert (ids[2], ids[np.int64(0)], len(ids)) == ("b,c[0]", "a[0]", 3)
+    assert list(ids) == list(ids)
+    write_table(tmp_path, ["d[0]", "e[0]", "f[0]"])
+    assert list(ids) == ["d[0]", "e[0]", "f[0]"]
+
+
+@pytest.mark.parametrize("ids", [None, ["a[0]", "a[1]", "b[0]"]])
+def test_there_are_no_ids_but_those_of_the_rows(tmp_path, ids):
+    write_split(tmp_path, 3, ids=ids)
+    with pytest.raises(IndexError):
+        Split(tmp_path).ids[3]
+    assert Split(tmp_path).ids != ["0", "1"]
+    assert Split(tmp_path).ids != 3
+
+
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("")])
+def test_a_segment_table_that_is_lost_while_in_use_is_told(tmp_path, change):
+    write_split(tmp_path, 3, ids=["a[0]", "a[1]", "b[0]"])
+    ids = Split(tmp_path).ids
+    change(tmp_path / "segments.csv")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}")):
+        list(ids)
+
+
+def saves(array):
+    return lambda path: np.save(path, array, allow_pickle=True)
+
+
+def holds(content):
+    return lambda path: path.write_bytes(content)
+
+
+def cuts(length):
+    return lambda path: path.write_bytes(path.read_bytes()[:length])
+
+
+def replaces(old, new):
+    def damage(path):
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new, 1))
+
+    return damage
+
+
+def saves_two(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.ones(3), b=np.ones(3))
+
+
+DAMAGES = {
+    "missing": (lambda path: path.unlink(), "No file"),
+    "empty": (holds(b""), r"damaged.*\(0 bytes"),
+    "cut in the magic": (cuts(3), "damaged"),
+    "cut in the header": (cuts(60), "damaged"),
+    "header only": (cuts(128), "damaged"),
+    "last byte missing": (cuts(-1), "damaged"),
+    "text": (holds(b"not an array\n" * 20), "damaged"),
+    "pickle": (holds(pickle.dumps([1.0, 2.0])), "damaged"),
+    "Python objects": (saves(np.array([{}] * SEGMENTS, object)), "damaged"),
+    "broken header": (replaces(b"'descr'", b"'descr("), "damaged"),
+    "negative shape": (replaces(b"(11,", b"(-1,"), "damaged"),
+    "two arrays": (saves_two, "no single array"),
+    "two dimensions": (saves(np.zeros((SEGMENTS, 7))), r"float64 of shape \(11, 7\)"),
+    "one number": (saves(np.float32(1)), r"float32 of shape \(\)"),
+    "whole numbers": (saves(np.zeros((SEGMENTS, 1, 7), int)), "int64"),
+    "complex": (saves(np.zeros((SEGMENTS, 1, 7), complex)), "complex128"),
+    "Fortran order": (saves(np.asfortranarray(np.zeros((SEGMENTS, 2, 7)))), "Fortran order"),
+    "no length": (saves(np.zeros((SEGMENTS, 0, 7))), r"\(11, 0, 7\)"),
+    "no width": (saves(np.zeros((SEGMENTS, 1, 0))), r"\(11, 1, 0\)"),
+    "fewer segments": (saves(np.zeros((SEGMENTS - 1, 1, 7))), "NAME 10"),
+    "no segments": (saves(np.zeros((0, 1, 7))), "NAME 0"),
+}
+
+
+def refusal(folder):
+    """Return the message with which the split in `folder` is refused."""
+    with pytest.raises(InputError) as caught:
+        Split(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    return message
+
+
+@pytest.mark.parametrize("file", [*FILES.values(), LABELS])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_array_is_refused_by_its_name(tmp_path, file, damage):
+    write_split(tmp_path)
+    do_damage, expected = DAMAGES[damage]
+    do_damage(tmp_path / file)
+    message = refusal(tmp_path)
+    assert file in message
+    assert re.search(expected.replace("NAME", file), message)
+
+
+class MakesFolder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_python_objects_in_an_array_are_not_brought_to_life(tmp_path):
+    write_split(tmp_path)
+    objects = np.array([[[MakesFolder(tmp_path / "was here")]]] * SEGMENTS, object)
+    np.save(tmp_path / FILES["visual"], objects, allow_pickle=True)
+    assert "visual50.npy is damaged, or no .npy array" in refusal(tmp_path)
+    assert not (tmp_path / "was here").exists()
+
+
+def test_labels_that_are_another_array_are_refused(tmp_path):
+    write_split(tmp_path)
+    np.save(tmp_path / LABELS, np.load(tmp_path / FILES["visual"]))
+    assert re.search(
+        r"label50.npy has shape \(11, 50, 35\), expected \(11, 1, 7\)", refusal(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_label_that_is_no_number_is_refused(tmp_path, value):
+    labels = np.zeros(SEGMENTS)
+    labels[3] = value
+    write_split(tmp_path, labels=labels)
+    assert f"label50.npy: the label of segment 3 is {value}" in refusal(tmp_path)
+
+
+def test_other_labels_may_be_no_numbers(tmp_path):
+    labels = np.zeros((SEGMENTS, 1, 7))
+    labels[:, :, 1:] = np.nan
+    write_split(tmp_path)
+    np.save(tmp_path / LABELS, labels)
+    assert len(Split(tmp_path)) == SEGMENTS
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    write_split(tmp_path, 0)
+    assert re.search("no segments|damaged", refusal(tmp_path))
+
+
+def test_a_missing_folder_is_refused_with_the_command_that_makes_it(tmp_path):
+    message = refusal(tmp_path / "datadir" / "train")
+    assert f"dataset_prep.py --datadir {tmp_path / 'datadir'}" in message
+
+
+@pytest.mark.parametrize("count", [0, SEGMENTS - 1, SEGMENTS + 1])
+def test_a_segment_table_of_another_length_is_refused(tmp_path, count):
+    write_split(tmp_path, ids=[f"v[{row}]" for row in range(count)])
+    assert f"segments.csv has {count} segments, the arrays {SEGMENTS}" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [["id", "video"], SEGMENT_COLUMNS[1:]])
+def test_a_segment_table_that_lacks_columns_is_refused(tmp_path, columns):
+    write_split(tmp_path)
+    write_table(tmp_path, ["v"] * SEGMENTS, columns)
+    assert f"segments.csv has columns {list(columns)}" in refusal(tmp_path)
+
+
+def test_an_empty_segment_table_is_refused(tmp_path):
+    write_split(tmp_path)
+    (tmp_path / "segments.csv").touch()
+    assert "segments.csv has columns []" in refusal(tmp_path)

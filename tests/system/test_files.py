@@ -1,0 +1,189 @@
+"""Files that are old or new, never half; and the manifest, which is written so."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.manifest import MANIFEST, read_manifest, write_manifest
+from system.errors import InputError
+from system.files import file_facts, replacing, write_json
+
+
+def names(folder: Path):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_new_content_comes_when_the_block_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == tmp_path
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", ["old", None])
+def test_the_old_content_stays_when_the_block_raises(tmp_path, error, old):
+    path = tmp_path / "a.txt"
+    if old:
+        path.write_text(old)
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise error
+    assert names(tmp_path) == (["a.txt"] if old else [])
+    assert not old or path.read_text() == old
+
+
+def test_the_old_content_stays_when_the_new_cannot_be_kept(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"), replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_the_content_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
+    path, order = tmp_path / "a.txt", []
+    fsync, rename = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("content"), fsync(file)))
+    monkeypatch.setattr(Path, "replace", lambda *a: (order.append("name"), rename(*a)))
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert order == ["content", "name"]
+
+
+def test_what_a_kill_leaves_is_written_over(tmp_path):
+    path = tmp_path / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    temporary.write_text("half of the newer, left by a kill")
+    with replacing(path) as temporary:
+        temporary.write_text("newer")
+    assert path.read_text() == "newer"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_block_that_writes_nothing_changes_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), replacing(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_the_parent_is_made(tmp_path):
+    path = tmp_path / "some" / "where" / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_the_suffix_stays_for_writers_that_go_by_it(tmp_path):
+    path = tmp_path / "a.npy"
+    with replacing(path) as temporary:
+        np.save(temporary, np.arange(3))
+    np.testing.assert_array_equal(np.load(path), np.arange(3))
+    assert names(tmp_path) == ["a.npy"]
+
+
+def test_json_is_legible(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"word": "café", "values": [1, None]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"word": "café", "values": [1, None]}
+    assert path.read_text(encoding="utf-8").startswith('{\n  "word": "café"')
+
+
+def test_a_value_that_is_no_json_leaves_the_old(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(TypeError):
+        write_json(path, {"path": path})
+    assert json.loads(path.read_text()) == 1
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_facts_tell_a_files_content_not_its_time(tmp_path):
+    path = tmp_path / "a.csd"
+    path.write_bytes(b"123")
+    facts = file_facts(path)
+    assert (facts["name"], facts["bytes"]) == ("a.csd", 3)
+    os.utime(path, ns=(5, 7))
+    assert json.loads(json.dumps(file_facts(path))) == facts
+    path.write_bytes(b"124")
+    assert file_facts(path) != facts
+    with pytest.raises(InputError, match=f"No file {tmp_path / 'b.csd'}"):
+        file_facts(tmp_path / "b.csd")
+
+
+@pytest.mark.parametrize("place", [0, 9_999_999])
+def test_facts_sample_a_large_file(tmp_path, place):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(10_000_000))
+    facts = file_facts(path)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"x")
+    assert file_facts(path) != facts
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+EMPTY = {"made_from": {}, "splits": {}, "left_out": {}, "text": None}
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path):
+    manifest = {**EMPTY, "made_from": {"alignment": "segment"}}
+    write_manifest(tmp_path, manifest)
+    found = read_manifest(tmp_path)
+    assert manifest.items() <= found.items()
+    assert found["made_with"]["numpy"] == np.__version__
+    assert datetime.fromisoformat(found["made_at"]).tzinfo
+    assert names(tmp_path) == [MANIFEST]
+
+
+def test_writing_a_manifest_again_renews_its_time_and_versions(tmp_path):
+    old = {**EMPTY, "made_at": "then", "made_with": {"numpy": "0"}}
+    write_manifest(tmp_path, old)
+    found = read_manifest(tmp_path)
+    assert found["made_at"] != "then"
+    assert found["made_with"]["numpy"] == np.__version__
+
+
+def test_no_manifest(tmp_path):
+    assert read_manifest(tmp_path) is None
+    assert read_manifest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not JSON"),
+        (b'{"made_from": ', "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[]", "is no manifest"),
+        (b'"made_from"', "is no manifest"),
+        (b'{"text": null}', "is no manifest"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path, content, message):
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_manifest(tmp_path)
+    assert str(tmp_path / MANIFEST) in str(caught.value)
+    assert "prepare again" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,64 @@
+"""Two preparations in one folder: the second ends at once, and a killed one locks nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from system import locks as lock
+from system.errors import InputError
+from system.locks import working_alone
+from tests.conftest import ROOT
+from tests.csd_files import random_dataset, write_dataset
+
+
+def test_the_second_preparation_ends_at_once_and_a_killed_one_locks_nothing(program, tmp_path):
+    options = ["--no_bert", "--datadir", tmp_path]
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and never answers
+        mirror = f"http://127.0.0.1:{server.getsockname()[1]}"
+        first = subprocess.Popen(
+            [sys.executable, ROOT / "dataset_prep.py", *options, "--mirror", mirror],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "no_proxy": "*"},
+        )
+        assert "Downloading" in first.stdout.readline()
+        second = program("dataset_prep.py", *options, "--from", "nothing.pkl")
+        first.kill()
+        first.communicate()
+    assert (second.returncode, second.stdout) == (2, "")
+    assert second.stderr == (
+        f"error: Another preparation is working in {tmp_path}; wait until it has ended, or give "
+        "another --datadir.\n"
+    )
+    write_dataset(tmp_path / "csd", random_dataset())
+    third = program("dataset_prep.py", *options)
+    assert third.returncode == 0, third.stderr
+
+
+def test_the_lock_ends_with_the_block(tmp_path):
+    for _ in range(2):
+        with working_alone(tmp_path):
+            with pytest.raises(InputError, match="Another"), working_alone(tmp_path):
+                pass
+            with working_alone(tmp_path / "another"):
+                pass
+
+
+def test_a_folder_made_for_nothing_goes_again(program, tmp_path):
+    done = program("dataset_prep.py", "--from", "nothing.pkl", "--datadir", tmp_path / "new")
+    assert "No file nothing.pkl" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_there_are_no_locks_a_preparation_goes_on_with_a_warning(tmp_path, monkeypatch):
+    def no_locks(*_, **__):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock.FileLock, "acquire", no_locks)
+    with pytest.warns(UserWarning, match="No locks available"), working_alone(tmp_path):
+        pass

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import warnings
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from data.labels import sentiment_class
+from utils.reports.metrics import score
+
+KEYS = "mae corr acc7 acc5 acc2 f1 acc2_nonneg f1_nonneg n".split()
+LABELS = [-3.0, -1.5, 0.0, 0.5, 2.5, 1.0]
+PREDICTIONS = [-2.6, 0.2, -0.4, 0.0, 3.9, 1.4]
+
+
+def scored(labels, predictions):
+    return asdict(score(np.float32(labels), np.float32(predictions)))
+
+
+def test_scores_worked_out_by_hand():
+    expected = {
+        "mae": 4.8 / 6,
+        # Sums: labels -0.5, predictions 2.5, products 18.65, squares 18.75 and 24.13.
+        "corr": (18.65 + 0.5 * 2.5 / 6) / math.sqrt((18.75 - 0.25 / 6) * (24.13 - 6.25 / 6)),
+        # Labels -3 -2 0 0 2 1, predictions -3 0 0 0 3 1.
+        "acc7": 4 / 6,
+        # Labels -2 -2 0 0 2 1, predictions -2 0 0 0 2 1.
+        "acc5": 5 / 6,
+        # Labels - - + + +, predictions - + - + +.
+        "acc2": 3 / 5,
+        "f1": (3 * (2 / 3) + 2 * (1 / 2)) / 5,
+        # Labels - - + + + +, predictions - + - + + +.
+        "acc2_nonneg": 4 / 6,
+        "f1_nonneg": (4 * (3 / 4) + 2 * (1 / 2)) / 6,
+        "n": 6,
+    }
+    found = scored(LABELS, PREDICTIONS)
+    assert list(found) == KEYS
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_perfect_predictions():
+    perfect = dict.fromkeys(KEYS, 1.0) | {"mae": 0.0, "n": len(LABELS)}
+    assert scored(LABELS, LABELS) == pytest.approx(perfect)
+
+
+def test_predictions_turned_round():
+    turned = scored([-2, -1, 1, 2], [2, 1, -1, -2])
+    wrong = dict.fromkeys(KEYS, 0.0) | {"mae": 3.0, "corr": -1.0, "n": 4}
+    assert turned == pytest.approx(wrong)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(3, [-3, -3, -2, -2, 0, 0, 0, 2, 2, 3]), (2, [-2] * 4 + [0] * 3 + [2] * 3)],
+)
+def test_sentiments_are_rounded_and_clipped(limit, expected):
+    values = np.float32([-70, -2.51, -2.5, -1.5, -0.5, 0, 0.5, 1.5, 2.5, 1e30])
+    assert sentiment_class(values, limit).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "which"),
+    [(LABELS, [0.1] * 6, "predictions"), ([0.1] * 6, PREDICTIONS, "labels"), ([1], [2], "labels")],
+)
+def test_constant_values_have_correlation_0_and_a_warning(labels, predictions, which):
+    with pytest.warns(UserWarning, match=f"all {which} are .*: Corr is given as 0"):
+        assert scored(labels, predictions)["corr"] == 0
+
+
+def test_zero_labels_only_leave_nothing_to_tell_apart():
+    with (
+        pytest.warns(UserWarning, match=r"all labels are 0: Acc-2 and F1 \(neg/pos\)"),
+        pytest.warns(UserWarning, match="all labels are 0: Corr"),
+    ):
+        found = scored([0, 0], [1, -1])
+    assert found["acc2"] == found["f1"] == 0
+    assert found["acc2_nonneg"] == 0.5
+
+
+def test_correlation_does_not_suffer_from_float32():
+    spread = np.random.default_rng(0).normal(size=5000)
+    labels = np.float32(1000 + spread)
+    predictions = np.float32(1000 + spread + 1)
+    expected = statistics.correlation(labels.tolist(), predictions.tolist())
+    assert scored(labels, predictions)["corr"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_scores_are_plain_numbers_for_json():
+    found = scored(LABELS, PREDICTIONS)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_lines_name_every_score_and_give_accuracies_in_percent():
+    assert score(np.float32(LABELS), np.float32(PREDICTIONS)).lines() == [
+        ("MAE", "0.8000"),
+        ("Corr", "0.9074"),
+        ("Acc-7", "66.67 %"),
+        ("Acc-5", "83.33 %"),
+        ("Acc-2 (neg/pos)", "60.00 %"),
+        ("F1 (neg/pos)", "60.00 %"),
+        ("Acc-2 (neg/non-neg)", "66.67 %"),
+        ("F1 (neg/non-neg)", "66.67 %"),
+    ]
+
+
+def plain_scores(labels, predictions):
+    """Compute the scores again, one value at a time."""
+
+    def mean(values):
+        return math.fsum(values) / len(values) if values else 0.0
+
+    def accuracy_of_classes(limit):
+        def to_class(value):
+            return max(-limit, min(limit, round(value)))
+
+        return mean([to_class(y) == to_class(p) for y, p in pairs])
+
+    def accuracy(outcomes):
+        return mean([y == p for y, p in outcomes])
+
+    def weighted_f1(outcomes):
+        total = 0.0
+        for side in (False, True):
+            true = sum(y == p == side for y, p in outcomes)
+            support = sum(y == side for y, _ in outcomes)
+            claimed = sum(p == side for _, p in outcomes)
+            if support:
+                total += support * 2 * true / (support + claimed)
+        return total / len(outcomes) if outcomes else 0.0
+
+    pairs = list(zip(labels, predictions, strict=True))
+    negative_positive = [(y > 0, p > 0) for y, p in pairs if y != 0]
+    negative_or_not = [(y >= 0, p >= 0) for y, p in pairs]
+    varied = min(len(set(labels)), len(set(predictions))) > 1
+    return {
+        "mae": mean([abs(y - p) for y, p in pairs]),
+        "corr": statistics.correlation(labels, predictions) if varied else 0.0,
+        "acc7": accuracy_of_classes(3),
+        "acc5": accuracy_of_classes(2),
+        "acc2": accuracy(negative_positive),
+        "f1": weighted_f1(negative_positive),
+        "acc2_nonneg": accuracy(negative_or_not),
+        "f1_nonneg": weighted_f1(negative_or_not),
+        "n": len(pairs),
+    }
+
+
+thirds = st.integers(-9, 9).map(lambda value: float(np.float32(value / 3)))  # CMU-MOSEI's labels
+halves = st.integers(-9, 9).map(lambda value: value / 2)  # where rounding and clipping matter
+anything = st.floats(-5, 5, width=32, allow_subnormal=False).map(lambda value: value + 0.0)
+values = thirds | halves | anything
+
+
+@given(st.lists(st.tuples(values, values), min_size=1, max_size=40))
+@example([(0.0, 0.0)])
+@example([(1.0, 1.0), (2.0, 1.0)])
+def test_scores_agree_with_the_literal_ones(pairs):
+    labels, predictions = map(list, zip(*pairs, strict=True))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = scored(labels, predictions)
+    assert found == pytest.approx(plain_scores(labels, predictions), abs=1e-5)
+    told = " ".join(str(warning.message) for warning in caught)
+    constant = min(len(set(labels)), len(set(predictions))) == 1
+    assert ("Corr is given as 0" in told) == constant
+    assert ("Acc-2 and F1 (neg/pos) are given as 0" in told) == (not any(labels))
+    assert len(caught) == constant + (not any(labels))

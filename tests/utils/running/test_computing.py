@@ -1,0 +1,137 @@
+"""Precision, compilation and CUDA graphs change how a model is run, not what comes out."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from data.loading.split import Loading, Split
+from models.layers.encoder import Encoder
+from models.native import cpu_encoder
+from models.nhfnet import NHFNet, NHFNetSizes
+from system.devices import pick_device
+from tests.utils.training.test_trainer import make_trainer
+from utils.reports.evaluation import evaluate
+from utils.running.computing import FLOAT32, Captured, Compiled, Computing, Predictor
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def test_bfloat16_predicts_about_the_same(small):
+    torch.manual_seed(0)
+    split = Split(small / "test")
+    model = NHFNet(NHFNetSizes(**split.widths)).eval()
+    loading = Loading(torch.device("cpu"), 8, 0, verbose=False)
+    exact, mixed = (
+        evaluate(Predictor(model, computing, 8), split, loading).predictions
+        for computing in (FLOAT32, Computing("bfloat16"))
+    )
+    assert not np.array_equal(mixed, exact)
+    np.testing.assert_allclose(mixed, exact, atol=0.05)
+
+
+def test_bfloat16_trains(small, tmp_path):
+    exact, mixed = (
+        make_trainer(small, tmp_path / computing.precision, computing=computing)
+        for computing in (FLOAT32, Computing("bfloat16"))
+    )
+    exact.run()
+    mixed.run()
+    assert mixed.epochs[-1].loss != exact.epochs[-1].loss
+    assert mixed.epochs[-1].loss == pytest.approx(exact.epochs[-1].loss, rel=0.05)
+    assert all(value.dtype == torch.float32 for value in mixed.model.state_dict().values())
+
+
+def test_a_compiled_module_gives_the_same(monkeypatch, capsys):
+    """By the real compiler, which takes a while."""
+    monkeypatch.setattr(cpu_encoder, "is_for", lambda *_: False)
+    torch.manual_seed(0)
+    encoder = Encoder(width=16, heads=4, layers=1, feedforward=16, attention_dropout=0.4).train()
+    x, memory, keys = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randint(2**32, (2,))
+    compiled = Compiled(encoder)
+    if shutil.which("c++") is None:
+        pytest.skip("torch.compile wants a C++ compiler")
+    found = compiled(x, memory, None, keys)
+    assert compiled._chosen is not encoder
+    torch.testing.assert_close(found, encoder(x, memory, None, keys), rtol=1e-4, atol=1e-5)
+    found.sum().backward()
+    gradient = encoder.layers[0].fc1.weight.grad.clone()
+    encoder.zero_grad()
+    encoder(x, memory, None, keys).sum().backward()
+    torch.testing.assert_close(gradient, encoder.layers[0].fc1.weight.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_where_compiling_fails_the_module_runs_with_one_warning(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda module, **_: fail)
+    linear = torch.nn.Linear(2, 1)
+    compiled, x = Compiled(linear), torch.ones(3, 2)
+    with pytest.warns(
+        UserWarning, match=r"running without it \(RuntimeError: no compiler\)"
+    ) as seen:
+        for _ in range(2):
+            assert torch.equal(compiled(x), linear(x))
+    assert len(seen) == 1
+
+
+def test_batches_of_another_size_go_past_what_is_made_for_whole_ones():
+    def answer(text):
+        return lambda *_: (torch.tensor([ord(text)]),)
+
+    captured = Captured(answer("w"), answer("o"), batch_size=4)
+    given = [chr(captured(torch.zeros(n, 2))[0].item()) for n in (4, 3, 4, 5)]
+    assert given == ["w", "o", "w", "o"]
+
+
+@CUDA
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, monkeypatch):
+    """The graph is of the fourth whole batch on; without one, every call runs as it is."""
+    losses = {}
+    for name, warm_ups in {"captured": 3, "eager": 10**9}.items():
+        monkeypatch.setattr("utils.running.computing._WARM_UPS", warm_ups)
+        loading = Loading(pick_device("cuda"), batch_size=10, num_workers=0, verbose=False)
+        trainer = make_trainer(
+            small,
+            tmp_path / name,
+            loading,
+            epochs=4,
+            scheduler="cosine",
+            grad_clip=1.0,
+            computing=Computing(precision),
+        )
+        trainer.run()
+        is_captured = trainer.learner._learn_alone._graph is not None
+        assert is_captured == (name == "captured")
+        losses[name] = [epoch.loss for epoch in trainer.epochs]
+    assert losses["captured"] == pytest.approx(losses["eager"], rel=1e-2)
+
+
+@CUDA
+def test_a_training_saved_on_cuda_goes_on_on_the_cpu_and_back(small, tmp_path):
+    devices = [pick_device(name) for name in ("cuda", "cpu", "cuda")]
+    for epochs, device in enumerate(devices, start=1):
+        loading = Loading(device, batch_size=10, num_workers=0, verbose=False)
+        trainer = make_trainer(small, tmp_path, loading, epochs=epochs, scheduler="plateau")
+        if epochs > 1:
+            trainer.resume(tmp_path / "last.pth")
+        trainer.run()
+    assert len(trainer.epochs) == 3
+    assert all(np.isfinite(epoch.loss) for epoch in trainer.epochs)
+
+
+@CUDA
+def test_cuda_trains_as_the_cpu_does(small, tmp_path):
+    """Dropout and all: its masks are the same on every device."""
+    losses = []
+    for device in ("cpu", "cuda"):
+        loading = Loading(pick_device(device), batch_size=10, num_workers=0, verbose=False)
+        trainer = make_trainer(small, tmp_path / device, loading, epochs=2)
+        trainer.run()
+        losses.append([epoch.loss for epoch in trainer.epochs])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -1,0 +1,115 @@
+"""A training that is killed and resumed ends with the checkpoint it would have had."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from models.checkpoint import read_checkpoint
+from system.errors import InputError
+from tests.conftest import ROOT
+from tests.utils.training.test_trainer import make_trainer
+
+KILLS = 4
+
+
+def start_training(small, folder):
+    """Start the program, or let it go on; it tells each step, and saves after each."""
+    command = [sys.executable, ROOT / "main_msaf.py", "--train", "--resume", "auto"]
+    command += ["--datadir", small, "--checkpointdir", folder, "--resultdir", folder / "result"]
+    command += ["--epochs", KILLS + 1, "--batch_size", 15, "--scheduler", "cosine"]
+    command += ["--grad_clip", 0.5, "--save_every", 1, "--log_interval", 1, "--device", "cpu"]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run_to_the_end(small, folder):
+    with start_training(small, folder) as training:
+        output = training.stdout.read()
+    assert training.returncode == 0, output
+
+
+def kill_training(small, folder, moment):
+    """Start the training and kill it at a moment: so many such lines later, so many seconds."""
+    line, times, seconds = moment
+    output = []
+    with start_training(small, folder) as training:
+        while sum(line in found for found in output) < times:
+            output.append(training.stdout.readline())
+            assert output[-1], "".join(output)  # it ended too early
+        time.sleep(seconds)
+        training.kill()
+    return training.returncode
+
+
+def draw_moment(rng):
+    """Draw when to kill: about a step and its saving, or about the savings after an epoch."""
+    line, times = rng.choice([("  step", rng.randint(1, 5)), ("  test", 1)])
+    return line, times, rng.uniform(0, 0.08)
+
+
+def assert_same(first, second, where=""):
+    """Hold two values against each other bit for bit; only an epoch's speed may differ."""
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for name in first.keys() - {"speed"}:
+            assert_same(first[name], second[name], f"{where}/{name}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    else:
+        assert first == second, where
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(small, tmp_path, seed):
+    whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(seed)
+    run_to_the_end(small, whole)
+    for _ in range(KILLS):
+        moment = draw_moment(rng)
+        print("Killing it at", moment)
+        assert kill_training(small, killed, moment) == -signal.SIGKILL
+    run_to_the_end(small, killed)
+    for name in ("last.pth", "best.pth"):
+        expected, found = (vars(read_checkpoint(folder / name)) for folder in (whole, killed))
+        del expected["path"], found["path"]
+        assert_same(found, expected, name)
+    assert not list(killed.glob(".*"))  # nothing half-written
+
+
+def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):
+    make_trainer(small, tmp_path, epochs=1).run()
+    with pytest.raises(InputError, match=r"no training to go on with.*last.pth"):
+        make_trainer(small, tmp_path).resume(tmp_path / "best.pth")
+
+
+@pytest.mark.parametrize("change", [{"lr": 1e-2}, {"seed": 3}, {"scheduler": "plateau"}])
+def test_other_settings_are_refused(small, tmp_path, change):
+    make_trainer(small, tmp_path, epochs=1).run()
+    with pytest.raises(InputError, match=next(iter(change))):
+        make_trainer(small, tmp_path, **change).resume(tmp_path / "last.pth")
+
+
+def test_more_epochs_may_follow(small, tmp_path):
+    make_trainer(small, tmp_path / "two", epochs=2).run()
+    make_trainer(small, tmp_path / "one", epochs=1).run()
+    shutil.copytree(tmp_path / "one", tmp_path / "more")
+    trainer = make_trainer(small, tmp_path / "more", epochs=2)
+    trainer.resume(tmp_path / "more" / "last.pth")
+    trainer.run()
+    two, more = (
+        read_checkpoint(tmp_path / name / "msaf_mosei_epoch2.pth") for name in ("two", "more")
+    )
+    assert_same(two.weights, more.weights)

@@ -1,0 +1,129 @@
+"""Training on the small."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from data.layout import SPLITS
+from data.loading.split import Loading, Split
+from models.checkpoint import read_checkpoint
+from models.nhfnet import NHFNet, NHFNetSizes
+from system.errors import InputError
+from utils.reports.evaluation import evaluate
+from utils.running.computing import FLOAT32
+from utils.training.history import picked_on_test
+from utils.training.settings import TrainingSettings
+from utils.training.trainer import Trainer
+
+CPU = Loading(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)
+
+
+def make_trainer(small, folder=None, loading=CPU, computing=FLOAT32, **changes):
+    settings = {"lr": 1e-3, "epochs": 2, "seed": 20, "log_interval": 100, "checkpointdir": folder}
+    splits = {name: Split(small / name) for name in SPLITS}
+    torch.manual_seed(20)
+    model = NHFNet(NHFNetSizes(**splits["train"].widths))
+    about = {"dataset": "made up", "alignment": "segment"}
+    return Trainer(model, splits, TrainingSettings(**settings | changes), loading, about, computing)
+
+
+def weights(path):
+    return read_checkpoint(path).weights
+
+
+def test_the_same_seed_gives_the_same_checkpoint(small, tmp_path):
+    for run in ("first", "second"):
+        make_trainer(small, tmp_path / run).run()
+    first, second = (weights(tmp_path / run / "best.pth") for run in ("first", "second"))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_another_seed_gives_another_order(small, tmp_path):
+    for seed in (20, 21):
+        make_trainer(small, tmp_path / str(seed), epochs=1, seed=seed).run()
+    first, second = (weights(tmp_path / str(seed) / "best.pth") for seed in (20, 21))
+    assert not torch.equal(first["output.weight"], second["output.weight"])
+
+
+def test_checkpoints_are_written_and_best_is_by_validation_mae(small, tmp_path):
+    trainer = make_trainer(small, tmp_path, epochs=3, lr=3e-3)
+    # A last epoch that spoils the model must not become the best.
+    step, seen = trainer.learner.step, []
+
+    def step_then_spoil(batch, keys, rows):
+        seen.append(batch)
+        if len(seen) > 2 * 8:
+            trainer.learner.optimizer.param_groups[0]["lr"] = 0.5
+        return step(batch, keys, rows)
+
+    trainer.learner.step = step_then_spoil
+    trainer.run()
+    val = [epoch.scores["val"].mae for epoch in trainer.epochs]
+    assert trainer.best.number == int(np.argmin(val)) + 1 < 3
+    for number in (1, 2, 3):
+        checkpoint = read_checkpoint(tmp_path / f"msaf_mosei_epoch{number}.pth")
+        assert checkpoint.details["epoch"] == number
+    best = read_checkpoint(tmp_path / "best.pth")
+    assert best.details["epoch"] == trainer.best.number
+    assert best.details["alignment"] == "segment"
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, best.weights[name]), name
+    model = NHFNet.from_checkpoint(tmp_path / "best.pth")
+    assert evaluate(model, trainer.splits["val"], CPU).scores.mae == min(val)
+
+
+def test_tensorboard_logs_hold_loss_and_scores(small, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make_trainer(small, tmp_path, epochs=2)
+    trainer.run()
+    (folder,) = (tmp_path / "logs").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    logged = [event.value for event in events.Scalars("loss/train")]
+    np.testing.assert_allclose(logged, [epoch.loss for epoch in trainer.epochs], rtol=1e-6)
+    assert {"mae/val", "corr/test", "acc7/train"} <= set(events.Tags()["scalars"])
+
+
+def test_nothing_is_saved_without_a_folder(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_trainer(small, epochs=1).run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_no_number_stops_the_run(small, tmp_path):
+    (tmp_path / "best.pth").write_bytes(b"an earlier run's")
+    trainer = make_trainer(small, tmp_path, lr=1e30, epochs=3)
+    with pytest.raises(InputError, match=r"loss is (nan|inf) at epoch \d, step \d"):
+        trainer.run()
+    assert (tmp_path / "best.pth").read_bytes() == b"an earlier run's"
+
+
+def test_running_loss_is_printed_by_interval(small, capsys):
+    loading = Loading(torch.device("cpu"), batch_size=10, num_workers=0, verbose=True)
+    make_trainer(small, loading=loading, epochs=1, log_interval=3).run()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "step" in line] == ["3/8", "6/8", "8/8"]
+    for name in ("train", "val", "test"):
+        assert any(line.split()[0] == name and "Acc-7" in line and "Corr" in line for line in lines)
+    assert sum("read as 0" in line for line in lines) == 1
+
+
+def test_lines_picked_on_the_test_set(small):
+    trainer = make_trainer(small, epochs=2)
+    trainer.run()
+    lines = picked_on_test(trainer.epochs)
+    assert [line.split()[1] for line in lines] == ["Acc7", "Acc2", "F1", "Corr", "MAE"]
+    lowest = min(trainer.epochs, key=lambda epoch: epoch.scores["test"].mae)
+    value = lowest.scores["test"].mae
+    assert lines[-1] == f"Best MAE {value:.4f} at epoch {lowest.number}"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trains_on_cuda(small):
+    cuda = Loading(torch.device("cuda"), batch_size=10, num_workers=0, verbose=False)
+    trainer = make_trainer(small, loading=cuda)
+    trainer.run()
+    assert trainer.epochs[-1].loss < trainer.epochs[0].loss

@@ -1,0 +1,66 @@
+"""What the model is made of, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.nhfnet import NHFNet
+from system.console import table
+
+
+def model_table(model: NHFNet, inputs: Sequence[Tensor]) -> str:
+    """Lay out each part's parameters and FLOPs a sample, and the activations of one batch.
+
+    `inputs` is a batch as the model takes it. FLOPs are those of the forward pass, by
+    PyTorch's own counter, which knows matrix products only.
+    """
+    batch = len(inputs[0])
+    parts = dict(model.named_children())
+    counter = FlopCounterMode(display=False)
+    model.train()
+    activations = _activation_bytes(model, inputs)
+    # In float64 on a CPU all runs on PyTorch's own operators, which its counter sees.
+    with counter, torch.no_grad():
+        deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
+    name_of_model = type(model).__name__
+    counts = counter.get_flop_counts()
+
+    def flops(name: str) -> str:
+        # A list of modules is never called itself; those in it are.
+        names = [name] if name in counts else [n for n in counts if n.startswith(f"{name}.")]
+        return f"{sum(sum(counts[n].values()) for n in names) / batch / 1e6:.2f} M"
+
+    rows = [
+        [name, _parameters(part), flops(f"{name_of_model}.{name}")] for name, part in parts.items()
+    ]
+    rows.append(["all", _parameters(model), flops("Global")])
+    sizes = ", ".join(str(tuple(x.shape)) for x in inputs)
+    return (
+        f"{table(['part', 'parameters', 'FLOPs a sample'], rows)}\n\n"
+        f"Inputs {sizes}: activations kept for the backward pass {activations / 2**20:.1f} MB"
+    )
+
+
+def _parameters(module: torch.nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+
+
+def _activation_bytes(model: NHFNet, inputs: Sequence[Tensor]) -> int:
+    """Run the forward pass and add up the memory that the backward pass would need of it."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(*inputs)
+    return sum(kept.values())

@@ -1,0 +1,60 @@
+"""What people would rather see than read, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from data.labels import CLASS_NAMES, sentiment_class
+from system.figures import pyplot, save_figure
+
+
+def plot_confusion_matrix(path: Path, labels: np.ndarray, predictions: np.ndarray) -> None:
+    """Draw how often each of the 7 classes `(n,)` was taken for which."""
+    counts = confusion_matrix(
+        sentiment_class(labels), sentiment_class(predictions), labels=list(CLASS_NAMES)
+    )
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = pyplot.subplots(figsize=(6, 5.2), layout="constrained")
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        color = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, count, ha="center", va="center", color=color, fontsize=9)
+    axes.set_xticks(range(len(CLASS_NAMES)), CLASS_NAMES.values())
+    axes.set_yticks(range(len(CLASS_NAMES)), CLASS_NAMES.values())
+    axes.set(xlabel="predicted class", ylabel="true class", title="Acc-7 confusion matrix")
+    figure.colorbar(image, label="share of the true class")
+    save_figure(figure, path)
+
+
+def plot_predictions(path: Path, labels: np.ndarray, predictions: np.ndarray) -> None:
+    """Draw each prediction `(n,)` against its label."""
+    figure, axes = pyplot.subplots(figsize=(6, 5.2), layout="constrained")
+    axes.scatter(labels, predictions, s=9, alpha=0.4, linewidths=0)
+    axes.axline((0, 0), slope=1, color="grey", linestyle="--", label="perfect")
+    axes.set(xlabel="true sentiment", ylabel="predicted sentiment", title=f"{len(labels)} segments")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)
+
+
+def plot_curves(
+    path: Path, losses: Sequence[float], maes: dict[str, Sequence[float]], best_epoch: int
+) -> None:
+    """Draw the training loss and each split's MAE by epoch, the chosen epoch marked."""
+    epochs = range(1, len(losses) + 1)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot(epochs, losses, marker="o", markersize=3)
+    left.set(xlabel="epoch", ylabel="MSE", title="training loss")
+    for split, values in maes.items():
+        right.plot(epochs, values, marker="o", markersize=3, label=split)
+    right.axvline(best_epoch, color="grey", linestyle="--", label="best val MAE")
+    right.set(xlabel="epoch", ylabel="MAE", title="MAE by split")
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    save_figure(figure, path)

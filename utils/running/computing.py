@@ -1,0 +1,168 @@
+"""How a model is run: in what precision, compiled or not, and as one CUDA graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from system.console import say
+from system.errors import first_line
+
+_WARM_UPS = 3  # calls before a capture, in which libraries allocate what they need
+
+
+@dataclass(frozen=True)
+class Computing:
+    """What the command line says of it; `precision` is one of `choices.PRECISIONS`."""
+
+    precision: str = "float32"
+    compiles: bool = False  # by torch.compile
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which to run the model."""
+        is_mixed = self.precision != "float32"
+        return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)
+
+    def prepared(self, module: nn.Module) -> Callable[..., Tensor]:
+        """Return `module`, to be compiled at its first call if that is wanted."""
+        return Compiled(module) if self.compiles else module
+
+
+FLOAT32 = Computing()
+
+
+class Compiled:
+    """A module under torch.compile; where that fails, the module itself, with a warning.
+
+    It is tried at the first call, backward pass included, so give it no input whose gradients
+    must be kept.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._chosen: Callable[..., Tensor] | None = None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Call the module."""
+        if self._chosen is None:
+            self._chosen = self._try(inputs)
+        return self._chosen(*inputs)
+
+    def _try(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+        say("Compiling the model with torch.compile, which takes a minute or two")
+        compiled = torch.compile(self._module, dynamic=False)
+        # Processes may differ in whether they try: no gradients are exchanged for it.
+        no_sync = getattr(self._module, "no_sync", nullcontext)
+        try:
+            with no_sync():
+                output = compiled(*inputs)
+                if output.requires_grad:
+                    output.sum().backward()
+                    self._module.zero_grad(set_to_none=True)
+        # A compiler can fail in any way: none is installed, or it cannot do this device.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            warnings.warn(f"torch.compile failed, running without it ({reason})", stacklevel=2)
+            return self._module
+        return compiled
+
+
+class Captured:
+    """A function of CUDA tensors as one CUDA graph, for batches of `batch_size`.
+
+    Thousands of launches become one. The first calls run as they are, as all do on a CPU, and
+    where capturing fails, which brings a warning. Inputs of another size go to `other`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        other: Callable[..., tuple[Tensor, ...]],
+        batch_size: int,
+    ) -> None:
+        self._function, self._other = function, other
+        self._batch_size = batch_size
+        self._calls = 0
+        self._stream: torch.cuda.Stream | None = None  # of the first calls
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._outputs: tuple[Tensor, ...] = ()
+        self._failed = False
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Call the function, or replay what it did."""
+        if len(inputs[0]) != self._batch_size:
+            return self._other(*inputs)
+        if inputs[0].device.type != "cuda" or self._failed:
+            return self._function(*inputs)
+        with torch.cuda.device(inputs[0].device):  # streams and graphs are the current device's
+            return self._call_on_cuda(inputs)
+
+    def _call_on_cuda(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._graph is None:
+            self._calls += 1
+            if self._calls <= _WARM_UPS:
+                return self._warm_up(inputs)
+            self._capture(inputs)
+            if self._failed:
+                return self._function(*inputs)
+        if [x.shape for x in inputs] != [x.shape for x in self._inputs]:
+            return self._other(*inputs)
+        for static, x in zip(self._inputs, inputs, strict=True):
+            static.copy_(x, non_blocking=True)
+        self._graph.replay()
+        return tuple(x.clone() for x in self._outputs)  # the next replay writes over them
+
+    def _warm_up(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Call the function on a stream of its own, as a capture will."""
+        stream = self._stream = self._stream or torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            outputs = self._function(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        return outputs
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        static = tuple(x.clone() for x in inputs)
+        try:
+            # Threads that load batches may use CUDA meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                outputs = self._function(*static)
+        except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # a capture that fails may leave its own
+            self._failed = True
+            reason = first_line(error)
+            warnings.warn(f"no CUDA graph, running without one ({reason})", stacklevel=2)
+            return
+        self._graph, self._inputs, self._outputs = graph, static, outputs
+
+
+class Predictor(nn.Module):
+    """A model for evaluation: `(B, 1)` float32 from its inputs, without gradients."""
+
+    def __init__(self, model: nn.Module, computing: Computing, batch_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self._computing = computing
+        prepared = computing.prepared(model)
+        self._predict = Captured(
+            lambda *inputs: (self._run(prepared, inputs),),
+            lambda *inputs: (self._run(model, inputs),),
+            batch_size,
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Predict."""
+        (prediction,) = self._predict(*inputs)
+        return prediction
+
+    @torch.no_grad()
+    def _run(self, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+        with self._computing.autocast(inputs[0].device):
+            return forward(*inputs).float()

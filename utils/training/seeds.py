@@ -1,0 +1,44 @@
+"""Scores over several seeds: mean and standard deviation."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+
+from system.console import say, table
+from system.files import write_json
+from utils.reports.metrics import Scores
+
+
+def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
+    """Return each score's mean and (sample) standard deviation over the seeds."""
+    columns: dict[str, list[float]] = {}
+    for its in scores.values():
+        for name, value in asdict(its).items():
+            columns.setdefault(name, []).append(value)
+    return {
+        name: {
+            "mean": statistics.fmean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        }
+        for name, values in columns.items()
+        if name != "n"
+    }
+
+
+def print_spread(scores: dict[int, Scores]) -> None:
+    """Print one row a score: mean, deviation, and each seed's."""
+    by_seed = {seed: asdict(its) for seed, its in scores.items()}
+    rows = [
+        [name, f"{of['mean']:.4f}", f"{of['std']:.4f}"]
+        + [f"{its[name]:.4f}" for its in by_seed.values()]
+        for name, of in spread(scores).items()
+    ]
+    say(table(["score", "mean", "std", *(f"seed {seed}" for seed in scores)], rows))
+
+
+def write_spread(path: Path, scores: dict[int, Scores]) -> None:
+    """Write the same as JSON."""
+    by_seed = {str(seed): asdict(its) for seed, its in scores.items()}
+    write_json(path, {"spread": spread(scores), "seeds": by_seed})
