@@ -10,15 +10,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.layout import ALIGNMENT_NAMES, root
+from data.layout import ALIGNMENT_NAMES, alignment_folder
 from system.console import (
     ArgumentParser,
     device_name,
-    heading,
+    format_table,
+    print_heading,
+    print_line,
+    print_warning,
     run,
-    say,
-    table,
-    warn,
     whole_number,
 )
 from system.errors import InputError
@@ -26,7 +26,7 @@ from utils.choices import PRECISIONS
 
 if TYPE_CHECKING:
     from data.fetching.server import Dataset
-    from data.preparing.sources import Origin
+    from data.preparing.sources import DataSource
     from system.processes import Processes
 
 DEFAULT_BERT = "bert-base-uncased"
@@ -83,7 +83,7 @@ def main() -> None:
     if arguments.check or arguments.plot:
         inspect(arguments)
         return
-    from system.locks import working_alone
+    from system.locks import lock_folder
     from system.processes import join_processes, leave_processes
 
     processes = join_processes()
@@ -96,7 +96,7 @@ def main() -> None:
         )
     if arguments.csd and not arguments.csd.is_dir():
         raise InputError(f"No folder {arguments.csd}; give the one that holds the .csd files.")
-    with working_alone(arguments.datadir) if processes.is_first else nullcontext():
+    with lock_folder(arguments.datadir) if processes.is_first else nullcontext():
         for alignment, origin in find_origins(arguments, processes):
             prepare_one(arguments, alignment, origin, processes)
     leave_processes(processes)
@@ -108,23 +108,27 @@ def inspect(arguments: argparse.Namespace) -> None:
 
     is_wrong = False
     for alignment in arguments.alignment or ALIGNMENT_NAMES[:1]:
-        folder = root(arguments.datadir, alignment)
+        folder = alignment_folder(arguments.datadir, alignment)
         report = check_dataset(folder)
         if arguments.check:
             print_report(report)
         is_wrong |= bool(report.problems)
         if arguments.plot and report.problems and not arguments.check:
-            warn(f"{len(report.problems)} things are wrong with {folder}; --check names them")
+            print_warning(
+                f"{len(report.problems)} things are wrong with {folder}; --check names them"
+            )
         if arguments.plot:
             from data.checking.figures import plot_dataset
 
             plot_dataset(folder / "dataset.png", report.splits)
-            say(f"Drawn: {folder / 'dataset.png'}")
+            print_line(f"Drawn: {folder / 'dataset.png'}")
     if is_wrong:
         raise SystemExit(1)
 
 
-def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tuple[str, Origin]]:
+def find_origins(
+    arguments: argparse.Namespace, processes: Processes
+) -> list[tuple[str, DataSource]]:
     """Return each alignment asked for, and where its arrays come from."""
     from data.fetching.server import DATASETS
     from data.preparing.segments import Lengths
@@ -140,10 +144,10 @@ def find_origins(arguments: argparse.Namespace, processes: Processes) -> list[tu
         from data.fetching.demo import DEMO, write_demo
 
         dataset = DEMO
-        arguments.bert = str(processes.from_first(write_demo(arguments.datadir)))
+        arguments.bert = str(processes.broadcast(write_demo(arguments.datadir)))
     elif processes.is_first:
         fetch_missing(csd_dir, dataset, arguments.mirror)
-    processes.from_first(None)
+    processes.broadcast(None)
     paths = {kind: csd_dir / source.name for kind, source in dataset.sequences.items()}
     lengths = dict.fromkeys(ALIGNMENT_NAMES, Lengths(visual=50, audio=50))
     lengths["unaligned"] = Lengths(
@@ -168,12 +172,12 @@ def fetch_missing(csd_dir: Path, dataset: Dataset, mirror: str | None) -> None:
     host = checked_mirror(mirror or DEFAULT_MIRROR)
     csd_dir.mkdir(exist_ok=True)
     for source in missing:
-        say(f"Downloading {source.name}")
+        print_line(f"Downloading {source.name}")
         download(f"{host}/{source.server_path}", csd_dir / source.name, check_csd)
 
 
 def prepare_one(
-    arguments: argparse.Namespace, alignment: str, origin: Origin, processes: Processes
+    arguments: argparse.Namespace, alignment: str, origin: DataSource, processes: Processes
 ) -> None:
     """Prepare one alignment and print what came out."""
     from data.preparing.pipeline import Request, TextRequest, prepare
@@ -184,21 +188,21 @@ def prepare_one(
         text = TextRequest(bert, arguments.bert_precision, arguments.device)
     manifest = prepare(Request(arguments.datadir, alignment, origin, text), processes)
     if processes.is_first:
-        print_summary(root(arguments.datadir, alignment), manifest)
+        print_summary(alignment_folder(arguments.datadir, alignment), manifest)
 
 
 def print_summary(folder: Path, manifest: dict[str, Any]) -> None:
     """Print what came out, and what did not and why."""
-    heading(f"{folder}: ready ({manifest['made_from']['dataset']})")
+    print_heading(f"{folder}: ready ({manifest['made_from']['dataset']})")
     rows = [
         [split, count["segments"], count["videos"]] for split, count in manifest["splits"].items()
     ]
-    say(table(["split", "segments", "videos"], rows))
+    print_line(format_table(["split", "segments", "videos"], rows))
     if manifest["left_out"]:
-        say("\nLeft out, in rows of the labels file:")
-        say(table(["reason", "count"], list(manifest["left_out"].items())))
+        print_line("\nLeft out, in rows of the labels file:")
+        print_line(format_table(["reason", "count"], list(manifest["left_out"].items())))
     if manifest["text"] is None:
-        say("\nWithout text features; the same command without --no_bert adds them.")
+        print_line("\nWithout text features; the same command without --no_bert adds them.")
 
 
 if __name__ == "__main__":

@@ -11,23 +11,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.layout import ALIGNMENT_NAMES, root
+from data.layout import ALIGNMENT_NAMES, alignment_folder
 from system.console import (
     ArgumentParser,
     device_name,
-    heading,
+    format_table,
     number_from_zero,
     positive_number,
+    print_heading,
+    print_line,
+    print_warning,
     run,
-    say,
-    table,
-    warn,
     whole_number,
 )
 from utils.choices import PRECISIONS, SCHEDULERS
 
 if TYPE_CHECKING:
-    from data.loading.split import Loading, Split
+    from data.loading.split import LoaderOptions, Split
     from models.nhfnet import NHFNet
     from utils.reports.evaluation import Evaluation
     from utils.reports.metrics import Scores
@@ -88,14 +88,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse, check and call."""
     arguments = parse_arguments()
-    from data.loading.split import Loading
+    from data.loading.split import LoaderOptions
     from system.devices import pick_device
     from system.processes import join_processes, leave_processes
 
     processes = join_processes()
     if not processes.is_first:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only one process prints)
-    loading = Loading(
+    loading = LoaderOptions(
         device=pick_device(processes.device(arguments.device)),
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
@@ -113,37 +113,39 @@ def main() -> None:
     leave_processes(processes)
 
 
-def train_and_test(arguments: argparse.Namespace, loading: Loading) -> Scores:
+def train_and_test(arguments: argparse.Namespace, loading: LoaderOptions) -> Scores:
     """Train, then score the test split at the best validation epoch."""
     from utils.reports.evaluation import evaluate
     from utils.training.history import picked_on_test
 
-    folder = root(arguments.datadir, arguments.alignment)
+    folder = alignment_folder(arguments.datadir, arguments.alignment)
     trainer = make_trainer(arguments, loading, folder)
     if arguments.resume:
         resume(trainer, arguments)
     make_resultdir(arguments)
     trainer.run()
     splits = trainer.splits
-    heading(f"Test scores at epoch {trainer.best.number}, the best by validation MAE")
+    print_heading(f"Test scores at epoch {trainer.best.number}, the best by validation MAE")
     evaluation = evaluate(trainer.predictor, splits["test"], loading)
     print_scores(evaluation)
     mean = splits["train"].labels.mean()
     error = abs(splits["test"].labels - mean).mean()
-    say(f"Always predicting the training labels' mean, {mean:.2f}, would give MAE {error:.4f}")
-    say("\nPicked on the test set, as the released code does; no fair comparison:")
+    print_line(
+        f"Always predicting the training labels' mean, {mean:.2f}, would give MAE {error:.4f}"
+    )
+    print_line("\nPicked on the test set, as the released code does; no fair comparison:")
     for line in picked_on_test(trainer.epochs):
-        say(f"  {line}")
+        print_line(f"  {line}")
     if not arguments.no_save and loading.processes.is_first:
         write_training_results(arguments, folder, trainer, evaluation)
     return evaluation.scores
 
 
-def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) -> Trainer:
+def make_trainer(arguments: argparse.Namespace, loading: LoaderOptions, folder: Path) -> Trainer:
     """Open the splits in `folder`, build the model, and check that they fit."""
     from data.layout import SPLITS
     from data.loading.split import Split
-    from utils.running.computing import Computing
+    from utils.running.computing import Execution
     from utils.training.settings import TrainingSettings
     from utils.training.trainer import Trainer
 
@@ -163,7 +165,7 @@ def make_trainer(arguments: argparse.Namespace, loading: Loading, folder: Path) 
         patience=arguments.patience,
         save_every=arguments.save_every,
     )
-    computing = Computing(arguments.precision, arguments.compile)
+    computing = Execution(arguments.precision, arguments.compile)
     return Trainer(model, splits, settings, loading, describe_data(folder), computing)
 
 
@@ -175,7 +177,7 @@ def resume(trainer: Trainer, arguments: argparse.Namespace) -> None:
     if arguments.resume == "auto":
         path = arguments.checkpointdir / LAST
         if not path.exists():
-            say(f"No {path} yet: starting anew")
+            print_line(f"No {path} yet: starting anew")
             return
     trainer.resume(path)
 
@@ -192,72 +194,72 @@ def write_training_results(
     about = {**describe_data(folder), "split": "test", "checkpoint": str(checkpoint)}
     write_evaluation(results, evaluation, about)
     plot_training(results, trainer)
-    say(f"\nCheckpoints are in {arguments.checkpointdir}, results in {results}")
+    print_line(f"\nCheckpoints are in {arguments.checkpointdir}, results in {results}")
 
 
-def train_by_seed(arguments: argparse.Namespace, loading: Loading) -> None:
+def train_by_seed(arguments: argparse.Namespace, loading: LoaderOptions) -> None:
     """Train once per seed, each in folders of its own, and report mean and deviation."""
     from utils.training.seeds import print_spread, write_spread
 
     scores = {}
     for seed in arguments.seeds:
-        heading(f"Seed {seed}")
+        print_heading(f"Seed {seed}")
         own = argparse.Namespace(**vars(arguments))
         own.seed = seed
         own.checkpointdir = arguments.checkpointdir / f"seed{seed}"
         own.resultdir = arguments.resultdir / f"seed{seed}"
         scores[seed] = train_and_test(own, loading)
-    heading(f"Test scores over the seeds {', '.join(map(str, scores))}")
+    print_heading(f"Test scores over the seeds {', '.join(map(str, scores))}")
     print_spread(scores)
     if not arguments.no_save and loading.processes.is_first:
         write_spread(arguments.resultdir / "seeds.json", scores)
-        say(f"\nIn {arguments.resultdir / 'seeds.json'}")
+        print_line(f"\nIn {arguments.resultdir / 'seeds.json'}")
 
 
-def dry_run(arguments: argparse.Namespace, loading: Loading) -> None:
+def dry_run(arguments: argparse.Namespace, loading: LoaderOptions) -> None:
     """Print what the model is made of and what it costs."""
     from data.loading.split import Split
     from utils.reports.costs import model_table
 
-    split = Split(root(arguments.datadir, arguments.alignment) / "train")
+    split = Split(alignment_folder(arguments.datadir, arguments.alignment) / "train")
     model = make_model(arguments, split).to(loading.device)
     check_fit(model, split)
     rows = range(min(loading.batch_size, len(split)))
     inputs = [x.to(loading.device) for x in split[list(rows)].inputs]
-    say(model_table(model, inputs))
+    print_line(model_table(model, inputs))
 
 
-def evaluate_checkpoint(arguments: argparse.Namespace, loading: Loading) -> None:
+def evaluate_checkpoint(arguments: argparse.Namespace, loading: LoaderOptions) -> None:
     """Score a checkpoint and write what came out."""
     from data.loading.split import Split
     from models.checkpoint import read_checkpoint
     from models.nhfnet import NHFNet
     from utils.reports.evaluation import evaluate, report_not_finite, write_evaluation
-    from utils.running.computing import Computing, Predictor
+    from utils.running.computing import Execution, Predictor
 
     checkpoint = read_checkpoint(arguments.checkpoint)
     model = NHFNet.restore(checkpoint)
-    folder = root(arguments.datadir, arguments.alignment)
+    folder = alignment_folder(arguments.datadir, arguments.alignment)
     split = Split(folder / arguments.split)
     check_fit(model, split)
     data = describe_data(folder)
     trained_on = checkpoint.details.get("alignment")
     if trained_on and data["alignment"] and trained_on != data["alignment"]:
-        warn(
+        print_warning(
             f"{arguments.checkpoint} was trained on {trained_on} data, this is {data['alignment']}"
         )
     make_resultdir(arguments)
-    computing = Computing(arguments.precision, arguments.compile)
+    computing = Execution(arguments.precision, arguments.compile)
     predictor = Predictor(model.to(loading.device), computing, loading.share_size)
     evaluation = evaluate(predictor, split, loading)
     report_not_finite({arguments.split: evaluation.not_finite})
-    heading(f"{arguments.checkpoint} on {split.folder}")
+    print_heading(f"{arguments.checkpoint} on {split.folder}")
     print_scores(evaluation)
     if not arguments.no_save and loading.processes.is_first:
         results = arguments.resultdir / arguments.checkpoint.stem
         about = {**data, "split": arguments.split, "checkpoint": str(arguments.checkpoint)}
         write_evaluation(results, evaluation, about)
-        say(f"\nResults are in {results}")
+        print_line(f"\nResults are in {results}")
 
 
 def make_resultdir(arguments: argparse.Namespace) -> None:
@@ -303,7 +305,9 @@ def describe_data(folder: Path) -> dict[str, Any]:
 
 def print_scores(evaluation: Evaluation) -> None:
     """Print the scores as a table."""
-    say(table(["score", f"{evaluation.scores.n} segments"], evaluation.scores.lines()))
+    print_line(
+        format_table(["score", f"{evaluation.scores.n} segments"], evaluation.scores.lines())
+    )
 
 
 def plot_training(folder: Path, trainer: Trainer) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.layout import BATCH_FILES, TEXT_FILE
-from data.loading.split import Loading, Split
+from data.loading.split import LoaderOptions, Split
 from data.npy import NpyWriter
 from data.preparing.split_writer import SplitWriter
 from models.nhfnet import NHFNet, NHFNetSizes
@@ -31,7 +31,7 @@ from system.devices import pick_device
 from system.progress import progress
 from tests.plain import PlainNHFNet
 from utils.choices import PRECISIONS
-from utils.running.computing import Computing
+from utils.running.computing import Execution
 
 Value = TypeVar("Value")
 
@@ -50,14 +50,14 @@ class Setting:
     precision: str  # the program's; the plain side is float32
 
     @property
-    def loading(self) -> Loading:
+    def loading(self) -> LoaderOptions:
         """How the program loads."""
-        return Loading(self.device, self.batch_size, num_workers=0, verbose=False)
+        return LoaderOptions(self.device, self.batch_size, num_workers=0, verbose=False)
 
     @property
-    def computing(self) -> Computing:
+    def computing(self) -> Execution:
         """How the program runs the model."""
-        return Computing(self.precision)
+        return Execution(self.precision)
 
 
 Side = Callable[[], None]  # one pass over the split

@@ -4,7 +4,7 @@
                                [--batch_size 16] [--steps 200] [--folder DIR]
 
 Data of CMU-MOSEI's shape, but for the text's width, is made up, one size at a time, in a folder
-within DIR that is removed afterwards. Loading, training and evaluation are measured each in a
+within DIR that is removed afterwards. LoaderOptions, training and evaluation are measured each in a
 process of its own, on the CPU: `steps` batches with rows drawn from the whole file, which is not
 in the page cache, as a file larger than memory cannot be; medians of three processes. What is
 done once for a whole pass (opening the split, the order of an epoch, the scores at its end) is
@@ -37,7 +37,7 @@ from data.npy import Rows
 from models.nhfnet import NHFNet, NHFNetSizes
 from system import console
 from system.errors import InputError
-from system.files import replacing
+from system.files import atomic_write
 from utils.reports.evaluation import evaluate, gather_rows
 from utils.reports.metrics import score
 from utils.training.settings import TrainingSettings
@@ -182,7 +182,7 @@ def main() -> None:
     arguments = parse_arguments()
     sizes = sorted(set(arguments.segments))
     _check_room(arguments.folder, split_bytes(sizes[-1], arguments.text_width))
-    console.say(
+    console.print_line(
         f"Made-up data, batches of {arguments.batch_size}, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}"
     )
@@ -198,7 +198,7 @@ def main() -> None:
                 costs[kind][segments] = _cost(partial(work, arguments.steps), setting)
                 _print(kind, costs[kind])
     _plot(costs, arguments)
-    console.say(f"Drawn in {PLOT}")
+    console.print_line(f"Drawn in {PLOT}")
 
 
 def _cost(work: Callable[[Setting], float], setting: Setting) -> Cost:
@@ -212,13 +212,13 @@ def _check_room(folder: Path, needed: int) -> None:
     message = f"{needed / 1e9:,.1f} GB are needed in {folder}, {free / 1e9:,.1f} GB are free"
     if free < 1.02 * needed:
         raise InputError(f"{message}; give another --folder, or fewer --segments.")
-    console.say(message)
+    console.print_line(message)
 
 
 def _print(kind: str, costs: dict[int, Cost]) -> None:
     """Print the last of `costs`, and its ratio to the first."""
     segments, first, last = list(costs)[-1], *(list(costs.values())[n] for n in (0, -1))
-    console.say(
+    console.print_line(
         f"{segments:>10,} segments  {kind:<10}"
         f"  {last.milliseconds:8.3f} ms a sample ({last.milliseconds / first.milliseconds:.2f})"
         f"  peak {last.megabytes:6.0f} MB ({last.megabytes / first.megabytes:.2f})"
@@ -249,7 +249,7 @@ def _plot(costs: Costs, arguments: argparse.Namespace) -> None:
         f"Made-up data, up to {largest:,.1f} GB, text {arguments.text_width} wide, batches of "
         f"{arguments.batch_size}, {torch.get_num_threads()} CPU threads"
     )
-    with replacing(PLOT) as temporary:
+    with atomic_write(PLOT) as temporary:
         figure.savefig(temporary, dpi=120)
 
 

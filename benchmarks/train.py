@@ -26,7 +26,7 @@ from benchmarks.against_plain import (
     run,
 )
 from utils.training.settings import TrainingSettings
-from utils.training.trainer import Position, Trainer
+from utils.training.trainer import EpochProgress, Trainer
 
 LR = 1e-3
 
@@ -57,7 +57,7 @@ def program(setting: Setting) -> Side:
     trainer = Trainer(new_model(), splits, settings, loading, about={}, computing=computing)
 
     def one_pass() -> None:
-        trainer.position = Position()
+        trainer.position = EpochProgress()
         trainer._pass()
 
     return one_pass

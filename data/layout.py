@@ -20,12 +20,12 @@ STAGE = ".preparing"  # beside the splits, where a preparation works
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
 
 
-def root(datadir: Path, alignment: str) -> Path:
+def alignment_folder(datadir: Path, alignment: str) -> Path:
     """Return the folder of an alignment's splits: `datadir` itself for `segment`, the default."""
     return datadir if alignment == ALIGNMENT_NAMES[0] else datadir / alignment
 
 
-def preparing(folder: Path) -> str:
+def preparation_command(folder: Path) -> str:
     """Return the command that prepares the splits in `folder`, for messages."""
     if folder.name in ALIGNMENT_NAMES[1:]:
         return f"dataset_prep.py --datadir {folder.parent} --alignment {folder.name}"

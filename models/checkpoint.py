@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from system.errors import InputError
-from system.files import replacing
+from system.files import atomic_write
 
 # The released format stores its scores as NumPy float64 scalars. A file names the function
 # that makes them by the module name of the NumPy version that wrote it.
@@ -51,7 +51,7 @@ def write_checkpoint(
     # Through memory, because torch.save hides a full disk behind a RuntimeError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 

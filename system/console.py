@@ -34,7 +34,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and exit with code 2."""
-        report(f"{message} (see --help)")
+        print_error(f"{message} (see --help)")
         raise SystemExit(_EXIT_INPUT)
 
 
@@ -44,7 +44,7 @@ def run(program: Callable[[], None]) -> NoReturn:
     With the environment variable NHFNET_TRACEBACK set, the traceback is printed as well.
     """
     # Warnings as single lines too, ours and those of libraries.
-    warnings.showwarning = lambda message, *_, **__: warn(str(message))
+    warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
     colorama.init()  # no colour codes where the output is not a terminal
     try:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
@@ -80,7 +80,7 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            report(_INTERRUPTED)
+            print_error(_INTERRUPTED)
             os._exit(_EXIT_INTERRUPTED)
         frame = frame.f_back
     raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
 def _stop(code: int, message: str) -> NoReturn:
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exc()
-    report(message)
+    print_error(message)
     raise SystemExit(code)
 
 
@@ -104,12 +104,12 @@ def _explain(error: OSError) -> str:
     return f"{error.strerror or error}{file}."
 
 
-def report(message: str) -> None:
+def print_error(message: str) -> None:
     """Print an error line to standard error."""
     print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
 
 
-def warn(message: str) -> None:
+def print_warning(message: str) -> None:
     """Print a warning line to standard error."""
     print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
 
@@ -121,7 +121,7 @@ def _one_line(message: str) -> str:
     )
 
 
-def say(message: str) -> None:
+def print_line(message: str) -> None:
     """Print a line of ordinary output, at once."""
     print(message, flush=True)
 
@@ -131,12 +131,12 @@ def is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def heading(message: str) -> None:
+def print_heading(message: str) -> None:
     """Print a line that stands out."""
-    say(f"{Style.BRIGHT}{message}{Style.RESET_ALL}")
+    print_line(f"{Style.BRIGHT}{message}{Style.RESET_ALL}")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Lay out rows under a header: the first column to the left, the others to the right."""
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -11,11 +11,11 @@ matplotlib.use("Agg")  # draws to files; needs no screen
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from system.files import replacing
+from system.files import atomic_write
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `figure` to `path`, whole or not at all, and free its memory."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
     pyplot.close(figure)

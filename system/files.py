@@ -16,7 +16,7 @@ _SAMPLE_BLOCKS, _BLOCK_BYTES = 32, 128 * 1024  # up to 4 MB of a file
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, it becomes `path`.
 
     The content is on disk before the name changes. If the block raises, the temporary
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
 

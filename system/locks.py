@@ -15,7 +15,7 @@ LOCK = ".preparing.lock"
 
 
 @contextmanager
-def working_alone(datadir: Path) -> Iterator[None]:
+def lock_folder(datadir: Path) -> Iterator[None]:
     """Lock `datadir`, which is made when missing, until the block ends.
 
     The operating system unlocks it when the process ends, in whatever way; the lock file may

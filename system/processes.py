@@ -34,7 +34,7 @@ class Processes:
             return f"cuda:{self.local_rank % torch.cuda.device_count()}"
         return name
 
-    def from_first(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """Return the first process's `value` in all of them; each waits for the others here."""
         if self.count == 1:
             return value
@@ -56,14 +56,14 @@ class Processes:
         return values
 
 
-ALONE = Processes(1, 0, 0)
+SINGLE_PROCESS = Processes(1, 0, 0)
 
 
 def join_processes() -> Processes:
     """Join the processes that `torchrun` started; alone without it."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        return ALONE
+        return SINGLE_PROCESS
     import torch.distributed
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -12,7 +12,7 @@ import pytest
 
 from data.fetching.demo import write_demo
 from data.preparing.pipeline import prepare
-from tests.preparation import ALONE, demo_request
+from tests.preparation import SINGLE_PROCESS, demo_request
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 def demo(tmp_path_factory):
     """The demo's folder, prepared once; do not write into it."""
     datadir = tmp_path_factory.mktemp("demo")
-    prepare(demo_request(datadir, bert=str(write_demo(datadir))), ALONE)
+    prepare(demo_request(datadir, bert=str(write_demo(datadir))), SINGLE_PROCESS)
     return datadir
 
 

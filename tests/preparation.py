@@ -9,7 +9,7 @@ from data.preparing.segments import Lengths
 from data.preparing.sources import CsdFiles
 from system.processes import Processes
 
-ALONE = Processes(1, 0, 0)
+SINGLE_PROCESS = Processes(1, 0, 0)
 
 
 def request(datadir, bert, csd_dir=None, dataset=MOSEI, alignment="segment", lengths=(50, 50)):

@@ -21,7 +21,7 @@ from data.layout import (
     SPLITS,
     STAGE,
     TEXT_FILE,
-    preparing,
+    preparation_command,
     read_segments,
 )
 from data.manifest import MANIFEST, read_manifest
@@ -93,7 +93,9 @@ def check_dataset(folder: Path) -> Report:
     folder.
     """
     if not folder.is_dir():
-        raise InputError(f"No folder {folder}; prepare the dataset first ({preparing(folder)}).")
+        raise InputError(
+            f"No folder {folder}; prepare the dataset first ({preparation_command(folder)})."
+        )
     problems: list[str] = []
     manifest = _attempt(read_manifest, folder, problems)
     text_is_made = manifest is not None and manifest.get("text") is not None
@@ -318,20 +320,20 @@ def _counted(count: int, noun: str) -> str:
 
 def print_report(report: Report) -> None:
     """Print what the dataset holds, then notes and problems."""
-    console.heading(f"{report.folder}: what the arrays hold")
-    console.say(console.table(_ARRAY_COLUMNS, list(_array_rows(report))))
-    console.heading("\nSentiment: share of each class, lowest and highest label")
+    console.print_heading(f"{report.folder}: what the arrays hold")
+    console.print_line(console.format_table(_ARRAY_COLUMNS, list(_array_rows(report))))
+    console.print_heading("\nSentiment: share of each class, lowest and highest label")
     header = ["split", *CLASS_NAMES.values(), "min", "max"]
-    console.say(console.table(header, list(_sentiment_rows(report))))
-    console.say("")
+    console.print_line(console.format_table(header, list(_sentiment_rows(report))))
+    console.print_line("")
     for note in report.notes:
-        console.say(f"note: {note}")
+        console.print_line(f"note: {note}")
     for problem in report.problems:
-        console.report(problem)
+        console.print_error(problem)
     if not report.problems:
-        console.say("No problem found.")
+        console.print_line("No problem found.")
     elif not report.is_interrupted:
-        console.say(
+        console.print_line(
             f"To make the dataset anew, move {', '.join(SPLITS)} and {MANIFEST} away and run "
             "dataset_prep.py."
         )

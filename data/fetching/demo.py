@@ -20,7 +20,7 @@ from data.fetching.server import MOSEI
 from data.formats.folds import read_folds
 from data.layout import SPLITS
 from system.errors import InputError
-from system.files import replacing
+from system.files import atomic_write
 
 DEMO = replace(MOSEI, title="CMU-MOSEI's shape, made-up data")
 
@@ -158,7 +158,7 @@ def _writing_csd(path: Path) -> Iterator[_CsdWriter]:
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         yield _CsdWriter(file, path.stem)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
@@ -205,5 +205,5 @@ def _write_bert(folder: Path, seed: int) -> None:
         "model.safetensors": save(model.state_dict()),
     }
     for name, content in contents.items():
-        with replacing(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.loading.split import Batch, Loading, Rows, Split
+from data.loading.split import Batch, LoaderOptions, Rows, Split
 from system.progress import progress
 
 _SHARE = 0.5  # of the device's free memory; the rest is for the model
 _ROWS_AT_ONCE = 256
 
 
-class HeldSplit:
+class DeviceSplit:
     """A split's segments on a device, read once."""
 
-    def __init__(self, split: Split, loading: Loading) -> None:
+    def __init__(self, split: Split, loading: LoaderOptions) -> None:
         segments, device = len(split), loading.device
         self._inputs = [torch.empty(segments, *shape, device=device) for shape in split.shapes]
         self._labels = torch.from_numpy(split.labels)[:, None].to(device)
@@ -38,9 +38,9 @@ class HeldSplit:
             for whole, part in zip(self._inputs, tensors, strict=True):
                 whole[rows] = part
 
-    def batches(self, order: Rows, loading: Loading) -> _HeldBatches:
+    def batches(self, order: Rows, loading: LoaderOptions) -> _DeviceBatches:
         """Iterate as `dataset.batches` does, over batches that lie on the device."""
-        return _HeldBatches(self, order, loading)
+        return _DeviceBatches(self, order, loading)
 
     def gather(self, rows: Rows, places: Tensor) -> Batch:
         """Return the segments `rows`; `places` are the same on the device."""
@@ -48,8 +48,8 @@ class HeldSplit:
         return Batch(*tensors, int(self._not_finite[rows].sum()))
 
 
-class _HeldBatches:
-    def __init__(self, split: HeldSplit, order: Rows, loading: Loading) -> None:
+class _DeviceBatches:
+    def __init__(self, split: DeviceSplit, order: Rows, loading: LoaderOptions) -> None:
         self._split, self._loading = split, loading
         self._order = np.asarray(order)
 
@@ -64,7 +64,7 @@ class _HeldBatches:
             yield self._split.gather(share(rows), share(its_places))
 
 
-def hold(splits: Iterable[Split], loading: Loading) -> None:
+def load_onto_device(splits: Iterable[Split], loading: LoaderOptions) -> None:
     """Hold the splits on a CUDA device with room for them all; elsewhere do nothing.
 
     Raises InputError when one cannot be read.
@@ -78,4 +78,4 @@ def hold(splits: Iterable[Split], loading: Loading) -> None:
     needed = sum(len(split) * math.prod(shape) * 4 for split in splits for shape in split.shapes)
     if needed <= _SHARE * free:
         for split in splits:
-            split.held = HeldSplit(split, loading)
+            split.on_device = DeviceSplit(split, loading)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.layout import BATCH_FILES, SEGMENTS_FILE, STAGE, iterate_segments, preparing
+from data.layout import BATCH_FILES, SEGMENTS_FILE, STAGE, iterate_segments, preparation_command
 from data.manifest import MOVING, read_manifest
 from data.npy import NpyReader, Rows
 from system.errors import InputError
-from system.processes import ALONE, Processes
+from system.processes import SINGLE_PROCESS, Processes
 
 if TYPE_CHECKING:
-    from data.loading.on_device import HeldSplit
+    from data.loading.on_device import DeviceSplit
 
 _INPUTS = ("visual", "audio", "text")
 _LABELS_READ_AT_ONCE = 2**14
@@ -93,20 +93,21 @@ class Split(Dataset):
         self.folder = folder
         if not folder.is_dir():
             raise InputError(
-                f"No folder {folder}; prepare the dataset first ({preparing(folder.parent)})."
+                f"No folder {folder}; prepare the dataset first "
+                f"({preparation_command(folder.parent)})."
             )
         stage = read_manifest(folder.parent / STAGE)
         if stage is not None and stage.get(MOVING):
             raise InputError(
                 f"{folder.parent} is half moved into place by an interrupted preparation; run it "
-                f"again ({preparing(folder.parent)})."
+                f"again ({preparation_command(folder.parent)})."
             )
         arrays = {kind: NpyReader(folder / name) for kind, name in BATCH_FILES.items()}
         self._check_lengths(arrays)
         self._arrays = {kind: arrays[kind] for kind in _INPUTS}
         self.labels = _sentiment(arrays["label"])
         self.widths = {kind: array.shape[2] for kind, array in self._arrays.items()}
-        self.held: HeldSplit | None = None  # on the device, by resident.hold
+        self.on_device: DeviceSplit | None = None  # on the device, by load_onto_device
         self.ids = SegmentIds(folder, len(self))
         for _ in self.ids:  # that the table fits the arrays is told now, not after hours
             pass
@@ -180,14 +181,14 @@ class RowBatches(Sequence[Rows]):
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoaderOptions:
     """How batches are made and where they go."""
 
     device: torch.device
     batch_size: int
     num_workers: int
     verbose: bool  # show progress
-    processes: Processes = ALONE  # that share each batch
+    processes: Processes = SINGLE_PROCESS  # that share each batch
 
     def rows(self, order: Rows) -> RowBatches:
         """Cut `order` into batches, whole ones, before they are shared."""
@@ -203,15 +204,15 @@ class Loading:
         return rows[self.processes.rank :: self.processes.count]
 
 
-def batches(split: Split, order: Rows | None, loading: Loading) -> Iterable[Batch]:
+def batches(split: Split, order: Rows | None, loading: LoaderOptions) -> Iterable[Batch]:
     """Iterate over `split` in batches, in the given order of rows (None: file order).
 
     Of several processes, each gets its share of each batch. A file that can no longer be read
     ends the iteration with an InputError.
     """
     rows = range(len(split)) if order is None else order
-    if split.held is not None:
-        return split.held.batches(rows, loading)
+    if split.on_device is not None:
+        return split.on_device.batches(rows, loading)
     # batch_size=None hands each whole list of rows to Split at once.
     return _Loader(
         split,
@@ -238,7 +239,7 @@ class _Loader(DataLoader):
 class _Sampler(Sampler):
     """This process's rows of each batch; while one is worked on, the next is prefetched."""
 
-    def __init__(self, split: Split, rows: RowBatches, loading: Loading) -> None:
+    def __init__(self, split: Split, rows: RowBatches, loading: LoaderOptions) -> None:
         self._split, self._rows, self._loading = split, rows, loading
 
     def __len__(self) -> int:

@@ -24,19 +24,19 @@ from data.layout import (
     SPLITS,
     STAGE,
     TEXT_FILE,
+    alignment_folder,
     read_segments,
     refuse_foreign_arrays,
-    root,
 )
 from data.manifest import MANIFEST, MOVING, read_manifest, write_manifest
-from data.preparing.sources import Origin
+from data.preparing.sources import DataSource
 from data.text.bert_files import weights_facts
 from system.errors import InputError
 from system.files import write_json
 from system.processes import Processes
 
 if TYPE_CHECKING:
-    from data.text.encoder import Pieces, TextEncoder
+    from data.text.encoder import TextEncoder, WordPieces
 
 _TEXT_STARTED = "text.json"
 
@@ -65,7 +65,7 @@ class Request:
 
     datadir: Path
     alignment: str
-    origin: Origin
+    origin: DataSource
     text: TextRequest | None  # None: compute no text features
 
 
@@ -76,9 +76,9 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
     the first does all but the others' share of the text. Raises InputError for anything wrong
     with the files; then what was in place has not changed.
     """
-    place = root(request.datadir, request.alignment)
+    place = alignment_folder(request.datadir, request.alignment)
     stage = place / STAGE
-    if processes.from_first(processes.is_first and _is_done(request, place, stage)):
+    if processes.broadcast(processes.is_first and _is_done(request, place, stage)):
         return read_manifest(place)
     encoder = arrays = None
     if not request.origin.takes_text:
@@ -86,13 +86,13 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
         encoder = _make_encoder(request, processes)
     if processes.is_first:
         arrays = _arrays(request, place, stage)
-    arrays = processes.from_first(arrays)
+    arrays = processes.broadcast(arrays)
     if request.origin.takes_text and read_manifest(arrays)["text"] is None:
         encoder = _make_encoder(request, processes)
     if encoder is not None:
         if processes.is_first:
             _start_text(request.datadir, encoder, arrays, stage)
-        processes.from_first(None)
+        processes.broadcast(None)
         _write_text(encoder, arrays, stage, processes)
     if processes.is_first:
         manifest = read_manifest(arrays)
@@ -104,7 +104,7 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
             _clear_old_text(place)
         write_manifest(stage, {**manifest, MOVING: True})
         _move_into_place(stage, place)
-    processes.from_first(None)
+    processes.broadcast(None)
     return read_manifest(place)
 
 
@@ -197,7 +197,7 @@ def _start_text(datadir: Path, encoder: TextEncoder, arrays: Path, stage: Path) 
         for leftover in (stage / split).glob(f"{TEXT_FILE}*"):
             leftover.unlink()
     for alignment in ALIGNMENT_NAMES:
-        other = root(datadir, alignment)
+        other = alignment_folder(datadir, alignment)
         manifest = read_manifest(other)
         if (
             manifest is not None
@@ -235,7 +235,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _sentences(folder: Path) -> list[str] | list[Pieces]:
+def _sentences(folder: Path) -> list[str] | list[WordPieces]:
     """Return what is encoded: a split's sentences, or its word pieces."""
     if (folder / PIECES_FILE).is_file():
         return [tuple(map(tuple, pair)) for pair in np.load(folder / PIECES_FILE).tolist()]

@@ -25,7 +25,7 @@ from system.files import file_facts
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """What an origin wrote."""
 
     counts: dict[str, dict[str, int]]  # by split: segments, videos
@@ -33,7 +33,7 @@ class Written:
     text: dict[str, Any] | None = None  # the text features' description, when it brought them
 
 
-class Origin(Protocol):
+class DataSource(Protocol):
     """What both origins can do."""
 
     takes_text: bool  # text features that the origin has are taken, not computed
@@ -46,7 +46,7 @@ class Origin(Protocol):
     def made_from(self) -> dict[str, Any]:
         """Everything that decides what the arrays hold, as plain values."""
 
-    def write(self, stage: Path) -> Written:
+    def write(self, stage: Path) -> WriteResult:
         """Write all splits below `stage`; raises InputError for anything wrong."""
 
 
@@ -77,7 +77,7 @@ class CsdFiles:
             "folds": file_facts(self.folds),
         }
 
-    def write(self, stage: Path) -> Written:
+    def write(self, stage: Path) -> WriteResult:
         """Align video by video, writing each segment as it comes."""
         split_of = read_folds(self.folds)
         left_out: Counter[str] = Counter()
@@ -99,7 +99,7 @@ class CsdFiles:
         counts = {split: writer.counts for split, writer in writers.items()}
         if not any(count["segments"] for count in counts.values()):
             raise _nothing_left(+left_out)
-        return Written(counts, dict(+left_out))
+        return WriteResult(counts, dict(+left_out))
 
 
 def _nothing_left(left_out: Counter[str]) -> InputError:
@@ -125,7 +125,7 @@ class CommunityFile:
             "takes_text": self.takes_text,
         }
 
-    def write(self, stage: Path) -> Written:
+    def write(self, stage: Path) -> WriteResult:
         """Copy the arrays, split by split."""
         splits = read_community_file(self.path)
         takes_text = self.takes_text and all(split.text is not None for split in splits.values())
@@ -144,7 +144,7 @@ class CommunityFile:
             elif split.sentences is None:
                 np.save(stage / name / PIECES_FILE, np.stack(split.pieces, axis=1))
         text = {"encoder": f"as in {self.path.name}"} if takes_text else None
-        return Written(counts, {}, text)
+        return WriteResult(counts, {}, text)
 
     def _refuse_without_words(self, splits: dict[str, CommunitySplit]) -> None:
         for name, split in splits.items():

@@ -1,4 +1,4 @@
-"""Loading BERT from a folder, in the layouts of yesterday and of today."""
+"""LoaderOptions BERT from a folder, in the layouts of yesterday and of today."""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ from data.text.bert import fuse, load_bert
 from data.text.bert_files import find_bert, weights_facts
 from system.devices import pick_device
 from system.errors import InputError
-from system.files import replacing
+from system.files import atomic_write
 from system.processes import Processes
 from system.progress import progress
 
 TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or words
 
 # Input ids and attention mask of one sentence that was cut into pieces elsewhere.
-Pieces = tuple[tuple[int, ...], tuple[int, ...]]
+WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
 
 _BATCH_SIZE = {"cpu": 32, "cuda": 512}
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -73,7 +73,7 @@ class TextEncoder:
         mask = np.pad(np.ones(len(ids), dtype=np.int64), padding)
         return np.pad(np.array(ids, dtype=np.int64), padding), mask
 
-    def encode(self, sentences: Sequence[str] | Sequence[Pieces]) -> np.ndarray:
+    def encode(self, sentences: Sequence[str] | Sequence[WordPieces]) -> np.ndarray:
         """Encode `n` sentences as one batch, `(n, TEXT_LENGTH, width)` float32.
 
         Sentences cut into pieces elsewhere keep their length.
@@ -131,7 +131,7 @@ class TextEncoder:
 
 def write_text_features(
     path: Path,
-    sentences: Sequence[str] | Sequence[Pieces],
+    sentences: Sequence[str] | Sequence[WordPieces],
     encoder: TextEncoder,
     processes: Processes,
 ) -> None:
@@ -144,9 +144,9 @@ def write_text_features(
     bit. The batches are shared out over the processes; when the call returns in the first, the
     file is complete.
     """
-    if processes.from_first(path.is_file() and not _done_path(path).exists()):
+    if processes.broadcast(path.is_file() and not _done_path(path).exists()):
         return
-    first_row: dict[str | Pieces, int] = {}
+    first_row: dict[str | WordPieces, int] = {}
     for row, sentence in enumerate(sentences):
         first_row.setdefault(sentence, row)
     different, size = list(first_row), encoder.batch_size
@@ -155,10 +155,10 @@ def write_text_features(
         in_pieces = different and not isinstance(different[0], str)
         length = len(different[0][0]) if in_pieces else TEXT_LENGTH
         _FeatureFile.prepare(path, (len(sentences), length, encoder.width), len(batches))
-    processes.from_first(None)
+    processes.broadcast(None)
     with _FeatureFile(path) as file:
         _encode_share(batches, first_row, file, encoder, processes)
-        processes.from_first(None)
+        processes.broadcast(None)
         if processes.is_first:
             for row, sentence in enumerate(sentences):
                 if first_row[sentence] != row:
@@ -168,8 +168,8 @@ def write_text_features(
 
 
 def _encode_share(
-    batches: list[list[str | Pieces]],
-    first_row: dict[str | Pieces, int],
+    batches: list[list[str | WordPieces]],
+    first_row: dict[str | WordPieces, int],
     file: _FeatureFile,
     encoder: TextEncoder,
     processes: Processes,
@@ -219,7 +219,7 @@ class _FeatureFile:
                     return
         path.unlink(missing_ok=True)
         done.write_bytes(bytes(batches))
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             npy_format.write_array_header_1_0(file, header)
             file.truncate(file.tell() + 4 * int(np.prod(shape)))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.loading.split import Loading, Split
+from data.loading.split import LoaderOptions, Split
 from models.nhfnet import NHFNet, NHFNetSizes
 from system.errors import InputError
 from tests.conftest import ROOT
@@ -185,7 +185,7 @@ def test_shares_are_disjoint_and_complete(small):
     rows = np.arange(len(split))
     shares = []
     for rank in range(3):
-        loading = Loading(torch.device("cpu"), 4, 0, False, Processes(3, rank, rank))
+        loading = LoaderOptions(torch.device("cpu"), 4, 0, False, Processes(3, rank, rank))
         shares.append([loading.share(batch) for batch in loading.rows(rows)])
     for batch, *parts in zip(loading.rows(rows), *shares, strict=True):
         assert sorted(np.concatenate(parts)) == batch.tolist()

@@ -16,8 +16,8 @@ from system.console import (
     TRACEBACK_VARIABLE,
     ArgumentParser,
     device_name,
+    format_table,
     positive_number,
-    table,
     whole_number,
 )
 
@@ -46,7 +46,7 @@ def run_program(body, **options):
 
 
 def test_a_program_that_ends_well_exits_with_0():
-    assert run_program("say('done')") == (0, "done\n", "")
+    assert run_program("print_line('done')") == (0, "done\n", "")
 
 
 INPUT_ERROR = "raise InputError('no file a.pth; give one')"
@@ -101,14 +101,15 @@ def test_an_interrupt_within_an_import_is_not_taken_for_another_error(interrupti
 @pytest.mark.parametrize("first", ["", "import system.early_interrupt; "])
 def test_an_interrupt_that_is_to_be_ignored_is_ignored(first):
     """As of a program that a shell runs in the background."""
-    body = f"{first}signal.raise_signal(signal.SIGINT); say('done')"
+    body = f"{first}signal.raise_signal(signal.SIGINT); print_line('done')"
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     assert run_program(body, **ignoring) == (0, "done\n", "")
 
 
 @needs_full_disk
 @pytest.mark.parametrize(
-    "body", ["with open('/dev/full', 'w') as file: file.write('x')", "say('x')", "print('x')"]
+    "body",
+    ["with open('/dev/full', 'w') as file: file.write('x')", "print_line('x')", "print('x')"],
 )
 def test_a_full_disk_is_told(body):
     with FULL_DISK.open("w") as full:
@@ -119,7 +120,7 @@ def test_a_full_disk_is_told(body):
 
 def test_an_output_that_is_no_longer_read_ends_in_silence():
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format("while True: say('x' * 999)")],
+        [sys.executable, "-c", PROGRAM.format("while True: print_line('x' * 999)")],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -140,11 +141,14 @@ def test_the_traceback_is_shown_on_request(body, code):
 
 
 def test_strange_text_in_a_message_stays_on_its_line():
-    body = r"warn('a\nb'); report('don’t \x1b[2K\ud800')"
+    body = r"print_warning('a\nb'); print_error('don’t \x1b[2K\ud800')"
     assert run_program(body)[2] == "warning: a\\nb\nerror: don’t \\x1b[2K\\ud800\n"
 
 
-EVERYTHING = "say('said'); heading('headed'); warn('warned'); raise InputError('wrong')"
+EVERYTHING = (
+    "print_line('said'); print_heading('headed'); print_warning('warned'); "
+    "raise InputError('wrong')"
+)
 
 
 def test_there_are_no_colour_codes_outside_a_terminal():
@@ -266,7 +270,9 @@ def test_anything_else_is_no_device(text):
 
 
 def test_a_table_has_its_first_column_to_the_left_and_the_others_to_the_right():
-    assert table(["score", "test", "n"], [["MAE", "0.5432", 4659], ["Acc-2 (neg/pos)", 1, 2]]) == (
+    assert format_table(
+        ["score", "test", "n"], [["MAE", "0.5432", 4659], ["Acc-2 (neg/pos)", 1, 2]]
+    ) == (
         "score              test     n\n"
         "---------------  ------  ----\n"
         "MAE              0.5432  4659\n"
@@ -275,4 +281,4 @@ def test_a_table_has_its_first_column_to_the_left_and_the_others_to_the_right():
 
 
 def test_a_table_without_rows_is_its_header():
-    assert table(["a", "bc"], []) == "a  bc\n-  --"
+    assert format_table(["a", "bc"], []) == "a  bc\n-  --"

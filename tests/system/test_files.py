@@ -12,7 +12,7 @@ import pytest
 
 from data.manifest import MANIFEST, read_manifest, write_manifest
 from system.errors import InputError
-from system.files import file_facts, replacing, write_json
+from system.files import atomic_write, file_facts, write_json
 
 
 def names(folder: Path):
@@ -22,7 +22,7 @@ def names(folder: Path):
 def test_the_new_content_comes_when_the_block_ends(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
         assert temporary.parent == tmp_path
@@ -36,7 +36,7 @@ def test_the_old_content_stays_when_the_block_raises(tmp_path, error, old):
     path = tmp_path / "a.txt"
     if old:
         path.write_text(old)
-    with pytest.raises(error), replacing(path) as temporary:
+    with pytest.raises(error), atomic_write(path) as temporary:
         temporary.write_text("half of the ne")
         raise error
     assert names(tmp_path) == (["a.txt"] if old else [])
@@ -50,7 +50,7 @@ def test_the_old_content_stays_when_the_new_cannot_be_kept(tmp_path, monkeypatch
     path = tmp_path / "a.txt"
     path.write_text("old")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"), replacing(path) as temporary:
+    with pytest.raises(OSError, match="No space left"), atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
@@ -61,17 +61,17 @@ def test_the_content_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
     fsync, rename = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda file: (order.append("content"), fsync(file)))
     monkeypatch.setattr(Path, "replace", lambda *a: (order.append("name"), rename(*a)))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert order == ["content", "name"]
 
 
 def test_what_a_kill_leaves_is_written_over(tmp_path):
     path = tmp_path / "a.txt"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     temporary.write_text("half of the newer, left by a kill")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("newer")
     assert path.read_text() == "newer"
     assert names(tmp_path) == ["a.txt"]
@@ -80,21 +80,21 @@ def test_what_a_kill_leaves_is_written_over(tmp_path):
 def test_a_block_that_writes_nothing_changes_nothing(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(FileNotFoundError), replacing(path):
+    with pytest.raises(FileNotFoundError), atomic_write(path):
         pass
     assert path.read_text() == "old"
 
 
 def test_the_parent_is_made(tmp_path):
     path = tmp_path / "some" / "where" / "a.txt"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
 
 
 def test_the_suffix_stays_for_writers_that_go_by_it(tmp_path):
     path = tmp_path / "a.npy"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         np.save(temporary, np.arange(3))
     np.testing.assert_array_equal(np.load(path), np.arange(3))
     assert names(tmp_path) == ["a.npy"]

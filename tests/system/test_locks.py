@@ -11,7 +11,7 @@ import pytest
 
 from system import locks as lock
 from system.errors import InputError
-from system.locks import working_alone
+from system.locks import lock_folder
 from tests.conftest import ROOT
 from tests.csd_files import random_dataset, write_dataset
 
@@ -42,10 +42,10 @@ def test_the_second_preparation_ends_at_once_and_a_killed_one_locks_nothing(prog
 
 def test_the_lock_ends_with_the_block(tmp_path):
     for _ in range(2):
-        with working_alone(tmp_path):
-            with pytest.raises(InputError, match="Another"), working_alone(tmp_path):
+        with lock_folder(tmp_path):
+            with pytest.raises(InputError, match="Another"), lock_folder(tmp_path):
                 pass
-            with working_alone(tmp_path / "another"):
+            with lock_folder(tmp_path / "another"):
                 pass
 
 
@@ -60,5 +60,5 @@ def test_where_there_are_no_locks_a_preparation_goes_on_with_a_warning(tmp_path,
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(lock.FileLock, "acquire", no_locks)
-    with pytest.warns(UserWarning, match="No locks available"), working_alone(tmp_path):
+    with pytest.warns(UserWarning, match="No locks available"), lock_folder(tmp_path):
         pass

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.nhfnet import NHFNet
-from system.console import table
+from system.console import format_table
 
 
 def model_table(model: NHFNet, inputs: Sequence[Tensor]) -> str:
@@ -41,7 +41,7 @@ def model_table(model: NHFNet, inputs: Sequence[Tensor]) -> str:
     rows.append(["all", _parameters(model), flops("Global")])
     sizes = ", ".join(str(tuple(x.shape)) for x in inputs)
     return (
-        f"{table(['part', 'parameters', 'FLOPs a sample'], rows)}\n\n"
+        f"{format_table(['part', 'parameters', 'FLOPs a sample'], rows)}\n\n"
         f"Inputs {sizes}: activations kept for the backward pass {activations / 2**20:.1f} MB"
     )
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.loading.split import Loading, Split, batches
-from system.console import is_terminal, say
+from data.loading.split import LoaderOptions, Split, batches
+from system.console import is_terminal, print_line
 from system.errors import InputError
-from system.files import replacing, write_json
+from system.files import atomic_write, write_json
 from system.progress import progress
 from utils.reports.metrics import Scores, score
 
@@ -33,14 +33,14 @@ class Evaluation:
     not_finite: int  # input values read as 0
 
 
-def add_part(parts: list[Tensor], part: Tensor) -> None:
+def append_predictions(parts: list[Tensor], part: Tensor) -> None:
     """Append to `parts`, and join them when they are many: small tensors take much memory."""
     parts.append(part)
     if len(parts) >= _MOST_PARTS:
         parts[:] = [torch.cat(parts)]
 
 
-def gather_rows(mine: list[Tensor], n: int, loading: Loading) -> np.ndarray:
+def gather_rows(mine: list[Tensor], n: int, loading: LoaderOptions) -> np.ndarray:
     """Put together the values of all processes, `(n,)` float32.
 
     `mine` are this process's, batch by batch; the result is in the order of the batches.
@@ -55,7 +55,7 @@ def gather_rows(mine: list[Tensor], n: int, loading: Loading) -> np.ndarray:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, loading: Loading) -> Evaluation:
+def evaluate(model: nn.Module, split: Split, loading: LoaderOptions) -> Evaluation:
     """Predict every segment of `split`, in file order, and score the whole.
 
     `model` is on the loading's device. Raises InputError when it predicts something that is
@@ -73,7 +73,7 @@ def evaluate(model: nn.Module, split: Split, loading: Loading) -> Evaluation:
     for batch in bar:
         if len(batch.label):
             inputs = (x.to(loading.device, non_blocking=True) for x in batch.inputs)
-            add_part(predicted, model(*inputs)[:, 0])
+            append_predictions(predicted, model(*inputs)[:, 0])
             not_finite += batch.not_finite
     predictions = gather_rows(predicted, len(split), loading)
     not_finite = sum(loading.processes.gather(not_finite))
@@ -91,7 +91,7 @@ def report_not_finite(counts: dict[str, int]) -> None:
     """Say how many values of each split were -inf or NaN, where there were any."""
     found = ", ".join(f"{count:,} in {name}" for name, count in counts.items() if count)
     if found:
-        say(f"  Values that are -inf or NaN in the files, read as 0: {found}")
+        print_line(f"  Values that are -inf or NaN in the files, read as 0: {found}")
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, about: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, about: dict[str, Any]
     )
 
     write_json(folder / "metrics.json", {**asdict(evaluation.scores), **about})
-    with replacing(folder / "predictions.csv") as temporary:
+    with atomic_write(folder / "predictions.csv") as temporary:
         _write_predictions(temporary, evaluation)
     pair = evaluation.labels, evaluation.predictions
     plot_confusion_matrix(folder / "confusion_matrix.png", *pair)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from system.console import say
+from system.console import print_line
 from system.errors import first_line
 
 _WARM_UPS = 3  # calls before a capture, in which libraries allocate what they need
 
 
 @dataclass(frozen=True)
-class Computing:
+class Execution:
     """What the command line says of it; `precision` is one of `choices.PRECISIONS`."""
 
     precision: str = "float32"
@@ -33,7 +33,7 @@ class Computing:
         return Compiled(module) if self.compiles else module
 
 
-FLOAT32 = Computing()
+FLOAT32 = Execution()
 
 
 class Compiled:
@@ -54,7 +54,7 @@ class Compiled:
         return self._chosen(*inputs)
 
     def _try(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-        say("Compiling the model with torch.compile, which takes a minute or two")
+        print_line("Compiling the model with torch.compile, which takes a minute or two")
         compiled = torch.compile(self._module, dynamic=False)
         # Processes may differ in whether they try: no gradients are exchanged for it.
         no_sync = getattr(self._module, "no_sync", nullcontext)
@@ -72,7 +72,7 @@ class Compiled:
         return compiled
 
 
-class Captured:
+class CudaGraph:
     """A function of CUDA tensors as one CUDA graph, for batches of `batch_size`.
 
     Thousands of launches become one. The first calls run as they are, as all do on a CPU, and
@@ -146,12 +146,12 @@ class Captured:
 class Predictor(nn.Module):
     """A model for evaluation: `(B, 1)` float32 from its inputs, without gradients."""
 
-    def __init__(self, model: nn.Module, computing: Computing, batch_size: int) -> None:
+    def __init__(self, model: nn.Module, computing: Execution, batch_size: int) -> None:
         super().__init__()
         self.model = model
         self._computing = computing
         prepared = computing.prepared(model)
-        self._predict = Captured(
+        self._predict = CudaGraph(
             lambda *inputs: (self._run(prepared, inputs),),
             lambda *inputs: (self._run(model, inputs),),
             batch_size,

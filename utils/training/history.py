@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from system.files import replacing
+from system.files import atomic_write
 from utils.reports.metrics import Scores
 
 _BEST_BY_METRIC = {"Acc7": "acc7", "Acc2": "acc2", "F1": "f1", "Corr": "corr", "MAE": "mae"}
@@ -47,7 +47,7 @@ class Records:
     def write(self, epochs: Sequence[Epoch]) -> None:
         """Write the table of all epochs anew, and log the last of them."""
         names = [field.name for field in fields(Scores)]
-        with replacing(self._table) as temporary, temporary.open("w", newline="") as file:
+        with atomic_write(self._table) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", "lr", "samples_per_second", "loss", "split", *names])
             for epoch in epochs:

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
-from system.console import say, table
+from system.console import format_table, print_line
 from system.files import write_json
 from utils.reports.metrics import Scores
 
@@ -35,7 +35,7 @@ def print_spread(scores: dict[int, Scores]) -> None:
         + [f"{its[name]:.4f}" for its in by_seed.values()]
         for name, of in spread(scores).items()
     ]
-    say(table(["score", "mean", "std", *(f"seed {seed}" for seed in scores)], rows))
+    print_line(format_table(["score", "mean", "std", *(f"seed {seed}" for seed in scores)], rows))
 
 
 def write_spread(path: Path, scores: dict[int, Scores]) -> None:

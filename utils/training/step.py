@@ -9,18 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data.loading.split import Batch, Loading
+from data.loading.split import Batch, LoaderOptions
 from models.nhfnet import NHFNet
-from utils.running.computing import Captured, Computing
+from utils.running.computing import CudaGraph, Execution
 from utils.training.schedules import make_scheduler
 from utils.training.settings import TrainingSettings
 
 
-class Learner:
+class TrainingStep:
     """A model with its optimizer and learning-rate schedule, on the loading's device."""
 
     def __init__(
-        self, model: NHFNet, settings: TrainingSettings, loading: Loading, computing: Computing
+        self,
+        model: NHFNet,
+        settings: TrainingSettings,
+        loading: LoaderOptions,
+        computing: Execution,
     ) -> None:
         self.model = model.to(loading.device)
         self.optimizer = torch.optim.Adam(
@@ -37,7 +41,7 @@ class Learner:
         if loading.processes.count > 1:
             self._forward = DistributedDataParallel(model)
         self._prepared = computing.prepared(self._forward)
-        self._learn_alone = Captured(
+        self._learn_alone = CudaGraph(
             lambda *tensors: self._learn(self._prepared, len(tensors[0]), *tensors),
             lambda *tensors: self._learn(self._forward, len(tensors[0]), *tensors),
             loading.batch_size,

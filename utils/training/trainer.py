@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.loading.on_device import hold
-from data.loading.split import Loading, RowBatches, Split, batches
+from data.loading.on_device import load_onto_device
+from data.loading.split import LoaderOptions, RowBatches, Split, batches
 from models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from models.layers.dropout import segment_keys
 from models.nhfnet import NHFNet
-from system.console import is_terminal, say
+from system.console import is_terminal, print_line
 from system.errors import InputError
 from system.progress import progress
-from utils.reports.evaluation import add_part, evaluate, gather_rows, report_not_finite
+from utils.reports.evaluation import append_predictions, evaluate, gather_rows, report_not_finite
 from utils.reports.metrics import Scores, score
-from utils.running.computing import FLOAT32, Computing, Predictor
+from utils.running.computing import FLOAT32, Execution, Predictor
 from utils.training.history import Epoch, Records, epoch_line
 from utils.training.settings import TrainingSettings
-from utils.training.step import Learner
+from utils.training.step import TrainingStep
 
 LAST = "last.pth"  # what --resume goes on from
 BEST = "best.pth"
 
 
 @dataclass
-class Position:
+class EpochProgress:
     """How far a training is: the epoch under way, and what its steps so far gave."""
 
     epoch: int = 1
@@ -55,17 +55,17 @@ class Trainer:
         model: NHFNet,
         splits: dict[str, Split],
         settings: TrainingSettings,
-        loading: Loading,
+        loading: LoaderOptions,
         about: dict[str, Any],
-        computing: Computing = FLOAT32,
+        computing: Execution = FLOAT32,
     ) -> None:
-        self.learner = Learner(model, settings, loading, computing)
-        hold(splits.values(), loading)
+        self.learner = TrainingStep(model, settings, loading, computing)
+        load_onto_device(splits.values(), loading)
         self.splits = splits
         self.settings = settings
         self.loading = loading
         self.epochs: list[Epoch] = []
-        self.position = Position()
+        self.position = EpochProgress()
         self.predictor = Predictor(model, computing, loading.share_size)
         self._best_weights: dict[str, Tensor] = {}
         self._unseen: list[Tensor] = []  # losses since the last look
@@ -95,21 +95,21 @@ class Trainer:
         folder = self._folder
         records = None if folder is None else Records(folder)
         while self.position.epoch <= self.settings.epochs and not self._is_out_of_patience():
-            say(f"Epoch {self.position.epoch}/{self.settings.epochs}")
+            print_line(f"Epoch {self.position.epoch}/{self.settings.epochs}")
             epoch = self._epoch()
             self.epochs.append(epoch)
             is_best = self.best is epoch
             if is_best:
                 self._best_weights = deepcopy(self.model.state_dict())
             self.learner.end_epoch(epoch.scores["val"].mae)
-            self.position = Position(epoch.number + 1)
+            self.position = EpochProgress(epoch.number + 1)
             if folder is not None:
                 self._save_epoch(folder, epoch, is_best)
                 records.write(self.epochs)
             if self.settings.checkpointdir is not None:
                 self.save_last(folder)
         if self.position.epoch <= self.settings.epochs:
-            say(f"Stopped: {self.settings.patience} epochs without a better validation MAE")
+            print_line(f"Stopped: {self.settings.patience} epochs without a better validation MAE")
         self.model.load_state_dict(self._best_weights)
 
     def _is_out_of_patience(self) -> bool:
@@ -132,7 +132,7 @@ class Trainer:
         if number == 1:
             report_not_finite(zeroed)
         for name, its_scores in scores.items():
-            say(epoch_line(name, its_scores))
+            print_line(epoch_line(name, its_scores))
         speed = (len(self.splits["train"]) - first_step * size) / seconds
         return Epoch(number, loss, lr, speed, scores)
 
@@ -153,7 +153,7 @@ class Trainer:
                 keys = segment_keys(torch.from_numpy(self.loading.share(whole)), dropout_seed)
                 prediction, loss = self.learner.step(batch, keys, len(whole))
                 position.step += 1
-                add_part(position.predicted, prediction)
+                append_predictions(position.predicted, prediction)
                 position.not_finite += batch.not_finite
                 bar.update()
                 self._watch(loss, rows, bar)
@@ -194,7 +194,7 @@ class Trainer:
             running = self._checked_losses(rows)
             bar.set_postfix(loss=f"{running:.4f}", refresh=False)
             if is_time and self.loading.verbose and bar.disable:
-                say(f"  step {step}/{len(rows)}  loss {running:.4f}")
+                print_line(f"  step {step}/{len(rows)}  loss {running:.4f}")
         if is_time_to_save:
             self.save_last(self._folder)
 
@@ -284,9 +284,9 @@ class Trainer:
         rank, device = self.loading.processes.rank, self.loading.device
         predicted = [state["predicted"][rank].to(device)]
         not_finite = state["not_finite"][rank]
-        self.position = Position(state["epoch"], state["step"], predicted, not_finite)
+        self.position = EpochProgress(state["epoch"], state["step"], predicted, not_finite)
         self._best_weights = state["best_weights"]
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], device)
-        say(f"Resumed from {path}: epoch {self.position.epoch}, step {self.position.step}")
+        print_line(f"Resumed from {path}: epoch {self.position.epoch}, step {self.position.step}")

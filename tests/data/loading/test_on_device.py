@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.loading.on_device import HeldSplit, hold
-from data.loading.split import Loading, Split, batches
+from data.loading.on_device import DeviceSplit, load_onto_device
+from data.loading.split import LoaderOptions, Split, batches
 from system.processes import Processes
 
-CPU = Loading(torch.device("cpu"), batch_size=8, num_workers=0, verbose=False)
+CPU = LoaderOptions(torch.device("cpu"), batch_size=8, num_workers=0, verbose=False)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -21,7 +21,7 @@ def test_batches_are_those_from_disk(small, order, rank):
     loading = replace(CPU, processes=Processes(2, rank, rank))
     split = Split(small / "train")
     expected = list(batches(split, order, loading))
-    split.held = HeldSplit(split, loading)
+    split.on_device = DeviceSplit(split, loading)
     found = batches(split, order, loading)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
@@ -35,14 +35,14 @@ def test_splits_are_held_where_they_fit(small, monkeypatch, free, fits):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
     made = []
     monkeypatch.setattr(
-        "data.loading.on_device.HeldSplit", lambda split, loading: made.append(split)
+        "data.loading.on_device.DeviceSplit", lambda split, loading: made.append(split)
     )
     splits = [Split(small / name) for name in ("train", "val")]
-    hold(splits, replace(CPU, device=torch.device("cuda")))
+    load_onto_device(splits, replace(CPU, device=torch.device("cuda")))
     assert made == (splits if fits else [])
 
 
 def test_on_a_cpu_nothing_is_held(small):
     split = Split(small / "val")
-    hold([split], CPU)
-    assert split.held is None
+    load_onto_device([split], CPU)
+    assert split.on_device is None

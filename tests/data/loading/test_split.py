@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.layout import SEGMENT_COLUMNS
-from data.loading.split import Loading, RowBatches, Split, batches
+from data.loading.split import LoaderOptions, RowBatches, Split, batches
 from system.errors import InputError
 
 FILES = {"visual": "visual50.npy", "audio": "audio50.npy", "text": "bert50.npy"}
@@ -46,7 +46,7 @@ def write_table(folder, ids, columns=SEGMENT_COLUMNS):
 
 
 def on_cpu(batch_size=4, num_workers=0):
-    return Loading(torch.device("cpu"), batch_size, num_workers, verbose=False)
+    return LoaderOptions(torch.device("cpu"), batch_size, num_workers, verbose=False)
 
 
 def read(split, order=None, **options):

@@ -24,7 +24,7 @@ from system.errors import InputError
 from tests.csd_files import TEST_VIDEO, random_dataset, write_csd, write_dataset
 from tests.golden import GOLDEN
 from tests.plain import plain_segments, plain_word_segments
-from tests.preparation import ALONE, request
+from tests.preparation import SINGLE_PROCESS, request
 
 FILES = ("visual50.npy", "audio50.npy", "bert50.npy", "label50.npy", "segments.csv")
 
@@ -39,7 +39,7 @@ def tiny_bert(tmp_path_factory):
 def golden(tmp_path_factory, tiny_bert):
     """The golden .csd files, prepared."""
     datadir = tmp_path_factory.mktemp("golden")
-    manifest = prepare(request(datadir, tiny_bert, csd_dir=GOLDEN / "prep" / "csd"), ALONE)
+    manifest = prepare(request(datadir, tiny_bert, csd_dir=GOLDEN / "prep" / "csd"), SINGLE_PROCESS)
     return datadir, manifest
 
 
@@ -134,36 +134,36 @@ def snapshot(datadir):
 
 
 def test_a_second_call_makes_nothing_again(datadir, tiny_bert, monkeypatch):
-    first = prepare(request(datadir, tiny_bert), ALONE)
+    first = prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     before = snapshot(datadir)
     assert {path.rsplit("/")[1] for path in before} == set(FILES)
     monkeypatch.setattr(origin.CsdFiles, "write", None)
     monkeypatch.setattr(text, "TextEncoder", None)
-    assert prepare(request(datadir, tiny_bert), ALONE)["splits"] == first["splits"]
+    assert prepare(request(datadir, tiny_bert), SINGLE_PROCESS)["splits"] == first["splits"]
     assert snapshot(datadir) == before
 
 
 def test_the_files_are_sampled_once(datadir, tiny_bert, monkeypatch):
-    prepare(request(datadir, None), ALONE)
+    prepare(request(datadir, None), SINGLE_PROCESS)
     sampled, file_facts = [], origin.file_facts
     monkeypatch.setattr(origin, "file_facts", lambda path: sampled.append(path) or file_facts(path))
     write_dataset(datadir / "csd", random_dataset(seed=9))  # so that all is done, and not only told
-    prepare(request(datadir, tiny_bert), ALONE)
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert sorted(sampled) == sorted([*(datadir / "csd").iterdir(), MOSEI.folds])
 
 
 def test_other_files_are_prepared_anew(datadir, tiny_bert):
-    prepare(request(datadir, tiny_bert), ALONE)
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     before = snapshot(datadir)
     write_dataset(datadir / "csd", random_dataset(seed=9))
-    prepare(request(datadir, tiny_bert), ALONE)
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     after = snapshot(datadir)
     assert set(after) == set(before)
     assert after["train/audio50.npy"] != before["train/audio50.npy"]
 
 
 def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory):
-    prepare(request(datadir, tiny_bert), ALONE)
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     before = snapshot(datadir)
     other = tmp_path_factory.mktemp("other") / "bert"
     shutil.copytree(tiny_bert, other)
@@ -171,7 +171,7 @@ def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory
     from safetensors.torch import load_file, save_file
 
     save_file({name: 2 * value for name, value in load_file(weights).items()}, weights)
-    prepare(request(datadir, str(other)), ALONE)
+    prepare(request(datadir, str(other)), SINGLE_PROCESS)
     changed = {name for name, content in snapshot(datadir).items() if content != before[name]}
     assert changed == {f"{split}/bert50.npy" for split in SPLITS}
 
@@ -184,7 +184,7 @@ class Killed(BaseException):
 def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batches_before):
     monkeypatch.setattr(text, "_BATCH_SIZE", {"cpu": 2})
     whole = request(datadir, tiny_bert)
-    prepare(whole, ALONE)
+    prepare(whole, SINGLE_PROCESS)
     expected = snapshot(datadir)
     for split in SPLITS:
         shutil.rmtree(datadir / split)
@@ -200,17 +200,17 @@ def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batche
     with monkeypatch.context() as patch:
         patch.setattr(text.TextEncoder, "encode", encode_then_die)
         with pytest.raises(Killed):
-            prepare(whole, ALONE)
+            prepare(whole, SINGLE_PROCESS)
     assert not (datadir / "train").exists()
     monkeypatch.setattr(origin.CsdFiles, "write", None)  # that part waits, complete
-    prepare(whole, ALONE)
+    prepare(whole, SINGLE_PROCESS)
     assert snapshot(datadir) == expected
     assert not (datadir / ".preparing").exists()
 
 
 def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatch):
     whole = request(datadir, tiny_bert)
-    prepare(whole, ALONE)
+    prepare(whole, SINGLE_PROCESS)
     expected = snapshot(datadir)
     for moves in range(1, len(expected), 3):
         for split in SPLITS:
@@ -228,23 +228,23 @@ def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(prepare_module.Path, "replace", replace_then_die)
             with pytest.raises(Killed):
-                prepare(whole, ALONE)
+                prepare(whole, SINGLE_PROCESS)
         assert not (datadir / "dataset.json").exists()
         with pytest.raises(InputError, match="half moved into place"):
             Split(datadir / "train")
-        prepare(whole, ALONE)
+        prepare(whole, SINGLE_PROCESS)
         assert snapshot(datadir) == expected
 
 
 def test_a_mistake_leaves_what_was_in_place(datadir, tiny_bert):
-    prepare(request(datadir, tiny_bert), ALONE)
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     before = snapshot(datadir)
     data = random_dataset(seed=5)
     intervals, features = data["visual"][TEST_VIDEO]
     data["visual"][TEST_VIDEO] = intervals, features[:, :3]
     write_dataset(datadir / "csd", data)
     with pytest.raises(InputError, match=f"{TEST_VIDEO}.*expected \\(n, 35\\)"):
-        prepare(request(datadir, tiny_bert), ALONE)
+        prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert snapshot(datadir) == before
     assert not (datadir / ".preparing").exists()
 
@@ -253,7 +253,7 @@ def test_arrays_of_another_program_are_not_overwritten(datadir, tiny_bert):
     (datadir / "train").mkdir()
     np.save(datadir / "train" / "visual50.npy", np.zeros(3))
     with pytest.raises(InputError, match=r"visual50.npy was not made by this program"):
-        prepare(request(datadir, tiny_bert), ALONE)
+        prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
 
 
 def test_no_segment_left_is_told_with_reasons(datadir, tiny_bert):
@@ -263,7 +263,7 @@ def test_no_segment_left_is_told_with_reasons(datadir, tiny_bert):
         {"elsewhere": data["words"][TEST_VIDEO]},
     )
     with pytest.raises(InputError, match=r"No segment is left \(15 because the video has no words"):
-        prepare(request(datadir, tiny_bert), ALONE)
+        prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert not (datadir / "train").exists()
 
 
@@ -272,7 +272,7 @@ def test_empty_entries_are_left_out(datadir, tiny_bert):
     intervals, features = data["audio"][TEST_VIDEO]
     data["audio"][TEST_VIDEO] = intervals[:0], features[:0]
     write_dataset(datadir / "csd", data)
-    manifest = prepare(request(datadir, tiny_bert), ALONE)
+    manifest = prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert manifest["left_out"] == {"segment has no audio": 3}
     assert np.load(datadir / "test" / "audio50.npy").shape == (0, 50, 74)
 
@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_the_number_of_videos(tmp_path):
         folder = tmp_path / str(n)
         write_dataset(folder / "csd", random_dataset(videos=videos[:n]))
         tracemalloc.start()
-        prepare(request(folder, None), ALONE)
+        prepare(request(folder, None), SINGLE_PROCESS)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]

@@ -22,14 +22,14 @@ import os, sys
 from pathlib import Path
 from data.text import encoder as text
 from data.preparing.pipeline import prepare
-from tests.preparation import ALONE, demo_request
+from tests.preparation import SINGLE_PROCESS, demo_request
 
 text._BATCH_SIZE = {"cpu": 3}
 datadir, bert = sys.argv[1:]
 for _ in sys.stdin:
     pid = os.fork()
     if not pid:
-        prepare(demo_request(Path(datadir), bert), ALONE)
+        prepare(demo_request(Path(datadir), bert), SINGLE_PROCESS)
         os._exit(0)
     print(pid, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

@@ -21,7 +21,7 @@ from system.errors import InputError
 from system.processes import Processes
 from tests.conftest import ROOT
 from tests.csd_files import TRAIN_VIDEOS, VAL_VIDEO, random_dataset, write_csd, write_dataset
-from tests.preparation import ALONE, demo_request, request
+from tests.preparation import SINGLE_PROCESS, demo_request, request
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def bert(demo):
 
 
 def test_text_features_are_added_later_and_nothing_else_is_touched(datadir, bert):
-    manifest = prepare(request(datadir, None), ALONE)
+    manifest = prepare(request(datadir, None), SINGLE_PROCESS)
     assert manifest["text"] is None
     assert not list(datadir.glob("*/bert50.npy"))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in datadir.glob("t*/*.*")}
     assert before
-    assert prepare(request(datadir, bert), ALONE)["text"]["encoder"] == bert
+    assert prepare(request(datadir, bert), SINGLE_PROCESS)["text"]["encoder"] == bert
     for path, content in before.items():
         assert (path.read_bytes(), path.stat().st_mtime_ns) == content
     for split in SPLITS:
@@ -49,20 +49,20 @@ def test_text_features_are_added_later_and_nothing_else_is_touched(datadir, bert
 
 
 def test_new_arrays_without_text_leave_no_old_text(datadir, bert):
-    prepare(request(datadir, bert), ALONE)
+    prepare(request(datadir, bert), SINGLE_PROCESS)
     write_dataset(datadir / "csd", random_dataset(seed=3))
-    prepare(request(datadir, None), ALONE)
+    prepare(request(datadir, None), SINGLE_PROCESS)
     assert not list(datadir.glob("*/bert50.npy"))
 
 
 def test_alignments_lie_side_by_side_and_share_text(datadir, bert, monkeypatch):
-    prepare(request(datadir, bert), ALONE)
+    prepare(request(datadir, bert), SINGLE_PROCESS)
     from data.text.encoder import TextEncoder
 
     with monkeypatch.context() as patch:
         patch.setattr(TextEncoder, "encode", None)  # the sentences are the same: no encoding
-        prepare(request(datadir, bert, alignment="unaligned", lengths=(7, 9)), ALONE)
-    prepare(request(datadir, bert, alignment="word"), ALONE)
+        prepare(request(datadir, bert, alignment="unaligned", lengths=(7, 9)), SINGLE_PROCESS)
+    prepare(request(datadir, bert, alignment="word"), SINGLE_PROCESS)
     for split in SPLITS:
         unaligned = Split(datadir / "unaligned" / split)
         assert unaligned[[0]].visual.shape[1:] == (7, 35)
@@ -77,7 +77,7 @@ def test_alignments_lie_side_by_side_and_share_text(datadir, bert, monkeypatch):
 
 def test_word_alignment_has_the_same_word_in_each_row(datadir, bert):
     """A row is zero in text exactly where there is no word."""
-    prepare(request(datadir, bert, alignment="word"), ALONE)
+    prepare(request(datadir, bert, alignment="word"), SINGLE_PROCESS)
     folder = datadir / "word" / "train"
     text = np.load(folder / "bert50.npy")
     for row, segment in enumerate(read_segments(folder)):
@@ -186,7 +186,7 @@ def test_a_community_pickle_whose_text_is_encoded_anew(tmp_path, bert):
     write_pickle(tmp_path / "file.pkl", text_width=300)
     origin = CommunityFile(tmp_path / "file.pkl", takes_text=True)
     manifest = prepare(
-        Request(tmp_path, "segment", origin, TextRequest(bert, "float32", "cpu")), ALONE
+        Request(tmp_path, "segment", origin, TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS
     )
     assert manifest["text"]["encoder"] == bert
     assert np.load(tmp_path / "train" / "bert50.npy").shape == (5, 50, 64)
@@ -201,7 +201,9 @@ def test_a_community_pickle_in_word_pieces(tmp_path, bert):
         del content[split]["raw_text"]
     (tmp_path / "file.pkl").write_bytes(pickle.dumps(content))
     origin = CommunityFile(tmp_path / "file.pkl", takes_text=True)
-    prepare(Request(tmp_path, "segment", origin, TextRequest(bert, "float32", "cpu")), ALONE)
+    prepare(
+        Request(tmp_path, "segment", origin, TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS
+    )
     from data.text.encoder import TextEncoder
 
     expected = TextEncoder(bert, "cpu").encode_pieces(ids[:1], (ids[:1] != 0).astype(int))
@@ -284,7 +286,7 @@ def test_two_processes_share_the_text(demo, tmp_path, bert):
     (tmp_path / "val" / "visual50.npy").unlink()
     (tmp_path / "val" / "audio50.npy").unlink()
     (tmp_path / "val" / "label50.npy").unlink()
-    prepare(request(tmp_path, bert), ALONE)
+    prepare(request(tmp_path, bert), SINGLE_PROCESS)
     for split in SPLITS:
         np.testing.assert_allclose(
             together[split], np.load(tmp_path / split / "bert50.npy"), atol=1e-5
@@ -313,34 +315,34 @@ def test_the_shares_are_disjoint_and_complete(tmp_path, demo, bert, monkeypatch)
 
 
 def test_a_stage_of_another_request_does_not_get_into_place(datadir, bert, monkeypatch):
-    prepare(request(datadir, None), ALONE)
+    prepare(request(datadir, None), SINGLE_PROCESS)
     from data.text.encoder import TextEncoder
 
     with monkeypatch.context() as patch:
         patch.setattr(TextEncoder, "encode", None)  # dies in the text step
         with pytest.raises(TypeError):
-            prepare(request(datadir, bert, lengths=(50, 20)), ALONE)
-    manifest = prepare(request(datadir, bert), ALONE)
+            prepare(request(datadir, bert, lengths=(50, 20)), SINGLE_PROCESS)
+    manifest = prepare(request(datadir, bert), SINGLE_PROCESS)
     assert manifest["made_from"]["lengths"]["audio"] == 50
     assert np.load(datadir / "train" / "audio50.npy").shape[1] == 50
 
 
 def test_other_weights_in_the_same_folder_are_noticed(datadir, bert, tmp_path_factory):
     copy = shutil.copytree(bert, tmp_path_factory.mktemp("copy") / "bert")
-    prepare(request(datadir, str(copy)), ALONE)
+    prepare(request(datadir, str(copy)), SINGLE_PROCESS)
     before = np.load(datadir / "train" / "bert50.npy")
     from safetensors.torch import load_file, save_file
 
     weights = {name: 1.5 * value for name, value in load_file(copy / "model.safetensors").items()}
     save_file(weights, copy / "model.safetensors")
-    prepare(request(datadir, str(copy)), ALONE)
+    prepare(request(datadir, str(copy)), SINGLE_PROCESS)
     assert not np.array_equal(before, np.load(datadir / "train" / "bert50.npy"))
 
 
 def test_a_missing_file_among_the_csd_is_told(datadir, bert):
     (datadir / "csd" / "CMU_MOSEI_Labels.csd").unlink()
     with pytest.raises(InputError, match=r"No file .*CMU_MOSEI_Labels.csd"):
-        prepare(request(datadir, bert), ALONE)
+        prepare(request(datadir, bert), SINGLE_PROCESS)
 
 
 def test_demo_request_names_its_data_made_up(demo):
@@ -350,17 +352,17 @@ def test_demo_request_names_its_data_made_up(demo):
 
 
 def test_what_is_lost_is_made_again(datadir, bert):
-    prepare(request(datadir, bert), ALONE)
+    prepare(request(datadir, bert), SINGLE_PROCESS)
     before = {path: path.read_bytes() for path in datadir.glob("*/*50.npy")}
     for name in ("val/visual50.npy", "test/bert50.npy", "train/segments.csv"):
         (datadir / name).unlink()
-        prepare(request(datadir, bert), ALONE)
+        prepare(request(datadir, bert), SINGLE_PROCESS)
         assert {path: path.read_bytes() for path in datadir.glob("*/*50.npy")} == before
         assert (datadir / name).is_file()
 
 
 def test_check_and_plot(program, datadir, bert):
-    prepare(request(datadir, bert), ALONE)
+    prepare(request(datadir, bert), SINGLE_PROCESS)
     done = program("dataset_prep.py", "--datadir", datadir, "--check", "--plot")
     assert done.returncode == 0, done.stderr
     assert "visual50.npy" in done.stdout
@@ -373,29 +375,29 @@ def test_check_and_plot(program, datadir, bert):
 
 def test_copied_files_are_the_same_files(datadir, bert, monkeypatch):
     """Neither a new clone of the program nor a copy of the data makes anything again."""
-    prepare(request(datadir, bert), ALONE)
+    prepare(request(datadir, bert), SINGLE_PROCESS)
     for path in (datadir / "csd").iterdir():
         os.utime(path, (1, 1))
     os.utime(MOSEI.folds)
     monkeypatch.setattr(CsdFiles, "write", None)
-    assert prepare(request(datadir, None), ALONE)["text"]["encoder"] == bert
+    assert prepare(request(datadir, None), SINGLE_PROCESS)["text"]["encoder"] == bert
     assert len(list(datadir.glob("*/bert50.npy"))) == 3
 
 
 def test_text_stays_where_only_other_modalities_change(datadir, bert):
-    prepare(request(datadir, bert), ALONE)
+    prepare(request(datadir, bert), SINGLE_PROCESS)
     before = np.load(datadir / "train" / "bert50.npy")
     data = random_dataset()
     for video, (intervals, features) in data["audio"].items():
         data["audio"][video] = intervals, features + 1
     write_dataset(datadir / "csd", data)
-    manifest = prepare(request(datadir, None), ALONE)
+    manifest = prepare(request(datadir, None), SINGLE_PROCESS)
     assert manifest["text"]["encoder"] == bert
     np.testing.assert_array_equal(before, np.load(datadir / "train" / "bert50.npy"))
 
 
 def test_one_dataset_does_not_replace_another(program, datadir, bert):
-    prepare(request(datadir, bert), ALONE)
+    prepare(request(datadir, bert), SINGLE_PROCESS)
     write_pickle(datadir / "aligned_50.pkl")
     before = (datadir / "train" / "audio50.npy").read_bytes()
     done = program("dataset_prep.py", "--from", datadir / "aligned_50.pkl", "--datadir", datadir)
@@ -408,11 +410,11 @@ def test_one_dataset_does_not_replace_another(program, datadir, bert):
     "change", [{"made_from": 1}, {"text": 2}, {"splits": None}, {"bytes": []}, {"left_out": "x"}]
 )
 def test_a_damaged_manifest_is_told(datadir, change):
-    prepare(request(datadir, None), ALONE)
+    prepare(request(datadir, None), SINGLE_PROCESS)
     path = datadir / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=next(iter(change))):
-        prepare(request(datadir, None), ALONE)
+        prepare(request(datadir, None), SINGLE_PROCESS)
 
 
 def test_wrong_types_in_a_csd_are_told(datadir):
@@ -422,4 +424,4 @@ def test_wrong_types_in_a_csd_are_told(datadir):
     data["words"][video] = intervals, np.zeros(features.shape, dtype=np.float32)
     write_dataset(datadir / "csd", data)
     with pytest.raises(InputError, match=r"float32, expected text"):
-        prepare(request(datadir, None), ALONE)
+        prepare(request(datadir, None), SINGLE_PROCESS)

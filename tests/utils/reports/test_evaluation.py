@@ -21,7 +21,7 @@ from system.errors import InputError
 from system.processes import Processes
 from tests.data.loading.test_split import FILES, on_cpu, write_split
 from utils.reports.evaluation import (
-    add_part,
+    append_predictions,
     evaluate,
     gather_rows,
     report_not_finite,
@@ -95,7 +95,7 @@ def test_scores_do_not_depend_on_the_batch_size(split, model, batch_size):
 def test_parts_are_joined_in_order_when_they_are_many():
     parts, most = [], 0
     for number in range(2500):
-        add_part(parts, torch.tensor([float(number), -1.0]))
+        append_predictions(parts, torch.tensor([float(number), -1.0]))
         most = max(most, len(parts))
     assert most < 1001
     expected = torch.arange(2500.0)

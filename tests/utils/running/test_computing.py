@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from data.loading.split import Loading, Split
+from data.loading.split import LoaderOptions, Split
 from models.layers.encoder import Encoder
 from models.native import cpu_encoder
 from models.nhfnet import NHFNet, NHFNetSizes
 from system.devices import pick_device
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.evaluation import evaluate
-from utils.running.computing import FLOAT32, Captured, Compiled, Computing, Predictor
+from utils.running.computing import FLOAT32, Compiled, CudaGraph, Execution, Predictor
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -24,10 +24,10 @@ def test_bfloat16_predicts_about_the_same(small):
     torch.manual_seed(0)
     split = Split(small / "test")
     model = NHFNet(NHFNetSizes(**split.widths)).eval()
-    loading = Loading(torch.device("cpu"), 8, 0, verbose=False)
+    loading = LoaderOptions(torch.device("cpu"), 8, 0, verbose=False)
     exact, mixed = (
         evaluate(Predictor(model, computing, 8), split, loading).predictions
-        for computing in (FLOAT32, Computing("bfloat16"))
+        for computing in (FLOAT32, Execution("bfloat16"))
     )
     assert not np.array_equal(mixed, exact)
     np.testing.assert_allclose(mixed, exact, atol=0.05)
@@ -36,7 +36,7 @@ def test_bfloat16_predicts_about_the_same(small):
 def test_bfloat16_trains(small, tmp_path):
     exact, mixed = (
         make_trainer(small, tmp_path / computing.precision, computing=computing)
-        for computing in (FLOAT32, Computing("bfloat16"))
+        for computing in (FLOAT32, Execution("bfloat16"))
     )
     exact.run()
     mixed.run()
@@ -83,7 +83,7 @@ def test_batches_of_another_size_go_past_what_is_made_for_whole_ones():
     def answer(text):
         return lambda *_: (torch.tensor([ord(text)]),)
 
-    captured = Captured(answer("w"), answer("o"), batch_size=4)
+    captured = CudaGraph(answer("w"), answer("o"), batch_size=4)
     given = [chr(captured(torch.zeros(n, 2))[0].item()) for n in (4, 3, 4, 5)]
     assert given == ["w", "o", "w", "o"]
 
@@ -95,7 +95,7 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, m
     losses = {}
     for name, warm_ups in {"captured": 3, "eager": 10**9}.items():
         monkeypatch.setattr("utils.running.computing._WARM_UPS", warm_ups)
-        loading = Loading(pick_device("cuda"), batch_size=10, num_workers=0, verbose=False)
+        loading = LoaderOptions(pick_device("cuda"), batch_size=10, num_workers=0, verbose=False)
         trainer = make_trainer(
             small,
             tmp_path / name,
@@ -103,7 +103,7 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, m
             epochs=4,
             scheduler="cosine",
             grad_clip=1.0,
-            computing=Computing(precision),
+            computing=Execution(precision),
         )
         trainer.run()
         is_captured = trainer.learner._learn_alone._graph is not None
@@ -116,7 +116,7 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, m
 def test_a_training_saved_on_cuda_goes_on_on_the_cpu_and_back(small, tmp_path):
     devices = [pick_device(name) for name in ("cuda", "cpu", "cuda")]
     for epochs, device in enumerate(devices, start=1):
-        loading = Loading(device, batch_size=10, num_workers=0, verbose=False)
+        loading = LoaderOptions(device, batch_size=10, num_workers=0, verbose=False)
         trainer = make_trainer(small, tmp_path, loading, epochs=epochs, scheduler="plateau")
         if epochs > 1:
             trainer.resume(tmp_path / "last.pth")
@@ -130,7 +130,7 @@ def test_cuda_trains_as_the_cpu_does(small, tmp_path):
     """Dropout and all: its masks are the same on every device."""
     losses = []
     for device in ("cpu", "cuda"):
-        loading = Loading(pick_device(device), batch_size=10, num_workers=0, verbose=False)
+        loading = LoaderOptions(pick_device(device), batch_size=10, num_workers=0, verbose=False)
         trainer = make_trainer(small, tmp_path / device, loading, epochs=2)
         trainer.run()
         losses.append([epoch.loss for epoch in trainer.epochs])

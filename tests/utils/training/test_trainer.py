@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.layout import SPLITS
-from data.loading.split import Loading, Split
+from data.loading.split import LoaderOptions, Split
 from models.checkpoint import read_checkpoint
 from models.nhfnet import NHFNet, NHFNetSizes
 from system.errors import InputError
@@ -17,7 +17,7 @@ from utils.training.history import picked_on_test
 from utils.training.settings import TrainingSettings
 from utils.training.trainer import Trainer
 
-CPU = Loading(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)
+CPU = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)
 
 
 def make_trainer(small, folder=None, loading=CPU, computing=FLOAT32, **changes):
@@ -102,7 +102,7 @@ def test_a_loss_that_is_no_number_stops_the_run(small, tmp_path):
 
 
 def test_running_loss_is_printed_by_interval(small, capsys):
-    loading = Loading(torch.device("cpu"), batch_size=10, num_workers=0, verbose=True)
+    loading = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=True)
     make_trainer(small, loading=loading, epochs=1, log_interval=3).run()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if "step" in line] == ["3/8", "6/8", "8/8"]
@@ -123,7 +123,7 @@ def test_lines_picked_on_the_test_set(small):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_trains_on_cuda(small):
-    cuda = Loading(torch.device("cuda"), batch_size=10, num_workers=0, verbose=False)
+    cuda = LoaderOptions(torch.device("cuda"), batch_size=10, num_workers=0, verbose=False)
     trainer = make_trainer(small, loading=cuda)
     trainer.run()
     assert trainer.epochs[-1].loss < trainer.epochs[0].loss
