@@ -18,6 +18,7 @@ test: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
 $(VENV)/installed: requirements.txt | $(VENV)
 	$(RUN) -m pip install --quiet -r requirements.txt

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.layout import ALIGNMENT_NAMES, alignment_folder
+from data.layout import ALIGNMENT_NAMES, LOCK, alignment_folder
 from system.console import (
     ArgumentParser,
     device_name,
@@ -21,8 +21,8 @@ from system.console import (
     run,
     whole_number,
 )
+from system.devices import PRECISIONS
 from system.errors import InputError
-from utils.choices import PRECISIONS
 
 if TYPE_CHECKING:
     from data.fetching.server import Dataset
@@ -96,7 +96,8 @@ def main() -> None:
         )
     if arguments.csd and not arguments.csd.is_dir():
         raise InputError(f"No folder {arguments.csd}; give the one that holds the .csd files.")
-    with lock_folder(arguments.datadir) if processes.is_first else nullcontext():
+    lock = lock_folder(arguments.datadir, LOCK, "Another preparation is working in", "--datadir")
+    with lock if processes.is_first else nullcontext():
         for alignment, origin in find_origins(arguments, processes):
             prepare_one(arguments, alignment, origin, processes)
     leave_processes(processes)

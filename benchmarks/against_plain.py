@@ -21,6 +21,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from utils.choices import PRECISIONS
+from utils.running.computing import Execution
 
 from data.layout import BATCH_FILES, TEXT_FILE
 from data.loading.split import LoaderOptions, Split
@@ -30,8 +32,6 @@ from models.nhfnet import NHFNet, NHFNetSizes
 from system.devices import pick_device
 from system.progress import progress
 from tests.plain import PlainNHFNet
-from utils.choices import PRECISIONS
-from utils.running.computing import Execution
 
 Value = TypeVar("Value")
 

@@ -31,6 +31,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from utils.reports.metrics import score
+from utils.training.settings import TrainingSettings
+
 from benchmarks.against_plain import Setting, open_split, run_alone, split_bytes, write_split
 from data.loading.split import Batch, Split, batches
 from data.npy import Rows
@@ -39,8 +42,6 @@ from system import console
 from system.errors import InputError
 from system.files import atomic_write
 from utils.reports.evaluation import evaluate, gather_rows
-from utils.reports.metrics import score
-from utils.training.settings import TrainingSettings
 from utils.training.trainer import Position, Trainer
 
 PLOT = Path(__file__).with_suffix(".png")

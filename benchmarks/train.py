@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from utils.training.settings import TrainingSettings
+
 from benchmarks.against_plain import (
     Setting,
     Side,
@@ -25,7 +27,6 @@ from benchmarks.against_plain import (
     plain_loader,
     run,
 )
-from utils.training.settings import TrainingSettings
 from utils.training.trainer import EpochProgress, Trainer
 
 LR = 1e-3

@@ -17,6 +17,7 @@ PIECES_FILE = "pieces50.npy"  # input ids and mask, where there are no sentences
 SEGMENTS_FILE = "segments.csv"
 SPLIT_FILES = (*BATCH_FILES.values(), PIECES_FILE, SEGMENTS_FILE)
 STAGE = ".preparing"  # beside the splits, where a preparation works
+LOCK = ".preparing.lock"
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
 
 

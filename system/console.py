@@ -168,28 +168,55 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
     return parse
 
 
+def finite_number(text: str) -> float:
+    """Parse an argparse value: a number that is neither infinite nor NaN."""
+    return _number(text, "a number", math.isfinite)
+
+
 def positive_number(text: str) -> float:
     """Parse an argparse value: a finite number above 0."""
-    value = _finite(text)
-    if value is None or value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
+    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
 
 
 def number_from_zero(text: str) -> float:
     """Parse an argparse value: a finite number, 0 or above."""
-    value = _finite(text)
-    if value is None or value < 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
-    return value
+    return _number(text, "a number of at least 0", lambda value: 0 <= value < math.inf)
 
 
-def _finite(text: str) -> float | None:
+def share_below_one(text: str) -> float:
+    """Parse an argparse value: a number from 0, below 1, such as a dropout."""
+    return _number(text, "a number from 0, below 1", lambda value: 0 <= value < 1)
+
+
+def _number(text: str, expected: str, is_good: Callable[[float], bool]) -> float:
     try:
         value = float(text)
     except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        value = math.nan
+    if not is_good(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return value
+
+
+def truth_value(text: str) -> bool:
+    """Parse an argparse value: true or false."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+class OneOf:
+    """An argparse type: one of the `names`."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __call__(self, text: str) -> str:
+        """Return `text` if it is a name."""
+        if text not in self.names:
+            expected = " or ".join(self.names)
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return text
 
 
 def device_name(text: str) -> str:

@@ -1,10 +1,15 @@
-"""Choosing the device to compute on."""
+"""Choosing the device to compute on; PyTorch, slow to import, is only when one is picked."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from system.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 def pick_device(name: str) -> torch.device:
@@ -14,6 +19,8 @@ def pick_device(name: str) -> torch.device:
     is asked for that this machine, or this PyTorch, does not have. A CUDA device becomes the
     current one, and computes float32 in full: cuDNN would cut an LSTM's products to TF32.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)

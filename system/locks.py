@@ -1,4 +1,4 @@
-"""Keeping two preparations in one folder apart."""
+"""Keeping two programs in one folder apart."""
 
 from __future__ import annotations
 
@@ -11,39 +11,37 @@ from filelock import FileLock, Timeout
 
 from system.errors import InputError
 
-LOCK = ".preparing.lock"
-
 
 @contextmanager
-def lock_folder(datadir: Path) -> Iterator[None]:
-    """Lock `datadir`, which is made when missing, until the block ends.
+def lock_folder(folder: Path, lock: str, what_is_at_work: str, option: str) -> Iterator[None]:
+    """Lock `folder`, which is made when missing, until the block ends.
 
-    The operating system unlocks it when the process ends, in whatever way; the lock file may
-    stay. Raises InputError when another process holds the lock.
+    `lock` is the lock file's name. The operating system unlocks it when the process ends, in
+    whatever way; the lock file may stay. Raises InputError when another process has the lock:
+    that begins with `what_is_at_work` and names the `option` that gives another folder.
     """
-    is_new = not datadir.exists()
+    is_new = not folder.exists()
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(datadir / LOCK, timeout=0))
+            stack.enter_context(FileLock(folder / lock, timeout=0))
             if is_new:
-                stack.callback(_remove_if_unused, datadir)
+                stack.callback(_remove_if_unused, folder, lock)
         except Timeout:
             raise InputError(
-                f"Another preparation is working in {datadir}; wait until it has ended, or give "
-                "another --datadir."
+                f"{what_is_at_work} {folder}; wait until it has ended, or give another {option}."
             ) from None
-        except OSError as error:  # a network drive without locks, or a dataset only to be read
+        except OSError as error:  # a network drive without locks, or a folder only to be read
             warnings.warn(
-                f"{datadir} cannot be locked ({error.strerror}); let no other preparation work in "
+                f"{folder} cannot be locked ({error.strerror}); let no other program write into "
                 "it meanwhile",
                 stacklevel=2,
             )
         yield
 
 
-def _remove_if_unused(datadir: Path) -> None:
-    """Remove a folder that was made for a preparation which then put nothing into it."""
-    if [path.name for path in datadir.iterdir()] == [LOCK]:
+def _remove_if_unused(folder: Path, lock: str) -> None:
+    """Remove a folder that was made to be locked, where nothing was put into it."""
+    if [path.name for path in folder.iterdir()] == [lock]:
         with suppress(OSError):  # Windows removes no open file
-            (datadir / LOCK).unlink()
-            datadir.rmdir()
+            (folder / lock).unlink()
+            folder.rmdir()

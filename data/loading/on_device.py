@@ -1,16 +1,18 @@
-"""Splits held on the device where they fit: a batch is then a gather, and nothing is loaded."""
+"""Splits kept on the device where they fit: a batch is then a gather, and nothing is loaded."""
 
 from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.loading.split import Batch, LoaderOptions, Rows, Split
+from data.loading.options import LoaderOptions
+from data.loading.split import Batch, Split
+from data.npy import Rows
 from system.progress import progress
 
 _SHARE = 0.5  # of the device's free memory; the rest is for the model
@@ -18,19 +20,20 @@ _ROWS_AT_ONCE = 256
 
 
 class DeviceSplit:
-    """A split's segments on a device, read once."""
+    """A split whose segments are on a device, read once."""
 
-    def __init__(self, split: Split, loading: LoaderOptions) -> None:
-        segments, device = len(split), loading.device
+    def __init__(self, split: Split, options: LoaderOptions) -> None:
+        self.folder, self.ids, self.labels = split.folder, split.ids, split.labels
+        segments, device = len(split), options.device
         self._inputs = [torch.empty(segments, *shape, device=device) for shape in split.shapes]
-        self._labels = torch.from_numpy(split.labels)[:, None].to(device)
+        self._labels = torch.from_numpy(split.labels).to(device)
         self._not_finite = np.zeros(segments, dtype=np.int64)
         bar = progress(
             range(0, segments, _ROWS_AT_ONCE),
             desc=f"Loading {split.folder.name}",
             unit="part",
             leave=False,
-            disable=not loading.verbose,
+            disable=not options.verbose,
         )
         for begin in bar:
             rows = slice(begin, min(begin + _ROWS_AT_ONCE, segments))
@@ -38,44 +41,50 @@ class DeviceSplit:
             for whole, part in zip(self._inputs, tensors, strict=True):
                 whole[rows] = part
 
-    def batches(self, order: Rows, loading: LoaderOptions) -> _DeviceBatches:
-        """Iterate as `dataset.batches` does, over batches that lie on the device."""
-        return _DeviceBatches(self, order, loading)
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    def gather(self, rows: Rows, places: Tensor) -> Batch:
-        """Return the segments `rows`; `places` are the same on the device."""
-        tensors = (x[places] for x in (*self._inputs, self._labels))
+    def batches(self, order: Rows, options: LoaderOptions) -> _DeviceBatches:
+        """Iterate over the rows of `order` in batches that lie on the device."""
+        return _DeviceBatches(self, order, options)
+
+    def gather(self, rows: Rows, rows_on_device: Tensor) -> Batch:
+        """Return the segments `rows`, given on the CPU and on the device."""
+        tensors = (x[rows_on_device] for x in (*self._inputs, self._labels))
         return Batch(*tensors, int(self._not_finite[rows].sum()))
 
 
 class _DeviceBatches:
-    def __init__(self, split: DeviceSplit, order: Rows, loading: LoaderOptions) -> None:
-        self._split, self._loading = split, loading
+    def __init__(self, split: DeviceSplit, order: Rows, options: LoaderOptions) -> None:
+        self._split, self._options = split, options
         self._order = np.asarray(order)
 
     def __len__(self) -> int:
-        return len(self._loading.rows(self._order))
+        return len(self._options.rows(self._order))
 
     def __iter__(self) -> Iterator[Batch]:
-        share, order = self._loading.share, self._order
-        places = torch.from_numpy(order).to(self._loading.device)  # once, not batch by batch
-        pairs = zip(self._loading.rows(order), self._loading.rows(places), strict=True)
-        for rows, its_places in pairs:
-            yield self._split.gather(share(rows), share(its_places))
+        share, order = self._options.share, self._order
+        on_device = torch.from_numpy(order).to(self._options.device)  # once, not batch by batch
+        both = (self._options.rows(order), self._options.rows(on_device))
+        for rows, rows_on_device in zip(*both, strict=True):
+            yield self._split.gather(share(rows), share(rows_on_device))
 
 
-def load_onto_device(splits: Iterable[Split], loading: LoaderOptions) -> None:
-    """Hold the splits on a CUDA device with room for them all; elsewhere do nothing.
+def place_splits(
+    splits: Mapping[str, Split], options: LoaderOptions
+) -> dict[str, Split | DeviceSplit]:
+    """Return the splits, moved to a CUDA device with room for them all.
 
     Raises InputError when one cannot be read.
     """
-    splits = list(splits)
-    if loading.device.type != "cuda":
-        return
+    if options.device.type != "cuda":
+        return dict(splits)
     gc.collect()
-    torch.cuda.empty_cache()  # what an earlier training held counts as free
-    free, _ = torch.cuda.mem_get_info(loading.device)
-    needed = sum(len(split) * math.prod(shape) * 4 for split in splits for shape in split.shapes)
-    if needed <= _SHARE * free:
-        for split in splits:
-            split.on_device = DeviceSplit(split, loading)
+    torch.cuda.empty_cache()  # what an earlier training kept there counts as free
+    free, _ = torch.cuda.mem_get_info(options.device)
+    needed = sum(
+        len(split) * math.prod(shape) * 4 for split in splits.values() for shape in split.shapes
+    )
+    if needed > _SHARE * free:
+        return dict(splits)
+    return {name: DeviceSplit(split, options) for name, split in splits.items()}

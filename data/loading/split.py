@@ -1,32 +1,28 @@
-"""The .npy splits as batches, read from disk a whole batch at a time.
+"""One split of a prepared dataset, checked when it is opened and read a whole batch at a time.
 
-What a split takes of memory is a label a segment, however large its files are.
+What a split takes of memory is a row of labels and an id a segment, however large its files are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from data.layout import BATCH_FILES, SEGMENTS_FILE, STAGE, iterate_segments, preparation_command
 from data.manifest import MOVING, read_manifest
 from data.npy import NpyReader, Rows
 from system.errors import InputError
-from system.processes import SINGLE_PROCESS, Processes
+from system.files import file_facts
 
-if TYPE_CHECKING:
-    from data.loading.on_device import DeviceSplit
-
-_INPUTS = ("visual", "audio", "text")
+INPUTS = ("visual", "audio", "text")
 _LABELS_READ_AT_ONCE = 2**14
 
 
@@ -36,50 +32,13 @@ class Batch(NamedTuple):
     visual: Tensor  # (B, Tv, 35) float32, finite
     audio: Tensor  # (B, Ta, 74)
     text: Tensor  # (B, Tt, 768)
-    label: Tensor  # (B, 1) sentiment
+    labels: Tensor  # (B, L) every label column: sentiment, then the emotions where there are any
     not_finite: int  # values that were -inf, inf or NaN in the files, and are 0 here
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What the model takes."""
+        """What a model takes."""
         return self.visual, self.audio, self.text
-
-
-class SegmentIds(Sequence[str]):
-    """The ids of a split's segments: its table's, or row numbers where it has none.
-
-    They are read from the table whenever they are asked for, and none are kept: results and
-    messages want them, batches do not. Raises InputError when the table has another length.
-    """
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self._folder, self._count = folder, count
-        # The released script writes no table.
-        self._has_table = (folder / SEGMENTS_FILE).is_file()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[str]:
-        if not self._has_table:
-            yield from map(str, range(self._count))
-            return
-        found = 0
-        for found, row in enumerate(iterate_segments(self._folder), start=1):  # noqa: B007
-            yield row["id"]
-        if found != self._count:
-            raise InputError(
-                f"{self._folder}: {SEGMENTS_FILE} has {found} segments, the arrays {self._count}; "
-                "prepare the dataset again."
-            )
-
-    def __getitem__(self, row: int) -> str:
-        for id_ in islice(self, row, None):
-            return id_
-        raise IndexError(row)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
 
 
 class Split(Dataset):
@@ -104,13 +63,10 @@ class Split(Dataset):
             )
         arrays = {kind: NpyReader(folder / name) for kind, name in BATCH_FILES.items()}
         self._check_lengths(arrays)
-        self._arrays = {kind: arrays[kind] for kind in _INPUTS}
-        self.labels = _sentiment(arrays["label"])
+        self._arrays = {kind: arrays[kind] for kind in INPUTS}
+        self.labels = _read_labels(arrays["label"])  # (N, L) float32, finite
         self.widths = {kind: array.shape[2] for kind, array in self._arrays.items()}
-        self.on_device: DeviceSplit | None = None  # on the device, by load_onto_device
-        self.ids = SegmentIds(folder, len(self))
-        for _ in self.ids:  # that the table fits the arrays is told now, not after hours
-            pass
+        self.ids = self._read_ids()
 
     def _check_lengths(self, arrays: dict[str, NpyReader]) -> None:
         lengths = {array.path.name: len(array) for array in arrays.values()}
@@ -122,6 +78,18 @@ class Split(Dataset):
             )
         if not len(arrays["label"]):
             raise InputError(f"{self.folder} has no segments; expected at least one.")
+
+    def _read_ids(self) -> list[str]:
+        """Return the segments' ids, or row numbers where there is no table."""
+        if not (self.folder / SEGMENTS_FILE).is_file():  # the released script writes none
+            return list(map(str, range(len(self))))
+        ids = [row["id"] for row in iterate_segments(self.folder)]
+        if len(ids) != len(self):
+            raise InputError(
+                f"{self.folder}: {SEGMENTS_FILE} has {len(ids)} segments, the arrays {len(self)}; "
+                "prepare the dataset again."
+            )
+        return ids
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -135,11 +103,16 @@ class Split(Dataset):
         """One segment's shapes, visual, audio and text: (tokens, width)."""
         return [array.shape[1:] for array in self._arrays.values()]
 
+    @cached_property
+    def digest(self) -> str:
+        """What tells this split's content from another's: of its files' sizes and samples."""
+        facts = [file_facts(self.folder / name) for name in BATCH_FILES.values()]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
     def __getitem__(self, rows: Rows) -> Batch:
         """Read the given rows as one batch. Raises InputError when a file has changed."""
         tensors, not_finite = self.read(rows)
-        label = torch.from_numpy(self.labels[rows])[:, None]
-        return Batch(*tensors, label, int(not_finite.sum()))
+        return Batch(*tensors, torch.from_numpy(self.labels[rows]), int(not_finite.sum()))
 
     def read(self, rows: Rows) -> tuple[list[Tensor], np.ndarray]:
         """Read the inputs of the given rows, and how many values of each were not finite.
@@ -164,107 +137,19 @@ class Split(Dataset):
             array.prefetch(rows)
 
 
-class RowBatches(Sequence[Rows]):
-    """An order of rows `(n,)` cut into batches, each only when it is asked for."""
-
-    def __init__(self, order: Rows, batch_size: int) -> None:
-        self._order = order
-        self._size = batch_size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._order) / self._size)
-
-    def __getitem__(self, number: int) -> Rows:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        return self._order[number * self._size : (number + 1) * self._size]
-
-
-@dataclass(frozen=True)
-class LoaderOptions:
-    """How batches are made and where they go."""
-
-    device: torch.device
-    batch_size: int
-    num_workers: int
-    verbose: bool  # show progress
-    processes: Processes = SINGLE_PROCESS  # that share each batch
-
-    def rows(self, order: Rows) -> RowBatches:
-        """Cut `order` into batches, whole ones, before they are shared."""
-        return RowBatches(order, self.batch_size)
-
-    @property
-    def share_size(self) -> int:
-        """This process's part of a whole batch."""
-        return len(self.share(range(self.batch_size)))
-
-    def share(self, rows: Rows) -> Rows:
-        """Return this process's part of a batch's rows; may be empty in a short last batch."""
-        return rows[self.processes.rank :: self.processes.count]
-
-
-def batches(split: Split, order: Rows | None, loading: LoaderOptions) -> Iterable[Batch]:
-    """Iterate over `split` in batches, in the given order of rows (None: file order).
-
-    Of several processes, each gets its share of each batch. A file that can no longer be read
-    ends the iteration with an InputError.
-    """
-    rows = range(len(split)) if order is None else order
-    if split.on_device is not None:
-        return split.on_device.batches(rows, loading)
-    # batch_size=None hands each whole list of rows to Split at once.
-    return _Loader(
-        split,
-        batch_size=None,
-        sampler=_Sampler(split, loading.rows(rows), loading),
-        num_workers=loading.num_workers,
-        pin_memory=loading.device.type == "cuda",
-        # Its own: PyTorch's, which checkpoints hold, then depends on the steps alone.
-        generator=torch.Generator(),
-    )
-
-
-class _Loader(DataLoader):
-    def __iter__(self) -> Iterator[Batch]:
-        try:
-            yield from super().__iter__()
-            return
-        except InputError as error:
-            message = str(error)
-        # From a loading process it comes with that process's traceback in front.
-        raise InputError(message.rpartition("InputError: ")[2].strip())
-
-
-class _Sampler(Sampler):
-    """This process's rows of each batch; while one is worked on, the next is prefetched."""
-
-    def __init__(self, split: Split, rows: RowBatches, loading: LoaderOptions) -> None:
-        self._split, self._rows, self._loading = split, rows, loading
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Rows]:
-        rows_ahead = map(self._loading.share, islice(self._rows, 1, None))
-        for rows in map(self._loading.share, self._rows):
-            self._split.prefetch(next(rows_ahead, ()))
-            yield rows
-
-
-def _sentiment(labels: NpyReader) -> np.ndarray:
-    """Return the sentiment `(N,)` float32 of labels `(N, 1, 7)`: their first value."""
-    if labels.shape[1] != 1:
+def _read_labels(array: NpyReader) -> np.ndarray:
+    """Return labels `(N, 1, L)` as `(N, L)` float32; raises InputError unless all are numbers."""
+    if array.shape[1] != 1:
         raise InputError(
-            f"{labels.path} has shape {labels.shape}, expected ({len(labels)}, 1, 7): one label a "
+            f"{array.path} has shape {array.shape}, expected ({len(array)}, 1, 7): one label a "
             "segment; prepare the dataset again."
         )
-    sentiment = np.empty(len(labels), dtype=np.float32)
-    for begin in range(0, len(labels), _LABELS_READ_AT_ONCE):
-        rows = range(begin, min(begin + _LABELS_READ_AT_ONCE, len(labels)))
-        sentiment[rows.start : rows.stop] = labels.read(rows)[:, 0, 0]
-    wrong = np.flatnonzero(~np.isfinite(sentiment))
+    labels = np.empty((len(array), array.shape[2]), dtype=np.float32)
+    for begin in range(0, len(array), _LABELS_READ_AT_ONCE):
+        rows = range(begin, min(begin + _LABELS_READ_AT_ONCE, len(array)))
+        labels[rows.start : rows.stop] = array.read(rows)[:, 0]
+    wrong = np.argwhere(~np.isfinite(labels))
     if len(wrong):
-        found = sentiment[wrong[0]]
-        raise InputError(f"{labels.path}: the label of segment {wrong[0]} is {found}.")
-    return sentiment
+        found = labels[tuple(wrong[0])]
+        raise InputError(f"{array.path}: the label of segment {wrong[0][0]} is {found}.")
+    return labels

@@ -1,1 +1,5 @@
 """The encoder in C++."""
+
+
+def accelerate(model):  # noqa
+    return model

@@ -1,5 +1,6 @@
 """NHFNet, its configuration, and the released checkpoint's format."""
 
-from models.nhfnet.model import NHFNet, NHFNetSizes
+from models.nhfnet.config import NHFNetConfig
+from models.nhfnet.model import NHFNet
 
-__all__ = ["NHFNet", "NHFNetSizes"]
+__all__ = ["NHFNet", "NHFNetConfig"]

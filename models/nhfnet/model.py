@@ -5,76 +5,60 @@ Shapes: B batch; Tv, Ta, Tt tokens of visual, audio, text; d the common width (3
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import Checkpoint, load_weights, read_checkpoint
+from models.checkpoint import read_checkpoint, restore_model
 from models.layers.dropout import scramble
 from models.layers.encoder import Encoder
-from system.errors import InputError
-
-
-@dataclass(frozen=True)
-class NHFNetSizes:
-    """Every size NHFNet is built from. The defaults are the paper's on CMU-MOSEI."""
-
-    visual: int = 35  # FACET
-    audio: int = 74  # COVAREP
-    text: int = 768  # BERT base
-    width: int = 32
-    heads: int = 8
-    layers: int = 4  # per encoder
-    feedforward: int = 128
-    text_hidden: int = 128  # the first LSTM
-    aggregation_tokens: int = 4
-    cross_modal_dropout: float = 0.4  # of attention weights, in the cross-modal encoder only
-
-    def __post_init__(self) -> None:
-        """Refuse sizes no model can be built from, with a ValueError."""
-        for name, size in vars(self).items():
-            if name != "cross_modal_dropout" and not (isinstance(size, int) and size > 0):
-                raise ValueError(f"{name} is {size!r}, expected a whole number above 0")
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} is not divisible by twice {self.heads} heads")
+from models.nhfnet.config import NHFNetConfig
+from models.nhfnet.released_format import RELEASED
 
 
 class NHFNet(nn.Module):
     """Audio and visual fused through attention-aggregation tokens, then text reinforced."""
 
-    def __init__(self, sizes: NHFNetSizes) -> None:
+    Config = NHFNetConfig
+    PUBLISHED = RELEASED
+    takes_dropout_keys = True
+
+    def __init__(self, config: NHFNetConfig, widths: Mapping[str, int], outputs: int = 1) -> None:
         super().__init__()
-        self.sizes = sizes
-        width = sizes.width
-        self.audio_linear = nn.Linear(sizes.audio, width)
-        self.visual_linear = nn.Linear(sizes.visual, width)
+        self.config, self.widths, self.outputs = config, widths, outputs
+        width = config.width
+        self.audio_linear = nn.Linear(widths["audio"], width)
+        self.visual_linear = nn.Linear(widths["visual"], width)
         self.audio_visual_encoder = self._encoder(attention_dropout=0.0)
         self.text_lstms = nn.ModuleList(
             [
-                nn.LSTM(sizes.text, sizes.text_hidden, batch_first=True),
-                nn.LSTM(sizes.text_hidden, width, batch_first=True),
+                nn.LSTM(widths["text"], config.text_hidden, batch_first=True),
+                nn.LSTM(config.text_hidden, width, batch_first=True),
             ]
         )
         self.text_norm = nn.LayerNorm(width)
-        self.cross_modal_encoder = self._encoder(sizes.cross_modal_dropout)
+        self.cross_modal_encoder = self._encoder(config.cross_modal_dropout)
         self.self_attention_encoder = self._encoder(attention_dropout=0.0)
-        self.output = nn.Linear(width, 1)
+        self.output = nn.Linear(width, outputs)
 
     def _encoder(self, attention_dropout: float) -> Encoder:
-        sizes = self.sizes
-        return Encoder(sizes.width, sizes.heads, sizes.layers, sizes.feedforward, attention_dropout)
+        config = self.config
+        return Encoder(
+            config.width, config.heads, config.layers, config.feedforward, attention_dropout
+        )
 
     def forward(
         self, visual: Tensor, audio: Tensor, text: Tensor, dropout_keys: Tensor | None = None
     ) -> Tensor:
-        """Predict the sentiment, shape `(B, 1)`; labels lie in [-3, 3], this is not clipped.
+        """Predict `(B, outputs)`: the sentiment, not clipped to the labels' [-3, 3].
 
-        `visual` is `(B, Tv, 35)`, `audio` `(B, Ta, 74)`, `text` `(B, Tt, 768)` (or the widths
-        of `sizes`), finite. The lengths may differ. In training, a segment's key in `dropout_keys`
-        `(B,)`, int64 below 2**32, decides what dropout drops; PyTorch's generator without them.
+        `visual` is `(B, Tv, 35)`, `audio` `(B, Ta, 74)`, `text` `(B, Tt, 768)` (or as wide as
+        `widths` says), finite. The lengths may differ. In training, a segment's key in
+        `dropout_keys` `(B,)`, int64 below 2**32, decides what dropout drops; PyTorch's generator
+        without them.
         """
         keys, other_keys = dropout_keys, None if dropout_keys is None else scramble(dropout_keys)
         f = self.fuse_audio_visual(visual, audio)
@@ -93,8 +77,8 @@ class NHFNet(nn.Module):
             a, v = encode(torch.cat([a, v])).chunk(2)
         else:
             a, v = encode(a), encode(v)
-        tokens = self.sizes.aggregation_tokens
-        z = a.new_zeros(a.shape[0], tokens, self.sizes.width)
+        tokens = self.config.aggregation_tokens
+        z = a.new_zeros(a.shape[0], tokens, self.config.width)
         z = encode(torch.cat([a, z], dim=1), last_tokens_only=tokens)
         w = encode(torch.cat([z, v], dim=1))
         return encode(w)
@@ -115,17 +99,4 @@ class NHFNet(nn.Module):
         `path` is a file written by this program or in the released code's format. Raises
         `InputError` for a file that is no checkpoint, would run code, or does not fit.
         """
-        return cls.restore(read_checkpoint(Path(path)))
-
-    @classmethod
-    def restore(cls, checkpoint: Checkpoint) -> NHFNet:
-        """Build the model of a checkpoint that is read; see `from_checkpoint`."""
-        try:
-            sizes = NHFNetSizes(**checkpoint.sizes)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{checkpoint.path} does not tell the model's sizes: {error}."
-            ) from error
-        model = cls(sizes)
-        load_weights(model, checkpoint)
-        return model.eval()
+        return restore_model(read_checkpoint(Path(path)), cls)

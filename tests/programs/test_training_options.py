@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from utils.reports.metrics import score
 
 from data.loading.split import LoaderOptions, Split
 from models.nhfnet import NHFNet, NHFNetSizes
@@ -18,7 +19,6 @@ from system.errors import InputError
 from tests.conftest import ROOT
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.costs import model_table
-from utils.reports.metrics import score
 from utils.training.seeds import spread
 
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.nhfnet import NHFNet
 from system.console import format_table
 
 
-def model_table(model: NHFNet, inputs: Sequence[Tensor]) -> str:
+def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     """Lay out each part's parameters and FLOPs a sample, and the activations of one batch.
 
     `inputs` is a batch as the model takes it. FLOPs are those of the forward pass, by
@@ -46,11 +45,11 @@ def model_table(model: NHFNet, inputs: Sequence[Tensor]) -> str:
     )
 
 
-def _parameters(module: torch.nn.Module) -> str:
+def _parameters(module: nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
 
 
-def _activation_bytes(model: NHFNet, inputs: Sequence[Tensor]) -> int:
+def _activation_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> int:
     """Run the forward pass and add up the memory that the backward pass would need of it."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}

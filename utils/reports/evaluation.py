@@ -1,23 +1,22 @@
-"""Predicting a split and writing what came out."""
+"""Predicting a split and scoring it."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.loading.split import LoaderOptions, Split, batches
+from data.loading.batches import batches
+from data.loading.on_device import DeviceSplit
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
 from system.console import is_terminal, print_line
 from system.errors import InputError
-from system.files import atomic_write, write_json
 from system.progress import progress
-from utils.reports.metrics import Scores, score
+from utils.tasks import Scores, Task
 
 _MOST_PARTS = 1000
 
@@ -26,9 +25,9 @@ _MOST_PARTS = 1000
 class Evaluation:
     """A model's predictions on one split."""
 
-    ids: Sequence[str]  # a split's are read when they are asked for
-    labels: np.ndarray  # (N,) float32
-    predictions: np.ndarray  # (N,) float32
+    ids: Sequence[str]
+    labels: np.ndarray  # (N, outputs) float32
+    predictions: np.ndarray  # (N, outputs) float32
     scores: Scores
     not_finite: int  # input values read as 0
 
@@ -40,51 +39,55 @@ def append_predictions(parts: list[Tensor], part: Tensor) -> None:
         parts[:] = [torch.cat(parts)]
 
 
-def gather_rows(mine: list[Tensor], n: int, loading: LoaderOptions) -> np.ndarray:
-    """Put together the values of all processes, `(n,)` float32.
+def gather_rows(mine: Tensor, n: int, options: LoaderOptions) -> np.ndarray:
+    """Put together the values of all processes, `(n, outputs)` float32.
 
     `mine` are this process's, batch by batch; the result is in the order of the batches.
     """
-    shares = loading.processes.gather(torch.cat(mine).float().cpu().numpy())
-    whole = np.empty(n, dtype=np.float32)
-    # Whose share each place of a batch is, batch after batch.
-    ranks = np.resize(np.arange(loading.batch_size, dtype=np.int32) % len(shares), n)
+    shares = options.processes.gather(mine.float().cpu().numpy())
+    whole = np.empty((n, shares[0].shape[1]), dtype=np.float32)
+    # Whose share each row of a batch is, batch after batch.
+    ranks = np.resize(np.arange(options.batch_size, dtype=np.int32) % len(shares), n)
     for rank, values in enumerate(shares):
         whole[ranks == rank] = values
     return whole
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, loading: LoaderOptions) -> Evaluation:
+def evaluate(
+    model: nn.Module, split: Split | DeviceSplit, task: Task, options: LoaderOptions
+) -> Evaluation:
     """Predict every segment of `split`, in file order, and score the whole.
 
-    `model` is on the loading's device. Raises InputError when it predicts something that is
-    not a number.
+    `model` is on the options' device. Raises InputError when it predicts something that is not
+    a number.
     """
     model.eval()
-    predicted, not_finite = [torch.empty(0, device=loading.device)], 0
+    parts = [torch.empty(0, len(task.outputs), device=options.device)]
+    not_finite = 0
     bar = progress(
-        batches(split, None, loading),
+        batches(split, None, options),
         desc=f"Evaluating {split.folder.name}",
         unit="batch",
         leave=False,
-        disable=not (loading.verbose and is_terminal()),
+        disable=not (options.verbose and is_terminal()),
     )
     for batch in bar:
-        if len(batch.label):
-            inputs = (x.to(loading.device, non_blocking=True) for x in batch.inputs)
-            append_predictions(predicted, model(*inputs)[:, 0])
+        if len(batch.labels):
+            inputs = (x.to(options.device, non_blocking=True) for x in batch.inputs)
+            append_predictions(parts, model(*inputs))
             not_finite += batch.not_finite
-    predictions = gather_rows(predicted, len(split), loading)
-    not_finite = sum(loading.processes.gather(not_finite))
-    wrong = np.flatnonzero(~np.isfinite(predictions))
+    predictions = gather_rows(torch.cat(parts), len(split), options)
+    not_finite = sum(options.processes.gather(not_finite))
+    wrong = np.argwhere(~np.isfinite(predictions))
     if len(wrong):
         raise InputError(
-            f"The model predicts {predictions[wrong[0]]} for segment {split.ids[wrong[0]]} of "
-            f"{split.folder} ({len(wrong)} such predictions): its weights are of no use."
+            f"The model predicts {predictions[tuple(wrong[0])]} for segment "
+            f"{split.ids[wrong[0][0]]} of {split.folder} ({len(wrong)} such predictions): its "
+            "weights are of no use."
         )
-    scores = score(split.labels, predictions)
-    return Evaluation(split.ids, split.labels, predictions, scores, not_finite)
+    labels = split.labels[:, task.columns]
+    return Evaluation(split.ids, labels, predictions, task.score(labels, predictions), not_finite)
 
 
 def report_not_finite(counts: dict[str, int]) -> None:
@@ -92,29 +95,3 @@ def report_not_finite(counts: dict[str, int]) -> None:
     found = ", ".join(f"{count:,} in {name}" for name, count in counts.items() if count)
     if found:
         print_line(f"  Values that are -inf or NaN in the files, read as 0: {found}")
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation, about: dict[str, Any]) -> None:
-    """Write metrics.json, predictions.csv, confusion_matrix.png and predictions.png.
-
-    `about` stands in metrics.json beside the scores: what was evaluated on what.
-    """
-    from utils.reports.plots import (  # matplotlib is slow to import
-        plot_confusion_matrix,
-        plot_predictions,
-    )
-
-    write_json(folder / "metrics.json", {**asdict(evaluation.scores), **about})
-    with atomic_write(folder / "predictions.csv") as temporary:
-        _write_predictions(temporary, evaluation)
-    pair = evaluation.labels, evaluation.predictions
-    plot_confusion_matrix(folder / "confusion_matrix.png", *pair)
-    plot_predictions(folder / "predictions.png", *pair)
-
-
-def _write_predictions(path: Path, evaluation: Evaluation) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "label", "prediction"])
-        numbers = (map(float, values) for values in (evaluation.labels, evaluation.predictions))
-        writer.writerows(zip(evaluation.ids, *numbers, strict=True))

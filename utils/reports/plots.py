@@ -30,29 +30,33 @@ def plot_confusion_matrix(path: Path, labels: np.ndarray, predictions: np.ndarra
     save_figure(figure, path)
 
 
-def plot_predictions(path: Path, labels: np.ndarray, predictions: np.ndarray) -> None:
-    """Draw each prediction `(n,)` against its label."""
+def plot_predictions(path: Path, labels: np.ndarray, predictions: np.ndarray, name: str) -> None:
+    """Draw each prediction `(n,)` of what `name` says against its label."""
     figure, axes = pyplot.subplots(figsize=(6, 5.2), layout="constrained")
     axes.scatter(labels, predictions, s=9, alpha=0.4, linewidths=0)
     axes.axline((0, 0), slope=1, color="grey", linestyle="--", label="perfect")
-    axes.set(xlabel="true sentiment", ylabel="predicted sentiment", title=f"{len(labels)} segments")
+    axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}", title=f"{len(labels)} segments")
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)
 
 
 def plot_curves(
-    path: Path, losses: Sequence[float], maes: dict[str, Sequence[float]], best_epoch: int
+    path: Path,
+    losses: Sequence[float],
+    values: dict[str, Sequence[float]],
+    best_epoch: int,
+    measure: str,
 ) -> None:
-    """Draw the training loss and each split's MAE by epoch, the chosen epoch marked."""
+    """Draw the training loss and each split's `measure` by epoch, the chosen epoch marked."""
     epochs = range(1, len(losses) + 1)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(epochs, losses, marker="o", markersize=3)
-    left.set(xlabel="epoch", ylabel="MSE", title="training loss")
-    for split, values in maes.items():
-        right.plot(epochs, values, marker="o", markersize=3, label=split)
-    right.axvline(best_epoch, color="grey", linestyle="--", label="best val MAE")
-    right.set(xlabel="epoch", ylabel="MAE", title="MAE by split")
+    left.set(xlabel="epoch", ylabel="loss", title="training loss")
+    for split, by_epoch in values.items():
+        right.plot(epochs, by_epoch, marker="o", markersize=3, label=split)
+    right.axvline(best_epoch, color="grey", linestyle="--", label=f"best val {measure}")
+    right.set(xlabel="epoch", ylabel=measure, title=f"{measure} by split")
     right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)

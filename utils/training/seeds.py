@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict
 from pathlib import Path
 
 from system.console import format_table, print_line
 from system.files import write_json
-from utils.reports.metrics import Scores
+from utils.tasks import Scores
 
 
 def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
     """Return each score's mean and (sample) standard deviation over the seeds."""
     columns: dict[str, list[float]] = {}
-    for its in scores.values():
-        for name, value in asdict(its).items():
+    for of_seed in scores.values():
+        for name, value in of_seed.items():
             columns.setdefault(name, []).append(value)
     return {
         name: {
@@ -23,16 +22,14 @@ def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
             "std": statistics.stdev(values) if len(values) > 1 else 0.0,
         }
         for name, values in columns.items()
-        if name != "n"
     }
 
 
 def print_spread(scores: dict[int, Scores]) -> None:
     """Print one row a score: mean, deviation, and each seed's."""
-    by_seed = {seed: asdict(its) for seed, its in scores.items()}
     rows = [
         [name, f"{of['mean']:.4f}", f"{of['std']:.4f}"]
-        + [f"{its[name]:.4f}" for its in by_seed.values()]
+        + [f"{of_seed[name]:.4f}" for of_seed in scores.values()]
         for name, of in spread(scores).items()
     ]
     print_line(format_table(["score", "mean", "std", *(f"seed {seed}" for seed in scores)], rows))
@@ -40,5 +37,5 @@ def print_spread(scores: dict[int, Scores]) -> None:
 
 def write_spread(path: Path, scores: dict[int, Scores]) -> None:
     """Write the same as JSON."""
-    by_seed = {str(seed): asdict(its) for seed, its in scores.items()}
+    by_seed = {str(seed): of_seed for seed, of_seed in scores.items()}
     write_json(path, {"spread": spread(scores), "seeds": by_seed})

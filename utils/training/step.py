@@ -1,4 +1,4 @@
-"""A model that learns: one optimizer step on one batch."""
+"""One optimizer step on one batch."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data.loading.split import Batch, LoaderOptions
-from models.nhfnet import NHFNet
-from utils.running.computing import CudaGraph, Execution
+from data.loading.options import LoaderOptions
+from data.loading.split import Batch
+from utils.run_config import RunConfig
+from utils.running.cuda_graph import CudaGraph
+from utils.running.execution import Execution
+from utils.tasks import Task
 from utils.training.schedules import make_scheduler
-from utils.training.settings import TrainingSettings
 
 
 class TrainingStep:
-    """A model with its optimizer and learning-rate schedule, on the loading's device."""
+    """A model with its optimizer and learning-rate schedule, on the options' device."""
 
     def __init__(
-        self,
-        model: NHFNet,
-        settings: TrainingSettings,
-        loading: LoaderOptions,
-        computing: Execution,
+        self, model: nn.Module, task: Task, config: RunConfig, options: LoaderOptions
     ) -> None:
-        self.model = model.to(loading.device)
+        self.model = model.to(options.device)
+        self.takes_keys = getattr(model, "takes_dropout_keys", False)
         self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.scheduler = make_scheduler(settings.scheduler, self.optimizer, settings.epochs)
-        self._settings, self._loading, self._computing = settings, loading, computing
+        self.scheduler = make_scheduler(config.scheduler, self.optimizer, config.epochs)
+        self._task, self._config, self._options = task, config, options
+        self._execution = Execution(config.precision, config.compile)
         # On CUDA the rate stays in one place on the device, where a CUDA graph reads it.
         self._rates = [
-            torch.tensor(settings.lr, device=loading.device) for _ in self.optimizer.param_groups
+            torch.tensor(config.lr, device=options.device) for _ in self.optimizer.param_groups
         ]
         self._adapt_optimizer()
         self._forward: nn.Module = model
-        if loading.processes.count > 1:
+        if options.processes.count > 1:
             self._forward = DistributedDataParallel(model)
-        self._prepared = computing.prepared(self._forward)
-        self._learn_alone = CudaGraph(
-            lambda *tensors: self._learn(self._prepared, len(tensors[0]), *tensors),
-            lambda *tensors: self._learn(self._forward, len(tensors[0]), *tensors),
-            loading.batch_size,
+        self._prepared = self._execution.prepared(self._forward)
+        self._step_alone = CudaGraph(
+            lambda *tensors: self._step(self._prepared, len(tensors[0]), *tensors),
+            lambda *tensors: self._step(self._forward, len(tensors[0]), *tensors),
+            options.batch_size,
         )
 
     @property
@@ -52,24 +52,26 @@ class TrainingStep:
         """The learning rate now."""
         return round(float(self.optimizer.param_groups[0]["lr"]), 10)  # a float32's digits on CUDA
 
-    def step(self, batch: Batch, keys: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, keys: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """Learn from this process's share of a batch of `rows` segments.
 
-        `keys` `(B,)` decide what dropout drops. Returns the share's predictions `(B,)`, made
-        before the weights change, and its part of the batch's loss, both detached.
+        `keys` `(B,)` decide what dropout drops, in a model that takes them. Returns the share's
+        predictions `(B, outputs)`, made before the weights change, and its part of the batch's
+        loss, both detached.
         """
-        device = self._loading.device
-        tensors = [x.to(device, non_blocking=True) for x in (*batch.inputs, keys, batch.label)]
-        if self._loading.processes.count == 1:
-            return self._learn_alone(*tensors)
+        device = self._options.device
+        targets = batch.labels[:, self._task.columns]
+        tensors = [x.to(device, non_blocking=True) for x in (*batch.inputs, keys, targets)]
+        if self._options.processes.count == 1:
+            return self._step_alone(*tensors)
         if len(keys):
-            return self._learn(self._prepared, rows, *tensors)
+            return self._step(self._prepared, rows, *tensors)
         # A process without a share still takes part in the others' gradients.
         tensors = [x.new_zeros(1, *x.shape[1:]) for x in tensors]
-        prediction, loss = self._learn(self._forward, rows, *tensors, weight=0.0)
+        prediction, loss = self._step(self._forward, rows, *tensors, weight=0.0)
         return prediction[:0], loss
 
-    def _learn(
+    def _step(
         self,
         forward: Callable[..., Tensor],
         rows: int,
@@ -77,25 +79,26 @@ class TrainingStep:
         audio: Tensor,
         text: Tensor,
         keys: Tensor,
-        label: Tensor,
+        targets: Tensor,
         weight: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        with self._computing.autocast(label.device):
-            prediction = forward(visual, audio, text, keys).float()
+        inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
+        with self._execution.autocast(targets.device):
+            prediction = forward(*inputs).float()
         # The loss is a mean over rows; DistributedDataParallel averages over the processes.
-        loss = nn.functional.mse_loss(prediction, label, reduction="sum")
-        loss = loss * (weight * self._loading.processes.count / rows)
+        loss = self._task.loss(prediction, targets).sum()
+        loss = loss * (weight * self._options.processes.count / (rows * targets.shape[1]))
         self.optimizer.zero_grad()
         loss.backward()
-        if self._settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.grad_clip)
+        if self._config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._config.grad_clip)
         self.optimizer.step()
-        return prediction.detach()[:, 0], loss.detach()
+        return prediction.detach(), loss.detach()
 
-    def end_epoch(self, mae: float) -> None:
-        """Let the schedule see the validation MAE of the epoch that is over."""
+    def end_epoch(self, score: float) -> None:
+        """Let the schedule see the validation score, lower is better, of the epoch that is over."""
         if self.scheduler is not None:
-            self.scheduler.step(mae)
+            self.scheduler.step(score)
             self._adapt_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,7 +117,7 @@ class TrainingStep:
 
     def _adapt_optimizer(self) -> None:
         """Make the optimizer's groups fit the device, whatever put values into them."""
-        is_cuda = self._loading.device.type == "cuda"
+        is_cuda = self._options.device.type == "cuda"
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             lr = float(group["lr"])
             group["lr"] = rate.fill_(lr) if is_cuda else lr

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
+from utils.reports.metrics import score
 
 from data.loading.split import Split
 from models.nhfnet import NHFNet, NHFNetSizes
@@ -27,7 +28,6 @@ from utils.reports.evaluation import (
     report_not_finite,
     write_evaluation,
 )
-from utils.reports.metrics import score
 from utils.reports.plots import plot_confusion_matrix, plot_curves, plot_predictions
 
 SEGMENTS = 11

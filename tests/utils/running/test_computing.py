@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from utils.running.computing import FLOAT32, Compiled, CudaGraph, Execution, Predictor
 
 from data.loading.split import LoaderOptions, Split
 from models.layers.encoder import Encoder
@@ -15,7 +16,6 @@ from models.nhfnet import NHFNet, NHFNetSizes
 from system.devices import pick_device
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.evaluation import evaluate
-from utils.running.computing import FLOAT32, Compiled, CudaGraph, Execution, Predictor
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 

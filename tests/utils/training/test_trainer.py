@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from utils.running.computing import FLOAT32
+from utils.training.settings import TrainingSettings
 
 from data.layout import SPLITS
 from data.loading.split import LoaderOptions, Split
@@ -12,9 +14,7 @@ from models.checkpoint import read_checkpoint
 from models.nhfnet import NHFNet, NHFNetSizes
 from system.errors import InputError
 from utils.reports.evaluation import evaluate
-from utils.running.computing import FLOAT32
 from utils.training.history import picked_on_test
-from utils.training.settings import TrainingSettings
 from utils.training.trainer import Trainer
 
 CPU = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)

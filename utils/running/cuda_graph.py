@@ -1,75 +1,16 @@
-"""How a model is run: in what precision, compiled or not, and as one CUDA graph."""
+"""A function of CUDA tensors as one CUDA graph."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from system.console import print_line
 from system.errors import first_line
 
 _WARM_UPS = 3  # calls before a capture, in which libraries allocate what they need
-
-
-@dataclass(frozen=True)
-class Execution:
-    """What the command line says of it; `precision` is one of `choices.PRECISIONS`."""
-
-    precision: str = "float32"
-    compiles: bool = False  # by torch.compile
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """Return the context in which to run the model."""
-        is_mixed = self.precision != "float32"
-        return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)
-
-    def prepared(self, module: nn.Module) -> Callable[..., Tensor]:
-        """Return `module`, to be compiled at its first call if that is wanted."""
-        return Compiled(module) if self.compiles else module
-
-
-FLOAT32 = Execution()
-
-
-class Compiled:
-    """A module under torch.compile; where that fails, the module itself, with a warning.
-
-    It is tried at the first call, backward pass included, so give it no input whose gradients
-    must be kept.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._chosen: Callable[..., Tensor] | None = None
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """Call the module."""
-        if self._chosen is None:
-            self._chosen = self._try(inputs)
-        return self._chosen(*inputs)
-
-    def _try(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-        print_line("Compiling the model with torch.compile, which takes a minute or two")
-        compiled = torch.compile(self._module, dynamic=False)
-        # Processes may differ in whether they try: no gradients are exchanged for it.
-        no_sync = getattr(self._module, "no_sync", nullcontext)
-        try:
-            with no_sync():
-                output = compiled(*inputs)
-                if output.requires_grad:
-                    output.sum().backward()
-                    self._module.zero_grad(set_to_none=True)
-        # A compiler can fail in any way: none is installed, or it cannot do this device.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            warnings.warn(f"torch.compile failed, running without it ({reason})", stacklevel=2)
-            return self._module
-        return compiled
 
 
 class CudaGraph:
@@ -141,28 +82,3 @@ class CudaGraph:
             warnings.warn(f"no CUDA graph, running without one ({reason})", stacklevel=2)
             return
         self._graph, self._inputs, self._outputs = graph, static, outputs
-
-
-class Predictor(nn.Module):
-    """A model for evaluation: `(B, 1)` float32 from its inputs, without gradients."""
-
-    def __init__(self, model: nn.Module, computing: Execution, batch_size: int) -> None:
-        super().__init__()
-        self.model = model
-        self._computing = computing
-        prepared = computing.prepared(model)
-        self._predict = CudaGraph(
-            lambda *inputs: (self._run(prepared, inputs),),
-            lambda *inputs: (self._run(model, inputs),),
-            batch_size,
-        )
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Predict."""
-        (prediction,) = self._predict(*inputs)
-        return prediction
-
-    @torch.no_grad()
-    def _run(self, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-        with self._computing.autocast(inputs[0].device):
-            return forward(*inputs).float()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from utils.reports.metrics import score
 
 from data.labels import sentiment_class
-from utils.reports.metrics import score
 
 KEYS = "mae corr acc7 acc5 acc2 f1 acc2_nonneg f1_nonneg n".split()
 LABELS = [-3.0, -1.5, 0.0, 0.5, 2.5, 1.0]

@@ -1,0 +1,65 @@
+"""A split as batches, from its files or from a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from data.loading.on_device import DeviceSplit
+from data.loading.options import LoaderOptions, RowBatches
+from data.loading.split import Batch, Split
+from data.npy import Rows
+from system.errors import InputError
+
+
+def batches(
+    split: Split | DeviceSplit, order: Rows | None, options: LoaderOptions
+) -> Iterable[Batch]:
+    """Iterate over `split` in batches, in the given order of rows (None: file order).
+
+    Of several processes, each gets its share of each batch. A file that can no longer be read
+    ends the iteration with an InputError.
+    """
+    rows = range(len(split)) if order is None else order
+    if isinstance(split, DeviceSplit):
+        return split.batches(rows, options)
+    # batch_size=None hands each whole list of rows to Split at once.
+    return _Loader(
+        split,
+        batch_size=None,
+        sampler=_Sampler(split, options.rows(rows), options),
+        num_workers=options.num_workers,
+        pin_memory=options.device.type == "cuda",
+        # Its own: PyTorch's, which checkpoints keep, then depends on the steps alone.
+        generator=torch.Generator(),
+    )
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+            return
+        except InputError as error:
+            message = str(error)
+        # From a loading process it comes with that process's traceback in front.
+        raise InputError(message.rpartition("InputError: ")[2].strip())
+
+
+class _Sampler(Sampler):
+    """This process's rows of each batch; while one is worked on, the next is prefetched."""
+
+    def __init__(self, split: Split, rows: RowBatches, options: LoaderOptions) -> None:
+        self._split, self._rows, self._options = split, rows, options
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Rows]:
+        rows_ahead = map(self._options.share, islice(self._rows, 1, None))
+        for rows in map(self._options.share, self._rows):
+            self._split.prefetch(next(rows_ahead, ()))
+            yield rows

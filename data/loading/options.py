@@ -1,0 +1,52 @@
+"""How batches are made, and where they go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from data.npy import Rows
+from system.processes import SINGLE_PROCESS, Processes
+
+
+class RowBatches(Sequence[Rows]):
+    """An order of rows `(n,)` cut into batches, each only when it is asked for."""
+
+    def __init__(self, order: Rows, batch_size: int) -> None:
+        self._order = order
+        self._size = batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._order) / self._size)
+
+    def __getitem__(self, number: int) -> Rows:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self._order[number * self._size : (number + 1) * self._size]
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How batches are made and where they go."""
+
+    device: torch.device
+    batch_size: int
+    num_workers: int
+    verbose: bool  # show progress
+    processes: Processes = SINGLE_PROCESS  # that share each batch
+
+    def rows(self, order: Rows) -> RowBatches:
+        """Cut `order` into batches, whole ones, before they are shared."""
+        return RowBatches(order, self.batch_size)
+
+    @property
+    def share_size(self) -> int:
+        """This process's part of a whole batch."""
+        return len(self.share(range(self.batch_size)))
+
+    def share(self, rows: Rows) -> Rows:
+        """Return this process's part of a batch's rows; may be empty in a short last batch."""
+        return rows[self.processes.rank :: self.processes.count]

@@ -1,0 +1,127 @@
+"""A name, or FILE.py:CLASS, to a model.
+
+A model is a module with `forward(visual, audio, text) -> (B, outputs)`, made as
+`CLASS(config, widths, outputs)`; it keeps the three as attributes. `CLASS.Config` is a frozen
+dataclass, and `widths` has the channels of visual, audio and text. A class with
+`takes_dropout_keys = True` is also given `dropout_keys` `(B,)` in training.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models.checkpoint import Checkpoint, restore_model
+from system.config import make_config
+from system.errors import InputError, first_line
+
+MODELS = {
+    "nhfnet": "models.nhfnet.model:NHFNet",
+    "lf_dnn": "models.baselines.lf_dnn:LFDNN",
+}
+
+_WITHOUT_A_NAME = "nhfnet"  # what a checkpoint holds that does not say it
+
+
+def find_class(name: str) -> type[nn.Module]:
+    """Return the class that `name` means: one of `MODELS`, or FILE.py:CLASS.
+
+    The file is run as a module. Raises InputError when there is no such model, or when it does
+    not keep to the contract.
+    """
+    if name in MODELS:
+        module, _, class_name = MODELS[name].partition(":")
+        return getattr(importlib.import_module(module), class_name)
+    file, _, class_name = name.rpartition(":")
+    if not file.endswith(".py"):
+        raise InputError(
+            f"--model {name}: there is no such model, only {', '.join(MODELS)}; give one of them, "
+            "or a class of your own as FILE.py:CLASS."
+        )
+    return _checked(getattr(_import_file(Path(file)), class_name, None), name)
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"--model: there is no file {path}; give FILE.py:CLASS.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # somebody's own code can fail in any way
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"--model: {path} cannot be imported ({reason}).") from error
+    return module
+
+
+def _checked(found: Any, name: str) -> type[nn.Module]:
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise InputError(f"--model {name}: expected a class of torch.nn.Module by that name.")
+    config = getattr(found, "Config", None)
+    if not (isinstance(config, type) and is_dataclass(config)):
+        raise InputError(
+            f"--model {name}: {found.__name__}.Config is missing, expected a frozen dataclass of "
+            "its settings."
+        )
+    return found
+
+
+def config_class(name: str) -> type:
+    """Return the dataclass of a model's settings."""
+    return find_class(name).Config
+
+
+def build(
+    name: str, settings: Mapping[str, Any], widths: Mapping[str, int], outputs: int
+) -> nn.Module:
+    """Make a new model; `settings` replace the defaults of its Config.
+
+    Raises InputError when a setting is unknown or cannot be, or when the class does not take
+    what the contract gives it.
+    """
+    model_class = find_class(name)
+    config = make_config(model_class.Config, settings, f"--model {name}")
+    if name in MODELS:
+        return model_class(config, widths, outputs)
+    try:
+        model = model_class(config, widths, outputs)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"--model {name} cannot be built ({reason}).") from error
+    missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]
+    if missing:
+        raise InputError(f"--model {name} does not keep its {missing[0]} as self.{missing[0]}.")
+    return model
+
+
+def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, nn.Module]:
+    """Return the name and the model of a checkpoint, in evaluation mode on the CPU.
+
+    `name` is what the user says the model is. Nothing that a file names is imported: a model of
+    a user's own has to be named again. Raises InputError when the two differ, or when the file
+    does not fit the model.
+    """
+    # The authors' files do not say which model they hold.
+    written = checkpoint.model or (name if name in MODELS else _WITHOUT_A_NAME)
+    if name is None and written not in MODELS:
+        raise InputError(
+            f"{checkpoint.path} holds a model of somebody's own, {written!r}; give its class with "
+            "--model FILE.py:CLASS."
+        )
+    if name is not None and (name in MODELS or written in MODELS) and name != written:
+        raise InputError(
+            f"{checkpoint.path} holds the model {written}, but --model says {name}; leave --model "
+            "out, or give the checkpoint that belongs to it."
+        )
+    name = name or written
+    return name, restore_model(checkpoint, find_class(name))
+
+
+def describe_config(name: str) -> str:
+    """Return a model's settings and their defaults in one line."""
+    return ", ".join(f"{one.name}={one.default}" for one in fields(config_class(name)))

@@ -1,0 +1,115 @@
+"""Settings as frozen dataclasses: each with its default, its meaning and its check in one place.
+
+A field's check is a function that parses text. The command line uses it directly; a value that
+comes from a file must be what its own text parses to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from system.console import finite_number, truth_value, whole_number
+from system.errors import InputError
+
+Settings = TypeVar("Settings")
+
+# Of fields that bring no check of their own, as in a user's model. Annotations are text.
+_BY_TYPE: dict[str, Callable[[str], Any]] = {
+    "int": whole_number(-(2**63), 2**63 - 1),
+    "float": finite_number,
+    "bool": truth_value,
+    "str": str,
+}
+
+
+def setting(default: Any, parse: Callable[[str], Any], meaning: str = "") -> Any:
+    """Declare a dataclass field; `parse` raises ValueError or ArgumentTypeError on bad text."""
+    return field(default=default, metadata={"parse": parse, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class CheckedConfig:
+    """A base for configurations that check themselves; raises ValueError with one line."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+
+
+def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """Make a dataclass of `values` that come from outside; the others keep their defaults.
+
+    Raises InputError, which begins with `where`, for a name that the dataclass lacks, and for a
+    value of another type or out of range.
+    """
+    known = {one.name: one for one in fields(cls)}
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        expected = ", ".join(known) or "none"
+        raise InputError(f"{where}: there is no setting {unknown[0]!r}, only: {expected}.")
+    try:
+        return cls(**{name: _checked(known[name], value) for name, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}.") from error
+
+
+def parse_assignments(cls: type, assignments: Sequence[str], where: str) -> dict[str, Any]:
+    """Parse texts KEY=VALUE by the fields of a dataclass, later ones first in rank.
+
+    Raises InputError for a text without `=`, a key that the dataclass lacks, or a bad value.
+    """
+    known = {one.name: one for one in fields(cls)}
+    values = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"{where} {text}: expected KEY=VALUE.")
+        if name not in known:
+            expected = ", ".join(known) or "none"
+            raise InputError(f"{where} {text}: there is no setting {name!r}, only: {expected}.")
+        try:
+            values[name] = _parse_of(known[name])(value)
+        except Exception as error:
+            raise InputError(f"{where} {text}: {_reason(error)}.") from error
+    return values
+
+
+def plain_values(config: Any) -> dict[str, Any]:
+    """Return a configuration's values as JSON has them; paths become text."""
+    return {
+        name: value if isinstance(value, (bool, int, float, dict, type(None))) else str(value)
+        for name, value in asdict(config).items()
+    }
+
+
+def _checked(one: Field, value: Any) -> Any:
+    """Return `value` as the field's check gives it; raises ValueError when it does not pass."""
+    if (value is None and one.default is None) or _is_dict(one, value):
+        return value
+    try:
+        parsed = _parse_of(one)(str(value))
+    except Exception as error:
+        raise ValueError(f"{one.name} is {value!r}: {_reason(error)}") from error
+    is_path = isinstance(parsed, Path) and isinstance(value, str)
+    if not is_path and (parsed != value or isinstance(parsed, bool) is not isinstance(value, bool)):
+        raise ValueError(f"{one.name} is {value!r}, expected {type(parsed).__name__}")
+    return parsed
+
+
+def _is_dict(one: Field, value: Any) -> bool:
+    return _type_of(one).startswith("dict") and isinstance(value, dict)
+
+
+def _parse_of(one: Field) -> Callable[[str], Any]:
+    return one.metadata.get("parse") or _BY_TYPE.get(_type_of(one), str)
+
+
+def _type_of(one: Field) -> str:
+    return one.type if isinstance(one.type, str) else one.type.__name__
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__

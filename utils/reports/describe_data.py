@@ -1,0 +1,24 @@
+"""Which dataset it is that a model learns from or is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.loading.split import Split
+from data.manifest import read_manifest
+
+
+def describe_data(folder: Path, splits: Mapping[str, Split]) -> dict[str, Any]:
+    """Return a dataset's title, how it is aligned, and a digest of each of `splits`.
+
+    `folder` has the splits; title and alignment are None where no manifest lies beside them.
+    """
+    manifest = read_manifest(folder)
+    made_from = manifest["made_from"] if manifest else {}
+    return {
+        "dataset": made_from.get("dataset"),
+        "alignment": made_from.get("alignment"),
+        "digests": {name: split.digest for name, split in splits.items()},
+    }

@@ -1,0 +1,68 @@
+"""What a run would do, and what it would cost, without doing it."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from data.layout import SPLITS
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
+from models.checkpoint import read_checkpoint
+from system.console import print_line
+from utils.reports.costs import model_table
+from utils.reports.results import result_folder
+from utils.run_config import RunConfig
+from utils.running.setup import check_widths, new_model, open_model
+
+_STATES = 3  # of a weight in a checkpoint: itself and Adam's two moments
+
+
+def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
+    """Print what a training would read, do and write; touches nothing."""
+    splits = {name: Split(config.data_folder / name) for name in SPLITS}
+    config, model, task = new_model(config, splits["train"])
+    for split in splits.values():
+        check_widths(model, split)
+        task.check_labels(split)
+    steps = math.ceil(len(splits["train"]) / config.batch_size)
+    saved = _STATES * sum(4 * parameter.numel() for parameter in model.parameters())
+    facts = [
+        ("train", f"{config.model} for {task.name}, on {options.device}"),
+        *((name, f"{len(split):,} segments of {split.folder}") for name, split in splits.items()),
+        ("steps", f"{config.epochs} epochs of {steps:,} steps of {config.batch_size} segments"),
+    ]
+    if config.save:
+        facts += [
+            ("write", f"{config.checkpointdir}: a checkpoint of {_megabytes(saved)} an epoch"),
+            ("", f"{config.resultdir}: the test scores of the best"),
+        ]
+    _print_plan(facts, model, splits["train"], options)
+
+
+def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
+    """Print what an evaluation would read, do and write; touches nothing."""
+    split = Split(config.data_folder / split_name)
+    config, model, task = open_model(config, read_checkpoint(config.checkpoint), split)
+    facts = [
+        ("evaluate", f"{config.checkpoint}: {config.model} for {task.name}, on {options.device}"),
+        (split_name, f"{len(split):,} segments of {split.folder}"),
+    ]
+    if config.save:
+        folder = result_folder(config.resultdir, config.checkpoint, split.digest)
+        facts.append(("write", f"{folder / split_name}"))
+    _print_plan(facts, model, split, options)
+
+
+def _print_plan(
+    facts: list[tuple[str, str]], model: nn.Module, split: Split, options: LoaderOptions
+) -> None:
+    for name, fact in facts:
+        print_line(f"{name:<9} {fact}")
+    rows = range(min(options.batch_size, len(split)))
+    print_line("\n" + model_table(model, split[list(rows)].inputs))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MB"

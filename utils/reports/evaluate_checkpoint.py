@@ -1,0 +1,55 @@
+"""Scoring a checkpoint on a split."""
+
+from __future__ import annotations
+
+import warnings
+
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
+from models.checkpoint import Checkpoint, read_checkpoint
+from system.console import print_heading, print_line
+from utils.reports.describe_data import describe_data
+from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
+from utils.reports.predict import Predictor
+from utils.reports.results import print_scores, result_folder, write_evaluation
+from utils.run_config import RunConfig
+from utils.running.execution import Execution
+from utils.running.setup import open_model, place_model
+
+
+def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptions) -> Evaluation:
+    """Score `config.checkpoint` on a split, print the scores and write what came out.
+
+    Raises InputError when the checkpoint or the split cannot be read, or do not fit each other.
+    """
+    checkpoint = read_checkpoint(config.checkpoint)
+    split = Split(config.data_folder / split_name)
+    config, model, task = open_model(config, checkpoint, split)
+    data = describe_data(config.data_folder, {split_name: split})
+    _warn_of_other_alignment(checkpoint, data["alignment"])
+    if config.save:
+        config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
+    execution = Execution(config.precision, config.compile)
+    predictor = Predictor(place_model(model, config, options), execution, options.share_size)
+    evaluation = evaluate(predictor, split, task, options)
+    report_not_finite({split_name: evaluation.not_finite})
+    print_heading(f"{checkpoint.path} on {split.folder}")
+    print_scores(evaluation, task)
+    if config.save and options.processes.is_first:
+        digest = data["digests"][split_name]
+        folder = result_folder(config.resultdir, checkpoint.path, digest) / split_name
+        details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
+        write_evaluation(folder, evaluation, task, {**details, "model": config.model})
+        print_line(f"\nResults are in {folder}")
+    return evaluation
+
+
+def _warn_of_other_alignment(checkpoint: Checkpoint, found: str | None) -> None:
+    data = checkpoint.details.get("dataset")
+    # Checkpoints written before a dataset had digests say it beside the weights.
+    source = data if isinstance(data, dict) else checkpoint.details
+    trained_on = source.get("alignment")
+    if trained_on and found and trained_on != found:
+        warnings.warn(
+            f"{checkpoint.path} was trained on {trained_on} data, this is {found}", stacklevel=2
+        )

@@ -1,0 +1,68 @@
+"""Where results go, and what is written there."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from system.console import format_table, print_line
+from system.files import atomic_write, write_json
+from utils.reports.evaluation import Evaluation
+from utils.tasks import Task
+
+
+def result_folder(resultdir: Path, checkpoint: Path, data_digest: str) -> Path:
+    """Return `<resultdir>/<run>`, which results of no other checkpoint or data share.
+
+    Below it each split has a folder of its own. The run's name has the checkpoint's folder and
+    name, for people, and a digest of its address, its content and the data.
+    """
+    address = checkpoint.resolve()
+    digest = hashlib.sha256(f"{address}\n{data_digest}\n".encode(errors="surrogateescape"))
+    with checkpoint.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return resultdir / f"{address.parent.name}-{address.stem}-{digest.hexdigest()[:8]}"
+
+
+def print_scores(evaluation: Evaluation, task: Task) -> None:
+    """Print the scores as a table."""
+    header = ["score", f"{len(evaluation.labels)} segments"]
+    print_line(format_table(header, task.rows(evaluation.scores)))
+
+
+def write_evaluation(
+    folder: Path, evaluation: Evaluation, task: Task, details: dict[str, Any]
+) -> None:
+    """Write metrics.json, predictions.csv and the pictures of each output into `folder`.
+
+    `details` stand in metrics.json beside the scores: what was evaluated on what.
+    """
+    # matplotlib is slow to import
+    from utils.reports.plots import plot_confusion_matrix, plot_predictions
+
+    counts = {"n": len(evaluation.labels)}
+    write_json(folder / "metrics.json", {**evaluation.scores, **counts, **details})
+    with atomic_write(folder / "predictions.csv") as temporary:
+        _write_predictions(temporary, evaluation, task)
+    for column, name in enumerate(task.outputs):
+        suffix = f"_{name}" if len(task.outputs) > 1 else ""
+        pair = evaluation.labels[:, column], evaluation.predictions[:, column]
+        plot_predictions(folder / f"predictions{suffix}.png", *pair, name)
+        if task.classes is not None:
+            plot_confusion_matrix(folder / f"confusion_matrix{suffix}.png", *pair)
+
+
+def _write_predictions(path: Path, evaluation: Evaluation, task: Task) -> None:
+    """Write one row a segment; of several outputs, each has two columns of its own."""
+    prefixes = [f"{name}_" for name in task.outputs] if len(task.outputs) > 1 else [""]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        header = [f"{prefix}{what}" for prefix in prefixes for what in ("label", "prediction")]
+        writer.writerow(["id", *header])
+        labels, predictions = evaluation.labels.tolist(), evaluation.predictions.tolist()
+        for id_, *values in zip(evaluation.ids, labels, predictions, strict=True):
+            pairs = zip(*values, strict=True)
+            writer.writerow([id_, *(value for pair in pairs for value in pair)])

@@ -1,0 +1,138 @@
+"""The one configuration of a run. Everything that decides what happens stands here, once.
+
+The command line is made from it, `run.json` and checkpoints hold it. Nothing slow is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data.layout import ALIGNMENT_NAMES, alignment_folder
+from system.config import CheckedConfig, make_config, plain_values, setting
+from system.console import (
+    OneOf,
+    device_name,
+    number_from_zero,
+    positive_number,
+    truth_value,
+    whole_number,
+)
+from system.devices import PRECISIONS
+from system.errors import InputError
+
+DEFAULT_MODEL, DEFAULT_TASK = "nhfnet", "sentiment"
+SCHEDULES = ("none", "plateau", "cosine")
+MOST_WORKERS = 256  # more would only take memory
+MOST_SEED = 2**32 - 1
+
+_count = whole_number(1)
+
+
+@dataclass(frozen=True)
+class RunConfig(CheckedConfig):
+    """Settings of a run, with the defaults of the command line; ValueError when one cannot be."""
+
+    # data
+    datadir: Path = setting(Path("CMU_MOSEI"), Path, "the prepared dataset's folder")
+    alignment: str = setting(
+        ALIGNMENT_NAMES[0], OneOf(*ALIGNMENT_NAMES), "which of the prepared alignments"
+    )
+    task: str | None = setting(
+        None, str, f"what to predict (the checkpoint's, else {DEFAULT_TASK})"
+    )
+    # model
+    model: str | None = setting(
+        None,
+        str,
+        "a name that --models lists, or a class of your own as FILE.py:CLASS "
+        f"(the checkpoint's, else {DEFAULT_MODEL})",
+    )
+    set: dict[str, Any] = field(
+        default_factory=dict, metadata={"meaning": "of the model's settings, see --models"}
+    )
+    checkpoint: Path | None = setting(
+        None, Path, "weights to evaluate, or to start training from: a .pth file"
+    )
+    # training
+    lr: float = setting(1e-3, positive_number, "Adam's learning rate")
+    batch_size: int = setting(16, _count, "segments a batch, over all processes")
+    epochs: int = setting(10, _count, "passes over the training split")
+    scheduler: str = setting(
+        SCHEDULES[0],
+        OneOf(*SCHEDULES),
+        "of the learning rate: plateau halves it when the validation score stands still",
+    )
+    weight_decay: float = setting(0.0, number_from_zero, "Adam's weight decay")
+    grad_clip: float | None = setting(None, positive_number, "largest norm of the gradients")
+    patience: int | None = setting(
+        None, _count, "stop after so many epochs without a better validation score"
+    )
+    seed: int = setting(
+        20, whole_number(0, MOST_SEED), "of the weights, the batch order and dropout"
+    )
+    # running
+    device: str = setting("auto", device_name, "auto, cpu, cuda or cuda:N")
+    precision: str = setting(
+        PRECISIONS[0], OneOf(*PRECISIONS), "bfloat16: mixed precision by autocast"
+    )
+    compile: bool = setting(False, truth_value, "use torch.compile, which takes minutes to start")
+    native: bool = setting(
+        True, truth_value, "on a CPU, run the encoders in PyTorch instead of compiled C++"
+    )
+    num_workers: int | None = setting(
+        None,
+        whole_number(0, MOST_WORKERS),
+        "processes that load batches ahead (4 on CUDA, 0 on a CPU)",
+    )
+    # output
+    checkpointdir: Path = setting(
+        Path("checkpoints"), Path, "the run's folder: checkpoints, run.json, metrics.csv, logs/"
+    )
+    resultdir: Path = setting(Path("result"), Path, "where results are written")
+    save_every: int | None = setting(
+        None, _count, "save for --resume every so many steps, too, not only after each epoch"
+    )
+    log_interval: int = setting(10, _count, "batches between two lines of the running loss")
+    verbose: bool = setting(True, truth_value, "no running loss and no progress bars")
+    save: bool = setting(True, truth_value, "write no checkpoints, logs or results")
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the splits lie."""
+        return alignment_folder(self.datadir, self.alignment)
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What decides the weights that come out, as plain values: no places, no display."""
+        values = plain_values(self)
+        return {name: values[name] for name in values if name not in _NO_PART_IN_THE_OUTCOME}
+
+    def for_seed(self, seed: int) -> RunConfig:
+        """Return the same run with another seed, in a folder of its own."""
+        return replace(self, seed=seed, checkpointdir=self.checkpointdir / f"seed{seed}")
+
+
+_NO_PART_IN_THE_OUTCOME = (
+    *("datadir", "checkpoint", "checkpointdir", "resultdir", "num_workers"),
+    *("save_every", "log_interval", "verbose", "save"),
+)
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Read the configuration of a `run.json`, or of a JSON file of settings alone.
+
+    Settings that it lacks have their defaults. Raises InputError when it is something else.
+    """
+    if not path.is_file():
+        raise InputError(f"--config: no file {path}; give the run.json of a run.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"--config {path} is not JSON: {error}.") from error
+    values = content.get("config", content) if isinstance(content, dict) else None
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path} holds no settings; give the run.json of a run.")
+    return make_config(RunConfig, values, f"--config {path}")

@@ -1,0 +1,98 @@
+"""From a configuration to what a run works with: the model, the task, and how batches come."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
+from models.checkpoint import Checkpoint, read_checkpoint
+from models.native import accelerate
+from models.registry import build, restore
+from system.devices import pick_device
+from system.errors import InputError
+from system.processes import Processes
+from utils.run_config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
+from utils.tasks import TASKS, Task
+
+_WORKERS = {"cuda": 4, "cpu": 0}
+
+
+def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
+    """Return how batches are made, on the device that the configuration means here."""
+    device = pick_device(processes.device(config.device))
+    workers = _WORKERS[device.type] if config.num_workers is None else config.num_workers
+    verbose = processes.is_first and config.verbose
+    return LoaderOptions(device, config.batch_size, workers, verbose, processes)
+
+
+def new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, Task]:
+    """Return the model that a training of `split` starts from, and its task.
+
+    It is new, or the one of `config.checkpoint`; in the configuration that is returned, model
+    and task have their names. Raises InputError when the model cannot be built or does not fit.
+    """
+    torch.manual_seed(config.seed)
+    if config.checkpoint is not None:
+        if config.set:
+            raise InputError("--set goes without --checkpoint, whose model has its settings.")
+        return open_model(config, read_checkpoint(config.checkpoint), split)
+    config = replace(config, model=config.model or DEFAULT_MODEL, task=config.task or DEFAULT_TASK)
+    task = find_task(config.task, split)
+    model = build(config.model, config.set, split.widths, len(task.outputs))
+    return config, model, task
+
+
+def open_model(
+    config: RunConfig, checkpoint: Checkpoint, split: Split
+) -> tuple[RunConfig, nn.Module, Task]:
+    """Return a checkpoint's model and task, which fit `split`, and the configuration with both.
+
+    Raises InputError when they do not fit, or are not what the configuration names.
+    """
+    name, model = restore(checkpoint, config.model)
+    trained_for = checkpoint.details.get("task", DEFAULT_TASK)
+    if config.task not in (None, trained_for):
+        raise InputError(
+            f"{checkpoint.path} was trained for the task {trained_for}, but --task says "
+            f"{config.task}; leave --task out."
+        )
+    config = replace(config, model=name, task=trained_for)
+    task = find_task(trained_for, split)
+    if model.outputs != len(task.outputs):
+        raise InputError(
+            f"{checkpoint.path} has {model.outputs} outputs, but the task {task.name} has "
+            f"{len(task.outputs)}; give the checkpoint that belongs to it."
+        )
+    check_widths(model, split)
+    return config, model, task
+
+
+def find_task(name: str, split: Split) -> Task:
+    """Return a task by its name; raises InputError when `split` has no labels for it."""
+    if name not in TASKS:
+        raise InputError(f"--task {name}: there is no such task, only {', '.join(TASKS)}.")
+    TASKS[name].check_labels(split)
+    return TASKS[name]
+
+
+def check_widths(model: nn.Module, split: Split) -> None:
+    """Raise InputError unless the widths of the split's arrays are the model's."""
+    for kind, width in split.widths.items():
+        expected = model.widths[kind]
+        if width != expected:
+            raise InputError(
+                f"{split.folder}: {kind} is {width} wide, but the model takes {expected}; use the "
+                "checkpoint that belongs to this data, or prepare the data as for the checkpoint "
+                "(text: with the same --bert)."
+            )
+
+
+def place_model(model: nn.Module, config: RunConfig, options: LoaderOptions) -> nn.Module:
+    """Return the model on the options' device, with the encoders in C++ where that is wanted."""
+    if options.device.type == "cpu" and config.native and not config.compile:
+        accelerate(model)
+    return model.to(options.device)

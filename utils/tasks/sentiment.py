@@ -1,0 +1,88 @@
+"""Sentiment: one score a segment, and the field's scores of its predictions."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
+from torch.nn.functional import mse_loss
+
+from data.labels import CLASS_NAMES, LABEL_LIMIT, sentiment_class
+from utils.tasks.task import Measure, Scores, Task
+
+
+def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
+    """Score `predictions` `(N, 1)` or `(N,)` against `labels` of that shape, both finite.
+
+    Accuracies and F1 are fractions. Warns, and gives 0, where a score is not defined: Corr of
+    constant predictions or labels, negative/positive without a label other than 0.
+    """
+    labels, predictions = labels.reshape(-1), predictions.reshape(-1)
+    signed = labels != 0
+    if not signed.any():
+        warnings.warn("all labels are 0: Acc-2 and F1 (neg/pos) are given as 0", stacklevel=2)
+    acc2, f1 = _binary(labels[signed] > 0, predictions[signed] > 0)
+    acc2_nonneg, f1_nonneg = _binary(labels >= 0, predictions >= 0)
+    return {
+        "mae": float(mean_absolute_error(labels, predictions)),
+        "corr": _pearson(labels, predictions),
+        "acc7": _multiclass(labels, predictions, LABEL_LIMIT),
+        "acc5": _multiclass(labels, predictions, 2),
+        "acc2": acc2,
+        "f1": f1,
+        "acc2_nonneg": acc2_nonneg,
+        "f1_nonneg": f1_nonneg,
+    }
+
+
+def _multiclass(labels: np.ndarray, predictions: np.ndarray, limit: int) -> float:
+    classes = (sentiment_class(values, limit) for values in (labels, predictions))
+    return float(accuracy_score(*classes))
+
+
+def _binary(labels: np.ndarray, predictions: np.ndarray) -> tuple[float, float]:
+    if not len(labels):
+        return 0.0, 0.0
+    # Each pair of classes once, weighted by how often it is: a million rows become four.
+    counts = np.bincount(2 * labels.astype(np.int8) + predictions, minlength=4)
+    true, predicted = np.repeat([False, True], 2), np.tile([False, True], 2)
+    accuracy = accuracy_score(true, predicted, sample_weight=counts)
+    f1 = f1_score(true, predicted, sample_weight=counts, average="weighted", zero_division=0)
+    return float(accuracy), float(f1)
+
+
+def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
+    for name, values in (("labels", labels), ("predictions", predictions)):
+        if np.ptp(values) == 0:
+            warnings.warn(f"all {name} are {values[0]:g}: Corr is given as 0", stacklevel=3)
+            return 0.0
+    # As np.corrcoef, in half its memory.
+    x, y = (values - values.mean(dtype=np.float64) for values in (labels, predictions))
+    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+_MAE = Measure("mae", "MAE", lower_is_better=True)
+
+SENTIMENT = Task(
+    name="sentiment",
+    outputs={"sentiment": 0},
+    loss=partial(mse_loss, reduction="none"),
+    score=score,
+    measures=(
+        _MAE,
+        Measure("corr", "Corr"),  # Pearson
+        Measure("acc7", "Acc-7", is_percent=True),  # rounded and clipped to [-3, 3]
+        Measure("acc5", "Acc-5", is_percent=True),  # rounded and clipped to [-2, 2]
+        # Zero labels left out, as the released code does.
+        Measure("acc2", "Acc-2 (neg/pos)", is_percent=True),
+        Measure("f1", "F1 (neg/pos)", is_percent=True),  # weighted by class
+        Measure("acc2_nonneg", "Acc-2 (neg/non-neg)", is_percent=True),
+        Measure("f1_nonneg", "F1 (neg/non-neg)", is_percent=True),
+    ),
+    chosen_by=_MAE,
+    in_a_line=("mae", "corr", "acc7", "acc2", "f1"),
+    classes=CLASS_NAMES,
+    released_names={"Acc7": "acc7", "Acc2": "acc2", "F1": "f1", "Corr": "corr", "MAE": "mae"},
+)

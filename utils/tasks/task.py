@@ -1,0 +1,73 @@
+"""What a model is asked to predict, and how its answers are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from data.loading.split import Split
+from system.errors import InputError
+
+Scores = dict[str, float]  # by a measure's key
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One of a task's scores."""
+
+    key: str  # in files
+    name: str  # as the field writes it
+    is_percent: bool = False  # shown so; in files it is a fraction
+    lower_is_better: bool = False
+
+    def text(self, value: float) -> str:
+        """Return a value as it is shown."""
+        return f"{100 * value:.2f} %" if self.is_percent else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to predict: label columns in, scores out."""
+
+    name: str
+    outputs: Mapping[str, int]  # what a model's outputs are, and each one's label column
+    loss: Callable[[Tensor, Tensor], Tensor]  # of predictions and targets, value by value
+    score: Callable[[np.ndarray, np.ndarray], Scores]  # of targets and predictions (N, outputs)
+    measures: tuple[Measure, ...]  # in the order of tables
+    chosen_by: Measure  # its best value on the validation split chooses the epoch
+    in_a_line: tuple[str, ...]  # keys of the measures that a line on screen has
+    classes: Mapping[int, str] | None = None  # of a rounded output, for the confusion matrix
+    # The names under which the released code prints its best scores, in its order.
+    released_names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[int]:
+        """The label column of each output."""
+        return list(self.outputs.values())
+
+    def check_labels(self, split: Split) -> None:
+        """Raise InputError when the split has no labels for this task."""
+        found = split.labels.shape[1]
+        if found <= max(self.columns):
+            raise InputError(
+                f"{split.folder}: the labels have {found} columns, but the task {self.name} needs "
+                f"{max(self.columns) + 1}; use a dataset that has them."
+            )
+
+    def to_minimise(self, scores: Scores) -> float:
+        """Return what chooses the epoch; lower is better."""
+        value = scores[self.chosen_by.key]
+        return value if self.chosen_by.lower_is_better else -value
+
+    def rows(self, scores: Scores) -> list[tuple[str, str]]:
+        """Return name and value of each measure, as a table shows them."""
+        return [(measure.name, measure.text(scores[measure.key])) for measure in self.measures]
+
+    def line(self, scores: Scores) -> str:
+        """Return the most looked-at scores in a line."""
+        by_key = {measure.key: measure for measure in self.measures}
+        shown = [by_key[key] for key in self.in_a_line]
+        return "  ".join(f"{one.name.split(' ')[0]} {one.text(scores[one.key])}" for one in shown)

@@ -1,0 +1,120 @@
+"""One training from its configuration to its results, and several over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from data.layout import SPLITS
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
+from system.console import print_heading, print_line
+from utils.reports.describe_data import describe_data
+from utils.reports.evaluation import Evaluation, evaluate
+from utils.reports.results import print_scores, result_folder, write_evaluation
+from utils.run_config import RunConfig
+from utils.running.setup import check_widths, new_model, place_model
+from utils.tasks import Scores
+from utils.training.history import picked_on_test
+from utils.training.provenance import RunRecord
+from utils.training.run_folder import BEST, file_to_resume, open_run_folder
+from utils.training.seeds import print_spread, write_spread
+from utils.training.trainer import Trainer
+
+
+def train(
+    config: RunConfig, options: LoaderOptions, resume: str | None = None, overwrite: bool = False
+) -> Scores:
+    """Train, then score the test split at the best validation epoch; returns those scores.
+
+    `resume` is the file to go on from, or `auto`: the one of the run's own folder, if there is
+    one. `overwrite` removes an earlier run from that folder. Raises InputError when the data,
+    the model or the folder cannot be used.
+    """
+    splits = {name: Split(config.data_folder / name) for name in SPLITS}
+    config, model, task = new_model(config, splits["train"])
+    for split in splits.values():
+        check_widths(model, split)
+        task.check_labels(split)
+    data = describe_data(config.data_folder, splits)
+    writes = config.save and options.processes.is_first
+    resumed = file_to_resume(resume, config.checkpointdir)
+    folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
+    with folder:
+        trainer = Trainer(place_model(model, config, options), splits, task, config, options, data)
+        if resumed is not None:
+            trainer.resume(resumed)
+        record = RunRecord(config, data, options.device) if writes else None
+        if record is not None:
+            config.resultdir.mkdir(parents=True, exist_ok=True)  # told now if it cannot be made
+            record.write()
+        trainer.run()
+        evaluation = _test(trainer)
+        if record is not None:
+            _write_results(trainer, evaluation, data)
+            record.write(ended=True)
+    return evaluation.scores
+
+
+def _test(trainer: Trainer) -> Evaluation:
+    """Score the test split with the best weights, and print what it compares with."""
+    task, split = trainer.task, trainer.splits["test"]
+    chosen_by = task.chosen_by.name
+    print_heading(f"Test scores at epoch {trainer.best.number}, the best by validation {chosen_by}")
+    evaluation = evaluate(trainer.predictor, split, task, trainer.options)
+    print_scores(evaluation, task)
+    for name, column in task.outputs.items():
+        mean = trainer.splits["train"].labels[:, column].mean()
+        error = abs(split.labels[:, column] - mean).mean()
+        what = f" ({name})" if len(task.outputs) > 1 else ""
+        print_line(
+            f"Always predicting the training labels' mean, {mean:.2f}, would give MAE "
+            f"{error:.4f}{what}"
+        )
+    lines = picked_on_test(trainer.epochs, task)
+    if lines:
+        print_line("\nPicked on the test set, as the released code does; no fair comparison:")
+    for line in lines:
+        print_line(f"  {line}")
+    return evaluation
+
+
+def _write_results(trainer: Trainer, evaluation: Evaluation, data: dict[str, Any]) -> None:
+    """Write the best epoch's evaluation and the curves."""
+    from utils.reports.plots import plot_curves  # matplotlib is slow to import
+
+    config, task, epochs = trainer.config, trainer.task, trainer.epochs
+    checkpoint = config.checkpointdir / BEST
+    folder = result_folder(config.resultdir, checkpoint, data["digests"]["test"])
+    details = {**data, "split": "test", "checkpoint": str(checkpoint), "model": config.model}
+    write_evaluation(folder / "test", evaluation, task, details)
+    measure = task.chosen_by
+    values = {
+        name: [epoch.scores[name][measure.key] for epoch in epochs] for name in epochs[0].scores
+    }
+    losses = [epoch.loss for epoch in epochs]
+    plot_curves(folder / "curves.png", losses, values, trainer.best.number, measure.name)
+    print_line(f"\nCheckpoints are in {config.checkpointdir}, results in {folder}")
+
+
+def train_by_seed(
+    config: RunConfig,
+    seeds: Sequence[int],
+    options: LoaderOptions,
+    resume: str | None = None,
+    overwrite: bool = False,
+) -> dict[int, Scores]:
+    """Train once per seed, each in a folder of its own, and report mean and deviation."""
+    scores = {}
+    for seed in seeds:
+        print_heading(f"Seed {seed}")
+        scores[seed] = train(config.for_seed(seed), options, resume, overwrite)
+    print_heading(f"Test scores over the seeds {', '.join(map(str, scores))}")
+    print_spread(scores)
+    if config.save and options.processes.is_first:
+        path: Path = config.checkpointdir / "seeds.json"
+        write_spread(path, scores)
+        print_line(f"\nIn {path}")
+    return scores

@@ -1,0 +1,75 @@
+"""The folder of one run, which no other run writes into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from system.console import print_line
+from system.errors import InputError
+from system.locks import lock_folder
+
+BEST = "best.pth"
+LAST = "last.pth"  # what --resume goes on from
+RUN_FILE = "run.json"
+HISTORY = "metrics.csv"
+LOGS = "logs"  # for TensorBoard
+_LOCK = ".run.lock"
+_OF_A_RUN = re.compile(
+    rf"{re.escape(BEST)}|{re.escape(LAST)}|{re.escape(RUN_FILE)}|{re.escape(HISTORY)}"
+    r"|msaf_mosei_epoch\d+\.pth"
+)
+_LOG_FILE = "*/events.out.tfevents.*"
+
+
+def epoch_file(number: int) -> str:
+    """Return the name of an epoch's checkpoint, which is the released code's."""
+    return f"msaf_mosei_epoch{number}.pth"
+
+
+def file_to_resume(resume: str | None, folder: Path) -> Path | None:
+    """Return the file to go on from; `auto` is the run's own in `folder`, None without one."""
+    if resume != "auto":
+        return None if resume is None else Path(resume)
+    if (folder / LAST).is_file():
+        return folder / LAST
+    print_line(f"No {folder / LAST} yet: starting anew")
+    return None
+
+
+@contextmanager
+def open_run_folder(folder: Path, resume: str | None, overwrite: bool) -> Iterator[None]:
+    """Keep `folder` for one run, locked, until the block ends.
+
+    A run that resumes from a file of the folder goes on there. `overwrite` removes what an
+    earlier run wrote, and nothing else. Raises InputError when the folder holds another run, or
+    when one is training in it.
+    """
+    with lock_folder(folder, _LOCK, "Another training is writing into", "--checkpointdir"):
+        found = written_files(folder)
+        if overwrite:
+            for path in found:
+                path.unlink()
+        elif found and not _goes_on(folder, resume, found):
+            raise InputError(
+                f"{folder} holds a run ({found[0].name}); go on with it (--resume auto), remove "
+                "what it wrote (--overwrite), or give another --checkpointdir."
+            )
+        yield
+
+
+def _goes_on(folder: Path, resume: str | None, found: Sequence[Path]) -> bool:
+    """Tell whether a run may go on in the folder of the one that left `found`."""
+    if resume == "auto":  # without last.pth it starts anew: then it must not replace any weights
+        return (folder / LAST).is_file() or all(path.suffix != ".pth" for path in found)
+    return resume is not None and Path(resume).resolve().parent == folder.resolve()
+
+
+def written_files(folder: Path) -> list[Path]:
+    """Return the files that a run wrote into its folder."""
+    if not folder.is_dir():
+        return []
+    files = [path for path in sorted(folder.iterdir()) if _OF_A_RUN.fullmatch(path.name)]
+    return files + sorted((folder / LOGS).glob(_LOG_FILE))

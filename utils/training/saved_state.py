@@ -1,0 +1,152 @@
+"""What a training saves, and how it goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.loading.options import LoaderOptions
+from models.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from system.console import print_line
+from system.errors import InputError
+from utils.run_config import RunConfig
+from utils.training.history import Epoch
+from utils.training.run_folder import BEST, LAST, epoch_file
+from utils.training.step import TrainingStep
+
+_MUST_MATCH = (
+    *("alignment", "task", "model", "lr", "batch_size", "scheduler", "weight_decay"),
+    *("grad_clip", "seed", "precision"),
+)
+
+
+@dataclass
+class TrainingState:
+    """How far a training is: its epochs, and what the steps of the one under way gave."""
+
+    epochs: list[Epoch] = field(default_factory=list)  # those that are over
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    epoch: int = 1  # the one under way
+    step: int = 0  # steps taken in it
+    predicted: list[Tensor] = field(default_factory=list)  # this process's, by step
+    not_finite: int = 0  # input values read as 0, this process's
+
+    def begin_epoch(self, number: int) -> None:
+        """Go on to an epoch."""
+        self.epoch, self.step, self.predicted, self.not_finite = number, 0, [], 0
+
+
+class TrainingSaver:
+    """Writes a training's checkpoints, and reads the one that a training goes on from.
+
+    `data` says which dataset it is.
+    """
+
+    def __init__(
+        self,
+        step: TrainingStep,
+        config: RunConfig,
+        options: LoaderOptions,
+        data: Mapping[str, Any],
+    ) -> None:
+        self._step, self._config, self._options, self._data = step, config, options, data
+
+    def save_epoch(self, folder: Path, epoch: Epoch, is_best: bool) -> None:
+        """Write the epoch's checkpoint, and `best.pth` when it is the best so far."""
+        details = {
+            "epoch": epoch.number,
+            "optimizer_state_dict": self._step.optimizer.state_dict(),
+            "scores": epoch.scores,
+        }
+        for name in [epoch_file(epoch.number)] + [BEST] * is_best:
+            self._write(folder / name, details)
+
+    def save_last(self, folder: Path | None, state: TrainingState) -> None:
+        """Write all that the training needs to go on; every process takes part."""
+        content = self._plain_state(state)
+        if folder is not None:
+            self._write(folder / LAST, {"training": content})
+
+    def _write(self, path: Path, details: Mapping[str, Any]) -> None:
+        config = self._config
+        about_run = {"task": config.task, "run": config.outcome, "dataset": dict(self._data)}
+        write_checkpoint(path, self._step.model, config.model, **about_run, **details)
+
+    def _plain_state(self, state: TrainingState) -> dict[str, Any]:
+        gather = self._options.processes.gather
+        empty = torch.empty(0, self._step.model.outputs)
+        return {
+            "must_match": self._must_match(),
+            "epoch": state.epoch,
+            "step": state.step,
+            "predicted": gather(torch.cat([empty, *(part.cpu() for part in state.predicted)])),
+            "not_finite": gather(state.not_finite),
+            "epochs": [asdict(epoch) for epoch in state.epochs],
+            **self._step.state_dict(),
+            "random": gather(_random_state(self._options.device)),
+            "best_weights": state.best_weights,
+        }
+
+    def _must_match(self) -> dict[str, Any]:
+        """Return what has to be the same for a training to go on."""
+        config = self._config
+        names = _MUST_MATCH + (("epochs",) if config.scheduler == "cosine" else ())
+        digests = self._data["digests"]
+        return {
+            **{name: getattr(config, name) for name in names},
+            "model settings": asdict(self._step.model.config),
+            "processes": self._options.processes.count,
+            **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
+        }
+
+    def resume(self, path: Path) -> TrainingState:
+        """Return the training that `path` holds, and set model, optimizer and generators to it.
+
+        Raises InputError when the file holds no such training, or one of other data or settings.
+        """
+        checkpoint = read_checkpoint(path)
+        content = checkpoint.details.get("training")
+        if not isinstance(content, dict) or not isinstance(content.get("must_match"), dict):
+            raise InputError(
+                f"{path} holds weights, but no training to go on with; give {LAST}, or start from "
+                "these weights with --checkpoint."
+            )
+        for name, value in self._must_match().items():
+            before = content["must_match"].get(name)
+            if before != value:
+                raise InputError(
+                    f"{path} was trained with {name} {before}, this is {value}; resume with the "
+                    "same settings and data, or train anew in another --checkpointdir."
+                )
+        load_weights(self._step.model, checkpoint.weights, path)
+        self._step.load_state_dict(content)
+        rank, device = self._options.processes.rank, self._options.device
+        _set_random_state(content["random"][rank], device)
+        print_line(f"Resumed from {path}: epoch {content['epoch']}, step {content['step']}")
+        return TrainingState(
+            epochs=[Epoch(**epoch) for epoch in content["epochs"]],
+            best_weights=content["best_weights"],
+            epoch=content["epoch"],
+            step=content["step"],
+            predicted=[content["predicted"][rank].to(device)],
+            not_finite=content["not_finite"][rank],
+        )
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of PyTorch's generators, which the dropout of most models draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
