@@ -20,18 +20,21 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from utils.choices import PRECISIONS
-from utils.running.computing import Execution
 
 from data.layout import BATCH_FILES, TEXT_FILE
-from data.loading.split import LoaderOptions, Split
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
 from data.npy import NpyWriter
 from data.preparing.split_writer import SplitWriter
-from models.nhfnet import NHFNet, NHFNetSizes
-from system.devices import pick_device
+from models.native import accelerate
+from models.registry import build
+from system.devices import PRECISIONS, pick_device
 from system.progress import progress
 from tests.plain import PlainNHFNet
+from utils.run_config import RunConfig
+from utils.running.execution import Execution
 
 Value = TypeVar("Value")
 
@@ -50,14 +53,26 @@ class Setting:
     precision: str  # the program's; the plain side is float32
 
     @property
-    def loading(self) -> LoaderOptions:
+    def options(self) -> LoaderOptions:
         """How the program loads."""
         return LoaderOptions(self.device, self.batch_size, num_workers=0, verbose=False)
 
     @property
-    def computing(self) -> Execution:
+    def execution(self) -> Execution:
         """How the program runs the model."""
         return Execution(self.precision)
+
+    @property
+    def config(self) -> RunConfig:
+        """How the program trains."""
+        return RunConfig(
+            batch_size=self.batch_size,
+            epochs=1,
+            log_interval=50,
+            precision=self.precision,
+            save=False,
+            verbose=False,
+        )
 
 
 Side = Callable[[], None]  # one pass over the split
@@ -84,10 +99,19 @@ def plain_loader(setting: Setting, shuffle: bool) -> DataLoader:
     return DataLoader(PlainDataset(setting.folder), setting.batch_size, shuffle=shuffle)
 
 
-def new_model() -> NHFNet:
-    """Return the same random model for both sides."""
+def new_model(text_width: int = _TEXT_WIDTH) -> nn.Module:
+    """Return the same random NHFNet for both sides."""
     torch.manual_seed(0)
-    return NHFNet(NHFNetSizes())
+    widths = {"visual": _VISUAL_WIDTH, "audio": _AUDIO_WIDTH, "text": text_width}
+    return build("nhfnet", {}, widths, outputs=1)
+
+
+def new_fast_model(setting: Setting, text_width: int = _TEXT_WIDTH) -> nn.Module:
+    """Return that model as the program runs it."""
+    model = new_model(text_width)
+    if setting.device.type == "cpu":
+        accelerate(model)
+    return model.to(setting.device)
 
 
 def new_plain_model() -> PlainNHFNet:

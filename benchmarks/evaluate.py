@@ -15,17 +15,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+
 from benchmarks.against_plain import (
     Setting,
     Side,
-    new_model,
+    new_fast_model,
     new_plain_model,
     open_split,
     plain_loader,
     run,
 )
 from utils.reports.evaluation import evaluate
-from utils.running.computing import Predictor
+from utils.reports.predict import Predictor
+from utils.tasks import SENTIMENT
 
 
 def plain(setting: Setting) -> Side:
@@ -43,12 +45,12 @@ def plain(setting: Setting) -> Side:
 
 def program(setting: Setting) -> Side:
     """Evaluate as main_msaf.py does."""
-    model = new_model().to(setting.device)
-    predictor = Predictor(model, setting.computing, setting.batch_size)
+    model = new_fast_model(setting)
+    predictor = Predictor(model, setting.execution, setting.batch_size)
     split = open_split(setting)
 
     def one_pass() -> None:
-        evaluate(predictor, split, setting.loading)
+        evaluate(predictor, split, SENTIMENT, setting.options)
 
     return one_pass
 

@@ -4,7 +4,7 @@
                                [--batch_size 16] [--steps 200] [--folder DIR]
 
 Data of CMU-MOSEI's shape, but for the text's width, is made up, one size at a time, in a folder
-within DIR that is removed afterwards. LoaderOptions, training and evaluation are measured each in a
+within DIR that is removed afterwards. Loading, training and evaluation are measured each in a
 process of its own, on the CPU: `steps` batches with rows drawn from the whole file, which is not
 in the page cache, as a file larger than memory cannot be; medians of three processes. What is
 done once for a whole pass (opening the split, the order of an epoch, the scores at its end) is
@@ -31,18 +31,24 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils.reports.metrics import score
-from utils.training.settings import TrainingSettings
-
-from benchmarks.against_plain import Setting, open_split, run_alone, split_bytes, write_split
-from data.loading.split import Batch, Split, batches
+from benchmarks.against_plain import (
+    Setting,
+    new_fast_model,
+    open_split,
+    run_alone,
+    split_bytes,
+    write_split,
+)
+from data.loading.batches import batches
+from data.loading.split import Batch, Split
 from data.npy import Rows
-from models.nhfnet import NHFNet, NHFNetSizes
 from system import console
 from system.errors import InputError
 from system.files import atomic_write
 from utils.reports.evaluation import evaluate, gather_rows
-from utils.training.trainer import Position, Trainer
+from utils.tasks import SENTIMENT
+from utils.tasks.sentiment import score
+from utils.training.trainer import Trainer
 
 PLOT = Path(__file__).with_suffix(".png")
 _PROCESSES = 3
@@ -68,7 +74,7 @@ def load(steps: int, setting: Setting) -> float:
         _evict(setting.folder)
         begin = time.perf_counter()
         order = rng.permutation(len(split))
-        for _ in islice(batches(split, order, setting.loading), steps):
+        for _ in islice(batches(split, order, setting.options), steps):
             pass
         return time.perf_counter() - begin
 
@@ -78,18 +84,18 @@ def load(steps: int, setting: Setting) -> float:
 def train(steps: int, setting: Setting) -> float:
     """Return the seconds a sample of training: the last `steps` of an epoch."""
     split = open_split(setting)
-    settings = TrainingSettings(1e-3, 1, seed=20, log_interval=50, checkpointdir=None)
-    trainer = Trainer(_new_model(split), {"train": split}, settings, setting.loading, about={})
-    whole = len(setting.loading.rows(np.arange(len(split))))
+    model = new_fast_model(setting, split.widths["text"])
+    splits = {"train": split}
+    trainer = Trainer(model, splits, SENTIMENT, setting.config, setting.options, data={})
+    whole = len(setting.options.rows(np.arange(len(split))))
 
     def one_round(steps: int) -> float:
-        before = torch.randn(min((whole - steps) * setting.batch_size, len(split)))
-        # Another epoch has another order.
-        position = Position(trainer.position.epoch + 1, whole - steps, predicted=[before])
-        trainer.position = position
+        before = torch.randn(min((whole - steps) * setting.batch_size, len(split)), 1)
+        trainer.state.begin_epoch(trainer.state.epoch + 1)  # another one has another order
+        trainer.state.step, trainer.state.predicted = whole - steps, [before]
         _evict(setting.folder)
         begin = time.perf_counter()
-        trainer._pass()
+        trainer.run_pass()
         return time.perf_counter() - begin
 
     return _seconds_a_sample(one_round, steps, setting)
@@ -98,22 +104,20 @@ def train(steps: int, setting: Setting) -> float:
 def predict(steps: int, setting: Setting) -> float:
     """Return the seconds a sample of evaluating `steps` batches of segments drawn at random."""
     split, rng = open_split(setting), np.random.default_rng(0)
-    model = _new_model(split)
+    model = new_fast_model(setting, split.widths["text"])
 
     def one_round(steps: int) -> float:
         begin = time.perf_counter()
         # What evaluating all segments sets up, puts together and scores.
-        next(iter(batches(split, None, setting.loading)))
-        predictions = rng.standard_normal(len(split), dtype=np.float32)
-        score(
-            split.labels, gather_rows([torch.from_numpy(predictions)], len(split), setting.loading)
-        )
+        next(iter(batches(split, None, setting.options)))
+        mine = torch.from_numpy(rng.standard_normal((len(split), 1), dtype=np.float32))
+        score(split.labels[:, :1], gather_rows(mine, len(split), setting.options))
         seconds = time.perf_counter() - begin
         if steps:
             rows = rng.choice(len(split), steps * setting.batch_size, replace=False)
             _evict(setting.folder)
             begin = time.perf_counter()
-            evaluate(model, _SomeSegments(split, rows), setting.loading)
+            evaluate(model, _SomeSegments(split, rows), SENTIMENT, setting.options)
             seconds += time.perf_counter() - begin
         return seconds
 
@@ -143,11 +147,6 @@ def _seconds_a_sample(one_round: Callable[[int], float], steps: int, setting: Se
     opening = time.perf_counter() - begin
     once = one_round(0)
     return (one_round(steps) - once) / (steps * setting.batch_size) + (opening + once) / segments
-
-
-def _new_model(split: Split) -> NHFNet:
-    torch.manual_seed(0)
-    return NHFNet(NHFNetSizes(**split.widths))
 
 
 def _evict(folder: Path) -> None:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from data.text.bert import load_bert
 from data.text.encoder import TextEncoder
-from utils.choices import PRECISIONS
+from system.devices import PRECISIONS
 
 WORDS = [f"word{n}" for n in range(500)]
 

@@ -16,18 +16,18 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils.training.settings import TrainingSettings
 
 from benchmarks.against_plain import (
     Setting,
     Side,
-    new_model,
+    new_fast_model,
     new_plain_model,
     open_split,
     plain_loader,
     run,
 )
-from utils.training.trainer import EpochProgress, Trainer
+from utils.tasks import SENTIMENT
+from utils.training.trainer import Trainer
 
 LR = 1e-3
 
@@ -52,14 +52,12 @@ def plain(setting: Setting) -> Side:
 
 def program(setting: Setting) -> Side:
     """Train as main_msaf.py does."""
-    settings = TrainingSettings(LR, 1, seed=20, log_interval=50, checkpointdir=None)
-    splits = {"train": open_split(setting)}
-    loading, computing = setting.loading, setting.computing
-    trainer = Trainer(new_model(), splits, settings, loading, about={}, computing=computing)
+    splits, model = {"train": open_split(setting)}, new_fast_model(setting)
+    trainer = Trainer(model, splits, SENTIMENT, setting.config, setting.options, data={})
 
     def one_pass() -> None:
-        trainer.position = EpochProgress()
-        trainer._pass()
+        trainer.state.begin_epoch(1)
+        trainer.run_pass()
 
     return one_pass
 

@@ -29,7 +29,7 @@ _NUMPY_SCALARS = [
     (_SCALAR, "numpy._core.multiarray.scalar"),
 ]
 _NAMES_SHOWN = 3
-_WIDEST_INPUT = 2**16
+_LARGEST_SIZE = 2**16  # of inputs and outputs
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,12 @@ def restore_model(checkpoint: Checkpoint, model_class: type[nn.Module]) -> nn.Mo
             for kind, name in published.widths.items()
             if name in weights and weights[name].dim()
         }
-    for kind in MODALITIES:
-        width = widths.get(kind)
-        if type(width) is not int or not 0 < width <= _WIDEST_INPUT:
+    sizes = {f"the width of {kind}": widths.get(kind) for kind in MODALITIES}
+    for name, size in {**sizes, "the number of outputs": checkpoint.outputs}.items():
+        if type(size) is not int or not 0 < size <= _LARGEST_SIZE:
             raise InputError(
-                f"{checkpoint.path}: the width of {kind} is {width!r}, expected a whole number "
-                f"from 1 to {_WIDEST_INPUT}."
+                f"{checkpoint.path}: {name} is {size!r}, expected a whole number from 1 to "
+                f"{_LARGEST_SIZE}."
             )
     config = make_config(model_class.Config, checkpoint.config, str(checkpoint.path))
     model = model_class(config, {kind: widths[kind] for kind in MODALITIES}, checkpoint.outputs)

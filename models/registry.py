@@ -9,6 +9,7 @@ dataclass, and `widths` has the channels of visual, audio and text. A class with
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -49,11 +50,11 @@ def find_class(name: str) -> type[nn.Module]:
 def _import_file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"--model: there is no file {path}; give FILE.py:CLASS.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(f"model_of_{path.stem}", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # somebody's own code can fail in any way
+    except (Exception, SystemExit) as error:  # somebody's own code can fail in any way
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"--model: {path} cannot be imported ({reason}).") from error
     return module

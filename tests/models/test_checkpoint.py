@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
-from models.nhfnet import NHFNet, NHFNetSizes
-from models.nhfnet import released_format as released
+from models.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from models.nhfnet import NHFNet, NHFNetConfig
+from models.nhfnet.released_format import RELEASED as FORMAT
 from system.errors import InputError
 from tests.golden import GOLDEN
 
 RELEASED = GOLDEN / "released_format.pth"
 ROOT = Path(__file__).parents[2]
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-SMALL = {"visual": 3, "audio": 4, "text": 5, "layers": 1, "feedforward": 8, "text_hidden": 6}
+WIDTHS = {"visual": 3, "audio": 4, "text": 5}
+SMALL = {"layers": 1, "feedforward": 8, "text_hidden": 6}
+MOSEI = {"visual": 35, "audio": 74, "text": 768}
 
 
 def save(path, content, zipped=True):
@@ -47,7 +48,7 @@ def refusal(path):
 
 def small_model(seed=0):
     torch.manual_seed(seed)
-    return NHFNet(NHFNetSizes(**SMALL))
+    return NHFNet(NHFNetConfig(**SMALL), WIDTHS)
 
 
 def assert_same_weights(found, expected):
@@ -72,10 +73,12 @@ def test_what_is_written_comes_back_exactly(tmp_path):
         "dataset": None,
     }
     path = tmp_path / "new folder" / "best.pth"
-    write_checkpoint(path, model, asdict(model.sizes), **details)
+    write_checkpoint(path, model, "nhfnet", **details)
     checkpoint = read_checkpoint(path)
     assert checkpoint.path == path
-    assert checkpoint.sizes == asdict(model.sizes)
+    assert checkpoint.model == "nhfnet"
+    assert checkpoint.config == {**vars(NHFNetConfig()), **SMALL}
+    assert (checkpoint.widths, checkpoint.outputs) == (WIDTHS, 1)
     assert_same_weights(checkpoint.weights, model.state_dict())
     state = checkpoint.details.pop("optimizer_state_dict")
     assert state["param_groups"] == optimizer.state_dict()["param_groups"]
@@ -84,20 +87,27 @@ def test_what_is_written_comes_back_exactly(tmp_path):
     assert checkpoint.details == {name: details[name] for name in ("epoch", "scores", "dataset")}
 
 
-def test_a_model_is_built_with_the_sizes_in_its_checkpoint(tmp_path):
+def test_a_model_is_built_with_the_config_in_its_checkpoint(tmp_path):
     model = small_model()
-    write_checkpoint(tmp_path / "best.pth", model, asdict(model.sizes))
+    write_checkpoint(tmp_path / "best.pth", model, "nhfnet")
     loaded = NHFNet.from_checkpoint(str(tmp_path / "best.pth"))
-    assert loaded.sizes == model.sizes
+    assert (loaded.config, loaded.widths) == (model.config, model.widths)
     assert not loaded.training
     assert_same_weights(loaded.state_dict(), model.state_dict())
 
 
+def linear(inputs, outputs):
+    """A model of the contract, as far as a checkpoint looks at it."""
+    model = nn.Linear(inputs, outputs, bias=False)
+    model.config, model.widths, model.outputs = NHFNetConfig(), WIDTHS, outputs
+    return model
+
+
 def test_unusual_weights_come_back_to_the_bit(tmp_path):
-    model = nn.Linear(5, 1, bias=False)
+    model = linear(5, 1)
     unusual = torch.tensor([[-0.0, float("inf"), float("nan"), 1e-45, 3.4e38]])
     model.load_state_dict({"weight": unusual})
-    write_checkpoint(tmp_path / "model.pth", model, {})
+    write_checkpoint(tmp_path / "model.pth", model, "linear")
     found = read_checkpoint(tmp_path / "model.pth").weights["weight"]
     assert found.numpy().tobytes() == unusual.numpy().tobytes()
 
@@ -111,13 +121,14 @@ from itertools import count
 from pathlib import Path
 import torch
 from models.checkpoint import write_checkpoint
+from tests.models.test_checkpoint import linear
 
 torch.set_num_threads(1)
-model = torch.nn.Linear(1000, 1000)
+model = linear(1000, 1000)
 
 def write(path, number):
     torch.nn.init.constant_(model.weight, number)
-    write_checkpoint(path, model, {}, number=number)
+    write_checkpoint(path, model, "linear", number=number)
 
 for moment in range(int(sys.argv[2])):
     path = Path(sys.argv[1]) / str(moment) / "best.pth"
@@ -167,16 +178,16 @@ def not_flushed(_):
 )
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, target, name, failing):
     path = tmp_path / "best.pth"
-    write_checkpoint(path, small_model(0), SMALL)
+    write_checkpoint(path, small_model(0), "nhfnet")
     old = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(target, name, failing)
         with pytest.raises(OSError, match="No space left") as caught:
-            write_checkpoint(path, small_model(1), SMALL)
+            write_checkpoint(path, small_model(1), "nhfnet")
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
-    write_checkpoint(path, small_model(1), SMALL)
+    write_checkpoint(path, small_model(1), "nhfnet")
     assert path.read_bytes() != old
 
 
@@ -185,19 +196,18 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, target, na
 
 def test_the_released_file_loads():
     checkpoint = read_checkpoint(RELEASED)
-    assert checkpoint.sizes == {"visual": 35, "audio": 74, "text": 768}
     assert checkpoint.details["epoch"] == 3
     assert checkpoint.details["test_score"] == [51.2, 84.3, 84.1, 0.71]
     assert checkpoint.details["test_loss"] == 0.5678
     assert set(checkpoint.details["optimizer_state_dict"]) == {"state", "param_groups"}
-    load_weights(NHFNet(NHFNetSizes()), checkpoint)
+    assert NHFNet.from_checkpoint(RELEASED).widths == MOSEI
 
 
 def test_released_names_are_ours_one_to_one():
     theirs = torch.load(RELEASED, weights_only=False)["model_state_dict"]
-    used = {name: weight for name, weight in theirs.items() if len(released.rename({name: weight}))}
-    renamed = released.rename(theirs)
-    ours = NHFNet(NHFNetSizes()).state_dict()
+    used = {name: weight for name, weight in theirs.items() if len(FORMAT.rename({name: weight}))}
+    renamed = FORMAT.rename(theirs)
+    ours = NHFNet(NHFNetConfig(), MOSEI).state_dict()
     assert len(renamed) == len(used)  # no two become one
     assert {name: weight.shape for name, weight in renamed.items()} == {
         name: weight.shape for name, weight in ours.items()
@@ -226,12 +236,12 @@ def test_each_released_part_goes_where_the_paper_has_it():
         "a_name_nobody_knows": "a_name_nobody_knows",
     }
     for old, new in renamed.items():
-        assert list(released.rename({old: torch.zeros(1)})) == [new]
+        assert list(FORMAT.rename({old: torch.zeros(1)})) == [new]
 
 
 def test_our_names_are_not_taken_for_released_ones():
-    assert released.is_released(["audio_visual_model.audio_linear.weight"])
-    assert not released.is_released(NHFNet(NHFNetSizes()).state_dict())
+    assert FORMAT.matches(["audio_visual_model.audio_linear.weight"])
+    assert not FORMAT.matches(NHFNet(NHFNetConfig(), MOSEI).state_dict())
 
 
 @FORMATS
@@ -280,7 +290,7 @@ class Call:
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, zipped, protocol, place):
     marker = tmp_path / "was here"
-    content = {"model_state_dict": small_model().state_dict(), "sizes": SMALL}
+    content = {"model_state_dict": small_model().state_dict(), "config": SMALL}
     content[place] = Call(os.mkdir, str(marker))
     path = tmp_path / "evil.pth"
     torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
@@ -293,7 +303,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, zipped, pr
 
 
 @FORMATS
-@pytest.mark.parametrize("function", [eval, exec, getattr, torch.load, io.open, NHFNetSizes])
+@pytest.mark.parametrize("function", [eval, exec, getattr, torch.load, io.open, NHFNetConfig])
 def test_what_a_file_asks_to_call_is_named(tmp_path, zipped, function):
     path = save(tmp_path / "evil.pth", {"model_state_dict": {}, "x": Call(function)}, zipped)
     assert re.search(rf"it asks to call \S*\b{function.__name__} while loading", refusal(path))
@@ -340,7 +350,7 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
 def small_file(tmp_path_factory):
     """A path to write to, and a small checkpoint's bytes in both formats."""
     path = tmp_path_factory.mktemp("damaged") / "model.pth"
-    content = {"sizes": {}, "model_state_dict": nn.Linear(2, 2).state_dict()}
+    content = {"config": {}, "model_state_dict": nn.Linear(2, 2).state_dict()}
     return path, [save(path, content, zipped).read_bytes() for zipped in (False, True)]
 
 
@@ -387,22 +397,49 @@ def test_a_damaged_file_loads_or_is_refused(small_file, changes, zipped):
 )
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     path = save(tmp_path / "model.pth", content)
-    assert "is not an NHFNet checkpoint: expected a dict with a model_state_dict" in refusal(path)
+    assert "is not a checkpoint: expected a dict with a model_state_dict" in refusal(path)
 
 
 @pytest.mark.parametrize(
-    "sizes",
-    [None, [35], {"visual": 0}, {"visual": "35"}, {"colour": 3}, {"width": 30}, {1: 2}],
+    ("part", "value"),
+    [
+        ("config", None),
+        ("config", [35]),
+        ("config", {"layers": 0}),
+        ("config", {"layers": 10**9}),
+        ("config", {"layers": True}),
+        ("config", {"layers": "1"}),
+        ("config", {"cross_modal_dropout": float("nan")}),
+        ("config", {"cross_modal_dropout": 1.0}),
+        ("config", {"colour": 3}),
+        ("config", {"width": 30}),
+        ("config", {1: 2}),
+        ("widths", {"visual": 0, "audio": 4, "text": 5}),
+        ("widths", {"visual": "35", "audio": 4, "text": 5}),
+        ("widths", {"visual": 10**9, "audio": 4, "text": 5}),
+        ("widths", {}),
+        ("widths", None),
+        ("outputs", 2.0),
+        ("outputs", 0),
+        ("outputs", 10**12),
+        ("model", 3),
+    ],
     ids=repr,
 )
-def test_sizes_that_build_no_model_are_refused(tmp_path, sizes):
+def test_what_builds_no_model_is_refused_in_a_line(tmp_path, part, value):
     path = tmp_path / "model.pth"
-    save(path, {"sizes": sizes, "model_state_dict": small_model().state_dict()})
-    with pytest.raises(
-        InputError, match=r"model.pth does not tell the model's sizes: .+"
-    ) as caught:
+    good = {"model": "nhfnet", "config": SMALL, "widths": WIDTHS, "outputs": 1}
+    save(path, good | {part: value} | {"model_state_dict": small_model().state_dict()})
+    with pytest.raises(InputError, match=r"model\.pth") as caught:
         NHFNet.from_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_checkpoints_from_before_there_were_other_models_load(tmp_path):
+    model = small_model()
+    sizes = WIDTHS | SMALL
+    save(tmp_path / "old.pth", {"sizes": sizes, "model_state_dict": model.state_dict()})
+    assert NHFNet.from_checkpoint(tmp_path / "old.pth").config == model.config
 
 
 # Weights that do not fit
@@ -413,7 +450,7 @@ def misfit(weights):
     model = small_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     with pytest.raises(InputError) as caught:
-        load_weights(model, Checkpoint(Path("some.pth"), SMALL, weights))
+        load_weights(model, weights, Path("some.pth"))
     assert_same_weights(model.state_dict(), before)
     message = str(caught.value)
     assert message.startswith("some.pth does not fit NHFNet: ")

@@ -15,14 +15,15 @@ from models.checkpoint import read_checkpoint
 from models.layers.encoder import Encoder
 from models.layers.positions import embed, sinusoids
 from models.native import cpu_encoder
-from models.nhfnet import NHFNet, NHFNetSizes
-from models.nhfnet import released_format as released
+from models.nhfnet import NHFNet, NHFNetConfig
+from models.nhfnet.released_format import RELEASED
 from system.devices import pick_device
 from system.errors import InputError
 from tests.golden import GOLDEN
 from tests.plain import PlainEncoder, PlainNHFNet
 
 CHECKPOINT = GOLDEN / "released_format.pth"
+WIDTHS = {"visual": 35, "audio": 74, "text": 768}
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +55,17 @@ def path(request, monkeypatch):
         monkeypatch.setattr(cpu_encoder, "is_for", lambda *_: False)
 
 
-def random_model(**sizes) -> NHFNet:
+def random_model(**settings) -> NHFNet:
     torch.manual_seed(3)
-    model = NHFNet(NHFNetSizes(**sizes))
+    model = NHFNet(NHFNetConfig(**settings), WIDTHS)
     for parameter in model.parameters():  # biases and norms away from 0 and 1
         nn.init.normal_(parameter, std=0.2)
     return model
 
 
-def random_inputs(batch, visual, audio, text, sizes):
+def random_inputs(batch, visual, audio, text):
     generator = torch.Generator().manual_seed(batch * 1000 + visual + audio + text)
-    shapes = [(visual, sizes.visual), (audio, sizes.audio), (text, sizes.text)]
+    shapes = zip((visual, audio, text), WIDTHS.values(), strict=True)
     inputs = [torch.randn(batch, *shape, generator=generator) for shape in shapes]
     for x in inputs[:2]:
         x[:, : x.shape[1] // 3] = 0  # padding in front
@@ -81,9 +82,9 @@ def test_outputs_are_the_released_codes(forward_golden, kind, path):
 
 
 def test_training_follows_the_released_codes_trace(trace, forward_golden, path):
-    sizes = NHFNetSizes(cross_modal_dropout=0.0)  # the trace was made without dropout
-    model = NHFNet(sizes)
-    model.load_state_dict(read_checkpoint(CHECKPOINT).weights)
+    config = NHFNetConfig(cross_modal_dropout=0.0)  # the trace was made without dropout
+    model = NHFNet(config, WIDTHS)
+    model.load_state_dict(RELEASED.rename(read_checkpoint(CHECKPOINT).weights))
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
@@ -109,7 +110,7 @@ def check_gradient_norms(model, trace):
         for name, value in trace.items()
         if name.startswith("gradnorm/")
     }
-    expected = released.rename(expected)
+    expected = RELEASED.rename(expected)
     found = {name: parameter.grad.norm().item() for name, parameter in model.named_parameters()}
     assert set(found) == set(expected)
     for name, norm in found.items():
@@ -117,14 +118,14 @@ def check_gradient_norms(model, trace):
 
 
 def test_parameter_count_is_the_papers():
-    assert sum(p.numel() for p in NHFNet(NHFNetSizes()).parameters()) == 636_801
+    assert sum(p.numel() for p in NHFNet(NHFNetConfig(), WIDTHS).parameters()) == 636_801
 
 
 @pytest.mark.parametrize("lengths", [(50, 50, 50), (80, 120, 50), (1, 7, 3), (9, 1, 1), (7, 7, 2)])
 def test_agrees_with_the_literal_model(lengths, path):
     model = random_model().eval()
     plain = PlainNHFNet(model.state_dict()).eval()
-    inputs = random_inputs(3, *lengths, model.sizes)
+    inputs = random_inputs(3, *lengths)
     with torch.no_grad():
         torch.testing.assert_close(model(*inputs), plain(*inputs), atol=1e-4, rtol=1e-4)
 
@@ -132,7 +133,7 @@ def test_agrees_with_the_literal_model(lengths, path):
 def test_gradients_agree_with_the_literal_model():
     model = random_model(cross_modal_dropout=0.0).double()
     plain = PlainNHFNet(model.state_dict(), cross_modal_dropout=0.0)
-    inputs = [x.double() for x in random_inputs(2, 6, 5, 4, model.sizes)]
+    inputs = [x.double() for x in random_inputs(2, 6, 5, 4)]
     model(*inputs).pow(2).sum().backward()
     plain(*inputs).pow(2).sum().backward()
     for parameter, value, name in zip(model.parameters(), plain.values, plain.names, strict=True):
@@ -294,7 +295,7 @@ def test_a_token_whose_first_channel_is_zero_gets_no_position():
 
 def test_only_the_cross_modal_encoder_drops_attention_weights(path):
     model = random_model().train()
-    visual, audio, text = random_inputs(2, 6, 6, 6, model.sizes)
+    visual, audio, text = random_inputs(2, 6, 6, 6)
     fused = [model.fuse_audio_visual(visual, audio) for _ in range(2)]
     encoded = [model.encode_text(text) for _ in range(2)]
     assert torch.equal(*fused)
@@ -305,7 +306,7 @@ def test_only_the_cross_modal_encoder_drops_attention_weights(path):
 
 def test_initialisation_is_xavier_with_zero_biases():
     torch.manual_seed(0)
-    layer = NHFNet(NHFNetSizes()).cross_modal_encoder.layers[2]
+    layer = NHFNet(NHFNetConfig(), WIDTHS).cross_modal_encoder.layers[2]
     for weight in (layer.self_attn.in_proj_weight, layer.fc1.weight, layer.fc2.weight):
         bound = (6 / sum(weight.shape)) ** 0.5
         assert 0.9 * bound < weight.abs().max() <= bound
@@ -313,10 +314,10 @@ def test_initialisation_is_xavier_with_zero_biases():
         assert (bias == 0).all()
 
 
-@pytest.mark.parametrize("sizes", [{"width": 30}, {"visual": 0}, {"text": "768"}])
-def test_impossible_sizes_are_refused(sizes):
-    with pytest.raises(ValueError, match=next(iter(sizes))):
-        NHFNetSizes(**sizes)
+@pytest.mark.parametrize("settings", [{"width": 30}, {"layers": 0}, {"heads": "8"}])
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        NHFNetConfig(**settings)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from system.locks import LOCK
+from data.layout import LOCK
 from tests.conftest import ROOT
 from tests.csd_files import random_dataset, write_dataset
 from tests.golden import GOLDEN
@@ -62,8 +62,11 @@ def test_training_prints_and_writes_everything(trained):
     epochs = {"msaf_mosei_epoch1.pth", "msaf_mosei_epoch2.pth"}
     assert names == epochs | {"best.pth", "last.pth"}
     assert list((folder / "checkpoints" / "logs").glob("*/events*"))
-    written = {path.name for path in (folder / "result" / "best").iterdir()}
-    pictures = {"confusion_matrix.png", "predictions.png", "curves.png"}
+    (results,) = (folder / "result").iterdir()
+    assert f"results in {results.relative_to(folder)}" in output
+    assert {path.name for path in results.iterdir()} == {"test", "curves.png"}
+    written = {path.name for path in (results / "test").iterdir()}
+    pictures = {"confusion_matrix.png", "predictions.png"}
     assert written == {"metrics.json", "predictions.csv"} | pictures
 
 
@@ -72,11 +75,14 @@ def test_evaluation_gives_the_scores_of_training(program, trained, demo, tmp_pat
     best = folder / "checkpoints" / "best.pth"
     done = program("main_msaf.py", "--datadir", demo, "--checkpoint", best, "--resultdir", tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "best" / "metrics.json").read_text())
-    expected = json.loads((folder / "result" / "best" / "metrics.json").read_text())
+    (results,) = tmp_path.glob("checkpoints-best-*/test")
+    assert f"Results are in {results}" in done.stdout
+    found = json.loads((results / "metrics.json").read_text())
+    (trained_results,) = (folder / "result").glob("*/test")
+    expected = json.loads((trained_results / "metrics.json").read_text())
     keys = "mae corr acc7 acc5 acc2 f1 acc2_nonneg f1_nonneg n".split()
     assert {key: found[key] for key in keys} == pytest.approx({k: expected[k] for k in keys})
-    with (tmp_path / "best" / "predictions.csv").open(newline="") as file:
+    with (results / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     labels = np.load(demo / "test" / "label50.npy")[:, 0, 0]
     np.testing.assert_array_equal([np.float32(row["label"]) for row in rows], labels)
@@ -88,7 +94,8 @@ def test_split_chooses_val(program, trained, demo, tmp_path):
     best = trained[0] / "checkpoints" / "best.pth"
     options = ["--checkpoint", best, "--split", "val", "--resultdir", tmp_path]
     assert program("main_msaf.py", "--datadir", demo, *options).returncode == 0
-    metrics = json.loads((tmp_path / "best" / "metrics.json").read_text())
+    (path,) = tmp_path.glob("*/val/metrics.json")
+    metrics = json.loads(path.read_text())
     assert (metrics["split"], metrics["n"]) == ("val", len(np.load(demo / "val" / "label50.npy")))
 
 
@@ -118,7 +125,8 @@ def test_a_released_checkpoint_evaluates_on_released_data(program, tmp_path):
         "main_msaf.py", "--datadir", data, "--checkpoint", checkpoint, "--resultdir", tmp_path
     )
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "released_format" / "predictions.csv").open(newline="") as file:
+    (path,) = tmp_path.glob("golden-released_format-*/test/predictions.csv")
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["0", "1", "2", "3"]
     found = [float(row["prediction"]) for row in rows]
@@ -156,6 +164,11 @@ def test_help_needs_no_torch(name):
         (["--train", "--seed", "-3"], "at least 0"),
         (["--train", "--device", "tpu"], "cuda:N"),
         (["--train", "--split", "all"], "all"),
+        (["--train", "--alignment", "words"], "segment or word or unaligned"),
+        (["--train", "--seed", "4294967296"], "at most 4294967295"),
+        (["--resume", "auto"], "--train"),
+        (["--train", "--resume", "auto", "--overwrite"], "--overwrite"),
+        (["--train", "--resume", "a.pth", "--seeds", "1", "2"], "--resume auto"),
         (["--train", "--unknown"], "--unknown"),
         (["--train", "--datadir", "nowhere"], "nowhere/train"),
         (["--checkpoint", "nothing.pth"], "nothing.pth"),
@@ -275,25 +288,27 @@ def test_a_folder_that_cannot_be_written(program, demo, tmp_path):
 def test_a_full_disk_keeps_the_last_good_checkpoint(demo, tmp_path):
     """A limit on file size stands in for the disk: the weights no longer fit."""
     resource = pytest.importorskip("resource")
-    checkpoint = tmp_path / "checkpoints" / "best.pth"
-    checkpoint.parent.mkdir()
-    checkpoint.write_bytes(b"the last good one")
+    command = [sys.executable, ROOT / "main_msaf.py", "--datadir", demo, "--train"]
+    command += ["--model", "lf_dnn", "--batch_size", "64", "--resume", "auto", "--epochs"]
+    subprocess.run([*command, "1"], cwd=tmp_path, check=True, capture_output=True)
+    folder = tmp_path / "checkpoints"
+    before = {path: path.read_bytes() for path in folder.glob("*.pth")}
+    assert len(before) == 3
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
     done = subprocess.run(
-        [sys.executable, ROOT / "main_msaf.py", "--datadir", demo, "--train", "--epochs", "1"],
+        [*command, "2"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         preexec_fn=limit,
     )
     assert_one_line(done, "too large")
-    assert checkpoint.read_bytes() == b"the last good one"
-    assert [path.name for path in checkpoint.parent.glob("*.p*")] == ["best.pth"]
-    assert not list(checkpoint.parent.glob(".*"))
+    assert {path: path.read_bytes() for path in folder.glob("*.p*")} == before
+    assert {path.name for path in folder.glob(".*")} <= {".run.lock"}
 
 
 def test_interrupting_ends_with_one_line(interruptible, demo, tmp_path):

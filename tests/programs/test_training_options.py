@@ -11,29 +11,31 @@ import sys
 import numpy as np
 import pytest
 import torch
-from utils.reports.metrics import score
 
-from data.loading.split import LoaderOptions, Split
-from models.nhfnet import NHFNet, NHFNetSizes
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
+from models.registry import build
 from system.errors import InputError
 from tests.conftest import ROOT
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.costs import model_table
+from utils.tasks.sentiment import score
 from utils.training.seeds import spread
+from utils.training.step import TrainingStep
 
 
-def test_patience_stops_and_keeps_the_best(small, tmp_path, capsys):
+def test_patience_stops_and_keeps_the_best(small, tmp_path, capsys, monkeypatch):
     trainer = make_trainer(small, tmp_path, epochs=9, patience=2, lr=1e-3)
-    step, taken = trainer.learner.step, []
+    step, taken = TrainingStep.__call__, []
 
-    def step_then_stand_still(batch, keys, rows):
+    def step_then_stand_still(self, batch, keys, rows):
         taken.append(rows)
         if len(taken) == 8:  # after the first epoch the weights no longer change
-            for group in trainer.learner.optimizer.param_groups:
+            for group in self.optimizer.param_groups:
                 group["lr"] = 0.0
-        return step(batch, keys, rows)
+        return step(self, batch, keys, rows)
 
-    trainer.learner.step = step_then_stand_still
+    monkeypatch.setattr(TrainingStep, "__call__", step_then_stand_still)
     trainer.run()
     assert len(trainer.epochs) == 1 + 2
     assert trainer.best.number == 1
@@ -52,7 +54,7 @@ def test_cosine_ends_near_zero_and_is_recorded(small, tmp_path):
         (str(number), split) for number in (1, 2, 3) for split in ("train", "val", "test")
     ]
     assert float(rows[4]["lr"]) == pytest.approx(expected[1])
-    assert float(rows[4]["mae"]) == trainer.epochs[1].scores["val"].mae
+    assert float(rows[4]["mae"]) == trainer.epochs[1].scores["val"]["mae"]
     assert float(rows[0]["samples_per_second"]) > 0
 
 
@@ -88,12 +90,11 @@ def test_seeds_report_mean_and_deviation(program, small, tmp_path):
     options = ["--train", "--epochs", "1", "--batch_size", "10", "--seeds", "1", "2"]
     done = program("main_msaf.py", "--datadir", small, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "result" / "seeds.json").read_text())
+    found = json.loads((tmp_path / "checkpoints" / "seeds.json").read_text())
     maes = []
     for seed in ("1", "2"):
-        metrics = json.loads(
-            (tmp_path / "result" / f"seed{seed}" / "best" / "metrics.json").read_text()
-        )
+        (path,) = (tmp_path / "result").glob(f"seed{seed}-best-*/test/metrics.json")
+        metrics = json.loads(path.read_text())
         assert found["seeds"][seed]["mae"] == metrics["mae"]
         maes.append(metrics["mae"])
         assert (tmp_path / "checkpoints" / f"seed{seed}" / "best.pth").is_file()
@@ -116,11 +117,15 @@ def test_dry_run_prints_parts_and_costs(program, small):
     assert "50,880" in done.stdout
 
 
+def nhfnet():
+    return build("nhfnet", {}, {"visual": 35, "audio": 74, "text": 768}, 1)
+
+
 def test_costs_are_the_papers_parameters():
     inputs = [torch.randn(2, 50, width) for width in (35, 74, 768)]
     rows = {
         line.split()[0]: line.split()[1:]
-        for line in model_table(NHFNet(NHFNetSizes()), inputs).splitlines()
+        for line in model_table(nhfnet(), inputs).splitlines()
         if " M" in line
     }
     assert rows["all"][0] == "636,801"
@@ -133,9 +138,7 @@ def test_costs_are_the_papers_parameters():
 
 def test_activations_are_those_of_the_batch():
     tables = [
-        model_table(
-            NHFNet(NHFNetSizes()), [torch.randn(batch, 50, width) for width in (35, 74, 768)]
-        )
+        model_table(nhfnet(), [torch.randn(batch, 50, width) for width in (35, 74, 768)])
         for batch in (2, 4)
     ]
     small, large = (float(table.rsplit("pass ", 1)[1].split()[0]) for table in tables)
@@ -185,7 +188,7 @@ def test_shares_are_disjoint_and_complete(small):
     rows = np.arange(len(split))
     shares = []
     for rank in range(3):
-        loading = LoaderOptions(torch.device("cpu"), 4, 0, False, Processes(3, rank, rank))
-        shares.append([loading.share(batch) for batch in loading.rows(rows)])
-    for batch, *parts in zip(loading.rows(rows), *shares, strict=True):
+        options = LoaderOptions(torch.device("cpu"), 4, 0, False, Processes(3, rank, rank))
+        shares.append([options.share(batch) for batch in options.rows(rows)])
+    for batch, *parts in zip(options.rows(rows), *shares, strict=True):
         assert sorted(np.concatenate(parts)) == batch.tolist()

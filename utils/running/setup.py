@@ -11,9 +11,9 @@ from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.native import accelerate
-from models.registry import build, restore
+from models.registry import MODELS, build, restore
 from system.devices import pick_device
-from system.errors import InputError
+from system.errors import InputError, first_line
 from system.processes import Processes
 from utils.run_config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
 from utils.tasks import TASKS, Task
@@ -43,6 +43,7 @@ def new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, Ta
     config = replace(config, model=config.model or DEFAULT_MODEL, task=config.task or DEFAULT_TASK)
     task = find_task(config.task, split)
     model = build(config.model, config.set, split.widths, len(task.outputs))
+    _try_own_model(config.model, model, split)
     return config, model, task
 
 
@@ -68,7 +69,27 @@ def open_model(
             f"{len(task.outputs)}; give the checkpoint that belongs to it."
         )
     check_widths(model, split)
+    _try_own_model(name, model, split)
     return config, model, task
+
+
+def _try_own_model(name: str, model: nn.Module, split: Split) -> None:
+    """Raise InputError when a user's own model does not predict two segments as the contract says.
+
+    PyTorch's generator stays as it was.
+    """
+    if name in MODELS:
+        return
+    inputs = split[range(min(2, len(split)))].inputs
+    expected = (len(inputs[0]), model.outputs)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = tuple(model.eval()(*inputs).shape)
+    except Exception as error:  # somebody's own code can fail in any way
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"--model {name} does not predict ({reason}).") from error
+    if found != expected:
+        raise InputError(f"--model {name} predicts shape {found}, expected {expected}.")
 
 
 def find_task(name: str, split: Split) -> Task:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from data.layout import BATCH_FILES
 from data.loading.split import Split
 from system.errors import InputError
 
@@ -49,12 +50,20 @@ class Task:
         return list(self.outputs.values())
 
     def check_labels(self, split: Split) -> None:
-        """Raise InputError when the split has no labels for this task."""
-        found = split.labels.shape[1]
+        """Raise InputError when the split has no labels for this task, or some are no numbers."""
+        path, found = split.folder / BATCH_FILES["label"], split.labels.shape[1]
         if found <= max(self.columns):
             raise InputError(
-                f"{split.folder}: the labels have {found} columns, but the task {self.name} needs "
+                f"{path} has {found} columns, but the task {self.name} needs "
                 f"{max(self.columns) + 1}; use a dataset that has them."
+            )
+        wrong = np.argwhere(~np.isfinite(split.labels[:, self.columns]))
+        if len(wrong):
+            segment, output = wrong[0]
+            label, name = split.labels[segment, self.columns[output]], list(self.outputs)[output]
+            raise InputError(
+                f"{path}: the label of segment {segment} is {label} ({name}), expected a number; "
+                "prepare the dataset again."
             )
 
     def to_minimise(self, scores: Scores) -> float:

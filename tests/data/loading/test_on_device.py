@@ -1,4 +1,4 @@
-"""Splits held on a device."""
+"""Splits kept on a device."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.loading.on_device import DeviceSplit, load_onto_device
-from data.loading.split import LoaderOptions, Split, batches
+from data.loading.batches import batches
+from data.loading.on_device import DeviceSplit, place_splits
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
 from system.processes import Processes
 
 CPU = LoaderOptions(torch.device("cpu"), batch_size=8, num_workers=0, verbose=False)
@@ -21,8 +23,9 @@ def test_batches_are_those_from_disk(small, order, rank):
     loading = replace(CPU, processes=Processes(2, rank, rank))
     split = Split(small / "train")
     expected = list(batches(split, order, loading))
-    split.on_device = DeviceSplit(split, loading)
-    found = batches(split, order, loading)
+    on_device = DeviceSplit(split, loading)
+    assert (on_device.ids, on_device.folder) == (split.ids, split.folder)
+    found = batches(on_device, order, loading)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.not_finite == other.not_finite
@@ -31,18 +34,14 @@ def test_batches_are_those_from_disk(small, order, rank):
 
 
 @pytest.mark.parametrize(("free", "fits"), [(10**12, True), (10**5, False)])
-def test_splits_are_held_where_they_fit(small, monkeypatch, free, fits):
+def test_splits_are_moved_where_they_fit(small, monkeypatch, free, fits):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
-    made = []
-    monkeypatch.setattr(
-        "data.loading.on_device.DeviceSplit", lambda split, loading: made.append(split)
-    )
-    splits = [Split(small / name) for name in ("train", "val")]
-    load_onto_device(splits, replace(CPU, device=torch.device("cuda")))
-    assert made == (splits if fits else [])
+    monkeypatch.setattr("data.loading.on_device.DeviceSplit", lambda split, options: "moved")
+    splits = {name: Split(small / name) for name in ("train", "val")}
+    found = place_splits(splits, replace(CPU, device=torch.device("cuda")))
+    assert found == (dict.fromkeys(splits, "moved") if fits else splits)
 
 
-def test_on_a_cpu_nothing_is_held(small):
-    split = Split(small / "val")
-    load_onto_device([split], CPU)
-    assert split.on_device is None
+def test_on_a_cpu_nothing_is_moved(small):
+    splits = {"val": Split(small / "val")}
+    assert place_splits(splits, CPU) == splits

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.layout import SEGMENT_COLUMNS
-from data.loading.split import LoaderOptions, RowBatches, Split, batches
+from data.loading.batches import batches
+from data.loading.options import LoaderOptions, RowBatches
+from data.loading.split import Split
 from system.errors import InputError
 
 FILES = {"visual": "visual50.npy", "audio": "audio50.npy", "text": "bert50.npy"}
@@ -77,17 +79,17 @@ def awkward(tmp_path_factory):
 def test_batches_are_whole_and_in_file_order(tmp_path):
     arrays = write_split(tmp_path)
     found = read(Split(tmp_path), batch_size=4)
-    assert [len(batch.label) for batch in found] == [4, 4, 3]
+    assert [len(batch.labels) for batch in found] == [4, 4, 3]
     for batch in found:
         assert [x.dtype for x in batch[:4]] == [torch.float32] * 4
         assert [tuple(x.shape[1:]) for x in batch.inputs] == list(SHAPES.values())
-        assert batch.label.shape[1:] == (1,)
+        assert batch.labels.shape[1:] == (7,)
         assert batch.not_finite == 0
     for kind in SHAPES:
         whole = torch.cat([getattr(batch, kind) for batch in found])
         np.testing.assert_array_equal(whole, arrays[kind])
-    labels = torch.cat([batch.label for batch in found])
-    np.testing.assert_array_equal(labels, arrays["label"][:, 0, :1])
+    labels = torch.cat([batch.labels for batch in found])
+    np.testing.assert_array_equal(labels, arrays["label"][:, 0])
 
 
 @given(
@@ -241,13 +243,11 @@ def test_many_segments_take_a_few_bytes_each(tmp_path):
         next(iter(batches(split, np.random.default_rng(0).permutation(segments), on_cpu())))
         read_once = tracemalloc.get_traced_memory()[1]
         assert split.ids[segments - 1] == f"video{segments - 1}[0]"
-        looked_up = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # Opening: 4 of the label, and some labels at once; an epoch: 8 of its order.
-    assert opened < 6 * segments + 1.5e6
-    assert read_once < 14 * segments + 1.5e6
-    assert looked_up == read_once
+    # Opening: 28 of the labels, about 80 of the id, and some labels at once; an epoch: 8 more.
+    assert opened < 120 * segments + 1.5e6
+    assert read_once < 128 * segments + 1.5e6
 
 
 def test_widths_are_the_arrays(tmp_path):
@@ -260,33 +260,6 @@ def test_segment_ids_come_from_the_table_or_count_the_rows(tmp_path):
     assert Split(tmp_path).ids == ["0", "1", "2"]
     write_table(tmp_path, ["a[0]", "a[1]", "b,c[0]"])
     assert Split(tmp_path).ids == ["a[0]", "a[1]", "b,c[0]"]
-
-
-def test_a_segment_id_is_read_when_it_is_asked_for(tmp_path):
-    write_split(tmp_path, 3, ids=["a[0]", "a[1]", "b,c[0]"])
-    ids = Split(tmp_path).ids
-    assert (ids[2], ids[np.int64(0)], len(ids)) == ("b,c[0]", "a[0]", 3)
-    assert list(ids) == list(ids)
-    write_table(tmp_path, ["d[0]", "e[0]", "f[0]"])
-    assert list(ids) == ["d[0]", "e[0]", "f[0]"]
-
-
-@pytest.mark.parametrize("ids", [None, ["a[0]", "a[1]", "b[0]"]])
-def test_there_are_no_ids_but_those_of_the_rows(tmp_path, ids):
-    write_split(tmp_path, 3, ids=ids)
-    with pytest.raises(IndexError):
-        Split(tmp_path).ids[3]
-    assert Split(tmp_path).ids != ["0", "1"]
-    assert Split(tmp_path).ids != 3
-
-
-@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("")])
-def test_a_segment_table_that_is_lost_while_in_use_is_told(tmp_path, change):
-    write_split(tmp_path, 3, ids=["a[0]", "a[1]", "b[0]"])
-    ids = Split(tmp_path).ids
-    change(tmp_path / "segments.csv")
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path}")):
-        list(ids)
 
 
 def saves(array):
@@ -385,22 +358,6 @@ def test_labels_that_are_another_array_are_refused(tmp_path):
     assert re.search(
         r"label50.npy has shape \(11, 50, 35\), expected \(11, 1, 7\)", refusal(tmp_path)
     )
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_label_that_is_no_number_is_refused(tmp_path, value):
-    labels = np.zeros(SEGMENTS)
-    labels[3] = value
-    write_split(tmp_path, labels=labels)
-    assert f"label50.npy: the label of segment 3 is {value}" in refusal(tmp_path)
-
-
-def test_other_labels_may_be_no_numbers(tmp_path):
-    labels = np.zeros((SEGMENTS, 1, 7))
-    labels[:, :, 1:] = np.nan
-    write_split(tmp_path)
-    np.save(tmp_path / LABELS, labels)
-    assert len(Split(tmp_path)) == SEGMENTS
 
 
 def test_an_empty_split_is_refused(tmp_path):

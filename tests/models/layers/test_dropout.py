@@ -8,7 +8,7 @@ import torch
 
 from models.layers.dropout import drop, layer_key, scramble, segment_keys
 from models.layers.encoder import Encoder
-from models.nhfnet import NHFNet, NHFNetSizes
+from models.registry import build
 
 
 def masks(keys, shape=(8, 54, 50), probability=0.4):
@@ -75,7 +75,7 @@ def test_without_keys_pytorchs_generator_decides():
 
 
 def test_there_is_none_in_evaluation():
-    model = NHFNet(NHFNetSizes()).eval()
+    model = build("nhfnet", {}, {"visual": 35, "audio": 74, "text": 768}, 1).eval()
     inputs = torch.randn(2, 3, 35), torch.randn(2, 3, 74), torch.randn(2, 4, 768)
     keys = torch.tensor([1, 2])
     with torch.no_grad():

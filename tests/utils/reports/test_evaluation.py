@@ -4,7 +4,7 @@ import csv
 import errno
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
-from utils.reports.metrics import score
 
 from data.loading.split import Split
-from models.nhfnet import NHFNet, NHFNetSizes
+from models.registry import build
 from system.errors import InputError
 from system.processes import Processes
 from tests.data.loading.test_split import FILES, on_cpu, write_split
@@ -26,14 +25,16 @@ from utils.reports.evaluation import (
     evaluate,
     gather_rows,
     report_not_finite,
-    write_evaluation,
 )
 from utils.reports.plots import plot_confusion_matrix, plot_curves, plot_predictions
+from utils.reports.results import write_evaluation
+from utils.tasks import SENTIMENT
+from utils.tasks.sentiment import score
 
 SEGMENTS = 11
 IDS = [f"video,{row // 3}[{row % 3}]" for row in reversed(range(SEGMENTS))]
 PLOTS = ("confusion_matrix.png", "predictions.png")
-KEYS = "mae corr acc7 acc5 acc2 f1 acc2_nonneg f1_nonneg n".split()
+KEYS = "mae corr acc7 acc5 acc2 f1 acc2_nonneg f1_nonneg".split()
 
 
 class First(nn.Module):
@@ -61,18 +62,18 @@ def split(tmp_path):
 
 @pytest.fixture
 def evaluation(split):
-    return evaluate(First(), split, on_cpu())
+    return evaluate(First(), split, SENTIMENT, on_cpu())
 
 
 # Predicting
 
 
 def test_predictions_labels_and_ids_are_in_file_order(split):
-    found = evaluate(First().train(), split, on_cpu(batch_size=4))
+    found = evaluate(First().train(), split, SENTIMENT, on_cpu(batch_size=4))
     visual = np.load(split.folder / FILES["visual"])
     labels = np.load(split.folder / "label50.npy")
-    np.testing.assert_array_equal(found.predictions, visual[:, -1, -1])
-    np.testing.assert_array_equal(found.labels, labels[:, 0, 0])
+    np.testing.assert_array_equal(found.predictions, visual[:, -1, -1:])
+    np.testing.assert_array_equal(found.labels, labels[:, 0, :1])
     assert found.ids == IDS
     assert found.not_finite == 0
     assert found.scores == score(labels[:, 0, 0], visual[:, -1, -1])
@@ -81,15 +82,15 @@ def test_predictions_labels_and_ids_are_in_file_order(split):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return NHFNet(NHFNetSizes(text=16))
+    return build("nhfnet", {}, {"visual": 35, "audio": 74, "text": 16}, 1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 1000])
 def test_scores_do_not_depend_on_the_batch_size(split, model, batch_size):
-    whole = evaluate(model, split, on_cpu(batch_size=SEGMENTS))
-    found = evaluate(model.train(), split, on_cpu(batch_size=batch_size))
+    whole = evaluate(model, split, SENTIMENT, on_cpu(batch_size=SEGMENTS))
+    found = evaluate(model.train(), split, SENTIMENT, on_cpu(batch_size=batch_size))
     np.testing.assert_allclose(found.predictions, whole.predictions, atol=1e-5)
-    assert asdict(found.scores) == pytest.approx(asdict(whole.scores), abs=1e-5)
+    assert found.scores == pytest.approx(whole.scores, abs=1e-5)
 
 
 def test_parts_are_joined_in_order_when_they_are_many():
@@ -108,18 +109,18 @@ def test_the_shares_of_all_processes_are_put_together(n, batch_size, count):
         def gather(self, value):
             return [value if rank == self.rank else shares[rank] for rank in range(self.count)]
 
-    order = torch.arange(n, dtype=torch.float32)
+    order = torch.arange(2.0 * n).view(n, 2)
     ranks = [replace(on_cpu(batch_size), processes=Together(count, k, k)) for k in range(count)]
     parts = [[its.share(batch) for batch in its.rows(order)] for its in ranks]
     shares = [torch.cat(its).numpy() for its in parts]
-    for loading, mine in zip(ranks, parts, strict=True):
-        np.testing.assert_array_equal(gather_rows(mine, n, loading), order)
+    for options, mine in zip(ranks, parts, strict=True):
+        np.testing.assert_array_equal(gather_rows(torch.cat(mine), n, options), order)
 
 
 def test_scores_do_not_depend_on_the_workers(split, model):
-    alone = evaluate(model, split, on_cpu(num_workers=0))
+    alone = evaluate(model, split, SENTIMENT, on_cpu(num_workers=0))
     np.testing.assert_array_equal(
-        evaluate(model, split, on_cpu(num_workers=2)).predictions, alone.predictions
+        evaluate(model, split, SENTIMENT, on_cpu(num_workers=2)).predictions, alone.predictions
     )
 
 
@@ -128,8 +129,8 @@ def test_infinite_and_nan_values_are_read_as_0_and_counted(split, capsys):
     visual[2, -1, -1] = np.nan
     visual[5, -1, -1] = visual[6, 0, 0] = -np.inf
     np.save(split.folder / FILES["visual"], visual)
-    found = evaluate(First(), Split(split.folder), on_cpu())
-    assert found.predictions[[2, 5]].tolist() == [0, 0]
+    found = evaluate(First(), Split(split.folder), SENTIMENT, on_cpu())
+    assert found.predictions[[2, 5]].tolist() == [[0], [0]]
     assert found.not_finite == 3
     report_not_finite({"train": 12345, "val": 0, "test": found.not_finite})
     assert "read as 0: 12,345 in train, 3 in test\n" in capsys.readouterr().out
@@ -150,7 +151,7 @@ def test_predictions_that_are_no_numbers_are_refused(split, model, value):
 
     message = rf"predicts {value} for segment video,2\[1\] of .*test \(1 such predictions\)"
     with pytest.raises(InputError, match=message) as caught:
-        evaluate(Broken(), split, on_cpu(batch_size=SEGMENTS))
+        evaluate(Broken(), split, SENTIMENT, on_cpu(batch_size=SEGMENTS))
     assert "\n" not in str(caught.value)
 
 
@@ -158,34 +159,34 @@ def test_predictions_that_are_no_numbers_are_refused(split, model, value):
 
 
 def test_predictions_are_written_in_file_order_with_their_ids(tmp_path, evaluation):
-    write_evaluation(tmp_path / "result", evaluation, {})
+    write_evaluation(tmp_path / "result", evaluation, SENTIMENT, {})
     with (tmp_path / "result" / "predictions.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["id", "label", "prediction"]
     ids, labels, predictions = zip(*rows, strict=True)
     assert list(ids) == IDS
-    assert [float(text) for text in labels] == evaluation.labels.tolist()
-    assert [float(text) for text in predictions] == evaluation.predictions.tolist()
+    assert [float(text) for text in labels] == evaluation.labels[:, 0].tolist()
+    assert [float(text) for text in predictions] == evaluation.predictions[:, 0].tolist()
 
 
 def test_metrics_are_written_with_what_was_evaluated(tmp_path, evaluation):
     about = {"dataset": "CMU-MOSEI", "alignment": None, "split": "test", "checkpoint": "a.pth"}
-    write_evaluation(tmp_path / "new" / "result", evaluation, about)
+    write_evaluation(tmp_path / "new" / "result", evaluation, SENTIMENT, about)
     metrics = json.loads((tmp_path / "new" / "result" / "metrics.json").read_text("utf-8"))
-    assert list(metrics) == [*KEYS, *about]
-    assert metrics == {**asdict(evaluation.scores), **about}
+    assert list(metrics) == [*KEYS, "n", *about]
+    assert metrics == {**evaluation.scores, "n": SEGMENTS, **about}
 
 
 def test_four_files_are_written_and_replaced(tmp_path, split, evaluation):
     folder = tmp_path / "result"
-    write_evaluation(folder, evaluation, {})
+    write_evaluation(folder, evaluation, SENTIMENT, {})
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(["metrics.json", "predictions.csv", *PLOTS])
     old = {name: (folder / name).read_bytes() for name in names}
     np.save(split.folder / FILES["visual"], np.ones((SEGMENTS, 1, 35), np.float32))
     with pytest.warns(UserWarning, match="Corr is given as 0"):
-        other = evaluate(First(), Split(split.folder), on_cpu())
-    write_evaluation(folder, other, {})
+        other = evaluate(First(), Split(split.folder), SENTIMENT, on_cpu())
+    write_evaluation(folder, other, SENTIMENT, {})
     assert sorted(path.name for path in folder.iterdir()) == names
     assert all((folder / name).read_bytes() != old[name] for name in names)
 
@@ -196,11 +197,11 @@ def full_disk(_, path, **__):
 
 
 def test_a_full_disk_leaves_the_old_plot(tmp_path, evaluation, monkeypatch):
-    write_evaluation(tmp_path, evaluation, {})
+    write_evaluation(tmp_path, evaluation, SENTIMENT, {})
     old = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
     monkeypatch.setattr(Figure, "savefig", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_evaluation(tmp_path, evaluation, {})
+        write_evaluation(tmp_path, evaluation, SENTIMENT, {})
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == old
 
 
@@ -220,7 +221,7 @@ def check_png(path, width, height):
 
 @pytest.mark.filterwarnings("error")
 def test_plots_of_an_evaluation_are_pngs(tmp_path, evaluation):
-    write_evaluation(tmp_path, evaluation, {})
+    write_evaluation(tmp_path, evaluation, SENTIMENT, {})
     for name in PLOTS:
         check_png(tmp_path / name, 720, 624)
 
@@ -235,7 +236,7 @@ def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
     pair = np.float32(labels), np.float32(predictions)
     plot_confusion_matrix(tmp_path / "matrix.png", *pair)
     check_png(tmp_path / "matrix.png", 720, 624)
-    plot_predictions(tmp_path / "points.png", *pair)
+    plot_predictions(tmp_path / "points.png", *pair, "sentiment")
     check_png(tmp_path / "points.png", 720, 624)
 
 
@@ -244,7 +245,7 @@ def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
 def test_curves_are_plotted(tmp_path, epochs):
     losses = [1 / epoch for epoch in range(1, epochs + 1)]
     maes = {"train": losses, "val": losses[::-1], "test": losses}
-    plot_curves(tmp_path / "curves.png", losses, maes, best_epoch=epochs)
+    plot_curves(tmp_path / "curves.png", losses, maes, best_epoch=epochs, measure="MAE")
     check_png(tmp_path / "curves.png", 1200, 480)
 
 

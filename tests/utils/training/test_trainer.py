@@ -5,28 +5,34 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from utils.running.computing import FLOAT32
-from utils.training.settings import TrainingSettings
 
 from data.layout import SPLITS
-from data.loading.split import LoaderOptions, Split
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
 from models.checkpoint import read_checkpoint
-from models.nhfnet import NHFNet, NHFNetSizes
+from models.nhfnet import NHFNet
+from models.registry import build
 from system.errors import InputError
 from utils.reports.evaluation import evaluate
+from utils.run_config import RunConfig
+from utils.tasks import SENTIMENT
 from utils.training.history import picked_on_test
+from utils.training.step import TrainingStep
 from utils.training.trainer import Trainer
 
 CPU = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)
 
 
-def make_trainer(small, folder=None, loading=CPU, computing=FLOAT32, **changes):
-    settings = {"lr": 1e-3, "epochs": 2, "seed": 20, "log_interval": 100, "checkpointdir": folder}
+def make_trainer(small, folder=None, options=CPU, model="nhfnet", **changes):
+    """A training on the small; without a folder it saves nothing."""
+    where = {"save": False} if folder is None else {"checkpointdir": folder}
+    settings = {"epochs": 2, "log_interval": 100, "batch_size": options.batch_size, **where}
+    config = RunConfig(datadir=small, model=model, task="sentiment", **settings | changes)
     splits = {name: Split(small / name) for name in SPLITS}
     torch.manual_seed(20)
-    model = NHFNet(NHFNetSizes(**splits["train"].widths))
-    about = {"dataset": "made up", "alignment": "segment"}
-    return Trainer(model, splits, TrainingSettings(**settings | changes), loading, about, computing)
+    built = build(model, {}, splits["train"].widths, 1)
+    data = {"dataset": "made up", "alignment": "segment", "digests": {"train": "0"}}
+    return Trainer(built, splits, SENTIMENT, config, options, data)
 
 
 def weights(path):
@@ -48,31 +54,31 @@ def test_another_seed_gives_another_order(small, tmp_path):
     assert not torch.equal(first["output.weight"], second["output.weight"])
 
 
-def test_checkpoints_are_written_and_best_is_by_validation_mae(small, tmp_path):
+def test_checkpoints_are_written_and_best_is_by_validation_mae(small, tmp_path, monkeypatch):
     trainer = make_trainer(small, tmp_path, epochs=3, lr=3e-3)
     # A last epoch that spoils the model must not become the best.
-    step, seen = trainer.learner.step, []
+    step, seen = TrainingStep.__call__, []
 
-    def step_then_spoil(batch, keys, rows):
+    def step_then_spoil(self, batch, keys, rows):
         seen.append(batch)
         if len(seen) > 2 * 8:
-            trainer.learner.optimizer.param_groups[0]["lr"] = 0.5
-        return step(batch, keys, rows)
+            self.optimizer.param_groups[0]["lr"] = 0.5
+        return step(self, batch, keys, rows)
 
-    trainer.learner.step = step_then_spoil
+    monkeypatch.setattr(TrainingStep, "__call__", step_then_spoil)
     trainer.run()
-    val = [epoch.scores["val"].mae for epoch in trainer.epochs]
+    val = [epoch.scores["val"]["mae"] for epoch in trainer.epochs]
     assert trainer.best.number == int(np.argmin(val)) + 1 < 3
     for number in (1, 2, 3):
         checkpoint = read_checkpoint(tmp_path / f"msaf_mosei_epoch{number}.pth")
         assert checkpoint.details["epoch"] == number
     best = read_checkpoint(tmp_path / "best.pth")
     assert best.details["epoch"] == trainer.best.number
-    assert best.details["alignment"] == "segment"
+    assert best.details["dataset"]["alignment"] == "segment"
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, best.weights[name]), name
     model = NHFNet.from_checkpoint(tmp_path / "best.pth")
-    assert evaluate(model, trainer.splits["val"], CPU).scores.mae == min(val)
+    assert evaluate(model, trainer.splits["val"], SENTIMENT, CPU).scores["mae"] == min(val)
 
 
 def test_tensorboard_logs_hold_loss_and_scores(small, tmp_path):
@@ -102,8 +108,8 @@ def test_a_loss_that_is_no_number_stops_the_run(small, tmp_path):
 
 
 def test_running_loss_is_printed_by_interval(small, capsys):
-    loading = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=True)
-    make_trainer(small, loading=loading, epochs=1, log_interval=3).run()
+    options = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=True)
+    make_trainer(small, options=options, epochs=1, log_interval=3).run()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if "step" in line] == ["3/8", "6/8", "8/8"]
     for name in ("train", "val", "test"):
@@ -114,16 +120,16 @@ def test_running_loss_is_printed_by_interval(small, capsys):
 def test_lines_picked_on_the_test_set(small):
     trainer = make_trainer(small, epochs=2)
     trainer.run()
-    lines = picked_on_test(trainer.epochs)
+    lines = picked_on_test(trainer.epochs, SENTIMENT)
     assert [line.split()[1] for line in lines] == ["Acc7", "Acc2", "F1", "Corr", "MAE"]
-    lowest = min(trainer.epochs, key=lambda epoch: epoch.scores["test"].mae)
-    value = lowest.scores["test"].mae
+    lowest = min(trainer.epochs, key=lambda epoch: epoch.scores["test"]["mae"])
+    value = lowest.scores["test"]["mae"]
     assert lines[-1] == f"Best MAE {value:.4f} at epoch {lowest.number}"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_trains_on_cuda(small):
     cuda = LoaderOptions(torch.device("cuda"), batch_size=10, num_workers=0, verbose=False)
-    trainer = make_trainer(small, loading=cuda)
+    trainer = make_trainer(small, options=cuda)
     trainer.run()
     assert trainer.epochs[-1].loss < trainer.epochs[0].loss

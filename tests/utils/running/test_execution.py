@@ -7,15 +7,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from utils.running.computing import FLOAT32, Compiled, CudaGraph, Execution, Predictor
 
-from data.loading.split import LoaderOptions, Split
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
 from models.layers.encoder import Encoder
 from models.native import cpu_encoder
-from models.nhfnet import NHFNet, NHFNetSizes
+from models.registry import build
 from system.devices import pick_device
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.evaluation import evaluate
+from utils.reports.predict import Predictor
+from utils.running.compiled import Compiled
+from utils.running.cuda_graph import CudaGraph
+from utils.running.execution import FLOAT32, Execution
+from utils.tasks import SENTIMENT
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -23,11 +28,11 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_bfloat16_predicts_about_the_same(small):
     torch.manual_seed(0)
     split = Split(small / "test")
-    model = NHFNet(NHFNetSizes(**split.widths)).eval()
-    loading = LoaderOptions(torch.device("cpu"), 8, 0, verbose=False)
+    model = build("nhfnet", {}, split.widths, 1).eval()
+    options = LoaderOptions(torch.device("cpu"), 8, 0, verbose=False)
     exact, mixed = (
-        evaluate(Predictor(model, computing, 8), split, loading).predictions
-        for computing in (FLOAT32, Execution("bfloat16"))
+        evaluate(Predictor(model, execution, 8), split, SENTIMENT, options).predictions
+        for execution in (FLOAT32, Execution("bfloat16"))
     )
     assert not np.array_equal(mixed, exact)
     np.testing.assert_allclose(mixed, exact, atol=0.05)
@@ -35,8 +40,8 @@ def test_bfloat16_predicts_about_the_same(small):
 
 def test_bfloat16_trains(small, tmp_path):
     exact, mixed = (
-        make_trainer(small, tmp_path / computing.precision, computing=computing)
-        for computing in (FLOAT32, Execution("bfloat16"))
+        make_trainer(small, tmp_path / precision, precision=precision)
+        for precision in ("float32", "bfloat16")
     )
     exact.run()
     mixed.run()
@@ -94,19 +99,19 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, m
     """The graph is of the fourth whole batch on; without one, every call runs as it is."""
     losses = {}
     for name, warm_ups in {"captured": 3, "eager": 10**9}.items():
-        monkeypatch.setattr("utils.running.computing._WARM_UPS", warm_ups)
-        loading = LoaderOptions(pick_device("cuda"), batch_size=10, num_workers=0, verbose=False)
+        monkeypatch.setattr("utils.running.cuda_graph._WARM_UPS", warm_ups)
+        options = LoaderOptions(pick_device("cuda"), batch_size=10, num_workers=0, verbose=False)
         trainer = make_trainer(
             small,
             tmp_path / name,
-            loading,
+            options,
             epochs=4,
             scheduler="cosine",
             grad_clip=1.0,
-            computing=Execution(precision),
+            precision=precision,
         )
         trainer.run()
-        is_captured = trainer.learner._learn_alone._graph is not None
+        is_captured = trainer.step._step_alone._graph is not None
         assert is_captured == (name == "captured")
         losses[name] = [epoch.loss for epoch in trainer.epochs]
     assert losses["captured"] == pytest.approx(losses["eager"], rel=1e-2)
@@ -116,8 +121,8 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, m
 def test_a_training_saved_on_cuda_goes_on_on_the_cpu_and_back(small, tmp_path):
     devices = [pick_device(name) for name in ("cuda", "cpu", "cuda")]
     for epochs, device in enumerate(devices, start=1):
-        loading = LoaderOptions(device, batch_size=10, num_workers=0, verbose=False)
-        trainer = make_trainer(small, tmp_path, loading, epochs=epochs, scheduler="plateau")
+        options = LoaderOptions(device, batch_size=10, num_workers=0, verbose=False)
+        trainer = make_trainer(small, tmp_path, options, epochs=epochs, scheduler="plateau")
         if epochs > 1:
             trainer.resume(tmp_path / "last.pth")
         trainer.run()
@@ -130,8 +135,8 @@ def test_cuda_trains_as_the_cpu_does(small, tmp_path):
     """Dropout and all: its masks are the same on every device."""
     losses = []
     for device in ("cpu", "cuda"):
-        loading = LoaderOptions(pick_device(device), batch_size=10, num_workers=0, verbose=False)
-        trainer = make_trainer(small, tmp_path / device, loading, epochs=2)
+        options = LoaderOptions(pick_device(device), batch_size=10, num_workers=0, verbose=False)
+        trainer = make_trainer(small, tmp_path / device, options, epochs=2)
         trainer.run()
         losses.append([epoch.loss for epoch in trainer.epochs])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)

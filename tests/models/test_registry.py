@@ -1,0 +1,124 @@
+"""A name, or FILE.py:CLASS, to a model; and a checkpoint back to one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.checkpoint import read_checkpoint, write_checkpoint
+from models.registry import MODELS, build, config_class, describe_config, find_class, restore
+from system.errors import InputError
+from tests.own_model import OWN_MODEL
+
+WIDTHS = {"visual": 3, "audio": 4, "text": 5}
+INPUTS = [torch.ones(2, length, width) for length, width in zip((6, 7, 8), (3, 4, 5), strict=True)]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A model of a user's own, as FILE.py:CLASS."""
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    return f"{tmp_path / 'mine.py'}:Mean"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("outputs", [1, 6])
+def test_every_model_keeps_to_the_contract(name, outputs, tmp_path):
+    model = build(name, {}, WIDTHS, outputs)
+    assert model(*INPUTS).shape == (2, outputs)
+    assert type(model.config) is find_class(name).Config
+    assert (model.widths, model.outputs) == (WIDTHS, outputs)
+    write_checkpoint(tmp_path / "a.pth", model, name)
+    found_name, found = restore(read_checkpoint(tmp_path / "a.pth"))
+    assert (found_name, found.config, found.outputs) == (name, model.config, outputs)
+    assert torch.equal(found(*INPUTS), model.eval()(*INPUTS))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_setting_of_a_model_is_one_of_its_config(name):
+    model = build(name, {}, WIDTHS, 1)
+    changed = {"text_hidden": 48, **({"layers": 1} if name == "nhfnet" else {"dropout": 0.0})}
+    other = build(name, changed, WIDTHS, 1)
+    assert other.config == replace(model.config, **changed)
+    assert all(f"{key}=" in describe_config(name) for key in vars(model.config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": 0}, "layers is 0: expected a whole number of at least 1"),
+        ({"layers": -1}, "got '-1'"),
+        ({"layers": 10**9}, "at most 64"),
+        ({"layers": 2.5}, "2.5"),
+        ({"layers": True}, "layers is True"),
+        ({"layers": "4"}, "layers is '4'"),
+        ({"layers": None}, "layers is None"),
+        ({"heads": 5}, "width 32 is not divisible by twice 5 heads"),
+        ({"cross_modal_dropout": float("nan")}, "from 0, below 1"),
+        ({"cross_modal_dropout": 1.0}, "from 0, below 1"),
+        ({"colour": 1}, "no setting 'colour', only: width, heads, layers"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_a_line(settings, message):
+    with pytest.raises(InputError, match="--model nhfnet: ") as caught:
+        build("nhfnet", settings, WIDTHS, 1)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_users_own_model_is_built_and_restored_when_it_is_named(own, tmp_path):
+    model = build(own, {"hidden": 3}, WIDTHS, 2)
+    assert model(*INPUTS).shape == (2, 2)
+    assert config_class(own)().hidden == 16
+    write_checkpoint(tmp_path / "own.pth", model, own)
+    checkpoint = read_checkpoint(tmp_path / "own.pth")
+    assert restore(checkpoint, own)[1].config.hidden == 3
+    with pytest.raises(InputError, match=r"holds a model of somebody's own.*--model FILE.py:CLASS"):
+        restore(checkpoint)
+    with pytest.raises(InputError, match="but --model says nhfnet"):
+        restore(checkpoint, "nhfnet")
+
+
+def test_nothing_that_a_checkpoint_names_is_imported(tmp_path):
+    marker = tmp_path / "was here"
+    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n{OWN_MODEL}")
+    name = f"{tmp_path / 'evil.py'}:Mean"
+    write_checkpoint(tmp_path / "a.pth", build("lf_dnn", {}, WIDTHS, 1), name)
+    with pytest.raises(InputError):
+        restore(read_checkpoint(tmp_path / "a.pth"))
+    assert not marker.exists()
+    find_class(name)
+    assert marker.exists()  # naming it does
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("", ""), None),
+        (("class Mean", "class Median"), "expected a class of torch.nn.Module"),
+        (("class Config", "class Settings"), "Mean.Config is missing"),
+        (("    @dataclass(frozen=True)\n", ""), "Mean.Config is missing"),
+        (("import torch", "import torch, no_such_module"), "cannot be imported (ModuleNotFound"),
+        (("import torch", "impart torch"), "cannot be imported (SyntaxError"),
+        (("import torch", "raise SystemExit(3)"), "cannot be imported (SystemExit"),
+        (("self.outputs = config", "_ = config"), "self.outputs"),
+        (("config.hidden", "config.size"), "cannot be built (AttributeError"),
+    ],
+)
+def test_mistakes_in_a_users_own_model_are_told_in_a_line(tmp_path, change, message):
+    (tmp_path / "mine.py").write_text(OWN_MODEL.replace(*change))
+    if message is None:
+        build(f"{tmp_path / 'mine.py'}:Mean", {}, WIDTHS, 1)
+        return
+    with pytest.raises(InputError) as caught:
+        build(f"{tmp_path / 'mine.py'}:Mean", {}, WIDTHS, 1)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nhf", "mine.py", "mine.py:", "nothing.py:Mean", ":", ""])
+def test_a_model_that_there_is_not_is_refused(name):
+    with pytest.raises(InputError, match="--model"):
+        find_class(name)

@@ -1,0 +1,58 @@
+"""What a task asks of labels, and how it chooses and shows scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.loading.split import Split
+from system.errors import InputError
+from tests.data.loading.test_split import LABELS, SEGMENTS, write_split
+from utils.tasks import SENTIMENT, TASKS, Measure
+
+# As a task of several outputs will be.
+PAIR = replace(SENTIMENT, name="pair", outputs={"happy": 1, "sad": 2})
+
+
+def with_labels(folder, labels):
+    write_split(folder)
+    np.save(folder / LABELS, labels)
+    return Split(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_label_that_is_no_number_is_refused(tmp_path, value):
+    labels = np.zeros((SEGMENTS, 1, 7))
+    labels[3, 0, 2] = value
+    split = with_labels(tmp_path, labels)
+    SENTIMENT.check_labels(split)  # which does not look at the emotions
+    with pytest.raises(InputError, match=rf"label50.npy: .* segment 3 is {value} \(sad\)"):
+        PAIR.check_labels(split)
+
+
+def test_labels_without_the_columns_are_refused(tmp_path):
+    split = with_labels(tmp_path, np.zeros((SEGMENTS, 1, 1)))
+    SENTIMENT.check_labels(split)
+    with pytest.raises(InputError, match=r"label50.npy has 1 columns, .*pair needs 3"):
+        PAIR.check_labels(split)
+
+
+def test_the_loss_is_the_squared_error_value_by_value():
+    predictions, targets = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
+    assert SENTIMENT.loss(predictions, targets).tolist() == [[1.0, 4.0]]
+
+
+def test_the_epoch_is_chosen_by_what_is_better():
+    assert SENTIMENT.to_minimise({"mae": 0.5}) < SENTIMENT.to_minimise({"mae": 0.6})
+    by_f1 = replace(SENTIMENT, chosen_by=Measure("f1", "F1"))
+    assert by_f1.to_minimise({"f1": 0.6}) < by_f1.to_minimise({"f1": 0.5})
+
+
+def test_every_measure_is_scored_and_named():
+    found = SENTIMENT.score(np.float32([[1], [-1]]), np.float32([[2], [-2]]))
+    assert list(found) == [measure.key for measure in SENTIMENT.measures]
+    assert SENTIMENT.line(found).startswith("MAE 1.0000  Corr 1.0000  Acc-7 0.00 %  Acc-2 100")
+    assert TASKS["sentiment"] is SENTIMENT
