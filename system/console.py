@@ -25,6 +25,7 @@ from system.errors import InputError
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
 _EXIT_INPUT, _EXIT_UNEXPECTED, _EXIT_INTERRUPTED = 2, 1, 130
 _INTERRUPTED = "Interrupted; what was finished is kept."
+_interrupts: list[bool] = []  # one for each that came
 # PyTorch raises a RuntimeError, on CUDA devices and on the CPU.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
@@ -45,11 +46,13 @@ def run(program: Callable[[], None]) -> NoReturn:
     """
     # Warnings as single lines too, ours and those of libraries.
     warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
+    sys.unraisablehook = _ignore_unraisable
     colorama.init()  # no colour codes where the output is not a terminal
     try:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, _interrupt)
         program()
+        _raise_lost_interrupt()
         sys.stdout.flush()
     except InputError as error:
         _stop(_EXIT_INPUT, str(error))
@@ -83,7 +86,20 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
             print_error(_INTERRUPTED)
             os._exit(_EXIT_INTERRUPTED)
         frame = frame.f_back
+    _interrupts.append(True)
     raise KeyboardInterrupt
+
+
+def _raise_lost_interrupt() -> None:
+    """Raise an interrupt again that was raised where Python ignores exceptions, as in __del__."""
+    if _interrupts:
+        raise KeyboardInterrupt
+
+
+def _ignore_unraisable(ignored: sys.UnraisableHookArgs) -> None:
+    """Say in one line what went wrong where nothing can be raised; an interrupt comes again."""
+    if not isinstance(ignored.exc_value, KeyboardInterrupt):
+        print_warning(f"{ignored.exc_type.__name__}: {ignored.exc_value}")
 
 
 def _stop(code: int, message: str) -> NoReturn:
@@ -123,6 +139,7 @@ def _one_line(message: str) -> str:
 
 def print_line(message: str) -> None:
     """Print a line of ordinary output, at once."""
+    _raise_lost_interrupt()
     print(message, flush=True)
 
 

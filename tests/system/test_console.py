@@ -98,6 +98,20 @@ def test_an_interrupt_within_an_import_is_not_taken_for_another_error(interrupti
     assert done == (130, "", "error: Interrupted; what was finished is kept.\n")
 
 
+@pytest.mark.parametrize("then", ["print_line('goes on')", "pass"])
+def test_an_interrupt_that_python_loses_still_ends_the_program(then):
+    """An exception in __del__ is ignored by Python."""
+    body = "class Last:\n        def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+    body += f"    Last()\n    {then}"
+    assert run_program(body) == (130, "", "error: Interrupted; what was finished is kept.\n")
+
+
+def test_what_goes_wrong_where_nothing_can_be_raised_is_a_line():
+    body = "class Last:\n        def __del__(self): 1 / 0\n"
+    body += "    Last()\n    print_line('done')"
+    assert run_program(body) == (0, "done\n", "warning: ZeroDivisionError: division by zero\n")
+
+
 @pytest.mark.parametrize("first", ["", "import system.early_interrupt; "])
 def test_an_interrupt_that_is_to_be_ignored_is_ignored(first):
     """As of a program that a shell runs in the background."""

@@ -6,7 +6,6 @@ import math
 
 from torch import nn
 
-from data.layout import SPLITS
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
@@ -14,18 +13,14 @@ from system.console import print_line
 from utils.reports.costs import model_table
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
-from utils.running.setup import check_widths, new_model, open_model
+from utils.running.setup import open_model, open_training
 
 _STATES = 3  # of a weight in a checkpoint: itself and Adam's two moments
 
 
 def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
     """Print what a training would read, do and write; touches nothing."""
-    splits = {name: Split(config.data_folder / name) for name in SPLITS}
-    config, model, task = new_model(config, splits["train"])
-    for split in splits.values():
-        check_widths(model, split)
-        task.check_labels(split)
+    config, splits, model, task = open_training(config)
     steps = math.ceil(len(splits["train"]) / config.batch_size)
     saved = _STATES * sum(4 * parameter.numel() for parameter in model.parameters())
     facts = [

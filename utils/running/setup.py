@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from data.layout import SPLITS
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
@@ -29,12 +30,24 @@ def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
     return LoaderOptions(device, config.batch_size, workers, verbose, processes)
 
 
-def new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, Task]:
-    """Return the model that a training of `split` starts from, and its task.
+def open_training(
+    config: RunConfig,
+) -> tuple[RunConfig, dict[str, Split], nn.Module, Task]:
+    """Return all splits, and the model and the task of a training, which fit each other.
 
-    It is new, or the one of `config.checkpoint`; in the configuration that is returned, model
-    and task have their names. Raises InputError when the model cannot be built or does not fit.
+    In the configuration that is returned, model and task have their names. Raises InputError
+    when something cannot be read or built, or does not fit.
     """
+    splits = {name: Split(config.data_folder / name) for name in SPLITS}
+    config, model, task = _new_model(config, splits["train"])
+    for split in splits.values():
+        check_widths(model, split)
+        task.check_labels(split)
+    return config, splits, model, task
+
+
+def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, Task]:
+    """Return the model that a training of `split` starts from: new, or a checkpoint's."""
     torch.manual_seed(config.seed)
     if config.checkpoint is not None:
         if config.set:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
-from data.layout import SPLITS
 from data.loading.options import LoaderOptions
-from data.loading.split import Split
 from system.console import print_heading, print_line
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
-from utils.running.setup import check_widths, new_model, place_model
+from utils.running.setup import open_training, place_model
 from utils.tasks import Scores
 from utils.training.history import picked_on_test
 from utils.training.provenance import RunRecord
@@ -33,11 +30,7 @@ def train(
     one. `overwrite` removes an earlier run from that folder. Raises InputError when the data,
     the model or the folder cannot be used.
     """
-    splits = {name: Split(config.data_folder / name) for name in SPLITS}
-    config, model, task = new_model(config, splits["train"])
-    for split in splits.values():
-        check_widths(model, split)
-        task.check_labels(split)
+    config, splits, model, task = open_training(config)
     data = describe_data(config.data_folder, splits)
     writes = config.save and options.processes.is_first
     resumed = file_to_resume(resume, config.checkpointdir)
@@ -114,7 +107,7 @@ def train_by_seed(
     print_heading(f"Test scores over the seeds {', '.join(map(str, scores))}")
     print_spread(scores)
     if config.save and options.processes.is_first:
-        path: Path = config.checkpointdir / "seeds.json"
+        path = config.checkpointdir / "seeds.json"
         write_spread(path, scores)
         print_line(f"\nIn {path}")
     return scores

@@ -16,6 +16,7 @@ from models.checkpoint import read_checkpoint
 from system.errors import InputError
 from tests.conftest import ROOT
 from tests.utils.training.test_trainer import make_trainer
+from utils.training.step import TrainingStep
 
 KILLS = 4
 
@@ -88,6 +89,39 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(small, tmp_path, 
         assert_same(found, expected, name)
     left = {path.name for path in killed.glob(".*")}
     assert left <= {".run.lock"}  # nothing half-written
+
+
+@pytest.mark.parametrize("model", ["nhfnet", "lf_dnn"])
+def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(small, tmp_path, monkeypatch, model):
+    """Models with dropout keys of their own, and those that draw from PyTorch's generator."""
+    options = {"model": model, "save_every": 1}
+    make_trainer(small, tmp_path / "whole", **options).run()
+    stopped, taken, step = (
+        make_trainer(small, tmp_path / "two", **options),
+        [],
+        TrainingStep.__call__,
+    )
+
+    def stop_at_the_eleventh(self, *arguments):
+        taken.append(arguments)
+        if len(taken) == 11:  # the third step of the second epoch
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TrainingStep, "__call__", stop_at_the_eleventh)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    torch.manual_seed(1)  # whatever else has drawn meanwhile
+    resumed = make_trainer(small, tmp_path / "two", **options)
+    resumed.resume(tmp_path / "two" / "last.pth")
+    assert (resumed.state.epoch, resumed.state.step) == (2, 2)
+    resumed.run()
+    for name in ("last.pth", "best.pth"):
+        found, expected = (
+            vars(read_checkpoint(tmp_path / folder / name)) for folder in ("two", "whole")
+        )
+        del expected["path"], found["path"]
+        assert_same(found, expected, name)
 
 
 def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):
