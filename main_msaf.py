@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from system.config import parse_assignments
-from system.console import ArgumentParser, print_line, run, whole_number
+from system.console import ArgumentParser, file_path, print_line, run, whole_number
 from utils.run_config import DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
 
 # The options that are settings of a run, by the groups of --help.
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="remove what an earlier run left there first")
     seed = whole_number(0, MOST_SEED)
     add("--seeds", type=seed, nargs="+", help="train once per seed; report mean and deviation")
-    add("--config", type=Path, metavar="FILE.json", help="take settings from a run.json")
+    add("--config", type=file_path, metavar="FILE.json", help="take settings from a run.json")
     add("--dry_run", action="store_true", help="say what would be done and what it costs; stop")
     add("--models", action="store_true", help="list the models with their settings, and stop")
     by_name = {field.name: field for field in fields(RunConfig)}

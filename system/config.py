@@ -93,7 +93,7 @@ def _checked(one: Field, value: Any) -> Any:
         parsed = _parse_of(one)(str(value))
     except Exception as error:
         raise ValueError(f"{one.name} is {value!r}: {_reason(error)}") from error
-    is_path = isinstance(parsed, Path) and isinstance(value, str)
+    is_path = isinstance(parsed, Path) and isinstance(value, (str, Path))
     if not is_path and (parsed != value or isinstance(parsed, bool) is not isinstance(value, bool)):
         raise ValueError(f"{one.name} is {value!r}, expected {type(parsed).__name__}")
     return parsed

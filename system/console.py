@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -234,6 +235,11 @@ class OneOf:
             expected = " or ".join(self.names)
             raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
         return text
+
+
+def file_path(text: str) -> Path:
+    """Parse an argparse value: a path, in which ~ is the home directory."""
+    return Path(text).expanduser()
 
 
 def device_name(text: str) -> str:

@@ -15,6 +15,7 @@ from system.config import CheckedConfig, make_config, plain_values, setting
 from system.console import (
     OneOf,
     device_name,
+    file_path,
     number_from_zero,
     positive_number,
     truth_value,
@@ -36,7 +37,7 @@ class RunConfig(CheckedConfig):
     """Settings of a run, with the defaults of the command line; ValueError when one cannot be."""
 
     # data
-    datadir: Path = setting(Path("CMU_MOSEI"), Path, "the prepared dataset's folder")
+    datadir: Path = setting(Path("CMU_MOSEI"), file_path, "the prepared dataset's folder")
     alignment: str = setting(
         ALIGNMENT_NAMES[0], OneOf(*ALIGNMENT_NAMES), "which of the prepared alignments"
     )
@@ -54,7 +55,7 @@ class RunConfig(CheckedConfig):
         default_factory=dict, metadata={"meaning": "of the model's settings, see --models"}
     )
     checkpoint: Path | None = setting(
-        None, Path, "weights to evaluate, or to start training from: a .pth file"
+        None, file_path, "weights to evaluate, or to start training from: a .pth file"
     )
     # training
     lr: float = setting(1e-3, positive_number, "Adam's learning rate")
@@ -89,9 +90,11 @@ class RunConfig(CheckedConfig):
     )
     # output
     checkpointdir: Path = setting(
-        Path("checkpoints"), Path, "the run's folder: checkpoints, run.json, metrics.csv, logs/"
+        Path("checkpoints"),
+        file_path,
+        "the run's folder, with its checkpoints and logs",
     )
-    resultdir: Path = setting(Path("result"), Path, "where results are written")
+    resultdir: Path = setting(Path("result"), file_path, "where results are written")
     save_every: int | None = setting(
         None, _count, "save for --resume every so many steps, too, not only after each epoch"
     )

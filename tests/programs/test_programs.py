@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,7 @@ def test_help_needs_no_torch(name):
         (["--train", "--unknown"], "--unknown"),
         (["--train", "--datadir", "nowhere"], "nowhere/train"),
         (["--checkpoint", "nothing.pth"], "nothing.pth"),
+        (["--checkpoint", "~/nothing.pth"], f"{Path.home()}/nothing.pth"),
     ],
 )
 def test_mistakes_in_arguments(program, tmp_path, arguments, message):

@@ -32,7 +32,7 @@ def epoch_file(number: int) -> str:
 def file_to_resume(resume: str | None, folder: Path) -> Path | None:
     """Return the file to go on from; `auto` is the run's own in `folder`, None without one."""
     if resume != "auto":
-        return None if resume is None else Path(resume)
+        return None if resume is None else Path(resume).expanduser()
     if (folder / LAST).is_file():
         return folder / LAST
     print_line(f"No {folder / LAST} yet: starting anew")
@@ -64,7 +64,7 @@ def _goes_on(folder: Path, resume: str | None, found: Sequence[Path]) -> bool:
     """Tell whether a run may go on in the folder of the one that left `found`."""
     if resume == "auto":  # without last.pth it starts anew: then it must not replace any weights
         return (folder / LAST).is_file() or all(path.suffix != ".pth" for path in found)
-    return resume is not None and Path(resume).resolve().parent == folder.resolve()
+    return resume is not None and Path(resume).expanduser().resolve().parent == folder.resolve()
 
 
 def written_files(folder: Path) -> list[Path]:
