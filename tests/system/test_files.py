@@ -63,7 +63,7 @@ def test_the_content_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda *a: (order.append("name"), rename(*a)))
     with atomic_write(path) as temporary:
         temporary.write_text("new")
-    assert order == ["content", "name"]
+    assert order == ["content", "name", "content"]  # the last is the folder
 
 
 def test_what_a_kill_leaves_is_written_over(tmp_path):

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from data.fetching.demo import write_demo
-from data.text.encoder import TEXT_LENGTH, TextEncoder, write_text_features
+from data.text.encoder import TEXT_LENGTH, TextEncoder
+from data.text.feature_file import write_text_features
 from system.devices import pick_device
 from system.errors import InputError
 from tests.golden import GOLDEN
