@@ -163,21 +163,30 @@ def main() -> None:
         inspect(datadir, options.alignment, options.check, options.plot)
         return
     from data.fetching.demo import DEMO, demo_bert, demo_is_written, write_demo
-    from data.fetching.download import checked_host
     from data.preparing.plan import Request, TextRequest
-    from data.preparing.sources import PickleSource, csd_sources
+    from data.preparing.segments import Lengths
+    from data.preparing.sources import CsdSource, PickleSource
     from system.processes import join_processes, leave_processes
 
     check_folders(datadir, options.csd, may_be_new=options.demo or "pickle" in given)
-    host = checked_host(options.mirror)
+    host = options.mirror
+    if "mirror" in given:
+        from data.fetching.download import checked_host
+
+        host = checked_host(host)
     dataset = DEMO if options.demo else DATASETS[options.dataset]
     files = list(dataset.sequences.values())
     if "pickle" in given:
         sources = {ALIGNMENT_NAMES[0]: PickleSource(options.pickle, "bert" not in given)}
         missing = []
     else:
-        lengths = options.visual_length, options.audio_length
-        sources = csd_sources(csd_dir, dataset, options.folds, options.alignment, lengths)
+        paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
+        folds = options.folds or dataset.folds
+        lengths = {"unaligned": Lengths(options.visual_length, options.audio_length)}
+        sources = {
+            name: CsdSource(paths, dataset, folds, name, lengths.get(name, Lengths()))
+            for name in options.alignment
+        }
         missing = [file for file in files if not (csd_dir / file.name).is_file()]
     if options.demo:
         missing = [] if demo_is_written(datadir) else files
@@ -267,6 +276,8 @@ def prepare_all(
 
 def download_missing(files: Sequence[SequenceFile], csd_dir: Path, host: str) -> None:
     """Download the sequences that are not there."""
+    if not files:
+        return
     from data.fetching.download import download
     from data.formats.csd import check_csd
 

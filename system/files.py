@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from system.errors import InputError
 
@@ -38,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     _remove_abandoned(path)
     # Same folder, so that the rename cannot cross file systems; same suffix, because some
     # writers (matplotlib, NumPy) choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:12]}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.urandom(6).hex()}.part{path.suffix}")
     try:
         yield temporary
         flush_file(temporary)

@@ -53,7 +53,7 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
             if manifest["text"] is None:
                 manifest = {**manifest, "text": keep_text(plan.prepared, plan.stage)}
             _remove_old_text(plan.request.folder)
-        _write_stage_manifest(plan.stage, {**manifest, MOVING: True})
+        write_manifest(plan.stage, {**manifest, MOVING: True})
         manifest = _move_into_place(plan, manifest)
     return processes.broadcast(manifest)
 
@@ -84,15 +84,11 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
         "left_out": written.left_out,
         "text": written.text,
     }
-    return _write_stage_manifest(plan.stage, manifest)
-
-
-def _write_stage_manifest(stage: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     for split in SPLITS:
-        for path in (stage / split).iterdir():
+        for path in (plan.stage / split).iterdir():
             flush_file(path)
-        flush_folder(stage / split)
-    return write_manifest(stage, manifest)
+        flush_folder(plan.stage / split)
+    return write_manifest(plan.stage, manifest)
 
 
 def _write_text(plan: Plan, encoder: TextEncoder, processes: Processes) -> None:

@@ -6,7 +6,6 @@ Each source says what decides the arrays' content, and writes the arrays of all 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -124,25 +123,6 @@ class CsdSource:
 def _nothing_left(left_out: Counter[str]) -> InputError:
     reasons = ", ".join(f"{count} because the {reason}" for reason, count in left_out.items())
     return InputError(f"No segment is left ({reasons}); check that the .csd files belong together.")
-
-
-def csd_sources(
-    csd_dir: Path,
-    dataset: Dataset,
-    folds: Path | None,
-    alignments: Iterable[str],
-    unaligned_lengths: tuple[int, int],
-) -> dict[str, CsdSource]:
-    """Return the source of each alignment; without `folds`, the dataset's standard ones count.
-
-    `unaligned_lengths` are the rows of visual and audio that `unaligned` keeps.
-    """
-    paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
-    lengths = {"unaligned": Lengths(*unaligned_lengths)}
-    return {
-        name: CsdSource(paths, dataset, folds or dataset.folds, name, lengths.get(name, Lengths()))
-        for name in alignments
-    }
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def keep_text(prepared: Prepared | None, stage: Path) -> dict[str, Any] | None:
     for split in SPLITS:
         _remove_begun(stage / split)
         _link(prepared.folder / split, stage / split)
+        flush_folder(stage / split)
     return prepared.manifest["text"]
 
 
