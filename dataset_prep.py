@@ -6,14 +6,18 @@ if __name__ == "__main__":  # before the other imports, which take a while
     import system.early_interrupt  # noqa: F401
 
 import argparse
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.fetching.server import CMU_HOST, DATASETS
 from data.layout import ALIGNMENT_NAMES, LOCK, alignment_folder
 from system.console import (
     ArgumentParser,
     device_name,
+    file_path,
     format_table,
     print_heading,
     print_line,
@@ -25,100 +29,215 @@ from system.devices import PRECISIONS
 from system.errors import InputError
 
 if TYPE_CHECKING:
-    from data.fetching.server import Dataset
-    from data.preparing.sources import DataSource
+    from data.fetching.server import SequenceFile
+    from data.preparing.plan import Request
     from system.processes import Processes
 
-DEFAULT_BERT = "bert-base-uncased"
-DEFAULT_AUDIO_LENGTH, DEFAULT_VISUAL_LENGTH = 500, 375  # rows
 
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line; nothing slow is imported for it."""
+def build_parser() -> ArgumentParser:
+    """Make the command line's parser; nothing slow is imported for it."""
     parser = ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--datadir", type=Path, default=Path("CMU_MOSEI"), help="the dataset's folder")
-    add("--dataset", choices=("mosei", "mosi"), default="mosei", help="which .csd files")
-    add("--csd", type=Path, metavar="DIR", help="where the .csd files lie (DATADIR/csd)")
-    add("--mirror", metavar="URL", help="download missing .csd files from this host instead")
-    add("--folds", type=Path, metavar="FILE.json", help="another split than the standard one")
-    add("--from", dest="pickle", type=Path, metavar="FILE", help="a pickle of MMSA or MulT")
-    add("--demo", action="store_true", help="make a small made-up CMU-MOSEI; needs no network")
+    _add_steps(parser.add_argument_group("what to do"))
+    _add_data(parser.add_argument_group("data"))
+    _add_text(parser.add_argument_group("text"))
+    add = parser.add_argument_group("running").add_argument
+    where = "auto (CUDA where there is a device, else the CPU), cpu, cuda or cuda:N"
+    help_text = f"where the text encoder runs: {where} (default: %(default)s)"
+    add("--device", type=device_name, default="auto", help=help_text)
+    return parser
+
+
+def _add_steps(group: argparse._ArgumentGroup) -> None:
+    def add(name: str, help_text: str) -> None:
+        group.add_argument(name, action="store_true", help=help_text)
+
+    add("--demo", "write a small made-up CMU-MOSEI first, and prepare that; needs no network")
     add(
+        "--dry_run",
+        "print what the command would do and what that costs, as far as it is known: files to "
+        "download, segments, bytes to write, sentences to encode; nothing is written or downloaded",
+    )
+    add(
+        "--check",
+        "instead of preparing, verify what is prepared and print what it holds; the exit code is "
+        "1 when anything is wrong",
+    )
+    add(
+        "--plot",
+        "instead of preparing, draw the labels, lengths and padding of what is prepared into "
+        "dataset.png beside the splits",
+    )
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    def add(name: str, help_text: str, **options: Any) -> None:
+        if "default" in options:
+            help_text += " (default: %(default)s)"
+        group.add_argument(name, help=help_text, **options)
+
+    add(
+        "--datadir",
+        "the dataset's folder, which train/, val/ and test/ go into",
+        type=file_path,
+        metavar="DIR",
+        default=Path("CMU_MOSEI"),
+    )
+    add("--dataset", "which .csd files", choices=tuple(DATASETS), default="mosei")
+    csd = "where the .csd files are, and missing ones are downloaded to (default: DATADIR/csd)"
+    add("--csd", csd, type=file_path, metavar="DIR")
+    add("--mirror", "the host to download missing .csd files from", metavar="URL", default=CMU_HOST)
+    add(
+        "--folds",
+        'a split of one\'s own, {"train": [video id, ...], "val": [...], "test": [...]} (default: '
+        "the dataset's standard folds)",
+        type=file_path,
+        metavar="FILE.json",
+    )
+    pickle = "prepare a processed pickle of MMSA or MulT, instead of .csd files"
+    add("--from", pickle, dest="pickle", type=file_path, metavar="FILE.pkl")
+    group.add_argument(
         "--alignment",
         choices=ALIGNMENT_NAMES,
         nargs="+",
-        help="rows of a segment (the default), means by word, or longer unaligned rows; several "
-        "may be given",
+        default=ALIGNMENT_NAMES[:1],
+        help="one or several of: segment, a segment's last 50 rows of audio and visual, as in the "
+        "released code; word, the means of the rows in each word, and a text vector a word; "
+        "unaligned, more of a segment's own rows. The last two go into folders of their names in "
+        f"DATADIR (default: {ALIGNMENT_NAMES[0]})",
     )
-    length = whole_number(1)
-    audio, visual = DEFAULT_AUDIO_LENGTH, DEFAULT_VISUAL_LENGTH
-    add("--audio_length", type=length, help=f"rows of `unaligned` audio ({audio})")
-    add("--visual_length", type=length, help=f"rows of `unaligned` visual ({visual})")
-    add("--bert", metavar="NAME_OR_DIR", help=f"the text encoder ({DEFAULT_BERT})")
-    add("--bert_precision", choices=PRECISIONS, default=PRECISIONS[0])
-    add("--no_bert", action="store_true", help="leave the text features out, for a later run")
-    add("--device", type=device_name, default="auto", help="where BERT runs")
-    add("--check", action="store_true", help="verify what is prepared, and stop")
-    add("--plot", action="store_true", help="draw what is prepared, and stop")
-    arguments = parser.parse_args()
+    for kind, rows in (("audio", 500), ("visual", 375)):
+        kept = f"the {kind} rows that --alignment unaligned keeps of a segment"
+        add(f"--{kind}_length", kept, type=whole_number(1), metavar="N", default=rows)
+
+
+def _add_text(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--bert",
+        metavar="NAME_OR_DIR",
+        default="bert-base-uncased",
+        help="the text encoder: a name on the Hugging Face hub, or a folder with configuration, "
+        "vocabulary and weights (default: %(default)s; with --from, the pickle's own text "
+        "features, where it has some)",
+    )
+    group.add_argument(
+        "--bert_precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="what the text encoder computes in; bfloat16 is coarser, and several times faster "
+        "where the processor has it (default: %(default)s)",
+    )
+    group.add_argument(
+        "--no_bert",
+        action="store_true",
+        help="leave the text features out; the same command without it adds them later, and "
+        "changes nothing else",
+    )
+
+
+def parse_arguments() -> tuple[argparse.Namespace, set[str]]:
+    """Read the command line; returns its values, and the names of the options that it gives."""
+    parser = build_parser()
+    options = parser.parse_args()
+    parser.set_defaults(**dict.fromkeys(vars(options)))
+    given = {name for name, value in vars(parser.parse_args()).items() if value is not None}
     for this, excludes in (
         ("demo", ("pickle", "csd", "mirror", "folds", "bert")),
         ("pickle", ("csd", "mirror", "folds", "alignment", "audio_length", "visual_length")),
         ("no_bert", ("bert",)),
+        ("dry_run", ("check", "plot")),
     ):
         for other in excludes:
-            if getattr(arguments, this) and getattr(arguments, other):
+            if {this, other} <= given:
                 names = ["--" + name.replace("pickle", "from") for name in (this, other)]
                 parser.error(f"{names[0]} and {names[1]} exclude each other")
     for name in ("audio_length", "visual_length"):
-        if getattr(arguments, name) and "unaligned" not in (arguments.alignment or ()):
+        if name in given and "unaligned" not in options.alignment:
             parser.error(f"--{name} goes with --alignment unaligned")
-    return arguments
+    return options, given
 
 
 def main() -> None:
     """Parse, check and call."""
-    arguments = parse_arguments()
-    if arguments.check or arguments.plot:
-        inspect(arguments)
+    options, given = parse_arguments()
+    datadir, csd_dir = options.datadir, options.csd or options.datadir / "csd"
+    if options.check or options.plot:
+        inspect(datadir, options.alignment, options.check, options.plot)
         return
-    from system.locks import lock_folder
+    from data.fetching.demo import DEMO, demo_bert, demo_is_written, write_demo
+    from data.preparing.plan import Request, TextRequest
+    from data.preparing.segments import Lengths
+    from data.preparing.sources import CsdSource, PickleSource
     from system.processes import join_processes, leave_processes
 
+    check_folders(datadir, options.csd, may_be_new=options.demo or "pickle" in given)
+    host = options.mirror
+    if "mirror" in given:
+        from data.fetching.download import checked_host
+
+        host = checked_host(host)
+    dataset = DEMO if options.demo else DATASETS[options.dataset]
+    files = list(dataset.sequences.values())
+    if "pickle" in given:
+        sources = {ALIGNMENT_NAMES[0]: PickleSource(options.pickle, "bert" not in given)}
+        missing = []
+    else:
+        paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
+        folds = options.folds or dataset.folds
+        lengths = {"unaligned": Lengths(options.visual_length, options.audio_length)}
+        sources = {
+            name: CsdSource(paths, dataset, folds, name, lengths.get(name, Lengths()))
+            for name in options.alignment
+        }
+        missing = [file for file in files if not (csd_dir / file.name).is_file()]
+    if options.demo:
+        missing = [] if demo_is_written(datadir) else files
+    bert = str(demo_bert(datadir)) if options.demo else options.bert
+    text = TextRequest(bert, options.bert_precision, options.device)
+    requests = [
+        Request(datadir, name, source, None if options.no_bert else text)
+        for name, source in sources.items()
+    ]
+    fetch = partial(download_missing, missing, csd_dir, host)
+    if options.demo:
+        fetch = partial(write_demo, datadir)
     processes = join_processes()
-    if arguments.datadir.exists() and not arguments.datadir.is_dir():
-        raise InputError(f"{arguments.datadir} is a file; give the dataset's folder.")
-    if not (arguments.datadir.is_dir() or arguments.demo or arguments.pickle):
-        raise InputError(
-            f"No folder {arguments.datadir}; create it (the .csd files are downloaded to csd/ in "
-            "it), or give the dataset's folder with --datadir."
-        )
-    if arguments.csd and not arguments.csd.is_dir():
-        raise InputError(f"No folder {arguments.csd}; give the one that holds the .csd files.")
-    lock = lock_folder(arguments.datadir, LOCK, "Another preparation is working in", "--datadir")
-    with lock if processes.is_first else nullcontext():
-        for alignment, origin in find_origins(arguments, processes):
-            prepare_one(arguments, alignment, origin, processes)
+    if not options.dry_run:
+        prepare_all(requests, fetch, processes)
+    elif processes.is_first:
+        how = "write the demo" if options.demo else f"download from {host}"
+        print_plans(requests, {csd_dir / file.name: how for file in missing})
     leave_processes(processes)
 
 
-def inspect(arguments: argparse.Namespace) -> None:
+def check_folders(datadir: Path, csd_dir: Path | None, may_be_new: bool) -> None:
+    """Raise InputError where a folder is missing that the user has to make."""
+    if datadir.exists() and not datadir.is_dir():
+        raise InputError(f"{datadir} is a file; give the dataset's folder.")
+    if not (datadir.is_dir() or may_be_new):
+        raise InputError(
+            f"No folder {datadir}; create it (the .csd files are downloaded to csd/ in it), or "
+            "give the dataset's folder with --datadir."
+        )
+    if csd_dir is not None and not csd_dir.is_dir():
+        raise InputError(f"No folder {csd_dir}; give the one that holds the .csd files.")
+
+
+def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool) -> None:
     """Check, or draw, each alignment asked for; exit code 1 when something is wrong."""
-    from data.checking.check import check_dataset, print_report
+    from data.checking.check import check_dataset
+    from data.checking.printing import print_report
 
     is_wrong = False
-    for alignment in arguments.alignment or ALIGNMENT_NAMES[:1]:
-        folder = alignment_folder(arguments.datadir, alignment)
+    for alignment in alignments:
+        folder = alignment_folder(datadir, alignment)
         report = check_dataset(folder)
-        if arguments.check:
-            print_report(report)
         is_wrong |= bool(report.problems)
-        if arguments.plot and report.problems and not arguments.check:
-            print_warning(
-                f"{len(report.problems)} things are wrong with {folder}; --check names them"
-            )
-        if arguments.plot:
+        if prints:
+            print_report(report)
+        elif report.problems:
+            count = len(report.problems)
+            print_warning(f"{count} things are wrong with {folder}; --check names them")
+        if draws:
             from data.checking.figures import plot_dataset
 
             plot_dataset(folder / "dataset.png", report.splits)
@@ -127,69 +246,47 @@ def inspect(arguments: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def find_origins(
-    arguments: argparse.Namespace, processes: Processes
-) -> list[tuple[str, DataSource]]:
-    """Return each alignment asked for, and where its arrays come from."""
-    from data.fetching.server import DATASETS
-    from data.preparing.segments import Lengths
-    from data.preparing.sources import CommunityFile, CsdFiles
+def print_plans(requests: Sequence[Request], missing: dict[Path, str]) -> None:
+    """Print what the command would do; `missing` files would come first, in the way named."""
+    from data.preparing.plan import decide
+    from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
 
-    if arguments.pickle:
-        return [
-            (ALIGNMENT_NAMES[0], CommunityFile(arguments.pickle, takes_text=not arguments.bert))
-        ]
-    csd_dir = arguments.csd or arguments.datadir / "csd"
-    dataset = DATASETS[arguments.dataset]
-    if arguments.demo:
-        from data.fetching.demo import DEMO, write_demo
-
-        dataset = DEMO
-        arguments.bert = str(processes.broadcast(write_demo(arguments.datadir)))
-    elif processes.is_first:
-        fetch_missing(csd_dir, dataset, arguments.mirror)
-    processes.broadcast(None)
-    paths = {kind: csd_dir / source.name for kind, source in dataset.sequences.items()}
-    lengths = dict.fromkeys(ALIGNMENT_NAMES, Lengths(visual=50, audio=50))
-    lengths["unaligned"] = Lengths(
-        visual=arguments.visual_length or DEFAULT_VISUAL_LENGTH,
-        audio=arguments.audio_length or DEFAULT_AUDIO_LENGTH,
-    )
-    return [
-        (name, CsdFiles(paths, dataset, arguments.folds or dataset.folds, name, lengths[name]))
-        for name in arguments.alignment or ALIGNMENT_NAMES[:1]
-    ]
+    rows = [[path, how, "", UNKNOWN, "0"] for path, how in missing.items()]
+    for request in requests:
+        rows += plan_rows(decide(request, files_are_there=not missing))
+    print_heading("What this would do; nothing has been done.")
+    print_line(format_table(PLAN_HEADER, rows))
 
 
-def fetch_missing(csd_dir: Path, dataset: Dataset, mirror: str | None) -> None:
-    """Download the sequences that `csd_dir` lacks."""
-    sources = dataset.sequences.values()
-    missing = [source for source in sources if not (csd_dir / source.name).is_file()]
-    if not (missing or mirror):
+def prepare_all(
+    requests: Sequence[Request], fetch: Callable[[], object], processes: Processes
+) -> None:
+    """Fetch what is missing, then prepare each alignment and print what came out."""
+    from data.preparing.pipeline import prepare
+    from system.locks import lock_folder
+
+    datadir = requests[0].datadir
+    lock = lock_folder(datadir, LOCK, "Another preparation is working in", "--datadir")
+    with lock if processes.is_first else nullcontext():
+        if processes.is_first:
+            fetch()
+        processes.broadcast(None)
+        for request in requests:
+            manifest = prepare(request, processes)
+            if processes.is_first:
+                print_summary(request.folder, manifest)
+
+
+def download_missing(files: Sequence[SequenceFile], csd_dir: Path, host: str) -> None:
+    """Download the sequences that are not there."""
+    if not files:
         return
-    from data.fetching.download import DEFAULT_MIRROR, checked_mirror, download
+    from data.fetching.download import download
     from data.formats.csd import check_csd
 
-    host = checked_mirror(mirror or DEFAULT_MIRROR)
-    csd_dir.mkdir(exist_ok=True)
-    for source in missing:
-        print_line(f"Downloading {source.name}")
-        download(f"{host}/{source.server_path}", csd_dir / source.name, check_csd)
-
-
-def prepare_one(
-    arguments: argparse.Namespace, alignment: str, origin: DataSource, processes: Processes
-) -> None:
-    """Prepare one alignment and print what came out."""
-    from data.preparing.pipeline import Request, TextRequest, prepare
-
-    text = None
-    if not arguments.no_bert:
-        bert = arguments.bert or DEFAULT_BERT
-        text = TextRequest(bert, arguments.bert_precision, arguments.device)
-    manifest = prepare(Request(arguments.datadir, alignment, origin, text), processes)
-    if processes.is_first:
-        print_summary(alignment_folder(arguments.datadir, alignment), manifest)
+    for file in files:
+        print_line(f"Downloading {file.name}")
+        download(f"{host}/{file.server_path}", csd_dir / file.name, check_csd)
 
 
 def print_summary(folder: Path, manifest: dict[str, Any]) -> None:

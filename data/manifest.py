@@ -45,8 +45,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest into `folder`, with the versions it was made with."""
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest into `folder`, with the versions it was made with; returns the whole."""
     made_with = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
     time = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_json(folder / MANIFEST, {**manifest, "made_at": time, "made_with": made_with})
+    whole = {**manifest, "made_at": time, "made_with": made_with}
+    write_json(folder / MANIFEST, whole)
+    return whole

@@ -1,39 +1,84 @@
-"""Writing files so that a reader finds the old content or the new, never half of it."""
+"""Writing files so that a reader finds the old content or the new, never half of it.
+
+A name is changed only once what it names is on the disk, so that this holds after a power cut
+as well as after a kill. `flush_file` and `flush_folder` do the same for files written elsewhere.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from system.errors import InputError
 
 _SAMPLE_BLOCKS, _BLOCK_BYTES = 32, 128 * 1024  # up to 4 MB of a file
+# Writing a file takes seconds. A temporary one that nobody, on whatever machine, has written to
+# for an hour is what a kill left.
+_ABANDONED_AFTER = 3600  # seconds
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, it becomes `path`.
 
-    The content is on disk before the name changes. If the block raises, the temporary
-    file is removed and `path` keeps what it held. The parent folder is made when missing.
+    Content and name are on the disk when this returns. If the block raises, the temporary file
+    is removed and `path` keeps what it held. The parent folder is made when missing. Any number
+    of writers may work at once: each has a temporary file of its own, and the last one stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, so that the rename cannot cross file systems; same suffix, because
-    # some writers (matplotlib, NumPy) choose the format by it; the same name always, so that
-    # what a kill leaves is written over by the next attempt.
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    make_folder(path.parent)
+    _remove_abandoned(path)
+    # Same folder, so that the rename cannot cross file systems; same suffix, because some
+    # writers (matplotlib, NumPy) choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.urandom(6).hex()}.part{path.suffix}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        flush_file(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where missing; their names are then on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush_folder(path.parent)
+
+
+def flush_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system has a way to."""
+    try:
+        flush_file(path)
+    except OSError as error:  # Windows opens no folder, and some network drives flush none
+        if error.errno not in (errno.EACCES, errno.EINVAL):
+            raise
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of `path` that killed writers left."""
+    for leftover in path.parent.glob(f".{escape(path.stem)}.{'?' * 12}.part{escape(path.suffix)}"):
+        with suppress(FileNotFoundError):  # another writer has removed it
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER:
+                leftover.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -24,8 +24,6 @@ from system.files import atomic_write
 
 DEMO = replace(MOSEI, title="CMU-MOSEI's shape, made-up data")
 
-_BERT_FOLDER = "demo_bert"
-
 _VIDEOS = {"train": 40, "val": 8, "test": 12}
 _SEGMENTS = (9, 15)  # per video, from and below
 _SECONDS = (3.0, 9.0)  # a segment's length
@@ -40,19 +38,33 @@ _NEUTRAL = (
 _PAUSE = "sp"
 
 
+def demo_bert(datadir: Path) -> Path:
+    """Return the folder of the demo's BERT."""
+    return datadir / "demo_bert"
+
+
+def demo_is_written(datadir: Path) -> bool:
+    """Tell whether the demo is there; raises InputError when a .csd file is not the demo's."""
+    paths = _csd_paths(datadir).values()
+    present = [path for path in paths if path.exists()]
+    for path in present:
+        if not _is_ours(path):
+            raise InputError(f"{path} is not the demo's; give --demo another --datadir.")
+    return len(present) == len(paths) and demo_bert(datadir).is_dir()
+
+
+def _csd_paths(datadir: Path) -> dict[str, Path]:
+    return {kind: datadir / "csd" / source.name for kind, source in DEMO.sequences.items()}
+
+
 def write_demo(datadir: Path, seed: int = 0) -> Path:
     """Write `<datadir>/csd/*.csd` and a tiny BERT; returns the BERT's folder.
 
     A demo that is already there is left as it is. Raises InputError when a .csd file there is
     not the demo's.
     """
-    csd, bert = datadir / "csd", datadir / _BERT_FOLDER
-    paths = {kind: csd / source.name for kind, source in DEMO.sequences.items()}
-    present = [path for path in paths.values() if path.exists()]
-    for path in present:
-        if not _is_ours(path):
-            raise InputError(f"{path} is not the demo's; give --demo another --datadir.")
-    if len(present) == len(paths) and bert.is_dir():
+    bert, paths = demo_bert(datadir), _csd_paths(datadir)
+    if demo_is_written(datadir):
         return bert
     _write_bert(bert, seed)
     rng = np.random.default_rng(seed)
@@ -118,14 +130,14 @@ def _words(
     segment: np.ndarray, sentiment: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a segment's words: the stronger the sentiment, the more of them carry it."""
-    told = sentiment + rng.normal(0, _NOISE["words"])
+    shown = sentiment + rng.normal(0, _NOISE["words"])
     edges = np.linspace(*segment, num=rng.integers(8, 20))
-    chance_of_feeling = min(abs(told) / 4, 0.8)
+    chance_of_feeling = min(abs(shown) / 4, 0.8)
     words = []
     for _ in range(len(edges) - 1):
         draw = rng.random()
         if draw < chance_of_feeling:
-            words.append(rng.choice(_POSITIVE if told > 0 else _NEGATIVE))
+            words.append(rng.choice(_POSITIVE if shown > 0 else _NEGATIVE))
         else:
             words.append(_PAUSE if draw > 0.95 else rng.choice(_NEUTRAL))
     return np.stack([edges[:-1], edges[1:]], axis=1), np.array(words, dtype="S32")[:, None]
@@ -143,8 +155,8 @@ def _rows(
     starts = np.arange(int((segments[-1, 1] + 1) * rate)) / rate
     features = rng.normal(size=(len(starts), len(direction)))
     for (start, end), sentiment in zip(segments, sentiments, strict=True):
-        told = sentiment + rng.normal(0, _NOISE[kind])
-        features[(starts >= start) & (starts < end)] += 0.3 * told * direction
+        shown = sentiment + rng.normal(0, _NOISE[kind])
+        features[(starts >= start) & (starts < end)] += 0.3 * shown * direction
     if kind == "audio":
         features[rng.random(features.shape) < 2e-4] = -np.inf  # as the real COVAREP has
     intervals = np.stack([starts, starts + 1 / rate], axis=1)

@@ -8,7 +8,6 @@ this run or a later one, asks for the rest only (RFC 9110, sections 13.1.5 and 1
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -22,11 +21,10 @@ import validators
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util.retry import Retry
 
+from data.fetching.server import CMU_HOST
 from system.errors import InputError
-from system.files import write_json
+from system.files import flush_file, flush_folder, make_folder, write_json
 from system.progress import progress
-
-DEFAULT_MIRROR = "http://immortal.multicomp.cs.cmu.edu"
 
 _CONNECT_AND_READ_SECONDS = (10.0, 60.0)
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -35,7 +33,7 @@ _CHUNK_BYTES = 1 << 16
 
 _ELSEWHERE = (
     "name another host with --mirror URL, a folder that has the files with --csd DIR, "
-    "or processed files that the community shares with --from FILE"
+    "or a processed pickle of MMSA or MulT with --from FILE"
 )
 
 
@@ -102,14 +100,14 @@ class _Part:
         self.forget_version()
 
     def finish(self) -> None:
-        """Turn the part into the target, once its bytes are on disk."""
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
+        """Turn the part into the target, once its bytes are on the disk."""
+        flush_file(self.path)
         self.path.replace(self.target)
+        flush_folder(self.target.parent)
         self.forget_version()
 
 
-def checked_mirror(url: str) -> str:
+def checked_host(url: str) -> str:
     """Return `url` without trailing slashes if it can be the start of a file's address.
 
     Raises
@@ -121,7 +119,7 @@ def checked_mirror(url: str) -> str:
     if not valid or "?" in url or "#" in url:
         raise InputError(
             f"the mirror {url!r} is not an http or https address; "
-            f"write it like {DEFAULT_MIRROR} or http://localhost:8000/path"
+            f"write it like {CMU_HOST} or http://localhost:8000/path"
         )
     return url.rstrip("/")
 
@@ -162,7 +160,7 @@ def download(
     OSError
         If the file cannot be written, as on a full disk. What has arrived is kept.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     part = _Part(target)
     furthest = failures = 0
     while (broken := _attempt(url, part)) is not None:

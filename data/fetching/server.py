@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+CMU_HOST = "http://immortal.multicomp.cs.cmu.edu"
+
 _FOLDS = Path(__file__).parent.parent / "standard_folds"
 
 

@@ -33,8 +33,8 @@ _LABEL_SHAPES = [(), (1,), (7,), (1, 1), (1, 7)]
 
 
 @dataclass(frozen=True)
-class CommunitySplit:
-    """One split of a community file: N segments, in the file's order."""
+class PickleSplit:
+    """One split of a processed pickle: N segments, in the file's order."""
 
     ids: list[str]  # "video[clip]"
     videos: list[str]
@@ -48,7 +48,7 @@ class CommunitySplit:
     pieces: tuple[np.ndarray, np.ndarray] | None  # input ids and mask, (N, T) int64 each
 
 
-def read_community_file(path: Path) -> dict[str, CommunitySplit]:
+def read_pickle(path: Path) -> dict[str, PickleSplit]:
     """Return the splits `train`, `val` and `test` of a processed pickle.
 
     NaN and infinities stay. Each split has one of `text`, `sentences` and `pieces` at least.
@@ -242,12 +242,12 @@ def _with_text_keys(value: object) -> dict[str, Any] | None:
     return {key: item for key, item in named.items() if isinstance(key, str)}
 
 
-def _read_split(fields: _Fields) -> CommunitySplit:
+def _read_split(fields: _Fields) -> PickleSplit:
     ids, videos, starts, ends = _read_ids(fields)
     visual, audio = _read_rows(fields, "vision"), _read_rows(fields, "audio")
     labels = _read_labels(fields)
     text, sentences, pieces = _read_text(fields)
-    return CommunitySplit(ids, videos, starts, ends, visual, audio, labels, text, sentences, pieces)
+    return PickleSplit(ids, videos, starts, ends, visual, audio, labels, text, sentences, pieces)
 
 
 def _read_ids(

@@ -45,8 +45,8 @@ class Segment:
 class Lengths:
     """How many rows a segment keeps of each modality."""
 
-    visual: int
-    audio: int
+    visual: int = 50
+    audio: int = 50
 
 
 @dataclass

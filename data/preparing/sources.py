@@ -1,6 +1,6 @@
-"""Where a dataset comes from: .csd files, or a processed pickle of the community's.
+"""Where a dataset comes from: .csd files, or a processed pickle.
 
-Each origin says what decides the arrays' content, and writes the arrays of all splits.
+Each source says what decides the arrays' content, and writes the arrays of all splits.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from data.fetching.server import Dataset
+from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
-from data.formats.pickles import CommunitySplit, read_community_file
+from data.formats.pickles import PickleSplit, read_pickle
 from data.layout import PIECES_FILE, SPLITS, TEXT_FILE
 from data.preparing.segments import Lengths, Sequences
 from data.preparing.split_writer import SplitWriter
@@ -26,7 +27,7 @@ from system.files import file_facts
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What an origin wrote."""
+    """What a source wrote."""
 
     counts: dict[str, dict[str, int]]  # by split: segments, videos
     left_out: dict[str, int]  # rows of the labels file, by reason
@@ -34,24 +35,25 @@ class WriteResult:
 
 
 class DataSource(Protocol):
-    """What both origins can do."""
+    """What both sources can do."""
 
-    takes_text: bool  # text features that the origin has are taken, not computed
-
-    @property
-    def is_by_word(self) -> bool:
-        """Tell whether a row of the arrays is a word, and the text wants one vector a word."""
+    title: str  # the dataset's name
+    uses_own_text: bool  # text features that the source has are taken, not computed
+    is_by_word: bool  # a row of the arrays is a word, and the text wants one vector a word
 
     @property
     def made_from(self) -> dict[str, Any]:
         """Everything that decides what the arrays hold, as plain values."""
+
+    def estimate(self) -> tuple[dict[str, int], int] | None:
+        """Return the most segments that each split can get, and a segment's bytes, if known."""
 
     def write(self, stage: Path) -> WriteResult:
         """Write all splits below `stage`; raises InputError for anything wrong."""
 
 
 @dataclass(frozen=True)
-class CsdFiles:
+class CsdSource:
     """Computational sequences, to be aligned."""
 
     paths: dict[str, Path]  # of the four files, by what they hold
@@ -59,33 +61,49 @@ class CsdFiles:
     folds: Path
     alignment: str
     lengths: Lengths
-    takes_text = False  # there is none
+    uses_own_text = False  # there is none
+
+    @property
+    def title(self) -> str:
+        """The dataset's name."""
+        return self.dataset.title
 
     @property
     def is_by_word(self) -> bool:
         """Only `word` aligns the text as well."""
         return self.alignment == "word"
 
+    @property
+    def _shapes(self) -> dict[str, tuple[int, int]]:
+        return {
+            "visual": (self.lengths.visual, self.dataset.visual.width),
+            "audio": (self.lengths.audio, self.dataset.audio.width),
+            "label": (1, self.dataset.labels.width),
+        }
+
     @cached_property  # the files are sampled once
     def made_from(self) -> dict[str, Any]:
         """The files, how they are aligned, and the folds."""
         return {
-            "dataset": self.dataset.title,
+            "dataset": self.title,
             "alignment": self.alignment,
             "lengths": asdict(self.lengths),
             "files": {kind: file_facts(path) for kind, path in self.paths.items()},
             "folds": file_facts(self.folds),
         }
 
+    def estimate(self) -> tuple[dict[str, int], int]:
+        """Count the rows of the labels file: no more segments can come out."""
+        split_of, segments = read_folds(self.folds), dict.fromkeys(SPLITS, 0)
+        with ComputationalSequence(self.paths["labels"], self.dataset.labels.width) as labels:
+            for video in labels.videos & split_of.keys():
+                segments[split_of[video]] += len(labels.read_unsorted(video)[0])
+        return segments, 4 * sum(rows * width for rows, width in self._shapes.values())
+
     def write(self, stage: Path) -> WriteResult:
         """Align video by video, writing each segment as it comes."""
-        split_of = read_folds(self.folds)
+        split_of, shapes = read_folds(self.folds), self._shapes
         left_out: Counter[str] = Counter()
-        shapes = {
-            "visual": (self.lengths.visual, self.dataset.visual.width),
-            "audio": (self.lengths.audio, self.dataset.audio.width),
-            "label": (1, self.dataset.labels.width),
-        }
         with ExitStack() as stack:
             sequences = stack.enter_context(Sequences(self.dataset, self.paths))
             writers = {
@@ -108,27 +126,35 @@ def _nothing_left(left_out: Counter[str]) -> InputError:
 
 
 @dataclass(frozen=True)
-class CommunityFile:
-    """A processed pickle; with `takes_text`, its own BERT features are taken where it has them."""
+class PickleSource:
+    """A processed pickle; with `uses_own_text`, its BERT features are taken where it has some."""
 
     path: Path
-    takes_text: bool
+    uses_own_text: bool
     is_by_word = False  # these files align words with positions of the text, [CLS] first
+
+    @property
+    def title(self) -> str:
+        """The file's name stands for the dataset's."""
+        return self.path.stem
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
         """The file, and what is taken from it."""
         return {
-            "dataset": self.path.stem,
+            "dataset": self.title,
             "alignment": f"as in {self.path.name}",
             "files": {"pickle": file_facts(self.path)},
-            "takes_text": self.takes_text,
+            "uses_own_text": self.uses_own_text,
         }
+
+    def estimate(self) -> None:
+        """Nothing is known before the whole file is read."""
 
     def write(self, stage: Path) -> WriteResult:
         """Copy the arrays, split by split."""
-        splits = read_community_file(self.path)
-        takes_text = self.takes_text and all(split.text is not None for split in splits.values())
+        splits = read_pickle(self.path)
+        takes_text = self.uses_own_text and all(split.text is not None for split in splits.values())
         if not takes_text:
             self._refuse_without_words(splits)
         counts = {}
@@ -146,7 +172,7 @@ class CommunityFile:
         text = {"encoder": f"as in {self.path.name}"} if takes_text else None
         return WriteResult(counts, {}, text)
 
-    def _refuse_without_words(self, splits: dict[str, CommunitySplit]) -> None:
+    def _refuse_without_words(self, splits: dict[str, PickleSplit]) -> None:
         for name, split in splits.items():
             if split.sentences is None and split.pieces is None:
                 raise InputError(
@@ -155,7 +181,7 @@ class CommunityFile:
                 )
 
 
-def _table(split: CommunitySplit) -> list[tuple[Any, ...]]:
+def _table(split: PickleSplit) -> list[tuple[Any, ...]]:
     unknown = [""] * len(split.ids)
     starts = unknown if split.starts is None else split.starts.tolist()
     ends = unknown if split.ends is None else split.ends.tolist()

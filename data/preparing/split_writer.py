@@ -12,6 +12,7 @@ import numpy as np
 
 from data.layout import ARRAY_FILES, SEGMENT_COLUMNS, SEGMENTS_FILE
 from data.npy import NpyWriter
+from system.files import make_folder
 
 
 class SplitWriter:
@@ -21,7 +22,7 @@ class SplitWriter:
     """
 
     def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-        folder.mkdir(parents=True)
+        make_folder(folder)
         self._stack = ExitStack()
         self._arrays = {
             kind: self._stack.enter_context(NpyWriter(folder / ARRAY_FILES[kind], shape))

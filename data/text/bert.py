@@ -1,8 +1,7 @@
-"""LoaderOptions BERT from a folder, in the layouts of yesterday and of today."""
+"""Loading BERT from a folder, in the layouts of yesterday and of today."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.text.bert_files import CONFIG_FILES, VOCABULARY_FILE, WEIGHT_FILES, one_of
+from data.text.bert_files import CONFIG_FILES, VOCABULARY_FILE, WEIGHT_FILES, one_of, read_config
 from system.errors import InputError
 
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -48,12 +47,7 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
 
 
 def _load_config(path: Path) -> BertConfig:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(values, dict) or "vocab_size" not in values:
-        raise InputError(f"{path} is no BERT configuration: vocab_size is missing.")
+    values = read_config(path)
     config = BertConfig(0)
     for name in _SIZES:
         size = values.get(name, getattr(config, name))

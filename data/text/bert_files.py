@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,26 @@ def one_of(folder: Path, names: tuple[str, ...]) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise InputError(f"BERT folder {folder} has no {' or '.join(names)}.")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a BERT's configuration; raises InputError when it is something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(values, dict) or "vocab_size" not in values:
+        raise InputError(f"{path} is no BERT configuration: vocab_size is missing.")
+    return values
+
+
+def hidden_size(name_or_folder: str) -> int | None:
+    """Return the width of a BERT's features by its configuration; None for a name."""
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        return None
+    size = read_config(one_of(folder, CONFIG_FILES)).get("hidden_size")
+    return size if isinstance(size, int) else None
 
 
 def weights_facts(name_or_folder: str) -> dict[str, Any] | None:

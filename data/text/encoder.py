@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib import format as npy_format
 
 from data.text.bert import fuse, load_bert
 from data.text.bert_files import find_bert, weights_facts
+from data.text.feature_file import TEXT_LENGTH, WordPieces
 from system.devices import pick_device
 from system.errors import InputError
-from system.files import atomic_write
-from system.processes import Processes
-from system.progress import progress
-
-TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or words
-
-# Input ids and attention mask of one sentence that was cut into pieces elsewhere.
-WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
 
 _BATCH_SIZE = {"cpu": 32, "cuda": 512}
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -101,10 +92,10 @@ class TextEncoder:
         features = np.zeros((len(sentences), TEXT_LENGTH, self.width), dtype=np.float32)
         for row, words in enumerate(cut):
             begin = 1  # after [CLS]
-            for place, pieces in enumerate(words, start=TEXT_LENGTH - len(words)):
+            for position, pieces in enumerate(words, start=TEXT_LENGTH - len(words)):
                 vectors = hidden[row, begin : min(begin + len(pieces), len(flat[row]) + 1)]
                 if len(vectors):
-                    features[row, place] = vectors.mean(axis=0)
+                    features[row, position] = vectors.mean(axis=0)
                 begin += len(pieces)
         return features
 
@@ -127,134 +118,3 @@ class TextEncoder:
             on_device[0], attention_mask=on_device[1], output_all_encoded_layers=False
         )
         return hidden.float().cpu().numpy()
-
-
-def write_text_features(
-    path: Path,
-    sentences: Sequence[str] | Sequence[WordPieces],
-    encoder: TextEncoder,
-    processes: Processes,
-) -> None:
-    """Write the features of `sentences` to `path`, `(n, TEXT_LENGTH, width)`, as they come.
-
-    A file that is complete is left as it is.
-
-    A sentence that occurs again is not encoded again. Batches that an earlier, interrupted
-    call wrote are kept, and because the batches are always the same, so is the result, bit for
-    bit. The batches are shared out over the processes; when the call returns in the first, the
-    file is complete.
-    """
-    if processes.broadcast(path.is_file() and not _done_path(path).exists()):
-        return
-    first_row: dict[str | WordPieces, int] = {}
-    for row, sentence in enumerate(sentences):
-        first_row.setdefault(sentence, row)
-    different, size = list(first_row), encoder.batch_size
-    batches = [different[start : start + size] for start in range(0, len(different), size)]
-    if processes.is_first:
-        in_pieces = different and not isinstance(different[0], str)
-        length = len(different[0][0]) if in_pieces else TEXT_LENGTH
-        _FeatureFile.prepare(path, (len(sentences), length, encoder.width), len(batches))
-    processes.broadcast(None)
-    with _FeatureFile(path) as file:
-        _encode_share(batches, first_row, file, encoder, processes)
-        processes.broadcast(None)
-        if processes.is_first:
-            for row, sentence in enumerate(sentences):
-                if first_row[sentence] != row:
-                    file.write([row], file.read(first_row[sentence])[None])
-    if processes.is_first:
-        _done_path(path).unlink()
-
-
-def _encode_share(
-    batches: list[list[str | WordPieces]],
-    first_row: dict[str | WordPieces, int],
-    file: _FeatureFile,
-    encoder: TextEncoder,
-    processes: Processes,
-) -> None:
-    """Encode this process's share of the batches that are not done yet."""
-    mine = range(processes.rank, len(batches), processes.count)
-    bar = progress(
-        total=sum(len(batches[number]) for number in mine),
-        desc=f"BERT {file.path.parent.name}",
-        unit="sentence",
-        disable=not processes.is_first,
-    )
-    with bar:
-        for number in mine:
-            if not file.is_done(number):
-                rows = [first_row[sentence] for sentence in batches[number]]
-                file.write(rows, encoder.encode(batches[number]))
-                file.mark_done(number)
-            bar.update(len(batches[number]))
-
-
-class _FeatureFile:
-    """A .npy file of known size, written in any order by any number of processes.
-
-    Beside it lies a file with a byte for each batch, set once the batch is written; without
-    that file it is complete.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("r+b")
-        npy_format.read_magic(self._file)
-        shape, _, dtype = npy_format.read_array_header_1_0(self._file)
-        self._begin = self._file.tell()
-        self._row_shape, self._dtype = shape[1:], dtype
-        self._row_bytes = int(np.prod(self._row_shape)) * dtype.itemsize
-        self._done = _done_path(path).open("r+b", buffering=0)
-
-    @staticmethod
-    def prepare(path: Path, shape: tuple[int, ...], batches: int) -> None:
-        """Make both files, unless an interrupted call left them, for the same sentences."""
-        done = _done_path(path)
-        if path.is_file() and done.stat().st_size == batches:
-            with path.open("rb") as file:
-                npy_format.read_magic(file)
-                if npy_format.read_array_header_1_0(file)[0] == shape:
-                    return
-        path.unlink(missing_ok=True)
-        done.write_bytes(bytes(batches))
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            npy_format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + 4 * int(np.prod(shape)))
-
-    def __enter__(self) -> _FeatureFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._done.close()
-
-    def is_done(self, batch: int) -> bool:
-        """Tell whether a batch is written."""
-        self._done.seek(batch)
-        return self._done.read(1) == b"\1"
-
-    def mark_done(self, batch: int) -> None:
-        """Say that a batch is written: after this, no call writes it again."""
-        self._file.flush()
-        self._done.seek(batch)
-        self._done.write(b"\1")
-
-    def write(self, rows: Sequence[int], features: np.ndarray) -> None:
-        """Write the features `(len(rows), *row_shape)` of some rows."""
-        for row, values in zip(rows, np.ascontiguousarray(features, self._dtype), strict=True):
-            self._file.seek(self._begin + row * self._row_bytes)
-            self._file.write(values.data)
-
-    def read(self, row: int) -> np.ndarray:
-        """Return a row that is written."""
-        self._file.flush()
-        self._file.seek(self._begin + row * self._row_bytes)
-        content = self._file.read(self._row_bytes)
-        return np.frombuffer(content, self._dtype).reshape(self._row_shape)
-
-
-def _done_path(path: Path) -> Path:
-    return path.with_name(path.name + ".done")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
+import stat
 from datetime import datetime
 from pathlib import Path
 
@@ -11,8 +14,9 @@ import numpy as np
 import pytest
 
 from data.manifest import MANIFEST, read_manifest, write_manifest
+from system import files
 from system.errors import InputError
-from system.files import atomic_write, file_facts, write_json
+from system.files import atomic_write, file_facts, make_folder, write_json
 
 
 def names(folder: Path):
@@ -56,25 +60,77 @@ def test_the_old_content_stays_when_the_new_cannot_be_kept(tmp_path, monkeypatch
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_the_content_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
-    path, order = tmp_path / "a.txt", []
-    fsync, rename = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda file: (order.append("content"), fsync(file)))
-    monkeypatch.setattr(Path, "replace", lambda *a: (order.append("name"), rename(*a)))
-    with atomic_write(path) as temporary:
+def record(monkeypatch):
+    """Return a list that grows with each flush of a file or a folder, and each renaming."""
+    events, fsync, rename = [], os.fsync, Path.replace
+
+    def flush(descriptor):
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content"
+        events.append(kind)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "replace", lambda *a: (events.append("name"), rename(*a))[1])
+    return events
+
+
+def test_the_content_is_on_the_disk_before_the_name_and_then_the_name(tmp_path, monkeypatch):
+    events = record(monkeypatch)
+    with atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
-    assert order == ["content", "name"]
+    assert events == ["content", "name", "folder"]
 
 
-def test_what_a_kill_leaves_is_written_over(tmp_path):
+def test_the_names_of_new_folders_are_on_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(files, "flush_folder", flushed.append)
+    make_folder(tmp_path / "a" / "b")
+    assert flushed == [tmp_path, tmp_path / "a"]
+    make_folder(tmp_path / "a" / "b")
+    assert len(flushed) == 2
+
+
+def test_a_file_system_that_flushes_no_folders(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_json(tmp_path / "a.json", 1)
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+
+
+def test_two_writers_at_once_do_not_meet(tmp_path):
     path = tmp_path / "a.txt"
-    with atomic_write(path) as temporary:
-        temporary.write_text("new")
-    temporary.write_text("half of the newer, left by a kill")
-    with atomic_write(path) as temporary:
-        temporary.write_text("newer")
-    assert path.read_text() == "newer"
+    with atomic_write(path) as one:
+        one.write_text("one")
+        with atomic_write(path) as other:
+            other.write_text("other")
+        assert path.read_text() == "other"
+        assert one.read_text() == "one"
+    assert path.read_text() == "one"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_kill_leaves_the_old_content_and_what_it_leaves_is_removed_later(tmp_path):
+    path = tmp_path / "a[1].txt"
+    path.write_text("old")
+    another = tmp_path / ".b.0123456789ab.part.txt"
+    another.write_text("of another file")
+    child = os.fork()
+    if not child:
+        with atomic_write(path) as temporary:
+            temporary.write_text("half of the ne")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert path.read_text() == "old"
+    (leftover,) = (name for name in names(tmp_path) if name not in (path.name, another.name))
+    write_json(path, 1)
+    assert leftover in names(tmp_path)  # for all we know, its writer lives, on another machine
+    for old in (leftover, another.name):
+        os.utime(tmp_path / old, (0, 0))
+    write_json(path, 2)
+    assert names(tmp_path) == sorted([path.name, another.name])
 
 
 def test_a_block_that_writes_nothing_changes_nothing(tmp_path):

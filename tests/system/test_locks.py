@@ -42,10 +42,13 @@ def test_the_second_preparation_ends_at_once_and_a_killed_one_locks_nothing(prog
 
 def test_the_lock_ends_with_the_block(tmp_path):
     for _ in range(2):
-        with lock_folder(tmp_path):
-            with pytest.raises(InputError, match="Another"), lock_folder(tmp_path):
+        with lock_folder(tmp_path, ".lock", "Another is working in", "--datadir"):
+            with (
+                pytest.raises(InputError, match="Another"),
+                lock_folder(tmp_path, ".lock", "Another is working in", "--datadir"),
+            ):
                 pass
-            with lock_folder(tmp_path / "another"):
+            with lock_folder(tmp_path / "another", ".lock", "Another is working in", "--datadir"):
                 pass
 
 
@@ -60,5 +63,8 @@ def test_where_there_are_no_locks_a_preparation_goes_on_with_a_warning(tmp_path,
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(lock.FileLock, "acquire", no_locks)
-    with pytest.warns(UserWarning, match="No locks available"), lock_folder(tmp_path):
+    with (
+        pytest.warns(UserWarning, match="No locks available"),
+        lock_folder(tmp_path, ".lock", "Another is working in", "--datadir"),
+    ):
         pass

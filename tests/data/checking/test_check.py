@@ -15,8 +15,9 @@ from matplotlib import pyplot as plt
 
 from data.checking import check as inspection
 from data.checking import figures
-from data.checking.check import ArraySummary, SplitSummary, check_dataset, print_report
+from data.checking.check import ArraySummary, SplitSummary, check_dataset
 from data.checking.figures import plot_dataset
+from data.checking.printing import print_report
 from data.layout import SEGMENT_COLUMNS, SPLITS, read_segments
 from data.manifest import write_manifest
 from data.preparing.split_writer import SplitWriter

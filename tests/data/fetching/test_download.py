@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.fetching import download as module
-from data.fetching.download import DEFAULT_MIRROR, checked_mirror
+from data.fetching.download import checked_host
+from data.fetching.server import CMU_HOST
 from system.errors import InputError
 from tests.http_server import NOTHING_THERE, Answer, Server, address_of_nobody, running_server
 
@@ -556,7 +557,7 @@ def test_no_byte_is_sent_twice(running, content, cuts):
 @pytest.mark.parametrize(
     "url",
     [
-        DEFAULT_MIRROR,
+        CMU_HOST,
         "https://example.org/mosei",
         "http://localhost",
         "http://localhost:8000",
@@ -567,8 +568,8 @@ def test_no_byte_is_sent_twice(running, content, cuts):
     ],
 )
 def test_mirrors_that_are_fine(url):
-    assert checked_mirror(url) == url
-    assert checked_mirror(f"{url}/") == url
+    assert checked_host(url) == url
+    assert checked_host(f"{url}/") == url
 
 
 @pytest.mark.parametrize(
@@ -590,6 +591,6 @@ def test_mirrors_that_are_fine(url):
 )
 def test_mirrors_that_are_not(url):
     with pytest.raises(InputError, match="not an http or https address") as caught:
-        checked_mirror(url)
+        checked_host(url)
     assert repr(url) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

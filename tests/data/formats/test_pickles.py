@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data.formats.pickles import move_padding_to_front, read_community_file
+from data.formats.pickles import move_padding_to_front, read_pickle
 from system.errors import InputError
 
 COUNTS = {"train": 4, "valid": 2, "test": 3}
@@ -96,7 +96,7 @@ class Python2Pickler(pickle._Pickler):
 
 
 def assert_reads_mmsa(path):
-    splits = read_community_file(path)
+    splits = read_pickle(path)
     assert list(splits) == ["train", "val", "test"]
     for name, count in COUNTS.items():
         split, raw = splits[NAMES[name]], mmsa_split(count)
@@ -144,12 +144,12 @@ def test_lists_for_ids_sentences_and_labels(tmp_path):
 def test_a_split_that_stands_in_for_another(tmp_path):
     content = mmsa()
     content["test"] = content["valid"]
-    splits = read_community_file(write(tmp_path, content))
+    splits = read_pickle(write(tmp_path, content))
     assert np.array_equal(splits["test"].audio, splits["val"].audio)
 
 
 def assert_reads_mult(path, emotions: int = 1):
-    splits = read_community_file(path)
+    splits = read_pickle(path)
     for name, count in COUNTS.items():
         split, raw = splits[NAMES[name]], mult_split(count, emotions=emotions)
         assert split.ids == [f"video{index // 2}[{index % 2}]" for index in range(count)]
@@ -212,7 +212,7 @@ def test_ids_with_times_in_any_form(tmp_path, rows):
 def test_ids(tmp_path, written, ids, videos):
     content = mmsa()
     content["valid"]["id"] = written
-    split = read_community_file(write(tmp_path, content))["val"]
+    split = read_pickle(write(tmp_path, content))["val"]
     assert (split.ids, split.videos) == (ids, videos)
 
 
@@ -220,7 +220,7 @@ def test_infinities_and_nan_stay(tmp_path):
     content = mmsa()
     content["train"]["audio"][1, 0, :3] = [-np.inf, np.nan, np.inf]
     length = content["train"]["audio_lengths"][1]
-    split = read_community_file(write(tmp_path, content))["train"]
+    split = read_pickle(write(tmp_path, content))["train"]
     found = split.audio[1, -length, :3]
     assert np.array_equal(found, [-np.inf, np.nan, np.inf], equal_nan=True)
 
@@ -231,7 +231,7 @@ def test_text_of_another_width_gives_way_to_sentences_or_pieces(tmp_path, kept):
     for split in content.values():
         split["text"] = split["text"][:, :, :300]
         del split["text_bert" if kept == "raw_text" else "raw_text"]
-    for split in read_community_file(write(tmp_path, content)).values():
+    for split in read_pickle(write(tmp_path, content)).values():
         assert split.text is None
         assert (split.sentences is None) == (kept == "text_bert")
         assert (split.pieces is None) == (kept == "raw_text")
@@ -239,7 +239,7 @@ def test_text_of_another_width_gives_way_to_sentences_or_pieces(tmp_path, kept):
 
 def refused(path) -> str:
     with pytest.raises(InputError) as caught:
-        read_community_file(path)
+        read_pickle(path)
     message = str(caught.value)
     assert message.startswith(str(path))
     assert len(message.splitlines()) == 1
@@ -257,7 +257,7 @@ def test_the_file_is_freed_while_it_is_read(tmp_path):
     path = write(tmp_path, content)
     tracemalloc.start()
     try:
-        read_community_file(path)
+        read_pickle(path)
         assert tracemalloc.get_traced_memory()[1] < 1.3 * path.stat().st_size
     finally:
         tracemalloc.stop()

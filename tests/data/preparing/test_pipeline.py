@@ -16,7 +16,7 @@ from data.formats.folds import read_folds
 from data.layout import SPLITS, read_segments
 from data.loading.split import Split
 from data.preparing import pipeline as prepare_module
-from data.preparing import sources as origin
+from data.preparing import sources
 from data.preparing.pipeline import prepare
 from data.preparing.segments import Lengths, Sequences
 from data.text import encoder as text
@@ -137,7 +137,7 @@ def test_a_second_call_makes_nothing_again(datadir, tiny_bert, monkeypatch):
     first = prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     before = snapshot(datadir)
     assert {path.rsplit("/")[1] for path in before} == set(FILES)
-    monkeypatch.setattr(origin.CsdFiles, "write", None)
+    monkeypatch.setattr(sources.CsdSource, "write", None)
     monkeypatch.setattr(text, "TextEncoder", None)
     assert prepare(request(datadir, tiny_bert), SINGLE_PROCESS)["splits"] == first["splits"]
     assert snapshot(datadir) == before
@@ -145,8 +145,10 @@ def test_a_second_call_makes_nothing_again(datadir, tiny_bert, monkeypatch):
 
 def test_the_files_are_sampled_once(datadir, tiny_bert, monkeypatch):
     prepare(request(datadir, None), SINGLE_PROCESS)
-    sampled, file_facts = [], origin.file_facts
-    monkeypatch.setattr(origin, "file_facts", lambda path: sampled.append(path) or file_facts(path))
+    sampled, file_facts = [], sources.file_facts
+    monkeypatch.setattr(
+        sources, "file_facts", lambda path: sampled.append(path) or file_facts(path)
+    )
     write_dataset(datadir / "csd", random_dataset(seed=9))  # so that all is done, and not only told
     prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert sorted(sampled) == sorted([*(datadir / "csd").iterdir(), MOSEI.folds])
@@ -202,7 +204,7 @@ def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batche
         with pytest.raises(Killed):
             prepare(whole, SINGLE_PROCESS)
     assert not (datadir / "train").exists()
-    monkeypatch.setattr(origin.CsdFiles, "write", None)  # that part waits, complete
+    monkeypatch.setattr(sources.CsdSource, "write", None)  # that part waits, complete
     prepare(whole, SINGLE_PROCESS)
     assert snapshot(datadir) == expected
     assert not (datadir / ".preparing").exists()

@@ -15,8 +15,9 @@ import pytest
 from data.fetching.server import MOSEI, MOSI
 from data.layout import SPLITS, read_segments
 from data.loading.split import Split
-from data.preparing.pipeline import Request, TextRequest, prepare
-from data.preparing.sources import CommunityFile, CsdFiles
+from data.preparing.pipeline import prepare
+from data.preparing.plan import Request, TextRequest
+from data.preparing.sources import CsdSource, PickleSource
 from system.errors import InputError
 from system.processes import Processes
 from tests.conftest import ROOT
@@ -177,16 +178,16 @@ def test_a_community_pickle_with_bert_features(program, tmp_path):
     assert split.ids == [f"video3[{k}]" for k in range(3)]
     np.testing.assert_array_equal(split[[0, 1, 2]].text, content["valid"]["text"])
     np.testing.assert_array_equal(split[[0, 1, 2]].audio, content["valid"]["audio"])
-    np.testing.assert_array_equal(split.labels, content["valid"]["regression_labels"])
+    np.testing.assert_array_equal(split.labels[:, 0], content["valid"]["regression_labels"])
     again = program("dataset_prep.py", *options)
     assert again.returncode == 0, again.stderr
 
 
 def test_a_community_pickle_whose_text_is_encoded_anew(tmp_path, bert):
     write_pickle(tmp_path / "file.pkl", text_width=300)
-    origin = CommunityFile(tmp_path / "file.pkl", takes_text=True)
+    source = PickleSource(tmp_path / "file.pkl", uses_own_text=True)
     manifest = prepare(
-        Request(tmp_path, "segment", origin, TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS
+        Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS
     )
     assert manifest["text"]["encoder"] == bert
     assert np.load(tmp_path / "train" / "bert50.npy").shape == (5, 50, 64)
@@ -200,9 +201,9 @@ def test_a_community_pickle_in_word_pieces(tmp_path, bert):
         content[split] = community_split(n, text_width=300, text_bert=pieces[:n])
         del content[split]["raw_text"]
     (tmp_path / "file.pkl").write_bytes(pickle.dumps(content))
-    origin = CommunityFile(tmp_path / "file.pkl", takes_text=True)
+    source = PickleSource(tmp_path / "file.pkl", uses_own_text=True)
     prepare(
-        Request(tmp_path, "segment", origin, TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS
+        Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS
     )
     from data.text.encoder import TextEncoder
 
@@ -296,11 +297,12 @@ def test_two_processes_share_the_text(demo, tmp_path, bert):
 def test_the_shares_are_disjoint_and_complete(tmp_path, demo, bert, monkeypatch):
     """Each batch is encoded by one process, and not at all once it is written."""
     from data.text import encoder as text
+    from data.text import feature_file
 
     encoder = text.TextEncoder(bert, "cpu")
     encoder.batch_size = 2
     sentences = [f"good movie {'bad ' * n}" for n in range(9)] * 2
-    text._FeatureFile.prepare(tmp_path / "t.npy", (18, 50, encoder.width), 5)
+    feature_file.FeatureFile.prepare(tmp_path / "t.npy", (18, 50, encoder.width), 5)
     batches = [
         [f"good movie {'bad ' * n}" for n in range(k, min(k + 2, 9))] for k in range(0, 9, 2)
     ]
@@ -309,8 +311,8 @@ def test_the_shares_are_disjoint_and_complete(tmp_path, demo, bert, monkeypatch)
     original = encoder.encode
     encoder.encode = lambda batch: encoded.extend(batch) or original(batch)
     for rank in (1, 0, 0):
-        with text._FeatureFile(tmp_path / "t.npy") as file:
-            text._encode_share(batches, first_row, file, encoder, Processes(2, rank, rank))
+        with feature_file.FeatureFile(tmp_path / "t.npy") as file:
+            feature_file.encode_share(batches, first_row, file, encoder, Processes(2, rank, rank))
     assert sorted(encoded) == sorted(set(sentences))
 
 
@@ -348,7 +350,7 @@ def test_a_missing_file_among_the_csd_is_told(datadir, bert):
 def test_demo_request_names_its_data_made_up(demo):
     manifest = json.loads((demo / "dataset.json").read_text())
     assert "made-up" in manifest["made_from"]["dataset"]
-    assert manifest["made_from"] == demo_request(demo, None).origin.made_from
+    assert manifest["made_from"] == demo_request(demo, None).source.made_from
 
 
 def test_what_is_lost_is_made_again(datadir, bert):
@@ -379,7 +381,7 @@ def test_copied_files_are_the_same_files(datadir, bert, monkeypatch):
     for path in (datadir / "csd").iterdir():
         os.utime(path, (1, 1))
     os.utime(MOSEI.folds)
-    monkeypatch.setattr(CsdFiles, "write", None)
+    monkeypatch.setattr(CsdSource, "write", None)
     assert prepare(request(datadir, None), SINGLE_PROCESS)["text"]["encoder"] == bert
     assert len(list(datadir.glob("*/bert50.npy"))) == 3
 

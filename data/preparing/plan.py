@@ -1,0 +1,208 @@
+"""Deciding what a preparation has to do: one look at what is there and what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data.layout import (
+    ALIGNMENT_NAMES,
+    ARRAY_FILES,
+    SEGMENTS_FILE,
+    SPLITS,
+    STAGE,
+    TEXT_FILE,
+    alignment_folder,
+    refuse_foreign_arrays,
+)
+from data.manifest import MOVING, read_manifest
+from data.preparing.sources import DataSource
+from data.text.bert_files import weights_facts
+from system.errors import InputError
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Which text features to make."""
+
+    bert: str  # a folder, or a name on the Hugging Face hub
+    precision: str
+    device: str
+
+    @cached_property  # the weights are sampled once
+    def _description(self) -> dict[str, Any]:
+        weights = weights_facts(self.bert)
+        return {"encoder": self.bert, "weights": weights, "precision": self.precision}
+
+    def is_met_by(self, text: dict[str, Any] | None) -> bool:
+        """Tell whether a manifest's text features are these."""
+        return text is not None and self._description.items() <= text.items()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to prepare."""
+
+    datadir: Path
+    alignment: str
+    source: DataSource
+    text: TextRequest | None  # None: compute no text features
+
+    @property
+    def folder(self) -> Path:
+        """Where the splits go."""
+        return alignment_folder(self.datadir, self.alignment)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a manifest says is in a folder."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    is_half_moved: bool = False  # some files are still in the stage, and no sizes are noted yet
+
+    def is_whole(self, names: Iterable[str]) -> bool:
+        """Tell whether these files are in each split, and as large as they were written."""
+        return all(self._is_there(f"{split}/{name}") for split in SPLITS for name in names)
+
+    def _is_there(self, name: str) -> bool:
+        path = self.folder / name
+        if self.is_half_moved:
+            return path.is_file() or (self.folder / STAGE / name).is_file()
+        return path.is_file() and path.stat().st_size == self.manifest.get("bytes", {}).get(name)
+
+
+class Arrays(Enum):
+    """What happens to audio, visual, labels and segment tables."""
+
+    KEEP = "keep"
+    RESUME = "take from the interrupted run"
+    MAKE = "make"
+
+
+class Text(Enum):
+    """What happens to the text features."""
+
+    KEEP = "keep"  # or leave out, where there are none and none are asked for
+    KEEP_IF_SAME = "keep where the sentences stay the same"
+    ENCODE = "encode"
+    ENCODE_IF_MISSING = "take the file's own, or encode"  # the file has yet to be read
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `carry_out` will do to one alignment."""
+
+    request: Request
+    ends_move: bool  # an interrupted one, first
+    prepared: Prepared | None  # what is in place, after that
+    staged: dict[str, Any] | None  # the manifest of an interrupted preparation
+    arrays: Arrays
+    text: Text = Text.KEEP
+    same_text: tuple[Prepared, ...] = ()  # alignments that have text features of this kind
+    files_are_there: bool = True  # of the source
+
+    @property
+    def stage(self) -> Path:
+        """Where the new files are made."""
+        return self.request.folder / STAGE
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether all that is asked for is in place."""
+        return self.arrays is Arrays.KEEP and self.text is Text.KEEP
+
+    @property
+    def arrays_manifest(self) -> dict[str, Any] | None:
+        """The manifest of the arrays that are kept or resumed; None where they are to be made."""
+        if self.arrays is Arrays.KEEP:
+            return self.prepared.manifest
+        return self.staged if self.arrays is Arrays.RESUME else None
+
+    @property
+    def arrays_folder(self) -> Path:
+        """The folder whose splits have the arrays, once they are made."""
+        return self.request.folder if self.arrays is Arrays.KEEP else self.stage
+
+
+def decide(request: Request, files_are_there: bool = True) -> Plan:
+    """Look at what is in place, and say what has to be done to have what is asked.
+
+    Nothing is written. Without `files_are_there`, some of the source's files have yet to come.
+    Raises InputError where another dataset, or another program's arrays, would be replaced.
+    """
+    folder, source = request.folder, request.source
+    staged, manifest = read_manifest(folder / STAGE), read_manifest(folder)
+    ends_move = staged is not None and bool(staged.pop(MOVING, False))
+    if ends_move:
+        staged, manifest = None, staged
+    prepared = None if manifest is None else Prepared(folder, manifest, ends_move)
+    if prepared is not None:
+        _refuse_another_dataset(prepared, source)
+    elif staged is None:
+        refuse_foreign_arrays(folder)
+    arrays = _decide_arrays(source, prepared, staged) if files_are_there else Arrays.MAKE
+    plan = Plan(request, ends_move, prepared, staged, arrays, files_are_there=files_are_there)
+    plan = replace(plan, text=_decide_text(plan))
+    if plan.text in (Text.ENCODE, Text.ENCODE_IF_MISSING):
+        plan = replace(plan, same_text=tuple(_same_text(plan)))
+    return plan
+
+
+def _refuse_another_dataset(prepared: Prepared, source: DataSource) -> None:
+    """Do not replace one prepared dataset by another, perhaps by a slip of the path."""
+    found = prepared.manifest["made_from"].get("dataset")
+    if found != source.title:
+        raise InputError(
+            f"{prepared.folder} holds {found}, this would replace it by {source.title}; give "
+            "another --datadir, or move the splits and dataset.json away."
+        )
+
+
+def _decide_arrays(
+    source: DataSource, prepared: Prepared | None, staged: dict[str, Any] | None
+) -> Arrays:
+    made_from = source.made_from
+    if prepared is not None and prepared.manifest["made_from"] == made_from:
+        names = [*ARRAY_FILES.values(), SEGMENTS_FILE]
+        if source.uses_own_text and prepared.manifest["text"] is not None:
+            names.append(TEXT_FILE)
+        if prepared.is_whole(names):
+            return Arrays.KEEP
+    if staged is not None and staged["made_from"] == made_from:
+        return Arrays.RESUME
+    return Arrays.MAKE
+
+
+def _decide_text(plan: Plan) -> Text:
+    request, manifest = plan.request, plan.arrays_manifest
+    text = None if manifest is None else manifest["text"]
+    if request.source.uses_own_text:
+        if text is not None:
+            return Text.KEEP
+        if request.text is not None:
+            return Text.ENCODE_IF_MISSING if manifest is None else Text.ENCODE
+    if request.text is None:
+        return Text.KEEP if plan.arrays is Arrays.KEEP else Text.KEEP_IF_SAME
+    is_met = request.text.is_met_by(text) and plan.arrays is Arrays.KEEP
+    return Text.KEEP if is_met and plan.prepared.is_whole([TEXT_FILE]) else Text.ENCODE
+
+
+def _same_text(plan: Plan) -> Iterable[Prepared]:
+    """Find the alignments whose text features may serve here as well."""
+    per = "word" if plan.request.source.is_by_word else "position"
+    for alignment in ALIGNMENT_NAMES:
+        other = plan.prepared
+        if alignment != plan.request.alignment:
+            folder = alignment_folder(plan.request.datadir, alignment)
+            manifest = read_manifest(folder)
+            other = None if manifest is None else Prepared(folder, manifest)
+        text = None if other is None else other.manifest["text"]
+        is_same = plan.request.text.is_met_by(text) and text.get("per") == per
+        if is_same and other.is_whole([TEXT_FILE]):
+            yield other

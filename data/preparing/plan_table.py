@@ -1,0 +1,68 @@
+"""A plan as rows of a table: what a preparation would do, and what that costs."""
+
+from __future__ import annotations
+
+from data.layout import SPLITS, TEXT_FILE
+from data.preparing.plan import Plan, Text
+from data.preparing.text import has_same_sentences, sentences_of, started_text
+from data.text.bert_files import hidden_size
+from data.text.feature_file import TEXT_LENGTH, count_left
+
+PLAN_HEADER = ("what", "how", "segments", "bytes to write", "sentences to encode")
+UNKNOWN = "unknown"
+
+
+def plan_rows(plan: Plan) -> list[list[str]]:
+    """Return a row for the arrays and one for the text of each split; see `PLAN_HEADER`."""
+    rows = []
+    if plan.ends_move:
+        rows.append([str(plan.request.folder), "end the interrupted move", "", "0", "0"])
+    manifest, estimate = plan.arrays_manifest, None
+    if manifest is None and plan.files_are_there:
+        estimate = plan.request.source.estimate()
+    for split in SPLITS:
+        segments = array_bytes = None
+        if manifest is not None:
+            segments, array_bytes = manifest["splits"][split]["segments"], 0
+        elif estimate is not None:
+            segments = estimate[0][split]
+            array_bytes = segments * estimate[1]
+        how, text_bytes, sentences = _text_of(plan, split, segments)
+        limit = "" if manifest is not None else "at most "
+        count, *costs = [
+            _amount(number, limit) for number in (segments, array_bytes, text_bytes, sentences)
+        ]
+        name = plan.request.folder / split
+        rows.append([f"{name}: arrays", plan.arrays.value, count, costs[0], "0"])
+        rows.append([f"{name}: text", how, count, *costs[1:]])
+    return rows
+
+
+def _text_of(plan: Plan, split: str, segments: int | None) -> tuple[str, int | None, int | None]:
+    """Return how a split's text comes about, the bytes to write, and the sentences to encode."""
+    if plan.text is Text.KEEP and plan.arrays_manifest["text"] is None:
+        return "leave out", 0, 0
+    if plan.text in (Text.KEEP, Text.KEEP_IF_SAME):
+        return plan.text.value, 0, 0
+    if plan.text is Text.ENCODE_IF_MISSING or segments is None:
+        return plan.text.value, None, None
+    sentences = segments
+    if plan.arrays_manifest is not None and not plan.ends_move:  # there is a table to read
+        started = started_text(plan.stage)
+        if plan.request.text.is_met_by(started):
+            path, size = plan.stage / split / TEXT_FILE, started["batch_size"]
+            sentences = count_left(path, sentences_of(plan.arrays_folder / split), size)
+        else:
+            for other in plan.same_text:
+                if has_same_sentences(other, plan.arrays_folder, split):
+                    return f"take from {other.folder}", 0, 0
+            sentences = len(set(sentences_of(plan.arrays_folder / split)))
+    width = hidden_size(plan.request.text.bert)
+    return plan.text.value, width and segments * TEXT_LENGTH * width * 4, sentences
+
+
+def _amount(number: int | None, limit: str) -> str:
+    """Write a number; `limit` tells that it may be less."""
+    if number is None:
+        return UNKNOWN
+    return f"{limit if number else ''}{number:,}"

@@ -1,0 +1,86 @@
+"""The text features of a preparation: taken over where the sentences are the same, or encoded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.layout import PIECES_FILE, SPLITS, TEXT_FILE, read_segments
+from data.preparing.plan import Plan, Prepared
+from system.files import flush_file, flush_folder, make_folder, write_json
+
+if TYPE_CHECKING:
+    from data.text.feature_file import WordPieces
+
+_STARTED = "text.json"  # in the stage: what kind of features was begun
+
+
+def sentences_of(folder: Path) -> list[str] | list[WordPieces]:
+    """Return what is encoded: a split's sentences, or its word pieces."""
+    if (folder / PIECES_FILE).is_file():
+        return [tuple(map(tuple, pair)) for pair in np.load(folder / PIECES_FILE).tolist()]
+    return [row["sentence"] for row in read_segments(folder)]
+
+
+def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
+    """Tell whether a split of a prepared alignment has the sentences of that in `folder`."""
+    return sentences_of(prepared.folder / split) == sentences_of(folder / split)
+
+
+def started_text(stage: Path) -> dict[str, Any] | None:
+    """Return the description of the features that an interrupted preparation began."""
+    path = stage / _STARTED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def start_text(plan: Plan, description: dict[str, Any]) -> None:
+    """Clear away begun features of another kind, and take those another alignment has."""
+    if started_text(plan.stage) == description:
+        return
+    for split in SPLITS:
+        make_folder(plan.stage / split)
+        _remove_begun(plan.stage / split)
+    for other in plan.same_text:
+        if other.manifest["text"] == description:
+            for split in SPLITS:
+                if has_same_sentences(other, plan.arrays_folder, split):
+                    _link(other.folder / split, plan.stage / split)
+            break
+    for split in SPLITS:  # before the note below speaks for them
+        flush_folder(plan.stage / split)
+    write_json(plan.stage / _STARTED, description)
+
+
+def keep_text(prepared: Prepared | None, stage: Path) -> dict[str, Any] | None:
+    """Take over the text features in place, where new arrays have the same sentences.
+
+    Returns their description, None when there are none to take.
+    """
+    if prepared is None or not prepared.is_whole([TEXT_FILE]):
+        return None
+    if not all(has_same_sentences(prepared, stage, split) for split in SPLITS):
+        return None
+    for split in SPLITS:
+        _remove_begun(stage / split)
+        _link(prepared.folder / split, stage / split)
+        flush_folder(stage / split)
+    return prepared.manifest["text"]
+
+
+def _remove_begun(folder: Path) -> None:
+    for leftover in folder.glob(f"{TEXT_FILE}*"):
+        leftover.unlink()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Have a split's text features in another folder too, without copying where possible."""
+    try:
+        os.link(source / TEXT_FILE, target / TEXT_FILE)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source / TEXT_FILE, target / TEXT_FILE)
+        flush_file(target / TEXT_FILE)

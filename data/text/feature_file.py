@@ -1,0 +1,186 @@
+"""Writing text features batch by batch, shared out over processes, so that they can go on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from system.files import atomic_write
+from system.processes import Processes
+from system.progress import progress
+
+if TYPE_CHECKING:
+    from data.text.encoder import TextEncoder
+
+TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or words
+
+# Input ids and attention mask of one sentence that was cut into pieces elsewhere.
+WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
+
+# A kill costs the batches encoded since the last time that they were put on the disk.
+_SECONDS_BETWEEN_FLUSHES = 2.0
+
+
+def write_text_features(
+    path: Path,
+    sentences: Sequence[str] | Sequence[WordPieces],
+    encoder: TextEncoder,
+    processes: Processes,
+) -> None:
+    """Write the features of `sentences` to `path`, `(n, TEXT_LENGTH, width)`, as they come.
+
+    A file that is complete is left as it is.
+
+    A sentence that occurs again is not encoded again. Batches that an earlier, interrupted
+    call wrote are kept, and because the batches are always the same, so is the result, bit for
+    bit. The batches are shared out over the processes; when the call returns in the first, the
+    file is complete and on the disk.
+    """
+    if processes.broadcast(path.is_file() and not _marks_of(path).exists()):
+        return
+    batches = _batches(sentences, encoder.batch_size)
+    first_row: dict[str | WordPieces, int] = {}
+    for row, sentence in enumerate(sentences):
+        first_row.setdefault(sentence, row)
+    if processes.is_first:
+        in_pieces = sentences and not isinstance(sentences[0], str)
+        length = len(sentences[0][0]) if in_pieces else TEXT_LENGTH
+        FeatureFile.prepare(path, (len(sentences), length, encoder.width), len(batches))
+    processes.broadcast(None)
+    with FeatureFile(path) as file:
+        encode_share(batches, first_row, file, encoder, processes)
+        processes.broadcast(None)
+        if processes.is_first:
+            for row, sentence in enumerate(sentences):
+                if first_row[sentence] != row:
+                    file.write([row], file.read(first_row[sentence])[None])
+    if processes.is_first:
+        _marks_of(path).unlink()
+
+
+def count_left(path: Path, sentences: Sequence[str] | Sequence[WordPieces], batch_size: int) -> int:
+    """Count the sentences that `write_text_features` has yet to encode for `path`."""
+    marks = _marks_of(path).read_bytes() if _marks_of(path).is_file() else b""
+    if path.is_file() and not marks:
+        return 0
+    batches = _batches(sentences, batch_size)
+    return sum(len(batch) for n, batch in enumerate(batches) if marks[n : n + 1] != b"\1")
+
+
+def _batches(sentences: Sequence[str] | Sequence[WordPieces], size: int) -> list[list]:
+    """Cut the different ones among the sentences into batches."""
+    different = list(dict.fromkeys(sentences))
+    return [different[start : start + size] for start in range(0, len(different), size)]
+
+
+def encode_share(
+    batches: list[list[str | WordPieces]],
+    first_row: dict[str | WordPieces, int],
+    file: FeatureFile,
+    encoder: TextEncoder,
+    processes: Processes,
+) -> None:
+    """Encode this process's share of the batches that are not done yet."""
+    mine = range(processes.rank, len(batches), processes.count)
+    bar = progress(
+        total=sum(len(batches[number]) for number in mine),
+        desc=f"BERT {file.path.parent.name}",
+        unit="sentence",
+        disable=not processes.is_first,
+    )
+    with bar:
+        for number in mine:
+            if not file.is_done(number):
+                rows = [first_row[sentence] for sentence in batches[number]]
+                file.write(rows, encoder.encode(batches[number]))
+                file.mark_done(number)
+            bar.update(len(batches[number]))
+    file.flush()
+
+
+class FeatureFile:
+    """A .npy file of known size, written in any order by any number of processes.
+
+    Beside it lies a file with a byte for each batch, set once the batch is on the disk; without
+    that file it is complete. Use it as a context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("r+b")
+        npy_format.read_magic(self._file)
+        shape, _, dtype = npy_format.read_array_header_1_0(self._file)
+        self._begin = self._file.tell()
+        self._row_shape, self._dtype = shape[1:], dtype
+        self._row_bytes = int(np.prod(self._row_shape)) * dtype.itemsize
+        self._marks = _marks_of(path).open("r+b", buffering=0)
+        self._unmarked: list[int] = []  # batches written, perhaps not on the disk yet
+        self._flushed_at = time.monotonic()
+
+    @staticmethod
+    def prepare(path: Path, shape: tuple[int, ...], batches: int) -> None:
+        """Make both files, unless an interrupted call left them, for the same sentences."""
+        marks = _marks_of(path)
+        if path.is_file() and marks.stat().st_size == batches:
+            with path.open("rb") as file:
+                npy_format.read_magic(file)
+                if npy_format.read_array_header_1_0(file)[0] == shape:
+                    return
+        path.unlink(missing_ok=True)
+        with atomic_write(marks) as temporary:
+            temporary.write_bytes(bytes(batches))
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            npy_format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + 4 * int(np.prod(shape)))
+
+    def __enter__(self) -> FeatureFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file, self._marks:
+            self.flush()
+
+    def is_done(self, batch: int) -> bool:
+        """Tell whether an earlier call put a batch on the disk."""
+        self._marks.seek(batch)
+        return self._marks.read(1) == b"\1"
+
+    def mark_done(self, batch: int) -> None:
+        """Say that a batch is written: once it is on the disk, no call writes it again."""
+        self._unmarked.append(batch)
+        if time.monotonic() - self._flushed_at >= _SECONDS_BETWEEN_FLUSHES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put what is written on the disk, and only then mark its batches as done."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for batch in self._unmarked:
+            self._marks.seek(batch)
+            self._marks.write(b"\1")
+        self._unmarked.clear()
+        self._flushed_at = time.monotonic()
+
+    def write(self, rows: Sequence[int], features: np.ndarray) -> None:
+        """Write the features `(len(rows), *row_shape)` of some rows."""
+        for row, values in zip(rows, np.ascontiguousarray(features, self._dtype), strict=True):
+            self._file.seek(self._begin + row * self._row_bytes)
+            self._file.write(values.data)
+
+    def read(self, row: int) -> np.ndarray:
+        """Return a row that is written."""
+        self._file.flush()
+        self._file.seek(self._begin + row * self._row_bytes)
+        content = self._file.read(self._row_bytes)
+        return np.frombuffer(content, self._dtype).reshape(self._row_shape)
+
+
+def _marks_of(path: Path) -> Path:
+    return path.with_name(path.name + ".done")
