@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib import format as npy_format
 
-from system.files import atomic_write
+from system.files import atomic_write, flush_folder
 from system.processes import Processes
 from system.progress import progress
 
@@ -62,6 +62,7 @@ def write_text_features(
                     file.write([row], file.read(first_row[sentence])[None])
     if processes.is_first:
         _marks_of(path).unlink()
+        flush_folder(path.parent)
 
 
 def count_left(path: Path, sentences: Sequence[str] | Sequence[WordPieces], batch_size: int) -> int:
