@@ -90,7 +90,7 @@ def _videos(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, _Sequence
     widths = {"visual": DEMO.visual.width, "audio": DEMO.audio.width}
     directions = {kind: rng.normal(size=width) for kind, width in widths.items()}
     for split in SPLITS:
-        ids = sorted(video for video, its_split in split_of.items() if its_split == split)
+        ids = sorted(video for video, name in split_of.items() if name == split)
         for video in rng.choice(ids, _VIDEOS[split], replace=False):
             yield str(video), _video(directions, rng)
 
