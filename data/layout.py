@@ -57,12 +57,12 @@ def read_segments(folder: Path) -> list[dict[str, str]]:
     return list(iterate_segments(folder))
 
 
-def refuse_foreign_arrays(place: Path) -> None:
+def refuse_foreign_arrays(folder: Path) -> None:
     """Raise InputError where arrays of another program lie, perhaps made over hours."""
     for split in SPLITS:
         for name in BATCH_FILES.values():
-            if (place / split / name).exists():
+            if (folder / split / name).exists():
                 raise InputError(
-                    f"{place / split / name} was not made by this program (no dataset.json in "
-                    f"{place}); move it away, or prepare into another --datadir."
+                    f"{folder / split / name} was not made by this program (no dataset.json in "
+                    f"{folder}); move it away, or prepare into another --datadir."
                 )

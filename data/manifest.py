@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -11,11 +10,11 @@ from types import NoneType
 from typing import Any
 
 from system.errors import InputError
-from system.files import write_json
+from system.files import read_json, write_json
 
 MANIFEST = "dataset.json"
 MOVING = "moving_into_place"  # set in the stage while its files are moved out of it
-# What must be there, and what it may be. The files' bytes are told once they are in place.
+# What must be there, and what it may be. The files' bytes are noted once they are in place.
 _FIELDS = {
     "made_from": dict,
     "splits": dict,
@@ -30,11 +29,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest in `folder`, None without one; raises InputError when it is damaged."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path, "; delete it and prepare again")
     except FileNotFoundError:
         return None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}; delete it and prepare again.") from error
     fields = manifest if isinstance(manifest, dict) else {}
     for name, kinds in _FIELDS.items():
         if not isinstance(fields.get(name, {} if name == "bytes" else ...), kinds):

@@ -84,8 +84,8 @@ class NpyReader:
         """
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)
         target = memoryview(values.reshape(-1).view(np.uint8))
-        for place, offset, size in self._extents(rows):
-            self._fill(target[place : place + size], offset)
+        for begin, offset, size in self._extents(rows):
+            self._fill(target[begin : begin + size], offset)
         return values
 
     def prefetch(self, rows: Rows) -> None:
@@ -97,7 +97,7 @@ class NpyReader:
                 os.posix_fadvise(self._file, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _extents(self, rows: Rows) -> Iterator[tuple[int, int, int]]:
-        """Yield runs of consecutive rows: place among the rows, place in the file, and size.
+        """Yield runs of consecutive rows: offset among the rows, offset in the file, and size.
 
         All are in bytes.
         """

@@ -88,6 +88,14 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_json(path: Path, advice: str = "") -> Any:
+    """Read JSON; raises InputError, which ends with `advice`, when it is something else."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}{advice}.") from error
+
+
 def file_facts(path: Path) -> dict[str, Any]:
     """Return what tells a file's content from another's: name, size, and a sample's digest.
 

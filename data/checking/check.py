@@ -181,17 +181,17 @@ def _count_problems(
     folder: Path, manifest: dict[str, Any] | None, splits: list[_Split]
 ) -> Iterator[str]:
     for split in splits:
-        told = {
+        listed = {
             what: _look_up(manifest, "splits", split.name, what) for what in ("segments", "videos")
         }
-        if manifest is not None and None in told.values():
+        if manifest is not None and None in listed.values():
             found = "no whole numbers of segments and videos"
             yield f"{folder / MANIFEST}: {found} in {split.name}, expected them under 'splits'."
         table = f"{split.name}/{SEGMENTS_FILE}"
-        segments = {MANIFEST: told["segments"]}
+        segments = {MANIFEST: listed["segments"]}
         for kind, array in split.arrays.items():
             segments[f"{split.name}/{BATCH_FILES[kind]}"] = len(array)
-        videos = {MANIFEST: told["videos"]}
+        videos = {MANIFEST: listed["videos"]}
         if split.rows is not None:
             segments[table] = len(split.rows)
             videos[table] = len({row["video"] for row in split.rows})
@@ -254,9 +254,9 @@ def _table_problems(split: _Split, is_expected: bool) -> Iterator[str]:
     labels = split.sentiments()
     if len(labels) != len(split.rows):
         return  # that is a line of its own
-    told = split.column("sentiment").astype(np.float32)
+    listed = split.column("sentiment").astype(np.float32)
     # A label that is no sentiment has its line already.
-    wrong = np.flatnonzero((told != labels) & (np.abs(labels) <= LABEL_LIMIT))
+    wrong = np.flatnonzero((listed != labels) & (np.abs(labels) <= LABEL_LIMIT))
     if len(wrong):
         row = split.rows[wrong[0]]
         yield (

@@ -87,6 +87,6 @@ def _draw_bars(axes: Axes, heights: Mapping[str, Mapping[str, float]]) -> list[B
     drawn = []
     for number, (name, bars) in enumerate(heights.items()):
         middle = (number - (len(heights) - 1) / 2) * width
-        places = [groups.index(group) + middle for group in bars]
-        drawn.append(axes.bar(places, bars.values(), width, color=_COLORS[name], label=name))
+        positions = [groups.index(group) + middle for group in bars]
+        drawn.append(axes.bar(positions, bars.values(), width, color=_COLORS[name], label=name))
     return drawn

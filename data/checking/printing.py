@@ -62,7 +62,7 @@ def _sentiment_rows(report: Report) -> Iterator[list[Any]]:
 
 
 def _percent(count: int, total: int) -> str:
-    """Format a share so that a little is told from nothing."""
+    """Format a share so that a little differs from nothing."""
     if not count:
         return "0"
     percent = 100 * count / total

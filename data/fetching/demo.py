@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -67,12 +66,9 @@ def write_demo(datadir: Path, seed: int = 0) -> Path:
     if demo_is_written(datadir):
         return bert
     _write_bert(bert, seed)
-    rng = np.random.default_rng(seed)
-    with ExitStack() as stack:
-        writers = {kind: stack.enter_context(_writing_csd(path)) for kind, path in paths.items()}
-        for video in _videos(rng):
-            for kind, (intervals, features) in video.sequences.items():
-                writers[kind].add(video.id, intervals, features)
+    videos = dict(_videos(np.random.default_rng(seed)))
+    for kind, path in paths.items():
+        _write_csd(path, {video: sequences[kind] for video, sequences in videos.items()})
     return bert
 
 
@@ -85,23 +81,21 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class _Video:
-    id: str
-    sequences: dict[str, tuple[np.ndarray, np.ndarray]]  # intervals and features, by kind
+_Sequence = tuple[np.ndarray, np.ndarray]  # intervals and features
 
 
-def _videos(rng: np.random.Generator) -> Iterator[_Video]:
+def _videos(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, _Sequence]]]:
+    """Draw each video's id and its sequences, by kind."""
     split_of = read_folds(DEMO.folds)
     widths = {"visual": DEMO.visual.width, "audio": DEMO.audio.width}
     directions = {kind: rng.normal(size=width) for kind, width in widths.items()}
     for split in SPLITS:
-        ids = sorted(video for video, its_split in split_of.items() if its_split == split)
+        ids = sorted(video for video, name in split_of.items() if name == split)
         for video in rng.choice(ids, _VIDEOS[split], replace=False):
-            yield _video(str(video), directions, rng)
+            yield str(video), _video(directions, rng)
 
 
-def _video(video: str, directions: dict[str, np.ndarray], rng: np.random.Generator) -> _Video:
+def _video(directions: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, _Sequence]:
     segments, sentiments = _segments(rng)
     words = [_words(*row, rng) for row in zip(segments, sentiments, strict=True)]
     sequences = {
@@ -110,7 +104,7 @@ def _video(video: str, directions: dict[str, np.ndarray], rng: np.random.Generat
     }
     for kind, direction in directions.items():
         sequences[kind] = _rows(kind, segments, sentiments, direction, rng)
-    return _Video(video, sequences)
+    return sequences
 
 
 def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -163,32 +157,19 @@ def _rows(
     return intervals, features.astype(np.float32)
 
 
-@contextmanager
-def _writing_csd(path: Path) -> Iterator[_CsdWriter]:
-    """Write a .csd file, which is there when the block ends well."""
+def _write_csd(path: Path, entries: dict[str, _Sequence]) -> None:
     # Through memory, because HDF5 hides a full disk behind a RuntimeError.
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        yield _CsdWriter(file, path.stem)
+        for entry, (intervals, features) in entries.items():
+            group = file.create_group(f"{path.stem}/data/{entry}")
+            group.create_dataset("intervals", data=intervals)
+            group.create_dataset("features", data=features)
+        for field, value in {"root name": path.stem, "description": DEMO.title}.items():
+            text = np.array([json.dumps(value)], dtype=h5py.string_dtype())
+            file.create_dataset(f"{path.stem}/metadata/{field}", data=text)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
-
-
-class _CsdWriter:
-    """One .csd file, written entry by entry."""
-
-    def __init__(self, file: h5py.File, root_name: str) -> None:
-        root = file.create_group(root_name)
-        self._data = root.create_group("data")
-        metadata = root.create_group("metadata")
-        for field, value in {"root name": root_name, "description": DEMO.title}.items():
-            content = np.array([json.dumps(value)], dtype=h5py.string_dtype())
-            metadata.create_dataset(field, data=content)
-
-    def add(self, entry: str, intervals: np.ndarray, features: np.ndarray) -> None:
-        group = self._data.create_group(entry)
-        group.create_dataset("intervals", data=intervals)
-        group.create_dataset("features", data=features)
 
 
 def _write_bert(folder: Path, seed: int) -> None:

@@ -110,10 +110,7 @@ class _Part:
 def checked_host(url: str) -> str:
     """Return `url` without trailing slashes if it can be the start of a file's address.
 
-    Raises
-    ------
-    InputError
-        If it is not an http or https address, or has a query or a fragment.
+    Raises InputError if it is not an http or https address, or has a query or a fragment.
     """
     valid = validators.url(url, simple_host=True, validate_scheme=("http", "https").__contains__)
     if not valid or "?" in url or "#" in url:
@@ -137,28 +134,15 @@ def download(
     An earlier call's part is resumed if the file is still the same on the server. Broken
     connections, timeouts, short bodies and answers 429 and 5xx are tried again.
 
-    Parameters
-    ----------
-    url
-        The file's http or https address.
-    target
-        Where it goes; missing folders are made.
-    check
-        Called with the path of the complete part. It raises InputError if that is not the
-        file it should be; the part is then removed.
-    attempts
-        It gives up at this many failures, counted anew from each one that got further.
-    first_pause
-        Seconds after the first failure so counted. The pause doubles each time, up to a
-        minute; a server's Retry-After lengthens it, within the same limit.
+    `check` is called with the path of the complete part, and raises InputError if that is not the
+    file it should be; the part is then removed. It gives up at `attempts` failures, counted anew
+    from each one that got further. `first_pause` seconds after the first failure so counted, it
+    tries again; the pause doubles each time, up to a minute, and a server's Retry-After
+    lengthens it, within the same limit.
 
-    Raises
-    ------
-    InputError
-        If the server cannot be reached or keeps breaking off, refuses the file, or sends
-        another one.
-    OSError
-        If the file cannot be written, as on a full disk. What has arrived is kept.
+    Raises InputError if the server cannot be reached or keeps breaking off, refuses the file, or
+    sends another one; OSError if the file cannot be written, as on a full disk. What has arrived
+    is kept then.
     """
     make_folder(target.parent)
     part = _Part(target)

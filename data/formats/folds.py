@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from data.layout import SPLITS
 from system.errors import InputError
+from system.files import read_json
 
 
 def read_folds(path: Path) -> dict[str, str]:
@@ -15,10 +15,7 @@ def read_folds(path: Path) -> dict[str, str]:
     Returns the split of each video id. Raises InputError when the file is something else,
     or puts a video into two splits.
     """
-    try:
-        folds = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
+    folds = read_json(path)
     if not isinstance(folds, dict) or set(folds) != set(SPLITS):
         found = ", ".join(map(str, folds)) if isinstance(folds, dict) else type(folds).__name__
         raise InputError(f"{path} holds {found}; expected the keys {', '.join(SPLITS)}.")

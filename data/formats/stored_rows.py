@@ -65,7 +65,7 @@ class StoredRows:
 
 def _has_only_gzip(dataset: h5py.h5d.DatasetID) -> bool:
     settings = dataset.get_create_plist()
-    filters = [settings.get_filter(place)[0] for place in range(settings.get_nfilters())]
+    filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
     if filters != [h5py.h5z.FILTER_DEFLATE]:
         return False
     # A chunk that was never written has no bytes to read; the library knows its fill value.

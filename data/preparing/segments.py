@@ -126,8 +126,8 @@ class Sequences:
         left_out["label interval is empty"] += len(intervals) - len(numbers)
         rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
         aligned = _ALIGN[alignment](_Video(rows, intervals[numbers]), lengths, left_out)
-        for place, words, visual, audio in aligned:
-            k = int(numbers[place])
+        for index, words, visual, audio in aligned:
+            k = int(numbers[index])
             start, end = map(float, intervals[k])
             label = labels[k : k + 1].astype(np.float32)
             yield Segment(f"{video}[{k}]", video, split, start, end, words, visual, audio, label)
@@ -139,12 +139,12 @@ _Aligned = Iterator[tuple[int, list[str], np.ndarray, np.ndarray]]
 def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
     """Give each segment its own last rows of audio and visual, and all its words."""
     members = video.members()
-    for place in _with_rows(members, left_out):
+    for index in _with_rows(members, left_out):
         visual, audio = (
-            pad_in_front(video.rows[kind].features(members[kind][place][-length:]), length)
+            pad_in_front(video.rows[kind].features(members[kind][index][-length:]), length)
             for kind, length in (("visual", lengths.visual), ("audio", lengths.audio))
         )
-        yield place, video.rows["words"].words(members["words"][place]), visual, audio
+        yield index, video.rows["words"].words(members["words"][index]), visual, audio
 
 
 def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
@@ -163,21 +163,21 @@ def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligne
         )
         for kind in ("visual", "audio")
     }
-    for place in _with_rows(members, left_out):
-        rows = members["words"][place]
+    for index in _with_rows(members, left_out):
+        rows = members["words"][index]
         # The text keeps one word a row: a space inside a word would make two of it.
         spoken = [word.replace(" ", "_") for word in words.words(timed[rows])]
         visual = pad_in_front(averages["visual"][rows], lengths.visual)
         audio = pad_in_front(averages["audio"][rows], lengths.audio)
-        yield place, spoken, visual, audio
+        yield index, spoken, visual, audio
 
 
 def _with_rows(members: dict[str, SegmentRows], left_out: Counter[str]) -> Iterator[int]:
     """Yield the segments that have a row in every modality; count the others by reason."""
     counts = np.stack([rows.counts for rows in members.values()])
-    for place, present in enumerate(counts.T > 0):
+    for index, present in enumerate(counts.T > 0):
         if present.all():
-            yield place
+            yield index
         else:
             first_missing = list(members)[int(np.argmin(present))]
             left_out[f"segment has no {first_missing}"] += 1

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from data.layout import PIECES_FILE, SPLITS, TEXT_FILE, read_segments
 from data.preparing.plan import Plan, Prepared
-from system.files import flush_file, flush_folder, make_folder, write_json
-
-if TYPE_CHECKING:
-    from data.text.feature_file import WordPieces
+from data.text.feature_file import WordPieces
+from system.files import flush_file, flush_folder, make_folder, read_json, write_json
 
 _STARTED = "text.json"  # in the stage: what kind of features was begun
 
@@ -35,7 +32,7 @@ def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
 def started_text(stage: Path) -> dict[str, Any] | None:
     """Return the description of the features that an interrupted preparation began."""
     path = stage / _STARTED
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def start_text(plan: Plan, description: dict[str, Any]) -> None:

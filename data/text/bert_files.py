@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from system.errors import InputError, first_line
-from system.files import file_facts
+from system.files import file_facts, read_json
 
 # In each layout's order of preference.
 CONFIG_FILES = ("config.json", "bert_config.json")
@@ -33,7 +32,7 @@ def _fetch(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, logging
 
-    logging.set_verbosity_error()  # its retries; what went wrong in the end is told below
+    logging.set_verbosity_error()  # its retries; what went wrong in the end comes below
     try:
         hf_hub_download(name, VOCABULARY_FILE)
         config = hf_hub_download(name, CONFIG_FILES[0])
@@ -65,10 +64,7 @@ def one_of(folder: Path, names: tuple[str, ...]) -> Path:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a BERT's configuration; raises InputError when it is something else."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
+    values = read_json(path)
     if not isinstance(values, dict) or "vocab_size" not in values:
         raise InputError(f"{path} is no BERT configuration: vocab_size is missing.")
     return values

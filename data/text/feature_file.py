@@ -6,17 +6,14 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.lib import format as npy_format
 
-from system.files import atomic_write
+from system.files import atomic_write, flush_folder
 from system.processes import Processes
 from system.progress import progress
-
-if TYPE_CHECKING:
-    from data.text.encoder import TextEncoder
 
 TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or words
 
@@ -27,10 +24,20 @@ WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
 _SECONDS_BETWEEN_FLUSHES = 2.0
 
 
+class Encoder(Protocol):
+    """What writing features needs of a text encoder."""
+
+    width: int
+    batch_size: int
+
+    def encode(self, sentences: Sequence[str] | Sequence[WordPieces]) -> np.ndarray:
+        """Encode `n` sentences as one batch, `(n, length, width)` float32."""
+
+
 def write_text_features(
     path: Path,
     sentences: Sequence[str] | Sequence[WordPieces],
-    encoder: TextEncoder,
+    encoder: Encoder,
     processes: Processes,
 ) -> None:
     """Write the features of `sentences` to `path`, `(n, TEXT_LENGTH, width)`, as they come.
@@ -62,6 +69,7 @@ def write_text_features(
                     file.write([row], file.read(first_row[sentence])[None])
     if processes.is_first:
         _marks_of(path).unlink()
+        flush_folder(path.parent)
 
 
 def count_left(path: Path, sentences: Sequence[str] | Sequence[WordPieces], batch_size: int) -> int:
@@ -83,7 +91,7 @@ def encode_share(
     batches: list[list[str | WordPieces]],
     first_row: dict[str | WordPieces, int],
     file: FeatureFile,
-    encoder: TextEncoder,
+    encoder: Encoder,
     processes: Processes,
 ) -> None:
     """Encode this process's share of the batches that are not done yet."""
@@ -114,11 +122,9 @@ class FeatureFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("r+b")
-        npy_format.read_magic(self._file)
-        shape, _, dtype = npy_format.read_array_header_1_0(self._file)
+        self._row_shape = _read_shape(self._file)[1:]
         self._begin = self._file.tell()
-        self._row_shape, self._dtype = shape[1:], dtype
-        self._row_bytes = int(np.prod(self._row_shape)) * dtype.itemsize
+        self._row_bytes = 4 * int(np.prod(self._row_shape))
         self._marks = _marks_of(path).open("r+b", buffering=0)
         self._unmarked: list[int] = []  # batches written, perhaps not on the disk yet
         self._flushed_at = time.monotonic()
@@ -129,8 +135,7 @@ class FeatureFile:
         marks = _marks_of(path)
         if path.is_file() and marks.stat().st_size == batches:
             with path.open("rb") as file:
-                npy_format.read_magic(file)
-                if npy_format.read_array_header_1_0(file)[0] == shape:
+                if _read_shape(file) == shape:
                     return
         path.unlink(missing_ok=True)
         with atomic_write(marks) as temporary:
@@ -170,7 +175,7 @@ class FeatureFile:
 
     def write(self, rows: Sequence[int], features: np.ndarray) -> None:
         """Write the features `(len(rows), *row_shape)` of some rows."""
-        for row, values in zip(rows, np.ascontiguousarray(features, self._dtype), strict=True):
+        for row, values in zip(rows, np.ascontiguousarray(features, np.float32), strict=True):
             self._file.seek(self._begin + row * self._row_bytes)
             self._file.write(values.data)
 
@@ -179,7 +184,12 @@ class FeatureFile:
         self._file.flush()
         self._file.seek(self._begin + row * self._row_bytes)
         content = self._file.read(self._row_bytes)
-        return np.frombuffer(content, self._dtype).reshape(self._row_shape)
+        return np.frombuffer(content, np.float32).reshape(self._row_shape)
+
+
+def _read_shape(file: BinaryIO) -> tuple[int, ...]:
+    npy_format.read_magic(file)
+    return npy_format.read_array_header_1_0(file)[0]
 
 
 def _marks_of(path: Path) -> Path:

@@ -164,16 +164,16 @@ class Killed(BaseException):
 @pytest.mark.parametrize("videos", [0, 30])
 def test_an_interrupted_writing_is_done_again(written, tmp_path, monkeypatch, videos):
     entries = 0
-    add = module._CsdWriter.add
+    draw = module._video
 
     def interrupted(*arguments):
         nonlocal entries
-        if entries == videos * len(CSD_FILES):
+        if entries == videos:
             raise Killed
         entries += 1
-        add(*arguments)
+        return draw(*arguments)
 
-    monkeypatch.setattr(module._CsdWriter, "add", interrupted)
+    monkeypatch.setattr(module, "_video", interrupted)
     with pytest.raises(Killed):
         write_demo(tmp_path)
     monkeypatch.undo()

@@ -106,6 +106,18 @@ def test_the_check_sees_the_whole_part_before_the_target_exists(server, target):
     assert seen == [(CONTENT, False)]
 
 
+def test_the_content_is_on_the_disk_before_the_name_and_then_the_name(server, target, monkeypatch):
+    events, rename = [], Path.replace
+    monkeypatch.setattr(module, "flush_file", lambda path: events.append(("content", path)))
+    monkeypatch.setattr(module, "flush_folder", lambda path: events.append(("names", path)))
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: (events.append(("name", to)), rename(self, to))[1]
+    )
+    download(server.url, target, accept)
+    finish = [("content", part_of(target)), ("name", target), ("names", target.parent)]
+    assert events[-3:] == finish
+
+
 def test_an_older_target_is_replaced(server, target):
     target.parent.mkdir()
     target.write_bytes(b"old")

@@ -1,0 +1,229 @@
+"""The plan: what one look decides is what is then done, and looking touches nothing."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from data.layout import read_segments
+from data.preparing import plan as module
+from data.preparing.pipeline import prepare
+from data.preparing.plan import Arrays, Request, Text, TextRequest, decide
+from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
+from data.preparing.sources import PickleSource
+from system.errors import InputError
+from tests.csd_files import random_dataset, write_dataset
+from tests.data.preparing.test_sources import write_pickle
+from tests.preparation import SINGLE_PROCESS, request
+
+
+@pytest.fixture
+def datadir(tmp_path):
+    write_dataset(tmp_path / "csd", random_dataset())
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def bert(demo):
+    return str(demo / "demo_bert")
+
+
+def traces(folder):
+    """Tell each file's and folder's inode and time of change: any writing changes them."""
+    paths = [folder, *folder.rglob("*")]
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def table(asked):
+    """Return the rows of a plan by what they are about, without the folder; nothing is touched."""
+    before = traces(asked.datadir)
+    rows = plan_rows(decide(asked))
+    assert traces(asked.datadir) == before
+    assert {len(row) for row in rows} == {len(PLAN_HEADER)}
+    return {row[0].removeprefix(f"{asked.folder}/"): row[1:] for row in rows}
+
+
+def interrupt_encoding(monkeypatch, asked, batches, size=2):
+    """Prepare, and let the text encoder die after some batches."""
+    from data.text import encoder as text
+
+    encode, calls = text.TextEncoder.encode, iter(range(batches))
+
+    def encode_then_die(self, sentences):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return encode(self, sentences)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "_BATCH_SIZE", {"cpu": size})
+        patch.setattr(text.TextEncoder, "encode", encode_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(asked, SINGLE_PROCESS)
+
+
+def test_a_first_preparation(datadir, bert):
+    asked = request(datadir, bert)
+    rows = table(asked)
+    prepare(asked, SINGLE_PROCESS)
+    for split, count in {"train": 9, "val": 3, "test": 3}.items():
+        how, segments, array_bytes, _ = rows[f"{split}: arrays"]
+        assert (how, segments) == ("make", f"at most {count}")
+        kinds = ("visual", "audio", "label")
+        written = sum(np.load(datadir / split / f"{kind}50.npy").nbytes for kind in kinds)
+        assert array_bytes == f"at most {written:,}"
+        how, _, text_bytes, sentences = rows[f"{split}: text"]
+        assert (how, sentences) == ("encode", f"at most {count}")
+        assert text_bytes == f"at most {np.load(datadir / split / 'bert50.npy').nbytes:,}"
+
+
+def test_nothing_to_do(datadir, bert):
+    prepare(request(datadir, bert), SINGLE_PROCESS)
+    for asked in (request(datadir, bert), request(datadir, None)):
+        assert decide(asked).is_done
+        assert {tuple(row) for row in table(asked).values()} == {
+            ("keep", count, "0", "0") for count in "93"
+        }
+
+
+def test_arrays_without_text_and_then_the_text(datadir, bert):
+    asked = request(datadir, None)
+    assert table(asked)["train: text"][0] == Text.KEEP_IF_SAME.value
+    prepare(asked, SINGLE_PROCESS)
+    assert table(asked)["train: text"] == ["leave out", "9", "0", "0"]
+    rows = table(request(datadir, bert))
+    assert rows["train: arrays"] == ["keep", "9", "0", "0"]
+    sentences = {row["sentence"] for row in read_segments(datadir / "train")}
+    assert rows["train: text"] == ["encode", "9", f"{9 * 50 * 64 * 4:,}", str(len(sentences))]
+
+
+def test_text_of_a_bert_that_is_only_a_name_has_an_unknown_width(datadir):
+    assert table(request(datadir, "no-such-bert"))["val: text"][2] == UNKNOWN
+
+
+def test_another_alignment_has_the_text(datadir, bert):
+    prepare(request(datadir, bert), SINGLE_PROCESS)
+    asked = request(datadir, None, alignment="unaligned", lengths=(7, 9))
+    prepare(asked, SINGLE_PROCESS)
+    asked = request(datadir, bert, alignment="unaligned", lengths=(7, 9))
+    assert table(asked)["test: text"] == [f"take from {datadir}", "3", "0", "0"]
+    by_word = request(datadir, bert, alignment="word")
+    assert not decide(by_word).same_text
+
+
+def test_an_interrupted_encoding(datadir, bert, monkeypatch):
+    asked = request(datadir, bert)
+    interrupt_encoding(monkeypatch, asked, batches=2)
+    assert decide(asked).arrays is Arrays.RESUME
+    rows = table(asked)
+    assert rows["train: arrays"][0] == Arrays.RESUME.value
+    different = len({row["sentence"] for row in read_segments(datadir / ".preparing" / "train")})
+    assert rows["train: text"][3] == str(different - 4)
+
+
+def test_an_interrupted_move(datadir, bert, monkeypatch):
+    asked = request(datadir, bert)
+    replace = module.Path.replace
+
+    def die_at_the_table(self, target):
+        if self.name == "segments.csv":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Path, "replace", die_at_the_table)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(asked, SINGLE_PROCESS)
+    rows = table(asked)
+    assert rows.pop(str(datadir))[0] == "end the interrupted move"
+    assert {row[0] for row in rows.values()} == {"keep"}
+    # What was moved may be less than what is asked for now.
+    other = table(request(datadir, str(shutil.copytree(bert, datadir / "another"))))
+    assert other["train: text"][0] == "encode"
+    (datadir / ".preparing" / "val" / "audio50.npy").unlink()
+    assert table(asked)["train: arrays"][0] == "make"
+    assert prepare(asked, SINGLE_PROCESS)["text"]["encoder"] == bert
+    assert (datadir / "val" / "audio50.npy").is_file()
+
+
+def test_a_pickle(tmp_path, bert):
+    write_pickle(tmp_path / "file.pkl", text_width=300)
+    source = PickleSource(tmp_path / "file.pkl", uses_own_text=True)
+    asked = Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu"))
+    rows = table(asked)
+    assert rows["train: arrays"] == ["make", UNKNOWN, UNKNOWN, "0"]
+    assert rows["train: text"] == [Text.ENCODE_IF_MISSING.value, UNKNOWN, UNKNOWN, UNKNOWN]
+    prepare(asked, SINGLE_PROCESS)
+    assert decide(asked).is_done
+
+
+def test_files_that_have_yet_to_come(datadir, bert):
+    (datadir / "csd" / "CMU_MOSEI_Labels.csd").unlink()
+    plan = decide(request(datadir, bert), files_are_there=False)
+    assert plan.arrays is Arrays.MAKE
+    assert {row[2] for row in plan_rows(plan)} == {UNKNOWN}
+
+
+def test_another_dataset_is_refused_before_its_files_come(datadir, demo):
+    prepare(request(datadir, None), SINGLE_PROCESS)
+    source = PickleSource(datadir / "aligned_50.pkl", uses_own_text=True)
+    with pytest.raises(InputError, match="holds CMU-MOSEI, this would replace it by aligned_50"):
+        decide(Request(datadir, "segment", source, None), files_are_there=False)
+
+
+def test_one_look_reads_each_manifest_once(datadir, bert, monkeypatch):
+    read, read_manifest = [], module.read_manifest
+    monkeypatch.setattr(
+        module, "read_manifest", lambda folder: (read.append(folder), read_manifest(folder))[1]
+    )
+    prepare(request(datadir, bert), SINGLE_PROCESS)
+    others = [datadir / "word", datadir / "unaligned"]
+    assert sorted(read) == sorted([datadir, datadir / ".preparing", *others])
+
+
+def test_a_plan_travels_to_other_processes(datadir, bert):
+    plan = decide(request(datadir, bert))
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+# ---------------------------------------------------------------- --dry_run
+
+
+def dry_run(program, *options):
+    done = program("dataset_prep.py", "--dry_run", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_dry_run_touches_nothing(program, datadir, bert):
+    before = traces(datadir)
+    names = ["--alignment", "segment", "word"]
+    output = dry_run(program, "--datadir", datadir, "--bert", bert, *names)
+    assert traces(datadir) == before
+    assert f"{datadir}/train: arrays" in output
+    assert f"{datadir}/word/test: text" in output
+
+
+def test_dry_run_downloads_nothing(program, datadir):
+    (datadir / "csd" / "CMU_MOSEI_COVAREP.csd").unlink()
+    before = traces(datadir)
+    output = dry_run(program, "--datadir", datadir, "--mirror", "http://127.0.0.1:9/")
+    assert traces(datadir) == before
+    assert f"{datadir}/csd/CMU_MOSEI_COVAREP.csd  download from http://127.0.0.1:9 " in output
+    assert "CMU_MOSEI_Labels.csd" not in output
+
+
+def test_dry_run_writes_no_demo_and_no_pickles_splits(program, tmp_path):
+    assert "write the demo" in dry_run(program, "--demo", "--datadir", tmp_path / "new")
+    write_pickle(tmp_path / "file.pkl")
+    before = traces(tmp_path)
+    dry_run(program, "--from", tmp_path / "file.pkl", "--datadir", tmp_path / "new")
+    assert traces(tmp_path) == before
+
+
+def test_dry_run_tells_of_mistakes(program, tmp_path):
+    done = program("dataset_prep.py", "--dry_run", "--from", "nothing.pkl", "--datadir", tmp_path)
+    assert done.returncode == 2
+    assert "No file nothing.pkl" in done.stderr
