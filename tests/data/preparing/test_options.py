@@ -1,0 +1,22 @@
+"""The parser of dataset_prep.py: built without running, explained in full."""
+
+from __future__ import annotations
+
+import dataset_prep
+
+
+def test_every_option_has_a_help_and_shows_its_default():
+    parser = dataset_prep.build_parser()
+    titles = [group.title for group in parser._action_groups if group._group_actions]
+    assert titles == ["options", "what to do", "data", "text", "running"]
+    for action in parser._actions:
+        assert action.help, action.option_strings
+        if action.default not in (None, False, "==SUPPRESS=="):
+            assert "default: " in action.help, action.option_strings
+
+
+def test_dry_run_excludes_what_does_not_prepare(program, tmp_path):
+    for other in ("--check", "--plot"):
+        done = program("dataset_prep.py", "--dry_run", other, "--datadir", tmp_path)
+        assert done.returncode == 2
+        assert done.stderr == f"error: --dry_run and {other} exclude each other (see --help)\n"
