@@ -1,1 +1,5 @@
-"""The encoder in C++."""
+"""The encoder in C++, for CPUs: `accelerate(model)` puts it in place."""
+
+from models.native.encoder import accelerate
+
+__all__ = ["accelerate"]
