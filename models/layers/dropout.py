@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _32_BITS = 0xFFFFFFFF
+_STRIDE = 0x9E3779B1  # between the numbers that neighbouring weights hash
 
 
 def scramble(x: Tensor) -> Tensor:
@@ -40,8 +41,8 @@ def drop(weights: Tensor, probability: float, keys: Tensor) -> Tensor:
     `keys` `(B,)` int64 below 2**32 choose which.
     """
     _, heads, queries, attended = weights.shape
-    place = torch.arange(heads * attended * queries, device=weights.device)
-    place = place.view(heads, attended, queries).transpose(1, 2)  # by head, key, query
-    hashes = scramble((scramble(keys)[:, None, None, None] + place) & _32_BITS)
+    index = torch.arange(heads * attended * queries, device=weights.device)
+    index = index.view(heads, attended, queries).transpose(1, 2)  # by head, key, query
+    hashes = scramble((scramble(keys)[:, None, None, None] + index * _STRIDE) & _32_BITS)
     kept = 1 - probability
     return weights * (hashes < int(kept * 2**32)) * (1 / kept)

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from models.layers.dropout import drop, layer_key, random_keys
 from models.layers.positions import embed
-from models.native import cpu_encoder
 
 
 class MultiHeadAttention(nn.Module):
@@ -85,7 +84,7 @@ class EncoderLayer(nn.Module):
             attended = queries if attended is None else attended
             queries, x = queries[:, -last_tokens_only:], x[:, -last_tokens_only:]
         x = x + self.self_attn(queries, attended, dropout_keys)
-        return x + self.fc2(F.relu_(self.fc1(feedforward_norm(x))))
+        return x + self.fc2(F.relu(self.fc1(feedforward_norm(x))))
 
 
 class Encoder(nn.Module):
@@ -109,6 +108,15 @@ class Encoder(nn.Module):
         """The share of attention weights that training drops, in every layer."""
         return self.layers[0].self_attn.dropout
 
+    def active_keys(self, x: Tensor, dropout_keys: Tensor | None) -> Tensor | None:
+        """Return the keys `(B,)` that dropout goes by: random ones where none are given.
+
+        None where nothing is dropped: in evaluation, and without dropout.
+        """
+        if not (self.training and self.attention_dropout):
+            return None
+        return random_keys(x.shape[0], x.device) if dropout_keys is None else dropout_keys
+
     def forward(
         self,
         x: Tensor,
@@ -122,12 +130,16 @@ class Encoder(nn.Module):
         and spares the last layer the rest. `dropout_keys` `(B,)` int64 below 2**32 choose what
         dropout drops in training; without them it is PyTorch's generator that does.
         """
-        if not (self.training and self.attention_dropout):
-            dropout_keys = None
-        elif dropout_keys is None:
-            dropout_keys = random_keys(len(x), x.device)
-        if cpu_encoder.is_for(self, x, memory, dropout_keys):  # the same numbers, faster
-            return cpu_encoder.encode(self, x, memory, last_tokens_only, dropout_keys)
+        return self.formula(x, memory, last_tokens_only, self.active_keys(x, dropout_keys))
+
+    def formula(
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        last_tokens_only: int | None,
+        dropout_keys: Tensor | None,
+    ) -> Tensor:
+        """Encode as `forward` does, with dropout where there are keys."""
         x = embed(x)
         if memory is not None:
             memory = embed(memory)

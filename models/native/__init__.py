@@ -1,5 +1,5 @@
-"""The encoder in C++."""
+"""The encoder in C++, for CPUs: `accelerate(model)` puts it in place."""
 
+from models.native.encoder import accelerate
 
-def accelerate(model):  # noqa
-    return model
+__all__ = ["accelerate"]

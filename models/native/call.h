@@ -5,7 +5,7 @@
 
 namespace {
 
-// models/cpu_encoder.py has the same.
+// encoder.py has the same; whoever changes it counts ABI, there, up.
 struct Call {
     int64_t threads, batch, tokens, memory_tokens, queries,
         layers;                    // memory_tokens 0: self-attention
@@ -17,6 +17,8 @@ struct Call {
     float* out;                    // (B, Q, D)
     const float* grad_out;
     float *grad_x, *grad_memory;
+    const float* const* weights;  // LayerWeights of each layer, then NormWeights
+    float* grad_weights;          // the gradients of all these, one after the other
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Compiling C++ for this machine, once."""
+"""Compiling C++ for this machine, once, and loading what was compiled."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+Library = TypeVar("Library")
 
 # Without -ffast-math: rounding by adding and subtracting, and not-a-number, must stay.
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+_FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-pthread", "-fPIC", "-shared")
+# Some of Apple's compilers know no native processor on ARM, and take it for granted.
+_PROCESSOR_FLAGS = (("-march=native",), ())
 
 
 class Unavailable(Exception):
     """There is no compiled code here; the message says why."""
 
 
-def load(source: Path, **macros: int) -> ctypes.CDLL:
-    """Return the library that $CXX or c++ makes of a C++ file, and of the headers beside it.
+def load(source: Path, make: Callable[[ctypes.CDLL], Library], **macros: int) -> Library:
+    """Return what `make` makes of the library compiled from a C++ file and the headers beside it.
 
-    It comes from the cache if it was made before. Raises Unavailable when it cannot be made.
+    The compiler is $CXX, or c++. What was compiled before comes from the cache, where a library's
+    name has the digest of its content: one that does not fit its name is never opened, and one
+    that `make` refuses by raising Unavailable is compiled anew. Raises Unavailable when there is
+    no library to be had.
     """
     try:
         compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
@@ -32,35 +41,63 @@ def load(source: Path, **macros: int) -> ctypes.CDLL:
         version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
         command = [*compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
         files = [source, *sorted(source.parent.glob("*.h"))]
-        made_of = [repr(command).encode(), version, _processor().encode()]
+        made_of = [repr((command, _PROCESSOR_FLAGS)).encode(), version, _processor().encode()]
         made_of += [file.read_bytes() for file in files]
-        name = f"{source.stem}-{hashlib.sha256(b''.join(made_of)).hexdigest()[:16]}.so"
-        return _loaded([*command, str(source)], _cache() / name)
+        stem = f"{source.stem}-{hashlib.sha256(b''.join(made_of)).hexdigest()[:16]}"
+        folder = _cache()
+        for path in sorted(folder.glob(f"{stem}-*.so")):
+            try:
+                return make(_open(path))
+            except (OSError, Unavailable):  # damaged, or made on a machine with other libraries
+                path.unlink(missing_ok=True)
+        return make(_open(_compile([*command, str(source)], folder, stem)))
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-        told = [line for line in lines if "error" in line] or [f"exit status {error.returncode}"]
-        raise Unavailable(f"{compiler[0]} does not compile {source.name}: {told[0]}") from error
+        errors = [line for line in lines if "error" in line]
+        reason = errors[0] if errors else f"exit status {error.returncode}"
+        raise Unavailable(f"{compiler[0]} does not compile {source.name}: {reason}") from error
     # No home directory is a RuntimeError, quotes that do not match in $CXX a ValueError.
     except (OSError, RuntimeError, ValueError) as error:
         raise Unavailable(f"{source.name} could not be compiled and loaded: {error}") from error
 
 
-def _loaded(command: list[str], library: Path) -> ctypes.CDLL:
-    if library.exists():
-        try:
-            return ctypes.CDLL(str(library))
-        except OSError:  # damaged, or made on a machine with other libraries
-            pass
-    _compile(command, library)
-    return ctypes.CDLL(str(library))
+def _open(path: Path) -> ctypes.CDLL:
+    """Open a library after reading it: mapping a damaged one can end the process."""
+    if not path.stem.endswith(f"-{_digest(path)}"):
+        raise OSError(f"{path} is damaged")
+    return ctypes.CDLL(str(path))
 
 
-def _compile(command: list[str], library: Path) -> None:
-    """Write `library` whole or not at all, whoever else is writing it."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        temporary = Path(folder) / library.name
-        subprocess.run([*command, "-o", str(temporary)], capture_output=True, check=True)
-        temporary.replace(library)
+def _compile(command: Sequence[str], folder: Path, stem: str) -> Path:
+    """Compile into `folder`, and return the path; it is on the disk whole before it has its name.
+
+    Whoever else compiles the same meanwhile does not matter.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        temporary = Path(own) / "library.so"
+        for flags in _PROCESSOR_FLAGS:
+            done = subprocess.run([*command, *flags, "-o", str(temporary)], capture_output=True)
+            if done.returncode == 0:
+                break
+        done.check_returncode()
+        path = folder / f"{stem}-{_digest(temporary)}.so"
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(folder)
+    return path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _cache() -> Path:

@@ -1,4 +1,4 @@
-// Dropout by keys: models/dropout.py has the same masks.
+// Dropout by keys: models/layers/dropout.py has the same masks.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,8 @@
 #include "vectors.h"
 
 namespace {
+
+constexpr uint32_t STRIDE = 0x9e3779b1;  // dropout.py's _STRIDE
 
 // dropout.py's scramble.
 template <typename Value>
@@ -34,9 +36,10 @@ struct Dropout {
 
     // The vector where kept, elsewhere 0. `row` counts heads and keys.
     Vector keep(Vector x, int row, int query) const {
-        Bits index = Bits{} + (key + uint32_t(row) * uint32_t(queries) + uint32_t(query));
-        for (int lane = 0; lane < LANES; lane++) index[lane] += lane;
-        return (Vector)((Bits)x & (Bits)(scramble(index) < limit));
+        const uint32_t index = uint32_t(row) * uint32_t(queries) + uint32_t(query);
+        Bits number = Bits{} + (key + index * STRIDE);
+        for (int lane = 0; lane < LANES; lane++) number[lane] += lane * STRIDE;
+        return (Vector)((Bits)x & (Bits)(scramble(number) < limit));
     }
 };
 

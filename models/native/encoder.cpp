@@ -1,4 +1,4 @@
-// models/encoder.py's Encoder, forward and backward, for float32 on a CPU.
+// models/layers/encoder.py's Encoder, forward and backward, for float32 on a CPU.
 //
 // One sample goes through all layers while it lies in a core's cache; samples are shared out to
 // the threads. Values stand channels by tokens, and the tokens are the lanes of the vector
@@ -6,64 +6,92 @@
 // are, and only the weights' gradients want anything transposed. Scores are not stored but made
 // again in the backward pass.
 
-#include <omp.h>
-
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "call.h"
+#include "threads.h"
 #include "weights.h"
 #include "worker.h"
 
-extern "C" {
+namespace {
 
-int64_t kept_size(const Call* call) { return Worker::kept_size(*call); }
+// Samples whose gradients are added up together: a few, and more where there are many. The sums,
+// and so the results, depend on the batch alone, not on the threads.
+constexpr int64_t SMALLEST_CHUNK = 4, MOST_CHUNKS = 16;
 
-// weights: LayerWeights of each layer, then the last norm's two.
-void forward(const Call* call, const float* const* weights) {
-    const auto* layers = reinterpret_cast<const LayerWeights*>(weights);
-    const float* const* norm = weights + N_WEIGHTS * call->layers;
-#pragma omp parallel num_threads(int(call->threads))
-    {
-        Worker worker(*call);
-#pragma omp for schedule(static)
-        for (int64_t sample = 0; sample < call->batch; sample++)
-            worker.forward(sample, layers, norm[0], norm[1]);
-    }
+int64_t chunk_size(int64_t batch) {
+    return std::max(SMALLEST_CHUNK, (batch + MOST_CHUNKS - 1) / MOST_CHUNKS);
 }
 
-// grad_weights: as weights; written.
-void backward(const Call* call, const float* const* weights, float* const* grad_weights) {
-    const auto* layers = reinterpret_cast<const LayerWeights*>(weights);
-    const float* gamma = weights[N_WEIGHTS * call->layers];
-    struct alignas(64) NormGrads {
-        float gamma[D * LANES], beta[D * LANES];
-    };
-    struct Found {
-        std::vector<LayerGrads> layers;
-        NormGrads norm = {};
-    };
-    std::vector<Found> found(call->threads);
-#pragma omp parallel num_threads(int(call->threads))
-    {
+const LayerWeights* layer_weights(const Call& call) {
+    return reinterpret_cast<const LayerWeights*>(call.weights);
+}
+
+const NormWeights& norm_weights(const Call& call) {
+    return *reinterpret_cast<const NormWeights*>(layer_weights(call) + call.layers);
+}
+
+struct Grads {
+    std::vector<LayerGrads> layers;
+    NormGrads norm;
+};
+
+}  // namespace
+
+extern "C" {
+
+int64_t abi() { return ABI; }
+int64_t call_size() { return sizeof(Call); }
+int64_t kept_size(const Call* call) { return Worker::kept_size(*call); }
+
+// The weights in the order of Call::weights, to a name that is null.
+struct Weight {
+    const char* name;
+    int64_t rows, columns;
+};
+#define WEIGHT(name, full, rows, columns) {full, rows, columns},
+const Weight* layer_weight_list() {
+    static const Weight list[] = {LAYER_WEIGHTS(WEIGHT){nullptr, 0, 0}};
+    return list;
+}
+const Weight* norm_weight_list() {
+    static const Weight list[] = {NORM_WEIGHTS(WEIGHT){nullptr, 0, 0}};
+    return list;
+}
+
+void forward(const Call* call) {
+    share_out(call->batch, call->threads, [&](const auto& next) {
         Worker worker(*call);
-        Found& mine = found[omp_get_thread_num()];
-        mine.layers.resize(call->layers);
-#pragma omp for schedule(static)
-        for (int64_t sample = 0; sample < call->batch; sample++)
-            worker.backward(sample, layers, mine.layers.data(), gamma, mine.norm.gamma,
-                            mine.norm.beta);
-#pragma omp for schedule(static)
-        for (int64_t layer = 0; layer < call->layers; layer++) {
-            std::vector<const float*> grads;
-            for (const Found& its : found)
-                if (!its.layers.empty()) grads.push_back(its.layers[layer].w_in);
-            add_up(grads, SIZES, IS_MATRIX, N_WEIGHTS, grad_weights + N_WEIGHTS * layer);
+        for (int64_t sample; (sample = next()) < call->batch;)
+            worker.forward(sample, layer_weights(*call), norm_weights(*call));
+    });
+}
+
+void backward(const Call* call) {
+    const int64_t size = chunk_size(call->batch), chunks = (call->batch + size - 1) / size;
+    const int64_t grads_size = call->layers * LAYER_SIZE + NORM_SIZE;
+    std::vector<float> sums(chunks * grads_size);
+    share_out(chunks, call->threads, [&](const auto& next) {
+        Worker worker(*call);
+        Grads grads;
+        for (int64_t chunk; (chunk = next()) < chunks;) {
+            grads.layers.assign(call->layers, {});
+            grads.norm = {};
+            const int64_t end = std::min(call->batch, (chunk + 1) * size);
+            for (int64_t sample = chunk * size; sample < end; sample++)
+                worker.backward(sample, layer_weights(*call), grads.layers.data(),
+                                norm_weights(*call), grads.norm);
+            float* out = sums.data() + chunk * grads_size;
+            for (const LayerGrads& layer : grads.layers) out = layer.sum(out);
+            grads.norm.sum(out);
         }
-    }
-    std::vector<const float*> grads;
-    for (const Found& its : found) grads.push_back(its.norm.gamma);
-    add_up(grads, NORM_SIZES, NORM_IS_MATRIX, 2, grad_weights + N_WEIGHTS * call->layers);
+    });
+    std::fill_n(call->grad_weights, grads_size, 0.0f);
+    for (int64_t chunk = 0; chunk < chunks; chunk++)
+        for (int64_t i = 0; i < grads_size; i++)
+            call->grad_weights[i] += sums[chunk * grads_size + i];
 }
 
 }  // extern "C"

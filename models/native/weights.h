@@ -1,44 +1,75 @@
-// A layer's weights and their gradients.
+// The encoder's weights and their gradients.
 #pragma once
 
-#include <vector>
+#include <algorithm>
+#include <cstdint>
 
 #include "sizes.h"
 #include "vectors.h"
 
 namespace {
 
-// A layer's weights, in the order of EncoderLayer.parameters().
-struct LayerWeights {
-    const float *w_in, *b_in, *w_out, *b_out, *w1, *b1, *w2, *b2, *gamma0, *beta0, *gamma1, *beta1;
-};
-constexpr int N_WEIGHTS = 12;
-constexpr int SIZES[N_WEIGHTS] = {3 * D * D, 3 * D, D * D, D, F * D, F, D * F, D, D, D, D, D};
-constexpr bool IS_MATRIX[N_WEIGHTS] = {true, false, true, false, true, false, true};
-constexpr int NORM_SIZES[2] = {D, D};
-constexpr bool NORM_IS_MATRIX[2] = {};
+// X(its name here, its name in PyTorch, rows, columns): of a layer, and of the last norm.
+// A vector has 0 columns. Python reads this list from the library and passes weights by it.
+#define LAYER_WEIGHTS(X)                                  \
+    X(w_in, "self_attn.in_proj_weight", 3 * D, D)         \
+    X(b_in, "self_attn.in_proj_bias", 3 * D, 0)           \
+    X(w_out, "self_attn.out_proj.weight", D, D)           \
+    X(b_out, "self_attn.out_proj.bias", D, 0)             \
+    X(w1, "fc1.weight", F, D)                             \
+    X(b1, "fc1.bias", F, 0)                               \
+    X(w2, "fc2.weight", D, F)                             \
+    X(b2, "fc2.bias", D, 0)                               \
+    X(gamma0, "layer_norms.0.weight", D, 0)               \
+    X(beta0, "layer_norms.0.bias", D, 0)                  \
+    X(gamma1, "layer_norms.1.weight", D, 0)               \
+    X(beta1, "layer_norms.1.bias", D, 0)
+#define NORM_WEIGHTS(X)                   \
+    X(gamma, "layer_norm.weight", D, 0)   \
+    X(beta, "layer_norm.bias", D, 0)
 
-// The gradients of a layer's weights in one thread; a vector's are not yet summed over lanes.
-struct alignas(64) LayerGrads {
-    float w_in[3 * D * D], b_in[3 * D * LANES], w_out[D * D], b_out[D * LANES], w1[F * D],
-        b1[F * LANES], w2[D * F], b2[D * LANES], gamma0[D * LANES], beta0[D * LANES],
-        gamma1[D * LANES], beta1[D * LANES];
-};
+#define POINTER(name, full, rows, columns) const float* name;
+#define GRADIENT(name, full, rows, columns) float name[rows * (columns ? columns : LANES)];
+#define SUMMED(name, full, rows, columns) +rows*(columns ? columns : 1)
+#define SUM_UP(name, full, rows, columns) out = sum_lanes<rows, columns>(name, out);
 
-// Adds up what the threads found: `grads[thread]` has the gradients one after the other.
-void add_up(const std::vector<const float*>& grads, const int* sizes, const bool* is_matrix,
-            int count, float* const* out) {
-    long offset = 0;
-    for (int i = 0; i < count; i++) {
-        const int lanes = is_matrix[i] ? 1 : LANES;
-        for (int j = 0; j < sizes[i]; j++) {
-            float sum = 0;
-            for (const float* grad : grads)
-                for (int lane = 0; lane < lanes; lane++) sum += grad[offset + j * lanes + lane];
-            out[i][j] = sum;
-        }
-        offset += long(sizes[i]) * lanes;
+// The sums of a vector's gradient over lanes; a matrix's as it is. Returns where `out` ends.
+template <int ROWS, int COLUMNS>
+float* sum_lanes(const float* grad, float* out) {
+    if (COLUMNS) return std::copy(grad, grad + ROWS * COLUMNS, out);
+    for (int row = 0; row < ROWS; row += 4) {
+        Vector lanes[4];
+        for (int r = 0; r < 4; r++) lanes[r] = at(grad + (row + r) * LANES);
+        const Four sums = lane_sums(lanes);
+        for (int r = 0; r < 4; r++) *out++ = sums[r];
     }
+    return out;
 }
+
+struct LayerWeights {
+    LAYER_WEIGHTS(POINTER)
+};
+struct NormWeights {
+    NORM_WEIGHTS(POINTER)
+};
+constexpr int64_t LAYER_SIZE = 0 LAYER_WEIGHTS(SUMMED), NORM_SIZE = 0 NORM_WEIGHTS(SUMMED);
+
+// Gradients as they are added up; a vector's are not yet summed over lanes.
+struct alignas(64) LayerGrads {
+    LAYER_WEIGHTS(GRADIENT)
+
+    float* sum(float* out) const {
+        LAYER_WEIGHTS(SUM_UP)
+        return out;
+    }
+};
+struct alignas(64) NormGrads {
+    NORM_WEIGHTS(GRADIENT)
+
+    float* sum(float* out) const {
+        NORM_WEIGHTS(SUM_UP)
+        return out;
+    }
+};
 
 }  // namespace

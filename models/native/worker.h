@@ -61,8 +61,7 @@ class Worker {
                D * last;
     }
 
-    void forward(int64_t sample, const LayerWeights* layers, const float* gamma,
-                 const float* beta) {
+    void forward(int64_t sample, const LayerWeights* layers, const NormWeights& norm) {
         begin(sample);
         embed(call.x + sample * tokens * D, tokens, stride, kept(0).x);
         for (int n = 0; n < call.layers; n++) {
@@ -77,13 +76,13 @@ class Worker {
                     at(out + c * q_stride + t) += layers[n].b2[c];
             add_product(layers[n].w2, F, 1, hidden, q_stride, out, q_stride, D, q_stride, F);
         }
-        layer_norm(kept(call.layers).x, gamma, beta, y, q_stride);
+        layer_norm(kept(call.layers).x, norm.gamma, norm.beta, y, q_stride);
         to_tokens(y, D, q_stride, queries, by_token);
         std::memcpy(call.out + sample * queries * D, by_token, sizeof(float) * queries * D);
     }
 
-    void backward(int64_t sample, const LayerWeights* layers, LayerGrads* grads, const float* gamma,
-                  float* grad_gamma, float* grad_beta) {
+    void backward(int64_t sample, const LayerWeights* layers, LayerGrads* grads,
+                  const NormWeights& norm, NormGrads& norm_grads) {
         begin(sample);
         select(call.layers - 1);
         clear(grad_memory, D, attended_stride);
@@ -92,7 +91,8 @@ class Worker {
         for (int t = 0; t < queries; t++)
             for (int c = 0; c < D; c++) y[c * q_stride + t] = grad_out[t * D + c];
         clear(grad, D, q_stride);
-        layer_norm_backward(y, kept(call.layers).x, gamma, grad_gamma, grad_beta, grad, q_stride);
+        layer_norm_backward(y, kept(call.layers).x, norm.gamma, norm_grads.gamma, norm_grads.beta,
+                            grad, q_stride);
         for (int n = call.layers - 1; n >= 0; n--) layer_backward(sample, layers[n], grads[n], n);
         write_embedded_grad(grad, tokens, stride, call.grad_x + sample * tokens * D);
         if (call.memory_tokens)

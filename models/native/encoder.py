@@ -1,0 +1,114 @@
+"""`Encoder` by the compiled code: the same numbers, faster."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+
+from models.layers.encoder import Encoder
+from models.native.call import Library, Options
+from models.native.library import library
+from models.native.weights import plain_weights
+
+_TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
+
+
+def accelerate(model: nn.Module, threads: int | None = None) -> nn.Module:
+    """Put a `NativeEncoder` in the place of every `Encoder` in `model`, and return the model.
+
+    Parameters, their names and the optimizer that has them stay. Where there is no compiled
+    code for an encoder, it stays as it is; when that is a failure, one warning says why. It
+    uses `threads`, by default as many as PyTorch. NHFNET_NATIVE=0 in the environment leaves all
+    as it is.
+    """
+    if os.environ.get("NHFNET_NATIVE") == "0":
+        return model
+    natives: dict[Encoder, nn.Module] = {}
+    for module in list(model.modules()):
+        if type(module) is Encoder and isinstance(_library(module), Library):
+            natives[module] = NativeEncoder.of(module, threads)
+    for module in list(model.modules()):
+        for name, child in list(module._modules.items()):
+            if child in natives:
+                module._modules[name] = natives[child]
+    return natives.get(model, model)
+
+
+class NativeEncoder(Encoder):
+    """An `Encoder` whose calls the compiled code answers, where it can; else the formula does."""
+
+    threads: int | None  # None: as many as PyTorch has
+
+    @classmethod
+    def of(cls, encoder: Encoder, threads: int | None = None) -> NativeEncoder:
+        """Return the native form of `encoder`: the same modules, parameters and hooks."""
+        native = cls.__new__(cls)
+        native.__dict__.update(encoder.__dict__)
+        native.threads = threads
+        return native
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        last_tokens_only: int | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> Tensor:
+        """Encode as `Encoder.forward` does."""
+        keys = self.active_keys(x, dropout_keys)
+        if _is_plain_call() and _fit(self, x, memory, keys):
+            compiled = _library(self)
+            if isinstance(compiled, Library):
+                weights = plain_weights(self, *compiled.weights)
+                if weights is not None:
+                    threads = self._threads(x, memory)
+                    options = Options(compiled, self, last_tokens_only, keys, threads)
+                    return options.encode(x, memory, weights)
+        return self.formula(x, memory, last_tokens_only, keys)
+
+    def _threads(self, x: Tensor, memory: Tensor | None) -> int:
+        tokens = x.shape[1] + (0 if memory is None else memory.shape[1])
+        most = torch.get_num_threads() if self.threads is None else self.threads
+        return max(1, min(most, len(x) * tokens // _TOKENS_A_THREAD))
+
+
+def _library(encoder: Encoder) -> Library | str:
+    layer = encoder.layers[0]
+    return library(layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features)
+
+
+def _is_plain_call() -> bool:
+    """Tell whether nobody wants to see, or transform, the operators or modules of a call."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+        or _has_any_global_hook()
+    )
+
+
+def _fit(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None) -> bool:
+    """Tell whether the compiled code takes these tensors.
+
+    What fits nothing is left to the formula, which says so.
+    """
+    width = encoder.layers[0].fc1.in_features
+    return (
+        all(
+            type(value) in (Tensor, nn.Parameter)
+            and value.is_cpu
+            and value.layout is torch.strided
+            and value.dtype in (torch.float32, torch.bfloat16)  # the latter from under autocast
+            and value.dim() == 3
+            and value.shape[1] > 0
+            and (value.shape[0], value.shape[2]) == (x.shape[0], width)
+            for value in ([x] if memory is None else [x, memory])
+        )
+        and (keys is None or (keys.is_cpu and keys.shape == x.shape[:1]))
+    )
