@@ -33,9 +33,32 @@ const NormWeights& norm_weights(const Call& call) {
     return *reinterpret_cast<const NormWeights*>(layer_weights(call) + call.layers);
 }
 
-struct Grads {
+// What a thread works with, for up to `call.threads` threads.
+template <typename State>
+std::vector<State> states(const Call& call, int64_t count) {
+    std::vector<State> made;
+    const int64_t threads = std::max<int64_t>(std::min(call.threads, count), 1);
+    made.reserve(threads);
+    while (int64_t(made.size()) < threads) made.emplace_back(call);
+    return made;
+}
+
+struct BackwardState {
+    Worker worker;
     std::vector<LayerGrads> layers;
     NormGrads norm;
+
+    explicit BackwardState(const Call& call) : worker(call), layers(call.layers) {}
+
+    // Writes the gradients of some samples, added up, to `out`.
+    void backward(const Call& call, int64_t begin, int64_t end, float* out) {
+        std::fill(layers.begin(), layers.end(), LayerGrads{});
+        norm = {};
+        for (int64_t sample = begin; sample < end; sample++)
+            worker.backward(sample, layer_weights(call), layers.data(), norm_weights(call), norm);
+        for (const LayerGrads& layer : layers) out = layer.sum(out);
+        norm.sum(out);
+    }
 };
 
 }  // namespace
@@ -62,36 +85,26 @@ const Weight* norm_weight_list() {
 }
 
 void forward(const Call* call) {
-    share_out(call->batch, call->threads, [&](const auto& next) {
-        Worker worker(*call);
+    auto workers = states<Worker>(*call, call->batch);
+    share_out(call->batch, workers, [&](Worker& worker, const auto& next) {
         for (int64_t sample; (sample = next()) < call->batch;)
             worker.forward(sample, layer_weights(*call), norm_weights(*call));
     });
 }
 
 void backward(const Call* call) {
-    const int64_t size = chunk_size(call->batch), chunks = (call->batch + size - 1) / size;
-    const int64_t grads_size = call->layers * LAYER_SIZE + NORM_SIZE;
-    std::vector<float> sums(chunks * grads_size);
-    share_out(chunks, call->threads, [&](const auto& next) {
-        Worker worker(*call);
-        Grads grads;
-        for (int64_t chunk; (chunk = next()) < chunks;) {
-            grads.layers.assign(call->layers, {});
-            grads.norm = {};
-            const int64_t end = std::min(call->batch, (chunk + 1) * size);
-            for (int64_t sample = chunk * size; sample < end; sample++)
-                worker.backward(sample, layer_weights(*call), grads.layers.data(),
-                                norm_weights(*call), grads.norm);
-            float* out = sums.data() + chunk * grads_size;
-            for (const LayerGrads& layer : grads.layers) out = layer.sum(out);
-            grads.norm.sum(out);
-        }
+    const int64_t batch = call->batch, size = chunk_size(batch), chunks = (batch + size - 1) / size;
+    const int64_t total = call->layers * LAYER_SIZE + NORM_SIZE;
+    std::vector<float> sums(chunks * total);
+    auto workers = states<BackwardState>(*call, chunks);
+    share_out(chunks, workers, [&](BackwardState& state, const auto& next) {
+        for (int64_t chunk; (chunk = next()) < chunks;)
+            state.backward(*call, chunk * size, std::min(batch, (chunk + 1) * size),
+                           sums.data() + chunk * total);
     });
-    std::fill_n(call->grad_weights, grads_size, 0.0f);
+    std::fill_n(call->grad_weights, total, 0.0f);
     for (int64_t chunk = 0; chunk < chunks; chunk++)
-        for (int64_t i = 0; i < grads_size; i++)
-            call->grad_weights[i] += sums[chunk * grads_size + i];
+        for (int64_t i = 0; i < total; i++) call->grad_weights[i] += sums[chunk * total + i];
 }
 
 }  // extern "C"

@@ -45,6 +45,8 @@ def self_test(library: Library, width: int, heads: int, feedforward: int) -> Non
 
     Raises Unavailable when they differ.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the formula's operators would wait for each other
     with (
         torch.random.fork_rng(devices=[]),
         torch.autocast("cpu", enabled=False),
@@ -59,6 +61,7 @@ def self_test(library: Library, width: int, heads: int, feedforward: int) -> Non
             for ours, theirs in zip(found, expected, strict=True):
                 if not (ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max():
                     raise compiler.Unavailable(f"{_SOURCE.name}, compiled, computes wrong numbers")
+    torch.set_num_threads(threads)
 
 
 def _outcomes(

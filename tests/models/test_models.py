@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from unittest import mock
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import nn
 from models.checkpoint import read_checkpoint
 from models.layers.encoder import Encoder
 from models.layers.positions import embed, sinusoids
-from models.native import cpu_encoder
+from models.native import accelerate
+from models.native.encoder import NativeEncoder
+from models.native.library import library
 from models.nhfnet import NHFNet, NHFNetConfig
 from models.nhfnet.released_format import RELEASED
 from system.devices import pick_device
@@ -41,18 +44,19 @@ def trace():
 @pytest.fixture(scope="module")
 def compiled():
     """For tests of the compiled encoder."""
-    library = cpu_encoder.library(Encoder(32, 8, 1, 128, 0.0))
-    if isinstance(library, str):
-        pytest.skip(library)
+    found = library(32, 8, 128)
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
 
 
 @pytest.fixture(params=["compiled", "formula"])
-def path(request, monkeypatch):
-    """Each way a CPU can compute an encoder."""
-    if request.param == "compiled":
-        request.getfixturevalue("compiled")
-    else:
-        monkeypatch.setattr(cpu_encoder, "is_for", lambda *_: False)
+def path(request):
+    """Each way a CPU can compute a model's encoders, as a function that puts it in place."""
+    if request.param == "formula":
+        return lambda model: model
+    request.getfixturevalue("compiled")
+    return accelerate
 
 
 def random_model(**settings) -> NHFNet:
@@ -74,7 +78,7 @@ def random_inputs(batch, visual, audio, text):
 
 @pytest.mark.parametrize("kind", ["aligned", "unaligned"])
 def test_outputs_are_the_released_codes(forward_golden, kind, path):
-    model = NHFNet.from_checkpoint(CHECKPOINT)
+    model = path(NHFNet.from_checkpoint(CHECKPOINT))
     inputs = [forward_golden[f"{kind}_{modality}"] for modality in ("visual", "audio", "bert")]
     with torch.no_grad():
         output = model(*inputs)
@@ -85,6 +89,7 @@ def test_training_follows_the_released_codes_trace(trace, forward_golden, path):
     config = NHFNetConfig(cross_modal_dropout=0.0)  # the trace was made without dropout
     model = NHFNet(config, WIDTHS)
     model.load_state_dict(RELEASED.rename(read_checkpoint(CHECKPOINT).weights))
+    path(model)
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
@@ -125,6 +130,7 @@ def test_parameter_count_is_the_papers():
 def test_agrees_with_the_literal_model(lengths, path):
     model = random_model().eval()
     plain = PlainNHFNet(model.state_dict()).eval()
+    path(model)
     inputs = random_inputs(3, *lengths)
     with torch.no_grad():
         torch.testing.assert_close(model(*inputs), plain(*inputs), atol=1e-4, rtol=1e-4)
@@ -146,6 +152,7 @@ def test_encoder_agrees_with_the_literal_one(memory_length, path):
     torch.manual_seed(0)
     encoder = Encoder(width=32, heads=8, layers=4, feedforward=128, attention_dropout=0.0)
     plain = PlainEncoder(encoder.state_dict(), layers=4, heads=8, dropout=0.0)
+    encoder = path(encoder)
     x = torch.randn(2, 11, 32)
     memory = None if memory_length is None else torch.randn(2, memory_length, 32)
     torch.testing.assert_close(encoder(x, memory), plain(x, memory), atol=1e-5, rtol=1e-5)
@@ -186,9 +193,10 @@ def test_the_compiled_encoder_agrees_with_the_formula(
     memory = None if memory_tokens is None else torch.randn(batch, memory_tokens, sizes[0])
     keys = torch.randint(2**32, (batch,))
     arguments = x, memory, last_tokens_only, keys
-    found = outputs_and_gradients(encoder, *arguments)
-    with mock.patch.object(cpu_encoder, "is_for", lambda *_: False):
-        formula = outputs_and_gradients(encoder, *arguments)
+    formula = outputs_and_gradients(encoder, *arguments)
+    native = accelerate(deepcopy(encoder))
+    assert type(native) is NativeEncoder
+    found = outputs_and_gradients(native, *arguments)
     exact = outputs_and_gradients(encoder.double(), *arguments)
     for ours, theirs, expected in zip(found, formula, exact, strict=True):
         rounding = (theirs - expected).abs().max().item()
@@ -201,14 +209,14 @@ def test_scores_beyond_what_exp_can_hold_give_the_same_as_the_formula(compiled):
     with torch.no_grad():
         for layer in encoder.layers:
             layer.self_attn.in_proj_weight[:64] *= 100
-        ours = encoder(x := torch.randn(2, 9, 32))
+        ours = accelerate(deepcopy(encoder))(x := torch.randn(2, 9, 32))
         theirs = encoder.double()(x.double())
     assert ours.isfinite().all()
     torch.testing.assert_close(ours.double(), theirs, atol=1e-2, rtol=1e-2)
 
 
 def test_an_encoder_that_was_used_in_inference_mode_can_be_trained(path):
-    encoder = random_encoder()
+    encoder = path(random_encoder())
     x = torch.randn(2, 37, 32)  # a length of its own, so that its positions are made here
     with torch.inference_mode():
         encoder(x)
@@ -218,7 +226,7 @@ def test_an_encoder_that_was_used_in_inference_mode_can_be_trained(path):
 
 @pytest.mark.parametrize("change", ["batch", "width", "no tokens", "keys"])
 def test_what_does_not_fit_is_refused_and_never_read(path, change):
-    encoder = random_encoder(dropout=0.4).train()
+    encoder = path(random_encoder(dropout=0.4)).train()
     x, keys = torch.randn(3, 5, 32), torch.tensor([1, 2, 3])
     shape = {"batch": (2, 7, 32), "width": (3, 7, 16), "no tokens": (3, 0, 32)}
     memory = torch.randn(*shape.get(change, (3, 7, 32)))
@@ -232,7 +240,7 @@ def test_what_does_not_fit_is_refused_and_never_read(path, change):
 
 
 def test_one_memory_serves_a_whole_batch(path):
-    encoder = random_encoder()
+    encoder = path(random_encoder())
     x, memory = torch.randn(3, 5, 32), torch.randn(1, 7, 32)
     with torch.no_grad():
         expected = encoder(x, memory.expand(3, -1, -1))
@@ -240,19 +248,19 @@ def test_one_memory_serves_a_whole_batch(path):
 
 
 def test_nothing_is_kept_for_a_backward_pass_that_does_not_come(compiled, monkeypatch):
-    encoder = random_encoder()
-    library = mock.Mock(wraps=cpu_encoder.library(encoder))
-    monkeypatch.setattr(cpu_encoder, "library", lambda encoder: library)
+    encoder = accelerate(random_encoder())
+    kept_size = mock.Mock(wraps=compiled.kept_size)
+    monkeypatch.setattr(compiled, "kept_size", kept_size)
     x = torch.randn(2, 5, 32)
     with torch.no_grad():
         encoder(x)
-    assert not library.kept_size.called
+    assert not kept_size.called
     encoder(x)
-    assert library.kept_size.called
+    assert kept_size.called
 
 
 def test_saved_tensors_may_be_elsewhere_meanwhile(compiled):
-    encoder = random_encoder()
+    encoder = accelerate(random_encoder())
     x = torch.randn(2, 5, 32, requires_grad=True)
     (expected,) = torch.autograd.grad(encoder(x).sin().sum(), x)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), lambda x: x.clone()):
@@ -263,7 +271,7 @@ def test_saved_tensors_may_be_elsewhere_meanwhile(compiled):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_none(path, value):
-    encoder = random_encoder()
+    encoder = path(random_encoder())
     x = torch.randn(3, 20, 32)
     x[1, 7, 3] = value
     with torch.no_grad():
@@ -276,7 +284,7 @@ def test_what_is_no_number_stays_none(path, value):
 @pytest.mark.parametrize("count", [1, 4, 30])
 def test_last_tokens_only_are_the_last_of_all(path, memory_length, count):
     torch.manual_seed(0)
-    encoder = Encoder(width=32, heads=8, layers=2, feedforward=128, attention_dropout=0.0)
+    encoder = path(Encoder(width=32, heads=8, layers=2, feedforward=128, attention_dropout=0.0))
     x = torch.randn(2, 11, 32)
     memory = None if memory_length is None else torch.randn(2, memory_length, 32)
     expected = encoder(x, memory)[:, -count:]
@@ -294,7 +302,7 @@ def test_a_token_whose_first_channel_is_zero_gets_no_position():
 
 
 def test_only_the_cross_modal_encoder_drops_attention_weights(path):
-    model = random_model().train()
+    model = path(random_model()).train()
     visual, audio, text = random_inputs(2, 6, 6, 6)
     fused = [model.fuse_audio_visual(visual, audio) for _ in range(2)]
     encoded = [model.encode_text(text) for _ in range(2)]
