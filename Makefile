@@ -5,11 +5,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := demo
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 demo: $(VENV)/installed
 	$(RUN) dataset_prep.py --demo --datadir $(DEMO)/CMU_MOSEI
-	$(RUN) main_msaf.py --datadir $(DEMO)/CMU_MOSEI --train --log_interval 10 \
+	$(RUN) main_msaf.py --datadir $(DEMO)/CMU_MOSEI --train --overwrite \
 		--checkpointdir $(DEMO)/checkpoints --resultdir $(DEMO)/result
 
 test: $(VENV)/installed-dev
@@ -19,6 +19,9 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/installed
+	$(RUN) -m docs.make_options
 
 $(VENV)/installed: requirements.txt | $(VENV)
 	$(RUN) -m pip install --quiet -r requirements.txt

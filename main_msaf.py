@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a while
-    import system.early_interrupt  # noqa: F401
+    import system.early_interrupt
+    import system.waiting  # noqa: F401
 
 import argparse
 import os
@@ -27,6 +28,7 @@ _GROUPS = {
     "running": ("device", "precision", "compile", "native", "num_workers"),
     "output": ("checkpointdir", "resultdir", "save_every", "log_interval", "verbose", "save"),
 }
+_VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,17 +36,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument_group("what to do").add_argument
     add("--train", action="store_true", help="train; without it, evaluate --checkpoint")
-    add("--split", choices=("val", "test"), default="test", help="what to evaluate on")
+    split = "what to evaluate on (default: %(default)s)"
+    add("--split", choices=("val", "test"), default="test", help=split)
     add(
         "--resume",
         metavar="FILE|auto",
         help="go on from a last.pth; auto: from the run's own in --checkpointdir, if there is one",
     )
-    add("--overwrite", action="store_true", help="remove what an earlier run left there first")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="first remove what an earlier run wrote into --checkpointdir, and nothing else",
+    )
     seed = whole_number(0, MOST_SEED)
-    add("--seeds", type=seed, nargs="+", help="train once per seed; report mean and deviation")
-    add("--config", type=file_path, metavar="FILE.json", help="take settings from a run.json")
-    add("--dry_run", action="store_true", help="say what would be done and what it costs; stop")
+    seeds = "train once per seed, in folders seed{N}; report mean and deviation of every score"
+    add("--seeds", type=seed, nargs="+", metavar="N", help=seeds)
+    config = "take the settings of a run.json; options beside it come first"
+    add("--config", type=file_path, metavar="FILE.json", help=config)
+    dry_run = "print what would be done and what it costs; nothing is trained or written"
+    add("--dry_run", action="store_true", help=dry_run)
     add("--models", action="store_true", help="list the models with their settings, and stop")
     by_name = {field.name: field for field in fields(RunConfig)}
     for title, names in _GROUPS.items():
@@ -67,8 +77,10 @@ def _add_setting(group: argparse._ArgumentGroup, field: Field) -> None:
         parse = field.metadata["parse"]
         if hasattr(parse, "names"):
             options["metavar"] = "{" + ",".join(parse.names) + "}"
+        else:
+            options["metavar"] = _VALUES.get(field.type.split(" ")[0], name.upper())
         if default is not None:
-            options["help"] += f" ({default})"
+            options["help"] += f" (default: {default})"
         group.add_argument(f"--{name}", type=parse, **options)
 
 

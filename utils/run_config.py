@@ -42,17 +42,18 @@ class RunConfig(CheckedConfig):
         ALIGNMENT_NAMES[0], OneOf(*ALIGNMENT_NAMES), "which of the prepared alignments"
     )
     task: str | None = setting(
-        None, str, f"what to predict (the checkpoint's, else {DEFAULT_TASK})"
+        None, str, f"what to predict (default: the checkpoint's, else {DEFAULT_TASK})"
     )
     # model
     model: str | None = setting(
         None,
         str,
         "a name that --models lists, or a class of your own as FILE.py:CLASS "
-        f"(the checkpoint's, else {DEFAULT_MODEL})",
+        f"(default: the checkpoint's, else {DEFAULT_MODEL})",
     )
     set: dict[str, Any] = field(
-        default_factory=dict, metadata={"meaning": "of the model's settings, see --models"}
+        default_factory=dict,
+        metadata={"meaning": "the model's own settings, as --models lists them"},
     )
     checkpoint: Path | None = setting(
         None, file_path, "weights to evaluate, or to start training from: a .pth file"
@@ -64,20 +65,23 @@ class RunConfig(CheckedConfig):
     scheduler: str = setting(
         SCHEDULES[0],
         OneOf(*SCHEDULES),
-        "of the learning rate: plateau halves it when the validation score stands still",
+        "what becomes of the learning rate: none, it stays; plateau, it is halved when the "
+        "validation score stands still; cosine, it falls to 0 over the epochs",
     )
     weight_decay: float = setting(0.0, number_from_zero, "Adam's weight decay")
-    grad_clip: float | None = setting(None, positive_number, "largest norm of the gradients")
+    grad_clip: float | None = setting(
+        None, positive_number, "largest norm of gradients (default: any)"
+    )
     patience: int | None = setting(
-        None, _count, "stop after so many epochs without a better validation score"
+        None, _count, "stop after N epochs without a better validation score (default: never)"
     )
     seed: int = setting(
-        20, whole_number(0, MOST_SEED), "of the weights, the batch order and dropout"
+        20, whole_number(0, MOST_SEED), "decides the first weights, the batch order and dropout"
     )
     # running
-    device: str = setting("auto", device_name, "auto, cpu, cuda or cuda:N")
+    device: str = setting("auto", device_name, "auto (CUDA, else the CPU), cpu, cuda or cuda:N")
     precision: str = setting(
-        PRECISIONS[0], OneOf(*PRECISIONS), "bfloat16: mixed precision by autocast"
+        PRECISIONS[0], OneOf(*PRECISIONS), "bfloat16 is mixed precision by autocast"
     )
     compile: bool = setting(False, truth_value, "use torch.compile, which takes minutes to start")
     native: bool = setting(
@@ -86,7 +90,7 @@ class RunConfig(CheckedConfig):
     num_workers: int | None = setting(
         None,
         whole_number(0, MOST_WORKERS),
-        "processes that load batches ahead (4 on CUDA, 0 on a CPU)",
+        "processes that load batches ahead (default: 4 on CUDA, 0 on a CPU)",
     )
     # output
     checkpointdir: Path = setting(
@@ -96,7 +100,7 @@ class RunConfig(CheckedConfig):
     )
     resultdir: Path = setting(Path("result"), file_path, "where results are written")
     save_every: int | None = setting(
-        None, _count, "save for --resume every so many steps, too, not only after each epoch"
+        None, _count, "save for --resume every N steps, not only after each epoch"
     )
     log_interval: int = setting(10, _count, "batches between two lines of the running loss")
     verbose: bool = setting(True, truth_value, "no running loss and no progress bars")

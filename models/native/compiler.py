@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from system.files import flush_file, flush_folder
+
 Library = TypeVar("Library")
 
 # Without -ffast-math: rounding by adding and subtracting, and not-a-number, must stay.
@@ -81,23 +83,14 @@ def _compile(command: Sequence[str], folder: Path, stem: str) -> Path:
                 break
         done.check_returncode()
         path = folder / f"{stem}-{_digest(temporary)}.so"
-        _flush(temporary)
+        flush_file(temporary)
         temporary.replace(path)
-        _flush(folder)
+        flush_folder(folder)
     return path
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cache() -> Path:

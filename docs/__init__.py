@@ -1,0 +1,1 @@
+"""What README links to; options.md is made by a script."""
