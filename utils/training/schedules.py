@@ -21,7 +21,7 @@ class _Cosine(CosineAnnealingLR):
 def make_scheduler(
     name: str, optimizer: Optimizer, epochs: int
 ) -> ReduceLROnPlateau | _Cosine | None:
-    """Return a schedule of `choices.SCHEDULERS`, over `epochs` epochs; None for `none`."""
+    """Return a schedule of `run_config.SCHEDULES`, over `epochs` epochs; None for `none`."""
     if name == "plateau":
         return ReduceLROnPlateau(optimizer, factor=_FACTOR, patience=_PATIENCE)
     if name == "cosine":
