@@ -86,9 +86,8 @@ const Weight* norm_weight_list() {
 
 void forward(const Call* call) {
     auto workers = states<Worker>(*call, call->batch);
-    share_out(call->batch, workers, [&](Worker& worker, const auto& next) {
-        for (int64_t sample; (sample = next()) < call->batch;)
-            worker.forward(sample, layer_weights(*call), norm_weights(*call));
+    share_out(call->batch, workers, [&](Worker& worker, int64_t sample) {
+        worker.forward(sample, layer_weights(*call), norm_weights(*call));
     });
 }
 
@@ -97,10 +96,9 @@ void backward(const Call* call) {
     const int64_t total = call->layers * LAYER_SIZE + NORM_SIZE;
     std::vector<float> sums(chunks * total);
     auto workers = states<BackwardState>(*call, chunks);
-    share_out(chunks, workers, [&](BackwardState& state, const auto& next) {
-        for (int64_t chunk; (chunk = next()) < chunks;)
-            state.backward(*call, chunk * size, std::min(batch, (chunk + 1) * size),
-                           sums.data() + chunk * total);
+    share_out(chunks, workers, [&](BackwardState& state, int64_t chunk) {
+        state.backward(*call, chunk * size, std::min(batch, (chunk + 1) * size),
+                       sums.data() + chunk * total);
     });
     std::fill_n(call->grad_weights, total, 0.0f);
     for (int64_t chunk = 0; chunk < chunks; chunk++)

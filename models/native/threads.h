@@ -10,15 +10,20 @@
 
 namespace {
 
-// Has `work(state, next)` run in a thread for each of `states`; each call of `next` gives another of
-// the numbers below `count`, and `count` or more when there are none left. Whoever is free takes the
-// next one, so that a thread that does not get to run holds nobody up for long. Threads kept for
-// the next time would spin, or be missing after a fork: these end with the work. They allocate
-// nothing: in a new thread that is slow.
+constexpr int SPINS = 20000;  // some ten microseconds
+
+// Calls `work(state, i)` for each i below `count`, in a thread for each of `states`. Whoever is free
+// takes the next i, so that a thread that does not get to run holds nobody up for long. Threads
+// kept for the next time would spin, or be missing after a fork: these end with the work. They
+// allocate nothing: in a new thread that is slow.
 template <typename State, typename Work>
 void share_out(int64_t count, std::vector<State>& states, const Work& work) {
     std::atomic<int64_t> taken{0};
-    const auto run = [&](State& state) { work(state, [&] { return taken++; }); };
+    std::atomic<size_t> finished{0};
+    const auto run = [&](State& state) {
+        for (int64_t i; (i = taken++) < count;) work(state, i);
+        finished++;
+    };
     std::vector<std::thread> others;
     others.reserve(states.size());
     try {
@@ -26,6 +31,8 @@ void share_out(int64_t count, std::vector<State>& states, const Work& work) {
     } catch (const std::system_error&) {  // no more threads to be had: fewer do it all the same
     }
     run(states[0]);
+    // The others are about to end too; to fall asleep takes longer.
+    for (int i = 0; i < SPINS && finished <= others.size(); i++) std::atomic_signal_fence(std::memory_order_seq_cst);
     for (std::thread& other : others) other.join();
 }
 

@@ -74,7 +74,8 @@ class NHFNet(nn.Module):
         encode = self.audio_visual_encoder
         a, v = self.audio_linear(audio), self.visual_linear(visual)
         if a.shape == v.shape:  # one pass takes less time than two
-            a, v = encode(torch.cat([a, v])).chunk(2)
+            both, batch = encode(torch.cat([a, v])), a.shape[0]
+            a, v = both[:batch], both[batch:]
         else:
             a, v = encode(a), encode(v)
         tokens = self.config.aggregation_tokens

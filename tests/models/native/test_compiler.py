@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 
@@ -175,7 +176,8 @@ def test_a_damaged_library_without_a_compiler_is_left_aside_with_one_warning(
     compiled_encoder.write_bytes(compiled_encoder.read_bytes()[:9000])
     # A compiler of that name and version that compiles nothing.
     fake = cache.parent / "c++"
-    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && exec c++ --version\nexit 1\n')
+    real = shutil.which("c++")
+    fake.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {real} --version\nexit 1\n')
     fake.chmod(0o755)
     found = use_the_encoder(cache, CXX="c++", PATH=f"{cache.parent}:{os.environ['PATH']}")
     assert found == ("Encoder", 1)

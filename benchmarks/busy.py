@@ -1,0 +1,80 @@
+"""Training on a busy machine: the demo's two epochs beside processes that do nothing but count.
+
+    python benchmarks/busy.py [--beside 0 1 2 4] [--rounds 1]
+
+Prints a Markdown table of whole commands, in seconds: as the program waits by itself, with
+threads that spin as OpenMP has them do by default, with OMP_WAIT_POLICY=passive, and with one
+thread. The last column is the program's time over the best of the others in its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+WAYS = {
+    "this program": {},
+    "spinning": {"GOMP_SPINCOUNT": "30000000000"},  # what OMP_WAIT_POLICY=active means
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
+COUNT = "n = 0\nwhile True: n += 1"
+
+
+@contextmanager
+def counting(processes: int) -> Iterator[None]:
+    """Have so many processes count until the block ends."""
+    counters = [subprocess.Popen([sys.executable, "-c", COUNT]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for counter in counters:
+            counter.kill()
+            counter.wait()
+
+
+def seconds(command: list[str], variables: dict[str, str]) -> float:
+    """Return how long a command takes."""
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Measure row by row, the ways in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--beside", type=int, nargs="+", default=[0, 1, 2, 4])
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        python, data = sys.executable, ["--datadir", folder]
+        subprocess.run([python, ROOT / "dataset_prep.py", "--demo", *data], check=True)
+        command = [python, str(ROOT / "main_msaf.py"), "--train", "--epochs", "2", "--no_save"]
+        command += [*data, "--device", "cpu"]
+        seconds(command, {})  # compiles the encoder, and warms the page cache
+        print(f"\n| processes beside it | {' | '.join(WAYS)} | program / best |")
+        print("|---" * (len(WAYS) + 2) + "|")
+        for beside in arguments.beside:
+            with counting(beside):
+                rounds = [
+                    [seconds(command, variables) for variables in WAYS.values()]
+                    for _ in range(arguments.rounds)
+                ]
+            found = np.median(rounds, axis=0)
+            shown = " | ".join(f"{value:.1f}" for value in found)
+            ratio = found[0] / found[1:].min()
+            print(f"| {beside} | {shown} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

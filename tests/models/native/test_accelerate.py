@@ -1,0 +1,192 @@
+"""The C++ encoder is put in place from outside, and gives way where its formula is wanted."""
+
+from __future__ import annotations
+
+import pickle
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from models.layers.encoder import Encoder
+from models.native import accelerate
+from models.native.encoder import NativeEncoder
+from models.native.library import library, self_test
+from models.registry import build
+
+WIDTHS = {"visual": 5, "audio": 6, "text": 7}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    found = library(32, 8, 128)
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+@pytest.fixture
+def calls(compiled, monkeypatch):
+    """The names of the compiled functions that were called."""
+    seen = []
+    for name in ("forward", "backward"):
+        function = getattr(compiled, name)
+        monkeypatch.setattr(
+            compiled, name, lambda call, f=function, n=name: (seen.append(n), f(call))
+        )
+    return seen
+
+
+def encoder(dropout=0.0):
+    torch.manual_seed(0)
+    return Encoder(32, 8, 2, 128, dropout)
+
+
+def inputs(batch=3):
+    return [torch.randn(batch, 4, width) for width in WIDTHS.values()]
+
+
+def test_every_encoder_of_a_model_is_replaced_and_the_rest_stays(calls):
+    model = build("nhfnet", {}, WIDTHS, 1).eval()
+    names, parameters = list(model.state_dict()), list(model.parameters())
+    x = inputs()
+    expected = model(*x)
+    assert not calls
+    assert accelerate(model) is model
+    assert list(model.state_dict()) == names
+    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+    torch.testing.assert_close(model(*x), expected, atol=1e-5, rtol=1e-5)
+    assert calls
+    assert sum(type(module) is NativeEncoder for module in model.modules()) == 3
+
+
+def test_the_self_test_draws_nothing_from_the_generator(compiled):
+    before = torch.get_rng_state()
+    self_test(compiled, 32, 8, 128)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_environment_switches_it_off(monkeypatch):
+    monkeypatch.setenv("NHFNET_NATIVE", "0")
+    model = encoder()
+    assert accelerate(model) is model
+    assert type(model) is Encoder
+
+
+def test_the_formula_has_its_hooks_and_the_compiled_code_gives_way_to_them(calls):
+    native, seen = accelerate(encoder()), []
+    x = torch.randn(2, 3, 32)
+    native(x)
+    assert calls
+    calls.clear()
+    handle = native.layers[1].fc1.register_forward_hook(lambda *_: seen.append("fc1"))
+    native(x)
+    assert (seen, calls) == (["fc1"], [])
+    handle.remove()
+    native(x)
+    assert calls
+
+
+def test_a_hook_on_the_encoder_itself_fires_beside_the_compiled_code(calls):
+    native, seen = accelerate(encoder()), []
+    native.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    native(torch.randn(2, 3, 32))
+    assert seen == [(2, 3, 32)]
+    assert calls
+
+
+def test_a_parametrised_module_keeps_its_formula(calls):
+    plain = encoder()
+    parametrizations.weight_norm(plain.layers[0].fc1)
+    native = accelerate(deepcopy(plain))
+    x = torch.randn(2, 3, 32)
+    torch.testing.assert_close(native(x), plain(x))
+    assert not calls
+
+
+@pytest.mark.parametrize("change", ["double", "another epsilon", "a forward of its own"])
+def test_what_the_code_cannot_do_is_left_to_the_formula(calls, change):
+    native, x = accelerate(encoder()), torch.randn(2, 3, 32)
+    if change == "double":
+        native, x = native.double(), x.double()
+    elif change == "another epsilon":
+        native.layers[0].layer_norms[0].eps = 0.1
+    else:
+        native.layers[0].fc1.forward = lambda x: torch.zeros(*x.shape[:-1], 128)
+    found = native(x)
+    assert not calls
+    assert torch.equal(found, native.formula(x, None, None, None))
+
+
+def test_gradients_of_gradients(calls):
+    native, plain = accelerate(encoder()), encoder()
+    x = torch.randn(2, 3, 32)
+    found = []
+    for model in (native, plain):
+        y = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(model(y).sin().sum(), y, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), [y, model.layers[0].fc1.weight]))
+    assert calls[0] == "forward"
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_formula_can_be_differentiated_twice():
+    torch.manual_seed(0)
+    small = Encoder(8, 2, 1, 4, 0.0).double()
+    x = torch.randn(1, 2, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(small, (x,))
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_a_model_exports_with_any_batch(is_native):
+    model = build("nhfnet", {"layers": 1}, WIDTHS, 1).eval()
+    x = inputs()
+    expected = model(*x)
+    if is_native:
+        accelerate(model)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(model, tuple(x), dynamic_shapes=[{0: batch}] * 3)
+    torch.testing.assert_close(program.module()(*x), expected, atol=1e-5, rtol=1e-5)
+    more = inputs(7)
+    torch.testing.assert_close(program.module()(*more), model(*more), atol=1e-5, rtol=1e-5)
+
+
+def test_copies_and_pickles_work_as_the_original():
+    native, x = accelerate(encoder()), torch.randn(2, 3, 32)
+    for copy in (deepcopy(native), pickle.loads(pickle.dumps(native))):
+        assert torch.equal(copy(x), native(x))
+        with torch.no_grad():
+            copy.layer_norm.weight.zero_()
+        assert not torch.equal(copy(x), native(x))
+
+
+def test_the_sums_do_not_depend_on_the_number_of_threads():
+    x, keys = torch.randn(37, 50, 32), torch.arange(37)
+    found = []
+    for threads in (1, 2, 3, 8):
+        native = accelerate(encoder(dropout=0.4), threads=threads).train()
+        output = native(x, None, None, keys)
+        found.append([output, *torch.autograd.grad(output.sin().sum(), list(native.parameters()))])
+    for other in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(found[0], other, strict=True))
+
+
+def test_weights_go_by_name_not_by_order():
+    plain = encoder()
+    reordered = encoder()
+    for layer in reordered.layers:  # as if it had been written in another order
+        layer._modules = dict(reversed(layer._modules.items()))
+        layer.self_attn._parameters = dict(reversed(layer.self_attn._parameters.items()))
+    x = torch.randn(2, 3, 32)
+    torch.testing.assert_close(accelerate(reordered)(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_weight_of_another_shape_is_never_read(calls):
+    native = accelerate(encoder())
+    native.layers[0].fc1.weight = nn.Parameter(torch.zeros(64, 32))
+    with pytest.raises(RuntimeError):
+        native(torch.randn(2, 3, 32))
+    assert not calls
