@@ -70,10 +70,10 @@ def read_vocabulary(path: Path) -> list[str]:
     Raises InputError when it is something else.
     """
     try:
-        model = json.loads(path.read_text(encoding="utf-8"))["model"]
+        model = read_json(path)["model"]
         pieces, kind = model["vocab"], model.get("type", "WordPiece")
         prefix = model.get("continuing_subword_prefix", "##")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} describes no tokenizer with a vocabulary: {error}.") from error
     if (kind, prefix) != ("WordPiece", "##") or not isinstance(pieces, dict):
         raise InputError(
