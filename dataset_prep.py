@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.fetching.server import CMU_HOST, DATASETS
+from data.fetching.server import CMU_HOST, DATASET_NAMES, DATASETS
 from data.layout import ALIGNMENT_NAMES, LOCK, alignment_folder
 from system.console import (
     ArgumentParser,
@@ -83,7 +83,8 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         default=Path("CMU_MOSEI"),
     )
-    add("--dataset", "which .csd files", choices=tuple(DATASETS), default="mosei")
+    which = "which .csd files; with --from, whose labels and scores a pickle has"
+    add("--dataset", which, choices=DATASET_NAMES, default="mosei")
     csd = "where the .csd files are, and missing ones are downloaded to (default: DATADIR/csd)"
     add("--csd", csd, type=file_path, metavar="DIR")
     add("--mirror", "the host to download missing .csd files from", metavar="URL", default=CMU_HOST)
@@ -94,8 +95,14 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         type=file_path,
         metavar="FILE.json",
     )
-    pickle = "prepare a processed pickle of MMSA or MulT, instead of .csd files"
-    add("--from", pickle, dest="pickle", type=file_path, metavar="FILE.pkl")
+    pickle = (
+        "prepare a processed pickle instead of .csd files: MMSA's, MulT's, MAG-BERT's, or MISA's "
+        "folder of train.pkl, dev.pkl and test.pkl"
+    )
+    add("--from", pickle, dest="pickle", type=file_path, metavar="FILE.pkl|DIR")
+    for kind in ("audio", "visual"):
+        other = f"with --from: take {kind} from this pickle instead, by the segments' ids"
+        add(f"--{kind}", other, type=file_path, metavar="FILE.pkl")
     group.add_argument(
         "--alignment",
         choices=ALIGNMENT_NAMES,
@@ -154,6 +161,10 @@ def parse_arguments() -> tuple[argparse.Namespace, set[str]]:
     for name in ("audio_length", "visual_length"):
         if name in given and "unaligned" not in options.alignment:
             parser.error(f"--{name} goes with --alignment unaligned")
+        if name.removesuffix("_length") in given and "pickle" not in given:
+            parser.error(f"--{name.removesuffix('_length')} goes with --from")
+    if options.dataset not in DATASETS and "pickle" not in given:
+        parser.error(f"--dataset {options.dataset} has no .csd files here; give its pickle: --from")
     return options, given
 
 
@@ -165,9 +176,10 @@ def main() -> None:
         inspect(datadir, options.alignment, options.check, options.plot)
         return
     from data.fetching.demo import DEMO, demo_bert, demo_is_written, write_demo
+    from data.preparing.pickle_source import PickleSource
     from data.preparing.plan import Request, TextRequest
     from data.preparing.segments import Lengths
-    from data.preparing.sources import CsdSource, PickleSource
+    from data.preparing.sources import CsdSource
     from system.processes import join_processes, leave_processes
 
     check_folders(datadir, options.csd, may_be_new=options.demo or "pickle" in given)
@@ -176,12 +188,15 @@ def main() -> None:
         from data.fetching.download import checked_host
 
         host = checked_host(host)
-    dataset = DEMO if options.demo else DATASETS[options.dataset]
-    files = list(dataset.sequences.values())
+    dataset = DEMO if options.demo else DATASETS.get(options.dataset)
     if "pickle" in given:
-        sources = {ALIGNMENT_NAMES[0]: PickleSource(options.pickle, "bert" not in given)}
-        missing = []
+        scores = options.dataset if "dataset" in given else None
+        others = options.audio, options.visual
+        source = PickleSource(options.pickle, "bert" not in given, scores, *others)
+        sources = {ALIGNMENT_NAMES[0]: source}
+        missing = files = []
     else:
+        files = list(dataset.sequences.values())
         paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
         folds = options.folds or dataset.folds
         lengths = {"unaligned": Lengths(options.visual_length, options.audio_length)}
@@ -241,7 +256,7 @@ def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool)
         if draws:
             from data.checking.figures import plot_dataset
 
-            plot_dataset(folder / "dataset.png", report.splits)
+            plot_dataset(folder / "dataset.png", report.splits, report.scale)
             print_line(f"Drawn: {folder / 'dataset.png'}")
     if is_wrong:
         raise SystemExit(1)
@@ -298,7 +313,7 @@ def print_summary(folder: Path, manifest: dict[str, Any]) -> None:
     ]
     print_line(format_table(["split", "segments", "videos"], rows))
     if manifest["left_out"]:
-        print_line("\nLeft out, in rows of the labels file:")
+        print_line("\nLeft out, in segments, or rows of the labels file:")
         print_line(format_table(["reason", "count"], list(manifest["left_out"].items())))
     if manifest["text"] is None:
         print_line("\nWithout text features; the same command without --no_bert adds them.")

@@ -1,15 +1,68 @@
-"""What the labels of a segment are: sentiment, then six emotions."""
+"""What the labels of a segment are: sentiment, then six emotions; and what each dataset's mean."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-LABEL_LIMIT = 3  # labels lie in [-3, 3]
-CLASS_NAMES = {
-    value: f"{value:+d}" if value else "0" for value in range(-LABEL_LIMIT, LABEL_LIMIT + 1)
-}
+from system.errors import InputError
 
 
-def sentiment_class(values: np.ndarray, limit: int = LABEL_LIMIT) -> np.ndarray:
+@dataclass(frozen=True)
+class Scale:
+    """How a dataset's sentiment is labelled."""
+
+    limit: int  # labels lie in [-limit, limit]
+    class_names: tuple[str, ...]  # lowest first
+    classes: Callable[[np.ndarray], np.ndarray]  # of values (n,), the class numbers from 0
+
+    def outside(self, values: np.ndarray) -> np.ndarray:
+        """Return which of the finite values lie outside the scale; NaN does not."""
+        return np.isfinite(values) & (np.abs(values) > self.limit)
+
+    def faults(self, labels: np.ndarray) -> np.ndarray:
+        """Return what is wrong with each of the labels `(N, 1, L)`, "" where nothing is."""
+        is_number = np.isfinite(labels).all(axis=(1, 2))
+        is_outside = self.outside(labels).any(axis=(1, 2))
+        outside = f"label is outside [-{self.limit}, {self.limit}]"
+        return np.where(~is_number, "label is no number", np.where(is_outside, outside, ""))
+
+
+def sentiment_class(values: np.ndarray, limit: int = 3) -> np.ndarray:
     """Round to the nearest whole sentiment (halves to even) and clip to [-limit, limit]."""
     return np.clip(np.round(values), -limit, limit).astype(np.int8)
+
+
+SIMS_BORDERS = (-0.7, -0.1, 0.1, 0.7)
+
+
+def class_between(values: np.ndarray, borders: tuple[float, ...]) -> np.ndarray:
+    """Return how many of the borders each value is above; one on a border is not, in float32."""
+    return np.searchsorted(np.float32(borders), values.astype(np.float32)).astype(np.int8)
+
+
+_CMU = Scale(3, ("-3", "-2", "-1", "0", "+1", "+2", "+3"), lambda v: sentiment_class(v) + 3)
+_SIMS = Scale(
+    1,
+    ("negative", "weakly -", "neutral", "weakly +", "positive"),
+    lambda values: class_between(values, SIMS_BORDERS),
+)
+SCALES = {"mosei": _CMU, "mosi": _CMU, "sims": _SIMS}  # by the dataset that has it
+
+
+def scores_of(manifest: Mapping[str, Any] | None) -> str:
+    """Return whose labels a prepared dataset has: a name of `SCALES`.
+
+    They are CMU-MOSEI's where the manifest does not say, or there is none. Raises InputError
+    when it names others.
+    """
+    scores = "mosei" if manifest is None else manifest["made_from"].get("scores", "mosei")
+    if not isinstance(scores, str) or scores not in SCALES:
+        raise InputError(
+            f"dataset.json says that the scores are {scores!r}, expected {' or '.join(SCALES)}; "
+            "prepare the dataset again."
+        )
+    return scores

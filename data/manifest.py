@@ -9,6 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from data.layout import SPLITS
 from system.errors import InputError
 from system.files import read_json, write_json
 
@@ -40,6 +41,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
                 "it, move the splits beside it away, and prepare again."
             )
     return manifest
+
+
+def splits_of(manifest: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the splits that a dataset has: all of them, or one."""
+    return tuple(split for split in SPLITS if split in manifest["splits"])
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def read_json(path: Path, advice: str = "") -> Any:
     """Read JSON; raises InputError, which ends with `advice`, when it is something else."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, digits without end, nested too deep
         raise InputError(f"{path} is not JSON: {error}{advice}.") from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.checking.summary import ArraySummary, SplitSummary
-from data.labels import LABEL_LIMIT
+from data.labels import SCALES, Scale, scores_of
 from data.layout import (
     BATCH_FILES,
     PIECES_FILE,
@@ -24,7 +24,7 @@ from data.layout import (
     preparation_command,
     read_segments,
 )
-from data.manifest import MANIFEST, read_manifest
+from data.manifest import MANIFEST, read_manifest, splits_of
 from data.npy import NpyReader
 from system.errors import InputError
 from system.progress import progress
@@ -54,6 +54,7 @@ class Report:
     splits: dict[str, SplitSummary]  # those that are there
     problems: list[str]  # one line each
     notes: list[str]
+    scale: Scale  # of the labels
     is_interrupted: bool  # a preparation was started and not finished
 
 
@@ -98,20 +99,29 @@ def check_dataset(folder: Path) -> Report:
     problems: list[str] = []
     manifest = _attempt(read_manifest, folder, problems)
     text_is_made = manifest is not None and manifest.get("text") is not None
+    wanted = SPLITS if manifest is None else splits_of(manifest) or SPLITS
     splits = [
         _open_split(folder / name, text_is_made, problems)
         for name in SPLITS
-        if _is_there(folder / name, problems)
+        if (name in wanted or (folder / name).is_dir()) and _is_there(folder / name, problems)
     ]
     summaries = _summaries(splits)
     problems += _count_problems(folder, manifest, splits)
     problems += _shape_problems(folder, manifest, splits)
+    scale = SCALES[scores_of(manifest)]
     for split in splits:
-        problems += _value_problems(split, summaries[split.name])
-        problems += _table_problems(split, is_expected=manifest is not None)
+        problems += _value_problems(split, summaries[split.name], scale)
+        problems += _table_problems(split, scale, is_expected=manifest is not None)
     problems += _overlap_problems(splits)
     notes = list(_notes(folder, text_is_made, splits))
-    return Report(folder, summaries, problems, notes, (folder / STAGE).exists())
+    unlabelled = [
+        name
+        for name, summary in summaries.items()
+        if "label" in summary.arrays and summary.arrays["label"].is_unlabelled
+    ]
+    if unlabelled:
+        notes.append(f"No labels in {', '.join(unlabelled)}: there is nothing to score.")
+    return Report(folder, summaries, problems, notes, scale, (folder / STAGE).exists())
 
 
 def _attempt(read: Callable[[Path], Value], path: Path, problems: list[str]) -> Value | None:
@@ -216,11 +226,13 @@ def _shape_problems(
         yield from _disagreements(folder, f"{kind} {_AXES[axis]}", sizes)
 
 
-def _value_problems(split: _Split, summary: SplitSummary) -> Iterator[str]:
+def _value_problems(split: _Split, summary: SplitSummary, scale: Scale) -> Iterator[str]:
     """Look for what text and labels must not hold. Audio and visual may hold -inf and NaN."""
     for kind in ("text", "label"):
         array = summary.arrays.get(kind)
-        if array is not None and array.first_not_finite is not None:
+        if array is None or (kind == "label" and array.is_unlabelled):
+            continue
+        if array.first_not_finite is not None:
             yield (
                 f"{array.file}: {array.nan} NaN and {array.infinite} infinite values, the first "
                 f"in segment {array.first_not_finite}; expected numbers only."
@@ -230,16 +242,16 @@ def _value_problems(split: _Split, summary: SplitSummary) -> Iterator[str]:
     labels = split.labels()
     if labels.shape[1] != 1:
         yield f"{split.path('label')}: {labels.shape[1]} label rows a segment, expected 1."
-    outside = np.argwhere(np.isfinite(labels) & (np.abs(labels) > LABEL_LIMIT))
+    outside = np.argwhere(scale.outside(labels))
     if len(outside):
         yield (
             f"{split.path('label')}: {_counted(len(outside), 'label')} outside "
-            f"[-{LABEL_LIMIT}, {LABEL_LIMIT}], the first {labels[tuple(outside[0])]:g} in segment "
+            f"[-{scale.limit}, {scale.limit}], the first {labels[tuple(outside[0])]:g} in segment "
             f"{outside[0][0]}; expected none."
         )
 
 
-def _table_problems(split: _Split, is_expected: bool) -> Iterator[str]:
+def _table_problems(split: _Split, scale: Scale, is_expected: bool) -> Iterator[str]:
     """Check the segment table, by itself and against the labels."""
     path = split.folder / SEGMENTS_FILE
     if split.rows is None:
@@ -256,7 +268,7 @@ def _table_problems(split: _Split, is_expected: bool) -> Iterator[str]:
         return  # that is a line of its own
     listed = split.column("sentiment").astype(np.float32)
     # A label that is no sentiment has its line already.
-    wrong = np.flatnonzero((listed != labels) & (np.abs(labels) <= LABEL_LIMIT))
+    wrong = np.flatnonzero((listed != labels) & (np.abs(labels) <= scale.limit))
     if len(wrong):
         row = split.rows[wrong[0]]
         yield (

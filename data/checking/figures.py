@@ -10,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 
 from data.checking.summary import SplitSummary
+from data.labels import Scale
 from system.errors import InputError
 from system.figures import pyplot, save_figure
 
 _COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 
 
-def plot_dataset(path: Path, splits: Mapping[str, SplitSummary]) -> None:
+def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -> None:
     """Draw the sentiments, segment lengths and padding of each split, by its name.
 
     Shares are of the split's own segments or rows, so that large and small splits compare.
@@ -26,7 +27,7 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary]) -> None:
     if not filled:
         raise InputError(f"No segments to draw {path} from; prepare the dataset first.")
     figure, panels = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    _draw_classes(panels[0], filled)
+    _draw_classes(panels[0], filled, scale)
     _draw_lengths(panels[1], filled)
     _draw_padding(panels[2], filled)
     for axes in panels:
@@ -40,9 +41,9 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary]) -> None:
     save_figure(figure, path)
 
 
-def _draw_classes(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
-    _draw_bars(axes, {name: split.class_shares for name, split in splits.items()})
-    axes.set(xlabel="sentiment, rounded", ylabel="share of segments", title="Sentiment")
+def _draw_classes(axes: Axes, splits: Mapping[str, SplitSummary], scale: Scale) -> None:
+    _draw_bars(axes, {name: split.class_shares(scale) for name, split in splits.items()})
+    axes.set(xlabel="sentiment, by class", ylabel="share of segments", title="Sentiment")
 
 
 def _draw_lengths(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from data.checking.check import Report
-from data.labels import CLASS_NAMES
 from data.layout import SPLITS
 from data.manifest import MANIFEST
 from system import console
@@ -19,7 +18,7 @@ def print_report(report: Report) -> None:
     console.print_heading(f"{report.folder}: what the arrays hold")
     console.print_line(console.format_table(_ARRAY_COLUMNS, list(_array_rows(report))))
     console.print_heading("\nSentiment: share of each class, lowest and highest label")
-    header = ["split", *CLASS_NAMES.values(), "min", "max"]
+    header = ["split", *report.scale.class_names, "min", "max"]
     console.print_line(console.format_table(header, list(_sentiment_rows(report))))
     console.print_line("")
     for note in report.notes:
@@ -55,7 +54,7 @@ def _array_rows(report: Report) -> Iterator[list[Any]]:
 
 def _sentiment_rows(report: Report) -> Iterator[list[Any]]:
     for split, summary in report.splits.items():
-        shares = [f"{100 * share:.1f} %" for share in summary.class_shares.values()]
+        shares = [f"{100 * share:.1f} %" for share in summary.class_shares(report.scale).values()]
         lowest = summary.sentiments.min(initial=np.inf)
         highest = summary.sentiments.max(initial=-np.inf)
         yield [split, *shares, *_range(lowest, highest)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data.labels import CLASS_NAMES, sentiment_class
+from data.labels import Scale
 
 
 @dataclass
@@ -29,6 +30,11 @@ class ArraySummary:
     def rows(self) -> int:
         """How many rows all segments have."""
         return self.shape[0] * self.shape[1]
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """Tell, of an array of labels, whether there are none: they are NaN then."""
+        return self.nan == math.prod(self.shape) > 0
 
     @property
     def padding(self) -> float:
@@ -62,11 +68,10 @@ class SplitSummary:
     sentiments: np.ndarray  # float32, those that are numbers
     seconds: np.ndarray  # the segments' lengths, float64, where the table tells them
 
-    @property
-    def class_shares(self) -> dict[str, float]:
-        """The share of each of the 7 classes, `-3` to `+3`."""
-        classes = sentiment_class(self.sentiments)
+    def class_shares(self, scale: Scale) -> dict[str, float]:
+        """Return the share of each class, by its name, the lowest first."""
+        classes = scale.classes(self.sentiments)
         return {
-            name: np.count_nonzero(classes == value) / max(len(classes), 1)
-            for value, name in CLASS_NAMES.items()
+            name: np.count_nonzero(classes == number) / max(len(classes), 1)
+            for number, name in enumerate(scale.class_names)
         }

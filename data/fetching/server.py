@@ -15,7 +15,7 @@ class SequenceFile:
     """One computational sequence of a dataset."""
 
     server_path: str  # below the server's root
-    width: int  # features a row
+    width: int  # features a row, as the server has them; a file of one's own may have others
 
     @property
     def name(self) -> str:
@@ -27,7 +27,7 @@ class SequenceFile:
 class Dataset:
     """The four sequences of a dataset and its standard folds."""
 
-    name: str
+    name: str  # whose labels they are too: a name of `data.labels.SCALES`
     title: str
     words: SequenceFile
     visual: SequenceFile
@@ -67,3 +67,4 @@ MOSI = Dataset(
 )
 
 DATASETS = {dataset.name: dataset for dataset in (MOSEI, MOSI)}
+DATASET_NAMES = (*DATASETS, "sims")  # the last is there as a pickle only

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -74,13 +75,13 @@ class VideoRows:
 class ComputationalSequence:
     """One .csd file, open for reading. Use it as a context manager.
 
-    `width` is the number of features a row must have; `holds_text` says that they are words.
-    Every error is an InputError that names the file, what was found and what was expected.
+    All entries have as many features a row as the first; `holds_text` says that they are
+    words, one a row. Every error is an InputError that names the file, what was found and what
+    was expected.
     """
 
-    def __init__(self, path: Path, width: int, holds_text: bool = False) -> None:
+    def __init__(self, path: Path, holds_text: bool = False) -> None:
         self.path = path
-        self.width = width
         self.holds_text = holds_text
         self._file = _open(path)
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -106,11 +107,23 @@ class ComputationalSequence:
         """The ids of the videos that have an entry here."""
         return set(self._entries)
 
+    @cached_property
+    def _first_features(self) -> StoredRows:
+        return self._stored(next(iter(self._entries.values()))[0], "features")
+
     @property
     def is_gzipped(self) -> bool:
         """Tell whether the features are compressed, by the first entry."""
-        first = next(iter(self._entries.values()))[0]
-        return self._stored(first, "features").is_gzipped
+        return self._first_features.is_gzipped
+
+    @property
+    def width(self) -> int:
+        """How many features a row has, by the first entry."""
+        shape = self._first_features.shape
+        if len(shape) != 2 or shape[1] == 0 or (self.holds_text and shape[1] != 1):
+            expected = "(n, 1), a word a row" if self.holds_text else "(n, width)"
+            raise InputError(f"{self.path}: features have shape {shape}, expected {expected}.")
+        return shape[1]
 
     def _group_by_video(self) -> dict[str, list[str]]:
         """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
@@ -150,7 +163,8 @@ class ComputationalSequence:
                 raise InputError(f"{where}: holds {stored.dtype}, expected {expected}.")
         if len(features.shape) != 2 or features.shape[1] != self.width:
             raise InputError(
-                f"{where}: features have shape {features.shape}, expected (n, {self.width})."
+                f"{where}: features have shape {features.shape}, expected (n, {self.width}) as in "
+                "the first entry."
             )
         if len(intervals.shape) != 2 or intervals.shape[1] != 2:
             raise InputError(f"{where}: intervals have shape {intervals.shape}, expected (n, 2).")

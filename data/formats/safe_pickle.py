@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from data.formats import tensors
 from system.errors import InputError
 
 # Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
@@ -35,14 +36,20 @@ def load(path: Path) -> Any:
 
     Plain Python values, NumPy arrays and NumPy numbers are read, as NumPy 1, NumPy 2 and
     Python 2 write them. An `OrderedDict` comes back as a dict, a bytearray of protocol 5
-    and a `str` of Python 2 (which says nothing of its encoding) as bytes.
+    and a `str` of Python 2 (which says nothing of its encoding) as bytes, a PyTorch tensor as
+    an array. What `torch.save` wrote is read too, by `torch.load` with `weights_only`.
 
     Raises InputError if the file names anything else (nothing of it has run then), or is
     no complete pickle, or cannot be opened.
     """
     try:
         with path.open("rb") as file:
-            return _Unpickler(file, path).load()
+            is_zip = file.read(4) == tensors.ZIP_START
+            file.seek(0)
+            content = None if is_zip else _Unpickler(file, path).load()
+        # A number cannot be compared with an array.
+        is_legacy = type(content) is int and content == tensors.LEGACY_MAGIC
+        return tensors.load_tensors(path) if is_zip or is_legacy else content
     except InputError:
         raise
     except OSError as error:
@@ -149,6 +156,9 @@ _KNOWN = {
     ("__builtin__", "bytes"): _no_bytes,
     ("builtins", "bytes"): _no_bytes,
     ("collections", "OrderedDict"): dict,
+    ("torch.storage", "_load_from_bytes"): tensors.storage_from_bytes,
+    ("torch._utils", "_rebuild_tensor_v2"): tensors.rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): tensors.rebuild_parameter,
 }
 for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
     _KNOWN[f"{_core}.multiarray", "_reconstruct"] = _reconstruct

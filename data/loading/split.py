@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.labels import scores_of
 from data.layout import BATCH_FILES, SEGMENTS_FILE, STAGE, iterate_segments, preparation_command
 from data.manifest import MOVING, read_manifest
 from data.npy import NpyReader, Rows
@@ -67,6 +68,7 @@ class Split(Dataset):
         self.labels = _read_labels(arrays["label"])  # (N, L) float32
         self.widths = {kind: array.shape[2] for kind, array in self._arrays.items()}
         self.ids = self._read_ids()
+        self.scores = scores_of(read_manifest(folder.parent))  # whose labels these are
 
     def _check_lengths(self, arrays: dict[str, NpyReader]) -> None:
         lengths = {array.path.name: len(array) for array in arrays.values()}

@@ -8,11 +8,12 @@ is written only once all that it describes is on the disk.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
-from data.manifest import MANIFEST, MOVING, write_manifest
+from data.manifest import MANIFEST, MOVING, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import keep_text, sentences_of, start_text
 from system.files import flush_file, flush_folder, make_folder
@@ -47,12 +48,15 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
     if plan.text is Text.ENCODE_IF_MISSING and manifest["text"] is None:
         encoder = _load_encoder(plan, processes)
     if encoder is not None:
-        _write_text(plan, encoder, processes)
+        _write_text(plan, encoder, processes, splits_of(manifest))
         manifest = {**manifest, "text": encoder.description}
     if processes.is_first:
         if plan.arrays is not Arrays.KEEP:
             if manifest["text"] is None:
-                manifest = {**manifest, "text": keep_text(plan.prepared, plan.stage)}
+                manifest = {
+                    **manifest,
+                    "text": keep_text(plan.prepared, plan.stage, splits_of(manifest)),
+                }
             _remove_old_text(plan.request.folder)
         write_manifest(plan.stage, {**manifest, MOVING: True})
         manifest = _move_into_place(plan, manifest)
@@ -85,7 +89,7 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
         "left_out": written.left_out,
         "text": written.text,
     }
-    folders = [plan.stage / split for split in SPLITS]
+    folders = [plan.stage / split for split in written.counts]
     files = [path for folder in folders for path in folder.iterdir()]
     for _ in in_threads(flush_file, files):  # together: the disk takes several at once
         pass
@@ -94,13 +98,15 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
     return write_manifest(plan.stage, manifest)
 
 
-def _write_text(plan: Plan, encoder: TextEncoder, processes: Processes) -> None:
+def _write_text(
+    plan: Plan, encoder: TextEncoder, processes: Processes, splits: Sequence[str]
+) -> None:
     from data.text.feature_file import write_text_features
 
     if processes.is_first:
-        start_text(plan, encoder.description)
+        start_text(plan, encoder.description, splits)
     processes.broadcast(None)
-    for split in SPLITS:
+    for split in splits:
         sentences = sentences_of(plan.arrays_folder / split)
         write_text_features(plan.stage / split / TEXT_FILE, sentences, encoder, processes)
 
@@ -117,13 +123,17 @@ def _move_into_place(plan: Plan, manifest: dict[str, Any]) -> dict[str, Any]:
     """Move what the stage holds into place, the manifest last. An interrupted move can go on."""
     folder, stage = plan.request.folder, plan.stage
     (folder / MANIFEST).unlink(missing_ok=True)
-    for split in SPLITS:
+    splits = splits_of(manifest)
+    for split in set(SPLITS) - set(splits):  # of an older file that had more
+        for name in SPLIT_FILES:
+            (folder / split / name).unlink(missing_ok=True)
+    for split in splits:
         make_folder(folder / split)
         for name in SPLIT_FILES:
             if (stage / split / name).exists():
                 (stage / split / name).replace(folder / split / name)
         flush_folder(folder / split)
-    written = [path for split in SPLITS for path in (folder / split).iterdir()]
+    written = [path for split in splits for path in (folder / split).iterdir()]
     sizes = {
         f"{path.parent.name}/{path.name}": path.stat().st_size
         for path in written

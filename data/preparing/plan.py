@@ -13,13 +13,12 @@ from data.layout import (
     ALIGNMENT_NAMES,
     ARRAY_FILES,
     SEGMENTS_FILE,
-    SPLITS,
     STAGE,
     TEXT_FILE,
     alignment_folder,
     refuse_foreign_arrays,
 )
-from data.manifest import MOVING, read_manifest
+from data.manifest import MOVING, read_manifest, splits_of
 from data.preparing.sources import DataSource
 from data.text.bert_files import weights_facts
 from system.errors import InputError
@@ -68,7 +67,11 @@ class Prepared:
 
     def is_whole(self, names: Iterable[str]) -> bool:
         """Tell whether these files are in each split, and as large as they were written."""
-        return all(self._is_there(f"{split}/{name}") for split in SPLITS for name in names)
+        return all(
+            self._is_there(f"{split}/{name}")
+            for split in splits_of(self.manifest)
+            for name in names
+        )
 
     def _is_there(self, name: str) -> bool:
         path = self.folder / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data.layout import SPLITS, TEXT_FILE
+from data.manifest import splits_of
 from data.preparing.plan import Plan, Text
 from data.preparing.text import has_same_sentences, sentences_of, started_text
 from data.text.bert_files import hidden_size
@@ -20,7 +21,7 @@ def plan_rows(plan: Plan) -> list[list[str]]:
     manifest, estimate = plan.arrays_manifest, None
     if manifest is None and plan.files_are_there:
         estimate = plan.request.source.estimate()
-    for split in SPLITS:
+    for split in SPLITS if manifest is None else splits_of(manifest):
         segments = array_bytes = None
         if manifest is not None:
             segments, array_bytes = manifest["splits"][split]["segments"], 0

@@ -36,9 +36,9 @@ class Segment:
     start: float  # seconds
     end: float
     words: list[str]
-    visual: np.ndarray  # (visual length, 35) float32
-    audio: np.ndarray  # (audio length, 74) float32
-    label: np.ndarray  # (1, 7), sentiment first
+    visual: np.ndarray  # (visual length, width) float32
+    audio: np.ndarray  # (audio length, width) float32
+    label: np.ndarray  # (1, 1 or 7), sentiment first
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Sequences:
         with ExitStack() as stack:
             self._by_kind = {
                 kind: stack.enter_context(
-                    ComputationalSequence(paths[kind], source.width, kind == "words")
+                    ComputationalSequence(paths[kind], holds_text=kind == "words")
                 )
-                for kind, source in dataset.sequences.items()
+                for kind in dataset.sequences
             }
             self._stack = stack.pop_all()
 
@@ -82,6 +82,10 @@ class Sequences:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def width(self, kind: str) -> int:
+        """Return how many features a row has, of words, visual, audio or labels."""
+        return self._by_kind[kind].width
 
     def segments(
         self, split_of: dict[str, str], alignment: str, lengths: Lengths, left_out: Counter[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,12 +49,12 @@ class SplitWriter:
     def write(self, arrays: dict[str, np.ndarray], rows: Iterable[Sequence[Any]]) -> None:
         """Append n segments: arrays `(n, *shape)`, and table rows without the sentiment.
 
-        The sentiment of a row is its label's first value.
+        The sentiment of a row is its label's first value; it is left empty where there is none.
         """
         for kind, writer in self._arrays.items():
             writer.append(arrays[kind])
         sentiments = arrays["label"][:, 0, 0].tolist()
         for row, sentiment in zip(rows, sentiments, strict=True):
-            self._table.writerow([*row, sentiment])
+            self._table.writerow([*row, "" if math.isnan(sentiment) else sentiment])
             self._videos.add(row[1])
             self._segments += 1

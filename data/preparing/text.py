@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.layout import PIECES_FILE, SPLITS, TEXT_FILE, read_segments
+from data.layout import PIECES_FILE, TEXT_FILE, read_segments
+from data.manifest import splits_of
 from data.preparing.plan import Plan, Prepared
 from data.text.feature_file import WordPieces
 from system.files import flush_file, flush_folder, make_folder, read_json, write_json
@@ -35,34 +37,38 @@ def started_text(stage: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def start_text(plan: Plan, description: dict[str, Any]) -> None:
+def start_text(plan: Plan, description: dict[str, Any], splits: Sequence[str]) -> None:
     """Clear away begun features of another kind, and take those another alignment has."""
     if started_text(plan.stage) == description:
         return
-    for split in SPLITS:
+    for split in splits:
         make_folder(plan.stage / split)
         _remove_begun(plan.stage / split)
     for other in plan.same_text:
         if other.manifest["text"] == description:
-            for split in SPLITS:
+            for split in splits:
                 if has_same_sentences(other, plan.arrays_folder, split):
                     _link(other.folder / split, plan.stage / split)
             break
-    for split in SPLITS:  # before the note below speaks for them
+    for split in splits:  # before the note below speaks for them
         flush_folder(plan.stage / split)
     write_json(plan.stage / _STARTED, description)
 
 
-def keep_text(prepared: Prepared | None, stage: Path) -> dict[str, Any] | None:
+def keep_text(
+    prepared: Prepared | None, stage: Path, splits: Sequence[str]
+) -> dict[str, Any] | None:
     """Take over the text features in place, where new arrays have the same sentences.
 
     Returns their description, None when there are none to take.
     """
     if prepared is None or not prepared.is_whole([TEXT_FILE]):
         return None
-    if not all(has_same_sentences(prepared, stage, split) for split in SPLITS):
+    if splits_of(prepared.manifest) != tuple(splits):
         return None
-    for split in SPLITS:
+    if not all(has_same_sentences(prepared, stage, split) for split in splits):
+        return None
+    for split in splits:
         _remove_begun(stage / split)
         _link(prepared.folder / split, stage / split)
         flush_folder(stage / split)

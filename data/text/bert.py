@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import torch
@@ -11,7 +12,14 @@ from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.text.bert_files import CONFIG_FILES, VOCABULARY_FILE, WEIGHT_FILES, one_of, read_config
+from data.text.bert_files import (
+    CONFIG_FILES,
+    VOCABULARY_FILES,
+    WEIGHT_FILES,
+    one_of,
+    read_config,
+    read_vocabulary,
+)
 from system.errors import InputError
 
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -35,7 +43,7 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
     missing or does not fit the others.
     """
     config = _load_config(one_of(folder, CONFIG_FILES))
-    tokenizer = _load_tokenizer(one_of(folder, (VOCABULARY_FILE,)), config.vocab_size)
+    tokenizer = _load_tokenizer(one_of(folder, VOCABULARY_FILES), config.vocab_size)
     with torch.device("meta"):  # no memory for weights before the file's are known to fit
         model = BertModel(config)
     model.pooler = nn.Identity()  # the pooled output is not used
@@ -73,7 +81,10 @@ def _load_config(path: Path) -> BertConfig:
 
 def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
     try:
-        tokenizer = BertTokenizer(str(path), do_lower_case=True)
+        if path.suffix == ".json":
+            tokenizer = _tokenizer_of(read_vocabulary(path))
+        else:
+            tokenizer = BertTokenizer(str(path), do_lower_case=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}.") from error
     missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
@@ -86,6 +97,15 @@ def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
             "the files belong to different models."
         )
     return tokenizer
+
+
+def _tokenizer_of(pieces: list[str]) -> BertTokenizer:
+    """Make a tokenizer, which reads its vocabulary from a file, a piece a line."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / VOCABULARY_FILES[0]
+        lines = [piece.replace("\n", " ").replace("\r", " ") for piece in pieces]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
+        return BertTokenizer(str(path), do_lower_case=True)
 
 
 def _load_weights(model: BertModel, path: Path) -> None:

@@ -11,7 +11,9 @@ from system.files import file_facts, read_json
 # In each layout's order of preference.
 CONFIG_FILES = ("config.json", "bert_config.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-VOCABULARY_FILE = "vocab.txt"
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
+
+_MOST_PIECES = 10_000_000  # far more than any vocabulary has
 
 
 def find_bert(name_or_folder: str) -> Path:
@@ -34,14 +36,14 @@ def _fetch(name: str) -> Path:
 
     logging.set_verbosity_error()  # its retries; what went wrong in the end comes below
     try:
-        hf_hub_download(name, VOCABULARY_FILE)
         config = hf_hub_download(name, CONFIG_FILES[0])
-        try:
-            hf_hub_download(name, WEIGHT_FILES[0])
-        except LocalEntryNotFoundError:  # no connection, as opposed to no such file
-            raise
-        except EntryNotFoundError:
-            hf_hub_download(name, WEIGHT_FILES[1])
+        for files in (VOCABULARY_FILES, WEIGHT_FILES):
+            try:
+                hf_hub_download(name, files[0])
+            except LocalEntryNotFoundError:  # no connection, as opposed to no such file
+                raise
+            except EntryNotFoundError:
+                hf_hub_download(name, files[1])
     # A connection that breaks off comes through as an error of the hub's HTTP library, which
     # is another one from version to version.
     except Exception as error:
@@ -60,6 +62,31 @@ def one_of(folder: Path, names: tuple[str, ...]) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise InputError(f"BERT folder {folder} has no {' or '.join(names)}.")
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Read a tokenizer.json of WordPiece: the pieces by number, "" where there is none.
+
+    Raises InputError when it is something else.
+    """
+    try:
+        model = read_json(path)["model"]
+        pieces, kind = model["vocab"], model.get("type", "WordPiece")
+        prefix = model.get("continuing_subword_prefix", "##")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} describes no tokenizer with a vocabulary: {error}.") from error
+    if (kind, prefix) != ("WordPiece", "##") or not isinstance(pieces, dict):
+        raise InputError(
+            f"{path} is of {kind} and {prefix!r}, expected BERT's, WordPiece and '##'."
+        )
+    numbers = list(pieces.values())
+    are_whole = all(type(number) is int and number >= 0 for number in numbers)
+    if not are_whole or len(set(numbers)) < len(numbers) or max(numbers, default=0) >= _MOST_PIECES:
+        raise InputError(
+            f"{path} does not number its pieces from 0 on, each once; it is no BERT vocabulary."
+        )
+    by_number = {number: piece for piece, number in pieces.items()}
+    return [by_number.get(number, "") for number in range(max(numbers, default=-1) + 1)]
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.labels import scores_of
 from data.loading.split import Split
 from data.manifest import read_manifest
 
 
 def describe_data(folder: Path, splits: Mapping[str, Split]) -> dict[str, Any]:
-    """Return a dataset's title, how it is aligned, and a digest of each of `splits`.
+    """Return a dataset's title, how it is aligned and scored, and a digest of each of `splits`.
 
     `folder` has the splits; title and alignment are None where no manifest lies beside them.
     """
@@ -20,5 +21,6 @@ def describe_data(folder: Path, splits: Mapping[str, Split]) -> dict[str, Any]:
     return {
         "dataset": made_from.get("dataset"),
         "alignment": made_from.get("alignment"),
+        "scores": scores_of(manifest),
         "digests": {name: split.digest for name, split in splits.items()},
     }

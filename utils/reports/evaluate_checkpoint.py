@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
@@ -26,7 +27,7 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
     split = Split(config.data_folder / split_name)
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
-    _warn_of_other_alignment(checkpoint, data["alignment"])
+    _warn_of_other_data(checkpoint, data)
     if config.save:
         config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
     execution = Execution(config.precision, config.compile)
@@ -44,12 +45,13 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
     return evaluation
 
 
-def _warn_of_other_alignment(checkpoint: Checkpoint, found: str | None) -> None:
+def _warn_of_other_data(checkpoint: Checkpoint, found: dict[str, Any]) -> None:
     data = checkpoint.details.get("dataset")
     # Checkpoints written before a dataset had digests say it beside the weights.
     source = data if isinstance(data, dict) else checkpoint.details
-    trained_on = source.get("alignment")
-    if trained_on and found and trained_on != found:
-        warnings.warn(
-            f"{checkpoint.path} was trained on {trained_on} data, this is {found}", stacklevel=2
-        )
+    for key in ("alignment", "scores"):
+        trained_on, this = source.get(key), found[key]
+        if trained_on and this and trained_on != this:
+            warnings.warn(
+                f"{checkpoint.path} was trained on {trained_on} data, this is {this}", stacklevel=2
+            )

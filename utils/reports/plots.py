@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from data.labels import CLASS_NAMES, sentiment_class
+from data.labels import Scale
 from system.figures import pyplot, save_figure
 
 
-def plot_confusion_matrix(path: Path, labels: np.ndarray, predictions: np.ndarray) -> None:
-    """Draw how often each of the 7 classes `(n,)` was taken for which."""
+def plot_confusion_matrix(
+    path: Path, labels: np.ndarray, predictions: np.ndarray, scale: Scale
+) -> None:
+    """Draw how often each class of the values `(n,)` was taken for which."""
+    names = scale.class_names
     counts = confusion_matrix(
-        sentiment_class(labels), sentiment_class(predictions), labels=list(CLASS_NAMES)
+        scale.classes(labels), scale.classes(predictions), labels=range(len(names))
     )
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = pyplot.subplots(figsize=(6, 5.2), layout="constrained")
@@ -23,9 +26,11 @@ def plot_confusion_matrix(path: Path, labels: np.ndarray, predictions: np.ndarra
     for (row, column), count in np.ndenumerate(counts):
         color = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, count, ha="center", va="center", color=color, fontsize=9)
-    axes.set_xticks(range(len(CLASS_NAMES)), CLASS_NAMES.values())
-    axes.set_yticks(range(len(CLASS_NAMES)), CLASS_NAMES.values())
-    axes.set(xlabel="predicted class", ylabel="true class", title="Acc-7 confusion matrix")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(
+        xlabel="predicted class", ylabel="true class", title=f"Acc-{len(names)} confusion matrix"
+    )
     figure.colorbar(image, label="share of the true class")
     save_figure(figure, path)
 

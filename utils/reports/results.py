@@ -51,8 +51,8 @@ def write_evaluation(
         suffix = f"_{name}" if len(task.outputs) > 1 else ""
         pair = evaluation.labels[:, column], evaluation.predictions[:, column]
         plot_predictions(folder / f"predictions{suffix}.png", *pair, name)
-        if task.classes is not None:
-            plot_confusion_matrix(folder / f"confusion_matrix{suffix}.png", *pair)
+        if task.scale is not None:
+            plot_confusion_matrix(folder / f"confusion_matrix{suffix}.png", *pair, task.scale)
 
 
 def _write_predictions(path: Path, evaluation: Evaluation, task: Task) -> None:

@@ -40,9 +40,10 @@ def open_training(
     """
     splits = {name: Split(config.data_folder / name) for name in SPLITS}
     config, model, task = _new_model(config, splits["train"])
-    for split in splits.values():
+    for name, split in splits.items():
         check_widths(model, split)
-        task.check_labels(split)
+        if name != "train":  # whose labels the task was chosen by
+            task.check_labels(split)
     return config, splits, model, task
 
 
@@ -106,11 +107,12 @@ def _try_own_model(name: str, model: nn.Module, split: Split) -> None:
 
 
 def find_task(name: str, split: Split) -> Task:
-    """Return a task by its name; raises InputError when `split` has no labels for it."""
+    """Return a task as `split` is scored; raises InputError when that has no labels for it."""
     if name not in TASKS:
         raise InputError(f"--task {name}: there is no such task, only {', '.join(TASKS)}.")
-    TASKS[name].check_labels(split)
-    return TASKS[name]
+    task = TASKS[name][split.scores]
+    task.check_labels(split)
+    return task
 
 
 def check_widths(model: nn.Module, split: Split) -> None:

@@ -1,15 +1,19 @@
-"""Sentiment: one score a segment, and the field's scores of its predictions."""
+"""Sentiment: one score a segment, and the field's scores of its predictions.
+
+They are those of CMU-MOSEI and CMU-MOSI, and those of CH-SIMS.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
 from torch.nn.functional import mse_loss
 
-from data.labels import CLASS_NAMES, LABEL_LIMIT, sentiment_class
+from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
 from utils.tasks.task import Measure, Scores, Task
 
 
@@ -28,8 +32,8 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     return {
         "mae": float(mean_absolute_error(labels, predictions)),
         "corr": _pearson(labels, predictions),
-        "acc7": _multiclass(labels, predictions, LABEL_LIMIT),
-        "acc5": _multiclass(labels, predictions, 2),
+        "acc7": _accuracy(sentiment_class, labels, predictions),
+        "acc5": _accuracy(partial(sentiment_class, limit=2), labels, predictions),
         "acc2": acc2,
         "f1": f1,
         "acc2_nonneg": acc2_nonneg,
@@ -37,9 +41,30 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     }
 
 
-def _multiclass(labels: np.ndarray, predictions: np.ndarray, limit: int) -> float:
-    classes = (sentiment_class(values, limit) for values in (labels, predictions))
-    return float(accuracy_score(*classes))
+def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
+    """Score as CH-SIMS does, both clipped to [-1, 1] first; arguments and warnings as `score`'s.
+
+    A value on the border of two classes belongs to the lower one. Source: MMSA's metrics.
+    """
+    labels, predictions = (np.clip(x.reshape(-1), -1, 1) for x in (labels, predictions))
+    acc2, f1 = _binary(labels > 0, predictions > 0)
+    by_borders = {"acc3": SIMS_BORDERS[1:3], "acc5": SIMS_BORDERS}
+    return {
+        "mae": float(mean_absolute_error(labels, predictions)),
+        "corr": _pearson(labels, predictions),
+        "acc2": acc2,
+        "f1": f1,
+        **{
+            key: _accuracy(partial(class_between, borders=borders), labels, predictions)
+            for key, borders in by_borders.items()
+        },
+    }
+
+
+def _accuracy(
+    to_class: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, predictions: np.ndarray
+) -> float:
+    return float(accuracy_score(to_class(labels), to_class(predictions)))
 
 
 def _binary(labels: np.ndarray, predictions: np.ndarray) -> tuple[float, float]:
@@ -58,11 +83,14 @@ def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
         if np.ptp(values) == 0:
             warnings.warn(f"all {name} are {values[0]:g}: Corr is given as 0", stacklevel=3)
             return 0.0
-    # As np.corrcoef, in half its memory.
-    x, y = (values - values.mean(dtype=np.float64) for values in (labels, predictions))
+    # As np.corrcoef, in half its memory. NumPy 1 would subtract in float32 without being told.
+    x, y = (
+        np.subtract(v, v.mean(dtype=np.float64), dtype=np.float64) for v in (labels, predictions)
+    )
     return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
 
 
+_CORR = Measure("corr", "Corr")  # Pearson
 _MAE = Measure("mae", "MAE", lower_is_better=True)
 
 SENTIMENT = Task(
@@ -72,7 +100,7 @@ SENTIMENT = Task(
     score=score,
     measures=(
         _MAE,
-        Measure("corr", "Corr"),  # Pearson
+        _CORR,
         Measure("acc7", "Acc-7", is_percent=True),  # rounded and clipped to [-3, 3]
         Measure("acc5", "Acc-5", is_percent=True),  # rounded and clipped to [-2, 2]
         # Zero labels left out, as the released code does.
@@ -83,6 +111,24 @@ SENTIMENT = Task(
     ),
     chosen_by=_MAE,
     in_a_line=("mae", "corr", "acc7", "acc2", "f1"),
-    classes=CLASS_NAMES,
+    scale=SCALES["mosei"],
     released_names={"Acc7": "acc7", "Acc2": "acc2", "F1": "f1", "Corr": "corr", "MAE": "mae"},
+)
+
+SIMS_SENTIMENT = Task(
+    name="sentiment",
+    outputs={"sentiment": 0},
+    loss=partial(mse_loss, reduction="none"),
+    score=score_sims,
+    measures=(
+        _MAE,
+        _CORR,
+        Measure("acc2", "Acc-2 (neg/pos)", is_percent=True),  # <= 0 against > 0
+        Measure("f1", "F1 (neg/pos)", is_percent=True),  # weighted by class
+        Measure("acc3", "Acc-3", is_percent=True),
+        Measure("acc5", "Acc-5", is_percent=True),
+    ),
+    chosen_by=_MAE,
+    in_a_line=("mae", "corr", "acc2", "f1", "acc5"),
+    scale=SCALES["sims"],
 )

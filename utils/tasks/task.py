@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
+from data.labels import Scale
 from data.layout import BATCH_FILES
 from data.loading.split import Split
 from system.errors import InputError
@@ -40,7 +42,7 @@ class Task:
     measures: tuple[Measure, ...]  # in the order of tables
     chosen_by: Measure  # its best value on the validation split chooses the epoch
     in_a_line: tuple[str, ...]  # keys of the measures that a line on screen has
-    classes: Mapping[int, str] | None = None  # of a rounded output, for the confusion matrix
+    scale: Scale | None = None  # of each output, with the classes of the confusion matrix
     # The names under which the released code prints its best scores, in its order.
     released_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -50,20 +52,37 @@ class Task:
         return list(self.outputs.values())
 
     def check_labels(self, split: Split) -> None:
-        """Raise InputError when the split has no labels for this task, or some are no numbers."""
+        """Raise InputError when the split has no labels for this task, or some are no numbers.
+
+        Warns of labels outside the scale.
+        """
         path, found = split.folder / BATCH_FILES["label"], split.labels.shape[1]
         if found <= max(self.columns):
             raise InputError(
                 f"{path} has {found} columns, but the task {self.name} needs "
                 f"{max(self.columns) + 1}; use a dataset that has them."
             )
-        wrong = np.argwhere(~np.isfinite(split.labels[:, self.columns]))
+        labels = split.labels[:, self.columns]
+        wrong = np.argwhere(~np.isfinite(labels))
+        if np.isnan(labels).all():
+            raise InputError(
+                f"{path}: {split.folder.name} is not labelled: there is nothing to score or to "
+                "learn from; use a split that has labels."
+            )
         if len(wrong):
             segment, output = wrong[0]
             label, name = split.labels[segment, self.columns[output]], list(self.outputs)[output]
             raise InputError(
                 f"{path}: the label of segment {segment} is {label} ({name}), expected a number; "
                 "prepare the dataset again."
+            )
+        outside = None if self.scale is None else labels[self.scale.outside(labels)]
+        if outside is not None and len(outside):
+            warnings.warn(
+                f"{path}: {len(outside)} of {labels.size} labels outside [-{self.scale.limit}, "
+                f"{self.scale.limit}], the first {outside[0]:g}; is it the --dataset that these "
+                "labels belong to?",
+                stacklevel=2,
             )
 
     def to_minimise(self, scores: Scores) -> float:

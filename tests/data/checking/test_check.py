@@ -18,6 +18,7 @@ from data.checking import figures
 from data.checking.check import ArraySummary, SplitSummary, check_dataset
 from data.checking.figures import plot_dataset
 from data.checking.printing import print_report
+from data.labels import SCALES
 from data.layout import SEGMENT_COLUMNS, SPLITS, read_segments
 from data.manifest import write_manifest
 from data.preparing.split_writer import SplitWriter
@@ -155,7 +156,7 @@ def test_statistics_do_not_depend_on_the_blocks(array, size):
 def test_a_class_is_the_nearest_whole_sentiment():
     split = SplitSummary({}, np.array([-3, -2.6, 0.4, 2 / 3], np.float32), np.array([]))
     expected = {"-3": 0.5, "-2": 0, "-1": 0, "0": 0.25, "+1": 0.25, "+2": 0, "+3": 0}
-    assert split.class_shares == expected
+    assert split.class_shares(SCALES["mosei"]) == expected
 
 
 def cut_short(path):
@@ -510,10 +511,12 @@ def figure(monkeypatch):
 def test_the_plot_shows_the_shares(dataset, figure, tmp_path):
     set_value(dataset / "train/audio50.npy", (slice(None), slice(3)), 0)
     splits = check_dataset(dataset).splits
-    plot_dataset(tmp_path / "dataset.png", splits)
+    plot_dataset(tmp_path / "dataset.png", splits, SCALES["mosei"])
     classes, lengths, padding = figure().axes
     heights = [[bar.get_height() for bar in bars] for bars in classes.containers]
-    assert heights == [list(split.class_shares.values()) for split in splits.values()]
+    assert heights == [
+        list(split.class_shares(SCALES["mosei"]).values()) for split in splits.values()
+    ]
     middles = [[bar.get_center()[0] for bar in bars] for bars in classes.containers]
     np.testing.assert_allclose(np.mean(middles, axis=0), classes.get_xticks())
     np.testing.assert_allclose(np.diff(middles, axis=0), classes.containers[0][0].get_width())
@@ -531,7 +534,7 @@ def test_what_is_known_is_drawn(dataset, figure, tmp_path):
     (dataset / "val/label50.npy").unlink()
     for split in SPLITS:
         (dataset / split / "segments.csv").unlink()
-    plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits)
+    plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits, SCALES["mosei"])
     (legend,) = figure().legends
     counts = [text.get_text() for text in legend.get_texts()]
     assert counts == ["train: 6 segments", "test: 3 segments"]
@@ -541,11 +544,11 @@ def test_what_is_known_is_drawn(dataset, figure, tmp_path):
 
 
 def test_the_plot_is_a_png(dataset, tmp_path):
-    plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits)
+    plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits, SCALES["mosei"])
     assert (tmp_path / "dataset.png").read_bytes().startswith(b"\x89PNG")
     assert not plt.get_fignums()
 
 
 def test_nothing_to_draw_is_told(tmp_path):
     with pytest.raises(InputError, match="No segments to draw"):
-        plot_dataset(tmp_path / "dataset.png", check_dataset(tmp_path).splits)
+        plot_dataset(tmp_path / "dataset.png", check_dataset(tmp_path).splits, SCALES["mosei"])

@@ -54,7 +54,7 @@ def test_the_files_are_named_and_shaped_as_the_real_ones(written):
     for kind, source in MOSEI.sequences.items():
         path = written / "csd" / source.name
         check_csd(path)
-        with ComputationalSequence(path, source.width, kind == "words") as sequence:
+        with ComputationalSequence(path, kind == "words") as sequence:
             assert len(sequence.videos) == sum(VIDEOS.values())
             for video in sequence.videos:
                 intervals, features = sequence.read_unsorted(video)
@@ -67,26 +67,24 @@ def test_the_files_are_named_and_shaped_as_the_real_ones(written):
 def test_the_videos_are_the_standard_folds_own(written):
     split_of = read_folds(MOSEI.folds)
     for kind, source in MOSEI.sequences.items():
-        with ComputationalSequence(
-            written / "csd" / source.name, source.width, kind == "words"
-        ) as sequence:
+        with ComputationalSequence(written / "csd" / source.name, kind == "words") as sequence:
             splits = [split_of[video] for video in sequence.videos]
         assert {split: splits.count(split) for split in SPLITS} == VIDEOS
 
 
 def test_labels_and_words_are_as_the_real_ones(written):
     folder = written / "csd"
-    with ComputationalSequence(folder / MOSEI.labels.name, 7) as labels:
+    with ComputationalSequence(folder / MOSEI.labels.name) as labels:
         values = np.concatenate([labels.read_unsorted(video)[1] for video in labels.videos])
     thirds = values[:, 0] * 3
     np.testing.assert_allclose(thirds, thirds.round(), atol=1e-5)
     assert np.abs(values[:, 0]).max() <= 3
     assert {-1, 0, 1} <= set(np.sign(values[:, 0]))
     assert values[:, 1:].min() >= 0
-    with ComputationalSequence(folder / MOSEI.words.name, 1, holds_text=True) as words:
+    with ComputationalSequence(folder / MOSEI.words.name, holds_text=True) as words:
         spoken = np.concatenate([words.read_unsorted(video)[1] for video in words.videos])
     assert {b"sp", b"great", b"the"} <= set(spoken[:, 0])
-    with ComputationalSequence(folder / MOSEI.audio.name, 74) as audio:
+    with ComputationalSequence(folder / MOSEI.audio.name) as audio:
         rows = np.concatenate([audio.read_unsorted(video)[1] for video in audio.videos])
     assert np.isneginf(rows).any()
     assert not np.isnan(rows).any()

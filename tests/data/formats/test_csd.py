@@ -42,7 +42,7 @@ def test_reads_any_layout_and_any_parts(path, parts, options, dtype, data):
     intervals = np.concatenate([intervals for intervals, _ in entries.values()])
     features = np.concatenate([features for _, features in entries.values()])
     order = np.argsort(intervals[:, 0], kind="stable")
-    with ComputationalSequence(path, WIDTH) as sequence:
+    with ComputationalSequence(path) as sequence:
         assert sequence.videos == {"video"}
         rows = sequence.read("video")
         np.testing.assert_array_equal(rows.intervals, intervals[order])
@@ -58,7 +58,7 @@ def test_reads_any_layout_and_any_parts(path, parts, options, dtype, data):
 
 def test_an_id_that_begins_another_is_another_video(path):
     write_csd(path, {"25522": entry(2), "255224": entry(3), "255224[1]": entry(4)})
-    with ComputationalSequence(path, WIDTH) as sequence:
+    with ComputationalSequence(path) as sequence:
         assert sequence.videos == {"25522", "255224"}
         assert len(sequence.read("25522").intervals) == 2
         assert len(sequence.read("255224").intervals) == 7
@@ -66,14 +66,14 @@ def test_an_id_that_begins_another_is_another_video(path):
 
 def test_the_root_may_be_named_otherwise_than_the_file(path):
     write_csd(path, {"video": entry(2)}, root="another name")
-    with ComputationalSequence(path, WIDTH) as sequence:
+    with ComputationalSequence(path) as sequence:
         assert sequence.videos == {"video"}
 
 
 def test_words_are_text(path):
     words = np.array([[b"good"], ["naïve".encode()], [b"\xff"]], dtype="S32")
     write_csd(path, {"video": (np.array([[0, 1], [1, 2], [2, 3]]), words)})
-    with ComputationalSequence(path, 1, holds_text=True) as sequence:
+    with ComputationalSequence(path, holds_text=True) as sequence:
         rows = sequence.read("video")
         assert rows.words(np.arange(3)) == ["good", "naïve", "\ufffd"]
 
@@ -81,12 +81,12 @@ def test_words_are_text(path):
 def test_words_of_variable_length_are_text(path):
     words = np.array([["good"], ["bad"]], dtype=h5py.string_dtype())
     write_csd(path, {"video": (np.array([[0, 1], [1, 2]]), words)})
-    with ComputationalSequence(path, 1, holds_text=True) as sequence:
+    with ComputationalSequence(path, holds_text=True) as sequence:
         assert sequence.read("video").words(np.arange(2)) == ["good", "bad"]
 
 
 def open_and_read(path):
-    with ComputationalSequence(path, WIDTH) as sequence:
+    with ComputationalSequence(path) as sequence:
         for video in sequence.videos:
             sequence.read(video).all_features()
 
@@ -114,7 +114,7 @@ def broken(path, what):
     elif what == "lengths":
         write_csd(path, {"video": (intervals[:4], features)})
     elif what == "width":
-        write_csd(path, {"video": (intervals, features[:, :2])})
+        write_csd(path, {"a": (intervals, features), "b": (intervals, features[:, :2])})
     elif what == "intervals":
         write_csd(path, {"video": (intervals[:, :1], features)})
     elif what == "no intervals":
@@ -170,3 +170,20 @@ def test_a_download_that_is_no_csd_is_refused(path, what):
 def test_a_whole_file_passes_the_download_check(path):
     write_csd(path, {"video": entry(2)})
     check_csd(path)
+
+
+def test_the_width_is_the_files(path):
+    write_csd(path, {"a": entry(4, width=709), "b": entry(2, width=709)})
+    with ComputationalSequence(path) as sequence:
+        assert sequence.width == 709
+        assert sequence.read("b").all_features().shape == (2, 709)
+
+
+@pytest.mark.parametrize("features", [np.zeros(5), np.zeros((5, 0)), np.zeros((5, 2, 2))])
+def test_features_that_are_no_rows_are_told(path, features):
+    write_csd(path, {"video": (entry(5)[0], features)})
+    with (
+        ComputationalSequence(path) as sequence,
+        pytest.raises(InputError, match=r"features have shape .*, expected \(n, width\)"),
+    ):
+        sequence.read("video")

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data.formats.pickles import move_padding_to_front, read_pickle
+from data.formats.pickle_split import move_padding_to_front
+from data.formats.pickles import read_pickle
 from system.errors import InputError
 
 COUNTS = {"train": 4, "valid": 2, "test": 3}
@@ -96,14 +97,14 @@ class Python2Pickler(pickle._Pickler):
 
 
 def assert_reads_mmsa(path):
-    splits = read_pickle(path)
+    splits = read_pickle(path).splits
     assert list(splits) == ["train", "val", "test"]
     for name, count in COUNTS.items():
         split, raw = splits[NAMES[name]], mmsa_split(count)
-        assert split.ids == [f"vid_{index // 2}[{index % 2 + 3}]" for index in range(count)]
-        assert split.videos == [f"vid_{index // 2}" for index in range(count)]
-        assert split.starts is None
-        assert split.ends is None
+        assert split.names.ids == [f"vid_{index // 2}[{index % 2 + 3}]" for index in range(count)]
+        assert split.names.videos == [f"vid_{index // 2}" for index in range(count)]
+        assert split.names.starts is None
+        assert split.names.ends is None
         assert split.sentences == [f"sentence {index}" for index in range(count)]
         for values, key in ((split.visual, "vision"), (split.audio, "audio")):
             assert values.dtype == np.float32
@@ -117,9 +118,8 @@ def assert_reads_mmsa(path):
         assert split.labels[:, 0, 0].tolist() == raw["regression_labels"].astype("f4").tolist()
         assert split.text.dtype == np.float32
         assert np.array_equal(split.text, raw["text"])
-        for found, row in zip(split.pieces, (0, 1), strict=True):
-            assert found.dtype == np.int64
-            assert np.array_equal(found, raw["text_bert"][:, row])
+        assert split.pieces.dtype == np.int64
+        assert np.array_equal(split.pieces, raw["text_bert"][:, :2])
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -144,18 +144,18 @@ def test_lists_for_ids_sentences_and_labels(tmp_path):
 def test_a_split_that_stands_in_for_another(tmp_path):
     content = mmsa()
     content["test"] = content["valid"]
-    splits = read_pickle(write(tmp_path, content))
+    splits = read_pickle(write(tmp_path, content)).splits
     assert np.array_equal(splits["test"].audio, splits["val"].audio)
 
 
 def assert_reads_mult(path, emotions: int = 1):
-    splits = read_pickle(path)
+    splits = read_pickle(path).splits
     for name, count in COUNTS.items():
         split, raw = splits[NAMES[name]], mult_split(count, emotions=emotions)
-        assert split.ids == [f"video{index // 2}[{index % 2}]" for index in range(count)]
-        assert split.videos == [f"video{index // 2}" for index in range(count)]
-        assert split.starts.tolist() == [index + 0.25 for index in range(count)]
-        assert split.ends.tolist() == [index + 1.5 for index in range(count)]
+        assert split.names.ids == [f"video{index // 2}[{index % 2}]" for index in range(count)]
+        assert split.names.videos == [f"video{index // 2}" for index in range(count)]
+        assert split.names.starts.tolist() == [index + 0.25 for index in range(count)]
+        assert split.names.ends.tolist() == [index + 1.5 for index in range(count)]
         assert np.array_equal(split.visual, raw["vision"].astype(np.float32))
         assert np.array_equal(split.audio, raw["audio"].astype(np.float32))
         assert np.array_equal(split.text, raw["text"].astype(np.float32))
@@ -206,33 +206,34 @@ def test_ids_with_times_in_any_form(tmp_path, rows):
         (["a", "a"], ["a[0]", "a[1]"], ["a", "a"]),
         (np.array([["b"], ["a"]], "S"), ["b[0]", "a[0]"], ["b", "a"]),
         (["a$_$b$_$0012", "c[1][2]"], ["a$_$b[0012]", "c[1][2]"], ["a$_$b", "c[1]"]),
+        (["a\ud800[1]", "b"], ["a?[1]", "b[0]"], ["a?", "b"]),
         ([b"caf\xc3\xa9[1]", b"caf\xe9[2]"], ["café[1]", "café[2]"], ["café", "café"]),
     ],
 )
 def test_ids(tmp_path, written, ids, videos):
     content = mmsa()
     content["valid"]["id"] = written
-    split = read_pickle(write(tmp_path, content))["val"]
-    assert (split.ids, split.videos) == (ids, videos)
+    split = read_pickle(write(tmp_path, content)).splits["val"]
+    assert (split.names.ids, split.names.videos) == (ids, videos)
 
 
 def test_infinities_and_nan_stay(tmp_path):
     content = mmsa()
     content["train"]["audio"][1, 0, :3] = [-np.inf, np.nan, np.inf]
     length = content["train"]["audio_lengths"][1]
-    split = read_pickle(write(tmp_path, content))["train"]
+    split = read_pickle(write(tmp_path, content)).splits["train"]
     found = split.audio[1, -length, :3]
     assert np.array_equal(found, [-np.inf, np.nan, np.inf], equal_nan=True)
 
 
 @pytest.mark.parametrize("kept", ["raw_text", "text_bert"])
-def test_text_of_another_width_gives_way_to_sentences_or_pieces(tmp_path, kept):
+def test_text_of_any_width_is_read_beside_sentences_or_pieces(tmp_path, kept):
     content = mmsa()
     for split in content.values():
         split["text"] = split["text"][:, :, :300]
         del split["text_bert" if kept == "raw_text" else "raw_text"]
-    for split in read_pickle(write(tmp_path, content)).values():
-        assert split.text is None
+    for split in read_pickle(write(tmp_path, content)).splits.values():
+        assert split.text.shape[2] == 300
         assert (split.sentences is None) == (kept == "text_bert")
         assert (split.pieces is None) == (kept == "raw_text")
 
@@ -263,16 +264,18 @@ def test_the_file_is_freed_while_it_is_read(tmp_path):
         tracemalloc.stop()
 
 
-def test_glove_alone_is_refused(tmp_path):
-    message = refused(write(tmp_path, mult(text_width=300)))
-    assert "split 'train', 'text': found 300 wide (GloVe), and neither" in message
-    assert "BERT variant" in message
+def test_glove_alone_is_read(tmp_path):
+    content = mult(text_width=300)
+    split = read_pickle(write(tmp_path, content)).splits["val"]
+    assert np.array_equal(split.text, content["valid"]["text"].astype(np.float32))
 
 
 def test_no_text_at_all_is_refused(tmp_path):
     content = mult()
     del content["test"]["text"]
-    assert "split 'test', 'text': found no array, and neither" in refused(write(tmp_path, content))
+    assert "split 'test', 'text': found no array, no 'raw_text'" in refused(
+        write(tmp_path, content)
+    )
 
 
 def deleted(key):
@@ -290,9 +293,8 @@ def drop_last(values):
 FAULTS = {
     **{
         f"{key} missing": (deleted(key), f"has no '{key}', only 'raw_text', ")
-        for key in ("id", "audio", "vision")
+        for key in ("audio", "vision")
     },
-    "labels missing": (deleted("regression_labels"), "has no 'labels', only"),
     **{
         f"{key} short": (changed(key, drop_last), f"'{key}': found ")
         for key in mmsa_split(1)
@@ -304,7 +306,16 @@ FAULTS = {
     "no channels": (changed("vision", lambda a: a[..., :0]), "'vision': found shape (2, 6, 0)"),
     "a number": (changed("audio", lambda a: 5), "'audio': found a value of type int"),
     "no dimensions": (changed("audio", lambda a: np.array(1.0)), "'audio': found shape ()"),
-    "a list of arrays": (changed("audio", list), "'audio': found a value of type list"),
+    "a list of texts": (changed("audio", lambda a: ["a"] * 2), "'audio': found a value of type li"),
+    "arrays of two widths": (
+        changed("audio", lambda a: [a[0], a[1, :3, :9]]),
+        "arrays 74 and 9 wide, expected the same width",
+    ),
+    "too few arrays": (changed("audio", lambda a: [a[0], a[1, :3], a[1]]), "found 3 items, expec"),
+    "flat arrays": (
+        changed("audio", lambda a: [a[0, 0], a[1, 0]]),
+        "found shape (2, 74), expected",
+    ),
     "text for numbers": (changed("audio", lambda a: a.astype(str)), "found an array of <U"),
     "objects for numbers": (changed("audio", lambda a: a.astype(object)), "an array of object"),
     "labels wide": (changed("regression_labels", lambda a: np.ones((2, 1, 2))), "(2, 1, 2)"),
@@ -348,8 +359,10 @@ def test_faults_are_refused_with_split_and_key(tmp_path, fault):
         ([1, 2], "holds something else, expected a dict with 'train', 'valid', 'test'"),
         ({}, "holds nothing, expected"),
         ({"train": {}, 5: {}, "test": {}}, "holds 'train', 'test', expected"),
-        ({"train": [1], "valid": {}, "test": {}}, "split 'train' is a value of type list"),
+        ({"train": 5, "valid": {}, "test": {}}, "split 'train' is a value of type int"),
+        ({"train": [1], "valid": {}, "test": {}}, "split 'train', item 0 is no segment ((words"),
         ({"train": {}, "valid": {}, "test": {}}, "split 'train' has no 'id', only nothing"),
+        ({"train": {}, "dev": {}, "valid": {}, "test": {}}, "'test', each once"),
     ],
 )
 def test_files_without_the_splits_are_refused(tmp_path, content, expected):
@@ -360,7 +373,7 @@ def test_files_without_the_splits_are_refused(tmp_path, content, expected):
 def test_splits_of_different_widths_are_refused(tmp_path, key):
     content = mmsa()
     content["test"][key] = content["test"][key][:, :, :20]
-    assert "in valid and 20 in test, expected the same" in refused(write(tmp_path, content))
+    assert "in val, 20 in test), expected the same" in refused(write(tmp_path, content))
 
 
 def test_a_file_cut_short_is_refused(tmp_path):

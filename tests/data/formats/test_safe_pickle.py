@@ -237,8 +237,8 @@ NAMED = {
     "numpy.memmap": called(
         name(CORE, "_reconstruct"), name("numpy", "memmap"), pushed((0,)), pushed("b")
     ),
-    "torch._utils._rebuild_tensor_v2": called(name("torch._utils", "_rebuild_tensor_v2")),
-    "torch.storage._load_from_bytes": called(name("torch.storage", "_load_from_bytes")),
+    "torch._utils._rebuild_sparse_tensor": called(name("torch._utils", "_rebuild_sparse_tensor")),
+    "torch.load": called(name("torch", "load"), pushed("x.pth")),
     "posix.system (INST)": b"(" + pushed("true") + b"iposix\nsystem\n",
     "posix.system (OBJ)": b"(" + name("posix", "system") + pushed("true") + b"o",
     "data.formats.safe_pickle.load": called(name("data.formats.safe_pickle", "load"), pushed("x")),

@@ -15,9 +15,10 @@ import pytest
 from data.fetching.server import MOSEI, MOSI
 from data.layout import SPLITS, read_segments
 from data.loading.split import Split
+from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
 from data.preparing.plan import Request, TextRequest
-from data.preparing.sources import CsdSource, PickleSource
+from data.preparing.sources import CsdSource
 from system.errors import InputError
 from system.processes import Processes
 from tests.conftest import ROOT
@@ -148,6 +149,53 @@ def test_cmu_mosi(program, tmp_path, bert):
     assert np.load(tmp_path / "test" / "label50.npy").shape[1:] == (1, 1)
 
 
+def test_own_features_have_the_widths_of_their_files(datadir, program):
+    """OpenFace is 709 wide, and the labels of older files 1."""
+    data, rng = random_dataset(), np.random.default_rng(0)
+    for kind, width in {"visual": 709, "audio": 25, "labels": 1}.items():
+        for video, (intervals, _) in data[kind].items():
+            features = rng.uniform(-3, 3, (len(intervals), width)).astype(np.float32)
+            data[kind][video] = intervals, features
+    write_dataset(datadir / "csd", data)
+    asked = request(datadir, None)
+    estimated, segment_bytes = asked.source.estimate()
+    assert segment_bytes == 4 * (50 * 709 + 50 * 25 + 1)
+    prepare(asked, SINGLE_PROCESS)
+    shapes = {"visual": (50, 709), "audio": (50, 25), "label": (1, 1)}
+    for split in SPLITS:
+        for kind, shape in shapes.items():
+            found = np.load(datadir / split / f"{kind}50.npy")
+            assert found.shape[1:] == shape
+            assert 0 < len(found) <= estimated[split]
+    video = TRAIN_VIDEOS[0]
+    label = np.load(datadir / "train" / "label50.npy")[
+        [row["video"] for row in read_segments(datadir / "train")].index(video)
+    ]
+    assert label[0, 0] in data["labels"][video][1]
+
+
+def test_words_are_one_a_row(datadir):
+    data = random_dataset()
+    for video, (intervals, words) in data["words"].items():
+        data["words"][video] = intervals, np.repeat(words, 2, axis=1)
+    write_dataset(datadir / "csd", data)
+    with pytest.raises(InputError, match=r"Words.csd: .*expected \(n, 1\), a word a row"):
+        prepare(request(datadir, None), SINGLE_PROCESS)
+
+
+def test_labels_of_csd_files_that_cannot_be_are_left_out(datadir):
+    data = random_dataset()
+    labels = data["labels"][TRAIN_VIDEOS[0]][1]
+    labels[0, 0], labels[1, 3], labels[2, 0] = np.nan, np.inf, 3.2
+    write_dataset(datadir / "csd", data)
+    manifest = prepare(request(datadir, None), SINGLE_PROCESS)
+    assert manifest["left_out"]["label is no number"] == 2
+    assert manifest["left_out"]["label is outside [-3, 3]"] >= 1
+    for split in SPLITS:
+        assert np.abs(np.load(datadir / split / "label50.npy")).max() <= 3
+        assert TRAIN_VIDEOS[0] not in {row["video"] for row in read_segments(datadir / split)}
+
+
 def community_split(n, text_width=768, **changes):
     rng = np.random.default_rng(n)
     words = rng.choice(["good", "bad", "movie"], (n, 4))
@@ -185,10 +233,10 @@ def test_a_community_pickle_with_bert_features(program, tmp_path):
 
 def test_a_community_pickle_whose_text_is_encoded_anew(tmp_path, bert):
     write_pickle(tmp_path / "file.pkl", text_width=300)
-    source = PickleSource(tmp_path / "file.pkl", uses_own_text=True)
-    manifest = prepare(
-        Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS
-    )
+    source = PickleSource(tmp_path / "file.pkl", uses_own_text=False)
+    asked = Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu"))
+    with pytest.warns(UserWarning, match="file.pkl: its own text features, 300 wide, are not tak"):
+        manifest = prepare(asked, SINGLE_PROCESS)
     assert manifest["text"]["encoder"] == bert
     assert np.load(tmp_path / "train" / "bert50.npy").shape == (5, 50, 64)
 
@@ -198,8 +246,8 @@ def test_a_community_pickle_in_word_pieces(tmp_path, bert):
     pieces = np.stack([ids, ids != 0, np.zeros_like(ids)], axis=1).astype(np.float64)
     content = {}
     for split, n in {"train": 5, "valid": 3, "test": 4}.items():
-        content[split] = community_split(n, text_width=300, text_bert=pieces[:n])
-        del content[split]["raw_text"]
+        content[split] = community_split(n, text_bert=pieces[:n])
+        del content[split]["raw_text"], content[split]["text"]
     (tmp_path / "file.pkl").write_bytes(pickle.dumps(content))
     source = PickleSource(tmp_path / "file.pkl", uses_own_text=True)
     prepare(
@@ -226,15 +274,38 @@ def test_a_pickle_that_would_run_code(program, tmp_path):
     assert not (tmp_path / "d" / "train").exists()
 
 
-def test_a_pickle_without_text_bert_can_read(program, tmp_path):
-    content = {split: community_split(3, text_width=300) for split in ("train", "valid", "test")}
+def glove_pickle(path):
+    sizes = {"train": 5, "valid": 3, "test": 4}
+    content = {split: community_split(n, text_width=300) for split, n in sizes.items()}
     for split in content.values():
         del split["raw_text"]
-    (tmp_path / "glove.pkl").write_bytes(pickle.dumps(content))
-    done = program("dataset_prep.py", "--from", tmp_path / "glove.pkl", "--datadir", tmp_path)
+    path.write_bytes(pickle.dumps(content))
+    return content
+
+
+@pytest.mark.parametrize("options", [[], ["--no_bert"]])
+def test_text_of_any_width_is_taken_and_said_once(program, tmp_path, options):
+    content = glove_pickle(tmp_path / "glove.pkl")
+    command = ["--from", tmp_path / "glove.pkl", "--datadir", tmp_path, *options]
+    done = program("dataset_prep.py", *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("300 wide: not BERT's") == 1
+    found = np.load(tmp_path / "val" / "bert50.npy")
+    np.testing.assert_array_equal(found, content["valid"]["text"])
+    text = json.loads((tmp_path / "dataset.json").read_text())["text"]
+    assert text == {"encoder": "as in glove.pkl", "width": 300}
+    assert Split(tmp_path / "test").widths["text"] == 300
+    assert "300" not in program("dataset_prep.py", *command).stderr  # nothing is left to do
+    assert program("dataset_prep.py", "--datadir", tmp_path, "--check").returncode == 0
+
+
+def test_bert_needs_words(program, tmp_path, bert):
+    glove_pickle(tmp_path / "glove.pkl")
+    options = ["--from", tmp_path / "glove.pkl", "--datadir", tmp_path, "--bert", bert]
+    done = program("dataset_prep.py", *options)
     assert done.returncode == 2
-    assert "300" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "neither raw_text nor text_bert" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

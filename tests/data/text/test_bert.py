@@ -513,3 +513,67 @@ def test_padding_is_not_attended_to():
             for x in (ids, torch.where(mask == 1, ids, ids.roll(1, 1)))
         )
     torch.testing.assert_close(before[mask == 1], after[mask == 1], atol=1e-6, rtol=0)
+
+
+# ---------------------------------------------------------------- tokenizer.json
+
+
+def write_tokenizer(folder, numbers, **changes):
+    """Write the vocabulary as Hugging Face's fast tokenizers have it, alone."""
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    model = {"type": "WordPiece", "continuing_subword_prefix": "##", "vocab": numbers, **changes}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+
+
+def numbered(pieces=PIECES):
+    return {piece: number for number, piece in enumerate(pieces)}
+
+
+def test_a_tokenizer_in_json_cuts_as_the_vocabulary_does(bert):
+    expected, _ = load_bert(bert)
+    write_tokenizer(bert, dict(reversed(numbered().items())))
+    found, _ = load_bert(bert)
+    assert found.vocab == expected.vocab
+    assert found.tokenize("The GREAT films") == ["the", "great", "film", "##s"]
+
+
+def test_numbers_that_no_piece_has(bert):
+    numbers = {piece: number + (number > 8) for piece, number in numbered().items()}
+    write_tokenizer(bert, numbers)
+    tokenizer, _ = load_bert(bert)
+    assert tokenizer.convert_tokens_to_ids(["##s", "the", "movie"]) == [8, 10, 12]
+
+
+def test_vocab_txt_goes_before_json(bert):
+    (bert / "tokenizer.json").write_text("nothing")
+    assert load_bert(bert)[0].vocab == numbered()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "changes", "message"),
+    [
+        (numbered(), {"type": "BPE"}, "is of BPE and '##', expected BERT's"),
+        (numbered(), {"continuing_subword_prefix": ""}, "WordPiece and '', expected"),
+        ([["a", 1]], {}, "expected BERT's"),
+        ({**numbered(), "great": 0}, {}, "does not number its pieces"),
+        ({**numbered(), "great": -1}, {}, "does not number its pieces"),
+        ({**numbered(), "great": 1.5}, {}, "does not number its pieces"),
+        ({**numbered(), "great": True}, {}, "does not number its pieces"),
+        ({**numbered(), "great": 10**12}, {}, "does not number its pieces"),
+        ({**numbered(), "great": 14}, {}, "has 15 pieces, but the configuration beside it says 14"),
+        (numbered(PIECES[1:]), {}, "lacks [PAD]"),
+        ({}, {}, "lacks [PAD]"),
+    ],
+)
+def test_a_tokenizer_that_is_no_berts(bert, numbers, changes, message):
+    write_tokenizer(bert, numbers, **changes)
+    refusal(bert, bert / "tokenizer.json", message)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"{}", b'{"model": 5}', b'{"model": {}}', b"\xff", b"[" * 200_000]
+)
+def test_a_tokenizer_that_is_something_else(bert, content):
+    (bert / "vocab.txt").unlink()
+    (bert / "tokenizer.json").write_bytes(content)
+    refusal(bert, bert / "tokenizer.json", "describes no tokenizer")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
+from data.labels import SCALES
 from data.loading.split import Split
 from models.registry import build
 from system.errors import InputError
@@ -234,7 +235,7 @@ def test_plots_of_an_evaluation_are_pngs(tmp_path, evaluation):
 )
 def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
     pair = np.float32(labels), np.float32(predictions)
-    plot_confusion_matrix(tmp_path / "matrix.png", *pair)
+    plot_confusion_matrix(tmp_path / "matrix.png", *pair, SCALES["mosei"])
     check_png(tmp_path / "matrix.png", 720, 624)
     plot_predictions(tmp_path / "points.png", *pair, "sentiment")
     check_png(tmp_path / "points.png", 720, 624)
@@ -257,5 +258,5 @@ def test_the_confusion_matrix_counts_rounded_classes(tmp_path, monkeypatch):
     )
     labels = np.float32([-3, -2.9, -0.4, 1.5, 1.5, 3])
     predictions = np.float32([-9, 3, 0.4, 2.2, 1.4, 4])
-    plot_confusion_matrix(tmp_path / "matrix.png", labels, predictions)
+    plot_confusion_matrix(tmp_path / "matrix.png", labels, predictions, SCALES["mosei"])
     assert drawn == {(-3, -3): 1, (-3, 3): 1, (0, 0): 1, (2, 2): 1, (2, 1): 1, (3, 3): 1}

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.labels import sentiment_class
-from utils.tasks import SENTIMENT
-from utils.tasks.sentiment import score
+from utils.tasks import SENTIMENT, SIMS_SENTIMENT
+from utils.tasks.sentiment import score, score_sims
 
 KEYS = "mae corr acc7 acc5 acc2 f1 acc2_nonneg f1_nonneg".split()
 LABELS = [-3.0, -1.5, 0.0, 0.5, 2.5, 1.0]
@@ -170,3 +170,83 @@ def test_scores_agree_with_the_literal_ones(pairs):
     assert ("Corr is given as 0" in told) == constant
     assert ("Acc-2 and F1 (neg/pos) are given as 0" in told) == (not any(labels))
     assert len(caught) == constant + (not any(labels))
+
+
+# ---------------------------------------------------------------- CH-SIMS
+
+
+def scored_as_sims(labels, predictions):
+    return score_sims(np.float32(labels)[:, None], np.float32(predictions)[:, None])
+
+
+def test_the_scores_of_sims_worked_out_by_hand():
+    labels = [-1.0, -0.8, -0.2, 0.0, 0.2, 0.8]
+    predictions = [-3.0, -0.6, 0.2, -0.4, 0.1, 2.0]  # clipped to -1 and 1
+    clipped = [-1.0, -0.6, 0.2, -0.4, 0.1, 1.0]
+    assert scored_as_sims(labels, predictions) == pytest.approx(
+        {
+            "mae": (0.2 + 0.4 + 0.4 + 0.1 + 0.2) / 6,
+            "corr": statistics.correlation(labels, clipped),
+            # Labels - - - - + +, predictions - - + - + +.
+            "acc2": 5 / 6,
+            "f1": (4 * (6 / 7) + 2 * (4 / 5)) / 6,
+            # Labels - - - 0 + +, predictions - - + - 0 +.
+            "acc3": 3 / 6,
+            # Labels -2 -2 -1 0 1 2, predictions -2 -1 1 -1 0 2.
+            "acc5": 2 / 6,
+        },
+        abs=1e-6,
+    )
+
+
+def test_a_value_on_a_border_belongs_below():
+    borders = np.float32([-0.7, -0.1, 0.1, 0.7])
+    classes = SIMS_SENTIMENT.scale.classes
+    assert classes(borders).tolist() == [0, 1, 2, 3]
+    assert classes(np.nextafter(borders, np.float32(1))).tolist() == [1, 2, 3, 4]
+    just_above = np.nextafter(borders, np.float32(1))
+    found = scored_as_sims(borders, just_above)
+    assert found["acc5"] == 0
+    assert found["acc3"] == 2 / 4  # -0.7 and 0.7 are no borders of three
+    zero = scored_as_sims([0.0, -0.5, 0.5], [0.0, -0.5, np.nextafter(np.float32(0), np.float32(1))])
+    assert zero["acc2"] == zero["f1"] == 1
+
+
+def test_sims_counts_zeros_among_the_negatives():
+    found = scored_as_sims([0.0, 0.0, 0.6, -0.6], [-0.2, 0.2, 0.3, 0.0])
+    assert found["acc2"] == 3 / 4
+
+
+def plain_scores_of_sims(pairs):
+    """Compute CH-SIMS's scores again, one value at a time, in float32's values."""
+    pairs = [tuple(max(-1.0, min(1.0, value)) for value in pair) for pair in pairs]
+
+    def share(borders):
+        limits = [float(np.float32(border)) for border in borders]
+        same = [sum(y > b for b in limits) == sum(p > b for b in limits) for y, p in pairs]
+        return sum(same) / len(same)
+
+    return {
+        "mae": math.fsum(abs(y - p) for y, p in pairs) / len(pairs),
+        "acc2": share([0]),
+        "acc3": share([-0.1, 0.1]),
+        "acc5": share([-0.7, -0.1, 0.1, 0.7]),
+    }
+
+
+tenths = st.integers(-15, 15).map(lambda value: float(np.float32(value / 10)))
+
+
+@given(st.lists(st.tuples(tenths | anything, tenths | anything), min_size=1, max_size=30))
+def test_the_scores_of_sims_agree_with_the_literal_ones(pairs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = scored_as_sims(*map(list, zip(*pairs, strict=True)))
+    expected = plain_scores_of_sims(pairs)
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_measure_of_sims_is_scored_and_named():
+    found = scored_as_sims([1, -1], [0.5, -0.5])
+    assert {measure.key for measure in SIMS_SENTIMENT.measures} == found.keys()
+    assert SIMS_SENTIMENT.line(found).startswith("MAE 0.5000  Corr 1.0000  Acc-2 100.00 %")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from data.labels import SCALES
 from data.loading.split import Split
+from data.manifest import write_manifest
 from system.errors import InputError
 from tests.data.loading.test_split import LABELS, SEGMENTS, write_split
-from utils.tasks import SENTIMENT, TASKS, Measure
+from utils.tasks import SENTIMENT, SIMS_SENTIMENT, TASKS, Measure
 
 # As a task of several outputs will be.
 PAIR = replace(SENTIMENT, name="pair", outputs={"happy": 1, "sad": 2})
@@ -55,4 +58,39 @@ def test_every_measure_is_scored_and_named():
     found = SENTIMENT.score(np.float32([[1], [-1]]), np.float32([[2], [-2]]))
     assert list(found) == [measure.key for measure in SENTIMENT.measures]
     assert SENTIMENT.line(found).startswith("MAE 1.0000  Corr 1.0000  Acc-7 0.00 %  Acc-2 100")
-    assert TASKS["sentiment"] is SENTIMENT
+    assert TASKS["sentiment"]["mosei"] is SENTIMENT
+
+
+def test_the_scores_are_the_datasets():
+    assert TASKS["sentiment"].keys() == SCALES.keys()
+    assert TASKS["sentiment"]["mosi"] is SENTIMENT
+    assert TASKS["sentiment"]["sims"] is SIMS_SENTIMENT
+
+
+def test_labels_outside_the_scale_are_told(tmp_path):
+    labels = np.zeros((SEGMENTS, 1, 1))
+    labels[2:4, 0, 0] = 1.4, -2
+    split = with_labels(tmp_path, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SENTIMENT.check_labels(split)
+    with pytest.warns(
+        UserWarning, match=rf"2 of {SEGMENTS} labels outside \[-1, 1\], the first 1.4"
+    ):
+        SIMS_SENTIMENT.check_labels(split)
+
+
+def test_a_split_without_labels_has_nothing_to_score(tmp_path):
+    split = with_labels(tmp_path, np.full((SEGMENTS, 1, 1), np.nan))
+    with pytest.raises(InputError, match="is not labelled: there is nothing to score"):
+        SENTIMENT.check_labels(split)
+
+
+@pytest.mark.parametrize("scores", ["iemocap", 5, ["mosei"]])
+def test_scores_that_nobody_knows_are_refused(tmp_path, scores):
+    folder = tmp_path / "train"
+    write_split(folder)
+    made_from = {"scores": scores}
+    write_manifest(tmp_path, {"made_from": made_from, "splits": {}, "left_out": {}, "text": None})
+    with pytest.raises(InputError, match="expected mosei or mosi or sims"):
+        Split(folder)

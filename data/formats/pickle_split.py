@@ -1,0 +1,174 @@
+"""One split of a processed pickle: what it holds, however it was stored."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from dataclasses import fields as fields_of
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from data.formats.pickle_fields import Fields, described
+
+# "video$_$clip" (MMSA) or "video[clip]" (the CMU SDK).
+_ID_WITH_CLIP = re.compile(r"(.+)\$_\$(.+)|(.+)\[([^\[\]]+)\]")
+
+# What a segment's labels may look like: one sentiment, or sentiment and six emotions.
+_LABEL_SHAPES = [(), (1,), (7,), (1, 1), (1, 7)]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the N segments of a split are called."""
+
+    ids: list[str]  # "video[clip]"
+    videos: list[str]
+    keys: list[Hashable] | None  # by which another file's segment is the same one
+    starts: np.ndarray | None = None  # (N,) float64, seconds, where the file has them
+    ends: np.ndarray | None = None  # (N,) float64, seconds, likewise
+
+    def at(self, rows: np.ndarray) -> Names:
+        """Return the names of some segments, by number."""
+        return Names(*(_at(rows, getattr(self, field.name)) for field in fields_of(self)))
+
+
+@dataclass(frozen=True)
+class PickleSplit:
+    """One split of a processed pickle: N segments, in the file's order."""
+
+    names: Names
+    visual: np.ndarray  # (N, Tv, Cv) float32, zero padding in front
+    audio: np.ndarray  # (N, Ta, Ca) float32, zero padding in front
+    labels: np.ndarray | None  # (N, 1, 1 or 7) float32, sentiment first; None: unlabelled
+    text: np.ndarray | None  # (N, Tt, any width) float32, the file's own features
+    sentences: list[str] | None
+    pieces: np.ndarray | None  # input ids and mask, (N, 2, T) int64
+
+    def at(self, rows: np.ndarray) -> PickleSplit:
+        """Return some segments, by number."""
+        return PickleSplit(*(_at(rows, getattr(self, field.name)) for field in fields_of(self)))
+
+
+def _at(rows: np.ndarray, value: Any) -> Any:
+    if isinstance(value, list):
+        return [value[row] for row in rows]
+    if isinstance(value, Names):
+        return value.at(rows)
+    return value if value is None else value[rows]
+
+
+def read_split(fields: Fields, name: str) -> PickleSplit:
+    """Read a split; NaN and infinities in features stay. `name` stands for missing ids."""
+    names = read_names(fields, name)
+    visual, audio = read_rows(fields, "vision"), read_rows(fields, "audio")
+    labels = _read_labels(fields)
+    text = read_rows(fields, "text", is_padded=True) if "text" in fields else None
+    sentences = fields.texts("raw_text") if "raw_text" in fields else None
+    pieces = _read_pieces(fields) if "text_bert" in fields else None
+    if text is None and sentences is None and pieces is None:
+        raise fields.error("text", "no array, no 'raw_text', no 'text_bert'", "one of them")
+    return PickleSplit(names, visual, audio, labels, text, sentences, pieces)
+
+
+def read_names(fields: Fields, name: str) -> Names:
+    """Return ids, videos and times; a row of `id` is `[id]` or `[id, start, end]`.
+
+    Where the file has no clip numbers, the segments of a video are numbered from 0 in the
+    file's order; without ids, they are numbered as those of a video called `name`.
+    """
+    if fields.ids is None:
+        return Names([f"{name}[{k}]" for k in range(fields.count)], [name] * fields.count, None)
+    widths = {len(row) for row in fields.ids}
+    if widths not in ({1}, {3}):
+        found = f"rows of {' and '.join(map(str, sorted(widths)))} items"
+        raise fields.error("id", found, "an id, or rows of video, start and end")
+    clips_seen = defaultdict(count)
+    ids, videos, keys = [], [], []
+    for row in fields.ids:
+        text = fields.as_text("id", row[0])
+        match = _ID_WITH_CLIP.fullmatch(text)
+        video, clip = filter(None, match.groups()) if match else (text, None)
+        keys.append(text if clip is None else f"{video}[{clip}]")
+        clip = next(clips_seen[video]) if clip is None else clip
+        ids.append(f"{video}[{clip}]")
+        videos.append(video)
+    if widths == {1}:
+        return Names(ids, videos, keys)
+    starts, ends = _read_times(fields, 1), _read_times(fields, 2)
+    keys = list(zip(videos, starts.tolist(), ends.tolist(), strict=True))
+    return Names(ids, videos, keys, starts, ends)
+
+
+def _read_times(fields: Fields, column: int) -> np.ndarray:
+    """Return one column of the ids, `(N,)` float64; times may be numbers or their text."""
+    times = np.empty(fields.count)
+    for index, row in enumerate(fields.ids):
+        try:
+            times[index] = float(row[column])
+        except (TypeError, ValueError, OverflowError):
+            raise fields.error("id", described(row[column]), "a time in seconds") from None
+    return times
+
+
+def read_rows(fields: Fields, key: str, is_padded: bool = False) -> np.ndarray:
+    """Return features `(N, rows, channels)`, their padding in front unless it `is_padded`."""
+    values, lengths = fields.features(key)
+    lengths_key = f"{key}_lengths"
+    if is_padded and lengths is None:
+        return values
+    if lengths_key in fields:
+        lengths = fields.numbers(lengths_key)
+        if lengths.ndim != 1:
+            raise fields.error(lengths_key, f"shape {lengths.shape}", f"shape ({fields.count},)")
+        lengths = fields.whole(lengths_key, lengths, values.shape[1])
+    return move_padding_to_front(values, lengths)
+
+
+def move_padding_to_front(values: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Return `values` `(N, T, C)` with zero rows at the back of a segment moved to its front.
+
+    `lengths` `(N,)` says how many of a segment's first rows are its own, so that zero rows
+    among them stay where they are; a row that is not zero is never taken for padding. Without
+    lengths, all zero rows at the back count as padding, unless there are as many or more at
+    the front over all segments: then the padding is there already, and zero rows at the back
+    are content.
+    """
+    steps = values.shape[1]
+    filled = values.any(axis=2)
+    empty = ~filled.any(axis=1)
+    trailing = np.where(empty, steps, filled[:, ::-1].argmax(axis=1))
+    if lengths is not None:
+        trailing = np.minimum(trailing, steps - lengths)
+    elif trailing.sum() <= np.where(empty, steps, filled.argmax(axis=1)).sum():
+        return values
+    if not trailing.any():
+        return values
+    source = (np.arange(steps) - trailing[:, None]) % steps
+    return values[np.arange(len(values))[:, None], source]
+
+
+def _read_labels(fields: Fields) -> np.ndarray | None:
+    key = "regression_labels" if "regression_labels" in fields else "labels"
+    if key not in fields:
+        return None
+    values = fields.numbers(key)
+    if values.shape[1:] not in _LABEL_SHAPES:
+        expected = f"shape ({fields.count}, 1, 1 or 7)"
+        raise fields.error(key, f"shape {values.shape}", expected)
+    return values.astype(np.float32, copy=False).reshape(fields.count, 1, -1)
+
+
+def _read_pieces(fields: Fields) -> np.ndarray:
+    """Return the input ids and the mask of `text_bert`, whose third row, segments, is all 0."""
+    values = fields.numbers("text_bert")
+    if values.ndim != 3 or values.shape[1] != 3 or values.shape[2] == 0:
+        raise fields.error(
+            "text_bert", f"shape {values.shape}", f"shape ({fields.count}, 3, pieces)"
+        )
+    largest_id = np.iinfo(np.int32).max
+    ids = fields.whole("text_bert", values[:, 0], largest_id)
+    return np.stack([ids, fields.whole("text_bert", values[:, 1], 1)], axis=1)

@@ -1,0 +1,92 @@
+"""Pickles of segments word by word, as MAG-BERT and MISA (and MMIM, BBFN) have them.
+
+MAG-BERT (github.com/WasifurRahman/BERT_multimodal_transformer) has items `((words, visual,
+acoustic), label, id)` in one file, MISA (github.com/declare-lab/MISA) items `((word numbers,
+visual, acoustic, words), label, id)` in a file a split. Row t of visual and acoustic is word t.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from system.errors import InputError
+
+SPLIT_NAMES = {"train": "train", "valid": "val", "dev": "val", "val": "val", "test": "test"}
+_MOST_WORDS = 50  # the last ones, as the alignment by word keeps
+_OPCODES_READ = 30
+
+
+def holds_words(path: Path) -> bool:
+    """Tell whether the pickle at `path` has lists of segments; reads its first bytes only."""
+    if path.is_dir():
+        return True
+    is_split = False
+    try:
+        with path.open("rb") as file:
+            for opcode, argument, _ in islice(pickletools.genops(file), _OPCODES_READ):
+                if opcode.name in ("EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT") and is_split:
+                    return opcode.name.endswith("LIST")
+                if isinstance(argument, str):
+                    is_split = argument in SPLIT_NAMES
+    except (OSError, ValueError, UnicodeDecodeError):  # the reader says what is wrong
+        pass
+    return False
+
+
+def as_entries(where: str, items: Sequence[Any]) -> tuple[dict[str, Any], int]:
+    """Return a split's items as entries by name, and how many had no word and are left out.
+
+    `where` is the file and the split, for messages. Raises InputError where an item is no
+    segment, or its rows are not as many as its words.
+    """
+    entries: dict[str, list] = defaultdict(list, id=[])
+    for number, item in enumerate(items):
+        segment = _read_item(f"{where}, item {number}", item)
+        for key, value in segment.items() if segment["raw_text"] else ():
+            entries[key].append(value)
+    return dict(entries), len(items) - len(entries["id"])
+
+
+def _read_item(where: str, item: object) -> dict[str, Any]:
+    is_triple = isinstance(item, (list, tuple)) and len(item) >= 3
+    parts = item[0] if is_triple else None
+    if not isinstance(parts, (list, tuple)) or len(parts) < 3:
+        raise InputError(
+            f"{where} is no segment ((words, visual, acoustic), label, id); use a file as "
+            "MAG-BERT or MISA published it"
+        )
+    words = parts[0 if len(parts) == 3 else 3]
+    words = words.ravel().tolist() if isinstance(words, np.ndarray) else words
+    if not isinstance(words, (list, tuple)):
+        raise InputError(f"{where}: words are of type {type(words).__name__}, expected a list")
+    words = [_word(where, word) for word in words]
+    rows = {"vision": parts[1], "audio": parts[2]}
+    for key, values in rows.items():
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or len(values) != len(words):
+            found = getattr(values, "shape", type(values).__name__)
+            raise InputError(
+                f"{where}: {key} is {found}, expected {len(words)} rows, one for each word; use "
+                "the data that are aligned by word"
+            )
+    entries = {"id": item[2], "labels": item[1], "raw_text": " ".join(words)}
+    for key, values in rows.items():
+        length = min(len(words), _MOST_WORDS)
+        entries[key] = np.pad(values[-_MOST_WORDS:], ((0, _MOST_WORDS - length), (0, 0)))
+        entries[f"{key}_lengths"] = length
+    return entries
+
+
+def _word(where: str, word: object) -> str:
+    """Return a word as text without a space, which would make two of it."""
+    if isinstance(word, bytes):
+        word = word.decode("utf-8", errors="replace")
+    if not isinstance(word, str):
+        raise InputError(f"{where}: a word is of type {type(word).__name__}, expected text")
+    return word.replace(" ", "_")

@@ -1,0 +1,188 @@
+"""A dataset that comes from a processed pickle, or from a folder of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.formats.pickle_split import PickleSplit
+from data.formats.pickles import PickleContent, read_pickle
+from data.formats.word_pickles import holds_words
+from data.labels import SCALES
+from data.layout import PIECES_FILE, TEXT_FILE
+from data.preparing.other_features import OtherFeatures, keys_of
+from data.preparing.sources import WriteResult, nothing_left
+from data.preparing.split_writer import SplitWriter
+from system.errors import InputError
+from system.files import file_facts
+
+_BERT_WIDTH = 768  # of bert-base's features, by which other text is told
+
+
+@dataclass(frozen=True)
+class PickleSource:
+    """A processed pickle; with `uses_own_text`, its text features are taken where it has some.
+
+    `dataset` says whose labels it has, a name of `data.labels.SCALES`; None: CMU-MOSEI's or
+    CMU-MOSI's, unless they look like SIMS's. `audio` and `visual` are other pickles that have
+    the features of that modality.
+    """
+
+    path: Path
+    uses_own_text: bool
+    dataset: str | None = None
+    audio: Path | None = None
+    visual: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """The file's name stands for the dataset's."""
+        return self.path.resolve().name if self.path.is_dir() else self.path.stem
+
+    @cached_property
+    def is_by_word(self) -> bool:
+        """Others align words with positions of the text, [CLS] first."""
+        return holds_words(self.path)
+
+    @property
+    def _scores(self) -> str:
+        return self.dataset or "mosei"
+
+    @property
+    def _others(self) -> dict[str, Path]:
+        files = {"audio": self.audio, "visual": self.visual}
+        return {kind: path for kind, path in files.items() if path is not None}
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        """The files, and what is taken from them."""
+        files = {"pickle": self.path}
+        if self.path.is_dir():
+            files = {path.name: path for path in sorted(self.path.glob("*.pkl"))}
+        return {
+            "dataset": self.title,
+            "scores": self._scores,
+            "alignment": "word" if self.is_by_word else f"as in {self.path.name}",
+            "files": {kind: file_facts(path) for kind, path in {**files, **self._others}.items()},
+            "uses_own_text": self.uses_own_text,
+        }
+
+    def estimate(self) -> None:
+        """Nothing is known before the whole file is read."""
+
+    def write(self, stage: Path) -> WriteResult:
+        """Copy the arrays, split by split; raises InputError where labels may be SIMS's."""
+        content = read_pickle(self.path)
+        if content.is_by_word != self.is_by_word:
+            raise InputError(
+                f"{self.path}: has segments word by word, but does not begin with them; save it "
+                "with pickle.dump as MAG-BERT or MISA published it."
+            )
+        self._refuse_labels_like_sims(content)
+        takes_text = self._takes_text(content)
+        left_out: Counter[str] = Counter({"segment has no words": content.without_words})
+        splits = self._with_labels(self._joined(content, left_out))
+        counts, width = {}, None
+        for name in list(splits):
+            split = self._without_faulty_labels(splits.pop(name), left_out)
+            if not split.names.ids:
+                raise nothing_left(+left_out, f"look at the labels and ids of {self.path}")
+            counts[name] = _write_split(stage / name, split)
+            if takes_text:
+                np.save(stage / name / TEXT_FILE, np.ascontiguousarray(split.text))
+                width = split.text.shape[2]
+            elif split.sentences is None:
+                np.save(stage / name / PIECES_FILE, split.pieces)
+        text = {"encoder": f"as in {self.path.name}", "width": width} if takes_text else None
+        return WriteResult(counts, dict(+left_out), text)
+
+    def _refuse_labels_like_sims(self, content: PickleContent) -> None:
+        """Raise InputError when nobody has said whose labels these are, and they may be SIMS's."""
+        labels = [split.labels for split in content.splits.values() if split.labels is not None]
+        limit = SCALES["sims"].limit
+        if self.dataset is None and labels and all(np.abs(x).max() <= limit for x in labels):
+            raise InputError(
+                f"{self.path}: all labels lie in [-{limit}, {limit}], as SIMS's do, where those "
+                "of CMU-MOSEI and CMU-MOSI go to 3; say whose they are with --dataset sims, "
+                "mosei or mosi."
+            )
+
+    def _takes_text(self, content: PickleContent) -> bool:
+        """Decide whether the file's own text features are taken, and warn of what surprises."""
+        splits = content.splits.values()
+        widths = {split.text.shape[2] for split in splits if split.text is not None}
+        has_words = all(split.sentences or split.pieces is not None for split in splits)
+        if self.uses_own_text and all(split.text is not None for split in splits):
+            if widths != {_BERT_WIDTH}:
+                advice = "; --bert computes BERT's from its sentences instead" if has_words else ""
+                warnings.warn(
+                    f"{self.path}: its text features are {min(widths)} wide: not BERT's, which "
+                    f"are {_BERT_WIDTH} wide; they are taken as they are{advice}",
+                    stacklevel=3,
+                )
+            return True
+        if not has_words:
+            raise InputError(
+                f"{self.path}: has neither raw_text nor text_bert in each split to compute BERT "
+                "features from; leave out --bert to take the file's own features."
+            )
+        if widths:
+            warnings.warn(
+                f"{self.path}: its own text features, {min(widths)} wide, are not taken",
+                stacklevel=3,
+            )
+        return False
+
+    def _joined(self, content: PickleContent, left_out: Counter[str]) -> dict[str, PickleSplit]:
+        """Put the other files' features into the splits; count the segments they do not have."""
+        splits = content.splits
+        for kind, path in self._others.items():
+            if content.is_by_word and not holds_words(path):
+                raise InputError(f"{path}: is not aligned by word, as {self.path} is.")
+            keys_of(self.path, [split.names for split in splits.values()])
+            other = OtherFeatures(path, kind)
+            for name, split in splits.items():
+                rows = other.rows_for(split.names)
+                found = rows >= 0
+                left_out[f"segment has no {kind} in {path.name}"] += int(np.count_nonzero(~found))
+                features = other.features(rows[found])
+                splits[name] = replace(split.at(np.flatnonzero(found)), **{kind: features})
+            left_out[f"segment is in {path.name} only"] += other.unused
+        return splits
+
+    def _with_labels(self, splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
+        """Give unlabelled segments the label NaN, as wide as the others' labels."""
+        widths = [split.labels.shape[2] for split in splits.values() if split.labels is not None]
+        shape = (1, max(widths, default=1))
+        return {
+            name: replace(split, labels=np.full((len(split.names.ids), *shape), np.nan, np.float32))
+            if split.labels is None
+            else split
+            for name, split in splits.items()
+        }
+
+    def _without_faulty_labels(self, split: PickleSplit, left_out: Counter[str]) -> PickleSplit:
+        if np.isnan(split.labels).all():
+            return split
+        faults = SCALES[self._scores].faults(split.labels)
+        left_out.update(faults[faults != ""].tolist())
+        return split.at(np.flatnonzero(faults == "")) if (faults != "").any() else split
+
+
+def _write_split(folder: Path, split: PickleSplit) -> dict[str, int]:
+    """Write a split's arrays and its table; returns how much there is."""
+    arrays = {"visual": split.visual, "audio": split.audio, "label": split.labels}
+    shapes = {kind: array.shape[1:] for kind, array in arrays.items()}
+    names, unknown = split.names, [""] * len(split.names.ids)
+    starts = unknown if names.starts is None else names.starts.tolist()
+    ends = unknown if names.ends is None else names.ends.tolist()
+    sentences = unknown if split.sentences is None else split.sentences
+    with SplitWriter(folder, shapes) as writer:
+        writer.write(arrays, zip(names.ids, names.videos, starts, ends, sentences, strict=True))
+    return writer.counts

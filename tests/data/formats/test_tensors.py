@@ -1,0 +1,104 @@
+"""PyTorch's tensors in files: read as arrays, without running anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from data.formats import safe_pickle
+from system.errors import InputError
+
+TENSORS = {
+    "float32": torch.arange(6.0).reshape(2, 3),
+    "integers": torch.arange(6).reshape(3, 2)[:, 1:],
+    "transposed": torch.arange(6.0, dtype=torch.float64).reshape(2, 3).T,
+    "a parameter": torch.nn.Parameter(torch.ones(2)),
+    "bfloat16": torch.ones(2, 2, dtype=torch.bfloat16),
+    "no values": torch.zeros(0, 3),
+}
+
+
+def dump(path, value):
+    path.write_bytes(pickle.dumps(value, 4))
+
+
+def save(path, value):
+    torch.save(value, path)
+
+
+def save_as_of_old(path, value):
+    torch.save(value, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("write", [dump, save, save_as_of_old])
+@pytest.mark.parametrize("kind", TENSORS)
+def test_tensors_come_back_as_arrays(tmp_path, kind, write):
+    tensor = TENSORS[kind]
+    write(tmp_path / "file.pkl", {"train": {"audio": tensor, "id": ["a", "b"]}})
+    found = safe_pickle.load(tmp_path / "file.pkl")["train"]
+    assert found["id"] == ["a", "b"]
+    assert type(found["audio"]) is np.ndarray
+    np.testing.assert_array_equal(found["audio"], tensor.detach().double().numpy())
+
+
+class MakesFolder:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def as_storage(content: bytes) -> bytes:
+    """Pickle a call of torch.storage._load_from_bytes."""
+    return b"\x80\x04ctorch.storage\n_load_from_bytes\n" + pickle.dumps((content,), 4)[2:-1] + b"R."
+
+
+@pytest.mark.parametrize("write", [save, save_as_of_old])
+def test_what_could_run_code_is_refused_and_does_not(tmp_path, write):
+    path, marker = tmp_path / "file.pkl", tmp_path / "marker"
+    write(path, {"train": MakesFolder(marker)})
+    hostile = [path.read_bytes(), as_storage(path.read_bytes())]
+    for content in hostile:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"file.pkl: not a complete pickle") as caught:
+            safe_pickle.load(path)
+        assert "\n" not in str(caught.value)
+    assert not marker.exists()
+
+
+def rebuilt(offset, size, stride) -> bytes:
+    """Pickle a tensor of two values whose shape claims otherwise."""
+    honest = pickle.dumps(torch.tensor([1.0, 2.0]), 2)
+    place, old = honest.index(b"K\x00K\x02"), b"K\x00K\x02\x85"
+    tail = honest[place:]
+    assert tail.startswith(old), tail
+    rest = tail[tail.index(b"\x89") :]  # requires_grad, and what follows
+    described = pickle.dumps((offset, size, stride), 2)[2:-1]
+    middle = described[: described.rindex(b"\x87")]
+    return honest[:place] + middle + rest
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [(0, (2**40,), (0,)), (0, (8,), (1,)), (1, (2,), (1,)), (-1, (2,), (1,)), (0, (2,), (-1,))],
+)
+def test_shapes_that_leave_the_storage_are_refused(tmp_path, offset, size, stride):
+    (tmp_path / "file.pkl").write_bytes(rebuilt(offset, size, stride))
+    with pytest.raises(InputError, match="not a complete pickle"):
+        safe_pickle.load(tmp_path / "file.pkl")
+
+
+def test_the_rebuilding_is_reached(tmp_path):
+    (tmp_path / "file.pkl").write_bytes(rebuilt(1, (1,), (1,)))
+    assert safe_pickle.load(tmp_path / "file.pkl").tolist() == [2.0]
+
+
+def test_a_sparse_tensor_is_refused(tmp_path):
+    save(tmp_path / "file.pkl", {"train": torch.eye(3).to_sparse()})
+    with pytest.raises(InputError, match="not a complete pickle"):
+        safe_pickle.load(tmp_path / "file.pkl")
