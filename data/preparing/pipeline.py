@@ -18,7 +18,6 @@ from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import keep_text, sentences_of, start_text
 from system.files import flush_file, flush_folder, make_folder
 from system.processes import Processes
-from system.threads import in_threads
 
 if TYPE_CHECKING:
     from data.text.encoder import TextEncoder
@@ -89,12 +88,10 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
         "left_out": written.left_out,
         "text": written.text,
     }
-    folders = [plan.stage / split for split in written.counts]
-    files = [path for folder in folders for path in folder.iterdir()]
-    for _ in in_threads(flush_file, files):  # together: the disk takes several at once
-        pass
-    for folder in folders:
-        flush_folder(folder)
+    for split in written.counts:
+        for path in (plan.stage / split).iterdir():
+            flush_file(path)
+        flush_folder(plan.stage / split)
     return write_manifest(plan.stage, manifest)
 
 
