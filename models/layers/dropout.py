@@ -2,6 +2,10 @@
 
 A mask is a hash of the key and of the place in the attention, not a draw from the device's
 generator: it is the same on every device, in every batch and in any number of processes.
+
+Measured: the correlation of what is dropped at two places 1 to 64 apart, over 86 million draws
+(4,000 keys, 8 heads, 54 queries, 50 keys, probability 0.4). The largest is 2.8e-4 (2.6 standard
+errors; the root mean square is 1.01 of them). Without the stride it was 8.7e-4 (8.1 and 2.48).
 """
 
 from __future__ import annotations
@@ -38,9 +42,7 @@ def random_keys(count: int, device: torch.device) -> Tensor:
 def drop(weights: Tensor, probability: float, keys: Tensor) -> Tensor:
     """Set attention weights `(B, H, Q, M)` to 0 with `probability`; scale up the others.
 
-    `keys` `(B,)` int64 below 2**32 choose which. Of 43 million draws (2,000 keys, 0.4 dropped),
-    no two at a distance of 1 to 64 correlate by more than 4.3e-4, 2.8 standard errors; with a
-    stride of 1, those at a distance of 2 correlate by 9.0e-4, 5.9 standard errors.
+    `keys` `(B,)` int64 below 2**32 choose which.
     """
     _, heads, queries, attended = weights.shape
     index = torch.arange(heads * attended * queries, device=weights.device)

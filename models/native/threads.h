@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <system_error>
@@ -10,7 +11,8 @@
 
 namespace {
 
-constexpr int SPINS = 20000;  // some ten microseconds
+// To fall asleep and wake up takes about as long.
+constexpr std::chrono::microseconds PATIENCE{100};
 
 // Calls `work(state, i)` for each i below `count`, in a thread for each of `states`. Whoever is free
 // takes the next i, so that a thread that does not get to run holds nobody up for long. Threads
@@ -31,8 +33,9 @@ void share_out(int64_t count, std::vector<State>& states, const Work& work) {
     } catch (const std::system_error&) {  // no more threads to be had: fewer do it all the same
     }
     run(states[0]);
-    // The others are about to end too; to fall asleep takes longer.
-    for (int i = 0; i < SPINS && finished <= others.size(); i++) std::atomic_signal_fence(std::memory_order_seq_cst);
+    const auto end = std::chrono::steady_clock::now() + PATIENCE;
+    while (finished <= others.size() && std::chrono::steady_clock::now() < end)
+        std::this_thread::yield();
     for (std::thread& other : others) other.join();
 }
 

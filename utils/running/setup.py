@@ -13,6 +13,7 @@ from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.native import accelerate
 from models.registry import MODELS, build, restore
+from system.cpu_threads import choose_threads
 from system.devices import pick_device
 from system.errors import InputError, first_line
 from system.processes import Processes
@@ -128,7 +129,12 @@ def check_widths(model: nn.Module, split: Split) -> None:
 
 
 def place_model(model: nn.Module, config: RunConfig, options: LoaderOptions) -> nn.Module:
-    """Return the model on the options' device, with the encoders in C++ where that is wanted."""
-    if options.device.type == "cpu" and config.native and not config.compile:
-        accelerate(model)
+    """Return the model on the options' device, with the encoders in C++ where that is wanted.
+
+    On a CPU, it also chooses how many threads compute.
+    """
+    if options.device.type == "cpu":
+        threads = choose_threads(options.share_size * sum(model.widths.values()))
+        if config.native and not config.compile:
+            model = accelerate(model, threads)
     return model.to(options.device)

@@ -1,0 +1,53 @@
+"""How many threads compute, and how they wait."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+CODE = """
+import os
+from system.cpu_threads import choose_threads, let_threads_sleep
+let_threads_sleep()
+import torch
+torch.set_num_threads(2)
+before = choose_threads({values})
+print(os.environ.get("GOMP_SPINCOUNT"), before, torch.get_num_threads())
+"""
+
+
+def outcome(values, **variables):
+    environment = {name: os.environ[name] for name in os.environ if name not in WAITING}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(values=values)],
+        cwd=ROOT,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_threads_sleep_soon_and_small_batches_have_one():
+    assert outcome(100) == ["1000", "2", "1"]
+
+
+def test_large_batches_keep_their_threads():
+    assert outcome(100_000) == ["1000", "2", "2"]
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_what_the_user_says_of_waiting_stays(name):
+    value = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "77"}[name]
+    assert outcome(100, **{name: value})[0] == ("77" if name == "GOMP_SPINCOUNT" else "None")
+
+
+def test_the_number_of_threads_that_the_user_says_stays():
+    assert outcome(100, OMP_NUM_THREADS="2") == ["1000", "2", "2"]
