@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from system.config import CheckedConfig, make_config, parse_assignments, plain_values, setting
@@ -36,6 +36,9 @@ class Unchecked:
     deep: bool = True
 
 
+# Drawing and parsing are quick; a busy machine is not.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -43,6 +46,7 @@ json_values = st.recursive(
 )
 
 
+@unhurried
 @given(st.dictionaries(st.sampled_from([f.name for f in fields(Example)]), json_values))
 def test_any_values_make_a_config_or_one_line(values):
     try:
@@ -60,6 +64,7 @@ def test_any_values_make_a_config_or_one_line(values):
         assert make_config(Example, again, "again") == config
 
 
+@unhurried
 @given(st.dictionaries(st.sampled_from(["size", "share", "name", "deep"]), json_values))
 def test_a_config_without_checks_is_checked_by_its_types(values):
     try:
