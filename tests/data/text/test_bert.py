@@ -571,9 +571,14 @@ def test_a_tokenizer_that_is_no_berts(bert, numbers, changes, message):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[1]", b"{}", b'{"model": 5}', b'{"model": {}}', b"\xff", b"[" * 200_000]
+    ("content", "message"),
+    [
+        *((content, "is not JSON") for content in (b"", b"\xff", b"[" * 200_000)),
+        *((content, "describes no tokenizer") for content in (b"[1]", b"{}", b'{"model": 5}')),
+        (b'{"model": {}}', "describes no tokenizer"),
+    ],
 )
-def test_a_tokenizer_that_is_something_else(bert, content):
+def test_a_tokenizer_that_is_something_else(bert, content, message):
     (bert / "vocab.txt").unlink()
     (bert / "tokenizer.json").write_bytes(content)
-    refusal(bert, bert / "tokenizer.json", "describes no tokenizer")
+    refusal(bert, bert / "tokenizer.json", message)
