@@ -187,7 +187,7 @@ class ComputationalSequence:
 
 def check_csd(path: Path) -> None:
     """Check that `path` opens as a .csd file with entries; raises InputError otherwise."""
-    with ComputationalSequence(path, width=0):  # which no row is held against
+    with ComputationalSequence(path):
         pass
 
 

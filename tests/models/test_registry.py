@@ -83,7 +83,7 @@ def test_a_users_own_model_is_built_and_restored_when_it_is_named(own, tmp_path)
 
 def test_nothing_that_a_checkpoint_names_is_imported(tmp_path):
     marker = tmp_path / "was here"
-    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n{OWN_MODEL}")
+    (tmp_path / "evil.py").write_text(f"{OWN_MODEL}\nopen({str(marker)!r}, 'w')\n")
     name = f"{tmp_path / 'evil.py'}:Mean"
     write_checkpoint(tmp_path / "a.pth", build("lf_dnn", {}, WIDTHS, 1), name)
     with pytest.raises(InputError):
