@@ -18,7 +18,7 @@ struct Call {
     const float* grad_out;
     float *grad_x, *grad_memory;
     const float* const* weights;  // LayerWeights of each layer, then NormWeights
-    float* grad_weights;          // the gradients of all these, one after the other
+    float* const* grad_weights;   // in the same order; written
 };
 
 }  // namespace

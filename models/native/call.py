@@ -127,16 +127,14 @@ class _Encode(torch.autograd.Function):
             return None, None, *_formula_grads(options, ctx.needs_input_grad[2:], inputs, grad_out)
         grad_out = grad_out.contiguous()
         grads = [None if value is None else torch.empty_like(value) for value in (x, memory)]
-        grad_weights = x.new_empty(sum(weight.numel() for weight in weights))
+        grad_weights = [torch.empty_like(weight) for weight in weights]
         # Hooks may have had the saved ones elsewhere meanwhile.
         call.x, call.memory, call.kept = map(_address, (x, memory, kept))
         call.grad_out, call.grad_x, call.grad_memory = map(_address, (grad_out, *grads))
-        addresses = _addresses(weights)
-        call.weights, call.grad_weights = ctypes.addressof(addresses), _address(grad_weights)
+        lists = [_addresses(weights), _addresses(grad_weights)]
+        call.weights, call.grad_weights = map(ctypes.addressof, lists)
         options.library.backward(ctypes.byref(call))
-        parts = grad_weights.split([weight.numel() for weight in weights])
-        shaped = (part.view(weight.shape) for part, weight in zip(parts, weights, strict=True))
-        return None, None, *grads, *shaped
+        return None, None, *grads, *grad_weights
 
 
 def _formula_grads(

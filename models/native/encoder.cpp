@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "call.h"
@@ -43,6 +44,23 @@ std::vector<State> states(const Call& call, int64_t count) {
     return made;
 }
 
+// The weights in the order of Call::weights, to a name that is null.
+struct Weight {
+    const char* name;
+    int64_t rows, columns;
+};
+#define WEIGHT(name, full, rows, columns) {full, rows, columns},
+
+// Copies a list's gradients from where they stand one after the other; moves `grads` on.
+const float* hand_out(const Weight* list, const float* sum, float* const*& grads) {
+    for (; list->name; list++, grads++) {
+        const int64_t size = list->rows * std::max<int64_t>(list->columns, 1);
+        std::copy(sum, sum + size, *grads);
+        sum += size;
+    }
+    return sum;
+}
+
 struct BackwardState {
     Worker worker;
     std::vector<LayerGrads> layers;
@@ -52,8 +70,8 @@ struct BackwardState {
 
     // Writes the gradients of some samples, added up, to `out`.
     void backward(const Call& call, int64_t begin, int64_t end, float* out) {
-        std::fill(layers.begin(), layers.end(), LayerGrads{});
-        norm = {};
+        std::memset(layers.data(), 0, sizeof(LayerGrads) * layers.size());
+        std::memset(&norm, 0, sizeof norm);
         for (int64_t sample = begin; sample < end; sample++)
             worker.backward(sample, layer_weights(call), layers.data(), norm_weights(call), norm);
         for (const LayerGrads& layer : layers) out = layer.sum(out);
@@ -69,12 +87,6 @@ int64_t abi() { return ABI; }
 int64_t call_size() { return sizeof(Call); }
 int64_t kept_size(const Call* call) { return Worker::kept_size(*call); }
 
-// The weights in the order of Call::weights, to a name that is null.
-struct Weight {
-    const char* name;
-    int64_t rows, columns;
-};
-#define WEIGHT(name, full, rows, columns) {full, rows, columns},
 const Weight* layer_weight_list() {
     static const Weight list[] = {LAYER_WEIGHTS(WEIGHT){nullptr, 0, 0}};
     return list;
@@ -94,15 +106,19 @@ void forward(const Call* call) {
 void backward(const Call* call) {
     const int64_t batch = call->batch, size = chunk_size(batch), chunks = (batch + size - 1) / size;
     const int64_t total = call->layers * LAYER_SIZE + NORM_SIZE;
-    std::vector<float> sums(chunks * total);
+    std::vector<float> sums(std::max<int64_t>(chunks, 1) * total);
     auto workers = states<BackwardState>(*call, chunks);
     share_out(chunks, workers, [&](BackwardState& state, int64_t chunk) {
         state.backward(*call, chunk * size, std::min(batch, (chunk + 1) * size),
                        sums.data() + chunk * total);
     });
-    std::fill_n(call->grad_weights, total, 0.0f);
-    for (int64_t chunk = 0; chunk < chunks; chunk++)
-        for (int64_t i = 0; i < total; i++) call->grad_weights[i] += sums[chunk * total + i];
+    for (int64_t chunk = 1; chunk < chunks; chunk++)
+        for (int64_t i = 0; i < total; i++) sums[i] += sums[chunk * total + i];
+    const float* sum = sums.data();
+    float* const* grads = call->grad_weights;
+    for (int64_t layer = 0; layer < call->layers; layer++)
+        sum = hand_out(layer_weight_list(), sum, grads);
+    hand_out(norm_weight_list(), sum, grads);
 }
 
 }  // extern "C"

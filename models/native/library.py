@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -45,9 +47,8 @@ def self_test(library: Library, width: int, heads: int, feedforward: int) -> Non
 
     Raises Unavailable when they differ.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the formula's operators would wait for each other
     with (
+        _one_thread(),  # the formula's operators would wait for each other
         torch.random.fork_rng(devices=[]),
         torch.autocast("cpu", enabled=False),
         torch.device("cpu"),
@@ -61,7 +62,16 @@ def self_test(library: Library, width: int, heads: int, feedforward: int) -> Non
             for ours, theirs in zip(found, expected, strict=True):
                 if not (ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max():
                     raise compiler.Unavailable(f"{_SOURCE.name}, compiled, computes wrong numbers")
-    torch.set_num_threads(threads)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _outcomes(
