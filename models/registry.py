@@ -23,7 +23,11 @@ from system.errors import InputError, first_line
 
 MODELS = {
     "nhfnet": "models.nhfnet.model:NHFNet",
+    "mult": "models.baselines.mult:MulT",
+    "msaf": "models.baselines.msaf:MSAF",
     "lf_dnn": "models.baselines.lf_dnn:LFDNN",
+    "lmf": "models.baselines.lmf:LMF",
+    "tfn": "models.baselines.tfn:TFN",
 }
 
 _WITHOUT_A_NAME = "nhfnet"  # what a checkpoint holds that does not say it
