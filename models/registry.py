@@ -81,6 +81,20 @@ def config_class(name: str) -> type:
     return find_class(name).Config
 
 
+def published_settings(name: str) -> Path:
+    """Return the file beside a model that says how it was trained by those who published it.
+
+    Raises InputError when there is none.
+    """
+    path = Path(sys.modules[find_class(name).__module__].__file__).with_suffix(".json")
+    if not path.is_file():
+        raise InputError(
+            f"--config published: how {name} was trained is not known ({path} is missing); leave "
+            "--config out, or give a run.json."
+        )
+    return path
+
+
 def build(
     name: str, settings: Mapping[str, Any], widths: Mapping[str, int], outputs: int
 ) -> nn.Module:

@@ -18,7 +18,7 @@ from system.devices import pick_device
 from system.errors import InputError, first_line
 from system.processes import Processes
 from utils.run_config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
-from utils.tasks import TASKS, Task
+from utils.tasks import LOSSES, TASKS, Task
 
 _WORKERS = {"cuda": 4, "cpu": 0}
 
@@ -56,7 +56,7 @@ def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, T
             raise InputError("--set goes without --checkpoint, whose model has its settings.")
         return open_model(config, read_checkpoint(config.checkpoint), split)
     config = replace(config, model=config.model or DEFAULT_MODEL, task=config.task or DEFAULT_TASK)
-    task = find_task(config.task, split)
+    task = find_task(config.task, split, config.loss)
     model = build(config.model, config.set, split.widths, len(task.outputs))
     _try_own_model(config.model, model, split)
     return config, model, task
@@ -77,7 +77,7 @@ def open_model(
             f"{config.task}; leave --task out."
         )
     config = replace(config, model=name, task=trained_for)
-    task = find_task(trained_for, split)
+    task = find_task(trained_for, split, config.loss)
     if model.outputs != len(task.outputs):
         raise InputError(
             f"{checkpoint.path} has {model.outputs} outputs, but the task {task.name} has "
@@ -107,13 +107,16 @@ def _try_own_model(name: str, model: nn.Module, split: Split) -> None:
         raise InputError(f"--model {name} predicts shape {found}, expected {expected}.")
 
 
-def find_task(name: str, split: Split) -> Task:
-    """Return a task as `split` is scored; raises InputError when that has no labels for it."""
+def find_task(name: str, split: Split, loss: str | None = None) -> Task:
+    """Return a task as `split` is scored, with a loss of `LOSSES`, or its own without one.
+
+    Raises InputError when the split has no labels for it.
+    """
     if name not in TASKS:
         raise InputError(f"--task {name}: there is no such task, only {', '.join(TASKS)}.")
     task = TASKS[name][split.scores]
     task.check_labels(split)
-    return task
+    return task if loss is None else replace(task, loss=LOSSES[loss])
 
 
 def check_widths(model: nn.Module, split: Split) -> None:
