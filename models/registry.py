@@ -3,7 +3,8 @@
 A model is a module with `forward(visual, audio, text) -> (B, outputs)`, made as
 `CLASS(config, widths, outputs)`; it keeps the three as attributes. `CLASS.Config` is a frozen
 dataclass, and `widths` has the channels of visual, audio and text. A class with
-`takes_dropout_keys = True` is also given `dropout_keys` `(B,)` in training.
+`takes_dropout_keys = True` is also given `dropout_keys` `(B,)` in training. A Config may have
+`left_out`, which names the parts that its values leave out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from system.errors import InputError, first_line
 
 MODELS = {
     "nhfnet": "models.nhfnet.model:NHFNet",
+    "text_only": "models.nhfnet.text_only:TextOnly",
     "mult": "models.baselines.mult:MulT",
     "msaf": "models.baselines.msaf:MSAF",
     "lf_dnn": "models.baselines.lf_dnn:LFDNN",

@@ -58,7 +58,7 @@ class SplitAttention(nn.Module):
         """Weight each `(B, T, channels)`; a part without steps adds nothing to the attention."""
         blocks = [x.unflatten(-1, (-1, self.block)) for x in steps]  # (B, T, K of it, block)
         kept = [
-            F.dropout(x.new_ones(len(x), 1, x.shape[2], 1), self.dropout, self.training)
+            F.dropout(x.new_ones(x.shape[0], 1, x.shape[2], 1), self.dropout, self.training)
             for x in blocks
         ]
         blocks = [x * keep for x, keep in zip(blocks, kept, strict=True)]

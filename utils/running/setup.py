@@ -13,6 +13,7 @@ from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.native import accelerate
 from models.registry import MODELS, build, restore
+from system.console import print_line
 from system.cpu_threads import choose_threads
 from system.devices import pick_device
 from system.errors import InputError, first_line
@@ -59,6 +60,7 @@ def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, T
     task = find_task(config.task, split, config.loss)
     model = build(config.model, config.set, split.widths, len(task.outputs))
     _try_own_model(config.model, model, split)
+    _say_what_is_left_out(config.model, model)
     return config, model, task
 
 
@@ -85,7 +87,14 @@ def open_model(
         )
     check_widths(model, split)
     _try_own_model(name, model, split)
+    _say_what_is_left_out(name, model)
     return config, model, task
+
+
+def _say_what_is_left_out(name: str, model: nn.Module) -> None:
+    left_out = getattr(model.config, "left_out", [])
+    if left_out:
+        print_line(f"{name} leaves out: {', '.join(left_out)}")
 
 
 def _try_own_model(name: str, model: nn.Module, split: Split) -> None:

@@ -24,3 +24,10 @@ def test_the_configuration_chooses_the_loss(small, loss, expected):
 
 def test_every_loss_of_the_configuration_is_there():
     assert tuple(LOSSES) == run_config.LOSSES
+
+
+def test_a_training_says_what_the_model_leaves_out(small, capsys):
+    open_training(RunConfig(datadir=small, set={"modalities": "text,audio"}))
+    assert capsys.readouterr().out == "nhfnet leaves out: visual, aggregation tokens\n"
+    open_training(RunConfig(datadir=small))
+    assert capsys.readouterr().out == ""
