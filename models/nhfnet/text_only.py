@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from models.nhfnet.config import NHFNetConfig
+from models.nhfnet.config import TextPathConfig
 from models.nhfnet.model import NHFNet
-from system.config import setting
-from system.console import OneOf
-
-
-@dataclass(frozen=True)
-class TextOnlyConfig(NHFNetConfig):
-    """NHFNet's settings; those of the parts that are missing do nothing."""
-
-    modalities: str = setting("text", OneOf("text"), "that are looked at")
 
 
 class TextOnly(NHFNet):
     """NHFNet with text alone: LSTMs, LayerNorm, self-attention, and the last token."""
 
-    Config = TextOnlyConfig
+    Config = TextPathConfig
     PUBLISHED = None
