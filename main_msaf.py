@@ -30,6 +30,10 @@ _GROUPS = {
     "running": ("device", "precision", "compile", "native", "num_workers"),
     "output": ("checkpointdir", "resultdir", "save_every", "log_interval", "verbose", "save"),
 }
+_EXCLUDES = {
+    "resume": ("checkpoint", "overwrite"),
+    "predict": ("train", "dry_run"),
+}
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
 
@@ -58,6 +62,13 @@ def build_parser() -> argparse.ArgumentParser:
         "beside it come first"
     )
     add("--config", type=file_path, metavar="FILE.json|published", help=config)
+    predict = (
+        "with --checkpoint, predict this prepared dataset, one of its splits, or a processed "
+        "pickle, with labels or without, to predictions.csv"
+    )
+    add("--predict", type=file_path, metavar="PATH", help=predict)
+    bert = "with --predict: encode a pickle's sentences by this BERT, as dataset_prep.py does"
+    add("--bert", metavar="NAME_OR_DIR", help=bert)
     dry_run = "print what would be done and what it costs; nothing is trained or written"
     add("--dry_run", action="store_true", help=dry_run)
     add("--models", action="store_true", help="list the models with their settings, and stop")
@@ -107,12 +118,16 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
     trains, resume = arguments["train"], arguments["resume"]
     if not (trains or arguments["dry_run"]) and config.checkpoint is None:
         parser.error("give --train to train, or --checkpoint FILE to evaluate")
+    for this, excludes in _EXCLUDES.items():
+        for other in excludes:
+            if arguments[this] and arguments.get(other):
+                parser.error(f"--{this} and --{other} exclude each other")
+    if arguments["bert"] and not arguments["predict"]:
+        parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
+    if arguments["predict"] and not config.save:
+        parser.error("--predict writes predictions.csv: leave --no_save out")
     if resume and not trains:
         parser.error("--resume goes with --train")
-    if resume and "checkpoint" in given:
-        parser.error("--resume and --checkpoint exclude each other")
-    if resume and arguments["overwrite"]:
-        parser.error("--resume and --overwrite exclude each other")
     if resume not in (None, "auto") and arguments["seeds"]:
         parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
     return config
@@ -150,6 +165,10 @@ def main() -> None:
             train_by_seed(config, arguments["seeds"], options, resume, overwrite)
         else:
             train(config, options, resume, overwrite)
+    elif arguments["predict"]:
+        from utils.reports.predict_path import predict_path
+
+        predict_path(config, arguments["predict"], arguments["bert"], options)
     else:
         from utils.reports.evaluate_checkpoint import evaluate_checkpoint
 

@@ -50,6 +50,9 @@ _SIMS = Scale(
     ("negative", "weakly -", "neutral", "weakly +", "positive"),
     lambda values: class_between(values, SIMS_BORDERS),
 )
+# By the column of the labels, from 1; each an intensity, 0 where it is not there.
+EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
+EMOTION_SCALE = Scale(3, ("absent", "present"), lambda values: (values > 0).astype(np.int8))
 SCALES = {"mosei": _CMU, "mosi": _CMU, "sims": _SIMS}  # by the dataset that has it
 
 

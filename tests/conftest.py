@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import main_msaf
 from data.fetching.demo import write_demo
 from data.preparing.pipeline import prepare
 from tests.preparation import SINGLE_PROCESS, demo_request
@@ -55,6 +56,18 @@ def program():
             timeout=300,
             **options,
         )
+
+    return run
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch):
+    """Run main_msaf.py in this process, in tmp_path: `main("--train", ...)`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["main_msaf.py", *map(str, arguments)])
+        main_msaf.main()
 
     return run
 

@@ -27,6 +27,7 @@ _VIDEOS = {"train": 40, "val": 8, "test": 12}
 _SEGMENTS = (9, 15)  # per video, from and below
 _SECONDS = (3.0, 9.0)  # a segment's length
 _ROWS_PER_SECOND = {"visual": 5, "audio": 10}
+_LEANING = [0.6, -0.4, -0.4, 0.0, -0.4, 0.0]  # of each emotion, a point of sentiment
 _NOISE = {"words": 0.8, "visual": 1.2, "audio": 1.2}  # in points of sentiment
 _POSITIVE = "great love wonderful amazing best happy excellent enjoy brilliant fun".split()
 _NEGATIVE = "bad hate terrible awful worst sad boring poor weak disappointing".split()
@@ -116,8 +117,10 @@ def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _labels(sentiments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    emotions = rng.uniform(0, 3, (len(sentiments), DEMO.labels.width - 1))
-    return np.column_stack([sentiments, emotions]).astype(np.float32)
+    """Add the emotions: most are 0, as CMU-MOSEI's, and some lean on the sentiment."""
+    emotions = rng.uniform(0, 3, (len(sentiments), DEMO.labels.width - 1)) - 1.8
+    emotions += np.outer(sentiments, _LEANING)
+    return np.column_stack([sentiments, np.clip(emotions, 0, 3)]).astype(np.float32)
 
 
 def _words(

@@ -46,11 +46,12 @@ class Split(Dataset):
     """One split's arrays, checked when opened and read when indexed.
 
     `folder` holds visual50, audio50, bert50 and label50.npy, from this program or from the
-    released script (float64). Raises InputError when one is missing or does not fit the others.
+    released script (float64). Raises InputError when one is missing or does not fit the others;
+    unless it `needs_labels`, label50.npy may be missing, and labels are then NaN.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, needs_labels: bool = True) -> None:
+        self.folder, self._needs_labels = folder, needs_labels
         if not folder.is_dir():
             raise InputError(
                 f"No folder {folder}; prepare the dataset first "
@@ -62,13 +63,22 @@ class Split(Dataset):
                 f"{folder.parent} is half moved into place by an interrupted preparation; run it "
                 f"again ({preparation_command(folder.parent)})."
             )
-        arrays = {kind: NpyReader(folder / name) for kind, name in BATCH_FILES.items()}
+        arrays = {kind: NpyReader(path) for kind, path in self._files.items()}
         self._check_lengths(arrays)
         self._arrays = {kind: arrays[kind] for kind in INPUTS}
-        self.labels = _read_labels(arrays["label"])  # (N, L) float32
+        label = arrays.get("label")
+        unlabelled = np.full((len(arrays["text"]), 1), np.nan, np.float32)
+        self.labels = unlabelled if label is None else _read_labels(label)  # (N, L) float32
         self.widths = {kind: array.shape[2] for kind, array in self._arrays.items()}
         self.ids = self._read_ids()
         self.scores = scores_of(read_manifest(folder.parent))  # whose labels these are
+
+    @property
+    def _files(self) -> dict[str, Path]:
+        files = {kind: self.folder / name for kind, name in BATCH_FILES.items()}
+        if not (self._needs_labels or files["label"].is_file()):
+            del files["label"]
+        return files
 
     def _check_lengths(self, arrays: dict[str, NpyReader]) -> None:
         lengths = {array.path.name: len(array) for array in arrays.values()}
@@ -78,7 +88,7 @@ class Split(Dataset):
                 f"{self.folder}: the arrays have different numbers of segments ({found}); "
                 "prepare the dataset again."
             )
-        if not len(arrays["label"]):
+        if not len(arrays["text"]):
             raise InputError(f"{self.folder} has no segments; expected at least one.")
 
     def _read_ids(self) -> list[str]:
@@ -96,9 +106,9 @@ class Split(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[Split], tuple[Path, bool]]:
         """Let a loading process that is not forked open the files itself, not get copies."""
-        return Split, (self.folder,)
+        return Split, (self.folder, self._needs_labels)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -108,7 +118,7 @@ class Split(Dataset):
     @cached_property
     def digest(self) -> str:
         """What tells this split's content from another's: of its files' sizes and samples."""
-        facts = [file_facts(self.folder / name) for name in BATCH_FILES.values()]
+        facts = [file_facts(path) for path in self._files.values()]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def __getitem__(self, rows: Rows) -> Batch:

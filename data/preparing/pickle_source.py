@@ -31,7 +31,7 @@ class PickleSource:
 
     `dataset` says whose labels it has, a name of `data.labels.SCALES`; None: CMU-MOSEI's or
     CMU-MOSI's, unless they look like SIMS's. `audio` and `visual` are other pickles that have
-    the features of that modality.
+    the features of that modality. Unless it `uses_labels`, the file counts as unlabelled.
     """
 
     path: Path
@@ -39,6 +39,7 @@ class PickleSource:
     dataset: str | None = None
     audio: Path | None = None
     visual: Path | None = None
+    uses_labels: bool = True
 
     @property
     def title(self) -> str:
@@ -84,6 +85,9 @@ class PickleSource:
                 f"{self.path}: has segments word by word, but does not begin with them; save it "
                 "with pickle.dump as MAG-BERT or MISA published it."
             )
+        if not self.uses_labels:
+            splits = {name: replace(split, labels=None) for name, split in content.splits.items()}
+            content = replace(content, splits=splits)
         self._refuse_labels_like_sims(content)
         takes_text = self._takes_text(content)
         left_out: Counter[str] = Counter({"segment has no words": content.without_words})

@@ -53,21 +53,30 @@ def gather_rows(mine: Tensor, n: int, options: LoaderOptions) -> np.ndarray:
     return whole
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module, split: Split | DeviceSplit, task: Task, options: LoaderOptions
 ) -> Evaluation:
-    """Predict every segment of `split`, in file order, and score the whole.
+    """Predict every segment of `split` as `predict_split` does, and score the whole."""
+    predictions, not_finite = predict_split(model, split, task, options)
+    labels = split.labels[:, task.columns]
+    return Evaluation(split.ids, labels, predictions, task.score(labels, predictions), not_finite)
 
-    `model` is on the options' device. Raises InputError when it predicts something that is not
-    a number.
+
+@torch.no_grad()
+def predict_split(
+    model: nn.Module, split: Split | DeviceSplit, task: Task, options: LoaderOptions
+) -> tuple[np.ndarray, int]:
+    """Predict every segment of `split`, in file order.
+
+    Returns `(N, outputs)` float32, and how many input values were read as 0. `model` is on the
+    options' device. Raises InputError when it predicts something that is not a number.
     """
     model.eval()
     parts = [torch.empty(0, len(task.outputs), device=options.device)]
     not_finite = 0
     bar = progress(
         batches(split, None, options),
-        desc=f"Evaluating {split.folder.name}",
+        desc=f"Predicting {split.folder.name}",
         unit="batch",
         leave=False,
         disable=not (options.verbose and is_terminal()),
@@ -86,8 +95,7 @@ def evaluate(
             f"{split.ids[wrong[0][0]]} of {split.folder} ({len(wrong)} such predictions): its "
             "weights are of no use."
         )
-    labels = split.labels[:, task.columns]
-    return Evaluation(split.ids, labels, predictions, task.score(labels, predictions), not_finite)
+    return predictions, not_finite
 
 
 def report_not_finite(counts: dict[str, int]) -> None:

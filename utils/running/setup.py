@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from data.labels import SCALES
 from data.layout import SPLITS
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
@@ -57,7 +58,8 @@ def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, T
             raise InputError("--set goes without --checkpoint, whose model has its settings.")
         return open_model(config, read_checkpoint(config.checkpoint), split)
     config = replace(config, model=config.model or DEFAULT_MODEL, task=config.task or DEFAULT_TASK)
-    task = find_task(config.task, split, config.loss)
+    task = find_task(config.task, split.scores, config.loss)
+    task.check_labels(split)
     model = build(config.model, config.set, split.widths, len(task.outputs))
     _try_own_model(config.model, model, split)
     _say_what_is_left_out(config.model, model)
@@ -65,11 +67,12 @@ def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, T
 
 
 def open_model(
-    config: RunConfig, checkpoint: Checkpoint, split: Split
+    config: RunConfig, checkpoint: Checkpoint, split: Split, is_labelled: bool = True
 ) -> tuple[RunConfig, nn.Module, Task]:
     """Return a checkpoint's model and task, which fit `split`, and the configuration with both.
 
-    Raises InputError when they do not fit, or are not what the configuration names.
+    Unless the split `is_labelled`, the task is as the data were scored that the checkpoint was
+    trained on. Raises InputError when they do not fit, or are not what the configuration names.
     """
     name, model = restore(checkpoint, config.model)
     trained_for = checkpoint.details.get("task", DEFAULT_TASK)
@@ -79,7 +82,10 @@ def open_model(
             f"{config.task}; leave --task out."
         )
     config = replace(config, model=name, task=trained_for)
-    task = find_task(trained_for, split, config.loss)
+    scores = split.scores if is_labelled else scores_trained_on(checkpoint) or split.scores
+    task = find_task(trained_for, scores, config.loss)
+    if is_labelled:
+        task.check_labels(split)
     if model.outputs != len(task.outputs):
         raise InputError(
             f"{checkpoint.path} has {model.outputs} outputs, but the task {task.name} has "
@@ -116,15 +122,26 @@ def _try_own_model(name: str, model: nn.Module, split: Split) -> None:
         raise InputError(f"--model {name} predicts shape {found}, expected {expected}.")
 
 
-def find_task(name: str, split: Split, loss: str | None = None) -> Task:
-    """Return a task as `split` is scored, with a loss of `LOSSES`, or its own without one.
+def scores_trained_on(checkpoint: Checkpoint) -> str | None:
+    """Return whose labels a checkpoint was trained on, a name of `SCALES`, where it says so."""
+    data = checkpoint.details.get("dataset")
+    scores = data.get("scores") if isinstance(data, dict) else None
+    return scores if isinstance(scores, str) and scores in SCALES else None
 
-    Raises InputError when the split has no labels for it.
+
+def find_task(name: str, scores: str, loss: str | None = None) -> Task:
+    """Return a task as the dataset of `scores` is scored, with a loss of `LOSSES`, or its own.
+
+    Raises InputError when there is none.
     """
     if name not in TASKS:
         raise InputError(f"--task {name}: there is no such task, only {', '.join(TASKS)}.")
-    task = TASKS[name][split.scores]
-    task.check_labels(split)
+    if scores not in TASKS[name]:
+        raise InputError(
+            f"--task {name}: data that are scored as {scores} have no labels for it, only "
+            f"{', '.join(TASKS[name])}; use a dataset that has them."
+        )
+    task = TASKS[name][scores]
     return task if loss is None else replace(task, loss=LOSSES[loss])
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
+from sklearn.metrics import accuracy_score, mean_absolute_error
 
 from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
+from utils.tasks.binary import accuracy_and_f1
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
 
@@ -26,8 +27,8 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     signed = labels != 0
     if not signed.any():
         warnings.warn("all labels are 0: Acc-2 and F1 (neg/pos) are given as 0", stacklevel=2)
-    acc2, f1 = _binary(labels[signed] > 0, predictions[signed] > 0)
-    acc2_nonneg, f1_nonneg = _binary(labels >= 0, predictions >= 0)
+    acc2, f1 = accuracy_and_f1(labels[signed] > 0, predictions[signed] > 0)
+    acc2_nonneg, f1_nonneg = accuracy_and_f1(labels >= 0, predictions >= 0)
     return {
         "mae": float(mean_absolute_error(labels, predictions)),
         "corr": _pearson(labels, predictions),
@@ -46,7 +47,7 @@ def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     A value on the border of two classes belongs to the lower one. Source: MMSA's metrics.
     """
     labels, predictions = (np.clip(x.reshape(-1), -1, 1) for x in (labels, predictions))
-    acc2, f1 = _binary(labels > 0, predictions > 0)
+    acc2, f1 = accuracy_and_f1(labels > 0, predictions > 0)
     by_borders = {"acc3": SIMS_BORDERS[1:3], "acc5": SIMS_BORDERS}
     return {
         "mae": float(mean_absolute_error(labels, predictions)),
@@ -64,17 +65,6 @@ def _accuracy(
     to_class: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, predictions: np.ndarray
 ) -> float:
     return float(accuracy_score(to_class(labels), to_class(predictions)))
-
-
-def _binary(labels: np.ndarray, predictions: np.ndarray) -> tuple[float, float]:
-    if not len(labels):
-        return 0.0, 0.0
-    # Each pair of classes once, weighted by how often it is: a million rows become four.
-    counts = np.bincount(2 * labels.astype(np.int8) + predictions, minlength=4)
-    true, predicted = np.repeat([False, True], 2), np.tile([False, True], 2)
-    accuracy = accuracy_score(true, predicted, sample_weight=counts)
-    f1 = f1_score(true, predicted, sample_weight=counts, average="weighted", zero_division=0)
-    return float(accuracy), float(f1)
 
 
 def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:

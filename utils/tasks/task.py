@@ -58,6 +58,11 @@ class Task:
         """The label column of each output."""
         return list(self.outputs.values())
 
+    def column_names(self, *what: str) -> list[str]:
+        """Return what a file calls the columns of each output; of several, by their names."""
+        prefixes = [f"{name}_" for name in self.outputs] if len(self.outputs) > 1 else [""]
+        return [f"{prefix}{one}" for prefix in prefixes for one in what]
+
     def check_labels(self, split: Split) -> None:
         """Raise InputError when the split has no labels for this task, or some are no numbers.
 
@@ -66,8 +71,9 @@ class Task:
         path, found = split.folder / BATCH_FILES["label"], split.labels.shape[1]
         if found <= max(self.columns):
             raise InputError(
-                f"{path} has {found} columns, but the task {self.name} needs "
-                f"{max(self.columns) + 1}; use a dataset that has them."
+                f"{path} has no labels for the task {self.name}: it has {found} columns, and "
+                f"{', '.join(self.outputs)} need {max(self.columns) + 1}; use a dataset that has "
+                "them."
             )
         labels = split.labels[:, self.columns]
         wrong = np.argwhere(~np.isfinite(labels))
@@ -82,6 +88,11 @@ class Task:
             raise InputError(
                 f"{path}: the label of segment {segment} is {label} ({name}), expected a number; "
                 "prepare the dataset again."
+            )
+        if len(self.columns) > 1 and len(labels) > 1 and (labels == labels[0]).all():
+            raise InputError(
+                f"{path} has no labels for the task {self.name}: {', '.join(self.outputs)} are "
+                "the same in all segments; use a dataset that has them."
             )
         outside = None if self.scale is None else labels[self.scale.outside(labels)]
         if outside is not None and len(outside):

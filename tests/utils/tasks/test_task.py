@@ -39,8 +39,20 @@ def test_a_label_that_is_no_number_is_refused(tmp_path, value):
 def test_labels_without_the_columns_are_refused(tmp_path):
     split = with_labels(tmp_path, np.zeros((SEGMENTS, 1, 1)))
     SENTIMENT.check_labels(split)
-    with pytest.raises(InputError, match=r"label50.npy has 1 columns, .*pair needs 3"):
+    with pytest.raises(
+        InputError, match=r"label50.npy has no labels .*pair: .* 1 columns, .* need 3"
+    ):
         PAIR.check_labels(split)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_columns_that_nobody_labelled_are_refused(tmp_path, value):
+    labels = np.full((SEGMENTS, 1, 7), value, np.float32)
+    labels[:, 0, 0] = range(SEGMENTS)
+    with pytest.raises(InputError, match=r"label50.npy has no labels .* happy, sad are the same"):
+        PAIR.check_labels(with_labels(tmp_path, labels))
+    labels[3, 0, 2] = 2
+    PAIR.check_labels(with_labels(tmp_path, labels))
 
 
 def test_the_loss_is_the_squared_error_value_by_value():

@@ -1,0 +1,164 @@
+"""`--predict`: a dataset or a pickle to predictions.csv."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import write_checkpoint
+from models.registry import build
+from system.errors import InputError
+from tests.data.loading.test_split import write_split
+from tests.data.preparing.test_pickle_source import content_of, written
+from tests.programs.test_runs import contents
+
+ARRAYS = {"visual": 35, "audio": 74, "text": 16}  # of write_split
+PICKLE = {"visual": 3, "audio": 7, "text": 768}  # of content_of
+IDS = [f"a,{row}[0]" for row in range(11)]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Write an untrained model of some widths; returns its file."""
+
+    def write(widths=ARRAYS, outputs=1, **details):
+        torch.manual_seed(0)
+        model = build("nhfnet", {"layers": 1}, widths, outputs)
+        write_checkpoint(tmp_path / "run" / "best.pth", model, "nhfnet", **details)
+        return tmp_path / "run" / "best.pth"
+
+    return write
+
+
+@pytest.fixture
+def data(tmp_path):
+    for split in ("train", "test"):
+        write_split(tmp_path / "data" / split, ids=IDS)
+    return tmp_path / "data"
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def predicted(tmp_path):
+    """Return the rows of each predicted split, of all results."""
+    return {
+        path.parent.name: rows_of(path)
+        for path in tmp_path.glob("result/*/predicted/*/predictions.csv")
+    }
+
+
+def values_of(rows):
+    return [float(row["prediction"]) for row in rows]
+
+
+def test_a_dataset_is_predicted_as_it_is_evaluated(main, checkpoint, data, tmp_path, capsys):
+    path = checkpoint()
+    main("--datadir", data, "--checkpoint", path)
+    (evaluated,) = tmp_path.glob("result/*/test/predictions.csv")
+    before = contents(tmp_path)
+    main("--checkpoint", path, "--predict", data, "--batch_size", 3)
+    found = predicted(tmp_path)
+    assert list(found) in (["train", "test"], ["test", "train"])
+    rows = found["test"]
+    assert [row["id"] for row in rows] == IDS
+    assert {row["sentence"] for row in rows} == {"0"}
+    expected = values_of(rows_of(evaluated))
+    np.testing.assert_allclose(values_of(rows), expected, atol=1e-5)
+    assert [int(row["class"]) for row in rows] == np.clip(np.round(expected), -3, 3).tolist()
+    assert "11 predictions are in result/" in capsys.readouterr().out
+    assert before.items() <= contents(tmp_path).items()
+
+
+@pytest.mark.parametrize("label", ["nan", "none"])
+def test_a_split_needs_no_labels_and_no_table(main, checkpoint, data, tmp_path, label):
+    (data / "test" / "segments.csv").unlink()
+    if label == "nan":
+        np.save(data / "test" / "label50.npy", np.full((11, 1, 1), np.nan))
+    else:
+        (data / "test" / "label50.npy").unlink()
+    main("--checkpoint", checkpoint(), "--predict", data / "test", "--num_workers", 1)
+    (rows,) = predicted(tmp_path).values()
+    assert [(row["id"], row["sentence"]) for row in rows] == [(str(k), "") for k in range(11)]
+    with pytest.raises(InputError, match=r"label50.npy|is not labelled"):
+        main("--checkpoint", checkpoint(), "--datadir", data)
+
+
+def test_a_pickle_is_predicted_whatever_its_labels_are(main, checkpoint, tmp_path):
+    content = content_of()
+    content["test"]["regression_labels"][1:3] = np.nan, 9
+    path = written(tmp_path / "in" / "clips.pkl", content)
+    main("--checkpoint", checkpoint(PICKLE), "--predict", path)
+    found = predicted(tmp_path)
+    assert {name: len(rows) for name, rows in found.items()} == {"train": 6, "val": 3, "test": 4}
+    assert [row["id"] for row in found["test"]] == ["test0[0]", "test0[1]", "test1[2]", "test1[3]"]
+    assert [row["sentence"] for row in found["test"]] == content["test"]["raw_text"]
+    assert [file.name for file in path.parent.iterdir()] == ["clips.pkl"]
+
+
+def test_a_pickle_without_text_features_wants_a_bert(main, checkpoint, demo, tmp_path):
+    content = content_of()["test"]
+    del content["text"], content["regression_labels"]
+    path, widths = written(tmp_path / "clips.pkl", content), {**PICKLE, "text": 64}
+    with pytest.raises(InputError, match=r"clips.pkl has words, but no text features; give --bert"):
+        main("--checkpoint", checkpoint(widths), "--predict", path)
+    assert not predicted(tmp_path)
+    main("--checkpoint", checkpoint(widths), "--predict", path, "--bert", demo / "demo_bert")
+    assert len(predicted(tmp_path)["test"]) == 4
+
+
+@pytest.mark.parametrize("scores", ["mosei", "sims", "unknown", ["sims"]])
+def test_classes_are_those_of_the_scale_that_was_trained_on(
+    main, checkpoint, data, tmp_path, scores
+):
+    main("--checkpoint", checkpoint(dataset={"scores": scores}), "--predict", data / "test")
+    (rows,) = predicted(tmp_path).values()
+    words = {row["class"] for row in rows}
+    assert words <= (
+        {"negative", "weakly -", "neutral", "weakly +", "positive"}
+        if scores == "sims"
+        else {"-3", "-2", "-1", "0", "+1", "+2", "+3"}
+    )
+
+
+def test_emotions_are_predicted_by_name(main, checkpoint, data, tmp_path):
+    main("--checkpoint", checkpoint(outputs=6, task="emotion"), "--predict", data / "test")
+    (rows,) = predicted(tmp_path).values()
+    assert list(rows[0])[:3] == ["id", "happy_prediction", "happy_class"]
+    for row in rows:
+        assert row["fear_class"] == ("present" if float(row["fear_prediction"]) > 0 else "absent")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("nowhere", [], "there is no nowhere"),
+        ("run", [], r"run: no train.pkl, dev.pkl or test.pkl"),
+        ("data/test", ["--bert", "b"], "--bert goes with a pickle; data/test is prepared"),
+        ("clips.pkl", [], r"^clips.pkl/train: visual is 3 wide, but the model takes 35"),
+    ],
+)
+def test_mistakes_are_told(main, checkpoint, data, tmp_path, path, options, message):
+    written(tmp_path / "clips.pkl", content_of())
+    with pytest.raises(InputError, match=message):
+        main("--checkpoint", checkpoint(), "--predict", path, *options)
+    assert not predicted(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train"], "--predict and --train exclude"),
+        (["--dry_run"], "--predict and --dry_run exclude"),
+        (["--no_save"], "leave --no_save out"),
+    ],
+)
+def test_what_does_not_go_with_it_is_told(main, capsys, options, message):
+    with pytest.raises(SystemExit):
+        main("--checkpoint", "a.pth", "--predict", "b", *options)
+    assert message in capsys.readouterr().err

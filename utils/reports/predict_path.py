@@ -1,0 +1,113 @@
+"""Predicting what need not be labelled: a prepared dataset, or a pickle as it comes."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+
+from data.layout import ALIGNMENT_NAMES, BATCH_FILES, SEGMENTS_FILE, SPLITS, iterate_segments
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
+from data.manifest import splits_of
+from data.preparing.pickle_source import PickleSource
+from data.preparing.pipeline import prepare
+from data.preparing.plan import Request, TextRequest
+from models.checkpoint import read_checkpoint
+from system.console import print_line, print_warning
+from system.errors import InputError
+from system.files import atomic_write
+from utils.reports.evaluation import predict_split, report_not_finite
+from utils.reports.predict import Predictor
+from utils.reports.results import result_folder
+from utils.run_config import RunConfig
+from utils.running.execution import Execution
+from utils.running.setup import check_widths, open_model, place_model, scores_trained_on
+from utils.tasks import Task
+
+
+def predict_path(config: RunConfig, path: Path, bert: str | None, options: LoaderOptions) -> Path:
+    """Predict all that `path` holds with `config.checkpoint`; returns the folder of the results.
+
+    `path` is a prepared dataset, one of its splits, or a processed pickle, of which `bert` encodes
+    the sentences where it is given. Raises InputError when something cannot be read or does not
+    fit.
+    """
+    checkpoint = read_checkpoint(config.checkpoint)
+    config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
+    scores = scores_trained_on(checkpoint)
+    with _opened(path, bert, scores, config.device, options) as splits:
+        config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
+        for split in splits[1:]:
+            check_widths(model, split)
+        execution = Execution(config.precision, config.compile)
+        predictor = Predictor(place_model(model, config, options), execution, options.share_size)
+        digest = " ".join(split.digest for split in splits)
+        folder = result_folder(config.resultdir, checkpoint.path, digest) / "predicted"
+        for split in splits:
+            name = split.folder.resolve().name
+            predictions, not_finite = predict_split(predictor, split, task, options)
+            report_not_finite({name: not_finite})
+            if options.processes.is_first:
+                with atomic_write(folder / name / "predictions.csv") as temporary:
+                    _write(temporary, split, predictions, task)
+                print_line(f"{len(split):,} predictions are in {folder / name / 'predictions.csv'}")
+    return folder
+
+
+@contextmanager
+def _opened(
+    path: Path, bert: str | None, scores: str | None, device: str, options: LoaderOptions
+) -> Iterator[list[Split]]:
+    """Open a dataset where it is, a pickle as a temporary dataset."""
+    if not path.exists():
+        raise InputError(f"--predict: there is no {path}; give a prepared dataset, or a pickle.")
+    folders = [path] if (path / BATCH_FILES["visual"]).is_file() else []
+    folders = folders or [path / name for name in SPLITS if (path / name).is_dir()]
+    if folders:
+        if bert is not None:
+            raise InputError(f"--bert goes with a pickle; {path} is prepared and has its text.")
+        yield [Split(folder, needs_labels=False) for folder in folders]
+        return
+    processes = options.processes
+    with tempfile.TemporaryDirectory(prefix="nhfnet-") as own:
+        folder = Path(processes.broadcast(own))
+        try:
+            source = PickleSource(path, bert is None, scores, uses_labels=False)
+            text = None if bert is None else TextRequest(bert, "float32", device)
+            manifest = prepare(Request(folder, ALIGNMENT_NAMES[0], source, text), processes)
+            for reason, count in manifest["left_out"].items():
+                print_warning(f"{path}: not predicted: {count:,} because the {reason}")
+            if manifest["text"] is None:
+                raise InputError(
+                    f"{path} has words, but no text features; give --bert, the encoder of the "
+                    "data that the checkpoint was trained on."
+                )
+            yield [Split(folder / name, needs_labels=False) for name in splits_of(manifest)]
+            processes.broadcast(None)  # the others have read what the first one's folder holds
+        except InputError as error:
+            raise InputError(str(error).replace(str(folder), str(path))) from error
+
+
+def _write(path: Path, split: Split, predictions: np.ndarray, task: Task) -> None:
+    """Write a row a segment: id, each output's prediction and class, and the sentence."""
+    columns = [predictions]
+    if task.scale is not None:
+        names = np.array(task.scale.class_names)
+        columns.append(names[task.scale.classes(predictions.ravel())].reshape(predictions.shape))
+    sentences = repeat("", len(split))
+    if (split.folder / SEGMENTS_FILE).is_file():
+        sentences = (row["sentence"] for row in iterate_segments(split.folder))
+    rows = zip(split.ids, *(column.tolist() for column in columns), sentences, strict=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        what = ("prediction", "class")[: len(columns)]
+        writer.writerow(["id", *task.column_names(*what), "sentence"])
+        for id_, *values, sentence in rows:
+            pairs = zip(*values, strict=True)
+            writer.writerow([id_, *(value for pair in pairs for value in pair), sentence])
