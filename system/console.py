@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import colorama
 from colorama import Fore, Style
 
-from system.errors import InputError
+from system.errors import InputError, shown
 
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
 _EXIT_INPUT, _EXIT_UNEXPECTED, _EXIT_INTERRUPTED = 2, 1, 130
@@ -180,7 +180,7 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
         except ValueError:
             value = None
         if value is None or value < minimum or (maximum is not None and value > maximum):
-            raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"{expected}, got {shown(text)}")
         return value
 
     return parse
@@ -212,14 +212,14 @@ def _number(text: str, expected: str, is_good: Callable[[float], bool]) -> float
     except ValueError:
         value = math.nan
     if not is_good(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
     return value
 
 
 def truth_value(text: str) -> bool:
     """Parse an argparse value: true or false."""
     if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected true or false, got {shown(text)}")
     return text.lower() == "true"
 
 
@@ -233,7 +233,7 @@ class OneOf:
         """Return `text` if it is a name."""
         if text not in self.names:
             expected = " or ".join(self.names)
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
         return text
 
 
@@ -246,4 +246,4 @@ def device_name(text: str) -> str:
     """Parse an argparse value: auto, cpu, cuda or cuda:N."""
     if re.fullmatch("auto|cpu|cuda(:(0|[1-9][0-9]?))?", text):
         return text
-    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {shown(text)}")

@@ -69,7 +69,6 @@ class LFDNN(nn.Module):
 
     Config = LFDNNConfig
     PUBLISHED = PublishedFormat(
-        mark="video_subnet.",
         prefixes={"video_subnet.": "visual_subnet."},
         widths={
             "visual": "visual_subnet.linear_1.weight",
