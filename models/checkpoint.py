@@ -174,17 +174,19 @@ def restore_model(checkpoint: Checkpoint, model_class: type[nn.Module]) -> nn.Mo
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Copy `weights`, which come from `path`, into `model`.
 
-    Raises InputError where they do not fit, or where one holds NaN or infinity.
+    Raises InputError where they do not fit, or are of no use.
     """
     check_weights(model, weights, path)
-    for name, _ in model.named_parameters():
-        if not weights[name].isfinite().all():
-            raise InputError(f"{path}: {name} holds NaN or infinity; these weights are of no use.")
     model.load_state_dict(weights)
 
 
-def check_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Raise InputError that tells which names are missing, unexpected, or of another shape."""
+def check_weights(model: nn.Module, weights: Any, path: Path | str) -> None:
+    """Raise InputError that begins with `path` unless `weights` are numbers that fit `model`.
+
+    It tells which names are missing, unexpected, of another shape or type, or hold NaN or infinity.
+    """
+    if not _is_state_dict(weights):
+        raise InputError(f"{path}: {shown(weights)} instead of named weights; the file is damaged.")
     expected = model.state_dict()
     both = [name for name in expected if name in weights]
     problems = {
@@ -204,6 +206,9 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     if any(problems.values()):
         listed = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
         raise InputError(f"{path} does not fit {type(model).__name__}: {listed}.")
+    for name, _ in model.named_parameters():
+        if not weights[name].isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinity; these weights are of no use.")
 
 
 def _some(names: list[str]) -> str:

@@ -24,9 +24,9 @@ from colorama import Fore, Style
 from system.errors import InputError, shown
 
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
-_EXIT_INPUT, _EXIT_UNEXPECTED, _EXIT_INTERRUPTED = 2, 1, 130
+_EXIT_INPUT, _EXIT_UNEXPECTED = 2, 1
 _INTERRUPTED = "Interrupted; what was finished is kept."
-_interrupts: list[bool] = []  # one for each that came
+_interrupts: list[int] = []  # the signals that came: SIGINT, SIGTERM
 # PyTorch raises a RuntimeError, on CUDA devices and on the CPU.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
@@ -48,17 +48,19 @@ def run(program: Callable[[], None]) -> NoReturn:
     # Warnings as single lines too, ours and those of libraries.
     warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
     sys.unraisablehook = _ignore_unraisable
+    _open_streams()
     colorama.init()  # no colour codes where the output is not a terminal
     try:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGTERM, _interrupt)
         program()
         _raise_lost_interrupt()
         sys.stdout.flush()
     except InputError as error:
         _stop(_EXIT_INPUT, str(error))
     except KeyboardInterrupt:
-        _stop(_EXIT_INTERRUPTED, _INTERRUPTED)
+        _stop(_exit_code(), _INTERRUPTED)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_EXIT_UNEXPECTED) from None
@@ -77,17 +79,32 @@ def run(program: Callable[[], None]) -> NoReturn:
     raise SystemExit(0)
 
 
-def _interrupt(_: int, frame: FrameType | None) -> None:
+def _open_streams() -> None:
+    """Have nothing that is printed fail: what the terminal cannot encode is escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by what started the program
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _exit_code() -> int:
+    """Return what a shell gives for a program that a signal ended."""
+    return 128 + (_interrupts[0] if _interrupts else signal.SIGINT)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt; but while something is imported, end the program at once.
 
     There NumPy would turn the exception into an ImportError, and PyTorch's C++ would abort.
     """
+    _interrupts.append(number)
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             print_error(_INTERRUPTED)
-            os._exit(_EXIT_INTERRUPTED)
+            os._exit(_exit_code())
         frame = frame.f_back
-    _interrupts.append(True)
     raise KeyboardInterrupt
 
 

@@ -478,7 +478,11 @@ def test_only_what_is_wrong_is_told():
 
 def test_many_names_are_counted():
     count = len(small_model().state_dict())
-    assert misfit({}).endswith(f"visual_linear.weight and {count - 3} more.")
+    assert (
+        misfit({"a": torch.ones(1)})
+        .split("; ")[0]
+        .endswith(f"visual_linear.weight and {count - 3} more")
+    )
 
 
 def test_a_released_file_that_lacks_a_part_tells_our_name_for_it(tmp_path):

@@ -80,9 +80,11 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Take up the training that `path` holds, where it was saved.
 
-        Raises InputError when the file holds no such training, or one of other data or settings.
+        Raises InputError when the file holds no such training, one of other data or
+        settings, or a damaged one.
         """
-        self.state = self.saver.resume(path)
+        segments = range(len(self.splits["train"]))
+        self.state = self.saver.resume(path, len(self.options.rows(segments)))
 
     def run(self) -> None:
         """Train the epochs that are left; the model ends with the weights of the best.
