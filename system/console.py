@@ -11,9 +11,11 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -27,6 +29,9 @@ TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
 _EXIT_INPUT, _EXIT_UNEXPECTED = 2, 1
 _INTERRUPTED = "Interrupted; what was finished is kept."
 _interrupts: list[int] = []  # the signals that came: SIGINT, SIGTERM
+_held: list[bool] = []  # whether an interrupt has to wait
+_follows: list[bool] = []  # whether this is not the first of several processes
+_FIRST_PROCESS_SPEAKS = 3.0  # seconds within which the first ends all of them
 # PyTorch raises a RuntimeError, on CUDA devices and on the CPU.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
@@ -53,7 +58,8 @@ def run(program: Callable[[], None]) -> NoReturn:
     try:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, _interrupt)
-        signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _interrupt)
         program()
         _raise_lost_interrupt()
         sys.stdout.flush()
@@ -100,12 +106,32 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     There NumPy would turn the exception into an ImportError, and PyTorch's C++ would abort.
     """
     _interrupts.append(number)
+    if _held and len(_interrupts) == 1:
+        return
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             print_error(_INTERRUPTED)
             os._exit(_exit_code())
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """Let an interrupt wait for the end of the block, so that this is done whole; not a second."""
+    _held.append(True)
+    try:
+        yield
+    finally:
+        _held.clear()
+    _raise_lost_interrupt()
+
+
+def leave_printing_to_the_first_process() -> None:
+    """Print no more, except for an error that does not end the first process too."""
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    warnings.simplefilter("ignore")
+    _follows.append(True)
 
 
 def _raise_lost_interrupt() -> None:
@@ -123,7 +149,11 @@ def _ignore_unraisable(ignored: sys.UnraisableHookArgs) -> None:
 def _stop(code: int, message: str) -> NoReturn:
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exc()
-    print_error(message)
+    if _follows:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what torchrun ends the others with
+        time.sleep(_FIRST_PROCESS_SPEAKS)
+    if not (_follows and _interrupts):
+        print_error(message)
     raise SystemExit(code)
 
 
@@ -256,7 +286,10 @@ class OneOf:
 
 def file_path(text: str) -> Path:
     """Parse an argparse value: a path, in which ~ is the home directory."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"there is no home directory for {shown(text)}") from error
 
 
 def device_name(text: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from models.checkpoint import read_checkpoint
+from system import console
 from system.errors import InputError
 from system.torch_file import load_torch_file
 from tests.conftest import ROOT
@@ -125,6 +126,38 @@ def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(small, tmp_path, m
         )
         del expected["path"], found["path"]
         assert_same(found, expected, name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_the_step_that_it_met(small, tmp_path, monkeypatch, number):
+    """The step is taken to its end, saved, and not taken again."""
+    make_trainer(small, tmp_path / "whole", model="lf_dnn").run()
+    stopped, taken = make_trainer(small, tmp_path / "two", model="lf_dnn"), []
+    step = TrainingStep.__call__
+
+    def interrupted(self, *arguments):
+        taken.append(arguments)
+        if len(taken) == 11:
+            signal.raise_signal(number)
+        return step(self, *arguments)
+
+    before = signal.signal(number, console._interrupt)
+    monkeypatch.setattr(console, "_interrupts", [])
+    monkeypatch.setattr(TrainingStep, "__call__", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+        assert console._exit_code() == 128 + number
+    finally:
+        signal.signal(number, before)
+        console._interrupts.clear()
+    resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
+    resumed.resume(tmp_path / "two" / "last.pth")
+    assert (resumed.state.epoch, resumed.state.step) == (2, 3)
+    resumed.run()
+    assert len(taken) == 16
+    found, expected = (read_checkpoint(tmp_path / name / "best.pth") for name in ("two", "whole"))
+    assert_same(found.weights, expected.weights)
 
 
 def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):
