@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before the other imports, which take a while
 
 import argparse
 from dataclasses import Field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from system.config import parse_assignments
