@@ -25,7 +25,14 @@ from utils.training.trainer import Trainer
 def train(
     config: RunConfig, options: LoaderOptions, resume: str | None = None, overwrite: bool = False
 ) -> Scores:
-    """Train, then score the test split at the best validation epoch; returns those scores.
+    """Return the scores of `train_and_test`."""
+    return train_and_test(config, options, resume, overwrite).scores
+
+
+def train_and_test(
+    config: RunConfig, options: LoaderOptions, resume: str | None = None, overwrite: bool = False
+) -> Evaluation:
+    """Train, then evaluate the test split at the best validation epoch; returns that.
 
     `resume` is the file to go on from, or `auto`: the one of the run's own folder, if there is
     one. `overwrite` removes an earlier run from that folder. Raises InputError when the data,
@@ -49,7 +56,7 @@ def train(
         if record is not None:
             _write_results(trainer, evaluation, data)
             record.write(ended=True)
-    return evaluation.scores
+    return evaluation
 
 
 def _test(trainer: Trainer) -> Evaluation:

@@ -1,0 +1,114 @@
+"""The programs' work from Python: run, evaluate, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.checkpoint import MODALITIES, read_checkpoint
+from models.registry import restore
+from system.errors import InputError
+from system.processes import SINGLE_PROCESS
+from utils.reports.evaluate_checkpoint import evaluate_checkpoint
+from utils.reports.evaluation import Evaluation
+from utils.run_config import RunConfig
+from utils.running.setup import make_options
+from utils.tasks import Scores
+from utils.training.run import train_and_test
+
+Segments = np.ndarray | Tensor | Sequence[np.ndarray | Tensor]
+
+
+class Run(NamedTuple):
+    """What a training gave."""
+
+    scores: Scores  # of the test split at the best validation epoch
+    predictions: np.ndarray  # (N, outputs) float32, of that split in file order
+    folder: Path  # with the checkpoints, `best.pth` among them
+
+
+def run(config: RunConfig, resume: str | None = None, overwrite: bool = False) -> Run:
+    """Train as `main_msaf.py --train` does: the same files are written, the same lines printed.
+
+    `resume` and `overwrite` are its options of these names. Raises InputError for what the
+    command line would refuse.
+    """
+    evaluation = train_and_test(config, make_options(config, SINGLE_PROCESS), resume, overwrite)
+    return Run(evaluation.scores, evaluation.predictions, config.checkpointdir)
+
+
+def evaluate(
+    checkpoint: str | Path, datadir: str | Path, split: str = "test", **settings: Any
+) -> Evaluation:
+    """Score a checkpoint on a split as `main_msaf.py --checkpoint` does.
+
+    `settings` are others of `RunConfig`: `save=False` writes no results. Raises InputError where
+    checkpoint and split do not fit.
+    """
+    config = RunConfig(checkpoint=Path(checkpoint), datadir=Path(datadir), **settings)
+    return evaluate_checkpoint(config, split, make_options(config, SINGLE_PROCESS))
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module | str | Path,
+    visual: Segments,
+    audio: Segments,
+    text: Segments,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Predict `N` segments, `(N, outputs)` float32; `model` is one, or a checkpoint's path.
+
+    Each modality is `(N, T, width)`, or a list of N arrays or tensors `(t, width)` of any
+    lengths. A segment is predicted at its own lengths, without padding, so that no other segment
+    and no batch size changes what comes out. -inf and NaN are read as 0, as from files. Raises
+    InputError where widths or numbers of segments do not fit.
+    """
+    if not isinstance(model, nn.Module):
+        _, model = restore(read_checkpoint(Path(model)))
+    given = dict(zip(MODALITIES, (visual, audio, text), strict=True))
+    inputs = [_checked(kind, rows, model.widths[kind]) for kind, rows in given.items()]
+    counts = {kind: len(rows) for kind, rows in zip(given, inputs, strict=True)}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"predict: numbers of segments differ: {counts}; give one of each kind.")
+    if type(batch_size) is not int or batch_size < 1:
+        raise InputError(f"predict: batch_size is {batch_size!r}, expected a whole number above 0.")
+    predictions = np.empty((counts["text"], model.outputs), dtype=np.float32)
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        for rows in _batches(inputs, batch_size):
+            tensors = (torch.stack([kind[row] for row in rows]).to(device) for kind in inputs)
+            predictions[rows] = model(*tensors).float().cpu().numpy()
+    finally:
+        model.train(was_training)
+    return predictions
+
+
+def _checked(kind: str, segments: Segments, width: int) -> list[Tensor]:
+    """Return each segment `(t, width)`, float32 and finite."""
+    tensors = []
+    for number, segment in enumerate(segments):
+        rows = torch.as_tensor(segment).float()
+        if rows.dim() != 2 or rows.shape[1] != width or not len(rows):
+            raise InputError(
+                f"predict: {kind} of segment {number} has shape {tuple(rows.shape)}, expected "
+                f"(rows, {width}), one row at least."
+            )
+        tensors.append(rows.nan_to_num(0, 0, 0))
+    return tensors
+
+
+def _batches(inputs: list[list[Tensor]], size: int) -> list[list[int]]:
+    """Return the numbers of segments that are of the same lengths, at most `size` together."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for row, segment in enumerate(zip(*inputs, strict=True)):
+        alike.setdefault(tuple(map(len, segment)), []).append(row)
+    return [
+        rows[begin : begin + size] for rows in alike.values() for begin in range(0, len(rows), size)
+    ]
