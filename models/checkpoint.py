@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from system.config import make_config
 from system.errors import InputError, shown
 from system.files import atomic_write
+from system.safetensors_file import SUFFIX as SAFETENSORS
+from system.safetensors_file import load_safetensors, write_safetensors
 from system.torch_file import load_torch_file
 
 MODALITIES = ("visual", "audio", "text")
@@ -66,17 +68,20 @@ def write_checkpoint(path: Path, model: nn.Module, name: str, **details: Any) ->
     """Write a model, its `name` and `details` to `path`; a kill leaves the old file or the new.
 
     The model is of the contract: it has `config`, `widths` and `outputs`. `details` are plain
-    values and state dicts, so that the file loads without pickle. Raises OSError when the disk
-    is full or the folder cannot be written.
+    values and state dicts, so that the file loads without pickle; in a `.safetensors` file, plain
+    values only. Raises OSError when the disk is full or the folder cannot be written.
     """
     content = {
         "model": name,
         "config": asdict(model.config),
         "widths": dict(model.widths),
         "outputs": model.outputs,
-        "model_state_dict": model.state_dict(),
         **details,
     }
+    if path.suffix == SAFETENSORS:
+        write_safetensors(path, model.state_dict(), content)
+        return
+    content["model_state_dict"] = model.state_dict()
     # Through memory, because torch.save hides a full disk behind a RuntimeError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -92,7 +97,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise InputError(f"No checkpoint at {path}; give the path of a .pth file.")
-    content = load_torch_file(path, "a checkpoint", _ADVICE)
+    if path.suffix == SAFETENSORS:
+        weights, content = load_safetensors(path, _ADVICE)
+        content = {**content, "model_state_dict": weights} if isinstance(content, dict) else None
+    else:
+        content = load_torch_file(path, "a checkpoint", _ADVICE)
     if _is_state_dict(content):
         content = {"model_state_dict": content}
     weights = content.pop("model_state_dict", None) if isinstance(content, dict) else None

@@ -8,18 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from models.checkpoint import read_checkpoint, restore_model
+from models.checkpoint import read_checkpoint, restore_model, write_checkpoint
 from models.layers.dropout import scramble
 from models.layers.encoder import Encoder
 from models.nhfnet.config import NHFNetConfig
 from models.nhfnet.released_format import RELEASED
 
 
-class NHFNet(nn.Module):
+_HUB_FILE = "model.safetensors"
+
+
+class NHFNet(nn.Module, PyTorchModelHubMixin):
     """Audio and visual fused through attention-aggregation tokens, then text reinforced.
 
     What the configuration leaves out is not built: of the sum before the output, the terms that
@@ -27,6 +32,7 @@ class NHFNet(nn.Module):
     """
 
     Config = NHFNetConfig
+    NAME = "nhfnet"  # in files
     PUBLISHED = RELEASED
     takes_dropout_keys = True
 
@@ -142,3 +148,16 @@ class NHFNet(nn.Module):
         `InputError` for a file that is no checkpoint, would run code, or does not fit.
         """
         return restore_model(read_checkpoint(Path(path)), cls)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the weights for the mixin, with all that `from_checkpoint` needs."""
+        write_checkpoint(save_directory / _HUB_FILE, self, self.NAME)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> NHFNet:
+        """Read for the mixin what `_save_pretrained` wrote, from a folder or from the hub."""
+        if Path(model_id).is_dir():
+            return cls.from_checkpoint(Path(model_id) / _HUB_FILE)
+        of_download = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        known = {name: options[name] for name in of_download}
+        return cls.from_checkpoint(hf_hub_download(model_id, _HUB_FILE, **known))

@@ -10,4 +10,5 @@ class TextOnly(NHFNet):
     """NHFNet with text alone: LSTMs, LayerNorm, self-attention, and the last token."""
 
     Config = TextPathConfig
+    NAME = "text_only"
     PUBLISHED = None

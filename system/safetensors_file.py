@@ -1,0 +1,48 @@
+"""Files in the safetensors format: tensors, and one JSON value beside them.
+
+The format holds nothing that could run; the library checks each size against the file's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from system.errors import InputError, first_line
+from system.files import atomic_write
+
+SUFFIX = ".safetensors"
+_KEY = "checkpoint"  # in the metadata, which are texts by name
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], value: Any) -> None:
+    """Write tensors, and `value` as JSON; a kill leaves the old file or the new."""
+    from safetensors.torch import save
+
+    content = save({name: x.contiguous() for name, x in tensors.items()}, {_KEY: json.dumps(value)})
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors, on the CPU, and the JSON value, `{}` where there is none.
+
+    Raises InputError, which ends with `advice`, when the file is damaged.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            value = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, value  # noqa: SIM118
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes can fail in any way
+        raise InputError(
+            f"{path} is no {SUFFIX} file, or is damaged ({path.stat().st_size:,} bytes; "
+            f"{first_line(error)}); {advice}"
+        ) from error
