@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5d, h5g
 
+from data.formats.own_objects import find_own, names_in
 from data.formats.stored_rows import StoredRows
 from system.errors import InputError, first_line
 
@@ -84,23 +85,20 @@ class ComputationalSequence:
         self.path = path
         self.holds_text = holds_text
         self._file = _open(path)
-        self._descriptor = os.open(path, os.O_RDONLY)
         try:
+            self._descriptor = self._file.id.get_vfd_handle()
+            self._bytes = os.fstat(self._descriptor).st_size
             self._data = _data_group(self._file, path)
             self._entries = self._group_by_video()
         except BaseException:
-            self._close()
+            self._file.close()
             raise
 
     def __enter__(self) -> ComputationalSequence:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
         self._file.close()
-        os.close(self._descriptor)
 
     @property
     def videos(self) -> set[str]:
@@ -109,7 +107,9 @@ class ComputationalSequence:
 
     @cached_property
     def _first_features(self) -> StoredRows:
-        return self._stored(next(iter(self._entries.values()))[0], "features")
+        key = next(iter(self._entries.values()))[0]
+        with _reading(self.path):
+            return self._stored(*self._entry(key), "features")
 
     @property
     def is_gzipped(self) -> bool:
@@ -129,7 +129,7 @@ class ComputationalSequence:
         """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
         entries: dict[str, list[str]] = {}
         with _reading(self.path):
-            for key in self._data:
+            for key in names_in(self._data, str(self.path)):
                 entries.setdefault(key.split("[")[0], []).append(key)
         if not entries:
             raise InputError(f"{self.path} has no entries under data; download it again.")
@@ -155,12 +155,14 @@ class ComputationalSequence:
         return intervals, [features for features, _ in parts]
 
     def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
-        features, intervals = self._stored(key, "features"), self._stored(key, "intervals")
-        where = f"{self.path}, entry {key}"
-        for stored, kinds in ((features, "SO" if self.holds_text else "fiu"), (intervals, "fiu")):
-            if stored.dtype.kind not in kinds:
-                expected = "text" if kinds == "SO" else "numbers"
-                raise InputError(f"{where}: holds {stored.dtype}, expected {expected}.")
+        where, entry = self._entry(key)
+        features = self._stored(where, entry, "features")
+        intervals = self._stored(where, entry, "intervals")
+        for stored, is_text in ((features, self.holds_text), (intervals, False)):
+            dtype = stored.dtype
+            if not (h5py.check_string_dtype(dtype) if is_text else dtype.kind in "fiu"):
+                expected = "text" if is_text else "numbers"
+                raise InputError(f"{where}: holds {dtype}, expected {expected}.")
         if len(features.shape) != 2 or features.shape[1] != self.width:
             raise InputError(
                 f"{where}: features have shape {features.shape}, expected (n, {self.width}) as in "
@@ -173,16 +175,20 @@ class ComputationalSequence:
                 f"{where}: {len(features)} feature rows but {len(intervals)} intervals; "
                 "expected as many of each."
             )
+        features.check_size()
+        intervals.check_size()
         return features, intervals[:]
 
-    def _stored(self, key: str, name: str) -> StoredRows:
-        try:
-            dataset = h5py.h5d.open(self._data.id, f"{key}/{name}".encode())
-        except KeyError as error:
-            raise InputError(
-                f"{self.path}, entry {key}: no dataset {name}; expected features and intervals."
-            ) from error
-        return StoredRows(dataset, self._descriptor)
+    def _entry(self, key: str) -> tuple[str, h5g.GroupID | None]:
+        """Return what messages about an entry begin with, and its group, if it is one."""
+        where = f"{self.path}, entry {key}"
+        return where, find_own(h5g.GroupID, self._data, key, where)
+
+    def _stored(self, where: str, entry: h5g.GroupID | None, name: str) -> StoredRows:
+        dataset = None if entry is None else find_own(h5d.DatasetID, entry, name, where)
+        if dataset is None:
+            raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
+        return StoredRows(dataset, self._descriptor, self._bytes, f"{where}, {name}")
 
 
 def check_csd(path: Path) -> None:
@@ -219,14 +225,14 @@ def _limit_cache(file: h5py.File) -> None:
     file.id.set_mdc_config(settings)
 
 
-def _data_group(file: h5py.File, path: Path) -> h5py.Group:
+def _data_group(file: h5py.File, path: Path) -> h5g.GroupID:
     with _reading(path):
-        roots = list(file)
+        roots = names_in(file.id, str(path))
         if len(roots) != 1:
             raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
-        root = file[roots[0]]
-        data = root.get("data") if isinstance(root, h5py.Group) else None
-        if not isinstance(data, h5py.Group):
+        root = find_own(h5g.GroupID, file.id, roots[0], str(path))
+        data = None if root is None else find_own(h5g.GroupID, root, "data", str(path))
+        if data is None:
             raise InputError(f"{path} has no group {roots[0]}/data; it is not a .csd file.")
         return data
 
@@ -236,6 +242,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn HDF5's errors about a damaged file into an InputError."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, zlib.error) as error:
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes can fail in any way
         reason = first_line(error).strip("'\"")  # a KeyError's are quoted
         raise InputError(f"{path} is damaged: {reason}; download it again.") from error
