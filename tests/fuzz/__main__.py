@@ -125,8 +125,13 @@ def fuzz(name: str, kind: Kind, count: int, seed: int, room: Path) -> int:
             (case / "content").write_bytes(content)
             (case / "case").write_text(f"{name}\n{target}\n{what}\n\n{fault}")
             print(f"\r{case}: {fault.splitlines()[0]} ({described[:60]!r})", flush=True)
-        if sys.stderr.isatty():
-            print(f"\r{name}: {index + 1} of {count}, {failed} failed", end="", file=sys.stderr)
+        if sys.stderr.isatty() or index % 100 == 99:
+            print(
+                f"\r{name}: {index + 1} of {count}, {failed} failed",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
     seconds = time.monotonic() - begin
     print(f"\r{name}: {count} cases with seed {seed} in {seconds:.0f} s, {failed} failed")
     return failed

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
 import random
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 
 import h5py
@@ -68,7 +71,24 @@ def _bytes(rng: random.Random) -> tuple[str, bytes]:
 
 
 def _structure(rng: random.Random) -> tuple[str, bytes]:
+    """Change the structure in another process: HDF5 may not survive to write what it is told."""
     name, content = _draw(rng)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with suppress(BaseException), os.fdopen(writing, "wb") as pipe:
+            os.close(reading)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            pickle.dump(_restructured(rng, name, content), pipe)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        made = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    return pickle.loads(made) if made and not status else (f"{name} as it was", content)
+
+
+def _restructured(rng: random.Random, name: str, content: bytes) -> tuple[str, bytes]:
     done, image = [], io.BytesIO(content)
     with h5py.File(image, "r+") as file:
         for _ in range(rng.choice((1, 1, 2, 3))):

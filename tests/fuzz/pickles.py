@@ -140,7 +140,9 @@ def _strange(rng: random.Random) -> object:
     if array.dtype.kind == "f" and array.size:
         array.flat[0] = rng.choice((np.nan, np.inf, -np.inf, 6e4, 3.5))
     if dtype == "O" and array.size and shape:
-        array[(0,) * len(shape)] = rng.choice((None, np.zeros(3), "a", nested(5), np.zeros((2, 5)), 10**400))
+        array[(0,) * len(shape)] = rng.choice(
+            (None, np.zeros(3), "a", nested(5), np.zeros((2, 5)), 10**400)
+        )
     return rng.choice((array, np.asfortranarray(array), array[..., :1] if shape else array[()]))
 
 
