@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g
 
-from data.formats.own_objects import find_own, names_in
+from data.formats.own_objects import find_own, names_in, open_directly
 from data.formats.stored_rows import StoredRows
 from system.errors import InputError, first_line
 
@@ -109,7 +109,7 @@ class ComputationalSequence:
     def _first_features(self) -> StoredRows:
         key = next(iter(self._entries.values()))[0]
         with _reading(self.path):
-            return self._stored(*self._entry(key), "features")
+            return self._stored(key, "features")
 
     @property
     def is_gzipped(self) -> bool:
@@ -129,7 +129,8 @@ class ComputationalSequence:
         """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
         entries: dict[str, list[str]] = {}
         with _reading(self.path):
-            for key in names_in(self._data, str(self.path)):
+            self._is_itself = names_in(self._data, str(self.path))
+            for key in self._is_itself:
                 entries.setdefault(key.split("[")[0], []).append(key)
         if not entries:
             raise InputError(f"{self.path} has no entries under data; download it again.")
@@ -155,9 +156,8 @@ class ComputationalSequence:
         return intervals, [features for features, _ in parts]
 
     def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
-        where, entry = self._entry(key)
-        features = self._stored(where, entry, "features")
-        intervals = self._stored(where, entry, "intervals")
+        where = f"{self.path}, entry {key}"
+        features, intervals = self._stored(key, "features"), self._stored(key, "intervals")
         for stored, is_text in ((features, self.holds_text), (intervals, False)):
             dtype = stored.dtype
             if not (h5py.check_string_dtype(dtype) if is_text else dtype.kind in "fiu"):
@@ -179,13 +179,13 @@ class ComputationalSequence:
         intervals.check_size()
         return features, intervals[:]
 
-    def _entry(self, key: str) -> tuple[str, h5g.GroupID | None]:
-        """Return what messages about an entry begin with, and its group, if it is one."""
-        where = f"{self.path}, entry {key}"
-        return where, find_own(h5g.GroupID, self._data, key, where)
-
-    def _stored(self, where: str, entry: h5g.GroupID | None, name: str) -> StoredRows:
-        dataset = None if entry is None else find_own(h5d.DatasetID, entry, name, where)
+    def _stored(self, key: str, name: str) -> StoredRows:
+        where, dataset = f"{self.path}, entry {key}", None
+        if self._is_itself[key]:
+            dataset = open_directly(self._data, f"{key}/{name}")
+        if dataset is None:  # look at every step, to follow it or to say what is wrong
+            entry = find_own(h5g.GroupID, self._data, key, where)
+            dataset = None if entry is None else find_own(h5d.DatasetID, entry, name, where)
         if dataset is None:
             raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
         return StoredRows(dataset, self._descriptor, self._bytes, f"{where}, {name}")
@@ -227,7 +227,7 @@ def _limit_cache(file: h5py.File) -> None:
 
 def _data_group(file: h5py.File, path: Path) -> h5g.GroupID:
     with _reading(path):
-        roots = names_in(file.id, str(path))
+        roots = list(names_in(file.id, str(path)))
         if len(roots) != 1:
             raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
         root = find_own(h5g.GroupID, file.id, roots[0], str(path))

@@ -21,18 +21,30 @@ _FILTERS = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
 _ADVICE = "use the file as it was published"
 
 
-def names_in(group: h5g.GroupID, where: str) -> list[str]:
-    """Return the names in a group; raises InputError, which begins with `where`, for odd ones."""
-    names: list[bytes] = []
-    group.links.iterate(names.append)
+def names_in(group: h5g.GroupID, where: str) -> dict[str, bool]:
+    """Return the names in a group, and whether each is the object itself rather than a link.
+
+    Raises InputError, which begins with `where`, for odd names.
+    """
+    kinds: dict[bytes, int] = {}
+    group.links.iterate(lambda name, info: kinds.update({name: info.type}), info=True)
     try:
-        texts = [name.decode() for name in names]
+        texts = {name.decode(): kind == h5l.TYPE_HARD for name, kind in kinds.items()}
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: the name {_quoted(error.object)} is not UTF-8.") from error
     for name in texts:
         if "/" in name or name in (".", ""):  # which would lead elsewhere
             raise InputError(f"{where}: an entry has the name {_quoted(name.encode())}; {_ADVICE}.")
     return texts
+
+
+def open_directly(group: h5g.GroupID, path: str) -> h5d.DatasetID | None:
+    """Open a dataset of an entry that is itself in the file; None where it is not as plain."""
+    try:
+        kind = group.links.get_info(path.encode()).type
+        return h5d.open(group, path.encode()) if kind == h5l.TYPE_HARD else None
+    except (RuntimeError, KeyError):
+        return None
 
 
 def find_own(kind: type[Found], group: h5g.GroupID, name: str, where: str) -> Found | None:
