@@ -18,6 +18,9 @@ SEGMENTS_FILE = "segments.csv"
 SPLIT_FILES = (*BATCH_FILES.values(), PIECES_FILE, SEGMENTS_FILE)
 STAGE = ".preparing"  # beside the splits, where a preparation works
 LOCK = ".preparing.lock"
+# A share of segments, sentences or word pieces above which they are warned of as useless; above
+# a half, --check fails.
+DOUBTFUL_SHARE = 0.05
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
 
 

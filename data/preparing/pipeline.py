@@ -47,8 +47,8 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
     if plan.text is Text.ENCODE_IF_MISSING and manifest["text"] is None:
         encoder = _load_encoder(plan, processes)
     if encoder is not None:
-        _write_text(plan, encoder, processes, splits_of(manifest))
-        manifest = {**manifest, "text": encoder.description}
+        unknown = _write_text(plan, encoder, processes, splits_of(manifest))
+        manifest = {**manifest, "text": {**encoder.description, "unknown_pieces": unknown}}
     if processes.is_first:
         if plan.arrays is not Arrays.KEEP:
             if manifest["text"] is None:
@@ -97,15 +97,21 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
 
 def _write_text(
     plan: Plan, encoder: TextEncoder, processes: Processes, splits: Sequence[str]
-) -> None:
+) -> dict[str, float]:
+    """Write each split's text features; returns the share of unknown word pieces of each."""
+    from data.text.coverage import unknown_share
     from data.text.feature_file import write_text_features
 
     if processes.is_first:
         start_text(plan, encoder.description, splits)
     processes.broadcast(None)
+    unknown: dict[str, float] = {}
     for split in splits:
         sentences = sentences_of(plan.arrays_folder / split)
+        if processes.is_first:
+            unknown[split] = unknown_share(encoder, split, sentences)
         write_text_features(plan.stage / split / TEXT_FILE, sentences, encoder, processes)
+    return unknown
 
 
 def _remove_old_text(folder: Path) -> None:

@@ -45,7 +45,7 @@ def start_text(plan: Plan, description: dict[str, Any], splits: Sequence[str]) -
         make_folder(plan.stage / split)
         _remove_begun(plan.stage / split)
     for other in plan.same_text:
-        if other.manifest["text"] == description:
+        if description.items() <= other.manifest["text"].items():
             for split in splits:
                 if has_same_sentences(other, plan.arrays_folder, split):
                     _link(other.folder / split, plan.stage / split)

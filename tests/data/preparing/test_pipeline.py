@@ -21,7 +21,14 @@ from data.preparing.pipeline import prepare
 from data.preparing.segments import Lengths, Sequences
 from data.text import encoder as text
 from system.errors import InputError
-from tests.csd_files import TEST_VIDEO, random_dataset, write_csd, write_dataset
+from tests.csd_files import (
+    TEST_VIDEO,
+    TRAIN_VIDEOS,
+    VAL_VIDEO,
+    random_dataset,
+    write_csd,
+    write_dataset,
+)
 from tests.golden import GOLDEN
 from tests.plain import plain_segments, plain_word_segments
 from tests.preparation import SINGLE_PROCESS, request
@@ -264,27 +271,36 @@ def test_no_segment_left_is_told_with_reasons(datadir, tiny_bert):
         datadir / "csd" / MOSEI.words.name,
         {"elsewhere": data["words"][TEST_VIDEO]},
     )
-    with pytest.raises(InputError, match=r"No segment is left \(15 because the video has no words"):
+    with pytest.raises(
+        InputError, match=r"No segment is left in train \(15 because the video has no words"
+    ):
         prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert not (datadir / "train").exists()
 
 
 def test_empty_entries_are_left_out(datadir, tiny_bert):
     data = random_dataset()
-    intervals, features = data["audio"][TEST_VIDEO]
-    data["audio"][TEST_VIDEO] = intervals[:0], features[:0]
+    intervals, features = data["audio"][TRAIN_VIDEOS[0]]
+    data["audio"][TRAIN_VIDEOS[0]] = intervals[:0], features[:0]
     write_dataset(datadir / "csd", data)
     manifest = prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert manifest["left_out"] == {"segment has no audio": 3}
-    assert np.load(datadir / "test" / "audio50.npy").shape == (0, 50, 74)
+    assert np.load(datadir / "train" / "audio50.npy").shape == (6, 50, 74)
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(datadir):
+    write_dataset(datadir / "csd", random_dataset(videos=TRAIN_VIDEOS))
+    with pytest.raises(InputError, match=r"No segment is left in val \(there was none\)"):
+        prepare(request(datadir, None), SINGLE_PROCESS)
+    assert not (datadir / "train").exists()
 
 
 def test_memory_does_not_grow_with_the_number_of_videos(tmp_path):
     videos = [video for video, split in read_folds(MOSEI.folds).items() if split == "train"]
-    peaks = []
+    others, peaks = [VAL_VIDEO, TEST_VIDEO], []
     for n in (10, 60):
         folder = tmp_path / str(n)
-        write_dataset(folder / "csd", random_dataset(videos=videos[:n]))
+        write_dataset(folder / "csd", random_dataset(videos=[*videos[:n], *others]))
         tracemalloc.start()
         prepare(request(folder, None), SINGLE_PROCESS)
         peaks.append(tracemalloc.get_traced_memory()[1])
