@@ -66,11 +66,12 @@ class PickleSource:
         files = {"pickle": self.path}
         if self.path.is_dir():
             files = {path.name: path for path in sorted(self.path.glob("*.pkl"))}
+        files |= self._others
         return {
             "dataset": self.title,
             "scores": self._scores,
             "alignment": "word" if self.is_by_word else f"as in {self.path.name}",
-            "files": {kind: file_facts(path) for kind, path in {**files, **self._others}.items()},
+            "files": {kind: file_facts(path, is_timed=True) for kind, path in files.items()},
             "uses_own_text": self.uses_own_text,
         }
 

@@ -8,9 +8,13 @@ is written only once all that it describes is on the disk.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
 from data.manifest import MANIFEST, MOVING, splits_of, write_manifest
@@ -77,11 +81,19 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
     if plan.arrays is not Arrays.MAKE:
         return plan.arrays_manifest
     shutil.rmtree(plan.stage, ignore_errors=True)
+    has_overflown = Event()
     try:
-        written = plan.request.source.write(plan.stage)
+        with np.errstate(over="call", call=lambda *_: has_overflown.set()):
+            written = plan.request.source.write(plan.stage)
     except BaseException:
         shutil.rmtree(plan.stage, ignore_errors=True)
         raise
+    if has_overflown.is_set():
+        warnings.warn(
+            f"{plan.request.source.title}: some values are beyond float32, 3.4e38: they are "
+            "infinite in the arrays, and read as 0",
+            stacklevel=2,
+        )
     manifest = {
         "made_from": plan.request.source.made_from,
         "splits": written.counts,

@@ -50,6 +50,7 @@ class Request:
     alignment: str
     source: DataSource
     text: TextRequest | None  # None: compute no text features
+    is_forced: bool = False  # make all again, whatever is there
 
     @property
     def folder(self) -> Path:
@@ -149,10 +150,11 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
         _refuse_another_dataset(prepared, source)
     elif staged is None:
         refuse_foreign_arrays(folder)
-    arrays = _decide_arrays(source, prepared, staged) if files_are_there else Arrays.MAKE
+    is_made = request.is_forced or not files_are_there
+    arrays = Arrays.MAKE if is_made else _decide_arrays(source, prepared, staged)
     plan = Plan(request, ends_move, prepared, staged, arrays, files_are_there=files_are_there)
     plan = replace(plan, text=_decide_text(plan))
-    if plan.text in (Text.ENCODE, Text.ENCODE_IF_MISSING):
+    if plan.text in (Text.ENCODE, Text.ENCODE_IF_MISSING) and not request.is_forced:
         plan = replace(plan, same_text=tuple(_same_text(plan)))
     return plan
 

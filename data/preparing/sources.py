@@ -85,7 +85,7 @@ class CsdSource:
             "scores": self.dataset.name,
             "alignment": self.alignment,
             "lengths": asdict(self.lengths),
-            "files": {kind: file_facts(path) for kind, path in self.paths.items()},
+            "files": {kind: file_facts(path, is_timed=True) for kind, path in self.paths.items()},
             "folds": file_facts(self.folds),
         }
 

@@ -480,7 +480,7 @@ def test_the_report_is_printed(dataset, capsys):
     (row,) = [line for line in printed.out.splitlines() if line.startswith("val/audio50.npy")]
     assert "(4, 6, 4)  float32" in row
     assert row.split()[5:10] == ["0", "1.04", "%", "12.50", "%"]
-    assert "To make the dataset anew, move train, val, test and dataset.json away" in printed.out
+    assert "To make the dataset anew, run dataset_prep.py with --force" in printed.out
     assert printed.err.count("error:") == 1
     assert "No file" in printed.err
 

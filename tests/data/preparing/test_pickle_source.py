@@ -128,6 +128,7 @@ def test_labels_that_cannot_be_are_left_out_by_reason(tmp_path):
     content["train"]["regression_labels"][[1, 2, 4]] = [np.nan, 3.5, -np.inf]
     manifest = prepared(written(tmp_path / "file.pkl", content), tmp_path)
     assert manifest["left_out"] == {"label is no number": 2, "label is outside [-3, 3]": 1}
+    assert check_dataset(tmp_path).problems == []
     kept = [0, 3, 5]
     batch = segments(tmp_path / "train")
     np.testing.assert_array_equal(batch.audio, content["train"]["audio"][kept])

@@ -6,6 +6,7 @@ import json
 import shutil
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from data.preparing import sources
 from data.preparing.pipeline import prepare
 from data.preparing.segments import Lengths, Sequences
 from data.text import encoder as text
+from system import files
 from system.errors import InputError
 from tests.csd_files import (
     TEST_VIDEO,
@@ -154,7 +156,7 @@ def test_the_files_are_sampled_once(datadir, tiny_bert, monkeypatch):
     prepare(request(datadir, None), SINGLE_PROCESS)
     sampled, file_facts = [], sources.file_facts
     monkeypatch.setattr(
-        sources, "file_facts", lambda path: sampled.append(path) or file_facts(path)
+        sources, "file_facts", lambda path, **_: sampled.append(path) or file_facts(path)
     )
     write_dataset(datadir / "csd", random_dataset(seed=9))  # so that all is done, and not only told
     prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
@@ -169,6 +171,45 @@ def test_other_files_are_prepared_anew(datadir, tiny_bert):
     after = snapshot(datadir)
     assert set(after) == set(before)
     assert after["train/audio50.npy"] != before["train/audio50.npy"]
+
+
+def test_force_makes_all_again(datadir, tiny_bert, monkeypatch):
+    asked = request(datadir, tiny_bert)
+    prepare(asked, SINGLE_PROCESS)
+    expected = snapshot(datadir)
+    for name in ("train/visual50.npy", "val/bert50.npy"):
+        (datadir / name).write_bytes(bytes(len(expected[name])))
+    prepare(asked, SINGLE_PROCESS)
+    assert snapshot(datadir) != expected  # which nothing but reading them all tells
+    prepare(replace(asked, is_forced=True), SINGLE_PROCESS)
+    assert snapshot(datadir) == expected
+
+
+def test_a_changed_file_is_read_again_and_the_text_stays(datadir, tiny_bert, monkeypatch):
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 16)  # so that the files count as large ones
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
+    before = snapshot(datadir)
+    data = random_dataset()
+    video = TRAIN_VIDEOS[0]
+    data["visual"][video] = (data["visual"][video][0], data["visual"][video][1] + 1)
+    write_dataset(datadir / "csd", data)
+    monkeypatch.setattr(text.TextEncoder, "encode", None)
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
+    changed = {name for name, content in snapshot(datadir).items() if content != before[name]}
+    assert changed == {"train/visual50.npy"}
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}])
+def test_values_beyond_float32_are_told_in_one_line(datadir, options):
+    data = random_dataset()
+    for video in TRAIN_VIDEOS:
+        intervals, features = data["audio"][video]
+        data["audio"][video] = intervals, np.float64(features) * 1e39
+    write_dataset(datadir / "csd", data, **options)
+    with pytest.warns(UserWarning) as caught:
+        prepare(request(datadir, None), SINGLE_PROCESS)
+    (line,) = [str(warning.message) for warning in caught]
+    assert line.startswith("CMU-MOSEI: some values are beyond float32")
 
 
 def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory):
