@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ LOCK = ".preparing.lock"
 # a half, --check fails.
 DOUBTFUL_SHARE = 0.05
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a sentence may be of any length
 
 
 def alignment_folder(datadir: Path, alignment: str) -> Path:

@@ -31,7 +31,7 @@ class SplitWriter:
             kind: self._stack.enter_context(NpyWriter(folder / BATCH_FILES[kind], shape))
             for kind, shape in shapes.items()
         }
-        file = (folder / SEGMENTS_FILE).open("w", encoding="utf-8", newline="")
+        file = (folder / SEGMENTS_FILE).open("w", encoding="utf-8", errors="replace", newline="")
         self._table = csv.writer(self._stack.enter_context(file))
         self._table.writerow(SEGMENT_COLUMNS)
         self.ids: list[str] = []

@@ -337,14 +337,6 @@ DAMAGES = {
             "val/audio50.npy, test/audio50.npy."
         ],
     ),
-    "a manifest without counts": (
-        lambda d: set_manifest(d, ("splits",), {"train": 3, "val": [], "test": {"videos": "2"}}),
-        [
-            f"dataset.json: no whole numbers of segments and videos in {split}, expected them "
-            "under 'splits'."
-            for split in SPLITS
-        ],
-    ),
     "a damaged manifest": (
         lambda d: (d / "dataset.json").write_text("[]"),
         [
