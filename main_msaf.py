@@ -24,8 +24,8 @@ _GROUPS = {
     "data": ("datadir", "alignment", "task"),
     "model": ("model", "set", "checkpoint"),
     "training": (
-        *("lr", "batch_size", "epochs", "scheduler", "weight_decay", "grad_clip", "patience"),
-        "seed",
+        *("loss", "lr", "batch_size", "epochs", "scheduler", "plateau_factor", "plateau_patience"),
+        *("weight_decay", "grad_clip", "patience", "seed"),
     ),
     "running": ("device", "precision", "compile", "native", "num_workers"),
     "output": ("checkpointdir", "resultdir", "save_every", "log_interval", "verbose", "save"),
@@ -53,8 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
     seed = whole_number(0, MOST_SEED)
     seeds = "train once per seed, in folders seed{N}; report mean and deviation of every score"
     add("--seeds", type=seed, nargs="+", metavar="N", help=seeds)
-    config = "take the settings of a run.json; options beside it come first"
-    add("--config", type=file_path, metavar="FILE.json", help=config)
+    config = (
+        "take the settings of a run.json, or those that the model was published with; options "
+        "beside it come first"
+    )
+    add("--config", type=file_path, metavar="FILE.json|published", help=config)
     dry_run = "print what would be done and what it costs; nothing is trained or written"
     add("--dry_run", action="store_true", help=dry_run)
     add("--models", action="store_true", help="list the models with their settings, and stop")
@@ -88,7 +91,12 @@ def _add_setting(group: argparse._ArgumentGroup, field: Field) -> None:
 
 def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> RunConfig:
     """Make the run's one configuration: the defaults, --config's values, the command line's."""
-    config = read_run_config(arguments["config"]) if arguments["config"] else RunConfig()
+    path = arguments["config"]
+    if path == Path("published"):
+        from models.registry import published_settings
+
+        path = published_settings(arguments.get("model") or DEFAULT_MODEL)
+    config = read_run_config(path) if path else RunConfig()
     given = {name: arguments[name] for name in vars(config) if name in arguments}
     if "set" in given:
         from models.registry import config_class

@@ -3,7 +3,8 @@
 A model is a module with `forward(visual, audio, text) -> (B, outputs)`, made as
 `CLASS(config, widths, outputs)`; it keeps the three as attributes. `CLASS.Config` is a frozen
 dataclass, and `widths` has the channels of visual, audio and text. A class with
-`takes_dropout_keys = True` is also given `dropout_keys` `(B,)` in training.
+`takes_dropout_keys = True` is also given `dropout_keys` `(B,)` in training. A Config may have
+`left_out`, which names the parts that its values leave out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from system.errors import InputError, first_line
 
 MODELS = {
     "nhfnet": "models.nhfnet.model:NHFNet",
+    "text_only": "models.nhfnet.text_only:TextOnly",
+    "mult": "models.baselines.mult:MulT",
+    "msaf": "models.baselines.msaf:MSAF",
     "lf_dnn": "models.baselines.lf_dnn:LFDNN",
+    "lmf": "models.baselines.lmf:LMF",
+    "tfn": "models.baselines.tfn:TFN",
 }
 
 _WITHOUT_A_NAME = "nhfnet"  # what a checkpoint holds that does not say it
@@ -75,6 +81,20 @@ def _checked(found: Any, name: str) -> type[nn.Module]:
 def config_class(name: str) -> type:
     """Return the dataclass of a model's settings."""
     return find_class(name).Config
+
+
+def published_settings(name: str) -> Path:
+    """Return the file beside a model that says how it was trained by those who published it.
+
+    Raises InputError when there is none.
+    """
+    path = Path(sys.modules[find_class(name).__module__].__file__).with_suffix(".json")
+    if not path.is_file():
+        raise InputError(
+            f"--config published: how {name} was trained is not known ({path} is missing); leave "
+            "--config out, or give a run.json."
+        )
+    return path
 
 
 def build(

@@ -14,13 +14,13 @@ _SMALL_BATCH = 2**13  # values a time step, below which operators gain nothing f
 
 
 def let_threads_sleep() -> None:
-    """Have OpenMP's threads spin for microseconds only, then sleep.
+    """Have OpenMP's threads spin for a fraction of a millisecond only, then sleep.
 
     Does nothing where the environment says how they wait. Call it before torch is imported;
     processes started later take it over.
     """
     if not any(name in os.environ for name in _WAITING):
-        os.environ["GOMP_SPINCOUNT"] = "1000"  # GCC's OpenMP
+        os.environ["GOMP_SPINCOUNT"] = "10000"  # GCC's OpenMP
         os.environ["KMP_BLOCKTIME"] = "0"  # LLVM's and Intel's, in milliseconds
 
 

@@ -74,12 +74,17 @@ class PlainEncoder(nn.Module):
 class PlainNHFNet(nn.Module):
     """NHFNet's forward pass, step by step, on the parameters of a `models.NHFNet`."""
 
-    def __init__(self, state: dict[str, Tensor], cross_modal_dropout: float = 0.4) -> None:
+    def __init__(
+        self,
+        state: dict[str, Tensor],
+        cross_modal_dropout: float = 0.4,
+        wiring: str = "released",
+    ) -> None:
         super().__init__()
         # Parameters may not have dots in their names; the order is the state dict's.
         self.values = nn.ParameterList(nn.Parameter(value.clone()) for value in state.values())
         self.names = list(state)
-        self.cross_modal_dropout = cross_modal_dropout
+        self.cross_modal_dropout, self.wiring = cross_modal_dropout, wiring
 
     def encoder(self, name, dropout=0.0):
         prefix = f"{name}."
@@ -118,11 +123,15 @@ class PlainNHFNet(nn.Module):
         f = audio_visual(w)
         x = self.lstm(self.lstm(text, "text_lstms.0"), "text_lstms.1")
         t = F.layer_norm(x, (32,), weights["text_norm.weight"], weights["text_norm.bias"], 1e-5)
-        h = self_attention(t)
-        f_cross = cross_modal(f, h)
-        h_cross = cross_modal(h, f)
-        total = h[:, -1] + f[:, -1]
-        total = total + self_attention(h_cross)[:, -1] + self_attention(f_cross)[:, -1]
+        if self.wiring == "figure":
+            f_cross, t_cross = cross_modal(f, t), cross_modal(t, f)
+            total = self_attention(t)[:, -1] + self_attention(f)[:, -1]
+            total = total + self_attention(t_cross)[:, -1] + self_attention(f_cross)[:, -1]
+        else:
+            h = self_attention(t)
+            f_cross, h_cross = cross_modal(f, h), cross_modal(h, f)
+            total = h[:, -1] + f[:, -1]
+            total = total + self_attention(h_cross)[:, -1] + self_attention(f_cross)[:, -1]
         return total @ weights["output.weight"].T + weights["output.bias"]
 
 

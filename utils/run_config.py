@@ -18,6 +18,7 @@ from system.console import (
     file_path,
     number_from_zero,
     positive_number,
+    share_below_one,
     truth_value,
     whole_number,
 )
@@ -26,6 +27,7 @@ from system.errors import InputError
 
 DEFAULT_MODEL, DEFAULT_TASK = "nhfnet", "sentiment"
 SCHEDULES = ("none", "plateau", "cosine")
+LOSSES = ("mse", "l1")
 MOST_WORKERS = 256  # more would only take memory
 MOST_SEED = 2**32 - 1
 
@@ -59,14 +61,24 @@ class RunConfig(CheckedConfig):
         None, file_path, "weights to evaluate, or to start training from: a .pth file"
     )
     # training
+    loss: str | None = setting(
+        None,
+        OneOf(*LOSSES),
+        "what training minimises: mse, the mean squared error, or l1, the mean absolute one "
+        "(default: the task's)",
+    )
     lr: float = setting(1e-3, positive_number, "Adam's learning rate")
     batch_size: int = setting(16, _count, "segments a batch, over all processes")
     epochs: int = setting(10, _count, "passes over the training split")
     scheduler: str = setting(
         SCHEDULES[0],
         OneOf(*SCHEDULES),
-        "what becomes of the learning rate: none, it stays; plateau, it is halved when the "
+        "what becomes of the learning rate: none, it stays; plateau, it falls when the "
         "validation score stands still; cosine, it falls to 0 over the epochs",
+    )
+    plateau_factor: float = setting(0.5, share_below_one, "what plateau multiplies the rate by")
+    plateau_patience: int = setting(
+        2, whole_number(0), "epochs without a better score that plateau lets pass"
     )
     weight_decay: float = setting(0.0, number_from_zero, "Adam's weight decay")
     grad_clip: float | None = setting(

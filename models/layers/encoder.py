@@ -1,9 +1,11 @@
-"""The pre-norm transformer encoder that NHFNet uses three times.
+"""The pre-norm transformer encoder that NHFNet uses three times, and MulT nine.
 
 Shapes: B batch, T tokens, M memory tokens, d width, H heads.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,29 @@ from models.layers.dropout import drop, layer_key, random_keys
 from models.layers.positions import embed
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What MulT's encoders do besides: a mask, and dropouts in training."""
+
+    is_masked: bool = False  # query i attends to key j only where j - i <= |M - T|
+    embedding_dropout: float = 0.0  # of tokens, of memory as keys, and of memory as values
+    hidden_dropout: float = 0.0  # after the relu
+    residual_dropout: float = 0.0  # before each residual sum
+
+    def mask(self, x: Tensor, memory: Tensor | None) -> Tensor | None:
+        """Return where a query must not attend, `(T, M)`; None without a mask."""
+        if not self.is_masked:
+            return None
+        queries, attended = x.shape[1], (x if memory is None else memory).shape[1]
+        everywhere = torch.ones(queries, attended, dtype=torch.bool, device=x.device)
+        return everywhere.triu(1 + abs(attended - queries))
+
+
+_NO_EXTRAS = Extras()
+
+
 class MultiHeadAttention(nn.Module):
-    """Attention with one packed projection and no mask."""
+    """Attention with one packed projection."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -28,11 +51,18 @@ class MultiHeadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, dropout_keys: Tensor | None = None
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
+        values: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Let `x` `(B, T, d)` attend to `memory` `(B, M, d)`, or to itself without one.
 
-        There is dropout where there are keys `(B,)` for it.
+        There is dropout where there are keys `(B,)` for it. `values` `(B, M, d)` are what comes
+        of the memory, where that is not the memory itself. Where `mask` `(T, M)` is true, nothing
+        is attended to.
         """
         if memory is None:
             q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
@@ -42,9 +72,14 @@ class MultiHeadAttention(nn.Module):
             bias_q, bias_kv = self.in_proj_bias.split([width, 2 * width])
             q = F.linear(x, weight_q, bias_q)
             k, v = F.linear(memory, weight_kv, bias_kv).chunk(2, dim=-1)
+            if values is not None:
+                v = F.linear(values, weight_kv[width:], bias_kv[width:])
         q, k, v = (self._split_heads(part) for part in (q, k, v))
         # Written out: at a head width of 4 the fused kernels are slower.
-        weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2), dim=-1)
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(mask, -torch.inf)
+        weights = torch.softmax(scores, dim=-1)
         if dropout_keys is not None:
             weights = drop(weights, self.dropout, dropout_keys)
         return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
@@ -56,8 +91,16 @@ class MultiHeadAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention and a feed-forward block, each behind its own LayerNorm and residual."""
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        extras: Extras = _NO_EXTRAS,
+    ) -> None:
         super().__init__()
+        self.extras = extras
         self.self_attn = MultiHeadAttention(width, heads, dropout)
         self.fc1 = nn.Linear(width, feedforward)
         self.fc2 = nn.Linear(feedforward, width)
@@ -72,19 +115,28 @@ class EncoderLayer(nn.Module):
         memory: Tensor | None = None,
         last_tokens_only: int | None = None,
         dropout_keys: Tensor | None = None,
+        values: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Update `x` `(B, T, d)`; the embedded `memory` `(B, M, d)` shares its LayerNorm.
 
         With `last_tokens_only`, only that many last tokens come out; all are attended to.
+        `values` and `mask` are the attention's.
         """
         attention_norm, feedforward_norm = self.layer_norms
         queries = attention_norm(x)
-        attended = attention_norm(memory) if memory is not None else None
+        attended, values = (None if v is None else attention_norm(v) for v in (memory, values))
         if last_tokens_only is not None:
             attended = queries if attended is None else attended
             queries, x = queries[:, -last_tokens_only:], x[:, -last_tokens_only:]
-        x = x + self.self_attn(queries, attended, dropout_keys)
-        return x + self.fc2(F.relu(self.fc1(feedforward_norm(x))))
+            mask = None if mask is None else mask[-last_tokens_only:]
+        found = self.self_attn(queries, attended, dropout_keys, values, mask)
+        x = x + self._drop(found, self.extras.residual_dropout)
+        hidden = self._drop(F.relu(self.fc1(feedforward_norm(x))), self.extras.hidden_dropout)
+        return x + self._drop(self.fc2(hidden), self.extras.residual_dropout)
+
+    def _drop(self, x: Tensor, share: float) -> Tensor:
+        return F.dropout(x, share, self.training)
 
 
 class Encoder(nn.Module):
@@ -95,11 +147,19 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, layers: int, feedforward: int, attention_dropout: float
+        self,
+        width: int,
+        heads: int,
+        layers: int,
+        feedforward: int,
+        attention_dropout: float,
+        extras: Extras = _NO_EXTRAS,
     ) -> None:
         super().__init__()
+        self.extras = extras
         self.layers = nn.ModuleList(
-            EncoderLayer(width, heads, feedforward, attention_dropout) for _ in range(layers)
+            EncoderLayer(width, heads, feedforward, attention_dropout, extras)
+            for _ in range(layers)
         )
         self.layer_norm = nn.LayerNorm(width)
 
@@ -140,11 +200,17 @@ class Encoder(nn.Module):
         dropout_keys: Tensor | None,
     ) -> Tensor:
         """Encode as `forward` does, with dropout where there are keys."""
-        x = embed(x)
+        mask, values = self.extras.mask(x, memory), None
+        x = self._embed(x)
         if memory is not None:
-            memory = embed(memory)
+            if self.training and self.extras.embedding_dropout:
+                values = self._embed(memory)
+            memory = self._embed(memory)
         for n, layer in enumerate(self.layers):
             is_last = n == len(self.layers) - 1
             keys = None if dropout_keys is None else layer_key(dropout_keys, n)
-            x = layer(x, memory, last_tokens_only if is_last else None, keys)
+            x = layer(x, memory, last_tokens_only if is_last else None, keys, values, mask)
         return self.layer_norm(x)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        return F.dropout(embed(x), self.extras.embedding_dropout, self.training)

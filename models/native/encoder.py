@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from models.layers.encoder import Encoder
+from models.layers.encoder import Encoder, Extras
 from models.native.call import Library, Options
 from models.native.library import library
 from models.native.weights import plain_weights
@@ -21,15 +21,16 @@ def accelerate(model: nn.Module, threads: int | None = None) -> nn.Module:
     """Put a `NativeEncoder` in the place of every `Encoder` in `model`, and return the model.
 
     Parameters, their names and the optimizer that has them stay. Where there is no compiled
-    code for an encoder, it stays as it is; when that is a failure, one warning says why. It
-    uses `threads`, by default as many as PyTorch. NHFNET_NATIVE=0 in the environment leaves all
-    as it is.
+    code for an encoder, it stays as it is, as one with extras always does; when that is a
+    failure, one warning says why. It uses `threads`, by default as many as PyTorch.
+    NHFNET_NATIVE=0 in the environment leaves all as it is.
     """
     if os.environ.get("NHFNET_NATIVE") == "0":
         return model
     natives: dict[Encoder, nn.Module] = {}
     for module in list(model.modules()):
-        if type(module) is Encoder and isinstance(_library(module), Library):
+        is_plain = type(module) is Encoder and module.extras == Extras()
+        if is_plain and isinstance(_library(module), Library):
             natives[module] = NativeEncoder.of(module, threads)
     for module in list(model.modules()):
         for name, child in list(module._modules.items()):

@@ -3,25 +3,80 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from system.config import CheckedConfig, setting
-from system.console import share_below_one, whole_number
+from system.console import OneOf, share_below_one, truth_value, whole_number
+
+MODALITIES = ("text", "audio", "visual")
+
+
+def modality_names(text: str) -> str:
+    """Check a value: names of `MODALITIES`, each at most once, with commas between."""
+    names = text.split(",")
+    if not set(names) <= set(MODALITIES) or len(set(names)) < len(names):
+        raise ValueError(f"expected some of {','.join(MODALITIES)}, got {text!r}")
+    return text
 
 
 @dataclass(frozen=True)
-class NHFNetConfig(CheckedConfig):
-    """The defaults are the paper's on CMU-MOSEI; a ValueError tells what cannot be built."""
+class TextPathConfig(CheckedConfig):
+    """What the text path is built from, with the paper's values; NHFNet adds to it."""
 
     width: int = setting(32, whole_number(4, 4096), "channels of every token")
     heads: int = setting(8, whole_number(1, 512), "of every attention")
-    layers: int = setting(4, whole_number(1, 64), "of each of the three encoders")
+    layers: int = setting(4, whole_number(1, 64), "of each encoder")
     feedforward: int = setting(128, whole_number(1, 16384), "hidden channels of a layer")
     text_hidden: int = setting(128, whole_number(1, 4096), "channels of the first LSTM")
-    aggregation_tokens: int = setting(4, whole_number(1, 1024), "that carry audio into visual")
-    cross_modal_dropout: float = setting(0.4, share_below_one, "of cross-modal attention weights")
+    modalities: ClassVar[str] = "text"
+    wiring: ClassVar[str] = "released"
 
     def __post_init__(self) -> None:
         """Check each value, and that the heads share the width out evenly."""
         super().__post_init__()
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not divisible by twice {self.heads} heads")
+
+    def uses(self, modality: str) -> bool:
+        """Tell whether a modality is looked at."""
+        return modality in self.modalities.split(",")
+
+    @property
+    def fuses(self) -> bool:
+        """Whether there are fused tokens, of audio, of visual, or of both."""
+        return self.uses("audio") or self.uses("visual")
+
+    @property
+    def aggregates(self) -> bool:
+        """Whether tokens carry audio into visual."""
+        return self.uses("audio") and self.uses("visual") and self.aggregation_tokens > 0
+
+    @property
+    def crosses(self) -> bool:
+        """Whether text and the fused tokens attend to each other."""
+        return self.uses("text") and self.fuses and self.cross_modal
+
+    @property
+    def left_out(self) -> list[str]:
+        """What of the whole model is not there."""
+        there = {
+            **{modality: self.uses(modality) for modality in MODALITIES},
+            "aggregation tokens": self.aggregates,
+            "cross-modal attention": self.crosses,
+        }
+        return [part for part, is_there in there.items() if not is_there]
+
+
+@dataclass(frozen=True)
+class NHFNetConfig(TextPathConfig):
+    """The defaults are the paper's on CMU-MOSEI; a ValueError tells what cannot be built."""
+
+    aggregation_tokens: int = setting(
+        4, whole_number(0, 1024), "that carry audio into visual; 0: all audio tokens stand there"
+    )
+    token_init: str = setting("zeros", OneOf("zeros", "learned"), "what these tokens start as")
+    fusion_passes: int = setting(2, whole_number(1, 64), "of the encoder over the fused tokens")
+    cross_modal: bool = setting(True, truth_value, "text and the fused tokens attend to each other")
+    cross_modal_dropout: float = setting(0.4, share_below_one, "of cross-modal attention weights")
+    modalities: str = setting(",".join(MODALITIES), modality_names, "that are looked at")
+    wiring: str = setting("released", OneOf("released", "figure"), "of the code, or the figure")

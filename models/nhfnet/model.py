@@ -1,6 +1,6 @@
 """NHFNet: the non-homogeneous fusion network (Fu et al., ICME 2022).
 
-Shapes: B batch; Tv, Ta, Tt tokens of visual, audio, text; d the common width (32).
+Shapes: B batch; Tv, Ta, Tt tokens of visual, audio, text; F fused tokens; d the common width (32).
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from models.nhfnet.released_format import RELEASED
 
 
 class NHFNet(nn.Module):
-    """Audio and visual fused through attention-aggregation tokens, then text reinforced."""
+    """Audio and visual fused through attention-aggregation tokens, then text reinforced.
+
+    What the configuration leaves out is not built: of the sum before the output, the terms that
+    need it are missing.
+    """
 
     Config = NHFNetConfig
     PUBLISHED = RELEASED
@@ -30,18 +34,27 @@ class NHFNet(nn.Module):
         super().__init__()
         self.config, self.widths, self.outputs = config, widths, outputs
         width = config.width
-        self.audio_linear = nn.Linear(widths["audio"], width)
-        self.visual_linear = nn.Linear(widths["visual"], width)
-        self.audio_visual_encoder = self._encoder(attention_dropout=0.0)
-        self.text_lstms = nn.ModuleList(
-            [
-                nn.LSTM(widths["text"], config.text_hidden, batch_first=True),
-                nn.LSTM(config.text_hidden, width, batch_first=True),
-            ]
-        )
-        self.text_norm = nn.LayerNorm(width)
-        self.cross_modal_encoder = self._encoder(config.cross_modal_dropout)
-        self.self_attention_encoder = self._encoder(attention_dropout=0.0)
+        if config.uses("audio"):
+            self.audio_linear = nn.Linear(widths["audio"], width)
+        if config.uses("visual"):
+            self.visual_linear = nn.Linear(widths["visual"], width)
+        if config.fuses:
+            self.audio_visual_encoder = self._encoder(attention_dropout=0.0)
+        if config.aggregates and config.token_init == "learned":
+            # Not zeros, which would stay equal until they meet visual.
+            self.tokens = nn.Parameter(0.02 * torch.randn(config.aggregation_tokens, width))
+        if config.uses("text"):
+            self.text_lstms = nn.ModuleList(
+                [
+                    nn.LSTM(widths["text"], config.text_hidden, batch_first=True),
+                    nn.LSTM(config.text_hidden, width, batch_first=True),
+                ]
+            )
+            self.text_norm = nn.LayerNorm(width)
+        if config.crosses:
+            self.cross_modal_encoder = self._encoder(config.cross_modal_dropout)
+        if config.uses("text") or config.wiring == "figure":
+            self.self_attention_encoder = self._encoder(attention_dropout=0.0)
         self.output = nn.Linear(width, outputs)
 
     def _encoder(self, attention_dropout: float) -> Encoder:
@@ -60,38 +73,66 @@ class NHFNet(nn.Module):
         `dropout_keys` `(B,)`, int64 below 2**32, decides what dropout drops; PyTorch's generator
         without them.
         """
-        keys, other_keys = dropout_keys, None if dropout_keys is None else scramble(dropout_keys)
-        f = self.fuse_audio_visual(visual, audio)
-        h = self.encode_text(text)
-        f_cross = self.cross_modal_encoder(f, memory=h, dropout_keys=keys)
+        f = self.fuse_audio_visual(visual, audio) if self.config.fuses else None
+        h = self.encode_text(text) if self.config.uses("text") else None
+        crossed = self._cross(f, h, dropout_keys) if self.config.crosses else []
+        return self.output(sum([self._last_state(x) for x in (h, f) if x is not None] + crossed))
+
+    def _cross(self, f: Tensor, h: Tensor, dropout_keys: Tensor | None) -> list[Tensor]:
+        """Let fused tokens and text attend to each other; return both last states `(B, d)`."""
+        other_keys = None if dropout_keys is None else scramble(dropout_keys)
+        f_cross = self.cross_modal_encoder(f, memory=h, dropout_keys=dropout_keys)
         h_cross = self.cross_modal_encoder(h, memory=f, dropout_keys=other_keys)
         f_self = self.self_attention_encoder(f_cross, last_tokens_only=1)
         h_self = self.self_attention_encoder(h_cross, last_tokens_only=1)
-        return self.output(h[:, -1] + f[:, -1] + h_self[:, -1] + f_self[:, -1])
+        return [h_self[:, -1], f_self[:, -1]]
 
     def fuse_audio_visual(self, visual: Tensor, audio: Tensor) -> Tensor:
-        """Carry audio into visual through the aggregation tokens, `(B, 4 + Tv, d)`."""
-        encode = self.audio_visual_encoder
-        a, v = self.audio_linear(audio), self.visual_linear(visual)
-        if a.shape == v.shape:  # one pass takes less time than two
-            both, batch = encode(torch.cat([a, v])), a.shape[0]
-            a, v = both[:batch], both[batch:]
+        """Carry audio into visual through the aggregation tokens, `(B, F, d)`.
+
+        F is 4 + Tv; without tokens, audio and visual stand side by side, or the one that is used
+        stands alone.
+        """
+        config, encode = self.config, self.audio_visual_encoder
+        states = [self.audio_linear(audio)] if config.uses("audio") else []
+        states += [self.visual_linear(visual)] if config.uses("visual") else []
+        if len(states) == 2 and states[0].shape == states[1].shape:  # one pass takes less time
+            both, batch = encode(torch.cat(states)), audio.shape[0]
+            states = [both[:batch], both[batch:]]
         else:
-            a, v = encode(a), encode(v)
-        tokens = self.config.aggregation_tokens
-        z = a.new_zeros(a.shape[0], tokens, self.config.width)
-        z = encode(torch.cat([a, z], dim=1), last_tokens_only=tokens)
-        w = encode(torch.cat([z, v], dim=1))
-        return encode(w)
+            states = [encode(x) for x in states]
+        if config.aggregates:
+            a, tokens = states[0], config.aggregation_tokens
+            states[0] = encode(torch.cat([a, self._tokens(a)], dim=1), last_tokens_only=tokens)
+        f = torch.cat(states, dim=1)
+        for _ in range(config.fusion_passes):
+            f = encode(f)
+        return f
+
+    def _tokens(self, a: Tensor) -> Tensor:
+        """Return the aggregation tokens as they start, `(B, 4, d)`."""
+        if self.config.token_init == "learned":
+            return self.tokens.to(a.dtype).expand(a.shape[0], -1, -1)
+        return a.new_zeros(a.shape[0], self.config.aggregation_tokens, self.config.width)
 
     def encode_text(self, text: Tensor) -> Tensor:
-        """Two LSTMs with all steps kept, LayerNorm and self-attention, `(B, Tt, d)`."""
+        """Two LSTMs with all steps kept and LayerNorm, `(B, Tt, d)`.
+
+        Then self-attention, but in the figure's wiring.
+        """
         x = text
         # Under autocast cuDNN would run them in float16, too narrow for gradients.
         with torch.autocast("cuda", enabled=False) if text.is_cuda else nullcontext():
             for lstm in self.text_lstms:
                 x, _ = lstm(x)
-        return self.self_attention_encoder(self.text_norm(x))
+        x = self.text_norm(x)
+        return x if self.config.wiring == "figure" else self.self_attention_encoder(x)
+
+    def _last_state(self, x: Tensor) -> Tensor:
+        """Return the last token `(B, d)`, in the figure's wiring that of self-attention."""
+        if self.config.wiring == "figure":
+            x = self.self_attention_encoder(x, last_tokens_only=1)
+        return x[:, -1]
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> NHFNet:

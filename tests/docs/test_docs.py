@@ -11,8 +11,10 @@ import pytest
 import dataset_prep
 import main_msaf
 from docs.make_options import PAGE, options_page
+from models.registry import MODELS
 from tests.conftest import ROOT
 from tests.own_model import OWN_MODEL
+from utils.reports.model_list import model_list
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "result" / "README.md"]
@@ -64,6 +66,13 @@ def test_every_command_of_dataset_prep_is_one(arguments, monkeypatch):
 
 def test_the_page_of_options_is_what_the_parsers_say():
     assert PAGE.read_text(encoding="utf-8") == options_page(), "run `make docs`"
+
+
+def test_the_page_of_models_has_every_model_with_its_size():
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    listed = [tuple(row) for row in re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", page, re.MULTILINE)]
+    sizes = [tuple(line.split()) for line in model_list().splitlines()[2 : 2 + len(MODELS)]]
+    assert listed == sizes
 
 
 def test_the_page_of_models_shows_the_tests_own_model():

@@ -36,11 +36,11 @@ def outcome(values, **variables):
 
 
 def test_threads_sleep_soon_and_small_batches_have_one():
-    assert outcome(100) == ["1000", "2", "1"]
+    assert outcome(100) == ["10000", "2", "1"]
 
 
 def test_large_batches_keep_their_threads():
-    assert outcome(100_000) == ["1000", "2", "2"]
+    assert outcome(100_000) == ["10000", "2", "2"]
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
@@ -50,4 +50,4 @@ def test_what_the_user_says_of_waiting_stays(name):
 
 
 def test_the_number_of_threads_that_the_user_says_stays():
-    assert outcome(100, OMP_NUM_THREADS="2") == ["1000", "2", "2"]
+    assert outcome(100, OMP_NUM_THREADS="2") == ["10000", "2", "2"]

@@ -13,12 +13,13 @@ from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.native import accelerate
 from models.registry import MODELS, build, restore
+from system.console import print_line
 from system.cpu_threads import choose_threads
 from system.devices import pick_device
 from system.errors import InputError, first_line
 from system.processes import Processes
 from utils.run_config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
-from utils.tasks import TASKS, Task
+from utils.tasks import LOSSES, TASKS, Task
 
 _WORKERS = {"cuda": 4, "cpu": 0}
 
@@ -56,9 +57,10 @@ def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, T
             raise InputError("--set goes without --checkpoint, whose model has its settings.")
         return open_model(config, read_checkpoint(config.checkpoint), split)
     config = replace(config, model=config.model or DEFAULT_MODEL, task=config.task or DEFAULT_TASK)
-    task = find_task(config.task, split)
+    task = find_task(config.task, split, config.loss)
     model = build(config.model, config.set, split.widths, len(task.outputs))
     _try_own_model(config.model, model, split)
+    _say_what_is_left_out(config.model, model)
     return config, model, task
 
 
@@ -77,7 +79,7 @@ def open_model(
             f"{config.task}; leave --task out."
         )
     config = replace(config, model=name, task=trained_for)
-    task = find_task(trained_for, split)
+    task = find_task(trained_for, split, config.loss)
     if model.outputs != len(task.outputs):
         raise InputError(
             f"{checkpoint.path} has {model.outputs} outputs, but the task {task.name} has "
@@ -85,7 +87,14 @@ def open_model(
         )
     check_widths(model, split)
     _try_own_model(name, model, split)
+    _say_what_is_left_out(name, model)
     return config, model, task
+
+
+def _say_what_is_left_out(name: str, model: nn.Module) -> None:
+    left_out = getattr(model.config, "left_out", [])
+    if left_out:
+        print_line(f"{name} leaves out: {', '.join(left_out)}")
 
 
 def _try_own_model(name: str, model: nn.Module, split: Split) -> None:
@@ -107,13 +116,16 @@ def _try_own_model(name: str, model: nn.Module, split: Split) -> None:
         raise InputError(f"--model {name} predicts shape {found}, expected {expected}.")
 
 
-def find_task(name: str, split: Split) -> Task:
-    """Return a task as `split` is scored; raises InputError when that has no labels for it."""
+def find_task(name: str, split: Split, loss: str | None = None) -> Task:
+    """Return a task as `split` is scored, with a loss of `LOSSES`, or its own without one.
+
+    Raises InputError when the split has no labels for it.
+    """
     if name not in TASKS:
         raise InputError(f"--task {name}: there is no such task, only {', '.join(TASKS)}.")
     task = TASKS[name][split.scores]
     task.check_labels(split)
-    return task
+    return task if loss is None else replace(task, loss=LOSSES[loss])
 
 
 def check_widths(model: nn.Module, split: Split) -> None:

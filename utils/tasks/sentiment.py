@@ -11,10 +11,9 @@ from functools import partial
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
-from torch.nn.functional import mse_loss
 
 from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
-from utils.tasks.task import Measure, Scores, Task
+from utils.tasks.task import LOSSES, Measure, Scores, Task
 
 
 def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
@@ -96,7 +95,7 @@ _MAE = Measure("mae", "MAE", lower_is_better=True)
 SENTIMENT = Task(
     name="sentiment",
     outputs={"sentiment": 0},
-    loss=partial(mse_loss, reduction="none"),
+    loss=LOSSES["mse"],
     score=score,
     measures=(
         _MAE,
@@ -118,7 +117,7 @@ SENTIMENT = Task(
 SIMS_SENTIMENT = Task(
     name="sentiment",
     outputs={"sentiment": 0},
-    loss=partial(mse_loss, reduction="none"),
+    loss=LOSSES["mse"],
     score=score_sims,
     measures=(
         _MAE,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import l1_loss, mse_loss
 
 from data.labels import Scale
 from data.layout import BATCH_FILES
@@ -15,6 +17,11 @@ from data.loading.split import Split
 from system.errors import InputError
 
 Scores = dict[str, float]  # by a measure's key
+# What a task's loss can be, value by value.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": partial(mse_loss, reduction="none"),
+    "l1": partial(l1_loss, reduction="none"),
+}
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from utils.training.run_folder import BEST, LAST, epoch_file
 from utils.training.step import TrainingStep
 
 _MUST_MATCH = (
-    *("alignment", "task", "model", "lr", "batch_size", "scheduler", "weight_decay"),
+    *("alignment", "task", "model", "loss", "lr", "batch_size", "scheduler", "weight_decay"),
     *("grad_clip", "seed", "precision"),
 )
+_OF_A_SCHEDULE = {"cosine": ("epochs",), "plateau": ("plateau_factor", "plateau_patience")}
 
 
 @dataclass
@@ -95,7 +96,7 @@ class TrainingSaver:
     def _must_match(self) -> dict[str, Any]:
         """Return what has to be the same for a training to go on."""
         config = self._config
-        names = _MUST_MATCH + (("epochs",) if config.scheduler == "cosine" else ())
+        names = _MUST_MATCH + _OF_A_SCHEDULE.get(config.scheduler, ())
         digests = self._data["digests"]
         return {
             **{name: getattr(config, name) for name in names},

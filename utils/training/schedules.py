@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
-_FACTOR, _PATIENCE = 0.5, 2  # halve after more than two epochs that are no better
+from utils.run_config import RunConfig
 
 
 class _Cosine(CosineAnnealingLR):
@@ -18,12 +18,11 @@ class _Cosine(CosineAnnealingLR):
         return super().step()
 
 
-def make_scheduler(
-    name: str, optimizer: Optimizer, epochs: int
-) -> ReduceLROnPlateau | _Cosine | None:
-    """Return a schedule of `run_config.SCHEDULES`, over `epochs` epochs; None for `none`."""
-    if name == "plateau":
-        return ReduceLROnPlateau(optimizer, factor=_FACTOR, patience=_PATIENCE)
-    if name == "cosine":
-        return _Cosine(optimizer, T_max=epochs)
+def make_scheduler(config: RunConfig, optimizer: Optimizer) -> ReduceLROnPlateau | _Cosine | None:
+    """Return the schedule that a run's configuration names; None for `none`."""
+    if config.scheduler == "plateau":
+        factor, patience = config.plateau_factor, config.plateau_patience
+        return ReduceLROnPlateau(optimizer, factor=factor, patience=patience)
+    if config.scheduler == "cosine":
+        return _Cosine(optimizer, T_max=config.epochs)
     return None

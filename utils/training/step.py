@@ -29,7 +29,7 @@ class TrainingStep:
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.scheduler = make_scheduler(config.scheduler, self.optimizer, config.epochs)
+        self.scheduler = make_scheduler(config, self.optimizer)
         self._task, self._config, self._options = task, config, options
         self._execution = Execution(config.precision, config.compile)
         # On CUDA the rate stays in one place on the device, where a CUDA graph reads it.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from models.layers.encoder import Encoder
+from models.layers.encoder import Encoder, Extras
 from models.native import accelerate
 from models.native.encoder import NativeEncoder
 from models.native.library import library, self_test
@@ -104,6 +104,14 @@ def test_a_parametrised_module_keeps_its_formula(calls):
     x = torch.randn(2, 3, 32)
     torch.testing.assert_close(native(x), plain(x))
     assert not calls
+
+
+@pytest.mark.parametrize(
+    "extras", [Extras(is_masked=True), Extras(hidden_dropout=0.1), Extras(residual_dropout=0.1)]
+)
+def test_an_encoder_with_extras_is_left_as_it_is(extras):
+    model = nn.Sequential(Encoder(32, 8, 1, 128, 0.0, extras), encoder())
+    assert [type(module) for module in accelerate(model)] == [Encoder, NativeEncoder]
 
 
 @pytest.mark.parametrize("change", ["double", "another epsilon", "a forward of its own"])

@@ -130,11 +130,16 @@ def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):
         make_trainer(small, tmp_path).resume(tmp_path / "best.pth")
 
 
-@pytest.mark.parametrize("change", [{"lr": 1e-2}, {"seed": 3}, {"scheduler": "plateau"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"lr": 1e-2}, {"seed": 3}, {"loss": "l1"}, {"scheduler": "cosine"}, {"plateau_factor": 0.1}],
+)
 def test_other_settings_are_refused(small, tmp_path, change):
-    make_trainer(small, tmp_path, epochs=1).run()
+    make_trainer(small, tmp_path, epochs=1, scheduler="plateau").run()
     with pytest.raises(InputError, match=next(iter(change))):
-        make_trainer(small, tmp_path, **change).resume(tmp_path / "last.pth")
+        make_trainer(small, tmp_path, **{"scheduler": "plateau", **change}).resume(
+            tmp_path / "last.pth"
+        )
 
 
 def test_more_epochs_may_follow(small, tmp_path):

@@ -1,0 +1,129 @@
+"""MSAF: multimodal split attention fusion (Su, Hu et al., arXiv 2012.07175), for CMU-MOSEI.
+
+Shapes: B batch; T tokens of a modality; K blocks, of `block` channels (16), of all modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.checkpoint import PublishedFormat
+from models.layers.norm import BatchNorm
+from system.config import CheckedConfig, setting
+from system.console import share_below_one, whole_number
+
+_channels = whole_number(1, 65536)
+
+
+@dataclass(frozen=True)
+class MSAFConfig(CheckedConfig):
+    """The defaults are the authors' on CMU-MOSEI."""
+
+    visual_hidden: int = setting(32, _channels, "channels of the visual LSTMs")
+    audio_hidden: int = setting(64, _channels, "channels of the audio LSTMs")
+    text_hidden: int = setting(128, _channels, "channels of the text LSTMs")
+    block: int = setting(16, _channels, "channels that share an attention")
+    joint_hidden: int = setting(8, _channels, "channels that the attention is made of")
+    segments: int = setting(5, whole_number(1, 1024), "parts of the time, each fused on its own")
+    dropout: float = setting(0.2, share_below_one, "of whole blocks, in training")
+
+    def __post_init__(self) -> None:
+        """Check each value, and that every modality is whole blocks."""
+        super().__post_init__()
+        for name, size in self.hidden.items():
+            if size % self.block:
+                raise ValueError(f"{name}_hidden {size} is not divisible by block {self.block}")
+
+    @property
+    def hidden(self) -> dict[str, int]:
+        """The channels of each modality, in the order of the model's inputs."""
+        return {"visual": self.visual_hidden, "audio": self.audio_hidden, "text": self.text_hidden}
+
+
+class SplitAttention(nn.Module):
+    """Blocks of channels of all modalities, weighted against each other."""
+
+    def __init__(self, blocks: int, block: int, joint_hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.block, self.dropout = block, dropout
+        self.joint_features = nn.Sequential(nn.Linear(block, joint_hidden), BatchNorm(joint_hidden))
+        self.dense_group = nn.ModuleList(nn.Linear(joint_hidden, block) for _ in range(blocks))
+
+    def forward(self, steps: Sequence[Tensor]) -> list[Tensor]:
+        """Weight each `(B, T, channels)`; a part without steps adds nothing to the attention."""
+        blocks = [x.unflatten(-1, (-1, self.block)) for x in steps]  # (B, T, K of it, block)
+        kept = [
+            F.dropout(x.new_ones(x.shape[0], 1, x.shape[2], 1), self.dropout, self.training)
+            for x in blocks
+        ]
+        blocks = [x * keep for x, keep in zip(blocks, kept, strict=True)]
+        joint = sum(x.sum(dim=(1, 2)) / max(1, x.shape[1]) for x in blocks)
+        joint = torch.relu(self.joint_features(joint))
+        scores = torch.stack([dense(joint) for dense in self.dense_group], dim=1)  # (B, K, block)
+        attention = scores.softmax(dim=1)
+        shares = attention[:, None].split([x.shape[2] for x in blocks], dim=2)
+        # Dropped once more, as the authors do: what is kept is scaled up twice.
+        parts = zip(blocks, shares, kept, strict=True)
+        return [(x * share * keep).flatten(2) for x, share, keep in parts]
+
+
+class MSAF(nn.Module):
+    """LSTMs, split attention in five parts of the time, LSTMs again, and their last steps."""
+
+    Config = MSAFConfig
+    PUBLISHED = PublishedFormat(
+        mark="msaf.0.",
+        prefixes={
+            "msaf.0.blocks.": "fusions.",
+            "visual_model.": "lstms.visual.",
+            "audio_model.": "lstms.audio.",
+            "text_model.": "lstms.text.",
+            "multimodal_classifier.0.": "output.",
+        },
+        widths={name: f"lstms.{name}.0.weight_ih_l0" for name in ("visual", "audio", "text")},
+    )
+
+    def __init__(self, config: MSAFConfig, widths: Mapping[str, int], outputs: int) -> None:
+        super().__init__()
+        self.config, self.widths, self.outputs = config, widths, outputs
+        self.lstms = nn.ModuleDict(
+            {
+                name: nn.ModuleList(
+                    nn.LSTM(inputs, size, batch_first=True) for inputs in (widths[name], size)
+                )
+                for name, size in config.hidden.items()
+            }
+        )
+        channels = sum(config.hidden.values())
+        self.fusions = nn.ModuleList(
+            SplitAttention(
+                channels // config.block, config.block, config.joint_hidden, config.dropout
+            )
+            for _ in range(config.segments)
+        )
+        self.output = nn.Linear(channels, outputs)
+
+    def forward(self, visual: Tensor, audio: Tensor, text: Tensor) -> Tensor:
+        """Predict `(B, outputs)` from `(B, Tv, width)`, `(B, Ta, width)`, `(B, Tt, width)`."""
+        inputs = dict(zip(self.config.hidden, (visual, audio, text), strict=True))
+        states = [self.lstms[name][0](x)[0] for name, x in inputs.items()]
+        parts = zip(*(self._segments(x) for x in states), strict=True)
+        fused = [fusion(part) for fusion, part in zip(self.fusions, parts, strict=True)]
+        # Each modality's parts, one after the other again.
+        whole = [torch.cat(parts, dim=1) for parts in zip(*fused, strict=True)]
+        last = [
+            self.lstms[name][1](x)[0][:, -1]
+            for name, x in zip(self.config.hidden, whole, strict=True)
+        ]
+        return self.output(torch.cat(last, dim=1))
+
+    def _segments(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Cut `(B, T, channels)` into parts of equal length, the last one with the rest."""
+        count, length = self.config.segments, x.shape[1]
+        steps = length // count
+        return x.split([steps] * (count - 1) + [length - steps * (count - 1)], dim=1)

@@ -1,0 +1,128 @@
+"""MulT: multimodal transformer (Tsai et al., ACL 2019), without its CTC module.
+
+Shapes: B batch; Tv, Ta, Tt tokens of visual, audio, text; d the common width (30).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.checkpoint import PublishedFormat
+from models.layers.encoder import Encoder, Extras
+from system.config import CheckedConfig, setting
+from system.console import share_below_one, whole_number
+
+_LETTERS = {"text": "l", "audio": "a", "visual": "v"}  # in the authors' names, in their order
+_PAIRS = [(to, of) for to in _LETTERS for of in _LETTERS if of != to]
+
+
+@dataclass(frozen=True)
+class MulTConfig(CheckedConfig):
+    """The defaults are the authors'."""
+
+    width: int = setting(30, whole_number(4, 4096), "channels of every token")
+    heads: int = setting(5, whole_number(1, 512), "of every attention")
+    layers: int = setting(5, whole_number(1, 64), "of each of the nine encoders")
+    text_dropout: float = setting(0.25, share_below_one, "of the text as it comes")
+    embedding_dropout: float = setting(0.25, share_below_one, "of an encoder's tokens")
+    attention_dropout: float = setting(0.1, share_below_one, "of attention, but to audio or visual")
+    hidden_dropout: float = setting(0.1, share_below_one, "after the relu of a layer")
+    residual_dropout: float = setting(0.1, share_below_one, "before each residual sum")
+
+    def __post_init__(self) -> None:
+        """Check each value, and that the heads share the width out evenly."""
+        super().__post_init__()
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width {self.width} is odd, or not divisible by {self.heads} heads")
+
+
+class _Published(PublishedFormat):
+    """The authors' linear layers over time are convolutions with a kernel of 1."""
+
+    def rename(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: weight.squeeze(-1) if name.startswith("projections.") else weight
+            for name, weight in super().rename(weights).items()
+        }
+
+
+class MulT(nn.Module):
+    """Each modality attends to the two others; what it found of them is read once more."""
+
+    Config = MulTConfig
+    PUBLISHED = _Published(
+        mark="proj_l.",
+        prefixes={
+            **{f"proj_{letter}.": f"projections.{name}." for name, letter in _LETTERS.items()},
+            **{
+                f"trans_{_LETTERS[to]}_with_{_LETTERS[of]}.": f"cross_modal.{to}_{of}."
+                for to, of in _PAIRS
+            },
+            **{f"trans_{letter}_mem.": f"memory.{name}." for name, letter in _LETTERS.items()},
+            "proj1.": "hidden_1.",
+            "proj2.": "hidden_2.",
+            "out_layer.": "output.",
+        },
+        widths={name: f"projections.{name}.weight" for name in _LETTERS},
+    )
+
+    def __init__(self, config: MulTConfig, widths: Mapping[str, int], outputs: int) -> None:
+        super().__init__()
+        self.config, self.widths, self.outputs = config, widths, outputs
+        width, states = config.width, 2 * len(_LETTERS) * config.width
+        self.projections = nn.ModuleDict(
+            {
+                name: nn.Linear(widths[name], width, bias=False)
+                for name in _LETTERS
+                if widths[name] != width
+            }
+        )
+        self.cross_modal = nn.ModuleDict(
+            {
+                f"{to}_{of}": self._encoder(width, config.attention_dropout * (of == "text"))
+                for to, of in _PAIRS
+            }
+        )
+        self.memory = nn.ModuleDict(
+            {name: self._encoder(2 * width, config.attention_dropout) for name in _LETTERS}
+        )
+        self.hidden_1 = nn.Linear(states, states)
+        self.hidden_2 = nn.Linear(states, states)
+        self.output = nn.Linear(states, outputs)
+
+    def _encoder(self, width: int, attention_dropout: float) -> Encoder:
+        config = self.config
+        extras = Extras(
+            is_masked=True,
+            embedding_dropout=config.embedding_dropout,
+            hidden_dropout=config.hidden_dropout,
+            residual_dropout=config.residual_dropout,
+        )
+        return Encoder(width, config.heads, config.layers, 4 * width, attention_dropout, extras)
+
+    def forward(self, visual: Tensor, audio: Tensor, text: Tensor) -> Tensor:
+        """Predict `(B, outputs)` from `(B, Tv, width)`, `(B, Ta, width)`, `(B, Tt, width)`.
+
+        An input as wide as the tokens is taken as it is.
+        """
+        text = F.dropout(text, self.config.text_dropout, self.training)
+        tokens = {
+            name: self.projections[name](x) if name in self.projections else x
+            for name, x in (("text", text), ("audio", audio), ("visual", visual))
+        }
+        last = []
+        for to in _LETTERS:
+            found = [
+                self.cross_modal[f"{one}_{of}"](tokens[one], memory=tokens[of])
+                for one, of in _PAIRS
+                if one == to
+            ]
+            h = self.memory[to](torch.cat(found, dim=-1), last_tokens_only=1)
+            last.append(h[:, -1])
+        h = torch.cat(last, dim=-1)
+        return self.output(self.hidden_2(torch.relu(self.hidden_1(h))) + h)
