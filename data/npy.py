@@ -39,10 +39,12 @@ class NpyWriter:
         finally:
             self._file.close()
 
-    def append(self, rows: np.ndarray) -> None:
-        """Add `rows`, `(n, *row_shape)`."""
-        self._file.write(np.ascontiguousarray(rows, dtype=np.float32).data)
+    def append(self, rows: np.ndarray) -> np.ndarray:
+        """Add `rows`, `(n, *row_shape)`; returns them as they are written."""
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        self._file.write(rows.data)
         self._rows += len(rows)
+        return rows
 
     def _write_header(self) -> None:
         # NumPy leaves room for the first axis to grow, so the header's length never changes.

@@ -15,6 +15,7 @@ from h5py import h5d, h5g
 
 from data.formats.own_objects import find_own, names_in, open_directly
 from data.formats.stored_rows import StoredRows
+from data.formats.what_it_is import what_it_is
 from system.errors import InputError, first_line
 
 _CACHE_BYTES = 256 * 1024
@@ -201,7 +202,7 @@ def _open(path: Path) -> h5py.File:
     if not path.is_file():
         raise InputError(f"No file {path}; expected a computational sequence (.csd).")
     try:
-        file = h5py.File(path, "r")
+        file = _open_for_reading(path)
         _limit_cache(file)
         return file
     except OSError as error:
@@ -212,9 +213,26 @@ def _open(path: Path) -> h5py.File:
             ) from error
         if isinstance(error, PermissionError):
             raise PermissionError(error.errno, "cannot be read", str(path)) from error
+        found = what_it_is(path) or f"not an HDF5 file ({size}); delete it"
         raise InputError(
-            f"{path} is not an HDF5 file ({size}); expected a computational sequence (.csd)."
+            f"{path} is {found}; expected a computational sequence (.csd): without it, the same "
+            "command downloads it."
         ) from error
+
+
+def _open_for_reading(path: Path) -> h5py.File:
+    """Open a file where others may read it too, and on a drive that has no locks."""
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is open in another program, which may be writing it; wait until that has "
+            "ended, or close it there."
+        ) from error
+    except OSError as error:
+        if "unable to lock file" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 def _limit_cache(file: h5py.File) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from data.formats import tensors
 from data.formats.pickle_bounds import BoundedFile, check_key, check_size
 from data.formats.tensors import require
+from data.formats.what_it_is import what_it_is
 from system.errors import InputError
 
 # Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
@@ -60,6 +61,9 @@ def load(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except Exception as error:  # Damaged bytes can fail in any way.
+        found = what_it_is(path)
+        if found is not None:
+            raise InputError(f"{path}: {found}; expected a pickle of NumPy arrays") from error
         reason = _quote(f"{type(error).__name__}: {error}")
         raise InputError(
             f"{path}: not a complete pickle of NumPy arrays and plain values ({reason}); "
