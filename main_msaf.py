@@ -37,7 +37,8 @@ _GROUPS = {
 }
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
-    "predict": ("train", "dry_run"),
+    "predict": ("train", "dry_run", "export"),
+    "export": ("train", "dry_run"),
 }
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
@@ -74,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--predict", type=file_path, metavar="PATH", help=predict)
     bert = "with --predict: encode a pickle's sentences by this BERT, as dataset_prep.py does"
     add("--bert", metavar="NAME_OR_DIR", help=bert)
+    export = "with --checkpoint, write its model to this file, which loads like a checkpoint"
+    add("--export", type=file_path, metavar="FILE.safetensors", help=export)
     dry_run = "print what would be done and what it costs; nothing is trained or written"
     add("--dry_run", action="store_true", help=dry_run)
     add("--models", action="store_true", help="list the models with their settings, and stop")
@@ -148,6 +151,12 @@ def main() -> None:
         print_line(model_list())
         return
     config = parse_config(parser, arguments)
+    if arguments["export"]:
+        from models.export import export
+
+        export(config.checkpoint, arguments["export"], config.model)
+        print_line(f"Written: {arguments['export']}")
+        return
     from system.processes import join_processes, leave_processes
     from utils.running.setup import make_options
 

@@ -20,7 +20,6 @@ from models.layers.encoder import Encoder
 from models.nhfnet.config import NHFNetConfig
 from models.nhfnet.released_format import RELEASED
 
-
 _HUB_FILE = "model.safetensors"
 
 

@@ -87,7 +87,7 @@ class Task:
             label, name = split.labels[segment, self.columns[output]], list(self.outputs)[output]
             raise InputError(
                 f"{path}: the label of segment {segment} is {label} ({name}), expected a number; "
-                "prepare the dataset again."
+                "prepare the dataset again with --force, which leaves such segments out."
             )
         if len(self.columns) > 1 and len(labels) > 1 and (labels == labels[0]).all():
             raise InputError(

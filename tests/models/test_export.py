@@ -1,0 +1,109 @@
+"""Checkpoints for other programs, and on the hub."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from models import NHFNet
+from models.checkpoint import read_checkpoint, write_checkpoint
+from models.export import export
+from models.nhfnet.text_only import TextOnly
+from models.registry import build, restore
+from system.errors import InputError
+from tests.golden import GOLDEN
+
+WIDTHS = {"visual": 3, "audio": 4, "text": 5}
+
+
+def written(path, name="nhfnet", **details):
+    torch.manual_seed(0)
+    settings = {"layers": 1, "width": 16} if name in ("nhfnet", "text_only") else {}
+    model = build(name, settings, WIDTHS, 2).eval()
+    write_checkpoint(path, model, name, **details)
+    return model
+
+
+def batch(count, rows):
+    rng = np.random.default_rng(count)
+    shapes = [(count, t, width) for t, width in zip(rows, WIDTHS.values(), strict=True)]
+    return [torch.from_numpy(rng.normal(size=shape).astype(np.float32)) for shape in shapes]
+
+
+def test_safetensors_load_as_the_checkpoint_does(tmp_path):
+    about = {"task": "emotion", "dataset": {"scores": "mosei"}, "epoch": 3}
+    model = written(tmp_path / "a.pth", **about, optimizer_state_dict={"state": {}})
+    export(tmp_path / "a.pth", tmp_path / "out" / "a.safetensors")
+    found = read_checkpoint(tmp_path / "out" / "a.safetensors")
+    assert found.details == about
+    name, restored = restore(found)
+    assert (name, restored.config, restored.outputs) == ("nhfnet", model.config, 2)
+    inputs = batch(2, (4, 5, 6))
+    assert torch.equal(restored(*inputs), model(*inputs))
+    assert not restored.training
+
+
+def test_a_released_checkpoint_becomes_one_of_this_program(tmp_path):
+    released = GOLDEN / "released_format.pth"
+    export(released, tmp_path / "a.safetensors")
+    before, after = (NHFNet.from_checkpoint(p) for p in (released, tmp_path / "a.safetensors"))
+    for name, value in before.state_dict().items():
+        assert torch.equal(value, after.state_dict()[name])
+
+
+def with_header(path, header):
+    content = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(content)) + content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_bytes(b"weights"), "or is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "or is damaged"),
+        (lambda path: path.write_bytes(struct.pack("<Q", 2**62) + b"{}"), "or is damaged"),
+        (lambda path: with_header(path, {"__metadata__": {"checkpoint": "{"}}), "or is damaged"),
+        (lambda path: with_header(path, {"__metadata__": {"checkpoint": "3"}}), "is not a check"),
+        (lambda path: with_header(path, {}), "is not a checkpoint"),
+        (
+            lambda path: with_header(
+                path,
+                {"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 2**62]}},
+            ),
+            "or is damaged",
+        ),
+    ],
+)
+def test_a_damaged_safetensors_file_is_told(tmp_path, change, message):
+    written(tmp_path / "a.safetensors")
+    change(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=rf"a.safetensors .*{message}"):
+        restore(read_checkpoint(tmp_path / "a.safetensors"))
+
+
+def test_settings_in_a_safetensors_file_are_checked(tmp_path):
+    written(tmp_path / "a.safetensors", task=5)
+    with pytest.raises(InputError, match="task is int, expected str"):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("model", [NHFNet, TextOnly])
+def test_the_hub_mixin_saves_and_loads_a_folder(tmp_path, model):
+    name = {NHFNet: "nhfnet", TextOnly: "text_only"}[model]
+    saved = written(tmp_path / "a.pth", name)
+    assert isinstance(saved, model)
+    saved.save_pretrained(tmp_path / "hub")
+    assert {path.name for path in (tmp_path / "hub").iterdir()} >= {"model.safetensors"}
+    loaded = model.from_pretrained(tmp_path / "hub")
+    inputs = batch(2, (4, 5, 6))
+    assert torch.equal(loaded(*inputs), saved(*inputs))
+    assert restore(read_checkpoint(tmp_path / "hub" / "model.safetensors"))[0] == name
+
+
+def test_another_suffix_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"a.pt: expected a name that ends in .safetensors"):
+        export(tmp_path / "a.pth", tmp_path / "a.pt")
