@@ -113,6 +113,15 @@ class TrainingSaver:
             **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
         }
 
+    def _with_defaults(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Add the settings that there were not when a file was written, at their defaults."""
+        complete = {**vars(RunConfig()), **found}
+        settings = found.get("model settings")
+        if isinstance(settings, dict):
+            defaults = asdict(type(self._step.model.config)())
+            complete["model settings"] = {**defaults, **settings}
+        return complete
+
     def resume(self, path: Path, steps: int) -> TrainingState:
         """Return the training that `path` holds, and set model, optimizer and generators to it.
 
@@ -152,15 +161,17 @@ class TrainingSaver:
     def _check(self, checkpoint: Checkpoint, content: Mapping[str, Any], steps: int) -> None:
         """Raise InputError, or any error of a damaged value, where the two trainings differ."""
         model, path = self._step.model, checkpoint.path
+        found = self._with_defaults(content["must_match"])
         for name, value in self._must_match().items():
-            before = content["must_match"].get(name)
+            before = found.get(name)
             if type(before) is not type(value) or before != value:
                 raise InputError(
                     f"{path} was trained with {name} {str(before)[:_LONGEST_QUOTE]}, this is "
                     f"{value}; resume with the same settings and data, or train anew in another "
                     "--checkpointdir."
                 )
-        written = checkpoint.config, checkpoint.widths, checkpoint.outputs
+        settings = {**asdict(type(model.config)()), **checkpoint.config}
+        written = settings, checkpoint.widths, checkpoint.outputs
         if written != (asdict(model.config), dict(model.widths), model.outputs):
             raise ValueError("its sizes are not those of its training")
         processes = self._options.processes.count
