@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from statistics import median
 from typing import Any
+
+from torch import Tensor
 
 from data.loading.options import LoaderOptions
 from system.console import print_heading, print_line
+from utils.reports.costs import count_flops, count_parameters
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate
 from utils.reports.results import print_scores, result_folder, write_evaluation
@@ -15,7 +19,7 @@ from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.tasks import Scores
 from utils.training.history import picked_on_test
-from utils.training.provenance import RunRecord
+from utils.training.provenance import RunRecord, RunResult
 from utils.training.run_folder import BEST, file_to_resume, open_run_folder
 from utils.training.seeds import print_spread, write_spread
 from utils.training.trainer import Trainer
@@ -47,7 +51,7 @@ def train(
         evaluation = _test(trainer)
         if record is not None:
             _write_results(trainer, evaluation, data)
-            record.write(ended=True)
+            record.write(_result(trainer, evaluation, splits["test"][[0]].inputs))
     return evaluation.scores
 
 
@@ -72,6 +76,22 @@ def _test(trainer: Trainer) -> Evaluation:
     for line in lines:
         print_line(f"  {line}")
     return evaluation
+
+
+def _result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor]) -> RunResult:
+    """Return what came out; `segment` is the inputs of one."""
+    model = trainer.model.eval()
+    try:
+        flops = sum(count_flops(model, segment)["Global"].values())
+    except Exception:  # a user's own model may know float32 only
+        flops = None
+    return RunResult(
+        epoch=trainer.best.number,
+        scores=evaluation.scores,
+        parameters=count_parameters(model),
+        flops=flops,
+        samples_per_second=median(epoch.speed for epoch in trainer.epochs),
+    )
 
 
 def _write_results(trainer: Trainer, evaluation: Evaluation, data: dict[str, Any]) -> None:
