@@ -28,7 +28,10 @@ _GROUPS = {
         *("weight_decay", "grad_clip", "patience", "seed"),
     ),
     "running": ("device", "precision", "compile", "native", "num_workers"),
-    "output": ("checkpointdir", "resultdir", "save_every", "log_interval", "verbose", "save"),
+    "output": (
+        *("checkpointdir", "resultdir", "bootstrap", "against"),
+        *("save_every", "log_interval", "verbose", "save"),
+    ),
 }
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.loading.options import LoaderOptions
 from system.console import print_heading, print_line
+from utils.reports.bootstrap import Bootstrap
 from utils.reports.costs import count_flops, count_parameters
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate
@@ -36,6 +37,7 @@ def train(
     """
     config, splits, model, task = open_training(config)
     data = describe_data(config.data_folder, splits)
+    bootstrap = Bootstrap(config, splits["test"], task)
     writes = config.save and options.processes.is_first
     resumed = file_to_resume(resume, config.checkpointdir)
     folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
@@ -49,8 +51,9 @@ def train(
             record.write()
         trainer.run()
         evaluation = _test(trainer)
+        certainty = bootstrap.measure(evaluation)
         if record is not None:
-            _write_results(trainer, evaluation, data)
+            _write_results(trainer, evaluation, data, certainty)
             record.write(_result(trainer, evaluation, splits["test"][[0]].inputs))
     return evaluation.scores
 
@@ -94,7 +97,9 @@ def _result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor])
     )
 
 
-def _write_results(trainer: Trainer, evaluation: Evaluation, data: dict[str, Any]) -> None:
+def _write_results(
+    trainer: Trainer, evaluation: Evaluation, data: dict[str, Any], certainty: dict[str, Any]
+) -> None:
     """Write the best epoch's evaluation and the curves."""
     from utils.reports.plots import plot_curves  # matplotlib is slow to import
 
@@ -102,7 +107,7 @@ def _write_results(trainer: Trainer, evaluation: Evaluation, data: dict[str, Any
     checkpoint = config.checkpointdir / BEST
     folder = result_folder(config.resultdir, checkpoint, data["digests"]["test"])
     details = {**data, "split": "test", "checkpoint": str(checkpoint), "model": config.model}
-    write_evaluation(folder / "test", evaluation, task, details)
+    write_evaluation(folder / "test", evaluation, task, {**details, **certainty})
     measure = task.chosen_by
     values = {
         name: [epoch.scores[name][measure.key] for epoch in epochs] for name in epochs[0].scores

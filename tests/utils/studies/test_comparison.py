@@ -165,9 +165,8 @@ def test_models_are_compared_as_published_and_options_come_first():
 
 def test_with_same_settings_they_differ_in_the_model_alone():
     configs = study("--compare", "mult", "tfn", "--same_settings", "--batch_size", 7)
-    assert [config.outcome | {"model": None} for config in configs.values()][0] == (
-        configs["tfn"].outcome | {"model": None}
-    )
+    first, second = (config.outcome | {"model": None} for config in configs.values())
+    assert first == second
     assert configs["tfn"].batch_size == 7
 
 

@@ -80,7 +80,7 @@ def test_higher_scores_are_the_better_ones_but_of_mae(tmp_path):
     write_run(tmp_path / "b", 2.5, model="lf_dnn")  # every sign wrong
     table = make_table(find_runs([tmp_path]))
     best = {one.key: [table.is_best(row, one) for row in table.rows] for one in table.task.measures}
-    assert best == dict.fromkeys(best, [True, False])
+    assert best == {key: [True, False] for key in best}
 
 
 def test_costs_stand_beside_the_scores(study, capsys):
@@ -116,7 +116,7 @@ def test_what_has_not_ended_is_left_out_and_named(study, capsys):
     write_run(study / "c/seed1", 0.1, ended=False, model="mult")
     assert names(make_table(find_runs([study]))) == ["nhfnet", "lf_dnn"]
     assert f"not ended: {study / 'c/seed1'}" in capsys.readouterr().out
-    with pytest.raises(InputError, match="None of the runs has ended.*--resume auto"):
+    with pytest.raises(InputError, match=r"None of the runs has ended.*--resume auto"):
         make_table(find_runs([study / "c"]))
 
 
