@@ -66,6 +66,10 @@ def _add_steps(group: argparse._ArgumentGroup) -> None:
         "1 when anything is wrong",
     )
     add(
+        "--force",
+        "make everything again, arrays and text, also where nothing seems to have changed",
+    )
+    add(
         "--plot",
         "instead of preparing, draw the labels, lengths and padding of what is prepared into "
         "dataset.png beside the splits",
@@ -155,6 +159,7 @@ def parse_arguments() -> tuple[argparse.Namespace, set[str]]:
         ("pickle", ("csd", "mirror", "folds", "alignment", "audio_length", "visual_length")),
         ("no_bert", ("bert",)),
         ("dry_run", ("check", "plot")),
+        ("force", ("check", "plot")),
     ):
         for other in excludes:
             if {this, other} <= given:
@@ -212,7 +217,7 @@ def main() -> None:
     bert = str(demo_bert(datadir)) if options.demo else options.bert
     text = TextRequest(bert, options.bert_precision, options.device)
     requests = [
-        Request(datadir, name, source, None if options.no_bert else text)
+        Request(datadir, name, source, None if options.no_bert else text, options.force)
         for name, source in sources.items()
     ]
     fetch = partial(download_missing, missing, csd_dir, host)

@@ -16,7 +16,7 @@ import pytest
 from data.manifest import MANIFEST, read_manifest, write_manifest
 from system import files
 from system.errors import InputError
-from system.files import atomic_write, file_facts, make_folder, write_json
+from system.files import atomic_write, file_facts, make_folder, read_json, write_json
 
 
 def names(folder: Path):
@@ -194,6 +194,23 @@ def test_facts_sample_a_large_file(tmp_path, place):
         file.seek(place)
         file.write(b"x")
     assert file_facts(path) != facts
+
+
+def test_a_change_between_the_samples_shows_in_the_time(tmp_path, monkeypatch):
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * 10_000_000)
+    facts = file_facts(path, is_timed=True)
+    assert file_facts(path, is_timed=True) == facts
+    path.write_bytes(b"a" * 200_000 + b"b" + b"a" * 9_799_999)
+    assert file_facts(path) == file_facts(path)
+    assert file_facts(path)["sample"] == facts["sample"]
+    assert file_facts(path, is_timed=True) != facts
+
+
+def test_a_name_that_is_no_utf8_survives(tmp_path):
+    name = os.fsdecode(b"f\xfc\xdfe.pkl")
+    write_json(tmp_path / "a.json", name)
+    assert read_json(tmp_path / "a.json") == name
 
 
 # ---------------------------------------------------------------- the manifest

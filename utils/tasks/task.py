@@ -95,7 +95,7 @@ class Task:
             label, name = split.labels[segment, self.columns[output]], list(self.outputs)[output]
             raise InputError(
                 f"{path}: the label of segment {segment} is {label} ({name}), expected a number; "
-                "prepare the dataset again."
+                "prepare the dataset again with --force, which leaves such segments out."
             )
         outside = None if self.scale is None else labels[self.scale.outside(labels)]
         if outside is not None and len(outside):

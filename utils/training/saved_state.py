@@ -105,6 +105,15 @@ class TrainingSaver:
             **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
         }
 
+    def _with_defaults(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Add the settings that there were not when a file was written, at their defaults."""
+        complete = {**vars(RunConfig()), **found}
+        settings = found.get("model settings")
+        if isinstance(settings, dict):
+            defaults = asdict(type(self._step.model.config)())
+            complete["model settings"] = {**defaults, **settings}
+        return complete
+
     def resume(self, path: Path) -> TrainingState:
         """Return the training that `path` holds, and set model, optimizer and generators to it.
 
@@ -117,8 +126,9 @@ class TrainingSaver:
                 f"{path} holds weights, but no training to go on with; give {LAST}, or start from "
                 "these weights with --checkpoint."
             )
+        found = self._with_defaults(content["must_match"])
         for name, value in self._must_match().items():
-            before = content["must_match"].get(name)
+            before = found.get(name)
             if before != value:
                 raise InputError(
                     f"{path} was trained with {name} {before}, this is {value}; resume with the "

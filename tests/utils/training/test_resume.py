@@ -142,6 +142,21 @@ def test_other_settings_are_refused(small, tmp_path, change):
         )
 
 
+def test_a_setting_that_there_was_not_yet_is_at_its_default(small, tmp_path):
+    make_trainer(small, tmp_path, epochs=1).run()
+    content = torch.load(tmp_path / "last.pth")
+    must_match = content["training"]["must_match"]
+    del must_match["loss"], must_match["model settings"]["wiring"]
+    torch.save(content, tmp_path / "older.pth")
+    make_trainer(small, tmp_path).resume(tmp_path / "older.pth")
+    with pytest.raises(InputError, match="loss"):
+        make_trainer(small, tmp_path, loss="l1").resume(tmp_path / "older.pth")
+    must_match["model settings"] = 3
+    torch.save(content, tmp_path / "damaged.pth")
+    with pytest.raises(InputError, match="model settings 3"):
+        make_trainer(small, tmp_path).resume(tmp_path / "damaged.pth")
+
+
 def test_more_epochs_may_follow(small, tmp_path):
     make_trainer(small, tmp_path / "two", epochs=2).run()
     make_trainer(small, tmp_path / "one", epochs=1).run()
