@@ -114,7 +114,7 @@ class RunConfig(CheckedConfig):
     bootstrap: int | None = setting(
         None,
         whole_number(100),
-        "add 95 % intervals of the scores, from N resamples of the videos (default: none)",
+        "add 95 %% intervals of the scores, from N resamples of the videos (default: none)",
     )
     against: Path | None = setting(
         None,

@@ -62,16 +62,17 @@ class Table:
         header = ["model", "runs", *names, "parameters", "MFLOPs", "segments/s"]
         lines = [[mark(name, False) for name in header]]
         for row in self.rows:
-            scores = [(_text(one, row.scores[one.key]), self.is_best(row, one)) for one in measures]
+            scores = [(_text(one, row), self.is_best(row, one)) for one in measures]
             of_model = [(row.name, False), (str(len(row.runs)), False)]
             lines.append([mark(*cell) for cell in of_model + scores + _cost_cells(row)])
         return lines
 
 
-def _text(measure: Measure, values: dict[str, float]) -> str:
-    """Return mean and deviation as papers write them."""
+def _text(measure: Measure, row: Row) -> str:
+    """Return mean and deviation as papers write them, without the deviation of a single run."""
     factor, digits = (100, 2) if measure.is_percent else (1, 3)
-    return " ± ".join(f"{factor * values[name]:.{digits}f}" for name in ("mean", "std"))
+    names = ("mean", "std") if len(row.runs) > 1 else ("mean",)
+    return " ± ".join(f"{factor * row.scores[measure.key][name]:.{digits}f}" for name in names)
 
 
 def _cost_cells(row: Row) -> list[tuple[str, bool]]:

@@ -126,6 +126,17 @@ def test_a_run_killed_while_it_saved_the_first_time_begins_again(compare, tmp_pa
     assert table_of(tmp_path / "study") == table_of(tmp_path / "whole")
 
 
+def test_a_run_without_a_result_gets_it_without_training_again(compare, tmp_path, monkeypatch):
+    compare("lf_dnn", seeds=[1])
+    before, path = table_of(tmp_path / "study"), tmp_path / "study" / "lf_dnn" / "seed1" / RUN_FILE
+    record = json.loads(path.read_text())
+    del record["result"]  # as runs were written before there was one
+    path.write_text(json.dumps(record))
+    monkeypatch.setattr(TrainingStep, "__call__", None)
+    assert compare("lf_dnn", seeds=[1]) == ["lf_dnn/seed1"]
+    assert table_of(tmp_path / "study") == before
+
+
 def test_a_run_of_other_settings_or_data_is_in_the_way(compare, small, tmp_path):
     compare("lf_dnn", seeds=[1])
     before = contents(tmp_path)
