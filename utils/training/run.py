@@ -8,6 +8,7 @@ from typing import Any
 
 from data.loading.options import LoaderOptions
 from system.console import print_heading, print_line
+from system.files import check_writable
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate
 from utils.reports.results import print_scores, result_folder, write_evaluation
@@ -41,7 +42,7 @@ def train(
             trainer.resume(resumed)
         record = RunRecord(config, data, options.device) if writes else None
         if record is not None:
-            config.resultdir.mkdir(parents=True, exist_ok=True)  # told now if it cannot be made
+            check_writable(config.resultdir)  # told now, not after the training
             record.write()
         trainer.run()
         evaluation = _test(trainer)
