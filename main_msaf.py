@@ -9,14 +9,19 @@ if __name__ == "__main__":  # before the other imports, which take a while
     let_threads_sleep()
 
 import argparse
-import os
-import sys
 from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from system.config import parse_assignments
-from system.console import ArgumentParser, file_path, print_line, run, whole_number
+from system.console import (
+    ArgumentParser,
+    file_path,
+    leave_printing_to_the_first_process,
+    print_line,
+    run,
+    whole_number,
+)
 from utils.run_config import DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
 
 # The options that are settings of a run, by the groups of --help.
@@ -169,7 +174,7 @@ def main() -> None:
 
     processes = join_processes()
     if not processes.is_first:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only one process prints)
+        leave_printing_to_the_first_process()
     options = make_options(config, processes)
     split, resume, overwrite = (arguments[name] for name in ("split", "resume", "overwrite"))
     if study:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +54,13 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         flush_folder(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder where missing; raises OSError when no file can be made in it."""
+    make_folder(folder)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def flush_file(path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import stat
+import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +17,14 @@ import pytest
 from data.manifest import MANIFEST, read_manifest, write_manifest
 from system import files
 from system.errors import InputError
-from system.files import atomic_write, file_facts, make_folder, read_json, write_json
+from system.files import (
+    atomic_write,
+    check_writable,
+    file_facts,
+    make_folder,
+    read_json,
+    write_json,
+)
 
 
 def names(folder: Path):
@@ -260,3 +268,15 @@ def test_a_damaged_manifest_is_refused(tmp_path, content, message):
     assert str(tmp_path / MANIFEST) in str(caught.value)
     assert "prepare again" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        check_writable(tmp_path)

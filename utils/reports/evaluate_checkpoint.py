@@ -9,6 +9,7 @@ from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from system.console import print_heading, print_line
+from system.files import check_writable
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
@@ -31,7 +32,7 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
     _warn_of_other_data(checkpoint, data)
     bootstrap = Bootstrap(config, split, task)
     if config.save:
-        config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
+        check_writable(config.resultdir)  # told before the work
     execution = Execution(config.precision, config.compile)
     predictor = Predictor(place_model(model, config, options), execution, options.share_size)
     evaluation = evaluate(predictor, split, task, options)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.loading.options import LoaderOptions
 from system.console import print_heading, print_line
+from system.files import check_writable
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.costs import count_flops, count_parameters
 from utils.reports.describe_data import describe_data
@@ -47,7 +48,7 @@ def train(
             trainer.resume(resumed)
         record = RunRecord(config, data, options.device) if writes else None
         if record is not None:
-            config.resultdir.mkdir(parents=True, exist_ok=True)  # told now if it cannot be made
+            check_writable(config.resultdir)  # told now, not after the training
             record.write()
         trainer.run()
         evaluation = _test(trainer)
