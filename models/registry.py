@@ -92,8 +92,8 @@ def published_settings(name: str) -> Path:
     path = Path(sys.modules[find_class(name).__module__].__file__).with_suffix(".json")
     if not path.is_file():
         raise InputError(
-            f"--config published: how {name} was trained is not known ({path} is missing); leave "
-            "--config out, or give a run.json."
+            f"--config published: how {name} was trained is not known ({path} is missing); give "
+            "a run.json, leave --config out, or compare with --same_settings."
         )
     return path
 

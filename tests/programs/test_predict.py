@@ -162,3 +162,11 @@ def test_what_does_not_go_with_it_is_told(main, capsys, options, message):
     with pytest.raises(SystemExit):
         main("--checkpoint", "a.pth", "--predict", "b", *options)
     assert message in capsys.readouterr().err
+
+
+def test_an_exported_model_predicts_as_the_checkpoint_does(main, checkpoint, data, tmp_path):
+    main("--checkpoint", checkpoint(), "--export", "out/a.safetensors")
+    for file in ("run/best.pth", "out/a.safetensors"):
+        main("--checkpoint", file, "--predict", data / "test")
+    first, second = map(rows_of, tmp_path.glob("result/*/predicted/test/predictions.csv"))
+    assert first == second

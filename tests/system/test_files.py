@@ -17,7 +17,14 @@ import pytest
 from data.manifest import MANIFEST, read_manifest, write_manifest
 from system import files
 from system.errors import InputError
-from system.files import atomic_write, check_writable, file_facts, make_folder, write_json
+from system.files import (
+    atomic_write,
+    check_writable,
+    file_facts,
+    make_folder,
+    read_json,
+    write_json,
+)
 
 
 def names(folder: Path):

@@ -10,6 +10,7 @@ from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from system.console import print_heading, print_line
 from system.files import check_writable
+from utils.reports.bootstrap import Bootstrap
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
 from utils.reports.predict import Predictor
@@ -29,6 +30,7 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
     _warn_of_other_data(checkpoint, data)
+    bootstrap = Bootstrap(config, split, task)
     if config.save:
         check_writable(config.resultdir)  # told before the work
     execution = Execution(config.precision, config.compile)
@@ -37,11 +39,12 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
     report_not_finite({split_name: evaluation.not_finite})
     print_heading(f"{checkpoint.path} on {split.folder}")
     print_scores(evaluation, task)
+    certainty = bootstrap.measure(evaluation)
     if config.save and options.processes.is_first:
         digest = data["digests"][split_name]
         folder = result_folder(config.resultdir, checkpoint.path, digest) / split_name
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
-        write_evaluation(folder, evaluation, task, {**details, "model": config.model})
+        write_evaluation(folder, evaluation, task, {**details, "model": config.model, **certainty})
         print_line(f"\nResults are in {folder}")
     return evaluation
 

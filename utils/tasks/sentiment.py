@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, mean_absolute_error
 
 from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
 from utils.tasks.binary import accuracy_and_f1
+from utils.tasks.sums import SENTIMENT_SUMS, SIMS_SUMS
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
 
@@ -100,6 +101,7 @@ SENTIMENT = Task(
     ),
     chosen_by=_MAE,
     in_a_line=("mae", "corr", "acc7", "acc2", "f1"),
+    sums=SENTIMENT_SUMS,
     scale=SCALES["mosei"],
     released_names={"Acc7": "acc7", "Acc2": "acc2", "F1": "f1", "Corr": "corr", "MAE": "mae"},
 )
@@ -119,5 +121,6 @@ SIMS_SENTIMENT = Task(
     ),
     chosen_by=_MAE,
     in_a_line=("mae", "corr", "acc2", "f1", "acc5"),
+    sums=SIMS_SUMS,
     scale=SCALES["sims"],
 )

@@ -39,6 +39,14 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Sums:
+    """Scores from sums over segments: of many resamples at once."""
+
+    terms: Callable[[np.ndarray, np.ndarray], np.ndarray]  # of targets and predictions, (N, K)
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]]  # of sums (R, K), each measure's (R,)
+
+
+@dataclass(frozen=True)
 class Task:
     """One thing to predict: label columns in, scores out."""
 
@@ -49,6 +57,7 @@ class Task:
     measures: tuple[Measure, ...]  # in the order of tables
     chosen_by: Measure  # its best value on the validation split chooses the epoch
     in_a_line: tuple[str, ...]  # keys of the measures that a line on screen has
+    sums: Sums | None = None  # where each score is one of sums over segments
     scale: Scale | None = None  # of each output, with the classes of the confusion matrix
     # The names under which the released code prints its best scores, in its order.
     released_names: Mapping[str, str] = field(default_factory=dict)
