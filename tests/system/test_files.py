@@ -204,6 +204,23 @@ def test_facts_sample_a_large_file(tmp_path, place):
     assert file_facts(path) != facts
 
 
+def test_a_change_between_the_samples_shows_in_the_time(tmp_path, monkeypatch):
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * 10_000_000)
+    facts = file_facts(path, is_timed=True)
+    assert file_facts(path, is_timed=True) == facts
+    path.write_bytes(b"a" * 200_000 + b"b" + b"a" * 9_799_999)
+    assert file_facts(path) == file_facts(path)
+    assert file_facts(path)["sample"] == facts["sample"]
+    assert file_facts(path, is_timed=True) != facts
+
+
+def test_a_name_that_is_no_utf8_survives(tmp_path):
+    name = os.fsdecode(b"f\xfc\xdfe.pkl")
+    write_json(tmp_path / "a.json", name)
+    assert read_json(tmp_path / "a.json") == name
+
+
 # ---------------------------------------------------------------- the manifest
 
 
