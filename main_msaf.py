@@ -40,8 +40,8 @@ _GROUPS = {
 }
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
-    "predict": ("train", "dry_run", "export"),
-    "export": ("train", "dry_run"),
+    "predict": ("train", "compare", "ablate", "table", "dry_run", "export"),
+    "export": ("train", "compare", "ablate", "table", "dry_run"),
 }
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
