@@ -40,6 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--train", action="store_true", help="train; without it, evaluate --checkpoint")
     split = "what to evaluate on (default: %(default)s)"
     add("--split", choices=("val", "test"), default="test", help=split)
+    robustness = "score --checkpoint with each modality missing, noisy, or shifted in time"
+    add("--robustness", action="store_true", help=robustness)
+    beside = "checkpoints that --robustness puts beside --checkpoint"
+    add("--beside", type=file_path, nargs="+", default=[], metavar="FILE", help=beside)
     add(
         "--resume",
         metavar="FILE|auto",
@@ -107,6 +111,10 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
     trains, resume = arguments["train"], arguments["resume"]
     if not (trains or arguments["dry_run"]) and config.checkpoint is None:
         parser.error("give --train to train, or --checkpoint FILE to evaluate")
+    if trains and arguments["robustness"]:
+        parser.error("--robustness goes with --checkpoint, without --train")
+    if arguments["beside"] and not arguments["robustness"]:
+        parser.error("--beside goes with --robustness")
     if resume and not trains:
         parser.error("--resume goes with --train")
     if resume and "checkpoint" in given:
@@ -150,6 +158,10 @@ def main() -> None:
             train_by_seed(config, arguments["seeds"], options, resume, overwrite)
         else:
             train(config, options, resume, overwrite)
+    elif arguments["robustness"]:
+        from utils.reports.robustness import measure_robustness
+
+        measure_robustness(config, split, options, arguments["beside"])
     else:
         from utils.reports.evaluate_checkpoint import evaluate_checkpoint
 
