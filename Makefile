@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := demo
 
-.PHONY: demo test lint docs
+.PHONY: demo test fuzz lint docs
 
 demo: $(VENV)/installed
 	$(RUN) dataset_prep.py --demo --datadir $(DEMO)/CMU_MOSEI
@@ -14,6 +14,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest
+
+# Hostile files through both programs: N of each kind, drawn by SEED.
+N ?= 200
+SEED ?= 1
+fuzz: $(VENV)/installed-dev
+	$(RUN) -m tests.fuzz --n $(N) --seed $(SEED)
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

@@ -22,6 +22,7 @@ from system.console import (
     device_name,
     file_path,
     format_table,
+    leave_printing_to_the_first_process,
     print_heading,
     print_line,
     print_warning,
@@ -64,6 +65,10 @@ def _add_steps(group: argparse._ArgumentGroup) -> None:
         "--check",
         "instead of preparing, verify what is prepared and print what it holds; the exit code is "
         "1 when anything is wrong",
+    )
+    add(
+        "--force",
+        "make everything again, arrays and text, also where nothing seems to have changed",
     )
     add(
         "--plot",
@@ -155,6 +160,7 @@ def parse_arguments() -> tuple[argparse.Namespace, set[str]]:
         ("pickle", ("csd", "mirror", "folds", "alignment", "audio_length", "visual_length")),
         ("no_bert", ("bert",)),
         ("dry_run", ("check", "plot")),
+        ("force", ("check", "plot")),
     ):
         for other in excludes:
             if {this, other} <= given:
@@ -212,13 +218,15 @@ def main() -> None:
     bert = str(demo_bert(datadir)) if options.demo else options.bert
     text = TextRequest(bert, options.bert_precision, options.device)
     requests = [
-        Request(datadir, name, source, None if options.no_bert else text)
+        Request(datadir, name, source, None if options.no_bert else text, options.force)
         for name, source in sources.items()
     ]
     fetch = partial(download_missing, missing, csd_dir, host)
     if options.demo:
         fetch = partial(write_demo, datadir)
     processes = join_processes()
+    if not processes.is_first:
+        leave_printing_to_the_first_process()
     if not options.dry_run:
         prepare_all(requests, fetch, processes)
     elif processes.is_first:

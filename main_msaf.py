@@ -9,14 +9,19 @@ if __name__ == "__main__":  # before the other imports, which take a while
     let_threads_sleep()
 
 import argparse
-import os
-import sys
 from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from system.config import parse_assignments
-from system.console import ArgumentParser, file_path, print_line, run, whole_number
+from system.console import (
+    ArgumentParser,
+    file_path,
+    leave_printing_to_the_first_process,
+    print_line,
+    run,
+    whole_number,
+)
 from utils.run_config import DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
 
 # The options that are settings of a run, by the groups of --help.
@@ -28,7 +33,10 @@ _GROUPS = {
         *("weight_decay", "grad_clip", "patience", "seed"),
     ),
     "running": ("device", "precision", "compile", "native", "num_workers"),
-    "output": ("checkpointdir", "resultdir", "save_every", "log_interval", "verbose", "save"),
+    "output": (
+        *("checkpointdir", "resultdir", "bootstrap", "against"),
+        *("save_every", "log_interval", "verbose", "save"),
+    ),
 }
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
@@ -36,8 +44,19 @@ _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line; nothing slow is imported for it."""
     parser = ArgumentParser(description=__doc__)
-    add = parser.add_argument_group("what to do").add_argument
-    add("--train", action="store_true", help="train; without it, evaluate --checkpoint")
+    actions = parser.add_argument_group("what to do")
+    add, add_action = actions.add_argument, actions.add_mutually_exclusive_group().add_argument
+    add_action("--train", action="store_true", help="train; without it, evaluate --checkpoint")
+    compare = "train these models, each as it was published, and write one table; goes on"
+    add_action("--compare", nargs="+", metavar="MODEL", help=compare)
+    ablate = "the same of NHFNet whole, and with each part left out or replaced"
+    add_action("--ablate", action="store_true", help=ablate)
+    table = "write the table of the runs in or below these folders to --resultdir"
+    add_action("--table", type=file_path, nargs="+", metavar="RUN", help=table)
+    models = "list the models with their settings, and stop"
+    add_action("--models", action="store_true", help=models)
+    same = "train all models of --compare with one set of settings"
+    add("--same_settings", action="store_true", help=same)
     split = "what to evaluate on (default: %(default)s)"
     add("--split", choices=("val", "test"), default="test", help=split)
     robustness = "score --checkpoint with each modality missing, noisy, or shifted in time"
@@ -64,7 +83,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config", type=file_path, metavar="FILE.json|published", help=config)
     dry_run = "print what would be done and what it costs; nothing is trained or written"
     add("--dry_run", action="store_true", help=dry_run)
-    add("--models", action="store_true", help="list the models with their settings, and stop")
     by_name = {field.name: field for field in fields(RunConfig)}
     for title, names in _GROUPS.items():
         group = parser.add_argument_group(title)
@@ -109,7 +127,8 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         given["set"] = config.set | parse_assignments(config_class(model), given["set"], "--set")
     config = replace(config, **given)
     trains, resume = arguments["train"], arguments["resume"]
-    if not (trains or arguments["dry_run"]) and config.checkpoint is None:
+    has_work = any(arguments[name] for name in ("train", "compare", "ablate", "table", "dry_run"))
+    if not has_work and config.checkpoint is None:
         parser.error("give --train to train, or --checkpoint FILE to evaluate")
     if trains and arguments["robustness"]:
         parser.error("--robustness goes with --checkpoint, without --train")
@@ -126,6 +145,23 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
     return config
 
 
+def parse_study(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any]
+) -> dict[str, RunConfig] | None:
+    """Make the configurations that --compare or --ablate trains, by name; None without these."""
+    models, same, config = (arguments[name] for name in ("compare", "same_settings", "config"))
+    if same and not models:
+        parser.error("--same_settings goes with --compare")
+    if models and ("model" in arguments or (config and not same)):
+        parser.error("--compare goes without --model, and with --config for --same_settings only")
+    if arguments["ablate"]:
+        from utils.studies.ablations import ablations
+
+        return ablations(parse_config(parser, arguments))
+    each = {**arguments, "config": config if same else Path("published")}
+    return models and {name: parse_config(parser, {**each, "model": name}) for name in models}
+
+
 def main() -> None:
     """Parse, check and call."""
     parser = build_parser()
@@ -135,16 +171,25 @@ def main() -> None:
 
         print_line(model_list())
         return
-    config = parse_config(parser, arguments)
+    study = parse_study(parser, arguments)
+    config = next(iter(study.values())) if study else parse_config(parser, arguments)
+    if arguments["table"]:
+        from utils.studies.table import tabulate
+
+        return tabulate(arguments["table"], config.resultdir)
     from system.processes import join_processes, leave_processes
     from utils.running.setup import make_options
 
     processes = join_processes()
     if not processes.is_first:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only one process prints)
+        leave_printing_to_the_first_process()
     options = make_options(config, processes)
     split, resume, overwrite = (arguments[name] for name in ("split", "resume", "overwrite"))
-    if arguments["dry_run"]:
+    if study:
+        from utils.studies.comparison import run_study
+
+        run_study(study, arguments["seeds"], processes, overwrite, arguments["dry_run"])
+    elif arguments["dry_run"]:
         from utils.reports.dry_run import dry_run_evaluation, dry_run_training
 
         if arguments["train"] or config.checkpoint is None:

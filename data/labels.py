@@ -60,7 +60,7 @@ def scores_of(manifest: Mapping[str, Any] | None) -> str:
     when it names others.
     """
     scores = "mosei" if manifest is None else manifest["made_from"].get("scores", "mosei")
-    if not isinstance(scores, str) or scores not in SCALES:
+    if scores not in SCALES:
         raise InputError(
             f"dataset.json says that the scores are {scores!r}, expected {' or '.join(SCALES)}; "
             "prepare the dataset again."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,12 @@ SEGMENTS_FILE = "segments.csv"
 SPLIT_FILES = (*BATCH_FILES.values(), PIECES_FILE, SEGMENTS_FILE)
 STAGE = ".preparing"  # beside the splits, where a preparation works
 LOCK = ".preparing.lock"
+# A share of segments, sentences or word pieces above which they are warned of as useless; above
+# a half, --check fails.
+DOUBTFUL_SHARE = 0.05
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a sentence may be of any length
 
 
 def alignment_folder(datadir: Path, alignment: str) -> Path:

@@ -11,36 +11,82 @@ from typing import Any
 
 from data.layout import SPLITS
 from system.errors import InputError
-from system.files import read_json, write_json
+from system.files import file_facts, read_json, write_json
 
 MANIFEST = "dataset.json"
 MOVING = "moving_into_place"  # set in the stage while its files are moved out of it
-# What must be there, and what it may be. The files' bytes are noted once they are in place.
+_COUNT, _NUMBER = int, (int, float)
+# What the fields are, those in them too; "*" stands for any other name.
 _FIELDS = {
-    "made_from": dict,
-    "splits": dict,
-    "left_out": dict,
-    "text": (dict, NoneType),
-    "bytes": dict,
+    "made_from": {"dataset": str, "scores": str, "alignment": str, "lengths": {"*": _COUNT}},
+    "splits": {"*": {"segments": _COUNT, "videos": _COUNT}},
+    "left_out": {"*": _COUNT},
+    "text": {
+        "encoder": str,
+        "width": (int, NoneType),
+        "length": _COUNT,
+        "per": str,
+        "unknown_pieces": {"*": _NUMBER},
+    },
+    "bytes": {"*": _COUNT},  # once all are in place
+    "files": {"*": {"bytes": _COUNT, "sample": str}},  # in the stage: what vouches for its files
 }
+_NEEDED = ("made_from", "splits", "left_out", "text")
+_LONGEST_QUOTE = 60
 _PACKAGES = ("numpy", "h5py", "torch", "pytorch_pretrained_bert")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest in `folder`, None without one; raises InputError when it is damaged."""
     path = folder / MANIFEST
-    try:
-        manifest = read_json(path, "; delete it and prepare again")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    fields = manifest if isinstance(manifest, dict) else {}
-    for name, kinds in _FIELDS.items():
-        if not isinstance(fields.get(name, {} if name == "bytes" else ...), kinds):
-            raise InputError(
-                f"{path} is no manifest of dataset_prep.py ({name}: {fields.get(name)!r}); delete "
-                "it, move the splits beside it away, and prepare again."
-            )
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file; delete it and prepare again.")
+    manifest = read_json(path, "; delete it and prepare again")
+    wrong = _wrong_field(manifest)
+    if wrong is not None:
+        raise InputError(
+            f"{path} is no manifest of dataset_prep.py ({wrong}); delete it, move the splits "
+            "beside it away, and prepare again."
+        )
     return manifest
+
+
+def _wrong_field(manifest: Any) -> str | None:
+    """Return the name of the first field that is missing or of a wrong type, and its value."""
+    if not isinstance(manifest, dict):
+        return f"a {type(manifest).__name__}"
+    missing = [name for name in _NEEDED if name not in manifest]
+    splits = manifest.get("splits")
+    for split, counts in splits.items() if isinstance(splits, dict) else ():
+        names = _FIELDS["splits"]["*"].keys() - counts if isinstance(counts, dict) else ()
+        missing += [f"splits.{split}.{name}" for name in sorted(names)]
+    if missing:
+        return f"{missing[0]} is missing"
+    without_text = {k: v for k, v in manifest.items() if not (k == "text" and v is None)}
+    return _wrong_value("", without_text, _FIELDS)
+
+
+def _wrong_value(name: str, value: Any, kind: Any) -> str | None:
+    if isinstance(kind, dict) and isinstance(value, dict):
+        kinds = ((key, item, kind.get(key, kind.get("*"))) for key, item in value.items())
+        wrong = (_wrong_value(f"{name}.{key}", item, of) for key, item, of in kinds if of)
+        return next(filter(None, wrong), None)
+    is_right = not isinstance(kind, dict) and isinstance(value, kind)
+    if (
+        is_right
+        and not isinstance(value, bool)
+        and (isinstance(value, (str, NoneType)) or value >= 0)
+    ):
+        return None
+    return f"{name[1:]}: {repr(value)[:_LONGEST_QUOTE]}"
+
+
+def is_vouched(files: dict[str, Any], folder: Path, name: str) -> bool:
+    """Tell whether a file is in `folder` as the stage's `files` describe it."""
+    path = folder / name
+    return name in files and path.is_file() and file_facts(path) == files[name]
 
 
 def splits_of(manifest: dict[str, Any]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -38,10 +39,12 @@ class NpyWriter:
         finally:
             self._file.close()
 
-    def append(self, rows: np.ndarray) -> None:
-        """Add `rows`, `(n, *row_shape)`."""
-        self._file.write(np.ascontiguousarray(rows, dtype=np.float32).data)
+    def append(self, rows: np.ndarray) -> np.ndarray:
+        """Add `rows`, `(n, *row_shape)`; returns them as they are written."""
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        self._file.write(rows.data)
         self._rows += len(rows)
+        return rows
 
     def _write_header(self) -> None:
         # NumPy leaves room for the first axis to grow, so the header's length never changes.
@@ -60,12 +63,9 @@ class NpyReader:
     """
 
     def __init__(self, path: Path) -> None:
-        array = _map(path)
         self.path = path
-        self.shape: tuple[int, int, int] = array.shape
-        self.dtype = array.dtype  # as stored
-        self.row_bytes = array.itemsize * array.shape[1] * array.shape[2]
-        self._offset = array.offset
+        self.shape, self.dtype, self._offset = _read_header(path)
+        self.row_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
@@ -124,27 +124,41 @@ class NpyReader:
             )
 
 
-def _map(path: Path) -> np.memmap:
+_HEADER_READERS = {
+    (1, 0): npy_format.read_array_header_1_0,
+    (2, 0): npy_format.read_array_header_2_0,
+}
+
+
+def _read_header(path: Path) -> tuple[tuple[int, int, int], np.dtype, int]:
+    """Return shape, dtype as stored, and where the values begin; the file has all of them."""
     if not path.is_file():
         raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
+    size = path.stat().st_size
     try:
-        array = np.load(path, mmap_mode="r")
+        with path.open("rb") as file:
+            read = _HEADER_READERS[npy_format.read_magic(file)]
+            shape, is_fortran, dtype = read(file)
+            offset = file.tell()
     except OSError:
         raise
     # A damaged header can make NumPy fail in any way.
     except Exception as error:
         raise InputError(
-            f"{path} is damaged, or no .npy array ({path.stat().st_size:,} bytes); prepare the "
-            "dataset again."
+            f"{path} is damaged, or no .npy array ({size:,} bytes); prepare the dataset again."
         ) from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path} holds no single array; prepare the dataset again.")
-    if array.ndim != 3 or array.dtype.kind != "f" or 0 in array.shape[1:]:
-        found = f"{array.dtype} of shape {array.shape}"
+    if len(shape) != 3 or dtype.kind != "f" or 0 in shape[1:]:
+        found = f"{dtype} of shape {shape}"
         raise InputError(f"{path} holds {found}, expected floats (segments, length, width).")
-    if not array.flags.c_contiguous:
+    expected = offset + math.prod(shape) * dtype.itemsize
+    if min(shape) < 0 or size < expected:
+        raise InputError(
+            f"{path} is damaged: shape {shape} needs {expected:,} bytes, it has {size:,}; prepare "
+            "the dataset again."
+        )
+    if is_fortran and sum(length > 1 for length in shape) > 1:
         raise InputError(
             f"{path} is stored in Fortran order, expected C order; save it again with "
             "numpy.save(path, numpy.ascontiguousarray(array))."
         )
-    return array
+    return shape, dtype, offset

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from system.config import make_config
-from system.errors import InputError
+from system.errors import InputError, shown
 from system.files import atomic_write
+from system.torch_file import load_torch_file
 
 MODALITIES = ("visual", "audio", "text")
-# The released format stores its scores as NumPy float64 scalars. A file names the function
-# that makes them by the module name of the NumPy version that wrote it.
-_SCALAR = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS = [
-    np.dtype,
-    type(np.dtype(np.float64)),
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-]
 _NAMES_SHOWN = 3
+_WRAPPERS = ("module.", "_orig_mod.", "Model.")  # DataParallel's, torch.compile's and MMSA's
 _LARGEST_SIZE = 2**16  # of inputs and outputs
 
 
@@ -36,19 +27,14 @@ _LARGEST_SIZE = 2**16  # of inputs and outputs
 class PublishedFormat:
     """How the checkpoints of a model's authors name its weights."""
 
-    mark: str  # what a name there begins with, and no name here
     prefixes: Mapping[str, str]  # theirs to ours
     widths: Mapping[str, str]  # by modality: a weight, by our name, whose last axis is as wide
     never_used: str | None = None  # a pattern of weights that no forward pass uses
 
-    def matches(self, weights: Mapping[str, Tensor]) -> bool:
-        """Tell whether these are the names of a published checkpoint."""
-        return any(name.startswith(self.mark) for name in weights)
-
     def rename(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the weights our names and leave out those that are never used.
 
-        An unknown name stays as it is, for the check on loading to name.
+        Any other name stays as it is: ours, and those that the check on loading tells of.
         """
         return {
             self._our_name(name): weight
@@ -104,56 +90,50 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises InputError when there is no such file, when it is not a checkpoint, or when loading
     it would run code.
     """
-    content = _load_safely(path)
+    if not path.is_file():
+        raise InputError(f"No checkpoint at {path}; give the path of a .pth file.")
+    content = load_torch_file(path, "a checkpoint", _ADVICE)
+    if _is_state_dict(content):
+        content = {"model_state_dict": content}
     weights = content.pop("model_state_dict", None) if isinstance(content, dict) else None
     if not _is_state_dict(weights):
         raise InputError(
-            f"{path} is not a checkpoint: expected a dict with a model_state_dict of tensors; "
-            "give a .pth file written by main_msaf.py --train or the released code."
+            f"{path} is not a checkpoint: expected a dict with a model_state_dict of tensors, or "
+            f"these alone; {_ADVICE}"
         )
     if isinstance(content.get("sizes"), dict):  # this program before it had other models
         sizes = content.pop("sizes")
         content["widths"] = {kind: sizes.pop(kind, None) for kind in MODALITIES}
         content |= {"model": "nhfnet", "config": sizes}
-    parts = {name: content.pop(name) for name in _PARTS if name in content}
-    for name, kind in _PARTS.items():
-        if name in parts and type(parts[name]) is not kind:
+    for name, kind in (_PARTS | {"task": str}).items():
+        if name in content and type(content[name]) is not kind:
             raise InputError(
-                f"{path}: {name} is {type(parts[name]).__name__}, expected {kind.__name__}; the "
+                f"{path}: {name} is {type(content[name]).__name__}, expected {kind.__name__}; the "
                 "file is damaged."
             )
-    return Checkpoint(path, weights, **parts, details=content)
+    parts = {name: content.pop(name) for name in _PARTS if name in content}
+    return Checkpoint(path, _without_wrappers(weights), **parts, details=content)
 
 
+_ADVICE = "give a .pth file written by main_msaf.py --train or the released code."
 _PARTS = {"model": str, "config": dict, "widths": dict, "outputs": int}
 
 
 def _is_state_dict(weights: Any) -> bool:
-    return isinstance(weights, dict) and all(
-        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
+    return (
+        isinstance(weights, dict)
+        and len(weights) > 0
+        and all(isinstance(name, str) and isinstance(weights[name], Tensor) for name in weights)
     )
 
 
-def _load_safely(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"No checkpoint at {path}; give the path of a .pth file.")
-    try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    # Bytes that are no checkpoint can make the loader fail in any way.
-    except Exception as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and refused:
-            raise InputError(
-                f"{path} is refused: it asks to call {refused[1]} while loading, which could run "
-                "any code. A checkpoint holds tensors and numbers only; get it from its authors."
-            ) from error
-        raise InputError(
-            f"{path} is not a checkpoint, or is damaged ({path.stat().st_size:,} bytes); give a "
-            ".pth file written by main_msaf.py --train or the released code."
-        ) from error
+def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop what a wrapper around the whole model put before every name."""
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in weights):
+            stripped = {name.removeprefix(wrapper): weights[name] for name in weights}
+            return _without_wrappers(stripped)
+    return weights
 
 
 def restore_model(checkpoint: Checkpoint, model_class: type[nn.Module]) -> nn.Module:
@@ -163,7 +143,7 @@ def restore_model(checkpoint: Checkpoint, model_class: type[nn.Module]) -> nn.Mo
     """
     weights, widths = checkpoint.weights, checkpoint.widths
     published = getattr(model_class, "PUBLISHED", None)
-    if published is not None and published.matches(weights):
+    if published is not None and checkpoint.model is None:
         weights = published.rename(weights)
         widths = {
             kind: weights[name].shape[-1]
@@ -174,11 +154,19 @@ def restore_model(checkpoint: Checkpoint, model_class: type[nn.Module]) -> nn.Mo
     for name, size in {**sizes, "the number of outputs": checkpoint.outputs}.items():
         if type(size) is not int or not 0 < size <= _LARGEST_SIZE:
             raise InputError(
-                f"{checkpoint.path}: {name} is {size!r}, expected a whole number from 1 to "
+                f"{checkpoint.path}: {name} is {shown(size)}, expected a whole number from 1 to "
                 f"{_LARGEST_SIZE}."
             )
     config = make_config(model_class.Config, checkpoint.config, str(checkpoint.path))
-    model = model_class(config, {kind: widths[kind] for kind in MODALITIES}, checkpoint.outputs)
+    arguments = config, {kind: widths[kind] for kind in MODALITIES}, checkpoint.outputs
+    try:
+        with torch.device("meta"):  # takes no memory, whatever sizes the file claims
+            outline = model_class(*arguments)
+    except Exception:  # a user's own model may need values as it is made
+        pass
+    else:
+        check_weights(outline, weights, checkpoint.path)
+    model = model_class(*arguments)
     load_weights(model, weights, checkpoint.path)
     return model.eval()
 
@@ -186,23 +174,41 @@ def restore_model(checkpoint: Checkpoint, model_class: type[nn.Module]) -> nn.Mo
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Copy `weights`, which come from `path`, into `model`.
 
-    Raises InputError that tells which names are missing, unexpected, or of another shape.
+    Raises InputError where they do not fit, or are of no use.
     """
+    check_weights(model, weights, path)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: nn.Module, weights: Any, path: Path | str) -> None:
+    """Raise InputError that begins with `path` unless `weights` are numbers that fit `model`.
+
+    It tells which names are missing, unexpected, of another shape or type, or hold NaN or infinity.
+    """
+    if not _is_state_dict(weights):
+        raise InputError(f"{path}: {shown(weights)} instead of named weights; the file is damaged.")
     expected = model.state_dict()
-    reshaped = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected
-        if name in weights and weights[name].shape != expected[name].shape
-    ]
+    both = [name for name in expected if name in weights]
     problems = {
         "missing": [name for name in expected if name not in weights],
         "unexpected": [name for name in weights if name not in expected],
-        "of another shape": reshaped,
+        "of another shape": [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in both
+            if weights[name].shape != expected[name].shape
+        ],
+        "of another type": [
+            f"{name} {weights[name].dtype} instead of {expected[name].dtype}"
+            for name in both
+            if weights[name].is_floating_point() != expected[name].is_floating_point()
+        ],
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
         raise InputError(f"{path} does not fit {type(model).__name__}: {listed}.")
-    model.load_state_dict(weights)
+    for name, _ in model.named_parameters():
+        if not weights[name].isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinity; these weights are of no use.")
 
 
 def _some(names: list[str]) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import nn
 
 from models.checkpoint import Checkpoint, restore_model
 from system.config import make_config
-from system.errors import InputError, first_line
+from system.errors import InputError, first_line, shown
 
 MODELS = {
     "nhfnet": "models.nhfnet.model:NHFNet",
@@ -91,8 +92,8 @@ def published_settings(name: str) -> Path:
     path = Path(sys.modules[find_class(name).__module__].__file__).with_suffix(".json")
     if not path.is_file():
         raise InputError(
-            f"--config published: how {name} was trained is not known ({path} is missing); leave "
-            "--config out, or give a run.json."
+            f"--config published: how {name} was trained is not known ({path} is missing); give "
+            "a run.json, leave --config out, or compare with --same_settings."
         )
     return path
 
@@ -109,15 +110,26 @@ def build(
     config = make_config(model_class.Config, settings, f"--model {name}")
     if name in MODELS:
         return model_class(config, widths, outputs)
-    try:
+    with _telling_own_faults(name):
         model = model_class(config, widths, outputs)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"--model {name} cannot be built ({reason}).") from error
     missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]
     if missing:
         raise InputError(f"--model {name} does not keep its {missing[0]} as self.{missing[0]}.")
     return model
+
+
+@contextmanager
+def _telling_own_faults(name: str) -> Iterator[None]:
+    """Raise InputError for whatever goes wrong in making a user's own model."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if name in MODELS:
+            raise
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"--model {name} cannot be built ({reason}).") from error
 
 
 def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, nn.Module]:
@@ -131,16 +143,18 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, nn.Mo
     written = checkpoint.model or (name if name in MODELS else _WITHOUT_A_NAME)
     if name is None and written not in MODELS:
         raise InputError(
-            f"{checkpoint.path} holds a model of somebody's own, {written!r}; give its class with "
-            "--model FILE.py:CLASS."
+            f"{checkpoint.path} holds a model of somebody's own, {shown(written)}; give its class "
+            "with --model FILE.py:CLASS."
         )
     if name is not None and (name in MODELS or written in MODELS) and name != written:
         raise InputError(
-            f"{checkpoint.path} holds the model {written}, but --model says {name}; leave --model "
-            "out, or give the checkpoint that belongs to it."
+            f"{checkpoint.path} holds the model {shown(written)}, but --model says {name}; leave "
+            "--model out, or give the checkpoint that belongs to it."
         )
     name = name or written
-    return name, restore_model(checkpoint, find_class(name))
+    model_class = find_class(name)
+    with _telling_own_faults(name):
+        return name, restore_model(checkpoint, model_class)
 
 
 def describe_config(name: str) -> str:

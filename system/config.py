@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from system.console import finite_number, truth_value, whole_number
-from system.errors import InputError
+from system.errors import InputError, shown
 
 Settings = TypeVar("Settings")
 
@@ -49,7 +49,7 @@ def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> S
     unknown = [name for name in values if name not in known]
     if unknown:
         expected = ", ".join(known) or "none"
-        raise InputError(f"{where}: there is no setting {unknown[0]!r}, only: {expected}.")
+        raise InputError(f"{where}: there is no setting {shown(unknown[0])}, only: {expected}.")
     try:
         return cls(**{name: _checked(known[name], value) for name, value in values.items()})
     except (TypeError, ValueError) as error:
@@ -89,13 +89,15 @@ def _checked(one: Field, value: Any) -> Any:
     """Return `value` as the field's check gives it; raises ValueError when it does not pass."""
     if (value is None and one.default is None) or _is_dict(one, value):
         return value
+    if not isinstance(value, (bool, int, float, str, Path)):
+        raise ValueError(f"{one.name} is {shown(value)}, expected one value")
     try:
         parsed = _parse_of(one)(str(value))
     except Exception as error:
-        raise ValueError(f"{one.name} is {value!r}: {_reason(error)}") from error
+        raise ValueError(f"{one.name} is {shown(value)}: {_reason(error)}") from error
     is_path = isinstance(parsed, Path) and isinstance(value, (str, Path))
     if not is_path and (parsed != value or isinstance(parsed, bool) is not isinstance(value, bool)):
-        raise ValueError(f"{one.name} is {value!r}, expected {type(parsed).__name__}")
+        raise ValueError(f"{one.name} is {shown(value)}, expected {type(parsed).__name__}")
     return parsed
 
 

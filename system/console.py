@@ -11,9 +11,11 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -21,12 +23,15 @@ from typing import Any, NoReturn
 import colorama
 from colorama import Fore, Style
 
-from system.errors import InputError
+from system.errors import InputError, shown
 
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
-_EXIT_INPUT, _EXIT_UNEXPECTED, _EXIT_INTERRUPTED = 2, 1, 130
+_EXIT_INPUT, _EXIT_UNEXPECTED = 2, 1
 _INTERRUPTED = "Interrupted; what was finished is kept."
-_interrupts: list[bool] = []  # one for each that came
+_interrupts: list[int] = []  # the signals that came: SIGINT, SIGTERM
+_held: list[bool] = []  # whether an interrupt has to wait
+_follows: list[bool] = []  # whether this is not the first of several processes
+_FIRST_PROCESS_SPEAKS = 3.0  # seconds within which the first ends all of them
 # PyTorch raises a RuntimeError, on CUDA devices and on the CPU.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
@@ -48,17 +53,20 @@ def run(program: Callable[[], None]) -> NoReturn:
     # Warnings as single lines too, ours and those of libraries.
     warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
     sys.unraisablehook = _ignore_unraisable
+    _open_streams()
     colorama.init()  # no colour codes where the output is not a terminal
     try:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, _interrupt)
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _interrupt)
         program()
         _raise_lost_interrupt()
         sys.stdout.flush()
     except InputError as error:
         _stop(_EXIT_INPUT, str(error))
     except KeyboardInterrupt:
-        _stop(_EXIT_INTERRUPTED, _INTERRUPTED)
+        _stop(_exit_code(), _INTERRUPTED)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(_EXIT_UNEXPECTED) from None
@@ -77,18 +85,53 @@ def run(program: Callable[[], None]) -> NoReturn:
     raise SystemExit(0)
 
 
-def _interrupt(_: int, frame: FrameType | None) -> None:
+def _open_streams() -> None:
+    """Have nothing that is printed fail: what the terminal cannot encode is escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by what started the program
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _exit_code() -> int:
+    """Return what a shell gives for a program that a signal ended."""
+    return 128 + (_interrupts[0] if _interrupts else signal.SIGINT)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt; but while something is imported, end the program at once.
 
     There NumPy would turn the exception into an ImportError, and PyTorch's C++ would abort.
     """
+    _interrupts.append(number)
+    if _held and len(_interrupts) == 1:
+        return
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             print_error(_INTERRUPTED)
-            os._exit(_EXIT_INTERRUPTED)
+            os._exit(_exit_code())
         frame = frame.f_back
-    _interrupts.append(True)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """Let an interrupt wait for the end of the block, so that this is done whole; not a second."""
+    _held.append(True)
+    try:
+        yield
+    finally:
+        _held.clear()
+    _raise_lost_interrupt()
+
+
+def leave_printing_to_the_first_process() -> None:
+    """Print no more, except for an error that does not end the first process too."""
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    warnings.simplefilter("ignore")
+    _follows.append(True)
 
 
 def _raise_lost_interrupt() -> None:
@@ -106,7 +149,11 @@ def _ignore_unraisable(ignored: sys.UnraisableHookArgs) -> None:
 def _stop(code: int, message: str) -> NoReturn:
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exc()
-    print_error(message)
+    if _follows:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what torchrun ends the others with
+        time.sleep(_FIRST_PROCESS_SPEAKS)
+    if not (_follows and _interrupts):
+        print_error(message)
     raise SystemExit(code)
 
 
@@ -180,7 +227,7 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
         except ValueError:
             value = None
         if value is None or value < minimum or (maximum is not None and value > maximum):
-            raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"{expected}, got {shown(text)}")
         return value
 
     return parse
@@ -212,14 +259,14 @@ def _number(text: str, expected: str, is_good: Callable[[float], bool]) -> float
     except ValueError:
         value = math.nan
     if not is_good(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
     return value
 
 
 def truth_value(text: str) -> bool:
     """Parse an argparse value: true or false."""
     if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected true or false, got {shown(text)}")
     return text.lower() == "true"
 
 
@@ -233,17 +280,20 @@ class OneOf:
         """Return `text` if it is a name."""
         if text not in self.names:
             expected = " or ".join(self.names)
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
         return text
 
 
 def file_path(text: str) -> Path:
     """Parse an argparse value: a path, in which ~ is the home directory."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"there is no home directory for {shown(text)}") from error
 
 
 def device_name(text: str) -> str:
     """Parse an argparse value: auto, cpu, cuda or cuda:N."""
     if re.fullmatch("auto|cpu|cuda(:(0|[1-9][0-9]?))?", text):
         return text
-    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {shown(text)}")

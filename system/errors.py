@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100  # characters
+
 
 class InputError(Exception):
     """Something the user gave is wrong.
@@ -14,3 +20,8 @@ class InputError(Exception):
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def shown(value: Any) -> str:
+    """Return a value from a strange file, of whatever type and size, in a short line."""
+    return " ".join(_SHORT.repr(value).split())

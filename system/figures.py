@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
+
+if "MPLCONFIGDIR" not in os.environ:
+    try:
+        Path.home()  # where matplotlib keeps its settings
+    except RuntimeError:
+        _folder = os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 import matplotlib
 

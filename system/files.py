@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,6 +56,13 @@ def make_folder(path: Path) -> None:
         flush_folder(path.parent)
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder where missing; raises OSError when no file can be made in it."""
+    make_folder(folder)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def flush_file(path: Path) -> None:
     """Wait until the content of a file is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -85,7 +93,8 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, atomically."""
     with atomic_write(path) as temporary:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        # A file name that is no UTF-8 is written as JSON writes half characters, \udcff.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path, advice: str = "") -> Any:
@@ -96,11 +105,12 @@ def read_json(path: Path, advice: str = "") -> Any:
         raise InputError(f"{path} is not JSON: {error}{advice}.") from error
 
 
-def file_facts(path: Path) -> dict[str, Any]:
+def file_facts(path: Path, is_timed: bool = False) -> dict[str, Any]:
     """Return what tells a file's content from another's: name, size, and a sample's digest.
 
-    The sample is the whole of a small file, and blocks spread over a large one. Times are left
-    out: a copy is the same file. Raises InputError when there is no such file.
+    The sample is the whole of a small file, and blocks spread over a large one. What `is_timed`
+    has the time of a large one's last change too, so that no change between the blocks goes
+    unseen, and a copy may count as another file. Raises InputError when there is no such file.
     """
     if not path.is_file():
         raise InputError(f"No file {path}; give the path of an existing file.")
@@ -109,4 +119,15 @@ def file_facts(path: Path) -> dict[str, Any]:
         for block in range(_SAMPLE_BLOCKS):
             file.seek(block * max(size - _BLOCK_BYTES, 0) // (_SAMPLE_BLOCKS - 1))
             digest.update(file.read(_BLOCK_BYTES))
-    return {"name": path.name, "bytes": size, "sample": digest.hexdigest()}
+    facts = {"name": path.name, "bytes": size, "sample": digest.hexdigest()}
+    is_sampled = size > _SAMPLE_BLOCKS * _BLOCK_BYTES
+    return {**facts, "modified": path.stat().st_mtime_ns} if is_timed and is_sampled else facts
+
+
+def whole_digest(path: Path) -> str:
+    """Return the SHA-256 of all of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from system.errors import InputError
+
 Value = TypeVar("Value")
 
 # The others wait while the first downloads or aligns, which may take hours.
@@ -60,15 +62,25 @@ SINGLE_PROCESS = Processes(1, 0, 0)
 
 
 def join_processes() -> Processes:
-    """Join the processes that `torchrun` started; alone without it."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    """Join the processes that `torchrun` started; alone without it.
+
+    Raises InputError when something else started several, such as SLURM's srun.
+    """
+    found = os.environ.get("WORLD_SIZE", "1")
+    if found == "1":
         return SINGLE_PROCESS
+    numbers = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]
+    if not all(number.isdecimal() for number in numbers):
+        raise InputError(
+            f"WORLD_SIZE is {found}, but RANK and LOCAL_RANK are not set: start several processes "
+            "with torchrun --nproc_per_node=N in front of the program's name (in a SLURM job: one "
+            "task a node, srun torchrun ...), or unset WORLD_SIZE for one."
+        )
+    count, rank, local_rank = map(int, numbers)
     import torch.distributed
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend, timeout=_PATIENCE)
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     return Processes(count, rank, local_rank)
 
 

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import islice
 from typing import TypeVar
 
@@ -16,18 +17,23 @@ Result = TypeVar("Result")
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, working a few items ahead on all cores.
 
-    Only a few results wait at a time, so that memory does not grow with the number of items.
+    The threads have the caller's context, as NumPy's `errstate`. Only a few results wait at a
+    time, so that memory does not grow with the number of items.
     """
     workers = os.cpu_count() or 1
     remaining = iter(items)
+
+    def in_context(item: Item) -> Future[Result]:
+        return executor.submit(copy_context().run, function, item)
+
     with ThreadPoolExecutor(workers) as executor:
         waiting: deque[Future[Result]] = deque(
-            executor.submit(function, item) for item in islice(remaining, 2 * workers)
+            in_context(item) for item in islice(remaining, 2 * workers)
         )
         try:
             while waiting:
                 result = waiting.popleft().result()
-                waiting.extend(executor.submit(function, item) for item in islice(remaining, 1))
+                waiting.extend(in_context(item) for item in islice(remaining, 1))
                 yield result
         finally:
             for future in waiting:

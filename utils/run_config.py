@@ -111,6 +111,16 @@ class RunConfig(CheckedConfig):
         "the run's folder, with its checkpoints and logs",
     )
     resultdir: Path = setting(Path("result"), file_path, "where results are written")
+    bootstrap: int | None = setting(
+        None,
+        whole_number(100),
+        "add 95 %% intervals of the scores, from N resamples of the videos (default: none)",
+    )
+    against: Path | None = setting(
+        None,
+        file_path,
+        "another evaluation's predictions.csv: how much its scores differ, and whether by chance",
+    )
     save_every: int | None = setting(
         None, _count, "save for --resume every N steps, not only after each epoch"
     )
@@ -136,7 +146,7 @@ class RunConfig(CheckedConfig):
 
 _NO_PART_IN_THE_OUTCOME = (
     *("datadir", "checkpoint", "checkpointdir", "resultdir", "num_workers"),
-    *("save_every", "log_interval", "verbose", "save"),
+    *("bootstrap", "against", "save_every", "log_interval", "verbose", "save"),
 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.checking.summary import ArraySummary, SplitSummary
+from data.checking.useless import useless_features
 from data.labels import SCALES, Scale, scores_of
 from data.layout import (
     BATCH_FILES,
@@ -112,6 +113,10 @@ def check_dataset(folder: Path) -> Report:
     scale = SCALES[scores_of(manifest)]
     for split in splits:
         problems += _value_problems(split, summaries[split.name], scale)
+        sentences = [row["sentence"] for row in split.rows or []]
+        text = (manifest or {}).get("text") or {}
+        unknown = text.get("unknown_pieces", {}).get(split.name, 0)
+        problems += useless_features(summaries[split.name], sentences, unknown)
         problems += _table_problems(split, scale, is_expected=manifest is not None)
     problems += _overlap_problems(splits)
     notes = list(_notes(folder, text_is_made, splits))
@@ -170,6 +175,8 @@ def _summary(split: _Split, bar: tqdm) -> SplitSummary:
         for start in range(0, len(array), segments):
             block = array.read(range(start, min(start + segments, len(array))))
             arrays[kind].add(block, start)
+            if kind == "text":
+                arrays[kind].segment_hashes += [hash(row.tobytes()) for row in block]
             bar.update(block.nbytes)
     sentiments = split.sentiments()
     seconds = split.column("end") - split.column("start")
@@ -195,9 +202,6 @@ def _count_problems(
         listed = {
             what: _look_up(manifest, "splits", split.name, what) for what in ("segments", "videos")
         }
-        if manifest is not None and None in listed.values():
-            found = "no whole numbers of segments and videos"
-            yield f"{folder / MANIFEST}: {found} in {split.name}, expected them under 'splits'."
         table = f"{split.name}/{SEGMENTS_FILE}"
         segments = {MANIFEST: listed["segments"]}
         for kind, array in split.arrays.items():

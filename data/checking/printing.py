@@ -28,10 +28,10 @@ def print_report(report: Report) -> None:
     if not report.problems:
         console.print_line("No problem found.")
     elif not report.is_interrupted:
-        console.print_line(
-            f"To make the dataset anew, move {', '.join(SPLITS)} and {MANIFEST} away and run "
-            "dataset_prep.py."
-        )
+        advice = "run dataset_prep.py with --force"
+        if not (report.folder / MANIFEST).exists():
+            advice = f"move {', '.join(SPLITS)} away and run dataset_prep.py"
+        console.print_line(f"To make the dataset anew, {advice}.")
 
 
 _ARRAY_COLUMNS = ("array", "shape", "type", "NaN", "infinite", "zero rows", "min", "max")

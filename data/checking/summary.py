@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ class ArraySummary:
     first_not_finite: int | None = None  # the segment
     zero_rows: int = 0
     padding_rows: int = 0  # zero rows in front of a segment
+    zero_segments: int = 0
+    segment_hashes: list[int] = field(default_factory=list)  # of text: equal for equal features
     minimum: float = np.inf  # of the finite values
     maximum: float = -np.inf
 
@@ -56,6 +58,7 @@ class ArraySummary:
         self.minimum = min(self.minimum, float(lowest))
         self.maximum = max(self.maximum, float(highest))
         filled = block.any(axis=2)
+        self.zero_segments += np.count_nonzero(~filled.any(axis=1))
         self.zero_rows += np.count_nonzero(~filled)
         self.padding_rows += np.count_nonzero(~np.logical_or.accumulate(filled, axis=1))
 

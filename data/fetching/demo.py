@@ -77,7 +77,7 @@ def _is_ours(path: Path) -> bool:
     try:
         with h5py.File(path) as file:
             return json.loads(file[f"{path.stem}/metadata/description"][0]) == DEMO.title
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, RecursionError):
         return False
 
 

@@ -81,7 +81,7 @@ class _Part:
         """The version to ask `url` for the rest of, or None if it has to start over."""
         try:
             version = _Version(**json.loads(self._version_path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
         return version if self.size and version.validator and version.url == url else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5d, h5g
 
+from data.formats.own_objects import find_own, names_in, open_directly
 from data.formats.stored_rows import StoredRows
+from data.formats.what_it_is import what_it_is
 from system.errors import InputError, first_line
 
 _CACHE_BYTES = 256 * 1024
@@ -84,23 +86,20 @@ class ComputationalSequence:
         self.path = path
         self.holds_text = holds_text
         self._file = _open(path)
-        self._descriptor = os.open(path, os.O_RDONLY)
         try:
+            self._descriptor = self._file.id.get_vfd_handle()
+            self._bytes = os.fstat(self._descriptor).st_size
             self._data = _data_group(self._file, path)
             self._entries = self._group_by_video()
         except BaseException:
-            self._close()
+            self._file.close()
             raise
 
     def __enter__(self) -> ComputationalSequence:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
         self._file.close()
-        os.close(self._descriptor)
 
     @property
     def videos(self) -> set[str]:
@@ -109,7 +108,9 @@ class ComputationalSequence:
 
     @cached_property
     def _first_features(self) -> StoredRows:
-        return self._stored(next(iter(self._entries.values()))[0], "features")
+        key = next(iter(self._entries.values()))[0]
+        with _reading(self.path):
+            return self._stored(key, "features")
 
     @property
     def is_gzipped(self) -> bool:
@@ -129,7 +130,8 @@ class ComputationalSequence:
         """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
         entries: dict[str, list[str]] = {}
         with _reading(self.path):
-            for key in self._data:
+            self._is_itself = names_in(self._data, str(self.path))
+            for key in self._is_itself:
                 entries.setdefault(key.split("[")[0], []).append(key)
         if not entries:
             raise InputError(f"{self.path} has no entries under data; download it again.")
@@ -155,12 +157,13 @@ class ComputationalSequence:
         return intervals, [features for features, _ in parts]
 
     def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
-        features, intervals = self._stored(key, "features"), self._stored(key, "intervals")
         where = f"{self.path}, entry {key}"
-        for stored, kinds in ((features, "SO" if self.holds_text else "fiu"), (intervals, "fiu")):
-            if stored.dtype.kind not in kinds:
-                expected = "text" if kinds == "SO" else "numbers"
-                raise InputError(f"{where}: holds {stored.dtype}, expected {expected}.")
+        features, intervals = self._stored(key, "features"), self._stored(key, "intervals")
+        for stored, is_text in ((features, self.holds_text), (intervals, False)):
+            dtype = stored.dtype
+            if not (h5py.check_string_dtype(dtype) if is_text else dtype.kind in "fiu"):
+                expected = "text" if is_text else "numbers"
+                raise InputError(f"{where}: holds {dtype}, expected {expected}.")
         if len(features.shape) != 2 or features.shape[1] != self.width:
             raise InputError(
                 f"{where}: features have shape {features.shape}, expected (n, {self.width}) as in "
@@ -173,16 +176,20 @@ class ComputationalSequence:
                 f"{where}: {len(features)} feature rows but {len(intervals)} intervals; "
                 "expected as many of each."
             )
+        features.check_size()
+        intervals.check_size()
         return features, intervals[:]
 
     def _stored(self, key: str, name: str) -> StoredRows:
-        try:
-            dataset = h5py.h5d.open(self._data.id, f"{key}/{name}".encode())
-        except KeyError as error:
-            raise InputError(
-                f"{self.path}, entry {key}: no dataset {name}; expected features and intervals."
-            ) from error
-        return StoredRows(dataset, self._descriptor)
+        where, dataset = f"{self.path}, entry {key}", None
+        if self._is_itself[key]:
+            dataset = open_directly(self._data, f"{key}/{name}")
+        if dataset is None:  # look at every step, to follow it or to say what is wrong
+            entry = find_own(h5g.GroupID, self._data, key, where)
+            dataset = None if entry is None else find_own(h5d.DatasetID, entry, name, where)
+        if dataset is None:
+            raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
+        return StoredRows(dataset, self._descriptor, self._bytes, f"{where}, {name}")
 
 
 def check_csd(path: Path) -> None:
@@ -195,7 +202,7 @@ def _open(path: Path) -> h5py.File:
     if not path.is_file():
         raise InputError(f"No file {path}; expected a computational sequence (.csd).")
     try:
-        file = h5py.File(path, "r")
+        file = _open_for_reading(path)
         _limit_cache(file)
         return file
     except OSError as error:
@@ -206,9 +213,26 @@ def _open(path: Path) -> h5py.File:
             ) from error
         if isinstance(error, PermissionError):
             raise PermissionError(error.errno, "cannot be read", str(path)) from error
+        found = what_it_is(path) or f"not an HDF5 file ({size}); delete it"
         raise InputError(
-            f"{path} is not an HDF5 file ({size}); expected a computational sequence (.csd)."
+            f"{path} is {found}; expected a computational sequence (.csd): without it, the same "
+            "command downloads it."
         ) from error
+
+
+def _open_for_reading(path: Path) -> h5py.File:
+    """Open a file where others may read it too, and on a drive that has no locks."""
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is open in another program, which may be writing it; wait until that has "
+            "ended, or close it there."
+        ) from error
+    except OSError as error:
+        if "unable to lock file" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 def _limit_cache(file: h5py.File) -> None:
@@ -219,14 +243,14 @@ def _limit_cache(file: h5py.File) -> None:
     file.id.set_mdc_config(settings)
 
 
-def _data_group(file: h5py.File, path: Path) -> h5py.Group:
+def _data_group(file: h5py.File, path: Path) -> h5g.GroupID:
     with _reading(path):
-        roots = list(file)
+        roots = list(names_in(file.id, str(path)))
         if len(roots) != 1:
             raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
-        root = file[roots[0]]
-        data = root.get("data") if isinstance(root, h5py.Group) else None
-        if not isinstance(data, h5py.Group):
+        root = find_own(h5g.GroupID, file.id, roots[0], str(path))
+        data = None if root is None else find_own(h5g.GroupID, root, "data", str(path))
+        if data is None:
             raise InputError(f"{path} has no group {roots[0]}/data; it is not a .csd file.")
         return data
 
@@ -236,6 +260,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn HDF5's errors about a damaged file into an InputError."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, zlib.error) as error:
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes can fail in any way
         reason = first_line(error).strip("'\"")  # a KeyError's are quoted
         raise InputError(f"{path} is damaged: {reason}; download it again.") from error

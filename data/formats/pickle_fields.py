@@ -10,6 +10,10 @@ import numpy as np
 
 from system.errors import InputError
 
+# Far above what is published. Each becomes a Python value, whatever little it takes in the file.
+_MOST_ITEMS = 5_000_000
+# One long segment pads all others to its length.
+_MOST_PADDING, _ALWAYS_FITS = 50, 256 * 2**20
 # What MMSA's feature extraction calls them, and what everybody else does.
 _OTHER_NAMES = {"feature_T": "text", "feature_A": "audio", "feature_V": "vision"}
 
@@ -111,6 +115,10 @@ class Fields:
         if wrong is not None or width == 0:
             found = width if wrong is None else f"{width} and {wrong.shape[1]}"
             raise self.error(key, f"arrays {found} wide", "the same width for each segment")
+        size = 4 * len(rows) * int(lengths.max()) * width
+        if size > _ALWAYS_FITS and size > _MOST_PADDING * sum(row.nbytes for row in rows):
+            found = f"from {lengths.min()} to {lengths.max()} rows a segment"
+            raise self.error(key, found, "lengths that are alike")
         values = np.zeros((len(rows), lengths.max(), width), dtype=np.float32)
         for place, row in zip(values, rows, strict=True):
             place[: len(row)] = row
@@ -140,6 +148,8 @@ class Fields:
         value = self._take(key)
         try:
             if isinstance(value, np.ndarray):
+                if value.size > _MOST_ITEMS:
+                    raise self.error(key, f"{value.size:,} items", f"at most {_MOST_ITEMS:,}")
                 return value.reshape(len(value), -1).tolist() if value.size else []
             if isinstance(value, (list, tuple)):
                 return [_row(item) for item in value]

@@ -171,4 +171,5 @@ def _read_pieces(fields: Fields) -> np.ndarray:
         )
     largest_id = np.iinfo(np.int32).max
     ids = fields.whole("text_bert", values[:, 0], largest_id)
-    return np.stack([ids, fields.whole("text_bert", values[:, 1], 1)], axis=1)
+    pieces = np.stack([ids, fields.whole("text_bert", values[:, 1], 1)], axis=1)
+    return np.ascontiguousarray(pieces)  # the file's order of axes would be kept

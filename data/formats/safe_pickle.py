@@ -8,16 +8,22 @@ ever in a file's reach. The standard library's `pickle` page, "Restricting Globa
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import pickle
 import re
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from data.formats import tensors
+from data.formats.pickle_bounds import BoundedFile, check_key, check_size
+from data.formats.tensors import require
+from data.formats.what_it_is import what_it_is
 from system.errors import InputError
 
 # Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
@@ -37,24 +43,27 @@ def load(path: Path) -> Any:
     Plain Python values, NumPy arrays and NumPy numbers are read, as NumPy 1, NumPy 2 and
     Python 2 write them. An `OrderedDict` comes back as a dict, a bytearray of protocol 5
     and a `str` of Python 2 (which says nothing of its encoding) as bytes, a PyTorch tensor as
-    an array. What `torch.save` wrote is read too, by `torch.load` with `weights_only`.
+    an array. What `torch.save` wrote is read too.
 
     Raises InputError if the file names anything else (nothing of it has run then), or is
     no complete pickle, or cannot be opened.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: is a pipe or a device, expected a file; check the path")
     try:
         with path.open("rb") as file:
-            is_zip = file.read(4) == tensors.ZIP_START
-            file.seek(0)
-            content = None if is_zip else _Unpickler(file, path).load()
-        # A number cannot be compared with an array.
-        is_legacy = type(content) is int and content == tensors.LEGACY_MAGIC
-        return tensors.load_tensors(path) if is_zip or is_legacy else content
+            size = os.fstat(file.fileno()).st_size
+            content = _content(path, file, size)
+        check_size(content, size)
+        return content
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except Exception as error:  # Damaged bytes can fail in any way.
+        found = what_it_is(path)
+        if found is not None:
+            raise InputError(f"{path}: {found}; expected a pickle of NumPy arrays") from error
         reason = _quote(f"{type(error).__name__}: {error}")
         raise InputError(
             f"{path}: not a complete pickle of NumPy arrays and plain values ({reason}); "
@@ -62,19 +71,27 @@ def load(path: Path) -> Any:
         ) from error
 
 
+def _content(path: Path, file: BinaryIO, size: int) -> Any:
+    def unpickle(part: BinaryIO, storage_of: tensors.StorageOf | None) -> Any:
+        return _Unpickler(part, path, storage_of, is_within_torch=True).load()
+
+    if file.read(4) == tensors.ZIP_START:
+        return tensors.read_zip(path, unpickle)
+    file.seek(0)
+    content = _Unpickler(file, path).load()
+    # A number cannot be compared with an array.
+    is_legacy = type(content) is int and content == tensors.LEGACY_MAGIC
+    return tensors.read_legacy(file, size, unpickle) if is_legacy else content
+
+
 def _quote(text: str) -> str:
     """Return a stranger's text as one short line without control characters."""
     return text[:_LONGEST_QUOTE].encode("unicode_escape").decode("ascii")
 
 
-def _require(condition: bool, complaint: str) -> None:
-    if not condition:
-        raise pickle.UnpicklingError(complaint)
-
-
 def _as_text(value: str | bytes) -> str:
     """Return one of NumPy's own ASCII words, which a Python 2 pickle holds as bytes."""
-    _require(type(value) in (str, bytes), f"a {type(value).__name__} for one of NumPy's words")
+    require(type(value) in (str, bytes), f"a {type(value).__name__} for one of NumPy's words")
     return value.decode("ascii") if isinstance(value, bytes) else value
 
 
@@ -83,20 +100,20 @@ class _Type:
 
     def __init__(self, code: str | bytes, *_align_and_copy: object) -> None:
         code = _as_text(code)
-        _require(_TYPE_CODE.fullmatch(code) is not None, f"a NumPy type {code!r}")
+        require(_TYPE_CODE.fullmatch(code) is not None, f"a NumPy type {code!r}")
         self.dtype = np.dtype(code[0] if code[0] == "O" else code)
 
     def set_state(self, state: tuple) -> None:
         _version, order, subarray, names, fields = state[:5]
-        _require(subarray is names is fields is None, "a structured NumPy type")
+        require(subarray is names is fields is None, "a structured NumPy type")
         order = _as_text(order)
-        _require(order in ("<", ">", "|", "="), f"a NumPy byte order {order!r}")
+        require(order in ("<", ">", "|", "="), f"a NumPy byte order {order!r}")
         self.dtype = self.dtype.newbyteorder(order)
 
 
 def _reconstruct(kind: object, _shape: tuple, _code: str | bytes) -> np.ndarray:
     """Return an empty array, which `_fill` then gives its content."""
-    _require(kind is _NDARRAY, "an array class other than numpy.ndarray")
+    require(kind is _NDARRAY, "an array class other than numpy.ndarray")
     return np.empty(0)
 
 
@@ -111,15 +128,19 @@ def _fill(array: np.ndarray, state: tuple) -> None:
 
 
 def _check_content(content: bytes | list, dtype: np.dtype, shape: tuple) -> None:
-    _require(type(content) is (list if dtype.hasobject else bytes), "an array without content")
-    _require(all(type(size) is int and size >= 0 for size in shape), "an array's shape")
+    require(type(content) is (list if dtype.hasobject else bytes), "an array without content")
+    is_shape = type(shape) is tuple and len(shape) <= 32
+    is_shape = is_shape and all(type(size) is int and 0 <= size < 2**63 for size in shape)
+    require(is_shape, "an array's shape")
+    # Of nothing, a file without content could claim any number.
+    require(dtype.itemsize > 0 or math.prod(shape) <= 1, "an array of items without bytes")
     expected = math.prod(shape) * (1 if dtype.hasobject else dtype.itemsize)
     found = len(content)
-    _require(found == expected, f"an array of {expected} bytes or items, {found} of them there")
+    require(found == expected, f"an array of {expected} bytes or items, {found} of them there")
     if dtype.kind == "U" and content:
         # NumPy would make such text without a word, and Python's own text cannot hold it.
         characters = np.frombuffer(content, np.dtype("u4").newbyteorder(dtype.byteorder))
-        _require(characters.max() <= sys.maxunicode, "text of impossible characters")
+        require(characters.max() <= sys.maxunicode, "text of impossible characters")
 
 
 def _from_buffer(
@@ -140,7 +161,7 @@ def _scalar(kind: _Type, content: bytes) -> np.generic:
 
 def _latin1(text: str, encoding: str) -> bytes:
     """Return the bytes that protocols 0 to 2 hold as text: the one use of `_codecs.encode`."""
-    _require(type(text) is str and encoding in ("latin1", "latin-1"), "an unusual encoding")
+    require(type(text) is str and encoding in ("latin1", "latin-1"), "an unusual encoding")
     return text.encode("latin-1")
 
 
@@ -149,14 +170,23 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict:
+    """Return a dict, which Python 2 made of a list of keys and values."""
+    made = {}
+    for key, value in items:
+        check_key(key)
+        made[key] = value
+    return made
+
+
 _KNOWN = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Type,
     ("_codecs", "encode"): _latin1,
     ("__builtin__", "bytes"): _no_bytes,
     ("builtins", "bytes"): _no_bytes,
-    ("collections", "OrderedDict"): dict,
-    ("torch.storage", "_load_from_bytes"): tensors.storage_from_bytes,
+    ("collections", "OrderedDict"): _ordered_dict,
+    **{("torch", name): kind for name, kind in tensors.VALUE_TYPES.items()},
     ("torch._utils", "_rebuild_tensor_v2"): tensors.rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): tensors.rebuild_parameter,
 }
@@ -166,15 +196,43 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
     _KNOWN[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 
 
+def _with_keys_checked(code: bytes, keys: slice) -> Callable[[pickle._Unpickler], None]:
+    """Return pickle's own instruction, made to look first at the keys that lie on the stack."""
+    instruction = pickle._Unpickler.dispatch[code[0]]
+
+    def checked(unpickler: pickle._Unpickler) -> None:
+        for key in unpickler.stack[keys]:
+            check_key(key)
+        instruction(unpickler)
+
+    return checked
+
+
 # The standard library's unpickler in Python, not the one in C, because here an instruction
 # can be replaced, and because the C one allocates (up to Python 3.13) as many memo places as
 # a short file claims. It is no slower where it counts: arrays are single reads.
 class _Unpickler(pickle._Unpickler):
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        super().__init__(file, encoding="bytes")
+    """Reads one pickle; `storage_of` gives the storages of a file of PyTorch's."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        path: Path,
+        storage_of: tensors.StorageOf | None = None,
+        is_within_torch: bool = False,
+    ) -> None:
+        super().__init__(BoundedFile(file), encoding="bytes")
         self._path = path
+        self._storage_of, self._is_within_torch = storage_of, is_within_torch
+
+    def persistent_load(self, pid: Any) -> Any:
+        require(self._storage_of is not None, "a persistent id")
+        return tensors.Storage.named(pid, self._storage_of)
 
     def find_class(self, module: str, name: str) -> Any:
+        # In a file of PyTorch's own there is none: each within another would take twice as long.
+        if (module, name) == ("torch.storage", "_load_from_bytes") and not self._is_within_torch:
+            return self._storage_from_bytes
         # Looked up whole: a dotted name (protocol 4) reaches no attribute of anything.
         if (module, name) not in _KNOWN:
             raise InputError(
@@ -184,6 +242,18 @@ class _Unpickler(pickle._Unpickler):
             )
         return _KNOWN[module, name]
 
+    def _storage_from_bytes(self, content: bytes) -> tensors.Storage:
+        """Return the storage that a pickled tensor holds, `torch.storage._load_from_bytes`."""
+        require(type(content) is bytes, "a tensor without bytes")
+        file = io.BytesIO(content)
+
+        def unpickle(part: BinaryIO, storage_of: tensors.StorageOf | None) -> Any:
+            return _Unpickler(part, self._path, storage_of, is_within_torch=True).load()
+
+        magic = unpickle(file, None)
+        require(type(magic) is int and magic == tensors.LEGACY_MAGIC, "a storage of another kind")
+        return tensors.read_legacy(file, len(content), unpickle)
+
     def _build(self) -> None:
         """Set an object's state. Pickle's own way may set any attribute of any object."""
         state = self.stack.pop()
@@ -191,12 +261,22 @@ class _Unpickler(pickle._Unpickler):
         if type(target) is np.ndarray:
             _fill(target, state)
         else:
-            _require(type(target) is _Type, f"a state for a {type(target).__name__}")
+            require(type(target) is _Type, f"a state for a {type(target).__name__}")
             target.set_state(state)
 
     dispatch = {  # noqa: RUF012 (the base class declares it)
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: _build,
+        **{
+            code[0]: _with_keys_checked(code, keys)
+            for code, keys in (
+                (pickle.SETITEM, slice(-2, -1)),
+                (pickle.SETITEMS, slice(None, None, 2)),
+                (pickle.DICT, slice(None, None, 2)),
+                (pickle.ADDITEMS, slice(None)),
+                (pickle.FROZENSET, slice(None)),
+            )
+        },
         # A bytearray is filled with zeros before it is read, whatever size a file claims.
         pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
     }

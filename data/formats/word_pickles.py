@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data.formats.pickle_bounds import BoundedFile
 from system.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "valid": "val", "dev": "val", "val": "val", "test": "test"}
@@ -28,14 +29,17 @@ def holds_words(path: Path) -> bool:
     if path.is_dir():
         return True
     is_split = False
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with path.open("rb") as file:
-            for opcode, argument, _ in islice(pickletools.genops(file), _OPCODES_READ):
+            opcodes = pickletools.genops(BoundedFile(file))
+            for opcode, argument, _ in islice(opcodes, _OPCODES_READ):
                 if opcode.name in ("EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT") and is_split:
                     return opcode.name.endswith("LIST")
                 if isinstance(argument, str):
                     is_split = argument in SPLIT_NAMES
-    except (OSError, ValueError, UnicodeDecodeError):  # the reader says what is wrong
+    except (OSError, ValueError):  # the reader says what is wrong
         pass
     return False
 

@@ -93,6 +93,11 @@ class Split(Dataset):
             )
         return ids
 
+    @cached_property
+    def videos(self) -> list[str]:
+        """Each segment's video; its own id where there is no table."""
+        return [row["video"] for row in iterate_segments(self.folder)] or self.ids
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -15,7 +15,8 @@ from data.formats.pickle_split import PickleSplit
 from data.formats.pickles import PickleContent, read_pickle
 from data.formats.word_pickles import holds_words
 from data.labels import SCALES
-from data.layout import PIECES_FILE, TEXT_FILE
+from data.layout import PIECES_FILE
+from data.preparing.doubts import warn_of_doubts
 from data.preparing.other_features import OtherFeatures, keys_of
 from data.preparing.sources import WriteResult, nothing_left
 from data.preparing.split_writer import SplitWriter
@@ -65,11 +66,12 @@ class PickleSource:
         files = {"pickle": self.path}
         if self.path.is_dir():
             files = {path.name: path for path in sorted(self.path.glob("*.pkl"))}
+        files |= self._others
         return {
             "dataset": self.title,
             "scores": self._scores,
             "alignment": "word" if self.is_by_word else f"as in {self.path.name}",
-            "files": {kind: file_facts(path) for kind, path in {**files, **self._others}.items()},
+            "files": {kind: file_facts(path, is_timed=True) for kind, path in files.items()},
             "uses_own_text": self.uses_own_text,
         }
 
@@ -88,18 +90,20 @@ class PickleSource:
         takes_text = self._takes_text(content)
         left_out: Counter[str] = Counter({"segment has no words": content.without_words})
         splits = self._with_labels(self._joined(content, left_out))
-        counts, width = {}, None
+        writers: dict[str, SplitWriter] = {}
+        width = None
         for name in list(splits):
             split = self._without_faulty_labels(splits.pop(name), left_out)
             if not split.names.ids:
-                raise nothing_left(+left_out, f"look at the labels and ids of {self.path}")
-            counts[name] = _write_split(stage / name, split)
+                raise nothing_left(name, +left_out, f"look at the labels and ids of {self.path}")
+            writers[name] = _write_split(stage / name, split, takes_text)
             if takes_text:
-                np.save(stage / name / TEXT_FILE, np.ascontiguousarray(split.text))
                 width = split.text.shape[2]
             elif split.sentences is None:
                 np.save(stage / name / PIECES_FILE, split.pieces)
         text = {"encoder": f"as in {self.path.name}", "width": width} if takes_text else None
+        warn_of_doubts(writers)
+        counts = {name: writer.counts for name, writer in writers.items()}
         return WriteResult(counts, dict(+left_out), text)
 
     def _refuse_labels_like_sims(self, content: PickleContent) -> None:
@@ -175,9 +179,11 @@ class PickleSource:
         return split.at(np.flatnonzero(faults == "")) if (faults != "").any() else split
 
 
-def _write_split(folder: Path, split: PickleSplit) -> dict[str, int]:
-    """Write a split's arrays and its table; returns how much there is."""
+def _write_split(folder: Path, split: PickleSplit, takes_text: bool) -> SplitWriter:
+    """Write a split's arrays and its table; returns what wrote them."""
     arrays = {"visual": split.visual, "audio": split.audio, "label": split.labels}
+    if takes_text:
+        arrays["text"] = split.text
     shapes = {kind: array.shape[1:] for kind, array in arrays.items()}
     names, unknown = split.names, [""] * len(split.names.ids)
     starts = unknown if names.starts is None else names.starts.tolist()
@@ -185,4 +191,4 @@ def _write_split(folder: Path, split: PickleSplit) -> dict[str, int]:
     sentences = unknown if split.sentences is None else split.sentences
     with SplitWriter(folder, shapes) as writer:
         writer.write(arrays, zip(names.ids, names.videos, starts, ends, sentences, strict=True))
-    return writer.counts
+    return writer

@@ -8,15 +8,19 @@ is written only once all that it describes is on the disk.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
-from data.manifest import MANIFEST, MOVING, splits_of, write_manifest
+from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import keep_text, sentences_of, start_text
-from system.files import flush_file, flush_folder, make_folder
+from system.files import file_facts, flush_file, flush_folder, make_folder
 from system.processes import Processes
 
 if TYPE_CHECKING:
@@ -47,8 +51,8 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
     if plan.text is Text.ENCODE_IF_MISSING and manifest["text"] is None:
         encoder = _load_encoder(plan, processes)
     if encoder is not None:
-        _write_text(plan, encoder, processes, splits_of(manifest))
-        manifest = {**manifest, "text": encoder.description}
+        unknown = _write_text(plan, encoder, processes, splits_of(manifest))
+        manifest = {**manifest, "text": {**encoder.description, "unknown_pieces": unknown}}
     if processes.is_first:
         if plan.arrays is not Arrays.KEEP:
             if manifest["text"] is None:
@@ -57,6 +61,8 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
                     "text": keep_text(plan.prepared, plan.stage, splits_of(manifest)),
                 }
             _remove_old_text(plan.request.folder)
+        files = _staged_files(plan.stage, splits_of(manifest))
+        manifest = {**manifest, "files": files}
         write_manifest(plan.stage, {**manifest, MOVING: True})
         manifest = _move_into_place(plan, manifest)
     return processes.broadcast(manifest)
@@ -77,11 +83,19 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
     if plan.arrays is not Arrays.MAKE:
         return plan.arrays_manifest
     shutil.rmtree(plan.stage, ignore_errors=True)
+    has_overflown = Event()
     try:
-        written = plan.request.source.write(plan.stage)
+        with np.errstate(over="call", call=lambda *_: has_overflown.set()):
+            written = plan.request.source.write(plan.stage)
     except BaseException:
         shutil.rmtree(plan.stage, ignore_errors=True)
         raise
+    if has_overflown.is_set():
+        warnings.warn(
+            f"{plan.request.source.title}: some values are beyond float32, 3.4e38: they are "
+            "infinite in the arrays, and read as 0",
+            stacklevel=2,
+        )
     manifest = {
         "made_from": plan.request.source.made_from,
         "splits": written.counts,
@@ -92,20 +106,35 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
         for path in (plan.stage / split).iterdir():
             flush_file(path)
         flush_folder(plan.stage / split)
-    return write_manifest(plan.stage, manifest)
+    return write_manifest(
+        plan.stage, {**manifest, "files": _staged_files(plan.stage, written.counts)}
+    )
+
+
+def _staged_files(stage: Path, splits: Iterable[str]) -> dict[str, Any]:
+    """Return what vouches for the files that are in the stage, by name."""
+    names = [f"{split}/{name}" for split in splits for name in SPLIT_FILES]
+    return {name: file_facts(stage / name) for name in names if (stage / name).exists()}
 
 
 def _write_text(
     plan: Plan, encoder: TextEncoder, processes: Processes, splits: Sequence[str]
-) -> None:
+) -> dict[str, float]:
+    """Write each split's text features; returns the share of unknown word pieces of each."""
+    from data.text.coverage import unknown_share
     from data.text.feature_file import write_text_features
 
-    if processes.is_first:
-        start_text(plan, encoder.description, splits)
-    processes.broadcast(None)
+    taken = processes.broadcast(
+        start_text(plan, encoder.description, splits) if processes.is_first else None
+    )
+    unknown: dict[str, float] = {}
     for split in splits:
         sentences = sentences_of(plan.arrays_folder / split)
-        write_text_features(plan.stage / split / TEXT_FILE, sentences, encoder, processes)
+        if processes.is_first:
+            unknown[split] = unknown_share(encoder, split, sentences)
+        if split not in taken:
+            write_text_features(plan.stage / split / TEXT_FILE, sentences, encoder, processes)
+    return unknown
 
 
 def _remove_old_text(folder: Path) -> None:
@@ -117,25 +146,25 @@ def _remove_old_text(folder: Path) -> None:
 
 
 def _move_into_place(plan: Plan, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Move what the stage holds into place, the manifest last. An interrupted move can go on."""
+    """Move what the stage holds into place, the manifest last. An interrupted move can go on.
+
+    A file that is no longer as it was written stays behind: it is made again then.
+    """
     folder, stage = plan.request.folder, plan.stage
     (folder / MANIFEST).unlink(missing_ok=True)
     splits = splits_of(manifest)
     for split in set(SPLITS) - set(splits):  # of an older file that had more
         for name in SPLIT_FILES:
             (folder / split / name).unlink(missing_ok=True)
+    sizes, files = dict(manifest.get("bytes", {})), manifest.pop("files")
     for split in splits:
         make_folder(folder / split)
-        for name in SPLIT_FILES:
-            if (stage / split / name).exists():
-                (stage / split / name).replace(folder / split / name)
+        for name in [f"{split}/{name}" for name in SPLIT_FILES]:
+            if is_vouched(files, stage, name):
+                (stage / name).replace(folder / name)
+            if is_vouched(files, folder, name):
+                sizes[name] = files[name]["bytes"]
         flush_folder(folder / split)
-    written = [path for split in splits for path in (folder / split).iterdir()]
-    sizes = {
-        f"{path.parent.name}/{path.name}": path.stat().st_size
-        for path in written
-        if path.name in SPLIT_FILES
-    }
     manifest = write_manifest(folder, {**manifest, "bytes": sizes})
     shutil.rmtree(stage)
     return manifest

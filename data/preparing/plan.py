@@ -18,7 +18,7 @@ from data.layout import (
     alignment_folder,
     refuse_foreign_arrays,
 )
-from data.manifest import MOVING, read_manifest, splits_of
+from data.manifest import MOVING, is_vouched, read_manifest, splits_of
 from data.preparing.sources import DataSource
 from data.text.bert_files import weights_facts
 from system.errors import InputError
@@ -50,6 +50,7 @@ class Request:
     alignment: str
     source: DataSource
     text: TextRequest | None  # None: compute no text features
+    is_forced: bool = False  # make all again, whatever is there
 
     @property
     def folder(self) -> Path:
@@ -67,16 +68,16 @@ class Prepared:
 
     def is_whole(self, names: Iterable[str]) -> bool:
         """Tell whether these files are in each split, and as large as they were written."""
-        return all(
-            self._is_there(f"{split}/{name}")
-            for split in splits_of(self.manifest)
-            for name in names
+        splits, names = splits_of(self.manifest), list(names)
+        return bool(splits) and all(
+            self._is_there(f"{split}/{name}") for split in splits for name in names
         )
 
     def _is_there(self, name: str) -> bool:
         path = self.folder / name
         if self.is_half_moved:
-            return path.is_file() or (self.folder / STAGE / name).is_file()
+            files = self.manifest["files"]
+            return any(is_vouched(files, x, name) for x in (self.folder, self.folder / STAGE))
         return path.is_file() and path.stat().st_size == self.manifest.get("bytes", {}).get(name)
 
 
@@ -140,7 +141,7 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     Raises InputError where another dataset, or another program's arrays, would be replaced.
     """
     folder, source = request.folder, request.source
-    staged, manifest = read_manifest(folder / STAGE), read_manifest(folder)
+    staged, manifest = _read_stage(folder / STAGE), read_manifest(folder)
     ends_move = staged is not None and bool(staged.pop(MOVING, False))
     if ends_move:
         staged, manifest = None, staged
@@ -149,10 +150,11 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
         _refuse_another_dataset(prepared, source)
     elif staged is None:
         refuse_foreign_arrays(folder)
-    arrays = _decide_arrays(source, prepared, staged) if files_are_there else Arrays.MAKE
+    is_made = request.is_forced or not files_are_there
+    arrays = Arrays.MAKE if is_made else _decide_arrays(source, prepared, folder / STAGE, staged)
     plan = Plan(request, ends_move, prepared, staged, arrays, files_are_there=files_are_there)
     plan = replace(plan, text=_decide_text(plan))
-    if plan.text in (Text.ENCODE, Text.ENCODE_IF_MISSING):
+    if plan.text in (Text.ENCODE, Text.ENCODE_IF_MISSING) and not request.is_forced:
         plan = replace(plan, same_text=tuple(_same_text(plan)))
     return plan
 
@@ -168,7 +170,7 @@ def _refuse_another_dataset(prepared: Prepared, source: DataSource) -> None:
 
 
 def _decide_arrays(
-    source: DataSource, prepared: Prepared | None, staged: dict[str, Any] | None
+    source: DataSource, prepared: Prepared | None, stage: Path, staged: dict[str, Any] | None
 ) -> Arrays:
     made_from = source.made_from
     if prepared is not None and prepared.manifest["made_from"] == made_from:
@@ -177,9 +179,25 @@ def _decide_arrays(
             names.append(TEXT_FILE)
         if prepared.is_whole(names):
             return Arrays.KEEP
-    if staged is not None and staged["made_from"] == made_from:
+    if staged is not None and staged["made_from"] == made_from and _is_staged(stage, staged):
         return Arrays.RESUME
     return Arrays.MAKE
+
+
+def _is_staged(stage: Path, staged: dict[str, Any]) -> bool:
+    """Tell whether an interrupted preparation left all arrays as it wrote them."""
+    files, names = staged["files"], [*ARRAY_FILES.values(), SEGMENTS_FILE]
+    needed = {f"{split}/{name}" for split in splits_of(staged) for name in names}
+    return bool(needed) and all(is_vouched(files, stage, name) for name in needed | files.keys())
+
+
+def _read_stage(stage: Path) -> dict[str, Any] | None:
+    """Return the manifest of an interrupted preparation, None without one that can go on."""
+    try:
+        staged = read_manifest(stage)
+    except InputError:
+        return None
+    return staged if staged is not None and "files" in staged else None
 
 
 def _decide_text(plan: Plan) -> Text:

@@ -49,14 +49,14 @@ def _text_of(plan: Plan, split: str, segments: int | None) -> tuple[str, int | N
         return plan.text.value, None, None
     sentences = segments
     if plan.arrays_manifest is not None and not plan.ends_move:  # there is a table to read
+        for other in plan.same_text:
+            if has_same_sentences(other, plan.arrays_folder, split):
+                return f"take from {other.folder}", 0, 0
         started = started_text(plan.stage)
         if plan.request.text.is_met_by(started):
             path, size = plan.stage / split / TEXT_FILE, started["batch_size"]
             sentences = count_left(path, sentences_of(plan.arrays_folder / split), size)
         else:
-            for other in plan.same_text:
-                if has_same_sentences(other, plan.arrays_folder, split):
-                    return f"take from {other.folder}", 0, 0
             sentences = len(set(sentences_of(plan.arrays_folder / split)))
     width = hidden_size(plan.request.text.bert)
     return plan.text.value, width and segments * TEXT_LENGTH * width * 4, sentences

@@ -17,6 +17,7 @@ from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
 from data.labels import SCALES
 from data.layout import SPLITS
+from data.preparing.doubts import warn_of_doubts
 from data.preparing.segments import Lengths, Sequences
 from data.preparing.split_writer import SplitWriter
 from system.errors import InputError
@@ -84,7 +85,7 @@ class CsdSource:
             "scores": self.dataset.name,
             "alignment": self.alignment,
             "lengths": asdict(self.lengths),
-            "files": {kind: file_facts(path) for kind, path in self.paths.items()},
+            "files": {kind: file_facts(path, is_timed=True) for kind, path in self.paths.items()},
             "folds": file_facts(self.folds),
         }
 
@@ -118,12 +119,15 @@ class CsdSource:
                 row = segment.id, segment.video, segment.start, segment.end, sentence
                 writers[segment.split].write(arrays, [row])
         counts = {split: writer.counts for split, writer in writers.items()}
-        if not any(count["segments"] for count in counts.values()):
-            raise nothing_left(+left_out, "check that the .csd files belong together")
+        for split, count in counts.items():
+            if not count["segments"]:
+                advice = "check that the .csd files belong together, and to the folds"
+                raise nothing_left(split, +left_out, advice)
+        warn_of_doubts(writers)
         return WriteResult(counts, dict(+left_out))
 
 
-def nothing_left(left_out: Counter[str], advice: str) -> InputError:
-    """Return the error that all segments are left out, for these reasons."""
+def nothing_left(split: str, left_out: Counter[str], advice: str) -> InputError:
+    """Return the error that all segments of a split are left out; the reasons are all splits'."""
     reasons = ", ".join(f"{count} because the {reason}" for reason, count in left_out.items())
-    return InputError(f"No segment is left ({reasons}); {advice}.")
+    return InputError(f"No segment is left in {split} ({reasons or 'there was none'}); {advice}.")

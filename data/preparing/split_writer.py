@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data.layout import ARRAY_FILES, SEGMENT_COLUMNS, SEGMENTS_FILE
+from data.layout import BATCH_FILES, SEGMENT_COLUMNS, SEGMENTS_FILE
 from data.npy import NpyWriter
 from system.files import make_folder
 
@@ -19,21 +21,23 @@ from system.files import make_folder
 class SplitWriter:
     """Writes a split's arrays and segment table as they come. Use it as a context manager.
 
-    `shapes` are those of one segment, by the names of `ARRAY_FILES`.
+    `shapes` are those of one segment, by the names of `BATCH_FILES`.
     """
 
     def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
         make_folder(folder)
         self._stack = ExitStack()
         self._arrays = {
-            kind: self._stack.enter_context(NpyWriter(folder / ARRAY_FILES[kind], shape))
+            kind: self._stack.enter_context(NpyWriter(folder / BATCH_FILES[kind], shape))
             for kind, shape in shapes.items()
         }
-        file = (folder / SEGMENTS_FILE).open("w", encoding="utf-8", newline="")
+        file = (folder / SEGMENTS_FILE).open("w", encoding="utf-8", errors="replace", newline="")
         self._table = csv.writer(self._stack.enter_context(file))
         self._table.writerow(SEGMENT_COLUMNS)
-        self._videos: set[str] = set()
-        self._segments = 0
+        self.ids: list[str] = []
+        self.videos: set[str] = set()
+        self.all_zero: Counter[str] = Counter()  # segments, by kind of features
+        self.digest = 0  # of all features
 
     def __enter__(self) -> SplitWriter:
         return self
@@ -44,7 +48,7 @@ class SplitWriter:
     @property
     def counts(self) -> dict[str, int]:
         """How much is written."""
-        return {"segments": self._segments, "videos": len(self._videos)}
+        return {"segments": len(self.ids), "videos": len(self.videos)}
 
     def write(self, arrays: dict[str, np.ndarray], rows: Iterable[Sequence[Any]]) -> None:
         """Append n segments: arrays `(n, *shape)`, and table rows without the sentiment.
@@ -52,9 +56,12 @@ class SplitWriter:
         The sentiment of a row is its label's first value; it is left empty where there is none.
         """
         for kind, writer in self._arrays.items():
-            writer.append(arrays[kind])
+            rows_written = writer.append(arrays[kind])
+            if kind != "label":
+                self.all_zero[kind] += int(np.count_nonzero(~rows_written.any(axis=(1, 2))))
+                self.digest = zlib.crc32(rows_written, self.digest)
         sentiments = arrays["label"][:, 0, 0].tolist()
         for row, sentiment in zip(rows, sentiments, strict=True):
             self._table.writerow([*row, "" if math.isnan(sentiment) else sentiment])
-            self._videos.add(row[1])
-            self._segments += 1
+            self.ids.append(row[0])
+            self.videos.add(row[1])

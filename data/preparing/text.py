@@ -14,6 +14,7 @@ from data.layout import PIECES_FILE, TEXT_FILE, read_segments
 from data.manifest import splits_of
 from data.preparing.plan import Plan, Prepared
 from data.text.feature_file import WordPieces
+from system.errors import InputError
 from system.files import flush_file, flush_folder, make_folder, read_json, write_json
 
 _STARTED = "text.json"  # in the stage: what kind of features was begun
@@ -34,25 +35,32 @@ def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
 def started_text(stage: Path) -> dict[str, Any] | None:
     """Return the description of the features that an interrupted preparation began."""
     path = stage / _STARTED
-    return read_json(path) if path.is_file() else None
+    try:
+        started = read_json(path) if path.is_file() else None
+    except InputError:
+        return None
+    is_description = isinstance(started, dict) and type(started.get("batch_size")) is int
+    return started if is_description and started["batch_size"] > 0 else None
 
 
-def start_text(plan: Plan, description: dict[str, Any], splits: Sequence[str]) -> None:
-    """Clear away begun features of another kind, and take those another alignment has."""
-    if started_text(plan.stage) == description:
-        return
+def start_text(plan: Plan, description: dict[str, Any], splits: Sequence[str]) -> set[str]:
+    """Clear away begun features of another kind, and take those another alignment has.
+
+    Returns the splits that have all their features then.
+    """
+    is_begun, taken = started_text(plan.stage) == description, set()
     for split in splits:
         make_folder(plan.stage / split)
-        _remove_begun(plan.stage / split)
-    for other in plan.same_text:
-        if other.manifest["text"] == description:
-            for split in splits:
-                if has_same_sentences(other, plan.arrays_folder, split):
-                    _link(other.folder / split, plan.stage / split)
-            break
-    for split in splits:  # before the note below speaks for them
-        flush_folder(plan.stage / split)
+        others = (x for x in plan.same_text if description.items() <= x.manifest["text"].items())
+        other = next((x for x in others if has_same_sentences(x, plan.arrays_folder, split)), None)
+        if other is not None or not is_begun:
+            _remove_begun(plan.stage / split)
+        if other is not None:
+            _link(other.folder / split, plan.stage / split)
+            taken.add(split)
+        flush_folder(plan.stage / split)  # before the note below speaks for it
     write_json(plan.stage / _STARTED, description)
+    return taken
 
 
 def keep_text(

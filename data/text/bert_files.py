@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from system.errors import InputError, first_line
-from system.files import file_facts, read_json
+from system.files import read_json, whole_digest
 
 # In each layout's order of preference.
 CONFIG_FILES = ("config.json", "bert_config.json")
@@ -16,18 +16,19 @@ VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 _MOST_PIECES = 10_000_000  # far more than any vocabulary has
 
 
-def find_bert(name_or_folder: str) -> Path:
-    """Return the folder that holds the BERT: the one given, or fetched from the Hugging Face hub.
+def find_bert(name_or_folder: str) -> tuple[Path, str | None]:
+    """Return the folder that holds the BERT, and the commit where it is the Hugging Face hub's.
 
     The address built into pytorch_pretrained_bert is not to be relied on, so names are fetched
     (once, then kept) through huggingface_hub. Raises InputError when that fails.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
-        return folder
+        return folder, None
     if folder.exists() or folder.is_absolute() or name_or_folder.startswith("."):
         raise InputError(f"--bert {name_or_folder} is not a folder; give a BERT folder or a name.")
-    return _fetch(name_or_folder)
+    folder = _fetch(name_or_folder)
+    return folder, folder.name
 
 
 def _fetch(name: str) -> Path:
@@ -36,14 +37,15 @@ def _fetch(name: str) -> Path:
 
     logging.set_verbosity_error()  # its retries; what went wrong in the end comes below
     try:
-        config = hf_hub_download(name, CONFIG_FILES[0])
+        config = Path(hf_hub_download(name, CONFIG_FILES[0]))
+        commit = config.parent.name  # of which all files are to be
         for files in (VOCABULARY_FILES, WEIGHT_FILES):
             try:
-                hf_hub_download(name, files[0])
+                hf_hub_download(name, files[0], revision=commit)
             except LocalEntryNotFoundError:  # no connection, as opposed to no such file
                 raise
             except EntryNotFoundError:
-                hf_hub_download(name, files[1])
+                hf_hub_download(name, files[1], revision=commit)
     # A connection that breaks off comes through as an error of the hub's HTTP library, which
     # is another one from version to version.
     except Exception as error:
@@ -53,7 +55,7 @@ def _fetch(name: str) -> Path:
             "name and the connection, or give --bert a folder with config.json, vocab.txt and "
             "model.safetensors."
         ) from error
-    return Path(config).parent
+    return config.parent
 
 
 def one_of(folder: Path, names: tuple[str, ...]) -> Path:
@@ -109,4 +111,7 @@ def hidden_size(name_or_folder: str) -> int | None:
 def weights_facts(name_or_folder: str) -> dict[str, Any] | None:
     """Return what tells a folder's weights from others; None for a name, which says it itself."""
     folder = Path(name_or_folder)
-    return file_facts(one_of(folder, WEIGHT_FILES)) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    path = one_of(folder, WEIGHT_FILES)
+    return {"name": path.name, "sha256": whole_digest(path)}

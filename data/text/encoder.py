@@ -34,7 +34,8 @@ class TextEncoder:
     ) -> None:
         self._device = pick_device(device)
         self._by_word = by_word
-        self.tokenizer, model = load_bert(find_bert(name_or_folder))
+        folder, commit = find_bert(name_or_folder)
+        self.tokenizer, model = load_bert(folder)
         self._positions = model.config.max_position_embeddings
         if self._positions < TEXT_LENGTH:
             raise InputError(
@@ -47,6 +48,7 @@ class TextEncoder:
         self.description = {
             "encoder": name_or_folder,
             "weights": weights_facts(name_or_folder),
+            "commit": commit,
             "precision": precision,
             "per": "word" if by_word else "position",
             "width": self.width,

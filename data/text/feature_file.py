@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -22,6 +24,7 @@ WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
 
 # A kill costs the batches encoded since the last time that they were put on the disk.
 _SECONDS_BETWEEN_FLUSHES = 2.0
+_MARK_BYTES = 4  # a CRC-32
 
 
 class Encoder(Protocol):
@@ -42,15 +45,11 @@ def write_text_features(
 ) -> None:
     """Write the features of `sentences` to `path`, `(n, TEXT_LENGTH, width)`, as they come.
 
-    A file that is complete is left as it is.
-
     A sentence that occurs again is not encoded again. Batches that an earlier, interrupted
-    call wrote are kept, and because the batches are always the same, so is the result, bit for
-    bit. The batches are shared out over the processes; when the call returns in the first, the
-    file is complete and on the disk.
+    call wrote are kept where their digests vouch for them, and because the batches are always
+    the same, so is the result, bit for bit. The batches are shared out over the processes; when
+    the call returns in the first, the file is complete and on the disk.
     """
-    if processes.broadcast(path.is_file() and not _marks_of(path).exists()):
-        return
     batches = _batches(sentences, encoder.batch_size)
     first_row: dict[str | WordPieces, int] = {}
     for row, sentence in enumerate(sentences):
@@ -68,17 +67,18 @@ def write_text_features(
                 if first_row[sentence] != row:
                     file.write([row], file.read(first_row[sentence])[None])
     if processes.is_first:
-        _marks_of(path).unlink()
         flush_folder(path.parent)
 
 
 def count_left(path: Path, sentences: Sequence[str] | Sequence[WordPieces], batch_size: int) -> int:
     """Count the sentences that `write_text_features` has yet to encode for `path`."""
     marks = _marks_of(path).read_bytes() if _marks_of(path).is_file() else b""
-    if path.is_file() and not marks:
-        return 0
     batches = _batches(sentences, batch_size)
-    return sum(len(batch) for n, batch in enumerate(batches) if marks[n : n + 1] != b"\1")
+    return sum(
+        len(batch)
+        for number, batch in enumerate(batches)
+        if not any(marks[number * _MARK_BYTES : (number + 1) * _MARK_BYTES])
+    )
 
 
 def _batches(sentences: Sequence[str] | Sequence[WordPieces], size: int) -> list[list]:
@@ -104,10 +104,10 @@ def encode_share(
     )
     with bar:
         for number in mine:
-            if not file.is_done(number):
-                rows = [first_row[sentence] for sentence in batches[number]]
+            rows = [first_row[sentence] for sentence in batches[number]]
+            if not file.is_done(number, rows):
                 file.write(rows, encoder.encode(batches[number]))
-                file.mark_done(number)
+                file.mark_done(number, rows)
             bar.update(len(batches[number]))
     file.flush()
 
@@ -115,8 +115,8 @@ def encode_share(
 class FeatureFile:
     """A .npy file of known size, written in any order by any number of processes.
 
-    Beside it lies a file with a byte for each batch, set once the batch is on the disk; without
-    that file it is complete. Use it as a context manager.
+    Beside it lies a file with a digest for each batch, set once the batch is on the disk, 0
+    before. Use it as a context manager.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,24 +126,25 @@ class FeatureFile:
         self._begin = self._file.tell()
         self._row_bytes = 4 * int(np.prod(self._row_shape))
         self._marks = _marks_of(path).open("r+b", buffering=0)
-        self._unmarked: list[int] = []  # batches written, perhaps not on the disk yet
+        self._unmarked: dict[int, int] = {}  # digests of batches perhaps not on the disk yet
         self._flushed_at = time.monotonic()
 
     @staticmethod
     def prepare(path: Path, shape: tuple[int, ...], batches: int) -> None:
         """Make both files, unless an interrupted call left them, for the same sentences."""
-        marks = _marks_of(path)
-        if path.is_file() and marks.stat().st_size == batches:
-            with path.open("rb") as file:
-                if _read_shape(file) == shape:
-                    return
+        header, marks = BytesIO(), _marks_of(path)
+        fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        npy_format.write_array_header_1_0(header, fields)
+        begin, size = header.getvalue(), header.tell() + 4 * int(np.prod(shape))
+        marks_size = batches * _MARK_BYTES
+        if _is_begun(path, begin, size) and _is_begun(marks, b"", marks_size):
+            return
         path.unlink(missing_ok=True)
         with atomic_write(marks) as temporary:
-            temporary.write_bytes(bytes(batches))
+            temporary.write_bytes(bytes(marks_size))
         with atomic_write(path) as temporary, temporary.open("wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            npy_format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + 4 * int(np.prod(shape)))
+            file.write(begin)
+            file.truncate(size)
 
     def __enter__(self) -> FeatureFile:
         return self
@@ -152,14 +153,21 @@ class FeatureFile:
         with self._file, self._marks:
             self.flush()
 
-    def is_done(self, batch: int) -> bool:
-        """Tell whether an earlier call put a batch on the disk."""
-        self._marks.seek(batch)
-        return self._marks.read(1) == b"\1"
+    def is_done(self, batch: int, rows: Sequence[int]) -> bool:
+        """Tell whether an earlier call put a batch on the disk, into these rows."""
+        self._marks.seek(batch * _MARK_BYTES)
+        mark = int.from_bytes(self._marks.read(_MARK_BYTES), "little")
+        return mark != 0 and mark == self._digest(rows)
 
-    def mark_done(self, batch: int) -> None:
+    def _digest(self, rows: Sequence[int]) -> int:
+        digest = 0
+        for row in rows:
+            digest = zlib.crc32(self.read(row), digest)
+        return digest or 1
+
+    def mark_done(self, batch: int, rows: Sequence[int]) -> None:
         """Say that a batch is written: once it is on the disk, no call writes it again."""
-        self._unmarked.append(batch)
+        self._unmarked[batch] = self._digest(rows)
         if time.monotonic() - self._flushed_at >= _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
@@ -167,9 +175,10 @@ class FeatureFile:
         """Put what is written on the disk, and only then mark its batches as done."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        for batch in self._unmarked:
-            self._marks.seek(batch)
-            self._marks.write(b"\1")
+        for batch, digest in self._unmarked.items():
+            self._marks.seek(batch * _MARK_BYTES)
+            self._marks.write(digest.to_bytes(_MARK_BYTES, "little"))
+        os.fsync(self._marks.fileno())
         self._unmarked.clear()
         self._flushed_at = time.monotonic()
 
@@ -185,6 +194,14 @@ class FeatureFile:
         self._file.seek(self._begin + row * self._row_bytes)
         content = self._file.read(self._row_bytes)
         return np.frombuffer(content, np.float32).reshape(self._row_shape)
+
+
+def _is_begun(path: Path, begin: bytes, size: int) -> bool:
+    """Tell whether a file of this size is there that begins so."""
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(begin)) == begin
 
 
 def _read_shape(file: BinaryIO) -> tuple[int, ...]:

@@ -77,7 +77,6 @@ class MSAF(nn.Module):
 
     Config = MSAFConfig
     PUBLISHED = PublishedFormat(
-        mark="msaf.0.",
         prefixes={
             "msaf.0.blocks.": "fusions.",
             "visual_model.": "lstms.visual.",

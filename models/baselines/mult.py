@@ -56,7 +56,6 @@ class MulT(nn.Module):
 
     Config = MulTConfig
     PUBLISHED = _Published(
-        mark="proj_l.",
         prefixes={
             **{f"proj_{letter}.": f"projections.{name}." for name, letter in _LETTERS.items()},
             **{

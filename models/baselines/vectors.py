@@ -72,7 +72,6 @@ class VectorFusion(nn.Module):
     """A model that fuses one vector a modality."""
 
     PUBLISHED = PublishedFormat(
-        mark="video_subnet.",
         prefixes={"video_": "visual_"},
         widths={
             "visual": "visual_subnet.linear_1.weight",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from models.checkpoint import PublishedFormat
 
 RELEASED = PublishedFormat(
-    mark="audio_visual_model.",
     prefixes={
         "audio_visual_model.audio_linear.": "audio_linear.",
         "audio_visual_model.visual_linear.": "visual_linear.",

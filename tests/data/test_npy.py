@@ -240,3 +240,34 @@ def test_advice_that_is_not_taken_does_no_harm(stored, monkeypatch):
     reader.prefetch([1])
     monkeypatch.delattr(os, "posix_fadvise")
     reader.prefetch([1])
+
+
+def with_header(path, text: str, values=b""):
+    header = text.encode("latin-1") + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("(1099511627776, 3, 2)", "needs 26,388,279,066,7"),
+        ("(4611686018427387904, 4, 1)", "is damaged"),  # more bytes than 64 bits count
+        ("(-1, -3, 2)", "is damaged"),
+        ("(" * 90 + "1" + ")" * 90, "no .npy array"),
+        ("-" * 5000 + "1", "no .npy array"),
+        ("9" * 9000, "no .npy array"),
+    ],
+)
+def test_a_header_that_claims_too_much_is_told(tmp_path, shape, message):
+    path = tmp_path / "a.npy"
+    with_header(path, f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}", bytes(24))
+    with pytest.raises(InputError, match=message) as caught:
+        NpyReader(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="No file"):
+        NpyReader(tmp_path / "a.npy")

@@ -15,6 +15,7 @@ from models.registry import MODELS
 from tests.conftest import ROOT
 from tests.own_model import OWN_MODEL
 from utils.reports.model_list import model_list
+from utils.studies.ablations import ABLATIONS, ablation_name
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks" / "README.md", ROOT / "result" / "README.md"]
@@ -54,6 +55,7 @@ def test_every_command_of_main_msaf_is_one(arguments, tmp_path, monkeypatch):
     (tmp_path / "checkpoints" / "run.json").write_text('{"config": {}}')
     parser = main_msaf.build_parser()
     given = vars(parser.parse_args(arguments))
+    main_msaf.parse_study(parser, given)
     if not given["models"]:
         main_msaf.parse_config(parser, given)
 
@@ -73,6 +75,13 @@ def test_the_page_of_models_has_every_model_with_its_size():
     listed = [tuple(row) for row in re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", page, re.MULTILINE)]
     sizes = [tuple(line.split()) for line in model_list().splitlines()[2 : 2 + len(MODELS)]]
     assert listed == sizes
+
+
+def test_the_page_of_studies_has_every_ablation_and_no_other():
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`\w+=[^|]*) \|", page, re.MULTILINE)
+    listed = {name for cell in cells for name in re.findall(r"`(.*?)`", cell)}
+    assert listed == {ablation_name(change) for change in ABLATIONS if change}
 
 
 def test_the_page_of_models_shows_the_tests_own_model():

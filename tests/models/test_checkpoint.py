@@ -20,6 +20,7 @@ from torch import nn
 from models.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from models.nhfnet import NHFNet, NHFNetConfig
 from models.nhfnet.released_format import RELEASED as FORMAT
+from models.registry import restore
 from system.errors import InputError
 from tests.golden import GOLDEN
 
@@ -239,9 +240,9 @@ def test_each_released_part_goes_where_the_paper_has_it():
         assert list(FORMAT.rename({old: torch.zeros(1)})) == [new]
 
 
-def test_our_names_are_not_taken_for_released_ones():
-    assert FORMAT.matches(["audio_visual_model.audio_linear.weight"])
-    assert not FORMAT.matches(NHFNet(NHFNetConfig(), MOSEI).state_dict())
+def test_our_own_names_stay_as_they_are():
+    ours = NHFNet(NHFNetConfig(), MOSEI).state_dict()
+    assert list(FORMAT.rename(ours)) == list(ours)
 
 
 @FORMATS
@@ -336,7 +337,7 @@ CONTENTS = {
 def test_bytes_that_are_no_checkpoint_are_refused(tmp_path, content):
     path = tmp_path / "model.pth"
     path.write_bytes(CONTENTS[content])
-    assert f"damaged ({len(CONTENTS[content]):,} bytes)" in refusal(path)
+    assert f"damaged ({len(CONTENTS[content]):,} bytes; " in refusal(path)
 
 
 def test_a_zip_of_something_else_is_refused(tmp_path):
@@ -477,7 +478,11 @@ def test_only_what_is_wrong_is_told():
 
 def test_many_names_are_counted():
     count = len(small_model().state_dict())
-    assert misfit({}).endswith(f"visual_linear.weight and {count - 3} more.")
+    assert (
+        misfit({"a": torch.ones(1)})
+        .split("; ")[0]
+        .endswith(f"visual_linear.weight and {count - 3} more")
+    )
 
 
 def test_a_released_file_that_lacks_a_part_tells_our_name_for_it(tmp_path):
@@ -486,3 +491,72 @@ def test_a_released_file_that_lacks_a_part_tells_our_name_for_it(tmp_path):
     path = save(tmp_path / "released.pth", content)
     with pytest.raises(InputError, match=r"missing: self_attention_encoder\.layer_norm\.bias\."):
         NHFNet.from_checkpoint(path)
+
+
+# Other people's ways of saving
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_a_bare_state_dict_loads_whatever_was_around_the_model(tmp_path, prefix):
+    torch.manual_seed(0)
+    model = NHFNet(NHFNetConfig(), WIDTHS)
+    weights = {prefix + name: weight for name, weight in model.state_dict().items()}
+    for content in (weights, {"model_state_dict": weights}):
+        loaded = NHFNet.from_checkpoint(save(tmp_path / "bare.pth", content))
+        assert loaded.widths == WIDTHS
+        assert_same_weights(loaded.state_dict(), model.state_dict())
+
+
+def test_a_released_file_of_several_devices_loads(tmp_path):
+    theirs = torch.load(RELEASED, weights_only=False)["model_state_dict"]
+    weights = {f"module.{name}": weight for name, weight in theirs.items()}
+    assert NHFNet.from_checkpoint(save(tmp_path / "a.pth", weights)).widths == MOSEI
+
+
+def test_a_prefix_of_some_names_only_stays():
+    model = small_model()
+    weights = model.state_dict()
+    weights["module.output.bias"] = weights.pop("output.bias")
+    assert "missing: output.bias; unexpected: module.output.bias" in misfit(weights)
+
+
+# Weights that no model can have
+
+
+def test_sizes_are_compared_with_the_weights_before_memory_is_asked_for(tmp_path):
+    path = tmp_path / "model.pth"
+    huge = {"layers": 64, "width": 4096, "feedforward": 16384}  # 150 GB
+    content = {"model": "nhfnet", "config": huge, "widths": WIDTHS, "outputs": 1}
+    save(path, content | {"model_state_dict": small_model().state_dict()})
+    with pytest.raises(InputError, match="does not fit NHFNet: missing"):
+        NHFNet.from_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    weights = small_model().state_dict()
+    weights["output.bias"][0] = value
+    with pytest.raises(InputError, match=r"some.pth: output.bias holds NaN or infinity"):
+        load_weights(small_model(), weights, Path("some.pth"))
+
+
+def test_weights_of_another_type_are_refused_but_other_precisions_load():
+    weights = small_model().state_dict()
+    load_weights(small_model(), {name: weight.half() for name, weight in weights.items()}, "a.pth")
+    weights["output.bias"] = weights["output.bias"].long()
+    assert "of another type: output.bias torch.int64 instead of torch.float32" in misfit(weights)
+
+
+@pytest.mark.parametrize("value", [torch.ones(3), [1] * 1000, {"a": torch.ones(2)}, "x" * 10_000])
+@pytest.mark.parametrize("part", ["layers", "visual", "outputs", "model", "task"])
+def test_a_strange_value_in_any_place_is_one_short_line(tmp_path, part, value):
+    content = {"model": "nhfnet", "config": dict(SMALL), "widths": dict(WIDTHS), "outputs": 1}
+    place = {"layers": content["config"], "visual": content["widths"]}.get(part, content)
+    place[part] = value
+    save(tmp_path / "a.pth", content | {"model_state_dict": small_model().state_dict()})
+    with pytest.raises(InputError) as caught:
+        restore(read_checkpoint(tmp_path / "a.pth"))
+        raise InputError("a.pth is fine")  # as is a task of any name, until it is looked for
+    assert "a.pth" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)

@@ -20,6 +20,7 @@ from system.console import (
     positive_number,
     whole_number,
 )
+from system.errors import shown
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "from system.console import *\ndef program():\n    {}\nrun(program)\n"
@@ -86,6 +87,34 @@ ENDS = {
 def test_a_failure_ends_in_one_line_and_an_exit_code(body):
     code, message = ENDS[body]
     assert run_program(body) == (code, "", f"error: {message}\n" if message else "")
+
+
+@pytest.mark.parametrize("where", ["", "import importing"])
+def test_a_termination_is_an_interrupt(tmp_path, where):
+    """As a batch system sends it before it takes the machine away."""
+    (tmp_path / "importing.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\n")
+    body = where or "signal.raise_signal(signal.SIGTERM)"
+    done = run_program(body, env={"PYTHONPATH": str(tmp_path)})
+    assert done == (143, "", "error: Interrupted; what was finished is kept.\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_the_terminal_cannot_encode_is_escaped(encoding):
+    body = r"print_line('\u4f60 \udcff'); print_warning('\u4f60 \udcff')"
+    code, output, error = run_program(body, env={"PYTHONIOENCODING": encoding})
+    assert (code, output) == (0, "\\u4f60 \\udcff\n")
+    assert error == "warning: \\u4f60 \\udcff\n"
+
+
+@pytest.mark.parametrize("closed", [[1], [2], [1, 2]])
+def test_closed_outputs_change_nothing(closed, tmp_path):
+    body = f"print_line('a'); print_warning('b'); open(r'{tmp_path / 'end'}', 'w').close()"
+    close = {"preexec_fn": lambda: [os.close(number) for number in closed]}
+    code, output, error = run_program(body, **close)
+    assert code == 0
+    assert output == ("" if 1 in closed else "a\n")
+    assert error == ("" if 2 in closed else "warning: b\n")
+    assert (tmp_path / "end").exists()
 
 
 def test_an_interrupt_within_an_import_is_not_taken_for_another_error(interruptible, tmp_path):
@@ -223,7 +252,7 @@ def test_a_mistaken_argument_is_told_in_one_line(parser, capsys, arguments, mess
 
 
 def assert_refused(parse, text):
-    with pytest.raises(ArgumentTypeError, match=re.escape(repr(text))):
+    with pytest.raises(ArgumentTypeError, match=re.escape(shown(text))):
         parse(text)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import stat
+import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +17,14 @@ import pytest
 from data.manifest import MANIFEST, read_manifest, write_manifest
 from system import files
 from system.errors import InputError
-from system.files import atomic_write, file_facts, make_folder, write_json
+from system.files import (
+    atomic_write,
+    check_writable,
+    file_facts,
+    make_folder,
+    read_json,
+    write_json,
+)
 
 
 def names(folder: Path):
@@ -196,6 +204,23 @@ def test_facts_sample_a_large_file(tmp_path, place):
     assert file_facts(path) != facts
 
 
+def test_a_change_between_the_samples_shows_in_the_time(tmp_path, monkeypatch):
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * 10_000_000)
+    facts = file_facts(path, is_timed=True)
+    assert file_facts(path, is_timed=True) == facts
+    path.write_bytes(b"a" * 200_000 + b"b" + b"a" * 9_799_999)
+    assert file_facts(path) == file_facts(path)
+    assert file_facts(path)["sample"] == facts["sample"]
+    assert file_facts(path, is_timed=True) != facts
+
+
+def test_a_name_that_is_no_utf8_survives(tmp_path):
+    name = os.fsdecode(b"f\xfc\xdfe.pkl")
+    write_json(tmp_path / "a.json", name)
+    assert read_json(tmp_path / "a.json") == name
+
+
 # ---------------------------------------------------------------- the manifest
 
 
@@ -243,3 +268,15 @@ def test_a_damaged_manifest_is_refused(tmp_path, content, message):
     assert str(tmp_path / MANIFEST) in str(caught.value)
     assert "prepare again" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        check_writable(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,10 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     """
     batch = len(inputs[0])
     parts = dict(model.named_children())
-    counter = FlopCounterMode(display=False)
     model.train()
     activations = _activation_bytes(model, inputs)
-    # In float64 on a CPU all runs on PyTorch's own operators, which its counter sees.
-    with counter, torch.no_grad():
-        deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
     name_of_model = type(model).__name__
-    counts = counter.get_flop_counts()
+    counts = count_flops(model, inputs)
 
     def flops(name: str) -> str:
         # A list of modules is never called itself; those in it are.
@@ -35,9 +32,10 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
         return f"{sum(sum(counts[n].values()) for n in names) / batch / 1e6:.2f} M"
 
     rows = [
-        [name, _parameters(part), flops(f"{name_of_model}.{name}")] for name, part in parts.items()
+        [name, f"{count_parameters(part):,}", flops(f"{name_of_model}.{name}")]
+        for name, part in parts.items()
     ]
-    rows.append(["all", _parameters(model), flops("Global")])
+    rows.append(["all", f"{count_parameters(model):,}", flops("Global")])
     sizes = ", ".join(str(tuple(x.shape)) for x in inputs)
     return (
         f"{format_table(['part', 'parameters', 'FLOPs a sample'], rows)}\n\n"
@@ -45,8 +43,18 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     )
 
 
-def _parameters(module: nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[Any, int]]:
+    """Return the FLOPs of a batch's forward pass by module (`Global`: of all) and operator."""
+    counter = FlopCounterMode(display=False)
+    # In float64 on a CPU all runs on PyTorch's own operators, which its counter sees.
+    with counter, torch.no_grad():
+        deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
+    return counter.get_flop_counts()
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return how many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _activation_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> int:

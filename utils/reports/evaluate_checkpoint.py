@@ -9,6 +9,8 @@ from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from system.console import print_heading, print_line
+from system.files import check_writable
+from utils.reports.bootstrap import Bootstrap
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
 from utils.reports.predict import Predictor
@@ -28,19 +30,21 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
     _warn_of_other_data(checkpoint, data)
+    bootstrap = Bootstrap(config, split, task)
     if config.save:
-        config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
+        check_writable(config.resultdir)  # told before the work
     execution = Execution(config.precision, config.compile)
     predictor = Predictor(place_model(model, config, options), execution, options.share_size)
     evaluation = evaluate(predictor, split, task, options)
     report_not_finite({split_name: evaluation.not_finite})
     print_heading(f"{checkpoint.path} on {split.folder}")
     print_scores(evaluation, task)
+    certainty = bootstrap.measure(evaluation)
     if config.save and options.processes.is_first:
         digest = data["digests"][split_name]
         folder = result_folder(config.resultdir, checkpoint.path, digest) / split_name
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
-        write_evaluation(folder, evaluation, task, {**details, "model": config.model})
+        write_evaluation(folder, evaluation, task, {**details, "model": config.model, **certainty})
         print_line(f"\nResults are in {folder}")
     return evaluation
 

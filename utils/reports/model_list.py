@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from models.registry import MODELS, build, describe_config
 from system.console import format_table
+from utils.reports.costs import count_parameters
 
 # The widths of CMU-MOSEI's features: FACET, COVAREP and bert-base.
 _MOSEI = {"visual": 35, "audio": 74, "text": 768}
@@ -14,8 +15,7 @@ def model_list() -> str:
     rows = []
     for name in MODELS:
         model = build(name, {}, _MOSEI, outputs=1)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        rows.append([name, f"{parameters:,}"])
+        rows.append([name, f"{count_parameters(model):,}"])
     lines = [format_table(["model", "parameters"], rows), ""]
     lines += [f"{name}: {describe_config(name)}" for name in MODELS]
     return "\n".join(lines)

@@ -63,11 +63,9 @@ def write_evaluation(
 
 def _write_predictions(path: Path, evaluation: Evaluation, task: Task) -> None:
     """Write one row a segment; of several outputs, each has two columns of its own."""
-    prefixes = [f"{name}_" for name in task.outputs] if len(task.outputs) > 1 else [""]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        header = [f"{prefix}{what}" for prefix in prefixes for what in ("label", "prediction")]
-        writer.writerow(["id", *header])
+        writer.writerow(["id", *task.column_names("label", "prediction")])
         labels, predictions = evaluation.labels.tolist(), evaluation.predictions.tolist()
         for id_, *values in zip(evaluation.ids, labels, predictions, strict=True):
             pairs = zip(*values, strict=True)

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
 
 from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
+from utils.tasks.sums import SENTIMENT_SUMS, SIMS_SUMS
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
 
@@ -110,6 +111,7 @@ SENTIMENT = Task(
     ),
     chosen_by=_MAE,
     in_a_line=("mae", "corr", "acc7", "acc2", "f1"),
+    sums=SENTIMENT_SUMS,
     scale=SCALES["mosei"],
     released_names={"Acc7": "acc7", "Acc2": "acc2", "F1": "f1", "Corr": "corr", "MAE": "mae"},
 )
@@ -129,5 +131,6 @@ SIMS_SENTIMENT = Task(
     ),
     chosen_by=_MAE,
     in_a_line=("mae", "corr", "acc2", "f1", "acc5"),
+    sums=SIMS_SUMS,
     scale=SCALES["sims"],
 )

@@ -39,6 +39,14 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Sums:
+    """Scores from sums over segments: of many resamples at once."""
+
+    terms: Callable[[np.ndarray, np.ndarray], np.ndarray]  # of targets and predictions, (N, K)
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]]  # of sums (R, K), each measure's (R,)
+
+
+@dataclass(frozen=True)
 class Task:
     """One thing to predict: label columns in, scores out."""
 
@@ -49,6 +57,7 @@ class Task:
     measures: tuple[Measure, ...]  # in the order of tables
     chosen_by: Measure  # its best value on the validation split chooses the epoch
     in_a_line: tuple[str, ...]  # keys of the measures that a line on screen has
+    sums: Sums | None = None  # where each score is one of sums over segments
     scale: Scale | None = None  # of each output, with the classes of the confusion matrix
     # The names under which the released code prints its best scores, in its order.
     released_names: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +66,11 @@ class Task:
     def columns(self) -> list[int]:
         """The label column of each output."""
         return list(self.outputs.values())
+
+    def column_names(self, *what: str) -> list[str]:
+        """Return what a file calls the columns of each output; of several, by their names."""
+        prefixes = [f"{name}_" for name in self.outputs] if len(self.outputs) > 1 else [""]
+        return [f"{prefix}{one}" for prefix in prefixes for one in what]
 
     def check_labels(self, split: Split) -> None:
         """Raise InputError when the split has no labels for this task, or some are no numbers.
@@ -81,7 +95,7 @@ class Task:
             label, name = split.labels[segment, self.columns[output]], list(self.outputs)[output]
             raise InputError(
                 f"{path}: the label of segment {segment} is {label} ({name}), expected a number; "
-                "prepare the dataset again."
+                "prepare the dataset again with --force, which leaves such segments out."
             )
         outside = None if self.scale is None else labels[self.scale.outside(labels)]
         if outside is not None and len(outside):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from system.config import plain_values
 from system.files import write_json
 from utils.run_config import RunConfig
 from utils.running.environment import command_line, environment
+from utils.tasks import Scores
 from utils.training.run_folder import RUN_FILE
 
 
@@ -21,12 +24,23 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run."""
+
+    epoch: int  # the best by validation
+    scores: Scores  # of the test split at that epoch
+    parameters: int
+    flops: int | None  # of one segment's forward pass; None where they cannot be counted
+    samples_per_second: float  # in training, the median over the epochs
+
+
 class RunRecord:
     """A run's `run.json`, written when the run starts and again when it has ended."""
 
     def __init__(self, config: RunConfig, data: dict[str, Any], device: torch.device) -> None:
         self._path = config.checkpointdir / RUN_FILE
-        earlier = self._read() or {}
+        earlier = read_record(config.checkpointdir) or {}
         self._content = {
             "config": plain_values(config),
             "command": command_line(),
@@ -34,16 +48,17 @@ class RunRecord:
             **environment(device),
             "started": earlier.get("started") or now(),
             "resumed": [*earlier.get("resumed", []), now()] if earlier else [],
-            "ended": None,
         }
 
-    def _read(self) -> dict[str, Any] | None:
-        """Return what a run that goes on wrote when it started."""
-        with suppress(OSError, ValueError):
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            return content if isinstance(content, dict) else None
-        return None
+    def write(self, result: RunResult | None = None) -> None:
+        """Write the file, at the end with what came out."""
+        end = {} if result is None else {"ended": now(), "result": asdict(result)}
+        write_json(self._path, {**self._content, "ended": None, **end})
 
-    def write(self, ended: bool = False) -> None:
-        """Write the file."""
-        write_json(self._path, {**self._content, "ended": now() if ended else None})
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the `run.json` of a run's folder; None where there is none to be read."""
+    with suppress(OSError, ValueError):
+        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else None
+    return None

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from statistics import median
 from typing import Any
+
+from torch import Tensor
 
 from data.loading.options import LoaderOptions
 from system.console import print_heading, print_line
+from system.files import check_writable
+from utils.reports.bootstrap import Bootstrap
+from utils.reports.costs import count_flops, count_parameters
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate
 from utils.reports.results import print_scores, result_folder, write_evaluation
@@ -15,7 +21,7 @@ from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.tasks import Scores
 from utils.training.history import picked_on_test
-from utils.training.provenance import RunRecord
+from utils.training.provenance import RunRecord, RunResult
 from utils.training.run_folder import BEST, file_to_resume, open_run_folder
 from utils.training.seeds import print_spread, write_spread
 from utils.training.trainer import Trainer
@@ -32,6 +38,7 @@ def train(
     """
     config, splits, model, task = open_training(config)
     data = describe_data(config.data_folder, splits)
+    bootstrap = Bootstrap(config, splits["test"], task)
     writes = config.save and options.processes.is_first
     resumed = file_to_resume(resume, config.checkpointdir)
     folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
@@ -41,13 +48,14 @@ def train(
             trainer.resume(resumed)
         record = RunRecord(config, data, options.device) if writes else None
         if record is not None:
-            config.resultdir.mkdir(parents=True, exist_ok=True)  # told now if it cannot be made
+            check_writable(config.resultdir)  # told now, not after the training
             record.write()
         trainer.run()
         evaluation = _test(trainer)
+        certainty = bootstrap.measure(evaluation)
         if record is not None:
-            _write_results(trainer, evaluation, data)
-            record.write(ended=True)
+            _write_results(trainer, evaluation, data, certainty)
+            record.write(_result(trainer, evaluation, splits["test"][[0]].inputs))
     return evaluation.scores
 
 
@@ -74,7 +82,25 @@ def _test(trainer: Trainer) -> Evaluation:
     return evaluation
 
 
-def _write_results(trainer: Trainer, evaluation: Evaluation, data: dict[str, Any]) -> None:
+def _result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor]) -> RunResult:
+    """Return what came out; `segment` is the inputs of one."""
+    model = trainer.model.eval()
+    try:
+        flops = sum(count_flops(model, segment)["Global"].values())
+    except Exception:  # a user's own model may know float32 only
+        flops = None
+    return RunResult(
+        epoch=trainer.best.number,
+        scores=evaluation.scores,
+        parameters=count_parameters(model),
+        flops=flops,
+        samples_per_second=median(epoch.speed for epoch in trainer.epochs),
+    )
+
+
+def _write_results(
+    trainer: Trainer, evaluation: Evaluation, data: dict[str, Any], certainty: dict[str, Any]
+) -> None:
     """Write the best epoch's evaluation and the curves."""
     from utils.reports.plots import plot_curves  # matplotlib is slow to import
 
@@ -82,7 +108,7 @@ def _write_results(trainer: Trainer, evaluation: Evaluation, data: dict[str, Any
     checkpoint = config.checkpointdir / BEST
     folder = result_folder(config.resultdir, checkpoint, data["digests"]["test"])
     details = {**data, "split": "test", "checkpoint": str(checkpoint), "model": config.model}
-    write_evaluation(folder / "test", evaluation, task, details)
+    write_evaluation(folder / "test", evaluation, task, {**details, **certainty})
     measure = task.chosen_by
     values = {
         name: [epoch.scores[name][measure.key] for epoch in epochs] for name in epochs[0].scores

@@ -11,12 +11,19 @@ import torch
 from torch import Tensor
 
 from data.loading.options import LoaderOptions
-from models.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from models.checkpoint import (
+    Checkpoint,
+    check_weights,
+    load_weights,
+    read_checkpoint,
+    write_checkpoint,
+)
 from system.console import print_line
-from system.errors import InputError
+from system.errors import InputError, first_line
 from utils.run_config import RunConfig
 from utils.training.history import Epoch
 from utils.training.run_folder import BEST, LAST, epoch_file
+from utils.training.state_check import check_progress, check_step
 from utils.training.step import TrainingStep
 
 _MUST_MATCH = (
@@ -24,6 +31,7 @@ _MUST_MATCH = (
     *("grad_clip", "seed", "precision"),
 )
 _OF_A_SCHEDULE = {"cosine": ("epochs",), "plateau": ("plateau_factor", "plateau_patience")}
+_LONGEST_QUOTE = 300
 
 
 @dataclass
@@ -105,10 +113,20 @@ class TrainingSaver:
             **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
         }
 
-    def resume(self, path: Path) -> TrainingState:
+    def _with_defaults(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Add the settings that there were not when a file was written, at their defaults."""
+        complete = {**vars(RunConfig()), **found}
+        settings = found.get("model settings")
+        if isinstance(settings, dict):
+            defaults = asdict(type(self._step.model.config)())
+            complete["model settings"] = {**defaults, **settings}
+        return complete
+
+    def resume(self, path: Path, steps: int) -> TrainingState:
         """Return the training that `path` holds, and set model, optimizer and generators to it.
 
-        Raises InputError when the file holds no such training, or one of other data or settings.
+        An epoch has `steps` steps. Raises InputError when the file holds no such training, one of
+        other data or settings, or a damaged one.
         """
         checkpoint = read_checkpoint(path)
         content = checkpoint.details.get("training")
@@ -117,17 +135,19 @@ class TrainingSaver:
                 f"{path} holds weights, but no training to go on with; give {LAST}, or start from "
                 "these weights with --checkpoint."
             )
-        for name, value in self._must_match().items():
-            before = content["must_match"].get(name)
-            if before != value:
-                raise InputError(
-                    f"{path} was trained with {name} {before}, this is {value}; resume with the "
-                    "same settings and data, or train anew in another --checkpointdir."
-                )
+        try:
+            self._check(checkpoint, content, steps)
+            self._step.load_state_dict(content)
+            rank, device = self._options.processes.rank, self._options.device
+            _set_random_state(content["random"][rank], device)
+        except InputError:
+            raise
+        except Exception as error:  # what a damaged file holds can fail in any way
+            raise InputError(
+                f"{path}: the training that it holds is damaged ({first_line(error)}); resume from "
+                "a copy of it, or start from its weights with --checkpoint."
+            ) from error
         load_weights(self._step.model, checkpoint.weights, path)
-        self._step.load_state_dict(content)
-        rank, device = self._options.processes.rank, self._options.device
-        _set_random_state(content["random"][rank], device)
         print_line(f"Resumed from {path}: epoch {content['epoch']}, step {content['step']}")
         return TrainingState(
             epochs=[Epoch(**epoch) for epoch in content["epochs"]],
@@ -137,6 +157,29 @@ class TrainingSaver:
             predicted=[content["predicted"][rank].to(device)],
             not_finite=content["not_finite"][rank],
         )
+
+    def _check(self, checkpoint: Checkpoint, content: Mapping[str, Any], steps: int) -> None:
+        """Raise InputError, or any error of a damaged value, where the two trainings differ."""
+        model, path = self._step.model, checkpoint.path
+        found = self._with_defaults(content["must_match"])
+        for name, value in self._must_match().items():
+            before = found.get(name)
+            if type(before) is not type(value) or before != value:
+                raise InputError(
+                    f"{path} was trained with {name} {str(before)[:_LONGEST_QUOTE]}, this is "
+                    f"{value}; resume with the same settings and data, or train anew in another "
+                    "--checkpointdir."
+                )
+        settings = {**asdict(type(model.config)()), **checkpoint.config}
+        written = settings, checkpoint.widths, checkpoint.outputs
+        if written != (asdict(model.config), dict(model.widths), model.outputs):
+            raise ValueError("its sizes are not those of its training")
+        processes = self._options.processes.count
+        check_progress(content, self._step.task, self._config.batch_size, steps, processes)
+        check_step(content, self._step)
+        check_weights(model, checkpoint.weights, path)
+        if content["epochs"]:
+            check_weights(model, content["best_weights"], f"{path}: best_weights")
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

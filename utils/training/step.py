@@ -30,7 +30,7 @@ class TrainingStep:
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.scheduler = make_scheduler(config, self.optimizer)
-        self._task, self._config, self._options = task, config, options
+        self.task, self._config, self._options = task, config, options
         self._execution = Execution(config.precision, config.compile)
         # On CUDA the rate stays in one place on the device, where a CUDA graph reads it.
         self._rates = [
@@ -52,6 +52,11 @@ class TrainingStep:
         """The learning rate now."""
         return round(float(self.optimizer.param_groups[0]["lr"]), 10)  # a float32's digits on CUDA
 
+    @property
+    def highest_lr(self) -> float:
+        """The learning rate that schedules begin with, and never exceed."""
+        return self._config.lr
+
     def __call__(self, batch: Batch, keys: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """Learn from this process's share of a batch of `rows` segments.
 
@@ -60,7 +65,7 @@ class TrainingStep:
         loss, both detached.
         """
         device = self._options.device
-        targets = batch.labels[:, self._task.columns]
+        targets = batch.labels[:, self.task.columns]
         tensors = [x.to(device, non_blocking=True) for x in (*batch.inputs, keys, targets)]
         if self._options.processes.count == 1:
             return self._step_alone(*tensors)
@@ -86,7 +91,7 @@ class TrainingStep:
         with self._execution.autocast(targets.device):
             prediction = forward(*inputs).float()
         # The loss is a mean over rows; DistributedDataParallel averages over the processes.
-        loss = self._task.loss(prediction, targets).sum()
+        loss = self.task.loss(prediction, targets).sum()
         loss = loss * (weight * self._options.processes.count / (rows * targets.shape[1]))
         self.optimizer.zero_grad()
         loss.backward()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
 from models.layers.dropout import segment_keys
-from system.console import is_terminal, print_line
+from system.console import hold_interrupts, is_terminal, print_line
 from system.errors import InputError
 from system.progress import progress
 from utils.reports.evaluation import (
@@ -80,9 +82,11 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Take up the training that `path` holds, where it was saved.
 
-        Raises InputError when the file holds no such training, or one of other data or settings.
+        Raises InputError when the file holds no such training, one of other data or
+        settings, or a damaged one.
         """
-        self.state = self.saver.resume(path)
+        segments = range(len(self.splits["train"]))
+        self.state = self.saver.resume(path, len(self.options.rows(segments)))
 
     def run(self) -> None:
         """Train the epochs that are left; the model ends with the weights of the best.
@@ -150,14 +154,15 @@ class Trainer:
             torch.manual_seed(self._draw(current.epoch, 2) + rank)
         rows = self.options.rows(order)
         loader = batches(split, order[current.step * self.options.batch_size :], self.options)
-        with self._bar(len(rows)) as bar:
+        with self._bar(len(rows)) as bar, self._saving_when_interrupted(len(rows)):
             for batch in loader:
-                whole = rows[current.step]
-                keys = segment_keys(torch.from_numpy(self.options.share(whole)), dropout_seed)
-                prediction, loss = self.step(batch, keys, len(whole))
-                current.step += 1
-                append_predictions(current.predicted, prediction)
-                current.not_finite += batch.not_finite
+                with hold_interrupts():
+                    whole = rows[current.step]
+                    keys = segment_keys(torch.from_numpy(self.options.share(whole)), dropout_seed)
+                    prediction, loss = self.step(batch, keys, len(whole))
+                    append_predictions(current.predicted, prediction)
+                    current.not_finite += batch.not_finite
+                    current.step += 1
                 bar.update()
                 self._look_at_loss(loss, rows, bar)
         mine = torch.cat(current.predicted)
@@ -167,6 +172,20 @@ class Trainer:
         mean_loss = self.task.loss(*both).mean().item()
         not_finite = sum(self.options.processes.gather(current.not_finite))
         return mean_loss, self.task.score(labels, predictions), not_finite
+
+    @contextmanager
+    def _saving_when_interrupted(self, steps: int) -> Iterator[None]:
+        """Save within the epoch when an interrupt ends the block, so that no step is lost.
+
+        Several processes are interrupted at different steps: they keep what was saved before.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            is_within = 0 < self.state.step < steps
+            if is_within and self._folder is not None and self.options.processes.count == 1:
+                self.saver.save_last(self._folder, self.state)
+            raise
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the order of an epoch's segments: by seed and epoch, so that it can go on."""

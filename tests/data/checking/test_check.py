@@ -337,19 +337,11 @@ DAMAGES = {
             "val/audio50.npy, test/audio50.npy."
         ],
     ),
-    "a manifest without counts": (
-        lambda d: set_manifest(d, ("splits",), {"train": 3, "val": [], "test": {"videos": "2"}}),
-        [
-            f"dataset.json: no whole numbers of segments and videos in {split}, expected them "
-            "under 'splits'."
-            for split in SPLITS
-        ],
-    ),
     "a damaged manifest": (
         lambda d: (d / "dataset.json").write_text("[]"),
         [
-            "dataset.json is no manifest of dataset_prep.py (made_from: None); delete it, move the "
-            "splits beside it away, and prepare again."
+            "dataset.json is no manifest of dataset_prep.py (a list); delete it, move the splits "
+            "beside it away, and prepare again."
         ],
     ),
     "a folder in an array's place": (
@@ -480,7 +472,7 @@ def test_the_report_is_printed(dataset, capsys):
     (row,) = [line for line in printed.out.splitlines() if line.startswith("val/audio50.npy")]
     assert "(4, 6, 4)  float32" in row
     assert row.split()[5:10] == ["0", "1.04", "%", "12.50", "%"]
-    assert "To make the dataset anew, move train, val, test and dataset.json away" in printed.out
+    assert "To make the dataset anew, run dataset_prep.py with --force" in printed.out
     assert printed.err.count("error:") == 1
     assert "No file" in printed.err
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+
 import h5py
 import numpy as np
 import pytest
@@ -130,8 +132,8 @@ def broken(path, what):
     ("what", "message"),
     [
         ("missing", "No file"),
-        ("text", "not an HDF5 file"),
-        ("empty", "not an HDF5 file"),
+        ("text", "a web page"),
+        ("empty", "an empty file"),
         ("truncated", "truncated"),
         ("no data", "no group sequence/data"),
         ("no entries", "no entries"),
@@ -187,3 +189,24 @@ def test_features_that_are_no_rows_are_told(path, features):
         pytest.raises(InputError, match=r"features have shape .*, expected \(n, width\)"),
     ):
         sequence.read("video")
+
+
+def test_a_file_that_another_program_has_locked_is_named_so(path):
+    write_csd(path, {"video": entry(2)})
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="is open in another program"):
+            check_csd(path)
+
+
+def test_a_drive_without_locks_is_read_all_the_same(path, monkeypatch):
+    write_csd(path, {"video": entry(2)})
+    opened = h5py.File
+
+    def without_locks(path, mode, locking=None):
+        if locking is not False:
+            raise OSError("unable to lock file, errno = 37, error message = 'No locks available'")
+        return opened(path, mode, locking=locking)
+
+    monkeypatch.setattr("data.formats.csd.h5py.File", without_locks)
+    check_csd(path)

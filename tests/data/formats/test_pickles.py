@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from data.formats.pickle_split import move_padding_to_front
 from data.formats.pickles import read_pickle
+from data.formats.word_pickles import holds_words
 from system.errors import InputError
 
 COUNTS = {"train": 4, "valid": 2, "test": 3}
@@ -468,3 +469,24 @@ def test_zero_rows_at_the_start_of_back_padded_segments_are_content():
     values[1, 0] = values[1, 3:] = 0
     found = move_padding_to_front(values)
     assert found[:, :, 0].tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1], [1] * 6]
+
+
+def test_arrays_in_fortran_order_are_written_in_ours(tmp_path):
+    content = mmsa()
+    for split in content.values():
+        split.update({k: np.asfortranarray(v) for k, v in split.items() if np.ndim(v) == 3})
+    found = read_pickle(write(tmp_path, content)).splits["val"]
+    assert found.pieces.flags.c_contiguous
+    np.testing.assert_array_equal(found.pieces, content["valid"]["text_bert"][:, :2])
+
+
+def test_one_long_segment_does_not_pad_all_others(tmp_path):
+    rows = [np.zeros((2**20, 1), np.float32)] + [np.zeros((1, 1), np.float32)] * 999
+    split = {"id": [f"v$_${k}" for k in range(1000)], "audio": rows, "vision": rows}
+    with pytest.raises(InputError, match="from 1 to 1048576 rows a segment"):
+        read_pickle(write(tmp_path, {"test": split}))
+
+
+def test_a_pipe_holds_no_words(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert not holds_words(tmp_path / "pipe")

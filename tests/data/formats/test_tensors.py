@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -65,7 +67,7 @@ def test_what_could_run_code_is_refused_and_does_not(tmp_path, write):
     hostile = [path.read_bytes(), as_storage(path.read_bytes())]
     for content in hostile:
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"file.pkl: not a complete pickle") as caught:
+        with pytest.raises(InputError, match=r"file.pkl: (holds|not a complete)") as caught:
             safe_pickle.load(path)
         assert "\n" not in str(caught.value)
     assert not marker.exists()
@@ -100,5 +102,34 @@ def test_the_rebuilding_is_reached(tmp_path):
 
 def test_a_sparse_tensor_is_refused(tmp_path):
     save(tmp_path / "file.pkl", {"train": torch.eye(3).to_sparse()})
-    with pytest.raises(InputError, match="not a complete pickle"):
+    with pytest.raises(InputError, match="_rebuild_sparse_tensor"):
         safe_pickle.load(tmp_path / "file.pkl")
+
+
+def test_arrays_beside_tensors_are_read(tmp_path):
+    save(tmp_path / "file.pkl", {"tensor": torch.ones(2), "array": np.arange(3)})
+    assert safe_pickle.load(tmp_path / "file.pkl")["array"].tolist() == [0, 1, 2]
+
+
+def test_an_archive_that_expands_is_refused(tmp_path):
+    save(tmp_path / "saved.pkl", torch.zeros(10**6))
+    with zipfile.ZipFile(tmp_path / "saved.pkl") as saved:
+        contents = {name: saved.read(name) for name in saved.namelist()}
+    with zipfile.ZipFile(tmp_path / "file.pkl", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in contents.items():
+            file.writestr(name, content)
+    with pytest.raises(InputError, match="no zip archive of PyTorch"):
+        safe_pickle.load(tmp_path / "file.pkl")
+
+
+def test_old_storages_that_claim_more_than_the_file_has_are_refused(tmp_path):
+    save_as_of_old(tmp_path / "file.pkl", torch.zeros(70_000))
+    content = (tmp_path / "file.pkl").read_bytes()
+    claim = pickle.dumps(70_000, 2)[2:-1]
+    assert content.count(claim) >= 2
+    (tmp_path / "file.pkl").write_bytes(content.replace(claim, pickle.dumps(2**30, 2)[2:-1]))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="more values than there are"):
+        safe_pickle.load(tmp_path / "file.pkl")
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()

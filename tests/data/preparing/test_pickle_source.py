@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from data.checking.check import check_dataset
 from data.fetching.server import DATASET_NAMES
 from data.labels import SCALES
 from data.layout import SPLITS, read_segments
@@ -27,7 +29,7 @@ OURS = {"train": "train", "valid": "val", "test": "test"}
 def split_of(name, n, **changes):
     rng = np.random.default_rng(n)
     return {
-        "raw_text": [" ".join(row) for row in rng.choice(["good", "bad", "movie"], (n, 4))],
+        "raw_text": [" ".join(row) for row in rng.choice(["great", "bad", "movie"], (n, 4))],
         "audio": rng.normal(size=(n, 5, 7)).astype(np.float32),
         "vision": rng.normal(size=(n, 4, 3)).astype(np.float32),
         "text": rng.normal(size=(n, 6, 768)).astype(np.float32),
@@ -126,6 +128,7 @@ def test_labels_that_cannot_be_are_left_out_by_reason(tmp_path):
     content["train"]["regression_labels"][[1, 2, 4]] = [np.nan, 3.5, -np.inf]
     manifest = prepared(written(tmp_path / "file.pkl", content), tmp_path)
     assert manifest["left_out"] == {"label is no number": 2, "label is outside [-3, 3]": 1}
+    assert check_dataset(tmp_path).problems == []
     kept = [0, 3, 5]
     batch = segments(tmp_path / "train")
     np.testing.assert_array_equal(batch.audio, content["train"]["audio"][kept])
@@ -136,7 +139,9 @@ def test_labels_that_cannot_be_are_left_out_by_reason(tmp_path):
 def test_a_split_of_which_nothing_is_left_is_refused(tmp_path):
     content = content_of()
     content["valid"]["regression_labels"][:] = 4
-    with pytest.raises(InputError, match=r"No segment is left \(3 because the label is outside"):
+    with pytest.raises(
+        InputError, match=r"No segment is left in val \(3 because the label is outside"
+    ):
         prepared(written(tmp_path / "file.pkl", content), tmp_path)
     assert not (tmp_path / "val").exists()
 
@@ -491,3 +496,75 @@ def test_splits_that_a_new_file_does_not_have_go(tmp_path):
     prepared(path, tmp_path)
     assert not list((tmp_path / "train").iterdir())
     assert [split for split in SPLITS if list((tmp_path / split).iterdir())] == ["test"]
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def told(content, tmp_path, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prepared(written(tmp_path / "file.pkl", content), tmp_path / "out", **options)
+    return [str(warning.message) for warning in caught]
+
+
+def test_of_usual_data_nothing_is_told(tmp_path):
+    assert told(content_of(), tmp_path) == []
+
+
+@pytest.mark.parametrize(("key", "kind"), [("vision", "visual"), ("audio", "audio"), ("text",) * 2])
+def test_features_that_are_all_zero_are_told_and_fail_the_check(tmp_path, key, kind):
+    content = content_of()
+    content["train"][key][1:] = 0
+    expected = f"train: all {kind} features are zero in 5 of 6 segments"
+    assert told(content, tmp_path) == [expected]
+    problem, *_ = check_dataset(tmp_path / "out").problems
+    assert f"train/{'bert' if key == 'text' else kind}50.npy: all zero in 83 %" in problem
+
+
+def test_repeated_ids_are_told(tmp_path):
+    content = content_of()
+    content["train"]["id"][1] = content["train"]["id"][0]
+    assert told(content, tmp_path) == ["train: 1 ids are repeated, as 'train0[0]', there 2 times"]
+
+
+def test_a_video_in_two_splits_is_told(tmp_path):
+    content = content_of()
+    content["valid"]["id"][0] = "train0$_$9"
+    (line,) = told(content, tmp_path)
+    assert line.startswith("1 videos are in both train and val, as 'train0'")
+
+
+def test_the_same_split_three_times_is_told(tmp_path):
+    split = split_of("same", 6)
+    without_ids = {key: value for key, value in split.items() if key != "id"}
+    lines = told(dict.fromkeys(SIZES, without_ids), tmp_path)
+    assert [line.split(" hold the same features")[0] for line in lines] == [
+        "train and val",
+        "train and test",
+        "val and test",
+    ]
+
+
+def test_sentences_that_the_bert_does_not_know_are_told_and_fail_the_check(tmp_path, bert):
+    content = content_of()
+    content["train"]["raw_text"] = [f"{word} {word} movie" for word in "猫 犬 鳥 魚 馬 牛".split()]
+    lines = told(content, tmp_path, bert=bert)
+    assert "does not know 67 % of the word pieces" in lines[-1]
+    assert "gives 100 % of the different sentences the features of another" in lines[-1]
+    problems = check_dataset(tmp_path / "out").problems
+    assert [problem.split("train/")[1].split(";")[0] for problem in problems] == [
+        "bert50.npy: the text encoder did not know 67 % of the word pieces",
+        "bert50.npy: 100 % of the different sentences have the features of another",
+    ]
+
+
+def test_arrays_in_fortran_order_are_written_in_c_order(tmp_path):
+    content = content_of()
+    for split in content.values():
+        for key in ("audio", "vision", "text"):
+            split[key] = np.asfortranarray(split[key])
+    prepared(written(tmp_path / "file.pkl", content), tmp_path)
+    found = segments(tmp_path / "val")
+    for kind, key in (("audio", "audio"), ("visual", "vision"), ("text", "text")):
+        np.testing.assert_array_equal(getattr(found, kind), content["valid"][key])

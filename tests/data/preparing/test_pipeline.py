@@ -6,6 +6,7 @@ import json
 import shutil
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,8 +21,16 @@ from data.preparing import sources
 from data.preparing.pipeline import prepare
 from data.preparing.segments import Lengths, Sequences
 from data.text import encoder as text
+from system import files
 from system.errors import InputError
-from tests.csd_files import TEST_VIDEO, random_dataset, write_csd, write_dataset
+from tests.csd_files import (
+    TEST_VIDEO,
+    TRAIN_VIDEOS,
+    VAL_VIDEO,
+    random_dataset,
+    write_csd,
+    write_dataset,
+)
 from tests.golden import GOLDEN
 from tests.plain import plain_segments, plain_word_segments
 from tests.preparation import SINGLE_PROCESS, request
@@ -147,7 +156,7 @@ def test_the_files_are_sampled_once(datadir, tiny_bert, monkeypatch):
     prepare(request(datadir, None), SINGLE_PROCESS)
     sampled, file_facts = [], sources.file_facts
     monkeypatch.setattr(
-        sources, "file_facts", lambda path: sampled.append(path) or file_facts(path)
+        sources, "file_facts", lambda path, **_: sampled.append(path) or file_facts(path)
     )
     write_dataset(datadir / "csd", random_dataset(seed=9))  # so that all is done, and not only told
     prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
@@ -162,6 +171,45 @@ def test_other_files_are_prepared_anew(datadir, tiny_bert):
     after = snapshot(datadir)
     assert set(after) == set(before)
     assert after["train/audio50.npy"] != before["train/audio50.npy"]
+
+
+def test_force_makes_all_again(datadir, tiny_bert, monkeypatch):
+    asked = request(datadir, tiny_bert)
+    prepare(asked, SINGLE_PROCESS)
+    expected = snapshot(datadir)
+    for name in ("train/visual50.npy", "val/bert50.npy"):
+        (datadir / name).write_bytes(bytes(len(expected[name])))
+    prepare(asked, SINGLE_PROCESS)
+    assert snapshot(datadir) != expected  # which nothing but reading them all tells
+    prepare(replace(asked, is_forced=True), SINGLE_PROCESS)
+    assert snapshot(datadir) == expected
+
+
+def test_a_changed_file_is_read_again_and_the_text_stays(datadir, tiny_bert, monkeypatch):
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 16)  # so that the files count as large ones
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
+    before = snapshot(datadir)
+    data = random_dataset()
+    video = TRAIN_VIDEOS[0]
+    data["visual"][video] = (data["visual"][video][0], data["visual"][video][1] + 1)
+    write_dataset(datadir / "csd", data)
+    monkeypatch.setattr(text.TextEncoder, "encode", None)
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
+    changed = {name for name, content in snapshot(datadir).items() if content != before[name]}
+    assert changed == {"train/visual50.npy"}
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}])
+def test_values_beyond_float32_are_told_in_one_line(datadir, options):
+    data = random_dataset()
+    for video in TRAIN_VIDEOS:
+        intervals, features = data["audio"][video]
+        data["audio"][video] = intervals, np.float64(features) * 1e39
+    write_dataset(datadir / "csd", data, **options)
+    with pytest.warns(UserWarning) as caught:
+        prepare(request(datadir, None), SINGLE_PROCESS)
+    (line,) = [str(warning.message) for warning in caught]
+    assert line.startswith("CMU-MOSEI: some values are beyond float32")
 
 
 def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory):
@@ -264,27 +312,36 @@ def test_no_segment_left_is_told_with_reasons(datadir, tiny_bert):
         datadir / "csd" / MOSEI.words.name,
         {"elsewhere": data["words"][TEST_VIDEO]},
     )
-    with pytest.raises(InputError, match=r"No segment is left \(15 because the video has no words"):
+    with pytest.raises(
+        InputError, match=r"No segment is left in train \(15 because the video has no words"
+    ):
         prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert not (datadir / "train").exists()
 
 
 def test_empty_entries_are_left_out(datadir, tiny_bert):
     data = random_dataset()
-    intervals, features = data["audio"][TEST_VIDEO]
-    data["audio"][TEST_VIDEO] = intervals[:0], features[:0]
+    intervals, features = data["audio"][TRAIN_VIDEOS[0]]
+    data["audio"][TRAIN_VIDEOS[0]] = intervals[:0], features[:0]
     write_dataset(datadir / "csd", data)
     manifest = prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert manifest["left_out"] == {"segment has no audio": 3}
-    assert np.load(datadir / "test" / "audio50.npy").shape == (0, 50, 74)
+    assert np.load(datadir / "train" / "audio50.npy").shape == (6, 50, 74)
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(datadir):
+    write_dataset(datadir / "csd", random_dataset(videos=TRAIN_VIDEOS))
+    with pytest.raises(InputError, match=r"No segment is left in val \(there was none\)"):
+        prepare(request(datadir, None), SINGLE_PROCESS)
+    assert not (datadir / "train").exists()
 
 
 def test_memory_does_not_grow_with_the_number_of_videos(tmp_path):
     videos = [video for video, split in read_folds(MOSEI.folds).items() if split == "train"]
-    peaks = []
+    others, peaks = [VAL_VIDEO, TEST_VIDEO], []
     for n in (10, 60):
         folder = tmp_path / str(n)
-        write_dataset(folder / "csd", random_dataset(videos=videos[:n]))
+        write_dataset(folder / "csd", random_dataset(videos=[*videos[:n], *others]))
         tracemalloc.start()
         prepare(request(folder, None), SINGLE_PROCESS)
         peaks.append(tracemalloc.get_traced_memory()[1])

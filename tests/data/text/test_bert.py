@@ -397,7 +397,8 @@ def hub(monkeypatch, bert):
     """The Hugging Face hub, holding `bert` as somebody/bert; collects what is asked for."""
     asked = []
 
-    def download(name, file):
+    def download(name, file, revision=None):
+        assert revision == (None if file == "config.json" else bert.name)
         asked.append((name, file))
         if not (bert / file).is_file():
             raise EntryNotFoundError(f"404: {file}")
@@ -412,7 +413,7 @@ def files(asked):
 
 
 def test_a_name_is_fetched(hub, bert):
-    assert find_bert("somebody/bert") == bert
+    assert find_bert("somebody/bert") == (bert, bert.name)  # a folder has a commit's name
     assert {name for name, _ in hub} == {"somebody/bert"}
     assert files(hub) == {"config.json", "vocab.txt", "model.safetensors"}
     load_bert(bert)
@@ -421,7 +422,7 @@ def test_a_name_is_fetched(hub, bert):
 def test_a_name_without_safetensors_is_fetched_as_a_pickle(hub, bert):
     (bert / "model.safetensors").unlink()
     (bert / "pytorch_model.bin").touch()
-    assert find_bert("somebody/bert") == bert
+    assert find_bert("somebody/bert")[0] == bert
     assert "pytorch_model.bin" in files(hub)
 
 
@@ -435,8 +436,8 @@ def test_a_name_that_lacks_a_file(hub, bert, file):
 def test_a_connection_lost_before_the_weights_asks_for_nothing_more(hub, bert, monkeypatch):
     download = huggingface_hub.hf_hub_download
 
-    def broken(name, file):
-        path = download(name, file)
+    def broken(name, file, revision=None):
+        path = download(name, file, revision)
         if file == "model.safetensors":
             raise LocalEntryNotFoundError("no connection")
         return path
@@ -479,7 +480,7 @@ def test_a_name_that_can_be_none(monkeypatch):
 
 
 def test_a_folder_is_taken_as_it_is(bert, hub):
-    assert find_bert(str(bert)) == bert
+    assert find_bert(str(bert)) == (bert, None)
     assert not hub
 
 

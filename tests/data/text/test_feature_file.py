@@ -93,7 +93,7 @@ def test_every_sentence_is_encoded_once_and_written_where_it_occurs(tmp_path, se
     }
     for values, sentence in zip(features, sentences, strict=True):
         np.testing.assert_array_equal(values, expected[sentence])
-    assert list(files_in(folder)) == ["bert50.npy"]
+    assert set(files_in(folder)) == {"bert50.npy", "bert50.npy.done"}
 
 
 @pytest.fixture
@@ -167,6 +167,25 @@ def test_a_complete_file_is_left_as_it_is(tmp_path):
     assert path.stat() == before
 
 
+@pytest.mark.parametrize("damage", ["cut", "no marks", "cut marks", "junk", "zeros in a row"])
+def test_what_nothing_vouches_for_is_encoded_again(tmp_path, damage):
+    path, sentences = tmp_path / "bert50.npy", list("abcdaefgh")
+    marks = path.with_name("bert50.npy.done")
+    write_text_features(path, sentences, BatchEncoder(), SINGLE_PROCESS)
+    whole = path.read_bytes()
+    content = {"cut": whole[:1000], "junk": b"junk", "zeros in a row": whole[:-400] + bytes(400)}
+    path.write_bytes(content.get(damage, whole))
+    if damage == "no marks":
+        marks.unlink()
+        path.write_bytes(whole[:200] + bytes(len(whole) - 200))
+    if damage == "cut marks":
+        marks.write_bytes(marks.read_bytes()[:5])
+    encoder = BatchEncoder()
+    write_text_features(path, sentences, encoder, SINGLE_PROCESS)
+    assert path.read_bytes() == whole
+    assert encoder.encoded == (["g", "h"] if damage == "zeros in a row" else list("abcdefgh"))
+
+
 def test_a_disk_that_is_full_at_the_start_leaves_nothing_wrong(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
@@ -228,7 +247,7 @@ def test_several_processes_share_the_work_and_the_result_is_the_same(tmp_path, c
 
 def marks_of(path):
     marks = path.with_name(path.name + ".done")
-    return marks.read_bytes().count(b"\1") if marks.exists() else None
+    return np.count_nonzero(np.fromfile(marks, "<u4")) if marks.exists() else None
 
 
 def record_flushes(monkeypatch, path, record):

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from models.checkpoint import read_checkpoint
+from system import console
 from system.errors import InputError
+from system.torch_file import load_torch_file
 from tests.conftest import ROOT
 from tests.utils.training.test_trainer import make_trainer
 from utils.training.step import TrainingStep
@@ -91,24 +93,26 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(small, tmp_path, 
     assert left <= {".run.lock"}  # nothing half-written
 
 
+def stop_at_step(patch, number):
+    """Interrupt trainings at a step of all that are taken."""
+    taken, step = [], TrainingStep.__call__
+
+    def stop(self, *arguments):
+        taken.append(arguments)
+        if len(taken) == number:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    patch.setattr(TrainingStep, "__call__", stop)
+
+
 @pytest.mark.parametrize("model", ["nhfnet", "lf_dnn"])
 def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(small, tmp_path, monkeypatch, model):
     """Models with dropout keys of their own, and those that draw from PyTorch's generator."""
     options = {"model": model, "save_every": 1}
     make_trainer(small, tmp_path / "whole", **options).run()
-    stopped, taken, step = (
-        make_trainer(small, tmp_path / "two", **options),
-        [],
-        TrainingStep.__call__,
-    )
-
-    def stop_at_the_eleventh(self, *arguments):
-        taken.append(arguments)
-        if len(taken) == 11:  # the third step of the second epoch
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(TrainingStep, "__call__", stop_at_the_eleventh)
+    stopped = make_trainer(small, tmp_path / "two", **options)
+    stop_at_step(monkeypatch, 11)  # the third step of the second epoch
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     torch.manual_seed(1)  # whatever else has drawn meanwhile
@@ -122,6 +126,38 @@ def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(small, tmp_path, m
         )
         del expected["path"], found["path"]
         assert_same(found, expected, name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_the_step_that_it_met(small, tmp_path, monkeypatch, number):
+    """The step is taken to its end, saved, and not taken again."""
+    make_trainer(small, tmp_path / "whole", model="lf_dnn").run()
+    stopped, taken = make_trainer(small, tmp_path / "two", model="lf_dnn"), []
+    step = TrainingStep.__call__
+
+    def interrupted(self, *arguments):
+        taken.append(arguments)
+        if len(taken) == 11:
+            signal.raise_signal(number)
+        return step(self, *arguments)
+
+    before = signal.signal(number, console._interrupt)
+    monkeypatch.setattr(console, "_interrupts", [])
+    monkeypatch.setattr(TrainingStep, "__call__", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+        assert console._exit_code() == 128 + number
+    finally:
+        signal.signal(number, before)
+        console._interrupts.clear()
+    resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
+    resumed.resume(tmp_path / "two" / "last.pth")
+    assert (resumed.state.epoch, resumed.state.step) == (2, 3)
+    resumed.run()
+    assert len(taken) == 16
+    found, expected = (read_checkpoint(tmp_path / name / "best.pth") for name in ("two", "whole"))
+    assert_same(found.weights, expected.weights)
 
 
 def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):
@@ -142,6 +178,21 @@ def test_other_settings_are_refused(small, tmp_path, change):
         )
 
 
+def test_a_setting_that_there_was_not_yet_is_at_its_default(small, tmp_path):
+    make_trainer(small, tmp_path, epochs=1).run()
+    content = torch.load(tmp_path / "last.pth")
+    must_match = content["training"]["must_match"]
+    del must_match["loss"], must_match["model settings"]["wiring"]
+    torch.save(content, tmp_path / "older.pth")
+    make_trainer(small, tmp_path).resume(tmp_path / "older.pth")
+    with pytest.raises(InputError, match="loss"):
+        make_trainer(small, tmp_path, loss="l1").resume(tmp_path / "older.pth")
+    must_match["model settings"] = 3
+    torch.save(content, tmp_path / "damaged.pth")
+    with pytest.raises(InputError, match="model settings 3"):
+        make_trainer(small, tmp_path).resume(tmp_path / "damaged.pth")
+
+
 def test_more_epochs_may_follow(small, tmp_path):
     make_trainer(small, tmp_path / "two", epochs=2).run()
     make_trainer(small, tmp_path / "one", epochs=1).run()
@@ -153,3 +204,64 @@ def test_more_epochs_may_follow(small, tmp_path):
         read_checkpoint(tmp_path / name / "msaf_mosei_epoch2.pth") for name in ("two", "more")
     )
     assert_same(two.weights, more.weights)
+
+
+# Damaged files to resume
+
+
+@pytest.fixture(scope="module")
+def saved(small, tmp_path_factory):
+    """The content of a training's file, saved within its second epoch, by schedule."""
+    contents = {}
+    for scheduler in ("plateau", "cosine"):
+        folder = tmp_path_factory.mktemp(scheduler)
+        trainer = make_trainer(small, folder, save_every=1, scheduler=scheduler, model="lf_dnn")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_at_step(patch, 11)
+            trainer.run()
+        contents[scheduler] = load_torch_file(folder / "last.pth", "a checkpoint", "")
+    return contents
+
+
+def places_in(value, path=()):
+    """Every place in a tree of dicts and lists."""
+    yield path
+    if isinstance(value, (dict, list, tuple)):
+        for name in value if isinstance(value, dict) else range(len(value)):
+            yield from places_in(value[name], (*path, name))
+
+
+def changed(value, path, new):
+    """A copy of a tree with a new value in one place."""
+    if not path:
+        return new
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = changed(value[path[0]], path[1:], new)
+    return tuple(copied) if isinstance(value, tuple) else copied
+
+
+PLACES = 20  # damaged in turn
+WRONG = [None, "text", float("nan"), [], {}, torch.tensor(float("nan")), {"a": [1]}]
+
+
+@pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
+def test_damage_to_a_training_is_told_before_it_goes_on(small, tmp_path, saved, scheduler):
+    path, content = tmp_path / "last.pth", saved[scheduler]
+    trainer = make_trainer(small, scheduler=scheduler, model="lf_dnn")
+    torch.save(content, path)
+    trainer.resume(path)
+    rng, passed = random.Random(0), []
+    unread = ("run", "dataset", "task")
+    places = [place for place in places_in(content) if place[:1] not in zip(unread)]
+    for place in rng.sample(places, PLACES):
+        new = rng.choice(WRONG)
+        torch.save(changed(content, place, new), path)
+        try:
+            trainer.resume(path)
+        except InputError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+            assert len(str(error)) < 1200
+        else:
+            passed.append((place, new))
+    assert passed == []

@@ -1,0 +1,36 @@
+"""What a file is, by its first bytes, where it is not what its name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_LONGEST_START = 64
+_KINDS = {
+    b"\x1f\x8b": "compressed by gzip; unpack it first (gunzip)",
+    b"BZh": "compressed by bzip2; unpack it first (bunzip2)",
+    b"\xfd7zXZ": "compressed by xz; unpack it first (unxz)",
+    b"PK\x03\x04": "a zip archive; unpack it first (unzip)",
+    b"Rar!": "a rar archive; unpack it first",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"version https://git-lfs": "a Git-LFS pointer, not the file itself; fetch that (git lfs pull)",
+    b"<!doctype html": "a web page (HTML); delete it and download the file itself",
+    b"<html": "a web page (HTML); delete it and download the file itself",
+    b"<?xml": "an XML page; delete it and download the file itself",
+    b"\x89HDF": "an HDF5 file; .csd files go into --csd DIR",
+    b"\x93NUMPY": "a NumPy array (.npy)",
+    b"%PDF": "a PDF",
+}
+
+
+def what_it_is(path: Path) -> str | None:
+    """Return what a file is and what to do about it, None where its first bytes do not tell."""
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_START)
+    if b"/data.pkl" in start:
+        return None  # a zip archive that torch.save wrote: a damaged one
+    if not start:
+        return "an empty file; delete it and download it anew"
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next(
+        (kind for begin, kind in _KINDS.items() if start.lower().startswith(begin.lower())), None
+    )

@@ -1,0 +1,307 @@
+"""Computational sequences that point elsewhere, or claim more than they hold."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tracemalloc
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+from h5py import h5d, h5p, h5s, h5t
+
+from data.formats.csd import ComputationalSequence
+from system.errors import InputError
+from tests.csd_files import write_csd
+
+INTERVALS = np.stack([np.arange(5.0), np.arange(5.0) + 1], axis=1)
+FEATURES = np.arange(15, dtype=np.float32).reshape(5, 3)
+WORDS = np.array([[b"good"], [b"bad"], [b"a"], [b"sp"], [b""]], "S8")
+ENTRY = "sequence/data/video"
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_csd(tmp_path / "sequence.csd", {"video": (INTERVALS, FEATURES)})
+    return tmp_path / "sequence.csd"
+
+
+def read(path, holds_text=False):
+    with ComputationalSequence(path, holds_text) as sequence:
+        rows = sequence.read("video")
+        return rows.words(np.arange(5)) if holds_text else rows.all_features()
+
+
+def refused(path, message, holds_text=False):
+    """Reading must end in one line, and soon, and without taking memory."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message) as caught:
+            read(path, holds_text)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def replaced(path, name, make):
+    """Put what `make(group, name)` makes in the place of a dataset, or of the entry."""
+    with h5py.File(path, "a") as file:
+        group, _, last = f"{ENTRY}/{name}".rstrip("/").rpartition("/")
+        del file[group][last]
+        make(file[group], last)
+
+
+def other_file(tmp_path):
+    write_csd(tmp_path / "other.csd", {"video": (INTERVALS, FEATURES + 1)}, root="sequence")
+    return str(tmp_path / "other.csd")
+
+
+@pytest.mark.parametrize("name", ["features", "intervals", ""])
+def test_a_link_into_another_file_is_not_followed(path, tmp_path, name):
+    link = h5py.ExternalLink(other_file(tmp_path), f"{ENTRY}/{name}")
+    replaced(path, name, lambda group, last: group.__setitem__(last, link))
+    refused(path, "link into another file")
+
+
+def test_a_link_to_a_link_into_another_file_is_not_followed(path, tmp_path):
+    with h5py.File(path, "a") as file:
+        file["sequence/out"] = h5py.ExternalLink(other_file(tmp_path), "/sequence/data/video")
+    link = h5py.SoftLink("/sequence/out/features")
+    replaced(path, "features", lambda group, last: group.__setitem__(last, link))
+    refused(path, "out is a link into another file")
+
+
+@pytest.mark.parametrize("target", ["/sequence/moved/features", "./../moved", "features", "/"])
+def test_links_within_the_file(path, target):
+    with h5py.File(path, "a") as file:
+        file.move(f"{ENTRY}/features", "/sequence/moved/features")
+        file[f"{ENTRY}/features"] = h5py.SoftLink(target)
+    if target == "/sequence/moved/features":
+        np.testing.assert_array_equal(read(path), FEATURES)
+    else:
+        refused(path, "without end" if target == "features" else "no dataset features")
+
+
+def test_a_name_with_a_slash_leads_nowhere(path, tmp_path):
+    """HDF5 takes it for a way, which may go through a link."""
+    write_csd(path, {"vid_eo": (INTERVALS, FEATURES)})
+    path.write_bytes(path.read_bytes().replace(b"vid_eo", b"vid/eo"))
+    refused(path, "the name vid/eo")
+
+
+def test_a_name_that_is_not_utf8_is_told(path):
+    path.write_bytes(path.read_bytes().replace(b"video\0", b"vid\xff\xfe\0"))
+    refused(path, "not UTF-8")
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_external_storage_is_not_read(path, tmp_path, kind):
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(range(200))) if kind == "file" else os.mkfifo(secret)
+
+    def make(group, name):
+        group.create_dataset(name, (5, 3), "<f4", external=[(str(secret), 0, 60)])
+
+    replaced(path, "features", make)
+    refused(path, "external storage")
+
+
+@pytest.mark.parametrize("source", [None, "missing.csd", "other.csd", "pipe"])
+def test_a_virtual_dataset_is_not_read(path, tmp_path, source):
+    other_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    file, name = (".", f"/{ENTRY}/features") if source is None else (str(tmp_path / source), "x")
+
+    def make(group, last):
+        layout = h5py.VirtualLayout((5, 3), "f4", maxshape=(None, 3))
+        values = h5py.VirtualSource(file, name, (5, 3), maxshape=(None, 3))
+        layout[: h5s.UNLIMITED] = values[: h5s.UNLIMITED]
+        group.create_virtual_dataset(last, layout)
+
+    replaced(path, "features", make)
+    refused(path, "virtual dataset")
+
+
+def stored_as(path, file_type, values, memory_type=None, name="features", **options):
+    """Store `values` as an HDF5 type that NumPy has no name for."""
+
+    def make(group, last):
+        settings = h5p.create(h5p.DATASET_CREATE)
+        if options:
+            settings.set_chunk((2, 1))
+            settings.set_deflate(4)
+        space = h5s.create_simple(values.shape)
+        dataset = h5d.create(group.id, last.encode(), file_type, space, settings)
+        dataset.write(h5s.ALL, h5s.ALL, values, memory_type)
+
+    replaced(path, name, make)
+
+
+@pytest.mark.parametrize("options", [{}, {"gzip": True}])
+@pytest.mark.parametrize("padding", [h5t.STR_NULLPAD, h5t.STR_SPACEPAD, h5t.STR_NULLTERM])
+def test_words_are_the_same_however_they_are_padded(path, options, padding):
+    kind = h5t.C_S1.copy()
+    kind.set_size(8)
+    kind.set_strpad(padding)
+    stored_as(path, kind, WORDS, **options)
+    assert read(path, holds_text=True) == ["good", "bad", "a", "sp", ""]
+
+
+@pytest.mark.parametrize("options", [{}, {"gzip": True}])
+def test_numbers_of_an_unusual_type_keep_their_values(path, options):
+    kind = h5t.STD_I32LE.copy()
+    kind.set_precision(24)
+    kind.set_offset(8)  # bits
+    stored_as(path, kind, FEATURES, h5t.NATIVE_FLOAT, **options)
+    np.testing.assert_array_equal(read(path), FEATURES)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shuffle": True},
+        {"fletcher32": True},
+        {"compression": "gzip", "shuffle": True},
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"chunks": (2, 2)},
+        {"chunks": (2, 2), "compression": "gzip", "shuffle": True},
+    ],
+)
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i2"])
+def test_simple_filters_are_undone(path, options, dtype):
+    write_csd(path, {"video": (INTERVALS, FEATURES.astype(dtype))}, **options)
+    np.testing.assert_array_equal(read(path), FEATURES)
+
+
+def test_words_of_any_length_are_read_from_chunks(path):
+    values = np.array(WORDS.astype(str), dtype=h5py.string_dtype())
+    write_csd(path, {"video": (INTERVALS, values)}, compression="gzip")
+    assert read(path, holds_text=True) == ["good", "bad", "a", "sp", ""]
+
+
+@pytest.mark.parametrize("options", [{"scaleoffset": 3}, {"compression": "lzf"}])
+def test_another_filter_is_refused_by_name(path, options):
+    write_csd(path, {"video": (INTERVALS, FEATURES)}, **options)
+    refused(path, "has the filter .*expected gzip")
+
+
+def test_a_filter_that_is_not_there_is_refused_by_name(path):
+    """HDF5 would look for it in the folders of its plugins."""
+
+    def make(group, name):
+        settings = h5p.create(h5p.DATASET_CREATE)
+        settings.set_chunk((5, 3))
+        settings.set_filter(32999, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5s.create_simple((5, 3))
+        h5d.create(group.id, name.encode(), h5t.IEEE_F32LE, space, settings)
+
+    replaced(path, "features", make)
+    refused(path, "the filter 32999")
+
+
+def chunked(path, content, shape=(5, 3), skipped=0, chunk=(5, 3), name="features"):
+    def make(group, name):
+        dataset = group.create_dataset(name, shape, "<f4", chunks=chunk, compression="gzip")
+        if content is not None:
+            dataset.id.write_direct_chunk((0, 0), content, skipped)
+
+    replaced(path, name, make)
+
+
+@pytest.mark.parametrize(
+    ("content", "skipped"),
+    [
+        (zlib.compress(bytes(300 * 2**20)), 0),
+        (zlib.compress(bytes(56)), 0),
+        (zlib.compress(bytes(60))[:-3], 0),
+        (b"no gzip", 0),
+        (bytes(40), 1),
+    ],
+    ids=["expands", "too short", "cut", "no gzip", "too short, plain"],
+)
+def test_a_chunk_of_another_length_is_told(path, content, skipped):
+    chunked(path, content, skipped=skipped)
+    refused(path, "damaged")
+
+
+def test_chunks_that_were_never_written_are_no_zeros(path):
+    chunked(path, None)
+    refused(path, "0 of 1 chunks were written")
+
+
+def test_values_that_were_never_written_are_no_zeros(path):
+    replaced(path, "features", lambda group, name: group.create_dataset(name, (5, 3), "<f4"))
+    refused(path, r"shape \(5, 3\) claims 60 bytes, where the file has 0")
+
+
+@pytest.mark.parametrize("chunk_rows", [5, 2**28])
+def test_a_shape_that_the_file_cannot_hold_is_told(path, chunk_rows):
+    chunked(path, zlib.compress(bytes(60)), (2**40, 3), chunk=(chunk_rows, 3))
+    chunked(path, zlib.compress(bytes(40)), (2**40, 2), chunk=(chunk_rows, 2), name="intervals")
+    refused(path, r"claims|1 of 4,096 chunks were written")
+
+
+def test_a_place_outside_the_file_is_told(path):
+    with h5py.File(path) as file:
+        place = struct.pack("<Q", file[f"{ENTRY}/features"].id.get_offset())
+    content = path.read_bytes()
+    assert content.count(place) == 1
+    path.write_bytes(content.replace(place, struct.pack("<Q", len(content) - 4)))
+    refused(path, "damaged")
+
+
+def test_words_that_claim_more_than_the_file_has_are_told(path):
+    values = np.array([["word" * 9]] * 5, dtype=h5py.string_dtype())
+    write_csd(path, {"video": (INTERVALS, values)})
+    content = path.read_bytes()
+    length = struct.pack("<I", 36)
+    with h5py.File(path) as file:
+        place = file[f"{ENTRY}/features"].id.get_offset()
+    assert content[place : place + 4] == length
+    path.write_bytes(content[:place] + struct.pack("<I", 2**31) + content[place + 4 :])
+    refused(path, "words claim", holds_text=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        h5py.Empty("f4"),
+        np.float32(1),
+        np.dtype("f4"),
+        np.zeros((5, 3), [("a", "f4"), ("b", "i4")]),
+        np.zeros((5, 3), complex),
+        np.zeros((5, 3), bool),
+        np.zeros((5, 3), "V7"),
+        "reference",
+        "numbers of any length",
+    ],
+    ids=str,
+)
+def test_what_is_no_table_of_numbers_is_told(path, value):
+    def make(group, name):
+        if isinstance(value, str):
+            kind = h5py.ref_dtype if value == "reference" else h5py.vlen_dtype("f4")
+            group.create_dataset(name, (5, 3), kind)
+        else:
+            group[name] = value
+
+    for holds_text in (False, True):
+        replaced(path, "features", make)
+        refused(path, "expected", holds_text)
+
+
+def test_a_named_type_is_as_good(path):
+    with h5py.File(path, "a") as file:
+        file["sequence/type"] = np.dtype("<f4")
+    replaced(
+        path,
+        "features",
+        lambda group, name: group.create_dataset(
+            name, data=FEATURES, dtype=group.file["sequence/type"]
+        ),
+    )
+    np.testing.assert_array_equal(read(path), FEATURES)

@@ -1,0 +1,56 @@
+"""A file that is something else than its name says is told what it is, and what to do."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import zipfile
+
+import pytest
+
+from data.formats import safe_pickle
+from data.formats.csd import check_csd
+from system.errors import InputError
+
+
+def zipped(content):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("file", content)
+    return archive.getvalue()
+
+
+FILES = {
+    "page": (b"\r\n<!DOCTYPE HTML><html>Sign in", "a web page"),
+    "plain page": (b"<HTML><head>", "a web page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+    "gzip": (gzip.compress(pickle.dumps({})), "gunzip"),
+    "zip": (zipped(pickle.dumps({})), "unzip"),
+    "empty": (b"", "an empty file"),
+}
+
+
+@pytest.mark.parametrize("read", [check_csd, safe_pickle.load])
+@pytest.mark.parametrize(("content", "told"), FILES.values(), ids=FILES)
+def test_it_is_told_in_one_line_with_advice(tmp_path, read, content, told):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=told) as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_csd_that_is_no_hdf5_is_offered_for_download(tmp_path):
+    path = tmp_path / "file.csd"
+    path.write_bytes(b"no such thing")
+    with pytest.raises(InputError, match=r"delete it; .* the same command downloads it"):
+        check_csd(path)
+
+
+def test_a_csd_among_pickles_is_told(tmp_path):
+    path = tmp_path / "file.pkl"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n and more")
+    with pytest.raises(InputError, match=r"an HDF5 file; \.csd files go into --csd"):
+        safe_pickle.load(path)

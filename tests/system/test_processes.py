@@ -1,0 +1,45 @@
+"""How several processes are started, and which of them speaks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from system.errors import InputError
+from system.processes import SINGLE_PROCESS, join_processes
+from tests.conftest import ROOT
+from tests.system.test_console import run_program
+
+
+def test_one_process_needs_nothing(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert join_processes() is SINGLE_PROCESS
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert join_processes() is SINGLE_PROCESS
+
+
+@pytest.mark.parametrize("count", ["2", "many", "-1", ""])
+def test_what_torchrun_did_not_start_is_told_what_to_start(monkeypatch, count):
+    """A batch system's script may set WORLD_SIZE alone."""
+    monkeypatch.setenv("WORLD_SIZE", count)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="torchrun"):
+        join_processes()
+
+
+def test_the_other_processes_print_only_an_error_of_their_own():
+    body = "leave_printing_to_the_first_process(); print_line('a'); warnings.warn('b'); {}"
+    assert run_program(body.format("pass")) == (0, "", "")
+    assert run_program(body.format("raise InputError('mine')")) == (2, "", "error: mine\n")
+    assert run_program(body.format("signal.raise_signal(signal.SIGTERM)")) == (143, "", "")
+
+
+def test_pictures_need_no_home_directory():
+    code = "import pathlib\ndef home(*_): raise RuntimeError('none')\npathlib.Path.home = home\n"
+    code += "import system.figures, os; print(os.environ['MPLCONFIGDIR'])"
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": {}}
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, **options)
+    assert done.returncode == 0, done.stderr

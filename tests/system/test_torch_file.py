@@ -1,0 +1,242 @@
+"""Files of torch.save: what people have is read, what strangers make of them is told."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import time
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from system.errors import InputError
+from system.torch_file import load_torch_file
+
+BOTH = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+BASE = torch.arange(12.0).reshape(3, 4)
+VALUES = {
+    "all": BASE,
+    "rows": BASE[1:],
+    "columns": BASE[:, 2],
+    "turned": BASE.t(),
+    "none": torch.empty(0, 3),
+    "one": torch.tensor(3.5),
+    "parameter": torch.nn.Parameter(torch.ones(2)),
+    **{str(t): torch.ones(3).to(t) for t in (torch.float64, torch.bfloat16, torch.half)},
+    **{str(t): torch.ones(3).to(t) for t in (torch.int64, torch.int32, torch.int16, torch.bool)},
+    "plain": [None, True, 2**63, -1.5, "é", b"\xff\x00", (1, (2,)), {"a": {3: []}}],
+    "ordered": OrderedDict(a=1),
+    "state": torch.nn.BatchNorm1d(2).state_dict(),
+}
+
+
+def load(path):
+    return load_torch_file(path, "a checkpoint", "give another.")
+
+
+def refusal(path):
+    begin = time.perf_counter()
+    with pytest.raises(InputError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert time.perf_counter() - begin < 5
+    assert str(path) in message
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+def write(path, value, zipped=True):
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def assert_same(found, expected):
+    if isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for name in expected:
+            assert_same(found[name], expected[name])
+    else:
+        assert found == expected
+
+
+@BOTH
+@pytest.mark.parametrize("name", VALUES)
+def test_what_people_save_comes_back(tmp_path, zipped, name):
+    path = write(tmp_path / "a.pth", {"it": VALUES[name], "again": VALUES[name]}, zipped)
+    found = load(path)
+    assert_same(found["it"], VALUES[name])
+    assert_same(found["again"], VALUES[name])
+
+
+@BOTH
+def test_numpys_numbers_sets_and_devices_come_back_plain(tmp_path, zipped):
+    values = [np.float64(0.1), np.float32(0.5), np.int64(3), np.bool_(True)]
+    others = [{1, 2}, torch.Size([3]), torch.device("cpu")]
+    found = load(write(tmp_path / "a.pth", [*values, *others], zipped))
+    assert found[:4] == [0.1, 0.5, 3, True]
+    assert {type(one) for one in found[:4]} == {float, int, bool}
+    assert found[4:] == [([1, 2],), ((3,),), ("cpu",)]
+
+
+STRANGE = {
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "compressed": lambda: torch.eye(3).to_sparse_csr(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "meta": lambda: torch.empty(3, device="meta"),
+    "complex": lambda: torch.ones(2, dtype=torch.complex64),
+    "subclass": lambda: torch.ones(2).as_subclass(type("Mine", (torch.Tensor,), {})),
+    "repeated": lambda: torch.ones(1).expand(10**9),
+    "float8": lambda: torch.ones(2).to(torch.float8_e4m3fn),
+    "class": lambda: torch.nn.Linear,
+    "dtype": lambda: torch.float32,
+    "array": lambda: np.ones(2),
+    "dtype of NumPy": lambda: np.dtype("V1500000000"),
+    "huge number": lambda: 10**5000,
+    "deep list": lambda: deep(200),
+    "within itself": lambda: recursive(),
+    "many": lambda: doubled(40),
+    "strange key": lambda: {(1,): 1},
+}
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def recursive():
+    value = []
+    value.append(value)
+    return value
+
+
+def doubled(levels):
+    """Few objects, and 2**levels values when they are written out."""
+    value = [0]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+@BOTH
+@pytest.mark.parametrize("kind", STRANGE)
+@pytest.mark.filterwarnings("ignore")  # some of these kinds are new, others old
+def test_what_is_no_plain_value_is_refused(tmp_path, zipped, kind):
+    try:
+        value = {"it": STRANGE[kind]()}
+        path = write(tmp_path / "a.pth", value, zipped)
+    except (NotImplementedError, AttributeError, pickle.PicklingError, RuntimeError):
+        pytest.skip("PyTorch does not save it")
+    refusal(path)
+
+
+def with_pickle(path, content, zipped=True):
+    """Write a file of torch.save's form around a pickle."""
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/data/0", bytes(40))
+        return path
+    torch.save(0, path, _use_new_zipfile_serialization=False)
+    head = path.read_bytes()
+    torch_pickles = io.BytesIO(head)
+    for _ in range(3):
+        pickle.load(torch_pickles)
+    keys = pickle.dumps(["0"], 2) + struct.pack("<q", 10) + bytes(40)
+    path.write_bytes(head[: torch_pickles.tell()] + content + keys)
+    return path
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value):
+    digits = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(digits)]) + digits
+
+
+def storage(count=10, kind="FloatStorage", key="0", word="storage"):
+    names = text(word) + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu")
+    return b"(" + names + number(count) + b"tQ"
+
+
+def tensor(size=(10,), stride=(1,), offset=0, **options):
+    shape = b"".join(b"(" + b"".join(map(number, one)) + b"t" for one in (size, stride))
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(**options) + number(offset)
+    return call + shape + b"\x89}tR"
+
+
+@BOTH
+def test_the_crafted_tensor_is_one(tmp_path, zipped):
+    assert load(with_pickle(tmp_path / "a", b"\x80\x02" + tensor() + b".", zipped)).shape == (10,)
+
+
+CRAFTED = {
+    "a long name": b"c" + b"a" * 20_000 + b"\nb\n.",
+    "a deep key": b"})" + b"\x85" * 200_000 + b"Ns.",
+    "a deep tuple": b")" + b"\x85" * 200_000 + b".",
+    "a deep key in a set": b"\x8f(" + b")" + b"\x85" * 200_000 + b"\x90.",
+    "a large bytearray": b"\x96" + struct.pack("<Q", 2**33) + b".",
+    "large bytes": b"\x8e" + struct.pack("<Q", 2**33) + b".",
+    "many digits": b"I" + b"9" * 100_000 + b"\n.",
+    "a long number": b"\x8b" + struct.pack("<i", 100_000) + b"\x7f" * 100_000 + b".",
+    "more storage than there is": tensor(count=10**12) + b".",
+    "less storage than there is": tensor((9,), count=9) + b".",
+    "a tensor beyond its storage": tensor((10**12,)) + b".",
+    "an offset beyond its storage": tensor((1,), (1,), offset=10) + b".",
+    "steps beyond its storage": tensor((2, 2), (9, 1)) + b".",
+    "steps backwards": tensor((2,), (-1,)) + b".",
+    "a size below 0": tensor((-1,)) + b".",
+    "a huge size": tensor((2**63, 2**63)) + b".",
+    "a huge empty size": tensor((2**70, 0), (1, 1)) + b".",
+    "sizes without steps": tensor((10,), ()) + b".",
+    "a storage of another kind": tensor(kind="QInt8Storage") + b".",
+    "a storage that is not there": tensor(key="../../etc/passwd") + b".",
+    "no storage": tensor(word="module") + b".",
+    "a tensor called": tensor() + b")R.",
+    "a state for a tensor": tensor() + b"}b.",
+    "text called": text("a") + b")\x81.",
+    "a number of NumPy's": b"cnumpy\ndtype\n(" + text("V1500000000") + b"tR.",
+}
+
+
+@BOTH
+@pytest.mark.parametrize("kind", CRAFTED)
+def test_a_crafted_pickle_is_refused_in_a_line(tmp_path, zipped, kind):
+    refusal(with_pickle(tmp_path / "a.pth", CRAFTED[kind], zipped))
+
+
+def test_attributes_in_a_file_reach_no_object(tmp_path):
+    """They would hide a dict's own methods."""
+    content = b"ccollections\nOrderedDict\n)R}" + text("items") + b"Nsb."
+    assert load(with_pickle(tmp_path / "a.pth", content)).items() == {}.items()
+
+
+def test_compressed_and_overlapping_records_are_refused(tmp_path):
+    content = b"\x80\x02" + tensor() + b"."
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/data/0", bytes(10**7))
+    assert "compressed" in refusal(tmp_path / "a.pth")
+    path = with_pickle(tmp_path / "b.pth", content)
+    true, claimed = (struct.pack("<II", size, size) for size in (40, 2**31))
+    path.write_bytes(path.read_bytes().replace(true, claimed))
+    assert "larger than the file" in refusal(path)
+
+
+def test_weights_that_were_changed_on_the_way_are_told(tmp_path):
+    path = write(tmp_path / "a.pth", torch.full((100,), 0.5))
+    path.write_bytes(path.read_bytes().replace(struct.pack("<ff", 0.5, 0.5), b"changed!", 1))
+    assert "CRC" in refusal(path)

@@ -1,0 +1,192 @@
+"""Intervals and paired differences over resamples of videos."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from data.loading.split import Split
+from system.errors import InputError
+from tests.data.loading.test_split import write_split
+from tests.utils.reports.test_evaluation import IDS, SEGMENTS
+from utils.reports.bootstrap import (
+    Bootstrap,
+    interval,
+    p_value,
+    read_predictions,
+    resampled_scores,
+)
+from utils.reports.evaluation import Evaluation
+from utils.reports.results import write_evaluation
+from utils.run_config import RunConfig
+from utils.tasks import SENTIMENT
+
+RESAMPLES = 4000
+
+
+def drawn(labels, predictions, video_of, resamples=RESAMPLES, task=SENTIMENT):
+    n = len(set(video_of))
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), resamples)
+    columns = (np.float32(values)[:, None] for values in (labels, predictions))
+    return resampled_scores(*columns, task, counts, np.array(video_of))
+
+
+def test_intervals_of_a_mean_are_scipys():
+    rng = np.random.default_rng(1)
+    labels, predictions = rng.normal(size=(2, 80))
+    values = drawn(labels, predictions, range(80))["mae"]
+    errors = abs(labels - predictions)
+    expected = stats.bootstrap(
+        (errors,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(2)
+    )
+    assert interval(values) == pytest.approx(list(expected.confidence_interval), rel=0.02)
+    assert values.std() == pytest.approx(errors.std() / np.sqrt(80), rel=0.05)  # the exact one
+
+
+def test_whole_videos_are_drawn():
+    """Of 10 videos of 20 equal segments, the mean varies as of 10 values, not of 200."""
+    rng = np.random.default_rng(1)
+    errors = rng.uniform(0, 1, 10)
+    values = drawn(np.zeros(200), errors.repeat(20), np.arange(10).repeat(20))["mae"]
+    assert values.std() == pytest.approx(errors.std() / np.sqrt(10), rel=0.05)
+
+
+def test_scores_without_sums_are_resampled_one_by_one():
+    rng = np.random.default_rng(1)
+    labels, predictions = rng.normal(size=(2, 30))
+    videos = np.arange(30) // 3
+    fast, slow = (
+        drawn(labels, predictions, videos, 50, task)
+        for task in (SENTIMENT, replace(SENTIMENT, sums=None))
+    )
+    assert fast.keys() == slow.keys()
+    for key, values in fast.items():
+        np.testing.assert_allclose(values, slow[key], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [([0.0] * 99, 1.0), ([1.0] * 99, 0.02), ([-1.0] * 99, 0.02), ([1.0] * 89 + [-1.0] * 10, 0.22)],
+)
+def test_p_is_twice_the_smaller_side(differences, expected):
+    assert p_value(np.array(differences)) == pytest.approx(expected)
+
+
+def test_p_of_a_mean_is_that_of_a_t_test():
+    rng = np.random.default_rng(4)
+    labels, ours = np.zeros(300), abs(rng.normal(1, 0.4, 300))
+    theirs = ours + rng.normal(0.05, 0.5, 300)
+    both = [drawn(labels, predictions, range(300))["mae"] for predictions in (ours, theirs)]
+    expected = stats.ttest_rel(abs(ours), abs(theirs)).pvalue
+    assert 0.05 < expected < 0.3
+    assert p_value(both[0] - both[1]) == pytest.approx(expected, rel=0.2)
+
+
+# On an evaluation
+
+
+@pytest.fixture
+def split(tmp_path):
+    """11 segments of 4 videos, with a table."""
+    write_split(tmp_path / "test", SEGMENTS, ids=IDS)
+    table = tmp_path / "test" / "segments.csv"
+    table.write_text(re.sub(r'"(.*)\[(.*)\]",0', r'"\1[\2]","\1"', table.read_text()))
+    return Split(tmp_path / "test")
+
+
+def evaluation_of(split, noise):
+    labels = split.labels[:, :1]
+    predictions = labels + np.float32(noise) * np.arange(SEGMENTS, dtype=np.float32)[:, None]
+    return Evaluation(split.ids, labels, predictions, SENTIMENT.score(labels, predictions), 0)
+
+
+@pytest.fixture
+def other(split, tmp_path):
+    """The predictions.csv of another evaluation, its rows in another order."""
+    write_evaluation(tmp_path / "other", evaluation_of(split, 0.3), SENTIMENT, {})
+    path = tmp_path / "other" / "predictions.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *reversed(rows)]))
+    return path
+
+
+def test_nothing_is_added_unless_it_is_asked_for(split, capsys):
+    assert Bootstrap(RunConfig(), split, SENTIMENT).measure(evaluation_of(split, 0.1)) == {}
+    assert capsys.readouterr().out == ""
+
+
+def test_intervals_are_seeded_and_hold_the_score(split, capsys):
+    evaluation = evaluation_of(split, 0.1)
+    first, again, seeded = (
+        Bootstrap(RunConfig(bootstrap=200, seed=seed), split, SENTIMENT).measure(evaluation)
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first["bootstrap"]["intervals"] != seeded["bootstrap"]["intervals"]
+    assert first["bootstrap"]["videos"] == 4
+    assert first["bootstrap"]["intervals"].keys() == evaluation.scores.keys()
+    low, high = first["bootstrap"]["intervals"]["mae"]
+    assert low < evaluation.scores["mae"] < high
+    assert json.loads(json.dumps(first)) == first
+    assert f"{low:.4f} to {high:.4f}" in capsys.readouterr().out
+
+
+def test_a_single_video_shows_nothing(tmp_path):
+    write_split(tmp_path / "test", SEGMENTS, ids=IDS)  # all of video 0
+    with pytest.raises(InputError, match=r"test has 1 video; .* need several"):
+        Bootstrap(RunConfig(bootstrap=100), Split(tmp_path / "test"), SENTIMENT)
+
+
+def test_differences_are_paired(split, other, capsys):
+    config, evaluation = RunConfig(against=other), evaluation_of(split, 0.1)
+    found = Bootstrap(config, split, SENTIMENT).measure(evaluation)["against"]
+    theirs = evaluation_of(split, 0.3).scores
+    mae = found["scores"]["mae"]
+    assert mae["other"] == pytest.approx(theirs["mae"])
+    assert mae["difference"] == pytest.approx(evaluation.scores["mae"] - theirs["mae"])
+    assert mae["interval"][1] < 0  # the other's error is three times as large in every resample
+    assert mae["p"] == pytest.approx(2 / 1001)
+    assert "difference" in capsys.readouterr().out
+
+
+def test_the_same_predictions_do_not_differ(split, other):
+    config = RunConfig(against=other, bootstrap=100)
+    found = Bootstrap(config, split, SENTIMENT).measure(evaluation_of(split, 0.3))["against"]
+    for of in found["scores"].values():
+        assert (of["difference"], of["interval"], of["p"]) == (0, [0, 0], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [row[:2] for row in rows], "no column prediction"),
+        (lambda rows: rows[:-1], "is not in it and .*10 and 11 segments"),
+        (lambda rows: [*rows, ["more", "0", "0"]], "more is not in it"),
+        (lambda rows: [*rows[:-1], [rows[-1][0], "9", "0"]], "label 9 .*expected the label"),
+        (lambda rows: [*rows[:-1], [*rows[-1][:2], "nan"]], "prediction nan"),
+        (lambda rows: [*rows[:-1], [*rows[-1][:2], ""]], "prediction nan"),
+        (lambda rows: [*rows[:-1], rows[-1][:2]], "prediction nan"),
+        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "no table of predictions: .*'x'"),
+    ],
+)
+def test_predictions_of_something_else_are_refused(split, other, change, message):
+    with other.open(newline="") as file:
+        rows = change(list(csv.reader(file)))
+    with other.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.raises(InputError, match=message):
+        read_predictions(other, split, SENTIMENT)
+
+
+def test_a_file_of_predictions_that_is_none_is_told(split, tmp_path):
+    with pytest.raises(InputError, match="no file"):
+        read_predictions(tmp_path / "none.csv", split, SENTIMENT)
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="no table of predictions"):
+        read_predictions(tmp_path / "bytes.csv", split, SENTIMENT)

@@ -1,0 +1,232 @@
+"""Comparisons and ablations: what is trained, with which settings, and how they go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import main_msaf
+from models.registry import MODELS, build
+from system.errors import InputError
+from system.processes import SINGLE_PROCESS
+from tests.own_model import OWN_MODEL
+from tests.programs.test_runs import contents, with_other_labels
+from utils.studies import comparison
+from utils.studies.ablations import ABLATIONS
+from utils.studies.comparison import plan_runs, run_study
+from utils.training import run as training
+from utils.training.run_folder import RUN_FILE
+from utils.training.step import TrainingStep
+
+
+def study(*arguments):
+    """The configurations of a command line."""
+    parser = main_msaf.build_parser()
+    return main_msaf.parse_study(parser, vars(parser.parse_args(list(map(str, arguments)))))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The folders of the trainings that are started; none draws pictures, which takes long."""
+    folders, train = [], comparison.train
+
+    def note(config, *arguments, **options):
+        folders.append("/".join(config.checkpointdir.parts[-2:]))
+        return train(config, *arguments, **options)
+
+    monkeypatch.setattr(comparison, "train", note)
+    monkeypatch.setattr(training, "_write_results", lambda *_: None)
+    return folders
+
+
+@pytest.fixture
+def compare(small, tmp_path, trained):
+    """Compare small models: `compare("lf_dnn", "--lr", 0.1, seeds=[1])`; returns what started."""
+
+    def run(*arguments, seeds=(1, 2), folder="study", datadir=small, **options):
+        places = ["--datadir", datadir, "--checkpointdir", tmp_path / folder, "--no_verbose"]
+        configs = study("--compare", *arguments, "--epochs", 2, *places)
+        trained.clear()
+        run_study(configs, seeds, SINGLE_PROCESS, **options)
+        return trained[:]
+
+    return run
+
+
+def table_of(folder):
+    """The rows of a study's table, without what differs from time to time."""
+    rows = json.loads((folder / "comparison.json").read_text())["rows"]
+    return {row["model"]: {**row, "samples_per_second": 0, "runs": [*row["runs"]]} for row in rows}
+
+
+def test_each_model_is_trained_once_a_seed_and_tabulated(compare, tmp_path):
+    assert compare("lf_dnn", "lmf") == ["lf_dnn/seed1", "lf_dnn/seed2", "lmf/seed1", "lmf/seed2"]
+    rows = table_of(tmp_path / "study")
+    assert list(rows) == ["lf_dnn", "lmf"]
+    for name, row in rows.items():
+        records = [
+            json.loads((tmp_path / "study" / name / f"seed{seed}" / RUN_FILE).read_text())
+            for seed in row["runs"]
+        ]
+        maes = [record["result"]["scores"]["mae"] for record in records]
+        assert row["scores"]["mae"]["mean"] == pytest.approx(sum(maes) / 2)
+        assert maes[0] != maes[1]
+        assert row["parameters"] > 1000
+        assert row["flops"] > row["parameters"]
+
+
+def test_what_is_complete_is_not_trained_again_unless_overwritten(compare, tmp_path):
+    compare("lf_dnn", seeds=[1])
+    before = contents(tmp_path / "study" / "lf_dnn")
+    assert compare("lf_dnn", seeds=[1]) == []
+    assert contents(tmp_path / "study" / "lf_dnn") == before
+    assert compare("lf_dnn", seeds=[1], overwrite=True) == ["lf_dnn/seed1"]
+
+
+def test_models_and_seeds_may_be_added_on_later_days(compare, tmp_path):
+    compare("lf_dnn", seeds=[1])
+    assert compare("lmf", seeds=[1]) == ["lmf/seed1"]
+    assert compare("lmf", seeds=[1, 2]) == ["lmf/seed2"]
+    rows = table_of(tmp_path / "study")
+    assert {name: row["runs"] for name, row in rows.items()} == {"lf_dnn": ["1"], "lmf": ["1", "2"]}
+
+
+@pytest.mark.parametrize("step", [3, 7])  # of 5 in an epoch
+def test_an_interrupted_comparison_goes_on_at_the_run_it_was_in(
+    compare, tmp_path, monkeypatch, step
+):
+    options = ["lf_dnn", "lmf", "--same_settings"]
+    compare(*options, seeds=[1], folder="whole")
+    taken, take = [], TrainingStep.__call__
+
+    def stop(self, *arguments):
+        taken.append(1)
+        if len(taken) == 10 + step:  # in the second run
+            raise KeyboardInterrupt
+        return take(self, *arguments)
+
+    monkeypatch.setattr(TrainingStep, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        compare(*options, seeds=[1])
+    assert list(table_of(tmp_path / "study")) == ["lf_dnn"]
+    assert compare(*options, seeds=[1]) == ["lmf/seed1"]
+    assert len(taken) == 20 + step - (5 if step > 5 else 0)  # what was saved is not taken again
+    assert table_of(tmp_path / "study") == table_of(tmp_path / "whole")
+
+
+def test_a_run_killed_while_it_saved_the_first_time_begins_again(compare, tmp_path):
+    compare("lf_dnn", seeds=[1], folder="whole")
+    folder = shutil.copytree(tmp_path / "whole", tmp_path / "study") / "lf_dnn" / "seed1"
+    record = json.loads((folder / RUN_FILE).read_text())
+    (folder / RUN_FILE).write_text(json.dumps({**record, "result": None}))
+    (folder / "last.pth").unlink()
+    assert compare("lf_dnn", seeds=[1]) == ["lf_dnn/seed1"]
+    assert table_of(tmp_path / "study") == table_of(tmp_path / "whole")
+
+
+def test_a_run_without_a_result_gets_it_without_training_again(compare, tmp_path, monkeypatch):
+    compare("lf_dnn", seeds=[1])
+    before, path = table_of(tmp_path / "study"), tmp_path / "study" / "lf_dnn" / "seed1" / RUN_FILE
+    record = json.loads(path.read_text())
+    del record["result"]  # as runs were written before there was one
+    path.write_text(json.dumps(record))
+    monkeypatch.setattr(TrainingStep, "__call__", None)
+    assert compare("lf_dnn", seeds=[1]) == ["lf_dnn/seed1"]
+    assert table_of(tmp_path / "study") == before
+
+
+def test_a_run_of_other_settings_or_data_is_in_the_way(compare, small, tmp_path):
+    compare("lf_dnn", seeds=[1])
+    before = contents(tmp_path)
+    for options, message in {
+        ("--lr", "0.5"): r"lr 0.002, this one is 0.5; give .*--checkpointdir",
+        ("--set", "dropout=0.5"): "set {}, this one is {'dropout': 0.5}",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            compare("lmf", "lf_dnn", *options, seeds=[1])
+    other = shutil.copytree(small, tmp_path.parent / f"{tmp_path.name}-other")
+    with_other_labels(other)
+    with pytest.raises(InputError, match=r"lf_dnn/seed1 holds a run with train [0-9a-f]+"):
+        compare("lmf", "lf_dnn", seeds=[1], datadir=other)
+    assert contents(tmp_path) == before  # and nothing was trained before it was told
+
+
+def test_a_dry_run_of_a_comparison_touches_nothing(compare, tmp_path, capsys):
+    compare("lf_dnn", seeds=[1])
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert compare("lf_dnn", "lmf", seeds=[1], dry_run=True) == []
+    first, second = capsys.readouterr().out.splitlines()
+    assert "Run 1 of 2" in first
+    assert "lf_dnn/seed1: complete" in first
+    assert "lmf/seed1: new" in second
+    assert contents(tmp_path) == before
+
+
+def test_models_are_compared_as_published_and_options_come_first():
+    configs = study("--compare", *MODELS)
+    assert (configs["tfn"].lr, configs["tfn"].batch_size, configs["mult"].grad_clip) == (
+        *(0.005, 128),
+        0.8,
+    )
+    assert {config.lr for config in study("--compare", *MODELS, "--lr", 0.5).values()} == {0.5}
+
+
+def test_with_same_settings_they_differ_in_the_model_alone():
+    configs = study("--compare", "mult", "tfn", "--same_settings", "--batch_size", 7)
+    first, second = (config.outcome | {"model": None} for config in configs.values())
+    assert first == second
+    assert configs["tfn"].batch_size == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compare", "lf_dnn", "--train"], "not allowed with argument"),
+        (["--compare", "lf_dnn", "--ablate"], "not allowed with argument"),
+        (["--compare", "lf_dnn", "--model", "mult"], "without --model"),
+        (["--compare", "lf_dnn", "--config", "a.json"], "--config for --same_settings"),
+        (["--compare", "lf_dnn", "--resume", "auto"], "--resume goes with --train"),
+        (["--ablate", "--same_settings"], "--same_settings goes with --compare"),
+    ],
+)
+def test_options_that_exclude_each_other_are_told(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        study(*arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compare", "lf_dnn", "--no_save"], "leave --checkpoint and --no_save out"),
+        (["--compare", "lf_dnn", "--checkpoint", "a.pth"], "leave --checkpoint"),
+        (["--compare", "lf_dmn"], "no such model"),
+        (["--ablate", "--model", "mult"], "takes nhfnet apart, not mult"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(arguments, message):
+    with pytest.raises(InputError, match=message):
+        plan_runs(study(*arguments))
+
+
+def test_a_model_of_ones_own_is_compared_with_its_settings_or_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    with pytest.raises(InputError, match=r"mine.py:Mean was trained is not known.*same_settings"):
+        study("--compare", "mine.py:Mean")
+    (run,) = plan_runs(study("--compare", "mine.py:Mean", "--same_settings"))
+    assert run.checkpointdir.parts[-2:] == ("mine.py_Mean", "seed20")
+
+
+def test_every_ablation_is_another_nhfnet():
+    runs = plan_runs(study("--ablate", "--set", "feedforward=16"), [1])
+    assert len({run.checkpointdir for run in runs}) == len(ABLATIONS) == len(runs)
+    assert "set" not in {key for run in runs for key in run.set}
+    for run in runs:
+        assert run.set["feedforward"] == 16
+        build(run.model, run.set, {"visual": 35, "audio": 74, "text": 8}, 1)
+    assert "aggregation_tokens=0" in str(runs[1].checkpointdir)

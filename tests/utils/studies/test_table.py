@@ -1,0 +1,178 @@
+"""The table of runs, from records that are written here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import statistics
+import subprocess
+
+import numpy as np
+import pytest
+
+from system.config import plain_values
+from system.errors import InputError
+from utils.run_config import RunConfig
+from utils.studies.runs import find_runs
+from utils.studies.table import make_table, tabulate, write_table
+from utils.tasks.sentiment import score
+
+LABELS = [-2.0, 1.0, 2.0, -1.0]
+
+
+def write_run(folder, mae, ended=True, scale="mosei", digest="d1", flops=2_500_000, **settings):
+    """Write the record of a run whose predictions are off by `mae`."""
+    config = RunConfig(**{"model": "nhfnet", "task": "sentiment", **settings})
+    scores = score(np.float32(LABELS), np.float32(LABELS) + np.float32([mae, -mae] * 2))
+    result = {"epoch": 1, "scores": scores, "parameters": 1234, "flops": flops}
+    record = {
+        "config": plain_values(config),
+        "dataset": {"scores": scale, "digests": {"test": digest}},
+        "result": {**result, "samples_per_second": 100.0} if ended else None,
+    }
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def names(table):
+    return [row.name for row in table.rows]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two models over two seeds; lf_dnn's MAE is the better, its correlation the worse."""
+    for seed, mae in {1: 0.2, 2: 0.4}.items():
+        write_run(tmp_path / f"a/seed{seed}", mae, seed=seed)
+        write_run(tmp_path / f"b/seed{seed}", mae / 2, seed=seed, model="lf_dnn", flops=None)
+    return tmp_path
+
+
+def test_rows_have_mean_and_sample_deviation_over_the_seeds(study):
+    table = make_table(find_runs([study]))
+    assert names(table) == ["nhfnet", "lf_dnn"]
+    assert table.rows[0].scores["mae"] == pytest.approx(
+        {"mean": 0.3, "std": statistics.stdev([0.2, 0.4])}
+    )
+    assert [len(row.runs) for row in table.rows] == [2, 2]
+
+
+def test_the_best_mean_is_marked_in_every_form(study):
+    write_table([study], study)
+    plain = json.loads((study / "comparison.json").read_text())
+    assert [row["scores"]["mae"]["best"] for row in plain["rows"]] == [False, True]
+    assert [row["scores"]["acc2"]["best"] for row in plain["rows"]] == [True, True]  # both 1
+    with (study / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert "mae" in rows[1]["best_in"].split()
+    assert "mae" not in rows[0]["best_in"].split()
+    assert float(rows[0]["mae_mean"]) == pytest.approx(0.3)
+    _, _, nhfnet, lf_dnn = (study / "comparison.md").read_text().splitlines()
+    assert "| 0.300 ± 0.141 |" in nhfnet
+    assert lf_dnn.startswith(r"| lf\_dnn | 2 | **0.150 ± 0.071** |")
+    assert r"\textbf{0.150 $\pm$ 0.071}" in (study / "comparison.tex").read_text()
+
+
+def test_higher_scores_are_the_better_ones_but_of_mae(tmp_path):
+    write_run(tmp_path / "a", 0.1)
+    write_run(tmp_path / "b", 2.5, model="lf_dnn")  # every sign wrong
+    table = make_table(find_runs([tmp_path]))
+    best = {one.key: [table.is_best(row, one) for row in table.rows] for one in table.task.measures}
+    assert best == {key: [True, False] for key in best}
+
+
+def test_costs_stand_beside_the_scores(study, capsys):
+    tabulate([study], study / "out")
+    header, _, nhfnet, lf_dnn, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[-3:] == ["parameters", "MFLOPs", "segments/s"]
+    assert nhfnet.split()[-3:] == ["1,234", "2.5", "100"]
+    assert lf_dnn.split()[-3:] == ["1,234", "-", "100"]
+
+
+def test_a_name_says_what_tells_a_row_from_others_of_its_model(tmp_path):
+    write_run(tmp_path / "whole", 0.1)
+    write_run(tmp_path / "tokens", 0.1, set={"aggregation_tokens": 0})
+    write_run(tmp_path / "slow", 0.1, lr=0.0001, grad_clip=0.5)
+    write_run(tmp_path / "other", 0.1, digest="d2")
+    write_run(tmp_path / "lf_dnn", 0.1, model="lf_dnn", lr=0.002)
+    assert set(names(make_table(find_runs([tmp_path])))) == {
+        "nhfnet lr=0.001 data=d1",
+        "nhfnet lr=0.001 aggregation_tokens=0 data=d1",
+        "nhfnet lr=0.0001 grad_clip=0.5 data=d1",
+        "nhfnet lr=0.001 data=d2",
+        "lf_dnn",
+    }
+
+
+def test_a_run_given_twice_and_its_copy_count_once(study):
+    shutil.copytree(study / "a/seed1", study / "copy")
+    table = make_table(find_runs([study, study / "a", study / "a/seed1"]))
+    assert [len(row.runs) for row in table.rows] == [2, 2]
+
+
+def test_what_has_not_ended_is_left_out_and_named(study, capsys):
+    write_run(study / "c/seed1", 0.1, ended=False, model="mult")
+    assert names(make_table(find_runs([study]))) == ["nhfnet", "lf_dnn"]
+    assert f"not ended: {study / 'c/seed1'}" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"None of the runs has ended.*--resume auto"):
+        make_table(find_runs([study / "c"]))
+
+
+def test_runs_with_other_scores_are_refused(study):
+    write_run(study / "c/seed1", 0.1, scale="sims")
+    with pytest.raises(InputError, match=r"c/seed1 and .*a/seed1 have other scores.*sims"):
+        make_table(find_runs([study]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No run in"),
+        ("[]", "No run in"),
+        ("{}", "run.json is no record of a run"),
+        ('{"config": {"lr": "fast"}}', "lr is 'fast'"),
+        ('{"config": {}, "dataset": {"scores": "mosei"}}', "run.json is no record of a run"),
+        (
+            '{"config": {"task": "sentiment"}, "dataset": {"scores": "mosei", '
+            '"digests": {"test": "1"}}, "result": {"colour": 1}}',
+            "run.json is no record of a run",
+        ),
+    ],
+)
+def test_folders_without_a_run_and_damaged_records_are_told(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        find_runs([tmp_path])
+
+
+STRANGE = r"a_b&c%d#e$f{g}h~i^j\k<l>|m" + "\nn.py:M"
+
+
+def test_strange_names_are_escaped(tmp_path):
+    write_run(tmp_path / "a", 0.1, model=STRANGE)
+    write_table([tmp_path], tmp_path)
+    line = (tmp_path / "comparison.tex").read_text().splitlines()[5]
+    assert line.startswith(
+        r"a\_b\&c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
+        r"\textless{}l\textgreater{}\textbar{}m n.py:M & 1 & 0.100 & "
+    )
+    markdown = (tmp_path / "comparison.md").read_text().splitlines()
+    assert len(markdown) == 3
+    assert len(re.split(r"(?<!\\)\|", markdown[2])) == len(markdown[0].split("|"))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_the_latex_table_compiles(tmp_path):
+    for name in ("nhfnet", STRANGE):
+        write_run(tmp_path / str(len(name)), 0.1, model=name)
+    write_table([tmp_path], tmp_path)
+    (tmp_path / "paper.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{comparison.tex}"
+        r"\end{document}"
+    )
+    command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "paper.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "paper.pdf").is_file()

@@ -1,0 +1,40 @@
+"""Scores from sums are those of the segments, each as often as it is drawn."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.tasks import SENTIMENT, SIMS_SENTIMENT
+
+TASKS = {"mosei": SENTIMENT, "sims": SIMS_SENTIMENT}
+# On borders of classes, at 0, and far out.
+VALUES = st.sampled_from([-9, -3, -1.5, -0.7, -0.5, -0.1, 0, 0.1, 0.4, 0.7, 1, 2.5, 3.2])
+PAIRS = st.lists(st.tuples(VALUES, VALUES, st.integers(0, 3)), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@given(PAIRS.filter(lambda pairs: any(count for *_, count in pairs)))
+def test_they_are_the_scores_of_the_segments_repeated(name, pairs):
+    task = TASKS[name]
+    labels, predictions, counts = (np.array(column) for column in zip(*pairs, strict=True))
+    labels, predictions = np.float32(labels)[:, None], np.float32(predictions)[:, None]
+    found = task.sums.scores(counts[None] @ task.sums.terms(labels, predictions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = task.score(np.repeat(labels, counts, 0), np.repeat(predictions, counts, 0))
+    assert {key: value.tolist() for key, value in found.items()} == {
+        key: [pytest.approx(value, abs=1e-6)] for key, value in expected.items()
+    }
+
+
+def test_the_correlation_of_large_values_stays_exact():
+    rng = np.random.default_rng(0)
+    x = np.float32(1000 + rng.normal(size=(500, 1)))
+    y = np.float32(x + rng.normal(size=(500, 1)))
+    sums = SENTIMENT.sums.terms(x, y).sum(axis=0, keepdims=True)
+    assert SENTIMENT.sums.scores(sums)["corr"] == pytest.approx(SENTIMENT.score(x, y)["corr"])

@@ -1,0 +1,1 @@
+"""Questions that take several trainings: comparisons, ablations, and their table."""

@@ -1,0 +1,44 @@
+"""NHFNet's parts, each left out or replaced in its turn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from system.errors import InputError
+from utils.run_config import DEFAULT_MODEL, RunConfig
+
+# What differs from the whole model, which is the first.
+ABLATIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"aggregation_tokens": 0},
+    {"token_init": "learned"},
+    {"fusion_passes": 1},
+    {"cross_modal": False},
+    {"modalities": "text"},
+    {"modalities": "audio"},
+    {"modalities": "visual"},
+    {"modalities": "text,audio"},
+    {"modalities": "text,visual"},
+    {"modalities": "audio,visual"},
+    {"wiring": "figure"},
+    {"layers": 2},
+    {"heads": 4},
+    {"width": 16},
+)
+
+
+def ablation_name(change: dict[str, Any]) -> str:
+    """Return what a run is called that has this change; the whole model's name without one."""
+    return ", ".join(f"{key}={value}" for key, value in change.items()) or DEFAULT_MODEL
+
+
+def ablations(config: RunConfig) -> dict[str, RunConfig]:
+    """Return the whole model's run and one for each change of it, by name.
+
+    Raises InputError when `config` names another model.
+    """
+    if config.model not in (None, DEFAULT_MODEL):
+        raise InputError(f"--ablate takes {DEFAULT_MODEL} apart, not {config.model}.")
+    whole = replace(config, model=DEFAULT_MODEL)
+    return {ablation_name(change): replace(whole, set=whole.set | change) for change in ABLATIONS}

@@ -1,0 +1,70 @@
+"""Runs that were made, as their `run.json` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from system.config import make_config
+from system.errors import InputError
+from utils.run_config import RunConfig
+from utils.tasks import TASKS, Task
+from utils.training.provenance import RunResult, read_record
+from utils.training.run_folder import RUN_FILE
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run."""
+
+    folder: Path
+    config: RunConfig
+    scale: str  # whose labels its data has
+    digests: dict[str, str]  # of the splits
+    result: RunResult | None  # None until it has ended
+
+    @property
+    def task(self) -> Task:
+        """What it predicts."""
+        return TASKS[self.config.task][self.scale]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its outcome but the seed, the model's own settings among them."""
+        outcome = self.config.outcome
+        own = outcome.pop("set")
+        del outcome["seed"]
+        return {**outcome, **own, "data": self.digests["test"][:8]}
+
+
+def read_run(folder: Path) -> Run | None:
+    """Return the run of a folder, None without one; raises InputError when it is damaged."""
+    record, path = read_record(folder), folder / RUN_FILE
+    if record is None:
+        return None
+    try:
+        config = make_config(RunConfig, record["config"], str(path))
+        result = RunResult(**record["result"]) if record.get("result") else None
+        scale, digests = record["dataset"]["scores"], record["dataset"]["digests"]
+        run = Run(folder, config, scale, digests, result)
+        _ = run.task, run.settings  # can be told
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is no record of a run ({error}); train it anew.") from error
+    return run
+
+
+def find_runs(places: Iterable[Path]) -> list[Run]:
+    """Return the runs in these folders and below them, each once.
+
+    Raises InputError when there is none in one of them.
+    """
+    runs = {}
+    for place in places:
+        folders = sorted(path.parent for path in place.rglob(RUN_FILE))
+        found = {folder.resolve(): read_run(folder) for folder in folders}
+        if not any(found.values()):
+            raise InputError(f"No run in {place} (no {RUN_FILE}); give the folders of runs.")
+        runs |= found
+    return [run for run in runs.values() if run is not None]

@@ -1,0 +1,210 @@
+"""One table of many runs: mean and deviation over seeds, and what each model costs."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from system.console import format_table, print_line
+from system.errors import InputError
+from system.files import atomic_write, write_json
+from utils.studies.runs import Run, find_runs
+from utils.tasks import Measure, Task
+from utils.training.seeds import spread
+
+_Mark = Callable[[str, bool], str]  # a cell as a format shows it, and whether it is the best
+_TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs that differ in their seed alone."""
+
+    name: str
+    runs: list[Run]
+    scores: dict[str, dict[str, float]]  # mean and std by a measure's key
+
+    @property
+    def costs(self) -> dict[str, float | None]:
+        """What the model is made of, what a segment takes, and how fast it trains."""
+        results = [run.result for run in self.runs]
+        return {
+            "parameters": results[0].parameters,
+            "flops": results[0].flops,
+            "samples_per_second": sum(one.samples_per_second for one in results) / len(results),
+        }
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that can be compared."""
+
+    task: Task
+    rows: list[Row]
+
+    def is_best(self, row: Row, measure: Measure) -> bool:
+        """Tell whether no other row's mean is better, where there are others."""
+        means = [one.scores[measure.key]["mean"] for one in self.rows]
+        best = min(means) if measure.lower_is_better else max(means)
+        return len(means) > 1 and row.scores[measure.key]["mean"] == best
+
+    def lines(self, mark: _Mark) -> list[list[str]]:
+        """Return the header and each row, cell by cell."""
+        measures = self.task.measures
+        names = [f"{one.name} [%]" if one.is_percent else one.name for one in measures]
+        header = ["model", "runs", *names, "parameters", "MFLOPs", "segments/s"]
+        lines = [[mark(name, False) for name in header]]
+        for row in self.rows:
+            scores = [(_text(one, row), self.is_best(row, one)) for one in measures]
+            of_model = [(row.name, False), (str(len(row.runs)), False)]
+            lines.append([mark(*cell) for cell in of_model + scores + _cost_cells(row)])
+        return lines
+
+
+def _text(measure: Measure, row: Row) -> str:
+    """Return mean and deviation as papers write them, without the deviation of a single run."""
+    factor, digits = (100, 2) if measure.is_percent else (1, 3)
+    names = ("mean", "std") if len(row.runs) > 1 else ("mean",)
+    return " ± ".join(f"{factor * row.scores[measure.key][name]:.{digits}f}" for name in names)
+
+
+def _cost_cells(row: Row) -> list[tuple[str, bool]]:
+    costs = row.costs
+    flops = "-" if costs["flops"] is None else f"{costs['flops'] / 1e6:.1f}"
+    texts = [f"{costs['parameters']:,}", flops, f"{costs['samples_per_second']:.0f}"]
+    return [(text, False) for text in texts]
+
+
+def make_table(runs: Sequence[Run]) -> Table:
+    """Return the table of the runs that have ended; says which have not.
+
+    Raises InputError when none has, or when they cannot be compared.
+    """
+    ended = [run for run in runs if run.result is not None]
+    for run in runs:
+        if run.result is None:
+            print_line(f"Not in the table, for it has not ended: {run.folder}")
+    if not ended:
+        raise InputError("None of the runs has ended; go on with one (--train --resume auto).")
+    first = ended[0]
+    for run in ended:
+        if run.task != first.task:
+            raise InputError(
+                f"{run.folder} and {first.folder} have other scores: {run.task.name} of "
+                f"{run.scale}, {first.task.name} of {first.scale}; give runs of one task and scale."
+            )
+    groups: dict[str, list[Run]] = {}
+    for run in ended:
+        groups.setdefault(repr(sorted(run.settings.items())), []).append(run)
+    return Table(first.task, [_row(group, list(groups.values())) for group in groups.values()])
+
+
+def _row(group: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Row:
+    by_seed = {run.config.seed: run for run in group}  # a run and its copy count once
+    scores = spread({seed: run.result.scores for seed, run in by_seed.items()})
+    return Row(_name(group[0], [other[0] for other in groups]), list(by_seed.values()), scores)
+
+
+def _name(run: Run, others: Sequence[Run]) -> str:
+    """Return the model's name, and what tells the run from others of this model."""
+    alike = [other.settings for other in others if other.config.model == run.config.model]
+    differing = [
+        f"{key}={value}"
+        for key, value in run.settings.items()
+        if value is not None and any(other.get(key) != value for other in alike)
+    ]
+    return " ".join([run.config.model, *differing])
+
+
+def tabulate(places: Sequence[Path], folder: Path) -> None:
+    """Write and print the table of the runs in these folders and below them; as `write_table`."""
+    table = write_table(places, folder)
+    header, *rows = table.lines(lambda text, is_best: f"{text} *" if is_best else text)
+    print_line(format_table(header, rows))
+    print_line(f"\nIn {folder}: comparison.md, .csv, .tex and .json")
+
+
+def write_table(places: Sequence[Path], folder: Path) -> Table:
+    """Write comparison.csv, .md, .tex and .json into `folder`; returns their table.
+
+    Raises InputError when there are no runs, none that has ended, or runs of different tasks.
+    """
+    table = make_table(find_runs(places))
+    write_json(folder / "comparison.json", _plain(table))
+    for suffix, text in {"md": _markdown(table), "tex": _latex(table)}.items():
+        with atomic_write(folder / f"comparison.{suffix}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with (
+        atomic_write(folder / "comparison.csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        csv.writer(file).writerows(_numbers(table))
+    return table
+
+
+def _plain(table: Table) -> dict[str, Any]:
+    rows = [
+        {
+            "model": row.name,
+            "settings": row.runs[0].settings,
+            "runs": {str(run.config.seed): str(run.folder) for run in row.runs},
+            "scores": {
+                one.key: {**row.scores[one.key], "best": table.is_best(row, one)}
+                for one in table.task.measures
+            },
+            **row.costs,
+        }
+        for row in table.rows
+    ]
+    return {"task": table.task.name, "rows": rows}
+
+
+def _numbers(table: Table) -> list[list[Any]]:
+    keys = [measure.key for measure in table.task.measures]
+    of_scores = [f"{key}_{what}" for key in keys for what in ("mean", "std")]
+    header = ["model", "runs", *of_scores, *table.rows[0].costs, "best_in"]
+    rows = [
+        [
+            *(row.name, len(row.runs)),
+            *(row.scores[key][what] for key in keys for what in ("mean", "std")),
+            *row.costs.values(),
+            " ".join(one.key for one in table.task.measures if table.is_best(row, one)),
+        ]
+        for row in table.rows
+    ]
+    return [header, *rows]
+
+
+def _markdown(table: Table) -> str:
+    def mark(text: str, is_best: bool) -> str:
+        text = re.sub(r"([|*_`\\<])", r"\\\1", " ".join(text.split()))
+        return f"**{text}**" if is_best else text
+
+    header, *rows = table.lines(mark)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *rows))
+
+
+def _latex(table: Table) -> str:
+    def mark(text: str, is_best: bool) -> str:
+        text = "".join(_TEX.get(character, character) for character in " ".join(text.split()))
+        return rf"\textbf{{{text}}}" if is_best else text
+
+    header, *rows = (" & ".join(line) + r" \\" for line in table.lines(mark))
+    columns = "l" + "r" * header.count("&")
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            *(r"\toprule", header, r"\midrule", *rows, r"\bottomrule"),
+            r"\end{tabular}",
+            "",
+        ]
+    )

@@ -1,0 +1,114 @@
+"""A saved training is held against the one that would go on from it, before anything is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.layout import SPLITS
+from system.errors import shown
+from utils.tasks import Task
+from utils.training.history import Epoch
+from utils.training.step import TrainingStep
+
+# What a learning-rate schedule changes; all else in its state is as it was made.
+_CHANGING = (
+    *("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr"),
+    *("_step_count", "_is_initial", "_get_lr_called_within_step"),
+)
+_OF_THE_DEVICE = ("lr", "capturable")  # in a group of the optimizer
+
+
+def check_progress(
+    content: Mapping[str, Any], task: Task, batch_size: int, steps: int, processes: int
+) -> None:
+    """Raise ValueError unless epochs, step and predictions are those of a training.
+
+    An epoch has `steps` steps; each of the `processes` has its own predictions.
+    """
+    scores = {split: {measure.key: 0.0 for measure in task.measures} for split in SPLITS}
+    for number, epoch in enumerate(_typed(content, "epochs", list), start=1):
+        _check_like(epoch, asdict(Epoch(number, 0.0, 0.0, 0.0, scores)), f"epoch {number}")
+        _require(epoch["number"] == number, "number of an epoch", epoch["number"], number)
+    step, following = content["step"], len(content["epochs"]) + 1
+    _require(content["epoch"] == following, "epoch", content["epoch"], following)
+    is_within = type(step) is int and 0 <= step < steps
+    _require(is_within, "step", step, f"a whole number below {steps}")
+    counts, predicted = _typed(content, "not_finite", list), _typed(content, "predicted", list)
+    is_count = [type(count) is int and count >= 0 for count in counts]
+    _require(is_count == [True] * processes, "not_finite", counts, "a count a process")
+    for part in predicted:
+        _check_like(part, torch.empty(len(part), len(task.outputs)), "predicted")
+    rows = sum(map(len, predicted)), len(predicted)
+    _require(rows == (step * batch_size, processes), "predicted", rows, "a row a segment so far")
+
+
+def check_step(content: Mapping[str, Any], step: TrainingStep) -> None:
+    """Raise ValueError unless the states of optimizer and schedule can be those of `step`."""
+    own, optimizer = step.state_dict(), content["optimizer"]
+    groups, found = own["optimizer"]["param_groups"], optimizer["param_groups"]
+    _require(len(found) == len(groups), "optimizer", found, "a group")
+    for group, expected in zip(found, groups, strict=True):
+        # The learning rate is a tensor on CUDA.
+        _require(type(group["capturable"]) is bool, "capturable", group["capturable"], "bool")
+        numbers = [{**one, "lr": float(one["lr"])} for one in (group, expected)]
+        _check_like(*numbers, "optimizer")
+        _check_same(*numbers, _OF_THE_DEVICE, "optimizer")
+        _require(0 <= numbers[0]["lr"] <= step.highest_lr, "lr", group["lr"], "a learning rate")
+    parameters = [one for group in step.optimizer.param_groups for one in group["params"]]
+    has_learnt = content["epoch"] > 1 or content["step"] > 0
+    _require(bool(optimizer["state"]) is has_learnt, "optimizer", optimizer["state"], "its state")
+    for place, state in optimizer["state"].items():
+        where = f"optimizer state {place}"
+        moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[place].detach())
+        _check_like(state, {"step": torch.tensor(0.0), **moments}, where)
+        is_good = bool(state["step"] >= 1) and not bool((state["exp_avg_sq"] < 0).any())
+        _require(is_good, where, "below 0", "a step and squares")
+    schedule = content["scheduler"]
+    _check_like(schedule, own["scheduler"], "scheduler")
+    if schedule is not None:
+        _check_same(schedule, own["scheduler"], _CHANGING, "scheduler")
+        over = len(content["epochs"])
+        _require(schedule["last_epoch"] == over, "scheduler", schedule["last_epoch"], over)
+
+
+def _require(condition: bool, where: str, found: Any, expected: Any) -> None:
+    if not condition:
+        raise ValueError(f"{where} is {shown(found)}, expected {shown(expected)}")
+
+
+def _typed(content: Mapping[str, Any], name: str, kind: type) -> Any:
+    _require(type(content[name]) is kind, name, content[name], kind.__name__)
+    return content[name]
+
+
+def _check_same(
+    found: Mapping[str, Any], expected: Mapping[str, Any], but: tuple[str, ...], where: str
+) -> None:
+    for name in expected.keys() - set(but):
+        _require(found[name] == expected[name], f"{where} {name}", found[name], expected[name])
+
+
+def _check_like(found: Any, expected: Any, where: str) -> None:
+    """Raise ValueError unless `found` has the types, keys and shapes of `expected`, and no NaN."""
+    if isinstance(expected, Tensor):
+        is_like = isinstance(found, Tensor) and found.dtype == expected.dtype
+        _require(is_like, where, found, str(expected.dtype))
+        _require(found.shape == expected.shape, where, tuple(found.shape), tuple(expected.shape))
+        _require(not found.isnan().any(), where, "NaN", "a number")
+        return
+    is_number = type(expected) is float and type(found) is int
+    _require(type(found) is type(expected) or is_number, where, found, type(expected).__name__)
+    _require(found == found, where, found, "a number")
+    if isinstance(expected, dict):
+        _require(found.keys() == expected.keys(), where, list(found), list(expected))
+        for name in expected:
+            _check_like(found[name], expected[name], f"{where} {name}")
+    elif isinstance(expected, (list, tuple)):
+        _require(len(found) == len(expected), where, found, f"{len(expected)} values")
+        for one in zip(found, expected, strict=True):
+            _check_like(*one, where)
