@@ -15,11 +15,13 @@ from data.loading.options import LoaderOptions
 from data.loading.split import INPUTS, Split
 from models.checkpoint import read_checkpoint
 from models.registry import MODELS
+from system.config import plain_values
 from system.console import format_table, print_heading, print_line
 from system.errors import InputError
 from system.files import atomic_write
 from system.progress import progress
 from utils.reports.evaluation import evaluate
+from utils.reports.html import Picture, Section, Table, write_report
 from utils.reports.perturbation import (
     MODALITIES,
     UNDISTURBED,
@@ -33,6 +35,7 @@ from utils.reports.perturbation import (
 from utils.reports.predict import Predictor
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
+from utils.running.environment import command_line, environment
 from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
 from utils.tasks import Scores, Task
@@ -57,8 +60,8 @@ def measure_robustness(
 ) -> list[Robustness]:
     """Score `config.checkpoint`, and those beside it, on a split disturbed in every way.
 
-    Prints what a missing modality costs, and writes robustness.csv and a picture. Raises
-    InputError when a checkpoint cannot be read, does not fit, or is of another task.
+    Prints what a missing modality costs, and writes robustness.csv, a picture and report.html.
+    Raises InputError when a checkpoint cannot be read, does not fit, or is of another task.
     """
     split = Split(config.data_folder / split_name)
     opened = _open(config, split, beside)
@@ -86,6 +89,7 @@ def measure_robustness(
     if config.save and options.processes.is_first:
         folder = result_folder(config.resultdir, config.checkpoint, split.digest, beside)
         _write(folder / split_name, found, task, rates)
+        _report(folder / split_name, config, split, found, task, options)
         print_line(f"\nResults are in {folder / split_name}")
     return found
 
@@ -174,3 +178,25 @@ def _write(
         one.name: {how: scores[measure.key] for how, scores in one.scores.items()} for one in found
     }
     plot_robustness(folder / "robustness.png", curves, measure.name)
+
+
+def _report(
+    folder: Path,
+    config: RunConfig,
+    split: Split,
+    found: Sequence[Robustness],
+    task: Task,
+    options: LoaderOptions,
+) -> None:
+    measure = task.chosen_by
+    about = {"command": command_line(), **plain_values(config)}
+    facts = environment(options.device)
+    picture = Picture(folder / "robustness.png", f"{measure.name} by modality and disturbance")
+    sections = [
+        Section(f"{measure.name} without a modality", [Table(*_summary(found, task))]),
+        Section(f"{measure.name} by disturbance", [picture]),
+        Section("Data", [f"{len(split)} segments of {split.folder}", f"digest {split.digest}"]),
+        Section("Configuration", [Table(["setting", "value"], list(about.items()))]),
+        Section("Environment", [Table(["what", "value"], list(facts.items()))]),
+    ]
+    write_report(folder / "report.html", f"Robustness on {split.folder}", sections)

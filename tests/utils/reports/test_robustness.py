@@ -135,6 +135,17 @@ def test_checkpoints_of_different_tasks_are_refused(small, tmp_path, few_levels,
         measure(paths[0], small, tmp_path, *paths[1:])
 
 
+def test_the_report_has_scores_settings_and_environment(small, tmp_path, few_levels, no_picture):
+    (found,) = measure(write(tmp_path / "<b>.pth", "lf_dnn"), small, tmp_path / "result")
+    (path,) = (tmp_path / "result").glob("*/test/report.html")
+    page = path.read_text(encoding="utf-8")
+    for text in ("&lt;b&gt;.pth", "batch_size", "revision", "without audio"):
+        assert text in page
+    assert f"{found.scores[UNDISTURBED]['mae']:.4f}" in page
+    assert "<b>" not in page
+    assert "data:image/png;base64," in page
+
+
 def test_nothing_is_written_without_saving(small, tmp_path, few_levels, no_picture):
     path = write(tmp_path / "a.pth", "lf_dnn")
     measure(path, small, tmp_path / "result", save=False)
