@@ -42,6 +42,7 @@ _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
     "predict": ("train", "compare", "ablate", "table", "dry_run", "export"),
     "export": ("train", "compare", "ablate", "table", "dry_run"),
+    "robustness": ("train", "predict", "export"),
 }
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
@@ -64,6 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--same_settings", action="store_true", help=same)
     split = "what to evaluate on (default: %(default)s)"
     add("--split", choices=("val", "test"), default="test", help=split)
+    robustness = "score --checkpoint with each modality missing, noisy, or shifted in time"
+    add("--robustness", action="store_true", help=robustness)
+    beside = "checkpoints that --robustness puts beside --checkpoint"
+    add("--beside", type=file_path, nargs="+", default=[], metavar="FILE", help=beside)
     add(
         "--resume",
         metavar="FILE|auto",
@@ -148,6 +153,8 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
     if arguments["predict"] and not config.save:
         parser.error("--predict writes predictions.csv: leave --no_save out")
+    if arguments["beside"] and not arguments["robustness"]:
+        parser.error("--beside goes with --robustness")
     if resume and not trains:
         parser.error("--resume goes with --train")
     if resume not in (None, "auto") and arguments["seeds"]:
@@ -223,6 +230,10 @@ def main() -> None:
         from utils.reports.predict_path import predict_path
 
         predict_path(config, arguments["predict"], arguments["bert"], options)
+    elif arguments["robustness"]:
+        from utils.reports.robustness import measure_robustness
+
+        measure_robustness(config, split, options, arguments["beside"])
     else:
         from utils.reports.evaluate_checkpoint import evaluate_checkpoint
 

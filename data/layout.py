@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,14 @@ def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
 def read_segments(folder: Path) -> list[dict[str, str]]:
     """Read the whole of a split's segment table, as `iterate_segments` does."""
     return list(iterate_segments(folder))
+
+
+def number_in(cell: str | None) -> float:
+    """Return the number in a cell of a table, NaN where there is none."""
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def refuse_foreign_arrays(folder: Path) -> None:

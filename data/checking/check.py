@@ -22,6 +22,7 @@ from data.layout import (
     SPLITS,
     STAGE,
     TEXT_FILE,
+    number_in,
     preparation_command,
     read_segments,
 )
@@ -82,7 +83,7 @@ class _Split:
 
     def column(self, name: str) -> np.ndarray:
         """Return a column of the table as float64; NaN where there is no number."""
-        return np.array([_number(row[name]) for row in self.rows or []], dtype=np.float64)
+        return np.array([number_in(row[name]) for row in self.rows or []], dtype=np.float64)
 
 
 def check_dataset(folder: Path) -> Report:
@@ -320,13 +321,6 @@ def _look_up(manifest: dict[str, Any] | None, *keys: str) -> int | None:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, int) else None
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return np.nan
 
 
 def _counted(count: int, noun: str) -> str:

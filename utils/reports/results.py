@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,22 @@ from utils.reports.evaluation import Evaluation
 from utils.tasks import Task
 
 
-def result_folder(resultdir: Path, checkpoint: Path, data_digest: str) -> Path:
+def result_folder(
+    resultdir: Path, checkpoint: Path, data_digest: str, beside: Sequence[Path] = ()
+) -> Path:
     """Return `<resultdir>/<run>`, which results of no other checkpoint or data share.
+
+    Nor do those of the checkpoint together with others `beside` it.
 
     Below it each split has a folder of its own. The run's name has the checkpoint's folder and
     name, for people, and a digest of its address, its content and the data.
     """
     address = checkpoint.resolve()
     digest = hashlib.sha256(f"{address}\n{data_digest}\n".encode(errors="surrogateescape"))
-    with checkpoint.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+    for path in (checkpoint, *beside):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
     return resultdir / f"{address.parent.name}-{address.stem}-{digest.hexdigest()[:8]}"
 
 

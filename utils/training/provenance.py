@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +14,9 @@ import torch
 from system.config import plain_values
 from system.files import write_json
 from utils.run_config import RunConfig
+from utils.running.environment import command_line, environment
 from utils.tasks import Scores
 from utils.training.run_folder import RUN_FILE
-
-_PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
 def now() -> str:
@@ -50,12 +43,9 @@ class RunRecord:
         earlier = read_record(config.checkpointdir) or {}
         self._content = {
             "config": plain_values(config),
-            "command": shlex.join(sys.argv),
+            "command": command_line(),
             "dataset": data,
-            "versions": {"python": platform.python_version()}
-            | {name: version(name) for name in _PACKAGES},
-            "revision": _revision(),
-            "machine": _machine(device),
+            **environment(device),
             "started": earlier.get("started") or now(),
             "resumed": [*earlier.get("resumed", []), now()] if earlier else [],
         }
@@ -72,25 +62,3 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else None
     return None
-
-
-def _revision() -> str | None:
-    """Return this program's git revision, marked where files differ from it; None without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
-    try:
-        found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    is_cuda = device.type == "cuda"
-    return {
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if is_cuda else str(device),
-    }

@@ -1,0 +1,188 @@
+"""Segments with one modality missing, noisy or shifted."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from data.layout import SEGMENT_COLUMNS
+from data.loading.batches import batches
+from data.loading.split import INPUTS, Split
+from tests.data.loading.test_split import FILES, on_cpu, write_split
+from utils.reports.perturbation import (
+    LEVELS,
+    UNDISTURBED,
+    Perturbation,
+    PerturbedSplit,
+    effect,
+    perturbations,
+    shift_rates,
+)
+
+SEGMENTS, PADDING = 7, 10
+LENGTHS = dict(zip(INPUTS, (50, 40, 30), strict=True))
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """Random numbers; in every segment's front, `PADDING` rows of zeros."""
+    folder = tmp_path_factory.mktemp("split") / "test"
+    arrays = write_split(folder, SEGMENTS)
+    for kind, file in FILES.items():
+        arrays[kind][:, :PADDING] = 0
+        np.save(folder / file, arrays[kind])
+    return Split(folder)
+
+
+def read(split, perturbation, rows=range(SEGMENTS), seed=20):
+    """Return visual, audio and text by name, disturbed."""
+    batch = PerturbedSplit(split, perturbation, seed)[rows]
+    return dict(zip(INPUTS, (x.numpy() for x in batch.inputs), strict=True))
+
+
+def before(split):
+    return dict(zip(INPUTS, (x.numpy() for x in split[range(SEGMENTS)].inputs), strict=True))
+
+
+@pytest.mark.parametrize("how", perturbations(), ids=lambda h: f"{h.modality}-{h.kind}-{h.level}")
+def test_only_the_one_modality_changes_and_nothing_else_of_the_split(split, how):
+    found, expected = read(split, how), before(split)
+    for name in INPUTS:
+        if name != how.modality:
+            np.testing.assert_array_equal(found[name], expected[name])
+    changes = how.kind == "noise" or int(how.level) != 0  # of a shift, rows
+    same = np.array_equal(found[how.modality], expected[how.modality])
+    assert same != changes
+    disturbed = PerturbedSplit(split, how, 20)
+    assert (disturbed.ids, len(disturbed)) == (split.ids, SEGMENTS)
+    np.testing.assert_array_equal(disturbed.labels, split.labels)
+
+
+@pytest.mark.parametrize("modality", INPUTS)
+@pytest.mark.parametrize("kind", ["missing_random", "missing_block"])
+@pytest.mark.parametrize("percent", LEVELS["missing_random"])
+def test_the_share_of_the_frames_that_are_missing_is_that_of_real_ones(
+    split, modality, kind, percent
+):
+    found = read(split, Perturbation(modality, kind, percent))[modality]
+    expected = before(split)[modality]
+    frames = LENGTHS[modality] - PADDING
+    gone = (found == 0).all(axis=2)[:, PADDING:]
+    assert (gone.sum(axis=1) == round(percent / 100 * frames)).all()
+    np.testing.assert_array_equal(found[:, PADDING:][~gone], expected[:, PADDING:][~gone])
+    borders = np.abs(np.diff(gone.astype(int), axis=1, prepend=0, append=0)).sum(axis=1)
+    if kind == "missing_block":
+        assert (borders <= 2).all()
+    elif percent == 40:
+        assert (borders > 2).all()
+
+
+def test_a_frame_that_is_missing_at_random_stays_missing_as_more_go(split):
+    gone = [
+        (read(split, Perturbation("audio", "missing_random", percent))["audio"] == 0).all(axis=2)
+        for percent in LEVELS["missing_random"]
+    ]
+    for less, more in pairwise(gone):
+        assert (more | ~less).all()
+
+
+@pytest.mark.parametrize("decibels", LEVELS["noise"])
+def test_noise_has_the_ratio_to_the_signal_in_each_channel_and_spares_padding(tmp_path, decibels):
+    arrays = write_split(tmp_path / "test", 20)
+    values = arrays["visual"] * np.geomspace(1e-3, 1e3, 35, dtype=np.float32)
+    values[:, :PADDING] = 0
+    np.save(tmp_path / "test" / FILES["visual"], values)
+    how = Perturbation("visual", "noise", decibels)
+    found = read(Split(tmp_path / "test"), how, range(20))["visual"]
+    assert (found[:, :PADDING] == 0).all()
+    signal = (values.astype(np.float64) ** 2).sum(axis=(0, 1))
+    noise = ((found.astype(np.float64) - values) ** 2).sum(axis=(0, 1))
+    np.testing.assert_allclose(10 * np.log10(signal / noise), decibels, atol=1)
+
+
+@pytest.mark.parametrize("rows", [-60, -50, -20, 20, 50, 60])
+def test_a_shift_moves_rows_and_leaves_zeros(split, rows):
+    found = read(split, Perturbation("visual", "shift", rows))["visual"]
+    expected = np.zeros_like(found)
+    values = before(split)["visual"]
+    for row in range(50):
+        if 0 <= row + rows < 50:
+            expected[:, row + rows] = values[:, row]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_a_disturbance_depends_on_the_seed_and_the_segment_alone(split, kind):
+    how = Perturbation("audio", kind, 20)
+    whole = read(split, how)["audio"]
+    for size in (1, 3):
+        loader = batches(PerturbedSplit(split, how, 20), None, on_cpu(size))
+        np.testing.assert_array_equal(torch.cat([batch.audio for batch in loader]), whole)
+    np.testing.assert_array_equal(read(split, how, [5, 2])["audio"], whole[[5, 2]])
+    again = pickle.loads(pickle.dumps(PerturbedSplit(split, how, 20)))
+    np.testing.assert_array_equal(again[[5, 2]].audio, whole[[5, 2]])
+    if kind != "shift":
+        assert not np.array_equal(read(split, how, seed=21)["audio"], whole)
+        masks = {(row == before(split)["audio"][n]).tobytes() for n, row in enumerate(whole)}
+        assert len(masks) > 1 or kind == "noise"
+
+
+def test_a_segment_without_frames_stays_empty(tmp_path):
+    write_split(tmp_path / "test", 2)
+    np.save(tmp_path / "test" / FILES["audio"], np.zeros((2, 40, 74), np.float32))
+    for how in perturbations():
+        if how.modality == "audio":
+            assert not read(Split(tmp_path / "test"), how, [0, 1])["audio"].any()
+
+
+# What comes to the same
+
+
+def test_disturbances_that_leave_the_same_data_are_one():
+    def same(*how, rate=10.0):
+        return effect(Perturbation("audio", *how), rate, length=15)
+
+    whole = Perturbation("audio", "missing_random", 100)
+    assert same("missing_random", 0) == same("missing_block", 0) == same("shift", 0) == UNDISTURBED
+    assert same("missing_block", 100) == same("missing_random", 100) == whole
+    assert same("shift", 1.5) == same("shift", -2) == whole
+    assert same("shift", 0.04) == UNDISTURBED
+    assert same("shift", -1) == Perturbation("audio", "shift", -10)
+    assert same("noise", 0) == Perturbation("audio", "noise", 0)
+    assert same("missing_block", 20) == Perturbation("audio", "missing_block", 20)
+
+
+# Seconds to rows
+
+
+def with_times(folder, frames, times):
+    """A split of segments with so many frames of audio and visual each, and these times."""
+    arrays = write_split(folder, len(frames))
+    for kind in ("visual", "audio"):
+        for values, count in zip(arrays[kind], frames, strict=True):
+            values[: len(values) - count] = 0
+        np.save(folder / FILES[kind], arrays[kind])
+    rows = [f"s{n},v,{start},{end},a,0" for n, (start, end) in enumerate(times)]
+    text = "\n".join([",".join(SEGMENT_COLUMNS), *rows]) + "\n"
+    (folder / "segments.csv").write_text(text, encoding="utf-8")
+    return Split(folder)
+
+
+def test_rates_are_measured_where_segments_are_not_cut(tmp_path):
+    times = [(0, 2), (1, 5), (2, 2.5), (0, 100), (0, 1)]
+    rates = shift_rates(with_times(tmp_path / "test", [20, 36, 5, 40, 0], times))
+    assert rates["audio"] == 10  # the 4th is as long as the array, the 5th empty
+    assert rates["visual"] == pytest.approx(9.5)  # 40 of 50 rows in 100 s count here
+
+
+@pytest.mark.parametrize("time", [("", ""), (0, 0), ("x", "2"), ("nan", 1)])
+def test_rates_are_those_of_cmu_where_nothing_tells_them(tmp_path, time):
+    assert shift_rates(with_times(tmp_path / "test", [20], [time])) == {"audio": 100, "visual": 30}
+
+
+def test_rates_are_those_of_cmu_without_a_table(split):
+    assert shift_rates(split) == {"audio": 100, "visual": 30}

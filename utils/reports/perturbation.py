@@ -1,0 +1,156 @@
+"""Segments with one modality disturbed, the same for every model and batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from torch import Tensor
+
+from data.layout import iterate_segments, number_in
+from data.loading.split import INPUTS, Split
+from data.npy import Rows
+
+MODALITIES = ("text", "audio", "visual")
+SHIFTED = ("audio", "visual")  # against text
+LEVELS = {
+    "missing_random": (0, 20, 40, 60, 80, 100),  # percent of a segment's frames
+    "missing_block": (0, 20, 40, 60, 80, 100),
+    "noise": (20, 15, 10, 5, 0, -5, -10),  # decibels
+    "shift": (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2),  # seconds; above 0, later than the text
+}
+_ROWS_A_SECOND = {"audio": 100, "visual": 30}  # of the CMU sequences
+_SEGMENTS_TIMED = 512
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """How one modality is disturbed: a kind of `LEVELS`, and how much."""
+
+    modality: str
+    kind: str
+    level: float
+
+
+UNDISTURBED = Perturbation("text", "missing_random", 0)
+
+
+def perturbations() -> list[Perturbation]:
+    """Return every perturbation that is tried, by modality and kind."""
+    return [
+        Perturbation(modality, kind, level)
+        for modality in MODALITIES
+        for kind, levels in LEVELS.items()
+        if kind != "shift" or modality in SHIFTED
+        for level in levels
+    ]
+
+
+def effect(perturbation: Perturbation, rows_a_second: float, length: int) -> Perturbation:
+    """Return the first of those that leave the same data; a shift is in rows then.
+
+    `length` is how many rows the modality's array has.
+    """
+    modality, kind, level = perturbation.modality, perturbation.kind, perturbation.level
+    if kind == "shift":
+        level = shift_in_rows(level, rows_a_second)
+        if abs(level) >= length:  # none is left
+            kind, level = "missing_random", 100
+    if kind != "noise" and level == 0:
+        return UNDISTURBED
+    if kind == "missing_block" and level == 100:
+        kind = "missing_random"
+    return Perturbation(modality, kind, level)
+
+
+def shift_in_rows(seconds: float, rows_a_second: float) -> int:
+    """Return the whole number of rows that is nearest to a shift."""
+    return round(seconds * rows_a_second)
+
+
+class PerturbedSplit(Split):
+    """A split that is read disturbed, by the `seed`, a segment's row and the modality alone.
+
+    The level of a shift is in rows.
+    """
+
+    def __init__(self, split: Split, perturbation: Perturbation, seed: int) -> None:
+        self.__dict__.update(split.__dict__)
+        self._arguments = (split, perturbation, seed)
+
+    def __reduce__(self) -> tuple[type[Split], tuple]:
+        return PerturbedSplit, self._arguments
+
+    def read(self, rows: Rows) -> tuple[list[Tensor], np.ndarray]:
+        """Read as `Split.read` does, then disturb."""
+        tensors, not_finite = super().read(rows)
+        _, how, seed = self._arguments
+        number = INPUTS.index(how.modality)
+        for row, values in zip(rows, tensors[number].numpy(), strict=True):
+            _DISTURB[how.kind](values, how.level, np.random.default_rng([seed, row, number]))
+        return tensors, not_finite
+
+
+def _drop_at_random(values: np.ndarray, percent: float, rng: np.random.Generator) -> None:
+    frames = _frames(values)
+    values[rng.permutation(frames)[: round(percent / 100 * len(frames))]] = 0
+
+
+def _drop_block(values: np.ndarray, percent: float, rng: np.random.Generator) -> None:
+    """Set neighbouring frames to 0, anywhere in the segment."""
+    frames = _frames(values)
+    count = round(percent / 100 * len(frames))
+    start = int(rng.random() * (len(frames) - count + 1))
+    values[frames[start : start + count]] = 0
+
+
+def _add_noise(values: np.ndarray, decibels: float, rng: np.random.Generator) -> None:
+    """Add white noise of this signal-to-noise ratio to each channel, by the segment's power."""
+    frames = _frames(values)
+    signal = values[frames].astype(np.float64)
+    power = np.sum(signal**2, axis=0) / max(1, len(signal))
+    noise = np.sqrt(power / 10 ** (decibels / 10))
+    values[frames] = signal + noise * rng.standard_normal(signal.shape)
+
+
+def _shift(values: np.ndarray, rows: float, _: np.random.Generator) -> None:
+    """Move the frames to later rows, or to earlier ones; what leaves the array is lost."""
+    count = int(rows)
+    values[:] = np.roll(values, count, axis=0)
+    values[slice(count) if count > 0 else slice(max(0, len(values) + count), None)] = 0
+
+
+# What changes a segment's values `(T, channels)`.
+_DISTURB: dict[str, Callable[[np.ndarray, float, np.random.Generator], None]] = {
+    "missing_random": _drop_at_random,
+    "missing_block": _drop_block,
+    "noise": _add_noise,
+    "shift": _shift,
+}
+
+
+def _frames(values: np.ndarray) -> np.ndarray:
+    """Return the rows that hold something: no padding."""
+    return np.flatnonzero(values.any(axis=1))
+
+
+def shift_rates(split: Split) -> dict[str, float]:
+    """Return how many rows a second of each of `SHIFTED` has.
+
+    It is the median of rows over seconds, of those among the first segments whose times are
+    known and which were not cut to the array's length. Without any, it is the rate of the CMU
+    sequences.
+    """
+    table = list(islice(iterate_segments(split.folder), _SEGMENTS_TIMED))
+    seconds = np.array([number_in(row["end"]) - number_in(row["start"]) for row in table])
+    tensors, _ = split.read(range(len(table)))
+    rates: dict[str, float] = dict(_ROWS_A_SECOND)
+    for name in SHIFTED:
+        filled = tensors[INPUTS.index(name)].numpy().any(axis=2)
+        first = filled.argmax(axis=1)  # 0 where the array is full, or empty
+        timed = (seconds > 0) & (first > 0)
+        if timed.any():
+            rates[name] = float(np.median((filled.shape[1] - first)[timed] / seconds[timed]))
+    return rates

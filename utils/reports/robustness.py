@@ -1,0 +1,202 @@
+"""How the scores of checkpoints change as a modality goes missing, gets noisy, or comes late."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+from tqdm import tqdm
+
+from data.loading.options import LoaderOptions
+from data.loading.split import INPUTS, Split
+from models.checkpoint import read_checkpoint
+from models.registry import MODELS
+from system.config import plain_values
+from system.console import format_table, print_heading, print_line
+from system.errors import InputError
+from system.files import atomic_write
+from system.progress import progress
+from utils.reports.evaluation import evaluate
+from utils.reports.html import Picture, Section, Table, write_report
+from utils.reports.perturbation import (
+    MODALITIES,
+    UNDISTURBED,
+    Perturbation,
+    PerturbedSplit,
+    effect,
+    perturbations,
+    shift_in_rows,
+    shift_rates,
+)
+from utils.reports.predict import Predictor
+from utils.reports.results import result_folder
+from utils.run_config import RunConfig
+from utils.running.environment import command_line, environment
+from utils.running.execution import Execution
+from utils.running.setup import open_model, place_model
+from utils.tasks import Scores, Task
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """A checkpoint's scores by perturbation."""
+
+    checkpoint: Path
+    model: str
+    scores: Mapping[Perturbation, Scores]
+
+    @property
+    def name(self) -> str:
+        """What tells it from others."""
+        return f"{self.model} ({self.checkpoint})"
+
+
+def measure_robustness(
+    config: RunConfig, split_name: str, options: LoaderOptions, beside: Sequence[Path]
+) -> list[Robustness]:
+    """Score `config.checkpoint`, and those beside it, on a split disturbed in every way.
+
+    Prints what a missing modality costs, and writes robustness.csv, a picture and report.html.
+    Raises InputError when a checkpoint cannot be read, does not fit, or is of another task.
+    """
+    split = Split(config.data_folder / split_name)
+    opened = _open(config, split, beside)
+    task = opened[0][2]
+    if config.save:
+        config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
+    rates = shift_rates(split)
+    shifts = ", ".join(f"{rate:.4g} rows of {name}" for name, rate in rates.items())
+    print_line(f"To shift them, a second is taken as {shifts}")
+    bar = progress(
+        total=len(opened) * len(perturbations()),
+        desc="Disturbing",
+        unit="score",
+        disable=not options.verbose,
+    )
+    with bar:
+        found = [
+            Robustness(
+                one.checkpoint, one.model, _scores(one, model, task, split, rates, options, bar)
+            )
+            for one, model, task in opened
+        ]
+    print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
+    print_line(format_table(*_summary(found, task)))
+    if config.save and options.processes.is_first:
+        folder = result_folder(config.resultdir, config.checkpoint, split.digest, beside)
+        _write(folder / split_name, found, task, rates)
+        _report(folder / split_name, config, split, found, task, options)
+        print_line(f"\nResults are in {folder / split_name}")
+    return found
+
+
+def _open(
+    config: RunConfig, split: Split, beside: Sequence[Path]
+) -> list[tuple[RunConfig, nn.Module, Task]]:
+    """Return each checkpoint's configuration, model and task; the task of all is the same."""
+    opened = []
+    for path in dict.fromkeys((config.checkpoint, *beside)):
+        checkpoint = read_checkpoint(path)
+        # --model names the first one's, and that of others that need a name.
+        model = None if opened and checkpoint.model in MODELS else config.model
+        opened.append(open_model(replace(config, checkpoint=path, model=model), checkpoint, split))
+        first, last = opened[0][0].task, opened[-1][0].task
+        if first != last:
+            raise InputError(
+                f"{path} was trained for the task {last}, but {config.checkpoint} for {first}; "
+                "put those of one task side by side."
+            )
+    return opened
+
+
+def _scores(
+    config: RunConfig,
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    rates: Mapping[str, float],
+    options: LoaderOptions,
+    bar: tqdm,
+) -> dict[Perturbation, Scores]:
+    """Return the scores by perturbation; where several leave the same data, it is scored once."""
+    execution = Execution(config.precision, config.compile)
+    predictor = Predictor(place_model(model, config, options), execution, options.share_size)
+    lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
+    by_effect: dict[Perturbation, Scores] = {}
+    scores = {}
+    for perturbation in perturbations():
+        modality = perturbation.modality
+        same = effect(perturbation, rates.get(modality, 0), lengths[modality])
+        if modality in getattr(model.config, "left_out", []):
+            same = UNDISTURBED
+        if same not in by_effect:
+            disturbed = PerturbedSplit(split, same, config.seed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # without text, predictions may be all the same
+                found = evaluate(predictor, disturbed, task, replace(options, verbose=False))
+            by_effect[same] = found.scores
+        scores[perturbation] = by_effect[same]
+        bar.update()
+    return scores
+
+
+def _summary(found: Sequence[Robustness], task: Task) -> tuple[list[str], list[list[str]]]:
+    """Lay out what chooses the epoch: undisturbed, and without each modality."""
+    shown = [UNDISTURBED, *(Perturbation(name, "missing_random", 100) for name in MODALITIES)]
+    measure = task.chosen_by
+    rows = [
+        [one.name, *(measure.text(one.scores[how][measure.key]) for how in shown)] for one in found
+    ]
+    return ["checkpoint", "undisturbed", *(f"without {name}" for name in MODALITIES)], rows
+
+
+def _write(
+    folder: Path, found: Sequence[Robustness], task: Task, rates: Mapping[str, float]
+) -> None:
+    from utils.reports.robustness_plot import plot_robustness  # matplotlib is slow to import
+
+    with (
+        atomic_write(folder / "robustness.csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        keys = [measure.key for measure in task.measures]
+        writer.writerow(["checkpoint", "model", "modality", "kind", "level", "rows", *keys])
+        for one in found:
+            for how, scores in one.scores.items():
+                rows = ""
+                if how.kind == "shift":
+                    rows = shift_in_rows(how.level, rates[how.modality])
+                about = (one.checkpoint, one.model, how.modality, how.kind, how.level, rows)
+                writer.writerow([*about, *(scores[key] for key in keys)])
+    measure = task.chosen_by
+    curves = {
+        one.name: {how: scores[measure.key] for how, scores in one.scores.items()} for one in found
+    }
+    plot_robustness(folder / "robustness.png", curves, measure.name)
+
+
+def _report(
+    folder: Path,
+    config: RunConfig,
+    split: Split,
+    found: Sequence[Robustness],
+    task: Task,
+    options: LoaderOptions,
+) -> None:
+    measure = task.chosen_by
+    about = {"command": command_line(), **plain_values(config)}
+    facts = environment(options.device)
+    picture = Picture(folder / "robustness.png", f"{measure.name} by modality and disturbance")
+    sections = [
+        Section(f"{measure.name} without a modality", [Table(*_summary(found, task))]),
+        Section(f"{measure.name} by disturbance", [picture]),
+        Section("Data", [f"{len(split)} segments of {split.folder}", f"digest {split.digest}"]),
+        Section("Configuration", [Table(["setting", "value"], list(about.items()))]),
+        Section("Environment", [Table(["what", "value"], list(facts.items()))]),
+    ]
+    write_report(folder / "report.html", f"Robustness on {split.folder}", sections)

@@ -1,0 +1,53 @@
+"""What a run runs on, and what runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "numpy", "scikit-learn")
+
+
+def command_line() -> str:
+    """Return the command that started this program."""
+    return shlex.join(sys.argv)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, this program's revision, and the machine."""
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in _PACKAGES},
+        "revision": _revision(),
+        "machine": _machine(device),
+    }
+
+
+def _revision() -> str | None:
+    """Return this program's git revision, marked where files differ from it; None without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    is_cuda = device.type == "cuda"
+    return {
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if is_cuda else str(device),
+    }
