@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 		--checkpointdir $(DEMO)/checkpoints --resultdir $(DEMO)/result
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
 # Hostile files through both programs: N of each kind, drawn by SEED.
 N ?= 200

@@ -300,7 +300,7 @@ DAMAGES = {
     "Python objects": (saves(np.array([{}] * SEGMENTS, object)), "damaged"),
     "broken header": (replaces(b"'descr'", b"'descr("), "damaged"),
     "negative shape": (replaces(b"(11,", b"(-1,"), "damaged"),
-    "two arrays": (saves_two, "no single array"),
+    "two arrays": (saves_two, "damaged, or no .npy array"),
     "two dimensions": (saves(np.zeros((SEGMENTS, 7))), r"float64 of shape \(11, 7\)"),
     "one number": (saves(np.float32(1)), r"float32 of shape \(\)"),
     "whole numbers": (saves(np.zeros((SEGMENTS, 1, 7), int)), "int64"),
@@ -348,7 +348,7 @@ def test_python_objects_in_an_array_are_not_brought_to_life(tmp_path):
     write_split(tmp_path)
     objects = np.array([[[MakesFolder(tmp_path / "was here")]]] * SEGMENTS, object)
     np.save(tmp_path / FILES["visual"], objects, allow_pickle=True)
-    assert "visual50.npy is damaged, or no .npy array" in refusal(tmp_path)
+    assert "visual50.npy holds object of shape (11, 1, 1), expected floats" in refusal(tmp_path)
     assert not (tmp_path / "was here").exists()
 
 
