@@ -42,4 +42,4 @@ class LMF(VectorFusion):
         a, v, t = map(with_one, self.vectors(visual, audio, text))
         # (rank, B, outputs)
         product = (a @ self.audio_factor) * (v @ self.visual_factor) * (t @ self.text_factor)
-        return torch.tensordot(self.fusion_weights[0], product, dims=1) + self.fusion_bias
+        return torch.einsum("r,rbo->bo", self.fusion_weights[0], product) + self.fusion_bias

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.checkpoint import PublishedFormat
+from models.layers.lstm import LSTM
 from models.layers.norm import BatchNorm
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
@@ -93,7 +94,7 @@ class MSAF(nn.Module):
         self.lstms = nn.ModuleDict(
             {
                 name: nn.ModuleList(
-                    nn.LSTM(inputs, size, batch_first=True) for inputs in (widths[name], size)
+                    LSTM(inputs, size, batch_first=True) for inputs in (widths[name], size)
                 )
                 for name, size in config.hidden.items()
             }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import PublishedFormat
+from models.layers.lstm import LSTM
 from models.layers.norm import BatchNorm
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
@@ -59,7 +60,7 @@ class TextSubnet(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.rnn = nn.LSTM(inputs, hidden, batch_first=True)
+        self.rnn = LSTM(inputs, hidden, batch_first=True)
         self.linear_1 = nn.Linear(hidden, out)
 
     def forward(self, text: Tensor) -> Tensor:

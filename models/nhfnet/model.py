@@ -6,7 +6,6 @@ Shapes: B batch; Tv, Ta, Tt tokens of visual, audio, text; F fused tokens; d the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from models.checkpoint import read_checkpoint, restore_model, write_checkpoint
 from models.layers.dropout import scramble
 from models.layers.encoder import Encoder
+from models.layers.lstm import LSTM
 from models.nhfnet.config import NHFNetConfig
 from models.nhfnet.released_format import RELEASED
 
@@ -51,8 +51,8 @@ class NHFNet(nn.Module, PyTorchModelHubMixin):
         if config.uses("text"):
             self.text_lstms = nn.ModuleList(
                 [
-                    nn.LSTM(widths["text"], config.text_hidden, batch_first=True),
-                    nn.LSTM(config.text_hidden, width, batch_first=True),
+                    LSTM(widths["text"], config.text_hidden, batch_first=True),
+                    LSTM(config.text_hidden, width, batch_first=True),
                 ]
             )
             self.text_norm = nn.LayerNorm(width)
@@ -126,10 +126,8 @@ class NHFNet(nn.Module, PyTorchModelHubMixin):
         Then self-attention, but in the figure's wiring.
         """
         x = text
-        # Under autocast cuDNN would run them in float16, too narrow for gradients.
-        with torch.autocast("cuda", enabled=False) if text.is_cuda else nullcontext():
-            for lstm in self.text_lstms:
-                x, _ = lstm(x)
+        for lstm in self.text_lstms:
+            x, _ = lstm(x)
         x = self.text_norm(x)
         return x if self.config.wiring == "figure" else self.self_attention_encoder(x)
 

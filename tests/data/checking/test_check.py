@@ -223,8 +223,8 @@ DAMAGES = {
     "a truncated file": (
         lambda d: cut_short(d / "train/visual50.npy"),
         [
-            "train/visual50.npy is damaged: shape (6, 6, 3) needs 560 bytes, it has 559; prepare the "
-            "dataset again."
+            "train/visual50.npy is damaged: shape (6, 6, 3) needs 560 bytes, it has 559; prepare "
+            "the dataset again."
         ],
     ),
     "a missing array": (
