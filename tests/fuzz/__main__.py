@@ -56,6 +56,9 @@ class Kind:
     slow: tuple[Command, ...] = ()  # on one case in eight
 
 
+KINDS = ("csd", "array", "pickle")
+
+
 def kinds(folder: Path) -> dict[str, Kind]:
     """Make the sound files of all kinds; everything that the programs need is imported then."""
     rest = folder / "sound"
@@ -91,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n", type=int, default=100, help="cases of each kind")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kinds", nargs="+", default=["csd", "array", "pickle"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--case", type=Path, help="a kept case to run again")
     options = parser.parse_args()
     memory = Path("/dev/shm")  # where the programs need not wait for a disk
