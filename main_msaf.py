@@ -38,11 +38,12 @@ _GROUPS = {
         *("save_every", "log_interval", "verbose", "save"),
     ),
 }
+_OTHER_WORK = ("train", "compare", "ablate", "table", "dry_run")
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
-    "predict": ("train", "compare", "ablate", "table", "dry_run", "export"),
-    "export": ("train", "compare", "ablate", "table", "dry_run"),
-    "robustness": ("train", "predict", "export"),
+    "predict": (*_OTHER_WORK, "export"),
+    "export": _OTHER_WORK,
+    "robustness": (*_OTHER_WORK, "predict", "export"),
 }
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 

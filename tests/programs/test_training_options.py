@@ -192,3 +192,16 @@ def test_shares_are_disjoint_and_complete(small):
         shares.append([options.share(batch) for batch in options.rows(rows)])
     for batch, *parts in zip(options.rows(rows), *shares, strict=True):
         assert sorted(np.concatenate(parts)) == batch.tolist()
+
+
+@pytest.mark.parametrize("this", ["predict", "export", "robustness"])
+@pytest.mark.parametrize("other", ["train", "ablate", "dry_run"])
+def test_what_works_on_a_checkpoint_goes_without_other_work(capsys, this, other):
+    from main_msaf import build_parser, parse_config
+
+    parser = build_parser()
+    value = [] if this == "robustness" else ["x.safetensors"]
+    given = vars(parser.parse_args(["--checkpoint", "x.pth", f"--{this}", *value, f"--{other}"]))
+    with pytest.raises(SystemExit):
+        parse_config(parser, given)
+    assert f"--{this} and --{other} exclude each other" in capsys.readouterr().err
