@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from system.pickled_bytes import latin1_bytes, no_bytes
+
 DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -160,17 +162,6 @@ def _parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
-def _no_bytes() -> bytes:
-    """Return b"", which protocols 0 to 2 hold as a call of `bytes` without arguments."""
-    return b""
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Return the bytes that protocols 0 to 2 hold as text: the one use of `_codecs.encode`."""
-    require(type(text) is str and encoding in ("latin1", "latin-1"), "an unusual encoding")
-    return text.encode("latin-1")
-
-
 def _ordered_dict(*items: Any) -> dict:
     require(not items, "an OrderedDict in an unusual way")
     return {}
@@ -187,8 +178,8 @@ _KNOWN = {
     ("numpy", "dtype"): _NumpyType,
     ("numpy.core.multiarray", "scalar"): _numpy_number,  # of NumPy 1
     ("numpy._core.multiarray", "scalar"): _numpy_number,  # of NumPy 2
-    ("_codecs", "encode"): _latin1,
-    ("__builtin__", "bytes"): _no_bytes,
+    ("_codecs", "encode"): latin1_bytes,
+    ("__builtin__", "bytes"): no_bytes,
     ("torch", "Size"): _arguments,
     ("torch", "device"): _arguments,
     ("__builtin__", "set"): _arguments,

@@ -25,6 +25,7 @@ from data.formats.pickle_bounds import BoundedFile, check_key, check_size
 from data.formats.tensors import require
 from data.formats.what_it_is import what_it_is
 from system.errors import InputError
+from system.pickled_bytes import latin1_bytes, no_bytes
 
 # Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
 # NumPy names them in a pickle. Structured types are out: made-up offsets in one read memory
@@ -159,17 +160,6 @@ def _scalar(kind: _Type, content: bytes) -> np.generic:
     return _from_buffer(content, kind, (), "C")[()]
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """Return the bytes that protocols 0 to 2 hold as text: the one use of `_codecs.encode`."""
-    require(type(text) is str and encoding in ("latin1", "latin-1"), "an unusual encoding")
-    return text.encode("latin-1")
-
-
-def _no_bytes() -> bytes:
-    """Return b"", which protocols 0 to 2 hold as a call of `bytes` without arguments."""
-    return b""
-
-
 def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict:
     """Return a dict, which Python 2 made of a list of keys and values."""
     made = {}
@@ -182,9 +172,9 @@ def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict:
 _KNOWN = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Type,
-    ("_codecs", "encode"): _latin1,
-    ("__builtin__", "bytes"): _no_bytes,
-    ("builtins", "bytes"): _no_bytes,
+    ("_codecs", "encode"): latin1_bytes,
+    ("__builtin__", "bytes"): no_bytes,
+    ("builtins", "bytes"): no_bytes,
     ("collections", "OrderedDict"): _ordered_dict,
     **{("torch", name): kind for name, kind in tensors.VALUE_TYPES.items()},
     ("torch._utils", "_rebuild_tensor_v2"): tensors.rebuild_tensor,

@@ -21,6 +21,7 @@ from data.text.bert_files import (
     read_vocabulary,
 )
 from system.errors import InputError
+from system.torch_file import load_torch_file
 
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 # What the encoder's shape needs of a configuration, besides the activation.
@@ -149,7 +150,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = load_torch_file(path, "a BERT's weights", "fetch it again.")
     except PermissionError:
         raise
     # A damaged file can make either loader fail in any way.

@@ -12,24 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.baselines.vectors import channels
 from models.checkpoint import PublishedFormat
 from models.layers.lstm import LSTM
 from models.layers.norm import BatchNorm
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
-_channels = whole_number(1, 65536)
-
 
 @dataclass(frozen=True)
 class MSAFConfig(CheckedConfig):
     """The defaults are the authors' on CMU-MOSEI."""
 
-    visual_hidden: int = setting(32, _channels, "channels of the visual LSTMs")
-    audio_hidden: int = setting(64, _channels, "channels of the audio LSTMs")
-    text_hidden: int = setting(128, _channels, "channels of the text LSTMs")
-    block: int = setting(16, _channels, "channels that share an attention")
-    joint_hidden: int = setting(8, _channels, "channels that the attention is made of")
+    visual_hidden: int = setting(32, channels, "channels of the visual LSTMs")
+    audio_hidden: int = setting(64, channels, "channels of the audio LSTMs")
+    text_hidden: int = setting(128, channels, "channels of the text LSTMs")
+    block: int = setting(16, channels, "channels that share an attention")
+    joint_hidden: int = setting(8, channels, "channels that the attention is made of")
     segments: int = setting(5, whole_number(1, 1024), "parts of the time, each fused on its own")
     dropout: float = setting(0.2, share_below_one, "of whole blocks, in training")
 
