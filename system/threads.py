@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,17 +9,20 @@ from contextvars import copy_context
 from itertools import islice
 from typing import TypeVar
 
+from system.cpus import usable_cpus
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `function(item)` for each item, in order, working a few items ahead on all cores.
+    """Yield `function(item)` for each item, in order, working a few items ahead on all cores
+    that the process may use.
 
     The threads have the caller's context, as NumPy's `errstate`. Only a few results wait at a
     time, so that memory does not grow with the number of items.
     """
-    workers = os.cpu_count() or 1
+    workers = usable_cpus()
     remaining = iter(items)
 
     def in_context(item: Item) -> Future[Result]:

@@ -13,14 +13,14 @@ TRAIN_VIDEOS = ["hh04W3xXa5s", "GdFP_p4eQX0", "4iG0ffmnCOw"]  # of the standard 
 VAL_VIDEO, TEST_VIDEO = "188343", "7l3BNtSE0xc"
 
 
-def write_csd(path, entries, root=None, **options):
+def write_csd(path, entries, root=None, features_options=None, **options):
     """Write `{entry: (intervals, features)}`; `options` are h5py's for datasets."""
     root = root or path.stem
     with h5py.File(path, "w") as file:
         for entry, (intervals, features) in entries.items():
             group = file.create_group(f"{root}/data/{entry}")
             group.create_dataset("intervals", data=intervals, **options)
-            group.create_dataset("features", data=features, **options)
+            group.create_dataset("features", data=features, **options, **(features_options or {}))
         file.require_group(f"{root}/data")
         name = np.array([json.dumps(root)], dtype=h5py.string_dtype())
         file.create_dataset(f"{root}/metadata/root name", data=name)
