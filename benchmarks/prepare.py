@@ -1,10 +1,14 @@
 """Preparation without BERT: dataset_prep.py against the literal aligner of tests/plain.py.
 
-    python benchmarks/prepare.py CSD_DIR [--alignment segment word]
+    python benchmarks/prepare.py CSD_DIR [--alignment segment word] [--forms plain gzip rounded]
 
-CSD_DIR holds the four .csd files of CMU-MOSEI. Each side runs in a process of its own, as a
-whole: start, reading, aligning and writing the arrays. The literal aligner loads the files
-first, as the CMU SDK does, and loops over rows and words in Python.
+CSD_DIR holds the four .csd files of CMU-MOSEI. Other forms than `plain` are copies of them,
+compressed as the CMU SDK does it (level 9, HDF5's own chunks); `rounded` ones have audio and
+visual features of three decimals, which compress better. Each side runs in a process of its own,
+as a whole: start, reading, aligning and writing the arrays. The literal aligner loads the files
+first, as the CMU SDK does, and loops over rows and words in Python. Beside compressed files
+stands what decompressing the needed chunks takes alone, from memory into memory, in as many
+threads as the process may use processors.
 """
 
 from __future__ import annotations
@@ -15,6 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -24,7 +32,11 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.fetching.server import MOSEI
+from data.formats import chunks
 from data.formats.folds import read_folds
+from data.formats.inflate import inflate
+from data.preparing.segments import Lengths, Sequences
+from system.cpus import usable_cpus
 from tests.plain import plain_segments, plain_word_segments
 
 
@@ -66,27 +78,96 @@ def measure(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - begin, peak
 
 
+@contextmanager
+def in_form(csd: Path, form: str) -> Iterator[Path]:
+    """Give the folder with the files in `form`, one of FORMS."""
+    if form == "plain":
+        yield csd
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, source in MOSEI.sequences.items():
+            with (
+                h5py.File(csd / source.name) as old,
+                h5py.File(Path(folder) / source.name, "w") as new,
+            ):
+                is_rounded = form == "rounded" and kind in ("audio", "visual")
+                root = next(iter(old))
+                for key, entry in old[root]["data"].items():
+                    for name in ("features", "intervals"):
+                        values = entry[name][:]
+                        if is_rounded and name == "features":
+                            values = np.round(values, 3)
+                        path = f"{root}/data/{key}/{name}"
+                        new.create_dataset(
+                            path, data=values, compression="gzip", compression_opts=9
+                        )
+        yield Path(folder)
+
+
+def decompressing(csd: Path, alignment: str) -> float:
+    """Measure decompressing alone what an alignment needs; seconds."""
+    needed: list[tuple[bytes, int]] = []
+
+    def note(content: bytes, size: int) -> bytes | bytearray:
+        needed.append((content, size))
+        return inflate(content, size)
+
+    chunks.inflate = note
+    paths = {kind: csd / source.name for kind, source in MOSEI.sequences.items()}
+    with Sequences(MOSEI, paths) as sequences:
+        for _ in sequences.segments(read_folds(MOSEI.folds), alignment, Lengths(), Counter()):
+            pass
+    chunks.inflate = inflate
+
+    def share(first: int) -> None:
+        for content, size in needed[first::cpus]:
+            inflate(content, size)
+
+    cpus = usable_cpus()
+    with ThreadPoolExecutor(cpus) as executor:
+        begin = time.perf_counter()
+        list(executor.map(share, range(cpus)))
+        return time.perf_counter() - begin
+
+
+FORMS = ("plain", "gzip", "rounded")
+
+
 def main() -> None:
-    """Print wall time and peak memory of both, and the ratio of the times."""
+    """Print wall time and peak memory of both, and the ratio of the times, for each form."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("csd", type=Path)
     parser.add_argument("--alignment", nargs="+", default=["segment", "word"])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS[:1]))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--literal", metavar="OUT", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.literal:
         literal(arguments.csd, arguments.alignment[0], arguments.literal)
         return
-    for alignment in arguments.alignment:
-        fast = [fast_run(arguments.csd, alignment) for _ in range(arguments.rounds)]
-        with tempfile.TemporaryDirectory() as out:
-            options = [str(arguments.csd), "--alignment", alignment, "--literal", out]
-            slow, slow_memory = measure([sys.executable, __file__, *options])
-        seconds = float(np.median([run[0] for run in fast]))
-        print(
-            f"{alignment:<8} dataset_prep.py {seconds:7.2f} s {fast[-1][1]:7.0f} MB   literal "
-            f"{slow:7.2f} s {slow_memory:7.0f} MB   {slow / seconds:6.1f} times as fast"
-        )
+    for form in arguments.forms:
+        with in_form(arguments.csd, form) as csd:
+            for alignment in arguments.alignment:
+                compare(csd, form, alignment, arguments.rounds)
+
+
+def compare(csd: Path, form: str, alignment: str, rounds: int) -> None:
+    """Measure both on one form of the files, and print a line."""
+    fast = [fast_run(csd, alignment) for _ in range(rounds)]
+    seconds = float(np.median([run[0] for run in fast]))
+    alone = ""
+    if form != "plain":
+        bound = float(np.median([decompressing(csd, alignment) for _ in range(rounds)]))
+        alone = f"{bound:5.2f} s decompressing alone ({seconds / bound:.2f})"
+    with tempfile.TemporaryDirectory() as out:
+        options = [str(csd), "--alignment", alignment, "--literal", out]
+        slow, slow_memory = measure([sys.executable, __file__, *options])
+    print(
+        f"{form:<8} {alignment:<8} dataset_prep.py {seconds:6.2f} s {fast[-1][1]:5.0f} MB   "
+        f"{alone:<36} literal {slow:6.2f} s {slow_memory:5.0f} MB   "
+        f"{slow / seconds:5.1f} times as fast",
+        flush=True,
+    )
 
 
 def fast_run(csd: Path, alignment: str) -> tuple[float, float]:

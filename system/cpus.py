@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
+@cache
 def usable_cpus() -> int:
     """Return how many processors this process may keep busy, at least 1.
 
-    A part of one counts as one.
+    A part of one counts as one. It is looked up once.
     """
     shares = [math.ceil(share) for share in _shares_of_time()]
     return max(1, min([_permitted(), *shares]))

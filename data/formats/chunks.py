@@ -1,7 +1,6 @@
 """Reading rows of an HDF5 dataset from its chunks, decompressed here.
 
-The HDF5 library decompresses behind one lock, so that threads would wait, and it takes a file's
-word for how large a chunk becomes.
+The HDF5 library decompresses in one thread, and takes a file's word for how large a chunk becomes.
 """
 
 from __future__ import annotations
@@ -13,8 +12,11 @@ import numpy as np
 from h5py import h5d, h5z
 
 from data.formats.inflate import inflate
+from system.threads import in_parallel
 
 _GZIP_ALONE = [h5z.FILTER_DEFLATE]
+_BYTES_AT_ONCE = 4 * 2**20  # what is decompressed and not copied yet
+_BYTES_A_THREAD = 2**17  # with less, waking it takes longer than what it does
 
 
 class Chunks:
@@ -37,16 +39,27 @@ class Chunks:
         A chunk is decompressed once, and only if it holds one of the rows.
         """
         result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
-        chunk_columns = self.shape[1]
-        for row, pieces in self._pieces(runs).items():
-            for column in range(0, width, chunk_columns):
-                content = self._decoded(*self._read_chunk((row, column)))
+        pieces = self._pieces(runs)
+        places = [(row, column) for row in pieces for column in range(0, width, self.shape[1])]
+        count = max(1, _BYTES_AT_ONCE // self.bytes)
+        for begin in range(0, len(places), count):
+            some = places[begin : begin + count]
+            for (row, column), content in zip(some, self._contents(some), strict=True):
                 chunk = np.ndarray(self.shape, result.dtype, content)
-                columns = result[:, column : column + chunk_columns]
+                columns = result[:, column : column + self.shape[1]]
                 values = chunk[:, : columns.shape[1]]
-                for place, first, last in pieces:
+                for place, first, last in pieces[row]:
                     columns[place : place + last - first] = values[first:last]
         return result
+
+    def _contents(self, places: list[tuple[int, int]]) -> list[bytes | bytearray]:
+        """Read chunks, by their first row and column, and undo their filters.
+
+        Python's lock is the reason for doing one after the other for many chunks: threads that
+        decompress need it for moments only, and would wait for one that reads.
+        """
+        stored = [self._read_chunk(place) for place in places]
+        return in_parallel(self._decoded, stored, len(places) * self.bytes // _BYTES_A_THREAD)
 
     def _pieces(self, runs: list[tuple[int, int]]) -> dict[int, list[tuple[int, int, int]]]:
         """Cut runs at the chunks' edges: place in the result, first and last row in the chunk.

@@ -116,11 +116,6 @@ class ComputationalSequence:
             return self._stored(key, "features")
 
     @property
-    def is_gzipped(self) -> bool:
-        """Tell whether the features are compressed, by the first entry."""
-        return self._first_features.is_gzipped
-
-    @property
     def width(self) -> int:
         """How many features a row has, by the first entry."""
         shape = self._first_features.shape

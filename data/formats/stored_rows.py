@@ -46,9 +46,9 @@ class StoredRows:
             self._item_bytes = 8 + h5i.get_file_id(dataset).get_create_plist().get_sizes()[0]
         self._is_plain = _type_of(self.dtype) == stored_as
         self._chunks = self._find_chunks()
-        self.is_gzipped = h5z.FILTER_DEFLATE in self._filters
+        self._is_gzipped = h5z.FILTER_DEFLATE in self._filters
         # A checksum is left to the library, except beside gzip, which has its own.
-        has_checksum = h5z.FILTER_FLETCHER32 in self._filters and not self.is_gzipped
+        has_checksum = h5z.FILTER_FLETCHER32 in self._filters and not self._is_gzipped
         self._is_read_by_chunk = self._chunks is not None and not has_checksum
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class StoredRows:
                 f"{self._where}: {written:,} of {count:,} chunks were written; it is damaged, "
                 "download it again."
             )
-        if self.is_gzipped:
+        if self._is_gzipped:
             return max(claimed, chunk_bytes), held, held * _MOST_EXPANSION + _ALWAYS_FITS
         checksum_bytes = 4 * (h5z.FILTER_FLETCHER32 in self._filters)
         return count * (chunk_bytes + checksum_bytes), held, held

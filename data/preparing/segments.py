@@ -22,7 +22,6 @@ from data.preparing.alignment import (
     rows_of_segments,
 )
 from system.progress import progress
-from system.threads import in_threads
 
 MODALITIES = ("words", "visual", "audio")
 
@@ -97,20 +96,8 @@ class Sequences:
         by reason, in rows of the labels file.
         """
         videos = sorted(self._by_kind["labels"].videos, key=str.encode)
-
-        def cut(video: str) -> tuple[list[Segment], Counter[str]]:
-            reasons: Counter[str] = Counter()
-            split = split_of.get(video)
-            return list(self._cut(video, split, alignment, lengths, reasons)), reasons
-
-        # Decompressing runs beside other threads; everything else here is held by Python's lock.
-        in_order = in_threads if self._by_kind["audio"].is_gzipped else map
-        done = in_order(cut, videos)
-        for segments, reasons in progress(
-            done, total=len(videos), desc=f"Aligning ({alignment})", unit="video"
-        ):
-            left_out.update(reasons)
-            yield from segments
+        for video in progress(videos, desc=f"Aligning ({alignment})", unit="video"):
+            yield from self._cut(video, split_of.get(video), alignment, lengths, left_out)
 
     def _cut(
         self,

@@ -21,12 +21,14 @@ def groups(tmp_path, monkeypatch):
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
+        cpus.usable_cpus.cache_clear()
         return cpus.usable_cpus()
 
     monkeypatch.setattr(cpus, "_GROUPS", tmp_path)
     monkeypatch.setattr(cpus, "_OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(cpus, "_permitted", lambda: 64)
-    return make
+    yield make
+    cpus.usable_cpus.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,7 @@ def test_older_control_groups_count(groups):
 
 def test_another_system_has_no_groups(groups, monkeypatch, tmp_path):
     monkeypatch.setattr(cpus, "_OWN_GROUPS", tmp_path / "missing")
+    cpus.usable_cpus.cache_clear()
     assert cpus.usable_cpus() == 64
 
 
@@ -73,7 +76,9 @@ def test_another_system_has_no_groups(groups, monkeypatch, tmp_path):
 def test_a_process_that_is_held_to_one_processor_uses_one():
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
+    cpus.usable_cpus.cache_clear()
     try:
         assert cpus.usable_cpus() == 1
     finally:
         os.sched_setaffinity(0, before)
+        cpus.usable_cpus.cache_clear()
