@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -43,6 +42,3 @@ def in_parallel(
 def _helpers() -> ThreadPoolExecutor:
     """Return the threads beside the caller's, which are kept for the next time."""
     return ThreadPoolExecutor(max(1, usable_cpus() - 1))
-
-
-os.register_at_fork(after_in_child=_helpers.cache_clear)  # a child has none of them

@@ -16,6 +16,7 @@ def cpus(request, monkeypatch):
     monkeypatch.setattr(threads, "usable_cpus", lambda: request.param)
     threads._helpers.cache_clear()
     yield request.param
+    monkeypatch.undo()
     threads._helpers.cache_clear()
 
 
@@ -25,17 +26,19 @@ def test_results_are_in_order(cpus):
     assert in_parallel(pow, [], 9) == []
 
 
-@pytest.mark.parametrize("most", [1, 3, 9])
-def test_threads_work_at_once_no_more_than_cores_or_asked_for(cpus, most):
-    expected = min(cpus, most)
-    together = threading.Barrier(expected, timeout=20)
+@pytest.mark.parametrize("most", [0, 1, 3, 9])
+def test_threads_work_at_once_no_more_than_cores_or_asked_for(cpus, most, monkeypatch):
+    expected = max(1, min(cpus, most))
+    together, pool, submitted = threading.Barrier(expected, timeout=20), threads._helpers(), []
 
-    def meet(_):
-        together.wait()
-        return threading.get_ident()
+    class Counted:
+        def submit(self, work):
+            submitted.append(work)
+            return pool.submit(work)
 
-    assert len(set(in_parallel(meet, [(0,)] * expected, most))) == expected
-    assert len(set(in_parallel(lambda _: threading.get_ident(), [(0,)] * 999, most))) <= expected
+    monkeypatch.setattr(threads, "_helpers", Counted)
+    in_parallel(lambda _: together.wait(), [(0,)] * expected, most)
+    assert len(submitted) == expected - 1
 
 
 @pytest.mark.parametrize("wrong", [0, 7, 99])
@@ -54,7 +57,7 @@ def test_an_error_is_raised_when_all_threads_have_ended(cpus, wrong):
     assert len(done) == seen
 
 
-def test_a_forked_process_has_threads_of_its_own(cpus):
+def test_a_forked_process_does_the_work_without_them(cpus):
     in_parallel(abs, [(1,)] * 10, 9)
     pid = os.fork()
     if not pid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -111,3 +112,11 @@ def test_a_stream_becomes_what_it_was(either):
 def test_a_stream_of_another_length_is_refused(either, content, size):
     with pytest.raises(OSError, match=f"does not hold {size} bytes"):
         inflate(content, size)
+
+
+def test_no_more_memory_is_asked_for_than_a_stream_can_fill(either):
+    tracemalloc.start()
+    with pytest.raises(OSError, match="does not hold"):
+        inflate(STREAM, 2**30)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
