@@ -35,7 +35,8 @@ class _ListedWeight(ctypes.Structure):
 def listed_weights(function: Any) -> tuple[Weight, ...]:
     """Return the list of weights that a function of the library returns."""
     function.restype = ctypes.POINTER(_ListedWeight)
-    listed, weights = function(), []
+    listed = function()
+    weights: list[Weight] = []
     while listed[len(weights)].name is not None:  # the list's end
         entry = listed[len(weights)]
         module, _, name = entry.name.decode().rpartition(".")
@@ -53,7 +54,8 @@ def plain_weights(
     `forward` of its own, another epsilon), or a parameter is not as the compiled code takes it:
     of another shape, not float32, not on the CPU, not contiguous.
     """
-    first, weights = encoder.layers[0].self_attn, []
+    first = encoder.layers[0].self_attn
+    weights: list[Tensor | None] = []
     for layer in encoder.layers:
         modules = dict(layer.named_modules())
         if not all(map(_is_plain, modules.values())):
@@ -66,7 +68,8 @@ def plain_weights(
         return None
     modules = {"layer_norm": encoder.layer_norm}
     weights += [_parameter(modules, weight) for weight in of_the_norm]
-    return None if any(weight is None for weight in weights) else weights
+    fitting = [weight for weight in weights if weight is not None]
+    return fitting if len(fitting) == len(weights) else None
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -83,7 +86,8 @@ def _parameter(modules: dict[str, nn.Module], weight: Weight) -> Tensor | None:
     module = modules.get(weight.module)
     value = None if module is None else module._parameters.get(weight.name)
     fits = (
-        type(value) in (nn.Parameter, Tensor)
+        value is not None
+        and type(value) in (nn.Parameter, Tensor)
         and value.shape == weight.shape
         and value.dtype is torch.float32
         and value.is_cpu
