@@ -24,6 +24,6 @@ from utils.reports.robustness import measure_robustness
 )
 def test_one_line_says_that_a_checkpoint_is_needed(small, tmp_path, work):
     config = RunConfig(datadir=small, resultdir=tmp_path / "result")
-    with pytest.raises(InputError, match="^No checkpoint is given; give"):
+    with pytest.raises(InputError, match=r"^No checkpoint is given; give"):
         work(config, on_cpu(2))
     assert not config.resultdir.exists()
