@@ -25,6 +25,7 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(RUN) -m mypy
 
 docs: $(VENV)/installed
 	$(RUN) -m docs.make_options
