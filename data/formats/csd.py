@@ -16,7 +16,7 @@ from h5py import h5d, h5g
 from data.formats.own_objects import find_own, names_in, open_directly
 from data.formats.stored_rows import StoredRows
 from data.formats.what_it_is import what_it_is
-from system.errors import InputError, first_line
+from system.errors import InputError, first_line, refuse_if_out_of_memory
 
 _CACHE_BYTES = 256 * 1024
 
@@ -260,8 +260,9 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn HDF5's errors about a damaged file into an InputError."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except Exception as error:  # damaged bytes can fail in any way
+        refuse_if_out_of_memory(error, path)
         reason = first_line(error).strip("'\"")  # a KeyError's are quoted
         raise InputError(f"{path} is damaged: {reason}; download it again.") from error

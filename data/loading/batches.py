@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -33,9 +34,16 @@ def batches(
         sampler=_Sampler(split, options.rows(rows), options),
         num_workers=options.num_workers,
         pin_memory=options.device.type == "cuda",
+        worker_init_fn=_leave_interrupts_to_the_program,
         # Its own: PyTorch's, which checkpoints keep, then depends on the steps alone.
         generator=torch.Generator(),
     )
+
+
+def _leave_interrupts_to_the_program(_worker: int) -> None:
+    """Have a loading process go on when all processes are signalled, to end with the program."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Loader(DataLoader):

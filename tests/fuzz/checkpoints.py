@@ -32,7 +32,7 @@ from utils.training.step import TrainingStep
 
 WIDTHS = {"visual": 3, "audio": 4, "text": 5}
 SMALL = {"layers": 1, "width": 4, "heads": 1, "feedforward": 4, "text_hidden": 4}
-STEPS = 3  # an epoch
+SEGMENTS = 3 * RunConfig().batch_size  # an epoch
 
 
 def make_saver() -> TrainingSaver:
@@ -243,7 +243,7 @@ def use(path: Path, saver: TrainingSaver) -> list[str]:
     lines = []
     for job in (
         lambda: restore(read_checkpoint(path)),
-        lambda: saver.resume(path, STEPS),
+        lambda: saver.resume(path, SEGMENTS),
         lambda: read_checkpoint(path).details.get("task"),
     ):
         try:
