@@ -195,7 +195,7 @@ def _wait_to_be_ended() -> None:
 
 
 def _explain(error: OSError) -> str:
-    file = f" ({error.filename})" if error.filename else ""
+    file = f" ({os.fsdecode(error.filename)})" if error.filename else ""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return _ALLOW_MORE_FILES
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
