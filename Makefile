@@ -29,12 +29,12 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed
 	$(RUN) -m docs.make_options
 
-$(VENV)/installed: requirements.txt | $(VENV)
-	$(RUN) -m pip install --quiet -r requirements.txt
+$(VENV)/installed: requirements.txt constraints.txt | $(VENV)
+	$(RUN) -m pip install --quiet -r requirements.txt -c constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	$(RUN) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
 	touch $@
 
 $(VENV):
