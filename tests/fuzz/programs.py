@@ -97,7 +97,8 @@ class Room:
             if found:
                 status = os.waitstatus_to_exitcode(waited)
             elif seconds >= most_seconds:
-                _, waited, usage = os.killpg(pid, signal.SIGKILL) or os.wait4(pid, 0)
+                os.kill(pid, signal.SIGKILL)
+                _, waited, usage = os.wait4(pid, 0)
                 status = os.waitstatus_to_exitcode(waited)
             else:
                 time.sleep(0.002)
