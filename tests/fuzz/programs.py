@@ -86,6 +86,7 @@ class Room:
     def run(self, command: Command, most_seconds: float = SECONDS) -> Outcome:
         """Run a program here; `{in}` and `{out}` in its arguments are this room's."""
         log = self.folder / "log"
+        log.touch()
         start, begin = _resident(), time.monotonic()
         pid = os.fork()
         if not pid:

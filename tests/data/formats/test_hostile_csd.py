@@ -207,7 +207,10 @@ def chunked(path, content, shape=(5, 3), skipped=0, chunk=(5, 3), name="features
     def make(group, name):
         dataset = group.create_dataset(name, shape, "<f4", chunks=chunk, compression="gzip")
         if content is not None:
-            dataset.id.write_direct_chunk((0, 0), content, skipped)
+            try:
+                dataset.id.write_direct_chunk((0, 0), content, skipped)
+            except OSError:
+                pytest.skip("this HDF5 does not write such a chunk")
 
     replaced(path, name, make)
 
