@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules import module
+from torch.nn.modules import module as all_modules
 
 from models.layers.encoder import Encoder, Extras
 from models.native.call import Library, Options
@@ -16,8 +16,8 @@ from models.native.weights import plain_weights
 
 # PyTorch's hooks on all modules: its own `_has_any_global_hook` is of version 2.9 or later.
 _GLOBAL_HOOKS = (
-    *(module._global_forward_hooks, module._global_forward_pre_hooks),
-    *(module._global_backward_hooks, module._global_backward_pre_hooks),
+    *(all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks),
+    *(all_modules._global_backward_hooks, all_modules._global_backward_pre_hooks),
 )
 _TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
 
