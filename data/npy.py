@@ -84,7 +84,7 @@ class NpyReader:
         """
         with telling_of_short_memory(self.path):
             values = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        target = memoryview(values.reshape(-1).view(np.uint8))
+        target = values.reshape(-1).view(np.uint8).data
         for begin, offset, size in self._extents(rows):
             self._fill(target[begin : begin + size], offset)
         return values
