@@ -17,7 +17,6 @@ from system.config import parse_assignments
 from system.console import (
     ArgumentParser,
     file_path,
-    leave_printing_to_the_first_process,
     print_line,
     run,
     whole_number,
@@ -205,8 +204,6 @@ def main() -> None:
     from utils.running.setup import make_options
 
     processes = join_processes()
-    if not processes.is_first:
-        leave_printing_to_the_first_process()
     options = make_options(config, processes)
     split, resume, overwrite = (arguments[name] for name in ("split", "resume", "overwrite"))
     if study:

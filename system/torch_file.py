@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from system.errors import InputError, first_line
+from system.errors import InputError, first_line, refuse_if_out_of_memory
 from system.tensor_pickle import RefusedName, TensorUnpickler
 from system.torch_layout import (
     LEGACY_MAGIC,
@@ -46,6 +46,7 @@ def load_torch_file(path: Path, what: str, advice: str) -> Any:
                 "get it from its authors."
             ) from error
         except Exception as error:  # damaged bytes can fail in any way
+            refuse_if_out_of_memory(error, path)
             raise InputError(
                 f"{path} is not {what}, or is damaged ({path.stat().st_size:,} bytes; "
                 f"{first_line(error)}); {advice}"

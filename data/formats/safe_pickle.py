@@ -23,7 +23,7 @@ import numpy as np
 from data.formats import tensors
 from data.formats.pickle_bounds import check_key, check_size
 from data.formats.what_it_is import what_it_is
-from system.errors import InputError
+from system.errors import InputError, refuse_if_out_of_memory
 from system.pickled_bytes import latin1_bytes, no_bytes
 from system.torch_layout import (
     LEGACY_MAGIC,
@@ -71,6 +71,7 @@ def load(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except Exception as error:  # Damaged bytes can fail in any way.
+        refuse_if_out_of_memory(error, path)
         found = what_it_is(path)
         if found is not None:
             raise InputError(f"{path}: {found}; expected a pickle of NumPy arrays") from error
