@@ -230,8 +230,8 @@ def test_plots_of_an_evaluation_are_pngs(tmp_path, evaluation):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("labels", "predictions"),
-    [([0], [0]), ([1, 1], [2, 2]), ([-3, 3], [1e30, -1e30])],
-    ids=["one segment", "all the same", "far out"],
+    [([0], [0]), ([1, 1], [2, 2]), ([-3, 3], [1e30, -1e30]), ([-3, 3] * 1500, [1, 2] * 1500)],
+    ids=["one segment", "all the same", "far out", "many"],
 )
 def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
     pair = np.float32(labels), np.float32(predictions)
