@@ -40,7 +40,7 @@ def plot_comparison(path: Path, lines: Sequence[Line], measure: str) -> None:
     left.set_yticks(range(len(lines)), [_short(line.name) for line in lines])
     left.set_ylim(len(lines) - 0.5, -0.5)
     left.set(xlabel=f"test {measure}", title="mean, deviation and every seed")
-    right.set(xlabel="epoch", ylabel=f"validation {measure}", title="by epoch")
+    right.set(xlabel="epoch", ylabel=f"validation {measure}", title="by epoch, in the same colours")
     right.xaxis.get_major_locator().set_params(integer=True)
     for axes in (left, right):
         axes.grid(alpha=0.3)
