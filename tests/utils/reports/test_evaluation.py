@@ -241,6 +241,13 @@ def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
     check_png(tmp_path / "points.png", 720, 624)
 
 
+def test_very_many_predictions_make_a_picture_that_twelve_of_go_into_a_report(tmp_path):
+    labels, noise = np.random.default_rng(0).uniform(-3, 3, (2, 22_000))
+    plot_predictions(tmp_path / "points.png", labels, labels / 2 + noise / 2, "sentiment")
+    check_png(tmp_path / "points.png", 720, 624)
+    assert (tmp_path / "points.png").stat().st_size < 200_000
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("epochs", [1, 10])
 def test_curves_are_plotted(tmp_path, epochs):

@@ -41,7 +41,7 @@ def page(tmp_path, picture):
     """Return a page with text without spaces, a wide table and wide pictures."""
     rows = [["x" * 200, *range(30)], [HOSTILE, "word " * 100], [Cell("b", True), Cell(1, share=1)]]
     many = Table(["name", *(f"a_long_name_of_column={number}" for number in range(30))], rows)
-    parts = ["no-space-" * 100, many, picture, Picture(picture.path, "Wide", is_wide=True)]
+    parts = ["NoSpace" * 100, many, picture, Picture(picture.path, "Wide", is_wide=True)]
     sections = [Section("One " + HOSTILE, parts), Section("Two", [Table(["a"], [])])]
     write_report(tmp_path / "report.html", f"Report {HOSTILE}", sections)
     return tmp_path / "report.html"
