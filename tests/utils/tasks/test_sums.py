@@ -32,7 +32,7 @@ def test_they_are_the_scores_of_the_segments_repeated(name, pairs):
         warnings.simplefilter("ignore")
         expected = task.score(np.repeat(labels, counts, 0), np.repeat(predictions, counts, 0))
     assert {key: value.tolist() for key, value in found.items()} == {
-        key: [pytest.approx(value, abs=1e-6)] for key, value in expected.items()
+        key: [pytest.approx(value, rel=1e-6, abs=1e-6)] for key, value in expected.items()
     }
 
 
