@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 
 from system.files import atomic_write
 
+__all__ = ["pyplot", "save_figure"]
+
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is no formula
 
 

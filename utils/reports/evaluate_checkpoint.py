@@ -28,7 +28,7 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
 
     Raises InputError when the checkpoint or the split cannot be read, or do not fit each other.
     """
-    checkpoint = read_checkpoint(config.checkpoint)
+    checkpoint = read_checkpoint(config.needed_checkpoint)
     split = Split(config.data_folder / split_name)
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})

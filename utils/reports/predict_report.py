@@ -55,7 +55,9 @@ def _distribution(predictions: np.ndarray, task: Task) -> Table:
     names = task.scale.class_names if task.scale else ()
     rows = []
     for name, values in zip(task.outputs, predictions.T, strict=True):
-        counts = np.bincount(task.scale.classes(values), minlength=len(names)) if names else []
-        cells = [Cell(f"{count:,}", share=count / len(values)) for count in counts]
+        cells = []
+        if task.scale is not None:
+            counts = np.bincount(task.scale.classes(values), minlength=len(names))
+            cells = [Cell(f"{count:,}", share=count / len(values)) for count in counts]
         rows.append([name, *(f"{of(values):.2f}" for of in (np.min, np.mean, np.max)), *cells])
     return Table(["output", "lowest", "mean", "highest", *names], rows)

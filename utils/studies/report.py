@@ -48,14 +48,14 @@ def _write_report(folder: Path, table: Comparison) -> None:
     lines = [
         Line(
             row.name,
-            [run.result.scores[measure.key] for run in row.runs],
+            [result.scores[measure.key] for result in row.results],
             [_validation(run, measure.key) for run in row.runs],
         )
         for row in table.rows
     ]
     plot_comparison(picture.path, lines, measure.name)
     header, *rows = table.lines(Cell)
-    about_runs = [_about(row, run, measure) for row in table.rows for run in row.runs]
+    about_runs = [one for row in table.rows for one in _about_runs(row, measure)]
     text = (
         "Mean ± sample deviation over the seeds, on the test split at the epoch that is the best "
         f"by validation {measure.name}; the best mean of each score is bold."
@@ -72,9 +72,14 @@ def _write_report(folder: Path, table: Comparison) -> None:
     write_report(folder / "report.html", f"Comparison of {len(runs)} runs in {folder}", sections)
 
 
-def _about(row: Row, run: Run, measure: Measure) -> list[Any]:
-    score = measure.text(run.result.scores[measure.key])
-    return [row.name, run.config.seed, run.result.epoch, score, run.folder]
+def _about_runs(row: Row, measure: Measure) -> list[list[Any]]:
+    return [
+        [
+            *(row.name, run.config.seed, result.epoch),
+            *(measure.text(result.scores[measure.key]), run.folder),
+        ]
+        for run, result in zip(row.runs, row.results, strict=True)
+    ]
 
 
 def _validation(run: Run, key: str) -> list[float]:

@@ -44,7 +44,8 @@ def _accuracy_and_f1(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+    ratio: np.ndarray = np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+    return ratio
 
 
 def _terms(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -99,7 +100,8 @@ def _weighted_accuracy(counts: np.ndarray) -> np.ndarray:
     true_neg, false_pos, false_neg, true_pos = counts.T
     negatives, positives = true_neg + false_pos, false_neg + true_pos
     classes = (negatives > 0).astype(float) + (positives > 0)
-    return (_ratio(true_neg, negatives) + _ratio(true_pos, positives)) / classes
+    mean: np.ndarray = (_ratio(true_neg, negatives) + _ratio(true_pos, positives)) / classes
+    return mean
 
 
 EMOTION_SUMS = Sums(_emotion_terms, _emotion_scores)
