@@ -191,7 +191,7 @@ def main() -> None:
     study = parse_study(parser, arguments)
     config = next(iter(study.values())) if study else parse_config(parser, arguments)
     if arguments["table"]:
-        from utils.studies.table import tabulate
+        from utils.studies.report import tabulate
 
         return tabulate(arguments["table"], config.resultdir)
     if arguments["export"]:
