@@ -17,7 +17,6 @@ from system.config import parse_assignments
 from system.console import (
     ArgumentParser,
     file_path,
-    leave_printing_to_the_first_process,
     print_line,
     run,
     whole_number,
@@ -107,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_setting(group: argparse._ArgumentGroup, field: Field) -> None:
+def _add_setting(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
     """Add the option of one field of RunConfig, which is not set unless it is given."""
     name, default = field.name, field.default
     options = {"dest": name, "default": argparse.SUPPRESS, "help": field.metadata["meaning"]}
@@ -192,21 +191,19 @@ def main() -> None:
     study = parse_study(parser, arguments)
     config = next(iter(study.values())) if study else parse_config(parser, arguments)
     if arguments["table"]:
-        from utils.studies.table import tabulate
+        from utils.studies.report import tabulate
 
         return tabulate(arguments["table"], config.resultdir)
     if arguments["export"]:
         from models.export import export
 
-        export(config.checkpoint, arguments["export"], config.model)
+        export(config.needed_checkpoint, arguments["export"], config.model)
         print_line(f"Written: {arguments['export']}")
         return
     from system.processes import join_processes, leave_processes
     from utils.running.setup import make_options
 
     processes = join_processes()
-    if not processes.is_first:
-        leave_printing_to_the_first_process()
     options = make_options(config, processes)
     split, resume, overwrite = (arguments[name] for name in ("split", "resume", "overwrite"))
     if study:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from models.contract import Model
 from system.config import make_config
 from system.errors import InputError, shown
 from system.files import atomic_write
 from system.safetensors_file import SUFFIX as SAFETENSORS
 from system.safetensors_file import load_safetensors, write_safetensors
 from system.torch_file import load_torch_file
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 MODALITIES = ("visual", "audio", "text")
 _NAMES_SHOWN = 3
@@ -64,19 +68,19 @@ class Checkpoint:
     details: dict[str, Any] = field(default_factory=dict)  # everything else in the file
 
 
-def write_checkpoint(path: Path, model: nn.Module, name: str, **details: Any) -> None:
+def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> None:
     """Write a model, its `name` and `details` to `path`; a kill leaves the old file or the new.
 
-    The model is of the contract: it has `config`, `widths` and `outputs`. `details` are plain
-    values and state dicts, so that the file loads without pickle; in a `.safetensors` file, plain
-    values only. Raises OSError when the disk is full or the folder cannot be written.
+    `details` are plain values and state dicts, so that the file loads without pickle; in a
+    `.safetensors` file, plain values only. Raises OSError when the disk is full or the folder
+    cannot be written.
     """
     content = {
         "model": name,
         "config": asdict(model.config),
         "widths": dict(model.widths),
         "outputs": model.outputs,
-        **details,
+        **_with_shared_texts(details),
     }
     if path.suffix == SAFETENSORS:
         write_safetensors(path, model.state_dict(), content)
@@ -89,6 +93,19 @@ def write_checkpoint(path: Path, model: nn.Module, name: str, **details: Any) ->
         temporary.write_bytes(buffer.getbuffer())
 
 
+def _with_shared_texts(value: Any) -> Any:
+    """Return plain values in which equal texts are one object.
+
+    Pickle writes that object once: so a file's bytes, by which results are named, do not depend
+    on whether a training was resumed.
+    """
+    if type(value) is dict:
+        return {_with_shared_texts(key): _with_shared_texts(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_with_shared_texts, value))
+    return sys.intern(value) if type(value) is str else value
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of this program or of a model's authors, onto the CPU.
 
@@ -98,8 +115,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"No checkpoint at {path}; give the path of a .pth file.")
     if path.suffix == SAFETENSORS:
-        weights, content = load_safetensors(path, _ADVICE)
-        content = {**content, "model_state_dict": weights} if isinstance(content, dict) else None
+        tensors, content = load_safetensors(path, _ADVICE)
+        content = {**content, "model_state_dict": tensors} if isinstance(content, dict) else None
     else:
         content = load_torch_file(path, "a checkpoint", _ADVICE)
     if _is_state_dict(content):
@@ -128,7 +145,7 @@ _ADVICE = "give a .pth file written by main_msaf.py --train or the released code
 _PARTS = {"model": str, "config": dict, "widths": dict, "outputs": int}
 
 
-def _is_state_dict(weights: Any) -> bool:
+def _is_state_dict(weights: Any) -> TypeGuard[dict[str, Tensor]]:
     return (
         isinstance(weights, dict)
         and len(weights) > 0
@@ -145,7 +162,7 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def restore_model(checkpoint: Checkpoint, model_class: type[nn.Module]) -> nn.Module:
+def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyModel:
     """Build a model of `model_class` with a checkpoint's weights, in evaluation mode.
 
     Raises InputError when the file's configuration, widths or weights do not fit the class.

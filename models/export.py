@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.checkpoint import SAFETENSORS, read_checkpoint, write_checkpoint
+from models.checkpoint import read_checkpoint, write_checkpoint
 from models.registry import restore
 from system.errors import InputError
+from system.safetensors_file import SUFFIX as SAFETENSORS
 
 _DETAILS = ("task", "run", "dataset", "epoch", "scores")  # plain values; no optimizer
 

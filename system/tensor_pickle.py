@@ -9,17 +9,17 @@ quantised and nested tensors too, and takes sizes on trust.
 
 from __future__ import annotations
 
-import math
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from system.pickled_bytes import latin1_bytes, no_bytes
+from system.torch_layout import BoundedFile, check_view, require, storage_named
 
 DTYPES = {
     "DoubleStorage": torch.float64,
@@ -44,12 +44,6 @@ class RefusedName(ValueError):
     """A pickle asks for something that it may not have: the message is its name."""
 
 
-def require(condition: bool, complaint: str) -> None:
-    """Raise ValueError with `complaint` unless `condition` holds."""
-    if not condition:
-        raise ValueError(complaint)
-
-
 class TensorUnpickler(pickle._Unpickler):
     """Reads one pickle of dense tensors, numbers, text, lists, tuples and dicts.
 
@@ -58,9 +52,12 @@ class TensorUnpickler(pickle._Unpickler):
     any other name, and any exception for a damaged pickle.
     """
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
     # In Python rather than C, because here an instruction can be replaced.
     def __init__(
-        self, file: BinaryIO, storage_of: Callable[[torch.dtype, str, int], Tensor]
+        self, file: BoundedFile, storage_of: Callable[[torch.dtype, str, int], Tensor]
     ) -> None:
         super().__init__(file, encoding="utf-8")
         self._storage_of = storage_of
@@ -84,11 +81,7 @@ class TensorUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Tensor:
         """Return the storage that the pickle names."""
-        kind, dtype, key, _device, count = pid[:5]
-        require(kind == "storage" and set(pid[5:]) <= {None}, "a storage of an unknown kind")
-        require(isinstance(dtype, torch.dtype) and type(key) is str, "a storage without a type")
-        require(type(count) is int and count >= 0, "a storage of an impossible size")
-        return self._storage_of(dtype, key, count)
+        return self._storage_of(*storage_named(pid, torch.dtype))
 
     def _build(self) -> None:
         """Set an object's state: of a number's type only, never an attribute of anything."""
@@ -113,7 +106,7 @@ class TensorUnpickler(pickle._Unpickler):
         require(type(self.stack[-1]) is dict, "an item of something that is no dict")
         self.stack[-1][key] = value
 
-    dispatch = {  # noqa: RUF012 (the base class declares it)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: _build,
         pickle.SETITEM[0]: _set_item,
@@ -130,7 +123,8 @@ class _NumpyType:
 
     def __init__(self, code: str, *_align_and_copy: object) -> None:
         require(type(code) is str and bool(_NUMPY_NUMBER.fullmatch(code)), "a NumPy type")
-        self.code, self.order = code, "|"
+        self.code = code
+        self.order: Literal["<", ">", "|", "="] = "|"
 
 
 def _numpy_number(kind: _NumpyType, content: bytes) -> bool | int | float:
@@ -138,23 +132,17 @@ def _numpy_number(kind: _NumpyType, content: bytes) -> bool | int | float:
     require(type(kind) is _NumpyType and kind.order in ("<", ">", "|", "="), "a NumPy number")
     dtype = np.dtype(kind.code).newbyteorder(kind.order)
     require(len(content) == dtype.itemsize, "a NumPy number of another size")
-    return np.frombuffer(content, dtype)[0].item()
+    number: bool | int | float = np.frombuffer(content, dtype)[0].item()
+    return number
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-    """Return a view of the flat `storage`; its place is checked, PyTorch would enlarge the storage.
-
-    A tensor that repeats values in memory is refused: a short file could claim a huge one.
-    """
+def _tensor(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
+    """Return a view of the flat `storage`; where it went beyond, PyTorch would enlarge that."""
     require(isinstance(storage, Tensor) and storage.dim() == 1, "a tensor without a storage")
-    numbers = (offset, *size, *stride)
-    require(len(size) == len(stride) <= 8, "a tensor's shape")
-    require(all(type(one) is int and one >= 0 for one in numbers), "a tensor's place")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    is_empty = 0 in size
-    require(is_empty or last < len(storage), "a tensor outside its storage")
-    require(math.prod(size) <= len(storage), "a tensor larger than its storage")
-    return storage.new_empty(size) if is_empty else storage.as_strided(size, stride, offset)
+    check_view(storage, offset, size, stride)
+    return storage.new_empty(size) if 0 in size else storage.as_strided(size, stride, offset)
 
 
 def _parameter(data: Tensor, *_: Any) -> Tensor:
@@ -162,12 +150,12 @@ def _parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
-def _ordered_dict(*items: Any) -> dict:
+def _ordered_dict(*items: Any) -> dict[Any, Any]:
     require(not items, "an OrderedDict in an unusual way")
     return {}
 
 
-def _arguments(*arguments: Any) -> tuple:
+def _arguments(*arguments: Any) -> tuple[Any, ...]:
     return arguments
 
 

@@ -40,7 +40,7 @@ class StoredRows:
         self._filters = [] if self._settings is None else own_filters(self._settings, where)
         self.shape: tuple[int, ...] = dataset.shape or ()
         stored_as = dataset.get_type()
-        self.dtype = stored_as.dtype
+        self.dtype: np.dtype = stored_as.dtype
         self._item_bytes = stored_as.get_size()
         if self.dtype.kind == "O":  # a length, a place in the file, and a number
             self._item_bytes = 8 + h5i.get_file_id(dataset).get_create_plist().get_sizes()[0]
@@ -70,7 +70,7 @@ class StoredRows:
             return self._read_in_place(runs).view(self.dtype)
         elif self._is_read_by_chunk:
             return self._converted(self._chunks.read(runs, self.shape[1]))
-        pieces = [h5py.Dataset(self._id)[begin:end] for begin, end in runs]
+        pieces: list[np.ndarray] = [h5py.Dataset(self._id)[begin:end] for begin, end in runs]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _find_chunks(self) -> Chunks | None:

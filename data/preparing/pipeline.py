@@ -20,6 +20,7 @@ from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
 from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import keep_text, sentences_of, start_text
+from system.errors import InputError
 from system.files import file_facts, flush_file, flush_folder, make_folder
 from system.processes import Processes
 
@@ -42,9 +43,9 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
 def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
     """Do what `plan` says; returns the manifest of what is in place then."""
     if processes.is_first and plan.ends_move:
-        _move_into_place(plan, plan.prepared.manifest)
+        _move_into_place(plan, plan.in_place.manifest)
     if plan.is_done:
-        return plan.prepared.manifest
+        return plan.in_place.manifest
     # BERT first: a mistake there should not wait for the alignment.
     encoder = _load_encoder(plan, processes) if plan.text is Text.ENCODE else None
     manifest = processes.broadcast(_have_arrays(plan) if processes.is_first else None)
@@ -62,6 +63,8 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
                 }
             _remove_old_text(plan.request.folder)
         files = _staged_files(plan.stage, splits_of(manifest))
+        written = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest) if encoder is not None]
+        _check_staged(plan.stage, files, manifest.get("files", {}), written)
         manifest = {**manifest, "files": files}
         write_manifest(plan.stage, {**manifest, MOVING: True})
         manifest = _move_into_place(plan, manifest)
@@ -72,6 +75,7 @@ def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
     from data.text.encoder import TextEncoder  # PyTorch, which nothing else here needs
 
     text = plan.request.text
+    assert text is not None  # or there is nothing to encode
     device = processes.device(text.device)
     return TextEncoder(text.bert, device, text.precision, by_word=plan.request.source.is_by_word)
 
@@ -80,7 +84,7 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
     """Make the arrays, unless they are there; returns their manifest."""
     if plan.arrays is Arrays.KEEP and plan.staged is not None:  # of another request
         shutil.rmtree(plan.stage)
-    if plan.arrays is not Arrays.MAKE:
+    if plan.arrays_manifest is not None:
         return plan.arrays_manifest
     shutil.rmtree(plan.stage, ignore_errors=True)
     has_overflown = Event()
@@ -115,6 +119,18 @@ def _staged_files(stage: Path, splits: Iterable[str]) -> dict[str, Any]:
     """Return what vouches for the files that are in the stage, by name."""
     names = [f"{split}/{name}" for split in splits for name in SPLIT_FILES]
     return {name: file_facts(stage / name) for name in names if (stage / name).exists()}
+
+
+def _check_staged(
+    stage: Path, files: dict[str, Any], arrays: dict[str, Any], text: Sequence[str]
+) -> None:
+    """Raise InputError where a file in the stage is gone since it was written, or another one."""
+    changed = [name for name, facts in arrays.items() if files.get(name) != facts]
+    for name in [*changed, *(name for name in text if name not in files)]:
+        raise InputError(
+            f"{stage / name} has vanished or changed since it was written; run the same command "
+            "again, and let nothing else write there."
+        )
 
 
 def _write_text(

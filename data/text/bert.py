@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from pytorch_pretrained_bert import BertConfig, BertModel, BertTokenizer
-from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm
+from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm, BertSelfAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +20,7 @@ from data.text.bert_files import (
     read_config,
     read_vocabulary,
 )
-from system.errors import InputError
+from system.errors import InputError, refuse_if_out_of_memory
 from system.torch_file import load_torch_file
 
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -155,6 +155,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     # A damaged file can make either loader fail in any way.
     except Exception as error:
+        refuse_if_out_of_memory(error, path)
         raise InputError(f"{path} is damaged, or holds no weights; fetch it again.") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
@@ -200,13 +201,14 @@ class _InDouble(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the module's result, back in the first input's type."""
-        return self.module(*(x.double() for x in inputs)).to(inputs[0].dtype)
+        result: Tensor = self.module(*(x.double() for x in inputs)).to(inputs[0].dtype)
+        return result
 
 
 class _FusedSelfAttention(nn.Module):
     """BERT's self-attention through `scaled_dot_product_attention`, for evaluation."""
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: BertSelfAttention) -> None:
         super().__init__()
         self.heads = attention.num_attention_heads
         self.projections = nn.ModuleList([attention.query, attention.key, attention.value])

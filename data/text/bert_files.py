@@ -33,9 +33,14 @@ def find_bert(name_or_folder: str) -> tuple[Path, str | None]:
 
 def _fetch(name: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, logging
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its names have moved
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        logging,
+    )
 
-    logging.set_verbosity_error()  # its retries; what went wrong in the end comes below
+    # Its retries are not shown; what went wrong in the end comes below.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it has no type
     try:
         config = Path(hf_hub_download(name, CONFIG_FILES[0]))
         commit = config.parent.name  # of which all files are to be

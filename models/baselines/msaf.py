@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from models.baselines.vectors import channels
 from models.checkpoint import PublishedFormat
+from models.contract import Model
 from models.layers.lstm import LSTM
 from models.layers.norm import BatchNorm
 from system.config import CheckedConfig, setting
@@ -56,7 +58,7 @@ class SplitAttention(nn.Module):
 
     def forward(self, steps: Sequence[Tensor]) -> list[Tensor]:
         """Weight each `(B, T, channels)`; a part without steps adds nothing to the attention."""
-        blocks = [x.unflatten(-1, (-1, self.block)) for x in steps]  # (B, T, K of it, block)
+        blocks = [torch.unflatten(x, -1, (-1, self.block)) for x in steps]  # (B, T, K of it, block)
         kept = [
             F.dropout(x.new_ones(x.shape[0], 1, x.shape[2], 1), self.dropout, self.training)
             for x in blocks
@@ -66,16 +68,17 @@ class SplitAttention(nn.Module):
         joint = torch.relu(self.joint_features(joint))
         scores = torch.stack([dense(joint) for dense in self.dense_group], dim=1)  # (B, K, block)
         attention = scores.softmax(dim=1)
-        shares = attention[:, None].split([x.shape[2] for x in blocks], dim=2)
+        shares = torch.split(attention[:, None], [x.shape[2] for x in blocks], dim=2)
         # Dropped once more, as the authors do: what is kept is scaled up twice.
         parts = zip(blocks, shares, kept, strict=True)
         return [(x * share * keep).flatten(2) for x, share, keep in parts]
 
 
-class MSAF(nn.Module):
+class MSAF(Model):
     """LSTMs, split attention in five parts of the time, LSTMs again, and their last steps."""
 
     Config = MSAFConfig
+    config: MSAFConfig
     PUBLISHED = PublishedFormat(
         prefixes={
             "msaf.0.blocks.": "fusions.",
@@ -88,16 +91,14 @@ class MSAF(nn.Module):
     )
 
     def __init__(self, config: MSAFConfig, widths: Mapping[str, int], outputs: int) -> None:
-        super().__init__()
-        self.config, self.widths, self.outputs = config, widths, outputs
-        self.lstms = nn.ModuleDict(
-            {
-                name: nn.ModuleList(
-                    LSTM(inputs, size, batch_first=True) for inputs in (widths[name], size)
-                )
-                for name, size in config.hidden.items()
-            }
-        )
+        super().__init__(config, widths, outputs)
+        lstms = {
+            name: nn.ModuleList(
+                LSTM(inputs, size, batch_first=True) for inputs in (widths[name], size)
+            )
+            for name, size in config.hidden.items()
+        }
+        self.lstms = cast("Mapping[str, Sequence[LSTM]]", nn.ModuleDict(lstms))
         channels = sum(config.hidden.values())
         self.fusions = nn.ModuleList(
             SplitAttention(
@@ -119,10 +120,11 @@ class MSAF(nn.Module):
             self.lstms[name][1](x)[0][:, -1]
             for name, x in zip(self.config.hidden, whole, strict=True)
         ]
-        return self.output(torch.cat(last, dim=1))
+        prediction: Tensor = self.output(torch.cat(last, dim=1))
+        return prediction
 
     def _segments(self, x: Tensor) -> tuple[Tensor, ...]:
         """Cut `(B, T, channels)` into parts of equal length, the last one with the rest."""
         count, length = self.config.segments, x.shape[1]
         steps = length // count
-        return x.split([steps] * (count - 1) + [length - steps * (count - 1)], dim=1)
+        return torch.split(x, [steps] * (count - 1) + [length - steps * (count - 1)], dim=1)

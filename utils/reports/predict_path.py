@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
@@ -23,7 +23,9 @@ from system.console import print_line, print_warning
 from system.errors import InputError
 from system.files import atomic_write
 from utils.reports.evaluation import predict_split, report_not_finite
+from utils.reports.html import warning_if_unwritten
 from utils.reports.predict import Predictor
+from utils.reports.predict_report import write_prediction_report
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
@@ -38,7 +40,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
     the sentences where it is given. Raises InputError when something cannot be read or does not
     fit.
     """
-    checkpoint = read_checkpoint(config.checkpoint)
+    checkpoint = read_checkpoint(config.needed_checkpoint)
     config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
     scores = scores_trained_on(checkpoint)
     with _opened(path, bert, scores, config.device, options) as splits:
@@ -56,6 +58,10 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
             if options.processes.is_first:
                 with atomic_write(folder / name / "predictions.csv") as temporary:
                     _write(temporary, split, predictions, task)
+                with warning_if_unwritten(report := folder / name / "report.html"):
+                    write_prediction_report(
+                        report, config, split, predictions, task, options.device, path
+                    )
                 print_line(f"{len(split):,} predictions are in {folder / name / 'predictions.csv'}")
     return folder
 
@@ -100,7 +106,7 @@ def _write(path: Path, split: Split, predictions: np.ndarray, task: Task) -> Non
     if task.scale is not None:
         names = np.array(task.scale.class_names)
         columns.append(names[task.scale.classes(predictions.ravel())].reshape(predictions.shape))
-    sentences = repeat("", len(split))
+    sentences: Iterable[str] = repeat("", len(split))
     if (split.folder / SEGMENTS_FILE).is_file():
         sentences = (row["sentence"] for row in iterate_segments(split.folder))
     rows = zip(split.ids, *(column.tolist() for column in columns), sentences, strict=True)

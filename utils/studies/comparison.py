@@ -12,10 +12,10 @@ from data.loading.split import Split
 from system.console import print_heading
 from system.errors import InputError
 from system.processes import Processes
-from utils.run_config import DEFAULT_TASK, RunConfig
+from utils.run_config import RunConfig
 from utils.running.setup import make_options
+from utils.studies.report import tabulate, write_study
 from utils.studies.runs import read_run
-from utils.studies.table import tabulate, write_table
 from utils.training.run import train
 from utils.training.run_folder import LAST, RUN_FILE
 
@@ -44,7 +44,7 @@ def run_study(
             resume = "auto" if state == _GOES_ON else None
             train(config, make_options(config, processes), resume, overwrite=state == _AGAIN)
             if processes.is_first:
-                write_table(_runs_of_studies(folder), folder)
+                write_study(_runs_of_studies(folder), folder)
     if processes.is_first and not dry_run:
         tabulate(_runs_of_studies(folder), folder)
 
@@ -75,7 +75,7 @@ def plan_runs(
 
 def _in_folder(config: RunConfig, name: str) -> RunConfig:
     folder = config.checkpointdir / re.sub(r"[^\w.,=-]+", "_", name)
-    return replace(config, checkpointdir=folder, task=config.task or DEFAULT_TASK)
+    return replace(config, checkpointdir=folder, task=config.task_name)
 
 
 def _state_of(config: RunConfig) -> str:
