@@ -1,8 +1,9 @@
 """Preparation without BERT: dataset_prep.py against the literal aligner of tests/plain.py.
 
-    python benchmarks/prepare.py CSD_DIR [--alignment segment word] [--forms plain gzip rounded]
+    python benchmarks/prepare.py [CSD_DIR] [--alignment segment word] [--forms plain gzip rounded]
 
-CSD_DIR holds the four .csd files of CMU-MOSEI. Other forms than `plain` are copies of them,
+CSD_DIR holds the four .csd files of CMU-MOSEI; without it, 40 made-up videos of 3 minutes are
+prepared. Other forms than `plain` are copies of them,
 compressed as the CMU SDK does it (level 9, HDF5's own chunks); `rounded` ones have audio and
 visual features of three decimals, which compress better. Each side runs in a process of its own,
 as a whole: start, reading, aligning and writing the arrays. The literal aligner loads the files
@@ -31,12 +32,14 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import record
 from data.fetching.server import MOSEI
 from data.formats import chunks
 from data.formats.folds import read_folds
 from data.formats.inflate import inflate
 from data.preparing.segments import Lengths, Sequences
 from system.cpus import usable_cpus
+from tests.csd_files import random_video, write_dataset
 from tests.plain import plain_segments, plain_word_segments
 
 
@@ -63,7 +66,7 @@ def load(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {key: (data[key]["intervals"][:], data[key]["features"][:]) for key in data}
 
 
-def measure(command: list[str]) -> tuple[float, float]:
+def run(command: list[str]) -> tuple[float, float]:
     """Run a command; its wall seconds, and its peak resident memory in MB (Linux)."""
     begin, peak = time.perf_counter(), 0.0
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -131,51 +134,73 @@ def decompressing(csd: Path, alignment: str) -> float:
 
 
 FORMS = ("plain", "gzip", "rounded")
+COLUMNS = {
+    "form": "{form}",
+    "alignment": "{alignment}",
+    "dataset_prep.py": "{seconds:.2f} s, {memory:.0f} MB",
+    "decompressing alone": "{alone}",
+    "literal aligner": "{slow:.2f} s, {slow_memory:.0f} MB",
+    "times as fast": "{ratio:.1f}",
+}
 
 
-def main() -> None:
-    """Print wall time and peak memory of both, and the ratio of the times, for each form."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("csd", type=Path)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("csd", type=Path, nargs="?", metavar="CSD_DIR")
     parser.add_argument("--alignment", nargs="+", default=["segment", "word"])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS[:1]))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--literal", metavar="OUT", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[record.Row]:
+    """Measure both sides on each form of the files."""
     if arguments.literal:
         literal(arguments.csd, arguments.alignment[0], arguments.literal)
         return
-    for form in arguments.forms:
-        with in_form(arguments.csd, form) as csd:
-            for alignment in arguments.alignment:
-                compare(csd, form, alignment, arguments.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        csd = arguments.csd or made_up(Path(folder))
+        for form in arguments.forms:
+            with in_form(csd, form) as files:
+                for alignment in arguments.alignment:
+                    yield compare(files, form, alignment, arguments.rounds)
 
 
-def compare(csd: Path, form: str, alignment: str, rounds: int) -> None:
-    """Measure both on one form of the files, and print a line."""
+def made_up(folder: Path) -> Path:
+    """Write 40 videos of 3 minutes in CMU-MOSEI's shape, of random numbers."""
+    rng, videos = np.random.default_rng(0), {}
+    split_of = read_folds(MOSEI.folds)
+    for split, count in (("train", 30), ("val", 5), ("test", 5)):
+        for video in [name for name, own in split_of.items() if own == split][:count]:
+            videos[video] = random_video(rng, 180, 25, {"visual": 30, "audio": 100})
+    kinds = {kind: {name: own[kind] for name, own in videos.items()} for kind in MOSEI.sequences}
+    write_dataset(folder, kinds)
+    return folder
+
+
+def compare(csd: Path, form: str, alignment: str, rounds: int) -> record.Row:
+    """Measure both sides on one form of the files."""
     fast = [fast_run(csd, alignment) for _ in range(rounds)]
-    seconds = float(np.median([run[0] for run in fast]))
+    seconds = float(np.median([one[0] for one in fast]))
     alone = ""
     if form != "plain":
         bound = float(np.median([decompressing(csd, alignment) for _ in range(rounds)]))
-        alone = f"{bound:5.2f} s decompressing alone ({seconds / bound:.2f})"
+        alone = f"{bound:.2f} s (1 to {seconds / bound:.1f})"
     with tempfile.TemporaryDirectory() as out:
         options = [str(csd), "--alignment", alignment, "--literal", out]
-        slow, slow_memory = measure([sys.executable, __file__, *options])
-    print(
-        f"{form:<8} {alignment:<8} dataset_prep.py {seconds:6.2f} s {fast[-1][1]:5.0f} MB   "
-        f"{alone:<36} literal {slow:6.2f} s {slow_memory:5.0f} MB   "
-        f"{slow / seconds:5.1f} times as fast",
-        flush=True,
-    )
+        slow, slow_memory = run([sys.executable, __file__, *options])
+    return {
+        **{"form": form, "alignment": alignment, "seconds": seconds, "memory": fast[-1][1]},
+        **{"alone": alone, "slow": slow, "slow_memory": slow_memory, "ratio": slow / seconds},
+    }
 
 
 def fast_run(csd: Path, alignment: str) -> tuple[float, float]:
     """Measure dataset_prep.py into a fresh folder."""
     with tempfile.TemporaryDirectory() as out:
         options = ["--datadir", out, "--csd", str(csd), "--alignment", alignment, "--no_bert"]
-        return measure([sys.executable, str(ROOT / "dataset_prep.py"), *options])
+        return run([sys.executable, str(ROOT / "dataset_prep.py"), *options])
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, COLUMNS, add_arguments, measure)

@@ -74,13 +74,12 @@ class Chunks:
                 place += last - first
         return pieces
 
-    def _decoded(self, skipped: int, content: bytes) -> bytes | bytearray:
+    def _decoded(self, skipped: int, stored: bytes) -> bytes | bytearray:
         """Undo a chunk's filters, of which `skipped` has a bit for each that was not used."""
         if not skipped and self._filters == _GZIP_ALONE:  # as the CMU SDK writes them
-            return inflate(content, self.bytes)
+            return inflate(stored, self.bytes)
         used = {code for bit, code in enumerate(self._filters) if not skipped >> bit & 1}
-        if h5z.FILTER_DEFLATE in used:
-            content = inflate(content, self.bytes)
+        content = inflate(stored, self.bytes) if h5z.FILTER_DEFLATE in used else stored
         if len(content) < self.bytes:
             raise OSError(f"a chunk has {len(content)} bytes, expected {self.bytes}")
         if h5z.FILTER_SHUFFLE in used:  # all first bytes, then all second ones, ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 _MOST_EXPANSION = 1032  # 258 bytes for two bits: more than any stream can become
 
@@ -13,29 +14,30 @@ def inflate(content: bytes, size: int) -> bytes | bytearray:
     No more memory is asked for than the stream can fill. Other threads run meanwhile. Raises
     OSError when the stream is damaged, or holds fewer or more.
     """
-    if size <= _MOST_EXPANSION * len(content):
-        try:
-            values = decompress(content, size)
-        except DeflateError:  # damaged, or longer
-            values = b""
-        if len(values) == size:
-            return values
-    raise OSError(f"a chunk does not hold {size} bytes")
+    complaint = f"a chunk does not hold {size} bytes"
+    if size > _MOST_EXPANSION * len(content):
+        raise OSError(complaint)
+    try:
+        values = decompress(content, size)
+    except _ERRORS as error:  # damaged, or longer
+        raise OSError(complaint) from error
+    if len(values) != size:
+        raise OSError(complaint)
+    return values
 
 
 def decompress_with_zlib(content: bytes, size: int) -> bytes:
     """Return at most one byte more than `size` of what a zlib stream holds."""
     stream = zlib.decompressobj()
-    try:
-        values = stream.decompress(content, size + 1)
-    except zlib.error as error:
-        raise DeflateError(str(error)) from error
+    values = stream.decompress(content, size + 1)
     return values if stream.eof else b""
 
 
+decompress: Callable[[bytes, int], bytes | bytearray]
+_ERRORS: tuple[type[Exception], ...]
 try:  # libdeflate, in about half of zlib's time
-    from deflate import DeflateError
-    from deflate import zlib_decompress as decompress
+    import deflate
+
+    decompress, _ERRORS = deflate.zlib_decompress, (deflate.DeflateError, zlib.error)
 except ImportError:  # as where it would have to be compiled, and cannot be
-    DeflateError = zlib.error
-    decompress = decompress_with_zlib
+    decompress, _ERRORS = decompress_with_zlib, (zlib.error,)

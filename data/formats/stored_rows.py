@@ -49,7 +49,7 @@ class StoredRows:
         self._is_gzipped = h5z.FILTER_DEFLATE in self._filters
         # A checksum is left to the library, except beside gzip, which has its own.
         has_checksum = h5z.FILTER_FLETCHER32 in self._filters and not self._is_gzipped
-        self._is_read_by_chunk = self._chunks is not None and not has_checksum
+        self._read_chunks = None if self._chunks is None or has_checksum else self._chunks.read
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -68,8 +68,8 @@ class StoredRows:
             self._check_text(runs)
         elif self._is_plain and self._offset is not None:
             return self._read_in_place(runs).view(self.dtype)
-        elif self._is_read_by_chunk:
-            return self._converted(self._chunks.read(runs, self.shape[1]))
+        elif self._read_chunks is not None:
+            return self._converted(self._read_chunks(runs, self.shape[1]))
         pieces: list[np.ndarray] = [h5py.Dataset(self._id)[begin:end] for begin, end in runs]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -88,17 +88,17 @@ class StoredRows:
         elif self._chunks is None:
             held = most = self._id.get_storage_size()
         else:
-            claimed, held, most = self._chunk_sizes(claimed)
+            claimed, held, most = self._chunk_sizes(self._chunks, claimed)
         if claimed > most or held > self._file_bytes:
             raise InputError(
                 f"{self._where}: shape {self.shape} claims {claimed:,} bytes, where the file has "
                 f"{held:,} for it; it is damaged, download it again."
             )
 
-    def _chunk_sizes(self, claimed: int) -> tuple[int, int, int]:
+    def _chunk_sizes(self, chunks: Chunks, claimed: int) -> tuple[int, int, int]:
         """Return the bytes claimed, those held, and the most that these can become."""
-        per_axis = [-(-n // size) for n, size in zip(self.shape, self._chunks.shape, strict=True)]
-        count, chunk_bytes = math.prod(per_axis), self._chunks.bytes
+        per_axis = [-(-n // size) for n, size in zip(self.shape, chunks.shape, strict=True)]
+        count, chunk_bytes = math.prod(per_axis), chunks.bytes
         if count > self._file_bytes:  # counting them would take hours
             return claimed, self._file_bytes, 0
         held, written = self._id.get_storage_size(), self._id.get_num_chunks()
@@ -115,7 +115,7 @@ class StoredRows:
     def _read_in_place(self, runs: list[tuple[int, int]]) -> np.ndarray:
         row_bytes, width = self._item_bytes * self.shape[1], self.shape[1]
         result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
-        target = memoryview(result.reshape(-1).view(np.uint8))
+        target = result.reshape(-1).view(np.uint8).data
         for begin, end in runs:
             size = (end - begin) * row_bytes
             if not fill(self._descriptor, target[:size], self._offset + begin * row_bytes):
@@ -141,8 +141,8 @@ class StoredRows:
         """
         if self._offset is not None:
             places = self._read_in_place(runs)
-        elif self._is_read_by_chunk:
-            places = self._chunks.read(runs, self.shape[1])
+        elif self._read_chunks is not None:
+            places = self._read_chunks(runs, self.shape[1])
         else:
             raise InputError(f"{self._where}: is not stored in one piece; save it again with gzip.")
         lengths = np.frombuffer(places.tobytes(), np.uint8).reshape(-1, self._item_bytes)[:, :4]

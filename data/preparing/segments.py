@@ -137,12 +137,12 @@ def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Ali
         _shares(video.rows[kind].features, [members[kind][index][-length:] for index in present])
         for kind, length in (("visual", lengths.visual), ("audio", lengths.audio))
     )
-    for index, *own in zip(present, words, visual, audio, strict=True):
+    for index, spoken, seen, heard in zip(present, words, visual, audio, strict=True):
         yield (
             index,
-            own[0],
-            pad_in_front(own[1], lengths.visual),
-            pad_in_front(own[2], lengths.audio),
+            spoken,
+            pad_in_front(seen, lengths.visual),
+            pad_in_front(heard, lengths.audio),
         )
 
 
