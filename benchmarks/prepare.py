@@ -1,6 +1,6 @@
 """Preparation without BERT: dataset_prep.py against the literal aligner of tests/plain.py.
 
-    python benchmarks/prepare.py CSD_DIR [--alignment segment word]
+    python -m benchmarks.prepare CSD_DIR [--alignment segment word]
 
 CSD_DIR holds the four .csd files of CMU-MOSEI. Each side runs in a process of its own, as a
 whole: start, reading, aligning and writing the arrays. The literal aligner loads the files
@@ -21,8 +21,6 @@ import h5py
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
 from data.fetching.server import MOSEI
 from data.formats.folds import read_folds
 from tests.plain import plain_segments, plain_word_segments
