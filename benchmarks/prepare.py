@@ -1,6 +1,6 @@
 """Preparation without BERT: dataset_prep.py against the literal aligner of tests/plain.py.
 
-    python benchmarks/prepare.py [CSD_DIR] [--alignment segment word] [--forms plain gzip rounded]
+from benchmarks import record
 
 CSD_DIR holds the four .csd files of CMU-MOSEI; without it, 40 made-up videos of 3 minutes are
 prepared. Other forms than `plain` are copies of them,
@@ -30,8 +30,6 @@ import h5py
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
 from benchmarks import record
 from data.fetching.server import MOSEI
 from data.formats import chunks
@@ -70,7 +68,7 @@ def run(command: list[str]) -> tuple[float, float]:
     """Run a command; its wall seconds, and its peak resident memory in MB (Linux)."""
     begin, peak = time.perf_counter(), 0.0
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet) as process:
+    with subprocess.Popen(command, cwd=ROOT, **quiet) as process:
         while process.poll() is None:
             status = Path(f"/proc/{process.pid}/status").read_text()
             found = re.search(r"VmHWM:\s+(\d+) kB", status)
@@ -159,7 +157,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[record.Row]:
         literal(arguments.csd, arguments.alignment[0], arguments.literal)
         return
     with tempfile.TemporaryDirectory() as folder:
-        csd = arguments.csd or made_up(Path(folder))
+        csd = arguments.csd.resolve() if arguments.csd else made_up(Path(folder))
         for form in arguments.forms:
             with in_form(csd, form) as files:
                 for alignment in arguments.alignment:
@@ -188,7 +186,7 @@ def compare(csd: Path, form: str, alignment: str, rounds: int) -> record.Row:
         alone = f"{bound:.2f} s (1 to {seconds / bound:.1f})"
     with tempfile.TemporaryDirectory() as out:
         options = [str(csd), "--alignment", alignment, "--literal", out]
-        slow, slow_memory = run([sys.executable, __file__, *options])
+        slow, slow_memory = run([sys.executable, "-m", "benchmarks.prepare", *options])
     return {
         **{"form": form, "alignment": alignment, "seconds": seconds, "memory": fast[-1][1]},
         **{"alone": alone, "slow": slow, "slow_memory": slow_memory, "ratio": slow / seconds},
