@@ -155,7 +155,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[record.Row]:
     """Measure both sides on each form of the files."""
     if arguments.literal:
         literal(arguments.csd, arguments.alignment[0], arguments.literal)
-        return
+        sys.exit()  # without a table
     with tempfile.TemporaryDirectory() as folder:
         csd = arguments.csd.resolve() if arguments.csd else made_up(Path(folder))
         for form in arguments.forms:
