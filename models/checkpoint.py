@@ -75,13 +75,15 @@ def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> Non
     `.safetensors` file, plain values only. Raises OSError when the disk is full or the folder
     cannot be written.
     """
-    content = {
-        "model": name,
-        "config": asdict(model.config),
-        "widths": dict(model.widths),
-        "outputs": model.outputs,
-        **_with_shared_texts(details),
-    }
+    content = _with_shared_texts(
+        {
+            "model": name,
+            "config": asdict(model.config),
+            "widths": dict(model.widths),
+            "outputs": model.outputs,
+            **details,
+        }
+    )
     if path.suffix == SAFETENSORS:
         write_safetensors(path, model.state_dict(), content)
         return
