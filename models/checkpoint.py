@@ -20,6 +20,7 @@ from system.safetensors_file import load_safetensors, write_safetensors
 from system.torch_file import load_torch_file
 
 MODALITIES = ("visual", "audio", "text")
+ONNX = ".onnx"  # which is written, not read
 _NAMES_SHOWN = 3
 _WRAPPERS = ("module.", "_orig_mod.", "Model.")  # DataParallel's, torch.compile's and MMSA's
 _LARGEST_SIZE = 2**16  # of inputs and outputs
@@ -71,13 +72,7 @@ def write_checkpoint(path: Path, model: nn.Module, name: str, **details: Any) ->
     values and state dicts, so that the file loads without pickle; in a `.safetensors` file, plain
     values only. Raises OSError when the disk is full or the folder cannot be written.
     """
-    content = {
-        "model": name,
-        "config": asdict(model.config),
-        "widths": dict(model.widths),
-        "outputs": model.outputs,
-        **details,
-    }
+    content = describe_model(model, name, **details)
     if path.suffix == SAFETENSORS:
         write_safetensors(path, model.state_dict(), content)
         return
@@ -89,6 +84,17 @@ def write_checkpoint(path: Path, model: nn.Module, name: str, **details: Any) ->
         temporary.write_bytes(buffer.getbuffer())
 
 
+def describe_model(model: nn.Module, name: str, **details: Any) -> dict[str, Any]:
+    """Return what a file holds beside a model's weights; with plain `details`, plain values."""
+    return {
+        "model": name,
+        "config": asdict(model.config),
+        "widths": dict(model.widths),
+        "outputs": model.outputs,
+        **details,
+    }
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of this program or of a model's authors, onto the CPU.
 
@@ -97,6 +103,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise InputError(f"No checkpoint at {path}; give the path of a .pth file.")
+    if path.suffix == ONNX:
+        raise InputError(
+            f"{path} is a model for onnxruntime, not a checkpoint; give the .pth or {SAFETENSORS} "
+            "file that it was made from."
+        )
     if path.suffix == SAFETENSORS:
         weights, content = load_safetensors(path, _ADVICE)
         content = {**content, "model_state_dict": weights} if isinstance(content, dict) else None
