@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from models.layers.encoder import Encoder, EncoderLayer, MultiHeadAttention
 
-_PLAIN = {EncoderLayer, MultiHeadAttention, nn.Linear, nn.LayerNorm, nn.ModuleList}
+_PLAIN = {EncoderLayer, MultiHeadAttention, nn.Linear, nn.LayerNorm, nn.ModuleList, nn.Softmax}
 _EPSILON = 1e-5  # of the layer norms in sizes.h
+_SOFTMAX_AXIS = -1
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -75,6 +76,7 @@ def _is_plain(module: nn.Module) -> bool:
         type(module) in _PLAIN
         and "forward" not in state
         and state.get("eps", _EPSILON) == _EPSILON
+        and state.get("dim", _SOFTMAX_AXIS) == _SOFTMAX_AXIS
         and not any(state[hooks] for hooks in _HOOKS)
     )
 

@@ -17,6 +17,8 @@ from models.checkpoint import read_checkpoint, restore_model, write_checkpoint
 from models.layers.dropout import scramble
 from models.layers.encoder import Encoder
 from models.layers.lstm import LSTM
+from models.layers.recording import AttentionMap, recorded_attention
+from models.nhfnet.attention import ATTENTION_MAPS, maps_of_calls
 from models.nhfnet.config import NHFNetConfig
 from models.nhfnet.released_format import RELEASED
 
@@ -33,6 +35,7 @@ class NHFNet(nn.Module, PyTorchModelHubMixin):
     Config = NHFNetConfig
     NAME = "nhfnet"  # in files
     PUBLISHED = RELEASED
+    ATTENTION_MAPS = ATTENTION_MAPS
     takes_dropout_keys = True
 
     def __init__(self, config: NHFNetConfig, widths: Mapping[str, int], outputs: int = 1) -> None:
@@ -91,6 +94,17 @@ class NHFNet(nn.Module, PyTorchModelHubMixin):
         f_self = self.self_attention_encoder(f_cross, last_tokens_only=1)
         h_self = self.self_attention_encoder(h_cross, last_tokens_only=1)
         return [h_self[:, -1], f_self[:, -1]]
+
+    def with_attention(
+        self, visual: Tensor, audio: Tensor, text: Tensor
+    ) -> tuple[Tensor, dict[str, AttentionMap]]:
+        """Predict as `forward` does, and return beside it what was attended to, by name.
+
+        The names are those of `ATTENTION_MAPS` whose parts the configuration has.
+        """
+        with recorded_attention(self) as calls:
+            prediction = self(visual, audio, text)
+        return prediction, maps_of_calls(self.config, visual, audio, text, calls)
 
     def fuse_audio_visual(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Carry audio into visual through the aggregation tokens, `(B, F, d)`.
