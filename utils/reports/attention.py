@@ -150,7 +150,7 @@ def _padding(x: torch.Tensor) -> int:
 
 def _file_name(row: int, id_: str) -> str:
     """Return a name that is one on every system, and no other segment's of the split."""
-    return f"{row}_{re.sub('[^A-Za-z0-9-]+', '_', id_)[:_LONGEST_NAME]}"
+    return f"{row}_{re.sub('[^A-Za-z0-9-]+', '_', id_).strip('_')[:_LONGEST_NAME]}"
 
 
 def _arrays(maps: Mapping[str, AttentionMap], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
