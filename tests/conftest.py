@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,8 @@ import pytest
 import main_msaf
 from data.fetching.demo import write_demo
 from data.preparing.pipeline import prepare
+from tests.forked_programs import run_program
 from tests.preparation import SINGLE_PROCESS, demo_request
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -47,17 +44,7 @@ def small(tmp_path_factory):
 @pytest.fixture
 def program():
     """Run one of the two programs: `program("main_msaf.py", "--train", ...)`."""
-
-    def run(name, *arguments, **options):
-        return subprocess.run(
-            [sys.executable, str(ROOT / name), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            **options,
-        )
-
-    return run
+    return run_program
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,6 @@ from models.layers.encoder import Encoder, EncoderLayer, MultiHeadAttention
 
 _PLAIN = {EncoderLayer, MultiHeadAttention, nn.Linear, nn.LayerNorm, nn.ModuleList, nn.Softmax}
 _EPSILON = 1e-5  # of the layer norms in sizes.h
-_SOFTMAX_AXIS = -1
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Weight(NamedTuple):
@@ -45,50 +44,79 @@ def listed_weights(function: Any) -> tuple[Weight, ...]:
     return tuple(weights)
 
 
+class WeightPlaces:
+    """Where an encoder's parameters are: to walk through its modules takes longer than to look."""
+
+    def __init__(
+        self, encoder: Encoder, of_a_layer: tuple[Weight, ...], of_the_norm: tuple[Weight, ...]
+    ) -> None:
+        """Find the places of each layer's parameters, then of those of the last norm."""
+        modules = [*encoder.layers.modules(), encoder.layer_norm]
+        self._modules = [(module, module.__dict__) for module in modules]
+        parents = [encoder, *(module for module in modules if module._modules)]
+        self._children = [(parent.__dict__, dict(parent._modules)) for parent in parents]
+        self._attentions = [layer.self_attn.__dict__ for layer in encoder.layers]
+        named = [(dict(layer.named_modules()), of_a_layer) for layer in encoder.layers]
+        named.append(({"layer_norm": encoder.layer_norm}, of_the_norm))
+        self._weights = [
+            (found[weight.module].__dict__, weight.name, weight.shape)
+            for found, weights in named
+            for weight in weights
+            if weight.module in found
+        ]
+        self._is_whole = len(self._weights) == sum(len(weights) for _, weights in named)
+
+    def are_current(self) -> bool:
+        """Tell whether the encoder still consists of the same modules."""
+        return all(state["_modules"] == children for state, children in self._children)
+
+    def weights(self) -> list[Tensor] | None:
+        """Return the parameters.
+
+        None where a module does other than its formula (hooks, a parametrisation, a class or a
+        `forward` of its own, another epsilon), or a parameter is not as the compiled code takes
+        it: missing, of another shape, not float32, not on the CPU, not contiguous.
+        """
+        first = self._attentions[0]
+        if not self._is_whole or any(
+            (state["heads"], state["dropout"]) != (first["heads"], first["dropout"])
+            for state in self._attentions
+        ):
+            return None
+        for module, state in self._modules:
+            if (
+                type(module) not in _PLAIN
+                or "forward" in state
+                or state["_forward_hooks"]
+                or state["_forward_pre_hooks"]
+                or state["_backward_hooks"]
+                or state["_backward_pre_hooks"]
+                or state.get("eps", _EPSILON) != _EPSILON
+            ):
+                return None
+        weights = []
+        for state, name, shape in self._weights:
+            value = state["_parameters"].get(name)
+            if not (
+                type(value) in (nn.Parameter, Tensor)
+                and value.shape == shape
+                and value.dtype is torch.float32
+                and value.is_cpu
+                and value.is_contiguous()
+            ):
+                return None
+            weights.append(value)
+        return weights
+
+
+_places: WeakKeyDictionary[Encoder, WeightPlaces] = WeakKeyDictionary()
+
+
 def plain_weights(
     encoder: Encoder, of_a_layer: tuple[Weight, ...], of_the_norm: tuple[Weight, ...]
 ) -> list[Tensor] | None:
-    """Return the parameters of each layer, then those of the last norm.
-
-    None where a module does other than its formula (hooks, a parametrisation, a class or a
-    `forward` of its own, another epsilon), or a parameter is not as the compiled code takes it:
-    of another shape, not float32, not on the CPU, not contiguous.
-    """
-    first, weights = encoder.layers[0].self_attn, []
-    for layer in encoder.layers:
-        modules = dict(layer.named_modules())
-        if not all(map(_is_plain, modules.values())):
-            return None
-        attention = layer.self_attn
-        if (attention.heads, attention.dropout) != (first.heads, first.dropout):
-            return None
-        weights += [_parameter(modules, weight) for weight in of_a_layer]
-    if not _is_plain(encoder.layer_norm):
-        return None
-    modules = {"layer_norm": encoder.layer_norm}
-    weights += [_parameter(modules, weight) for weight in of_the_norm]
-    return None if any(weight is None for weight in weights) else weights
-
-
-def _is_plain(module: nn.Module) -> bool:
-    state = module.__dict__
-    return (
-        type(module) in _PLAIN
-        and "forward" not in state
-        and state.get("eps", _EPSILON) == _EPSILON
-        and state.get("dim", _SOFTMAX_AXIS) == _SOFTMAX_AXIS
-        and not any(state[hooks] for hooks in _HOOKS)
-    )
-
-
-def _parameter(modules: dict[str, nn.Module], weight: Weight) -> Tensor | None:
-    module = modules.get(weight.module)
-    value = None if module is None else module._parameters.get(weight.name)
-    fits = (
-        type(value) in (nn.Parameter, Tensor)
-        and value.shape == weight.shape
-        and value.dtype is torch.float32
-        and value.is_cpu
-        and value.is_contiguous()
-    )
-    return value if fits else None
+    """Return the parameters of each layer, then those of the last norm; see WeightPlaces."""
+    places = _places.get(encoder)
+    if places is None or not places.are_current():
+        places = _places[encoder] = WeightPlaces(encoder, of_a_layer, of_the_norm)
+    return places.weights()

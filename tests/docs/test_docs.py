@@ -12,7 +12,7 @@ import dataset_prep
 import main_msaf
 from docs.make_options import PAGE, options_page
 from models.registry import MODELS
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.own_model import OWN_MODEL
 from utils.reports.model_list import model_list
 from utils.studies.ablations import ABLATIONS, ablation_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 
 
 def test_the_notebook_runs(demo, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from system.errors import InputError
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.fuzz import csd, pickles, programs
 
 

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from data.layout import LOCK
-from tests.conftest import ROOT
 from tests.csd_files import random_dataset, write_dataset
+from tests.forked_programs import ROOT
 from tests.golden import GOLDEN
 
 

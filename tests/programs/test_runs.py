@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.checkpoint import read_checkpoint
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.own_model import OWN_MODEL
 from tests.programs.test_programs import assert_one_line
 

@@ -16,7 +16,7 @@ from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.registry import build
 from system.errors import InputError
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.costs import model_table
 from utils.tasks.sentiment import score

@@ -12,8 +12,8 @@ import pytest
 from system import locks as lock
 from system.errors import InputError
 from system.locks import lock_folder
-from tests.conftest import ROOT
 from tests.csd_files import random_dataset, write_dataset
+from tests.forked_programs import ROOT
 
 
 def test_the_second_preparation_ends_at_once_and_a_killed_one_locks_nothing(program, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS, join_processes
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.system.test_console import run_program
 
 

@@ -12,7 +12,7 @@ import torch
 from models.checkpoint import write_checkpoint
 from models.registry import build
 from system.errors import InputError
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.programs.test_runs import contents
 from utils import RunConfig, evaluate, predict, run
 

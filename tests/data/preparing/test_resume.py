@@ -12,7 +12,7 @@ import sys
 import time
 
 from data.layout import SPLITS
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 
 KILLS = 20
 

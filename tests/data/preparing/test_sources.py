@@ -21,8 +21,8 @@ from data.preparing.plan import Request, TextRequest
 from data.preparing.sources import CsdSource
 from system.errors import InputError
 from system.processes import Processes
-from tests.conftest import ROOT
 from tests.csd_files import TRAIN_VIDEOS, VAL_VIDEO, random_dataset, write_csd, write_dataset
+from tests.forked_programs import ROOT
 from tests.preparation import SINGLE_PROCESS, demo_request, request
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from copy import deepcopy
 
 import pytest
@@ -198,3 +200,32 @@ def test_a_weight_of_another_shape_is_never_read(calls):
     with pytest.raises(RuntimeError):
         native(torch.randn(2, 3, 32))
     assert not calls
+
+
+def test_a_module_put_in_later_is_the_one_that_counts(calls):
+    native, x = accelerate(encoder()), torch.randn(2, 3, 32)
+    before = native(x)
+    native.layers[1].fc2 = nn.Linear(128, 32)
+    assert not torch.equal(native(x), before)
+    native.layers[1].fc2 = DoublingLinear(128, 32)
+    calls.clear()
+    torch.testing.assert_close(native(x), native.formula(x, None, None, None))
+    assert not calls
+
+
+class DoublingLinear(nn.Linear):
+    """One whose formula the compiled code does not know."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_it_works_in_a_forked_process():
+    native, x = accelerate(encoder(), threads=2), torch.randn(8, 50, 32)
+    with torch.inference_mode():
+        expected = native(x)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # threads that are not there are waited for without an end
+            os._exit(0 if torch.equal(native(x), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

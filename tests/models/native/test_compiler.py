@@ -16,7 +16,7 @@ from models.native import accelerate, compiler
 from models.native import library as module
 from models.native.call import Call
 from models.native.encoder import NativeEncoder
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 
 
 @pytest.fixture(autouse=True)

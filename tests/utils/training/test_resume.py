@@ -16,7 +16,7 @@ from models.checkpoint import read_checkpoint
 from system import console
 from system.errors import InputError
 from system.torch_file import load_torch_file
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.utils.training.test_trainer import make_trainer
 from utils.training.step import TrainingStep
 

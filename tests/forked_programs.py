@@ -1,0 +1,66 @@
+"""The two programs in forks of a process that has imported them: a start costs milliseconds."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# What the programs import when they need it.
+import h5py  # noqa: F401
+import pytorch_pretrained_bert  # noqa: F401
+import sklearn.metrics  # noqa: F401
+import torch.utils.data  # noqa: F401
+
+import models.registry  # noqa: F401
+import utils.reports.evaluate_checkpoint
+import utils.studies.comparison
+import utils.training.run  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 300
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload([__name__])
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run_program(
+    name: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Done:
+    """Run a program to its end, as subprocess.run does that captures its text."""
+    command = [str(ROOT / name), *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder) / stream for stream in ("out", "err")]
+        process = _context.Process(
+            target=_be, args=(command, outputs, cwd or Path.cwd(), env or dict(os.environ))
+        )
+        process.start()
+        process.join(SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(command, SECONDS)
+        texts = [path.read_text() if path.exists() else "" for path in outputs]
+    return subprocess.CompletedProcess(command, process.exitcode, *texts)
+
+
+def _be(command: list[str], outputs: list[Path], cwd: Path, environment: dict[str, str]) -> None:
+    """Be the program, in the forked process."""
+    for number, (stream, path) in enumerate(zip(("stdout", "stderr"), outputs, strict=True), 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        setattr(sys, stream, os.fdopen(number, "w", closefd=False))
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
