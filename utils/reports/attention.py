@@ -77,8 +77,8 @@ class AttentionReport:
             }
             with atomic_write(path.with_name(f"{path.name}.npz")) as temporary:
                 np.savez_compressed(temporary, **facts, **_arrays(maps, its_names))
-            title = f"{facts['id']}: predicted {_numbers(facts['prediction'])}, "
-            title += f"true {_numbers(facts['label'])}"
+            values = " ".join(f"{x} {_numbers(facts[x])}," for x in ("prediction", "label"))
+            title = f"{values} segment {facts['id']}"
             plot_attention(path.with_name(f"{path.name}.png"), title, maps, its_names, padding)
         print_line(f"\nAttention of {len(rows):,} segments is in {folder}")
 

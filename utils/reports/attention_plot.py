@@ -12,9 +12,11 @@ from models.layers.recording import AttentionMap
 from system.figures import pyplot, save_figure
 
 _MOST_PANELS = 6  # side by side
-_PANEL_WIDTH, _ROW_HEIGHT, _MOST_HEIGHT, _SPARE_HEIGHT = 3.4, 0.085, 6.0, 0.9  # inches
+_PANEL_WIDTH, _SPARE_WIDTH = 3.4, 1.0  # inches
+_ROW_HEIGHT, _LEAST_HEIGHT, _MOST_HEIGHT, _SPARE_HEIGHT = 0.085, 0.4, 6.0, 1.2  # inches
 _EVERY = 10  # positions without names have a number so often
-_LONGEST_WORD, _LONGEST_TITLE = 16, 150  # characters
+_LONGEST_WORD = 16  # characters
+_LETTERS_AN_INCH = 14  # of the title
 
 
 def plot_attention(
@@ -36,17 +38,20 @@ def plot_attention(
         for begin in range(0, len(one.layers), width)
     ]
     heights = [
-        min(one.weights.shape[1] * _ROW_HEIGHT, _MOST_HEIGHT) + _SPARE_HEIGHT for _, one, _ in lines
+        min(max(one.weights.shape[1] * _ROW_HEIGHT, _LEAST_HEIGHT), _MOST_HEIGHT) + _SPARE_HEIGHT
+        for _, one, _ in lines
     ]
+    inches = width * _PANEL_WIDTH + _SPARE_WIDTH
     figure, panels = pyplot.subplots(
         len(lines),
         width,
-        figsize=(width * _PANEL_WIDTH + 1, sum(heights) + 0.5),
+        figsize=(inches, sum(heights) + 0.5),
         height_ratios=heights,
         layout="constrained",
         squeeze=False,
     )
-    figure.suptitle(_short(title, _LONGEST_TITLE), parse_math=False)
+    title = _short(title, int(inches * _LETTERS_AN_INCH))
+    figure.suptitle(title, fontsize=9, parse_math=False)
     for axes_of_line, (name, one, layers) in zip(panels, lines, strict=True):
         low, high = one.weights.min().item(), one.weights.max().item()
         for axes in axes_of_line[len(layers) :]:

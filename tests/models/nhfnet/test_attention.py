@@ -50,7 +50,9 @@ def inputs(**lengths):
     }
 
 
-@pytest.mark.parametrize(("settings", "names", "fused"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("settings", "names", "fused"), CASES, ids=[str(settings) for settings, *_ in CASES]
+)
 @torch.no_grad()
 def test_every_configuration_has_the_maps_of_its_parts(settings, names, fused):
     model, x = make(**settings), inputs()
