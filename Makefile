@@ -25,6 +25,8 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(RUN) -m mypy
+	$(RUN) -m benchmarks.run --check
 
 docs: $(VENV)/installed
 	$(RUN) -m docs.make_options

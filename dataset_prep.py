@@ -35,6 +35,7 @@ from system.errors import InputError
 if TYPE_CHECKING:
     from data.fetching.server import SequenceFile
     from data.preparing.plan import Request
+    from data.preparing.sources import DataSource
     from system.processes import Processes
 
 
@@ -196,14 +197,15 @@ def main() -> None:
         from data.fetching.download import checked_host
 
         host = checked_host(host)
-    dataset = DEMO if options.demo else DATASETS.get(options.dataset)
+    files: list[SequenceFile] = []
+    sources: dict[str, DataSource]
     if "pickle" in given:
         scores = options.dataset if "dataset" in given else None
         others = options.audio, options.visual
         source = PickleSource(options.pickle, "bert" not in given, scores, *others)
         sources = {ALIGNMENT_NAMES[0]: source}
-        missing = files = []
     else:
+        dataset = DEMO if options.demo else DATASETS[options.dataset]
         files = list(dataset.sequences.values())
         paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
         folds = options.folds or dataset.folds
@@ -212,7 +214,7 @@ def main() -> None:
             name: CsdSource(paths, dataset, folds, name, lengths.get(name, Lengths()))
             for name in options.alignment
         }
-        missing = [file for file in files if not (csd_dir / file.name).is_file()]
+    missing = [file for file in files if not (csd_dir / file.name).is_file()]
     if options.demo:
         missing = [] if demo_is_written(datadir) else files
     bert = str(demo_bert(datadir)) if options.demo else options.bert
@@ -221,7 +223,7 @@ def main() -> None:
         Request(datadir, name, source, None if options.no_bert else text, options.force)
         for name, source in sources.items()
     ]
-    fetch = partial(download_missing, missing, csd_dir, host)
+    fetch: Callable[[], object] = partial(download_missing, missing, csd_dir, host)
     if options.demo:
         fetch = partial(write_demo, datadir)
     processes = join_processes()
@@ -277,7 +279,7 @@ def print_plans(requests: Sequence[Request], missing: dict[Path, str]) -> None:
     from data.preparing.plan import decide
     from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
 
-    rows = [[path, how, "", UNKNOWN, "0"] for path, how in missing.items()]
+    rows: list[Sequence[object]] = [[path, how, "", UNKNOWN, "0"] for path, how in missing.items()]
     for request in requests:
         rows += plan_rows(decide(request, files_are_there=not missing))
     print_heading("What this would do; nothing has been done.")

@@ -122,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_setting(group: argparse._ArgumentGroup, field: Field) -> None:
+def _add_setting(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
     """Add the option of one field of RunConfig, which is not set unless it is given."""
     name, default = field.name, field.default
     options = {"dest": name, "default": argparse.SUPPRESS, "help": field.metadata["meaning"]}
@@ -228,7 +228,7 @@ def main() -> None:
     if arguments["export"]:
         from models.export import export
 
-        export(config.checkpoint, arguments["export"], config.model)
+        export(config.needed_checkpoint, arguments["export"], config.model)
         print_line(f"Written: {arguments['export']}")
         return
     from system.processes import join_processes, leave_processes

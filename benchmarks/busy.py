@@ -2,7 +2,7 @@
 
     python benchmarks/busy.py [--beside 0 1 2 4] [--rounds 1]
 
-Prints a Markdown table of whole commands, in seconds: as the program waits by itself, with
+Whole commands, in seconds: as the program waits by itself, with
 threads that spin as OpenMP has them do by default, with OMP_WAIT_POLICY=passive, and with one
 thread. The last column is the program's time over the best of the others in its row.
 """
@@ -15,13 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks import record
+from benchmarks.record import ROOT
+
 WAYS = {
     "this program": {},
     "spinning": {"GOMP_SPINCOUNT": "30000000000"},  # what OMP_WAIT_POLICY=active means
@@ -50,31 +54,38 @@ def seconds(command: list[str], variables: dict[str, str]) -> float:
     return time.perf_counter() - begin
 
 
-def main() -> None:
-    """Measure row by row, the ways in turn."""
-    parser = argparse.ArgumentParser(description=__doc__)
+COLUMNS = {
+    "processes beside it": "{beside}",
+    **{way: f"{{{way}:.1f}} s" for way in WAYS},
+    "this program / best": "{ratio:.2f}",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("--beside", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--rounds", type=int, default=1)
-    arguments = parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
+    """Measure row by row, the ways in turn."""
     with tempfile.TemporaryDirectory() as folder:
         python, data = sys.executable, ["--datadir", folder]
-        subprocess.run([python, ROOT / "dataset_prep.py", "--demo", *data], check=True)
+        prepare = [python, str(ROOT / "dataset_prep.py"), "--demo", *data]
         command = [python, str(ROOT / "main_msaf.py"), "--train", "--epochs", "2", "--no_save"]
         command += [*data, "--device", "cpu"]
+        seconds(prepare, {})
         seconds(command, {})  # compiles the encoder, and warms the page cache
-        print(f"\n| processes beside it | {' | '.join(WAYS)} | program / best |")
-        print("|---" * (len(WAYS) + 2) + "|")
         for beside in arguments.beside:
             with counting(beside):
                 rounds = [
                     [seconds(command, variables) for variables in WAYS.values()]
                     for _ in range(arguments.rounds)
                 ]
-            found = np.median(rounds, axis=0)
-            shown = " | ".join(f"{value:.1f}" for value in found)
-            ratio = found[0] / found[1:].min()
-            print(f"| {beside} | {shown} | {ratio:.2f} |", flush=True)
+            found = [float(value) for value in np.median(rounds, axis=0)]
+            row = dict(zip(WAYS, found, strict=True))
+            yield {"beside": beside, **row, "ratio": found[0] / min(found[1:])}
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, COLUMNS, add_arguments, measure)

@@ -1,7 +1,7 @@
-"""Evaluation: this program against the literal model, loading one segment at a time.
+"""Evaluation: eager PyTorch against this program, without and with its C++ encoder.
 
-    python benchmarks/evaluate.py [--batch_size 16 128] [--rounds 7] [--device cpu]
-                                  [--precision float32]
+    python benchmarks/evaluate.py [--batch_size 16 128] [--lengths 50 500/375] [--rounds 7]
+                                  [--device cpu] [--precision float32]
 
 Data of CMU-MOSEI's shape is made up. Peak memory is of a process that does a round alone.
 """
@@ -9,31 +9,24 @@ Data of CMU-MOSEI's shape is made up. Peak memory is of a process that does a ro
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-
-from benchmarks.against_plain import (
-    Setting,
-    Side,
-    new_fast_model,
-    new_plain_model,
-    open_split,
-    plain_loader,
-    run,
-)
+from benchmarks import record, sides
 from utils.reports.evaluation import evaluate
 from utils.reports.predict import Predictor
 from utils.tasks import SENTIMENT
 
 
-def plain(setting: Setting) -> Side:
+def eager(setting: sides.Setting) -> sides.OnePass:
     """Evaluate eagerly, fetching every batch's predictions."""
-    model = new_plain_model().to(setting.device).eval()
-    loader = plain_loader(setting, shuffle=False)
+    model = sides.eager_model(setting).eval()
+    loader = sides.one_at_a_time(setting, shuffle=False)
 
     @torch.no_grad()
     def one_pass() -> None:
@@ -43,11 +36,10 @@ def plain(setting: Setting) -> Side:
     return one_pass
 
 
-def program(setting: Setting) -> Side:
+def program(setting: sides.Setting, model: nn.Module) -> sides.OnePass:
     """Evaluate as main_msaf.py does."""
-    model = new_fast_model(setting)
     predictor = Predictor(model, setting.execution, setting.batch_size)
-    split = open_split(setting)
+    split = sides.open_split(setting)
 
     def one_pass() -> None:
         evaluate(predictor, split, SENTIMENT, setting.options)
@@ -56,4 +48,5 @@ def program(setting: Setting) -> Side:
 
 
 if __name__ == "__main__":
-    run(__doc__, {"plain": plain, "this program": program})
+    measure = partial(sides.measure, eager, program)
+    record.main(__doc__, sides.COLUMNS, sides.add_arguments, measure)

@@ -1,15 +1,15 @@
 """Scale: time a sample and peak memory against the number of segments.
 
-    python benchmarks/scale.py [--segments 10000 100000 1000000] [--text_width 64]
+    python benchmarks/scale.py [--segments 10000 40000 160000] [--text_width 768]
                                [--batch_size 16] [--steps 200] [--folder DIR]
 
-Data of CMU-MOSEI's shape, but for the text's width, is made up, one size at a time, in a folder
-within DIR that is removed afterwards. Loading, training and evaluation are measured each in a
+Data of CMU-MOSEI's shape is made up, one size at a time, in a folder within DIR that is removed
+afterwards. Loading, training and evaluation are measured each in a
 process of its own, on the CPU: `steps` batches with rows drawn from the whole file, which is not
 in the page cache, as a file larger than memory cannot be; medians of three processes. What is
 done once for a whole pass (opening the split, the order of an epoch, the scores at its end) is
 done for all segments: it counts in the peak memory, and in the time by its share for one sample.
-Prints a table and draws benchmarks/scale.png.
+Draws benchmarks/scale.png besides.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.against_plain import (
+from benchmarks import record
+from benchmarks.sides import (
     Setting,
-    new_fast_model,
+    fast_model,
     open_split,
     run_alone,
     split_bytes,
@@ -84,7 +85,7 @@ def load(steps: int, setting: Setting) -> float:
 def train(steps: int, setting: Setting) -> float:
     """Return the seconds a sample of training: the last `steps` of an epoch."""
     split = open_split(setting)
-    model = new_fast_model(setting, split.widths["text"])
+    model = fast_model(setting, split.widths["text"])
     splits = {"train": split}
     trainer = Trainer(model, splits, SENTIMENT, setting.config, setting.options, data={})
     whole = len(setting.options.rows(np.arange(len(split))))
@@ -104,7 +105,7 @@ def train(steps: int, setting: Setting) -> float:
 def predict(steps: int, setting: Setting) -> float:
     """Return the seconds a sample of evaluating `steps` batches of segments drawn at random."""
     split, rng = open_split(setting), np.random.default_rng(0)
-    model = new_fast_model(setting, split.widths["text"])
+    model = fast_model(setting, split.widths["text"])
 
     def one_round(steps: int) -> float:
         begin = time.perf_counter()
@@ -159,33 +160,33 @@ def _evict(folder: Path) -> None:
 WORK = {"loading": load, "training": train, "evaluation": predict}
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = console.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+COLUMNS = {
+    "segments": "{segments:,}",
+    **{
+        kind: f"{{{kind}_ms:.3f}} ms a sample ({{{kind}_times:.2f}}), "
+        f"{{{kind}_mb:.0f}} MB ({{{kind}_memory:.2f}})"
+        for kind in WORK
+    },
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     add, positive = parser.add_argument, console.whole_number(1)
-    add("--segments", type=positive, nargs="+", default=[10_000, 100_000, 1_000_000])
-    add("--text_width", type=positive, default=64, help="the program's own is 768 (default 64)")
+    add("--segments", type=positive, nargs="+", default=[10_000, 40_000, 160_000])
+    add("--text_width", type=positive, default=768, help="default 768")
     add("--batch_size", type=positive, default=16, help="default 16")
     add("--steps", type=positive, default=200, help="batches (default 200)")
     add("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where there is room")
-    arguments = parser.parse_args()
-    drawn, smallest = arguments.steps * arguments.batch_size, min(arguments.segments)
-    if drawn > smallest:
-        parser.error(f"{drawn:,} segments in --steps batches, expected at most {smallest:,}")
-    return arguments
 
 
-def main() -> None:
-    """Measure each size, print and draw."""
-    arguments = parse_arguments()
+def measure(arguments: argparse.Namespace) -> list[record.Row]:
+    """Measure each size, and draw."""
     sizes = sorted(set(arguments.segments))
+    drawn = arguments.steps * arguments.batch_size
+    if drawn > sizes[0]:
+        raise InputError(f"{drawn:,} segments in --steps batches, expected at most {sizes[0]:,}")
     _check_room(arguments.folder, split_bytes(sizes[-1], arguments.text_width))
-    console.print_line(
-        f"Made-up data, batches of {arguments.batch_size}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}"
-    )
     costs: Costs = {name: {} for name in WORK}
     for segments in sizes:
         with tempfile.TemporaryDirectory(prefix="made_up_", dir=arguments.folder) as name:
@@ -196,15 +197,25 @@ def main() -> None:
             os.sync()
             for kind, work in WORK.items():
                 costs[kind][segments] = _cost(partial(work, arguments.steps), setting)
-                _print(kind, costs[kind])
     _plot(costs, arguments)
-    console.print_line(f"Drawn in {PLOT}")
+    return [_row(costs, segments, sizes[0]) for segments in sizes]
+
+
+def _row(costs: Costs, segments: int, smallest: int) -> record.Row:
+    """Put one size's costs beside those of the smallest."""
+    row: record.Row = {"segments": segments}
+    for kind, by_size in costs.items():
+        cost, first = by_size[segments], by_size[smallest]
+        row[f"{kind}_ms"], row[f"{kind}_mb"] = cost.milliseconds, cost.megabytes
+        row[f"{kind}_times"] = cost.milliseconds / first.milliseconds
+        row[f"{kind}_memory"] = cost.megabytes / first.megabytes
+    return row
 
 
 def _cost(work: Callable[[Setting], float], setting: Setting) -> Cost:
     measured = [run_alone(work, setting) for _ in range(_PROCESSES)]
     seconds, megabytes = np.median(measured, axis=0)
-    return Cost(1e3 * seconds, megabytes)
+    return Cost(float(1e3 * seconds), float(megabytes))
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -213,16 +224,6 @@ def _check_room(folder: Path, needed: int) -> None:
     if free < 1.02 * needed:
         raise InputError(f"{message}; give another --folder, or fewer --segments.")
     console.print_line(message)
-
-
-def _print(kind: str, costs: dict[int, Cost]) -> None:
-    """Print the last of `costs`, and its ratio to the first."""
-    segments, first, last = list(costs)[-1], *(list(costs.values())[n] for n in (0, -1))
-    console.print_line(
-        f"{segments:>10,} segments  {kind:<10}"
-        f"  {last.milliseconds:8.3f} ms a sample ({last.milliseconds / first.milliseconds:.2f})"
-        f"  peak {last.megabytes:6.0f} MB ({last.megabytes / first.megabytes:.2f})"
-    )
 
 
 def _plot(costs: Costs, arguments: argparse.Namespace) -> None:
@@ -254,4 +255,4 @@ def _plot(costs: Costs, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(partial(record.main, __doc__, COLUMNS, add_arguments, measure))

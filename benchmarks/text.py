@@ -1,6 +1,6 @@
 """Text features: this program against pytorch_pretrained_bert one sentence at a time.
 
-    python benchmarks/text.py [--sentences 64] [--device cpu]
+    python benchmarks/text.py [--sentences 64] [--rounds 3] [--device cpu]
 
 Both run in this process, in turn, on a BERT of bert-base's size with random weights.
 """
@@ -11,7 +11,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from pytorch_pretrained_bert import BertConfig, BertModel
 from safetensors.torch import save_file
 
+from benchmarks import record
 from data.text.bert import load_bert
 from data.text.encoder import TextEncoder
 from system.devices import PRECISIONS
@@ -48,13 +49,24 @@ def seconds_of(function: Callable[[], object], device: str) -> float:
     return time.perf_counter() - begin
 
 
-def main() -> None:
-    """Print seconds, sentences a second and the ratio of each way."""
-    parser = argparse.ArgumentParser(description=__doc__)
+COLUMNS = {
+    "way": "{way}",
+    "seconds": "{seconds:.2f}",
+    "sentences/s": "{sentences_per_s:.1f}",
+    "times as fast": "{times:.2f}",
+    "largest difference": "{difference:.1e}",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("--sentences", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
+    """Give seconds, sentences a second and the ratio of each way."""
     device, rng = arguments.device, np.random.default_rng(0)
     lengths = rng.integers(5, 48, arguments.sentences)
     sentences = [" ".join(rng.choice(WORDS, length)) for length in lengths]
@@ -98,12 +110,14 @@ def main() -> None:
     for way in ways:
         taken = np.median([times[way] for times in rounds])
         ratio = np.median([times[first] / times[way] for times in rounds])
-        difference = abs(results[way] - results[first]).max()
-        print(
-            f"{way:<40} {taken:7.2f} s  {len(sentences) / taken:7.1f} sentences/s  "
-            f"{ratio:5.2f} times as fast  largest difference {difference:.1e}"
-        )
+        yield {
+            "way": way,
+            "seconds": float(taken),
+            "sentences_per_s": float(len(sentences) / taken),
+            "times": float(ratio),
+            "difference": float(abs(results[way] - results[first]).max()),
+        }
 
 
 if __name__ == "__main__":
-    main()
+    record.main(__doc__, COLUMNS, add_arguments, measure)

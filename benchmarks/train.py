@@ -1,7 +1,7 @@
-"""Training: this program against the literal model, loading one segment at a time.
+"""Training: eager PyTorch against this program, without and with its C++ encoder.
 
-    python benchmarks/train.py [--batch_size 16 128] [--rounds 7] [--device cpu]
-                               [--precision float32]
+    python benchmarks/train.py [--batch_size 16 128] [--lengths 50 500/375] [--rounds 7]
+                               [--device cpu] [--precision float32]
 
 Data of CMU-MOSEI's shape is made up. Peak memory is of a process that does a round alone.
 """
@@ -9,34 +9,25 @@ Data of CMU-MOSEI's shape is made up. Peak memory is of a process that does a ro
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-
-from benchmarks.against_plain import (
-    Setting,
-    Side,
-    new_fast_model,
-    new_plain_model,
-    open_split,
-    plain_loader,
-    run,
-)
+from benchmarks import record, sides
 from utils.tasks import SENTIMENT
 from utils.training.trainer import Trainer
 
-LR = 1e-3
 
-
-def plain(setting: Setting) -> Side:
+def eager(setting: sides.Setting) -> sides.OnePass:
     """Train eagerly, looking at every loss."""
-    model = new_plain_model().to(setting.device).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    loader = plain_loader(setting, shuffle=True)
+    model = sides.eager_model(setting).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=False)
+    loader = sides.one_at_a_time(setting, shuffle=True)
 
     def one_pass() -> None:
         for batch in loader:
@@ -50,9 +41,9 @@ def plain(setting: Setting) -> Side:
     return one_pass
 
 
-def program(setting: Setting) -> Side:
+def program(setting: sides.Setting, model: nn.Module) -> sides.OnePass:
     """Train as main_msaf.py does."""
-    splits, model = {"train": open_split(setting)}, new_fast_model(setting)
+    splits = {"train": sides.open_split(setting)}
     trainer = Trainer(model, splits, SENTIMENT, setting.config, setting.options, data={})
 
     def one_pass() -> None:
@@ -63,4 +54,5 @@ def program(setting: Setting) -> Side:
 
 
 if __name__ == "__main__":
-    run(__doc__, {"plain": plain, "this program": program})
+    measure = partial(sides.measure, eager, program)
+    record.main(__doc__, sides.COLUMNS, sides.add_arguments, measure)

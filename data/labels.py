@@ -21,7 +21,8 @@ class Scale:
 
     def outside(self, values: np.ndarray) -> np.ndarray:
         """Return which of the finite values lie outside the scale; NaN does not."""
-        return np.isfinite(values) & (np.abs(values) > self.limit)
+        is_outside: np.ndarray = np.isfinite(values) & (np.abs(values) > self.limit)
+        return is_outside
 
     def faults(self, labels: np.ndarray) -> np.ndarray:
         """Return what is wrong with each of the labels `(N, 1, L)`, "" where nothing is."""
@@ -41,7 +42,7 @@ SIMS_BORDERS = (-0.7, -0.1, 0.1, 0.7)
 
 def class_between(values: np.ndarray, borders: tuple[float, ...]) -> np.ndarray:
     """Return how many of the borders each value is above; one on a border is not, in float32."""
-    return np.searchsorted(np.float32(borders), values.astype(np.float32)).astype(np.int8)
+    return np.searchsorted(np.array(borders, np.float32), values.astype(np.float32)).astype(np.int8)
 
 
 _CMU = Scale(3, ("-3", "-2", "-1", "0", "+1", "+2", "+3"), lambda v: sentiment_class(v) + 3)

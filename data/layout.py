@@ -67,7 +67,7 @@ def read_segments(folder: Path) -> list[dict[str, str]]:
 def number_in(cell: str | None) -> float:
     """Return the number in a cell of a table, NaN where there is none."""
     try:
-        return float(cell)
+        return math.nan if cell is None else float(cell)
     except (TypeError, ValueError):
         return math.nan
 

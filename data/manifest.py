@@ -17,7 +17,7 @@ MANIFEST = "dataset.json"
 MOVING = "moving_into_place"  # set in the stage while its files are moved out of it
 _COUNT, _NUMBER = int, (int, float)
 # What the fields are, those in them too; "*" stands for any other name.
-_FIELDS = {
+_FIELDS: dict[str, dict[str, Any]] = {
     "made_from": {"dataset": str, "scores": str, "alignment": str, "lengths": {"*": _COUNT}},
     "splits": {"*": {"segments": _COUNT, "videos": _COUNT}},
     "left_out": {"*": _COUNT},
@@ -43,7 +43,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     if not path.is_file():
         raise InputError(f"{path} is no regular file; delete it and prepare again.")
-    manifest = read_json(path, "; delete it and prepare again")
+    manifest: dict[str, Any] = read_json(path, "; delete it and prepare again")
     wrong = _wrong_field(manifest)
     if wrong is not None:
         raise InputError(

@@ -83,7 +83,7 @@ class NpyReader:
         Raises InputError when the file has become too short, or cannot be read.
         """
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        target = memoryview(values.reshape(-1).view(np.uint8))
+        target = values.reshape(-1).view(np.uint8).data
         for begin, offset, size in self._extents(rows):
             self._fill(target[begin : begin + size], offset)
         return values

@@ -7,17 +7,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from models.contract import Model
 from system.config import make_config
 from system.errors import InputError, shown
 from system.files import atomic_write
 from system.safetensors_file import SUFFIX as SAFETENSORS
 from system.safetensors_file import load_safetensors, write_safetensors
 from system.torch_file import load_torch_file
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 MODALITIES = ("visual", "audio", "text")
 ONNX = ".onnx"  # which is written, not read
@@ -65,12 +68,12 @@ class Checkpoint:
     details: dict[str, Any] = field(default_factory=dict)  # everything else in the file
 
 
-def write_checkpoint(path: Path, model: nn.Module, name: str, **details: Any) -> None:
+def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> None:
     """Write a model, its `name` and `details` to `path`; a kill leaves the old file or the new.
 
-    The model is of the contract: it has `config`, `widths` and `outputs`. `details` are plain
-    values and state dicts, so that the file loads without pickle; in a `.safetensors` file, plain
-    values only. Raises OSError when the disk is full or the folder cannot be written.
+    `details` are plain values and state dicts, so that the file loads without pickle; in a
+    `.safetensors` file, plain values only. Raises OSError when the disk is full or the folder
+    cannot be written.
     """
     content = describe_model(model, name, **details)
     if path.suffix == SAFETENSORS:
@@ -84,7 +87,7 @@ def write_checkpoint(path: Path, model: nn.Module, name: str, **details: Any) ->
         temporary.write_bytes(buffer.getbuffer())
 
 
-def describe_model(model: nn.Module, name: str, **details: Any) -> dict[str, Any]:
+def describe_model(model: Model, name: str, **details: Any) -> dict[str, Any]:
     """Return what a file holds beside a model's weights; with plain `details`, plain values."""
     return {
         "model": name,
@@ -109,8 +112,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "file that it was made from."
         )
     if path.suffix == SAFETENSORS:
-        weights, content = load_safetensors(path, _ADVICE)
-        content = {**content, "model_state_dict": weights} if isinstance(content, dict) else None
+        tensors, content = load_safetensors(path, _ADVICE)
+        content = {**content, "model_state_dict": tensors} if isinstance(content, dict) else None
     else:
         content = load_torch_file(path, "a checkpoint", _ADVICE)
     if _is_state_dict(content):
@@ -139,7 +142,7 @@ _ADVICE = "give a .pth file written by main_msaf.py --train or the released code
 _PARTS = {"model": str, "config": dict, "widths": dict, "outputs": int}
 
 
-def _is_state_dict(weights: Any) -> bool:
+def _is_state_dict(weights: Any) -> TypeGuard[dict[str, Tensor]]:
     return (
         isinstance(weights, dict)
         and len(weights) > 0
@@ -156,7 +159,7 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def restore_model(checkpoint: Checkpoint, model_class: type[nn.Module]) -> nn.Module:
+def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyModel:
     """Build a model of `model_class` with a checkpoint's weights, in evaluation mode.
 
     Raises InputError when the file's configuration, widths or weights do not fit the class.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.checkpoint import ONNX, SAFETENSORS, describe_model, read_checkpoint, write_checkpoint
+from models.checkpoint import ONNX, describe_model, read_checkpoint, write_checkpoint
 from models.onnx_file import write_onnx
 from models.registry import restore
 from system.errors import InputError
+from system.safetensors_file import SUFFIX as SAFETENSORS
 
 _DETAILS = ("task", "run", "dataset", "epoch", "scores")  # plain values; no optimizer
 

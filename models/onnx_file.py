@@ -7,8 +7,8 @@ length only.
 from __future__ import annotations
 
 import importlib
-import io
 import json
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,11 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.checkpoint import MODALITIES
 from models.checkpoint import ONNX as SUFFIX
+from models.contract import Model
 from system.errors import InputError, first_line
 from system.files import atomic_write
 from system.safetensors_file import KEY
@@ -32,7 +33,7 @@ _OPSET = 17  # the first with LayerNormalization
 _TRACED, _TRIED = (2, (11, 13, 17)), ((3, (26, 19, 14)), (1, (8, 50, 31)))
 
 
-def write_onnx(path: Path, model: nn.Module, value: Any) -> None:
+def write_onnx(path: Path, model: Model, value: Any) -> None:
     """Write a model of the contract, in evaluation mode on the CPU, and `value` as JSON beside it.
 
     Inputs are `visual`, `audio` and `text`, `(B, T, width)` float32, also those that the model
@@ -63,36 +64,42 @@ def _check_packages() -> None:
 
 
 @torch.no_grad()
-def _traced_and_tried(model: nn.Module, value: Any) -> bytes:
+def _traced_and_tried(model: Model, value: Any) -> bytes:
     """Return the file's content; raises whatever the exporter or the model does."""
     batch, lengths = _TRACED
     may_differ = _takes(model, batch, lengths)
     inputs = _inputs(model, batch, lengths if may_differ else lengths[:1] * 3)
     names = {name: f"{name}_length" if may_differ else "length" for name in MODALITIES}
-    buffer = io.BytesIO()
-    # It would print all of a model that it refuses, and has no switch for that.
-    with warnings.catch_warnings(), patch.object(torch._C, "_jit_onnx_log", create=True):
-        warnings.simplefilter("ignore")  # of sizes that tracing may fix: _try looks at that
-        torch.onnx.export(
-            model,
-            tuple(inputs),
-            buffer,
-            dynamo=False,
-            opset_version=_OPSET,
-            input_names=list(MODALITIES),
-            output_names=[OUTPUT],
-            dynamic_axes={
-                **{name: {0: "batch", 1: length} for name, length in names.items()},
-                OUTPUT: {0: "batch"},
-            },
-        )
-    content = _with_details(buffer.getvalue(), model, names, value)
+    content = _with_details(_trace(model, inputs, names), model, names, value)
     for batch, lengths in _TRIED:
         _try(content, model, _inputs(model, batch, lengths if may_differ else lengths[:1] * 3))
     return content
 
 
-def _inputs(model: nn.Module, batch: int, lengths: Sequence[int]) -> list[Tensor]:
+def _trace(model: Model, inputs: list[Tensor], lengths: dict[str, str]) -> bytes:
+    """Return what the exporter writes; `lengths` are the names of the modalities' lengths."""
+    # It would print all of a model that it refuses, and has no switch for that.
+    quiet = patch.object(torch._C, "_jit_onnx_log", create=True)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet:
+        warnings.simplefilter("ignore")  # of sizes that tracing may fix: _try looks at that
+        path = Path(folder) / f"model{SUFFIX}"
+        torch.onnx.export(
+            model,
+            tuple(inputs),
+            str(path),
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=list(MODALITIES),
+            output_names=[OUTPUT],
+            dynamic_axes={
+                **{name: {0: "batch", 1: length} for name, length in lengths.items()},
+                OUTPUT: {0: "batch"},
+            },
+        )
+        return path.read_bytes()
+
+
+def _inputs(model: Model, batch: int, lengths: Sequence[int]) -> list[Tensor]:
     """Return random inputs, with padding in front."""
     generator = torch.Generator().manual_seed(0)
     inputs = [
@@ -104,7 +111,7 @@ def _inputs(model: nn.Module, batch: int, lengths: Sequence[int]) -> list[Tensor
     return inputs
 
 
-def _takes(model: nn.Module, batch: int, lengths: Sequence[int]) -> bool:
+def _takes(model: Model, batch: int, lengths: Sequence[int]) -> bool:
     try:
         model(*_inputs(model, batch, lengths))
     except Exception:  # the trace at equal lengths says more
@@ -112,7 +119,7 @@ def _takes(model: nn.Module, batch: int, lengths: Sequence[int]) -> bool:
     return True
 
 
-def _with_details(content: bytes, model: nn.Module, lengths: dict[str, str], value: Any) -> bytes:
+def _with_details(content: bytes, model: Model, lengths: dict[str, str], value: Any) -> bytes:
     """Add `value`, and the inputs that tracing left out because nothing comes of them."""
     import onnx
 
@@ -120,15 +127,15 @@ def _with_details(content: bytes, model: nn.Module, lengths: dict[str, str], val
     inputs = {one.name: one for one in found.graph.input}
     del found.graph.input[:]
     for name, length in lengths.items():
-        shape = ["batch", length, model.widths[name]]
+        shape: list[str | int | None] = ["batch", length, model.widths[name]]
         unused = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         found.graph.input.append(inputs.get(name, unused))
     onnx.helper.set_model_props(found, {KEY: json.dumps(value)})
     onnx.checker.check_model(found)
-    return found.SerializeToString()
+    return bytes(found.SerializeToString())
 
 
-def _try(content: bytes, model: nn.Module, inputs: list[Tensor]) -> None:
+def _try(content: bytes, model: Model, inputs: list[Tensor]) -> None:
     """Raise ValueError where the file predicts otherwise than the model."""
     import onnxruntime
 

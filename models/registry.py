@@ -4,26 +4,30 @@ A model is a module with `forward(visual, audio, text) -> (B, outputs)`, made as
 `CLASS(config, widths, outputs)`; it keeps the three as attributes. `CLASS.Config` is a frozen
 dataclass, and `widths` has the channels of visual, audio and text. A class with
 `takes_dropout_keys = True` is also given `dropout_keys` `(B,)` in training. A Config may have
-`left_out`, which names the parts that its values leave out. A class may have `ATTENTION_MAPS`,
-names of attention maps, and `with_attention(visual, audio, text)`, which returns the prediction
-and a `models.layers.recording.AttentionMap` by name.
+`left_out`, which names the parts that its values leave out. A class may have attention maps, as
+`models.layers.recording.HasAttention` says.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from models.checkpoint import Checkpoint, restore_model
+from models.contract import Model
 from system.config import make_config
 from system.errors import InputError, first_line, shown
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MODELS = {
     "nhfnet": "models.nhfnet.model:NHFNet",
@@ -38,7 +42,7 @@ MODELS = {
 _WITHOUT_A_NAME = "nhfnet"  # what a checkpoint holds that does not say it
 
 
-def find_class(name: str) -> type[nn.Module]:
+def find_class(name: str) -> type[Model]:
     """Return the class that `name` means: one of `MODELS`, or FILE.py:CLASS.
 
     The file is run as a module. Raises InputError when there is no such model, or when it does
@@ -46,7 +50,8 @@ def find_class(name: str) -> type[nn.Module]:
     """
     if name in MODELS:
         module, _, class_name = MODELS[name].partition(":")
-        return getattr(importlib.import_module(module), class_name)
+        model_class: type[Model] = getattr(importlib.import_module(module), class_name)
+        return model_class
     file, _, class_name = name.rpartition(":")
     if not file.endswith(".py"):
         raise InputError(
@@ -60,6 +65,7 @@ def _import_file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"--model: there is no file {path}; give FILE.py:CLASS.")
     spec = importlib.util.spec_from_file_location(f"model_of_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # as of every .py file
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -69,7 +75,7 @@ def _import_file(path: Path) -> Any:
     return module
 
 
-def _checked(found: Any, name: str) -> type[nn.Module]:
+def _checked(found: Any, name: str) -> type[Model]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(f"--model {name}: expected a class of torch.nn.Module by that name.")
     config = getattr(found, "Config", None)
@@ -78,10 +84,10 @@ def _checked(found: Any, name: str) -> type[nn.Module]:
             f"--model {name}: {found.__name__}.Config is missing, expected a frozen dataclass of "
             "its settings."
         )
-    return found
+    return cast("type[Model]", found)
 
 
-def config_class(name: str) -> type:
+def config_class(name: str) -> type[DataclassInstance]:
     """Return the dataclass of a model's settings."""
     return find_class(name).Config
 
@@ -91,7 +97,7 @@ def published_settings(name: str) -> Path:
 
     Raises InputError when there is none.
     """
-    path = Path(sys.modules[find_class(name).__module__].__file__).with_suffix(".json")
+    path = Path(inspect.getfile(find_class(name))).with_suffix(".json")
     if not path.is_file():
         raise InputError(
             f"--config published: how {name} was trained is not known ({path} is missing); give "
@@ -100,9 +106,7 @@ def published_settings(name: str) -> Path:
     return path
 
 
-def build(
-    name: str, settings: Mapping[str, Any], widths: Mapping[str, int], outputs: int
-) -> nn.Module:
+def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], outputs: int) -> Model:
     """Make a new model; `settings` replace the defaults of its Config.
 
     Raises InputError when a setting is unknown or cannot be, or when the class does not take
@@ -134,7 +138,7 @@ def _telling_own_faults(name: str) -> Iterator[None]:
         raise InputError(f"--model {name} cannot be built ({reason}).") from error
 
 
-def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, nn.Module]:
+def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model]:
     """Return the name and the model of a checkpoint, in evaluation mode on the CPU.
 
     `name` is what the user says the model is. Nothing that a file names is imported: a model of

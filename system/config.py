@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from system.console import finite_number, truth_value, whole_number
 from system.errors import InputError, shown
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 # Of fields that bring no check of their own, as in a user's model. Annotations are text.
 _BY_TYPE: dict[str, Callable[[str], Any]] = {
@@ -56,7 +59,9 @@ def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> S
         raise InputError(f"{where}: {error}.") from error
 
 
-def parse_assignments(cls: type, assignments: Sequence[str], where: str) -> dict[str, Any]:
+def parse_assignments(
+    cls: type[DataclassInstance], assignments: Sequence[str], where: str
+) -> dict[str, Any]:
     """Parse texts KEY=VALUE by the fields of a dataclass, later ones first in rank.
 
     Raises InputError for a text without `=`, a key that the dataclass lacks, or a bad value.
@@ -77,7 +82,7 @@ def parse_assignments(cls: type, assignments: Sequence[str], where: str) -> dict
     return values
 
 
-def plain_values(config: Any) -> dict[str, Any]:
+def plain_values(config: DataclassInstance) -> dict[str, Any]:
     """Return a configuration's values as JSON has them; paths become text."""
     return {
         name: value if isinstance(value, (bool, int, float, dict, type(None))) else str(value)
@@ -85,7 +90,7 @@ def plain_values(config: Any) -> dict[str, Any]:
     }
 
 
-def _checked(one: Field, value: Any) -> Any:
+def _checked(one: Field[Any], value: Any) -> Any:
     """Return `value` as the field's check gives it; raises ValueError when it does not pass."""
     if (value is None and one.default is None) or _is_dict(one, value):
         return value
@@ -101,15 +106,15 @@ def _checked(one: Field, value: Any) -> Any:
     return parsed
 
 
-def _is_dict(one: Field, value: Any) -> bool:
+def _is_dict(one: Field[Any], value: Any) -> bool:
     return _type_of(one).startswith("dict") and isinstance(value, dict)
 
 
-def _parse_of(one: Field) -> Callable[[str], Any]:
+def _parse_of(one: Field[Any]) -> Callable[[str], Any]:
     return one.metadata.get("parse") or _BY_TYPE.get(_type_of(one), str)
 
 
-def _type_of(one: Field) -> str:
+def _type_of(one: Field[Any]) -> str:
     return one.type if isinstance(one.type, str) else one.type.__name__
 
 

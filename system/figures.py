@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 
 from system.files import atomic_write
 
+__all__ = ["pyplot", "save_figure"]
+
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `figure` to `path`, whole or not at all, and free its memory."""

@@ -36,16 +36,16 @@ class Processes:
             return f"cuda:{self.local_rank % torch.cuda.device_count()}"
         return name
 
-    def broadcast(self, value: Value) -> Value:
+    def broadcast(self, value: Value | None) -> Value:
         """Return the first process's `value` in all of them; each waits for the others here."""
-        if self.count == 1:
-            return value
-        import torch.distributed
+        box: list[Any] = [value]
+        if self.count > 1:
+            import torch.distributed
 
-        box = [value]
-        torch.distributed.broadcast_object_list(box)
-        torch.distributed.barrier()
-        return box[0]
+            torch.distributed.broadcast_object_list(box)
+            torch.distributed.barrier()
+        of_the_first: Value = box[0]
+        return of_the_first
 
     def gather(self, value: Value) -> list[Value]:
         """Return every process's `value` in all of them, by rank."""

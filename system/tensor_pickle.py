@@ -13,7 +13,7 @@ import math
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -57,6 +57,9 @@ class TensorUnpickler(pickle._Unpickler):
     file has as a set, a size or a device comes back as a tuple. `load` raises RefusedName for
     any other name, and any exception for a damaged pickle.
     """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     # In Python rather than C, because here an instruction can be replaced.
     def __init__(
@@ -113,7 +116,7 @@ class TensorUnpickler(pickle._Unpickler):
         require(type(self.stack[-1]) is dict, "an item of something that is no dict")
         self.stack[-1][key] = value
 
-    dispatch = {  # noqa: RUF012 (the base class declares it)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: _build,
         pickle.SETITEM[0]: _set_item,
@@ -130,7 +133,8 @@ class _NumpyType:
 
     def __init__(self, code: str, *_align_and_copy: object) -> None:
         require(type(code) is str and bool(_NUMPY_NUMBER.fullmatch(code)), "a NumPy type")
-        self.code, self.order = code, "|"
+        self.code = code
+        self.order: Literal["<", ">", "|", "="] = "|"
 
 
 def _numpy_number(kind: _NumpyType, content: bytes) -> bool | int | float:
@@ -138,10 +142,13 @@ def _numpy_number(kind: _NumpyType, content: bytes) -> bool | int | float:
     require(type(kind) is _NumpyType and kind.order in ("<", ">", "|", "="), "a NumPy number")
     dtype = np.dtype(kind.code).newbyteorder(kind.order)
     require(len(content) == dtype.itemsize, "a NumPy number of another size")
-    return np.frombuffer(content, dtype)[0].item()
+    number: bool | int | float = np.frombuffer(content, dtype)[0].item()
+    return number
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
+def _tensor(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
     """Return a view of the flat `storage`; its place is checked, PyTorch would enlarge the storage.
 
     A tensor that repeats values in memory is refused: a short file could claim a huge one.
@@ -162,12 +169,12 @@ def _parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
-def _ordered_dict(*items: Any) -> dict:
+def _ordered_dict(*items: Any) -> dict[Any, Any]:
     require(not items, "an OrderedDict in an unusual way")
     return {}
 
 
-def _arguments(*arguments: Any) -> tuple:
+def _arguments(*arguments: Any) -> tuple[Any, ...]:
     return arguments
 
 

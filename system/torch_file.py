@@ -10,7 +10,7 @@ import io
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -69,18 +69,21 @@ def _load_zip(file: BinaryIO) -> Any:
             if key not in storages:
                 name = f"{folder}data/{key}"
                 content = torch.empty(sizes[name], dtype=torch.uint8)
-                with archive.open(name) as record:
-                    require(record.readinto(content.numpy()) == len(content), "it ends too early")
+                with cast("zipfile.ZipExtFile", archive.open(name)) as record:
+                    count_read = record.readinto(content.numpy().data)
+                require(count_read == len(content), "it ends too early")
                 storages[key] = content
             return _viewed(storages[key], dtype, count)
 
         return TensorUnpickler(io.BytesIO(archive.read(main)), storage_of).load()
 
 
-def _load_legacy(file: BinaryIO) -> Any:
-    size, storages = file.seek(0, 2), {}
+def _load_legacy(file: io.BufferedReader) -> Any:
+    size = file.seek(0, 2)
     file.seek(0)
     pickles = io.BytesIO(file.read(_LARGEST_PICKLE))
+    storages: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
 
     def storage_of(dtype: torch.dtype, key: str, count: int) -> Tensor:
         if key not in storages:
@@ -93,7 +96,6 @@ def _load_legacy(file: BinaryIO) -> Any:
     def read() -> Any:
         return TensorUnpickler(pickles, storage_of).load()
 
-    counts: dict[str, int] = {}
     require((read(), read()) == (_LEGACY_MAGIC, _LEGACY_VERSION), "no PyTorch file")
     require(read().get("little_endian") is (sys.byteorder == "little"), "a byte order")
     content, keys = read(), read()
@@ -102,7 +104,8 @@ def _load_legacy(file: BinaryIO) -> Any:
     for key in keys:
         found = int.from_bytes(file.read(8), sys.byteorder)
         require(found == counts[key], "a storage of another size")
-        require(file.readinto(storages[key].numpy()) == len(storages[key]), "it ends too early")
+        count_read = file.readinto(storages[key].numpy().data)
+        require(count_read == len(storages[key]), "it ends too early")
     return content
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import MODALITIES, read_checkpoint
+from models.contract import Model
 from models.registry import restore
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS
@@ -56,7 +57,7 @@ def evaluate(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module | str | Path,
+    model: Model | str | Path,
     visual: Segments,
     audio: Segments,
     text: Segments,

@@ -134,6 +134,23 @@ class RunConfig(CheckedConfig):
         return alignment_folder(self.datadir, self.alignment)
 
     @property
+    def needed_checkpoint(self) -> Path:
+        """The checkpoint, for what cannot do without; raises InputError where none is given."""
+        if self.checkpoint is None:
+            raise InputError("No checkpoint is given; give the path of a .pth file: --checkpoint.")
+        return self.checkpoint
+
+    @property
+    def model_name(self) -> str:
+        """The model's name, where no checkpoint decides it."""
+        return self.model or DEFAULT_MODEL
+
+    @property
+    def task_name(self) -> str:
+        """The task's name, where no checkpoint decides it."""
+        return self.task or DEFAULT_TASK
+
+    @property
     def outcome(self) -> dict[str, Any]:
         """What decides the weights that come out, as plain values: no places, no display."""
         values = plain_values(self)

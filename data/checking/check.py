@@ -287,7 +287,8 @@ def _overlap_problems(splits: list[_Split]) -> Iterator[str]:
     """No id, and no video, may be in two splits: a score would count what was trained on."""
     for one, other in combinations([split for split in splits if split.rows], 2):
         for column in ("id", "video"):
-            both = {row[column] for row in one.rows} & {row[column] for row in other.rows}
+            ours, theirs = ({row[column] for row in split.rows or []} for split in (one, other))
+            both = ours & theirs
             if both:
                 yield (
                     f"{other.folder / SEGMENTS_FILE}: {_counted(len(both), column)} that "

@@ -65,7 +65,7 @@ def _draw_lengths(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
 
 
 def _draw_padding(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
-    shares = {
+    shares: dict[str, dict[str, float]] = {
         name: {
             kind: split.arrays[kind].padding
             for kind in ("visual", "audio", "text")
@@ -89,5 +89,6 @@ def _draw_bars(axes: Axes, heights: Mapping[str, Mapping[str, float]]) -> list[B
     for number, (name, bars) in enumerate(heights.items()):
         middle = (number - (len(heights) - 1) / 2) * width
         positions = [groups.index(group) + middle for group in bars]
-        drawn.append(axes.bar(positions, bars.values(), width, color=_COLORS[name], label=name))
+        values = list(bars.values())
+        drawn.append(axes.bar(positions, values, width, color=_COLORS[name], label=name))
     return drawn

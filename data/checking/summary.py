@@ -48,19 +48,19 @@ class ArraySummary:
         lowest, highest = block.min(), block.max()  # NaN where there is a NaN
         if not np.isfinite([lowest, highest]).all():
             finite = np.isfinite(block)
-            nan = np.count_nonzero(np.isnan(block))
+            nan = int(np.count_nonzero(np.isnan(block)))
             self.nan += nan
-            self.infinite += block.size - np.count_nonzero(finite) - nan
+            self.infinite += block.size - int(np.count_nonzero(finite)) - nan
             if self.first_not_finite is None:
                 self.first_not_finite = first_segment + int(finite.all(axis=(1, 2)).argmin())
             lowest = block.min(where=finite, initial=np.inf)
             highest = block.max(where=finite, initial=-np.inf)
         self.minimum = min(self.minimum, float(lowest))
         self.maximum = max(self.maximum, float(highest))
-        filled = block.any(axis=2)
-        self.zero_segments += np.count_nonzero(~filled.any(axis=1))
-        self.zero_rows += np.count_nonzero(~filled)
-        self.padding_rows += np.count_nonzero(~np.logical_or.accumulate(filled, axis=1))
+        filled: np.ndarray = np.any(block, axis=2)
+        self.zero_segments += int(np.count_nonzero(~filled.any(axis=1)))
+        self.zero_rows += int(np.count_nonzero(~filled))
+        self.padding_rows += int(np.count_nonzero(~np.logical_or.accumulate(filled, axis=1)))
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _is_ours(path: Path) -> bool:
     """Tell whether a .csd file says of itself that it is made up."""
     try:
         with h5py.File(path) as file:
-            return json.loads(file[f"{path.stem}/metadata/description"][0]) == DEMO.title
+            return bool(json.loads(file[f"{path.stem}/metadata/description"][0]) == DEMO.title)
     except (OSError, KeyError, ValueError, RecursionError):
         return False
 
@@ -99,8 +99,9 @@ def _videos(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, _Sequence
 def _video(directions: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, _Sequence]:
     segments, sentiments = _segments(rng)
     words = [_words(*row, rng) for row in zip(segments, sentiments, strict=True)]
+    intervals, spoken = (np.concatenate(column) for column in zip(*words, strict=True))
     sequences = {
-        "words": tuple(np.concatenate(column) for column in zip(*words, strict=True)),
+        "words": (intervals, spoken),
         "labels": (segments, _labels(sentiments, rng)),
     }
     for kind, direction in directions.items():
@@ -128,7 +129,7 @@ def _words(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a segment's words: the stronger the sentiment, the more of them carry it."""
     shown = sentiment + rng.normal(0, _NOISE["words"])
-    edges = np.linspace(*segment, num=rng.integers(8, 20))
+    edges = np.linspace(segment[0], segment[1], num=int(rng.integers(8, 20)))
     chance_of_feeling = min(abs(shown) / 4, 0.8)
     words = []
     for _ in range(len(edges) - 1):

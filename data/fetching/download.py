@@ -226,7 +226,7 @@ def _receive(url: str, response: requests.Response, part: _Part, resumed: _Versi
         part.forget_version()
         raise _BrokenTransfer("the file there has changed, or another part of it came")
     if response.status_code != 416:
-        _write(response, part, start, total)
+        _write(response, part, total)
     if total is not None and part.size != total:
         raise _BrokenTransfer(f"{part.size} of {total} bytes came")
 
@@ -238,9 +238,9 @@ def _described(url: str, response: requests.Response) -> tuple[int | None, _Vers
     file's end.
     """
     headers = response.headers
-    if response.status_code == 200:
-        start, length = 0, _number(headers.get("Content-Length"))
-    else:
+    start: int | None = 0
+    length = _number(headers.get("Content-Length"))
+    if response.status_code != 200:
         content_range = headers.get("Content-Range", "")
         found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\S+)", content_range)
         start, length = map(_number, found.groups()) if found else (None, None)
@@ -255,11 +255,11 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _write(response: requests.Response, part: _Part, start: int, total: int | None) -> None:
+def _write(response: requests.Response, part: _Part, total: int | None) -> None:
     """Append the body to the part, with a bar that counts from the file's first byte."""
     bar = progress(
         desc=part.target.name,
-        initial=start,
+        initial=part.size,
         total=total,
         unit="B",
         unit_scale=True,

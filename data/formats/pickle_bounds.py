@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -13,6 +14,7 @@ from data.formats.tensors import require
 _DEEPEST = 50
 # A value costs one byte when it is named again. Small files may do so a lot.
 _MOST_EXPANSION, _ALWAYS_FITS = 16, 64 * 2**20
+_UNDER_WAY = (-1, -1)  # for depth and bytes of what is being measured
 _LARGEST_KEY = 2**32  # Python hashes larger ones so that all of them can be made to meet
 
 
@@ -57,10 +59,10 @@ def check_size(content: Any, file_bytes: int) -> None:
     require(size <= most, f"values of {size:,} bytes in a file of {file_bytes:,}")
 
 
-def _measure(value: Any, depth: int, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+def _measure(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """Return how deep `value` is nested, and its bytes; `known` has both, by id."""
     if isinstance(value, np.ndarray) and value.dtype.hasobject:
-        inner = value.ravel().tolist()
+        inner: Iterable[Any] = value.ravel().tolist()
     elif isinstance(value, dict):
         inner = [*value, *value.values()]
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -69,14 +71,14 @@ def _measure(value: Any, depth: int, known: dict[int, tuple[int, int] | None]) -
         return 0, 8 + (len(value) if isinstance(value, (str, bytes)) else _array_bytes(value))
     if id(value) not in known:
         require(depth < _DEEPEST, "values nested too deep")
-        known[id(value)] = None
+        known[id(value)] = _UNDER_WAY
         height, size = 0, 8
         for item in inner:
             item_height, item_size = _measure(item, depth + 1, known)
             height, size = max(height, item_height), size + item_size
         known[id(value)] = height + 1, size
     found = known[id(value)]
-    require(found is not None, "a list within itself")
+    require(found != _UNDER_WAY, "a list within itself")
     require(depth + found[0] <= _DEEPEST, "values nested too deep")
     return found
 

@@ -143,7 +143,7 @@ class Fields:
             )
         return self._entries.pop(key)
 
-    def _take_items(self, key: str) -> list[list]:
+    def _take_items(self, key: str) -> list[list[Any]]:
         """Take a list or array of plain values, or of rows of them, as a list of rows."""
         value = self._take(key)
         try:
@@ -158,9 +158,9 @@ class Fields:
         raise self.error(key, described(value), "a list or an array, one item for each segment")
 
 
-def _row(item: object) -> list:
+def _row(item: object) -> list[Any]:
     if isinstance(item, np.ndarray):
-        return item.ravel().tolist()
+        item = item.ravel().tolist()
     row = list(item) if isinstance(item, (list, tuple)) else [item]
     if not row:
         raise ValueError("an empty row")
@@ -169,8 +169,9 @@ def _row(item: object) -> list:
 
 def _as_list(value: object) -> object:
     """Return an array of arrays as a list of them."""
-    is_of_arrays = isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
-    return value.tolist() if is_of_arrays else value
+    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1:
+        return value.tolist()
+    return value
 
 
 def _stacked(items: Sequence[Any]) -> object:

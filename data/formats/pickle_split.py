@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from itertools import count
@@ -27,7 +27,7 @@ class Names:
 
     ids: list[str]  # "video[clip]"
     videos: list[str]
-    keys: list[Hashable] | None  # by which another file's segment is the same one
+    keys: Sequence[Hashable] | None  # by which another file's segment is the same one
     starts: np.ndarray | None = None  # (N,) float64, seconds, where the file has them
     ends: np.ndarray | None = None  # (N,) float64, seconds, likewise
 
@@ -86,7 +86,7 @@ def read_names(fields: Fields, name: str) -> Names:
     if widths not in ({1}, {3}):
         found = f"rows of {' and '.join(map(str, sorted(widths)))} items"
         raise fields.error("id", found, "an id, or rows of video, start and end")
-    clips_seen = defaultdict(count)
+    clips_seen: defaultdict[str, count[int]] = defaultdict(count)
     ids, videos, keys = [], [], []
     for row in fields.ids:
         text = fields.as_text("id", row[0])
@@ -99,14 +99,14 @@ def read_names(fields: Fields, name: str) -> Names:
     if widths == {1}:
         return Names(ids, videos, keys)
     starts, ends = _read_times(fields, 1), _read_times(fields, 2)
-    keys = list(zip(videos, starts.tolist(), ends.tolist(), strict=True))
-    return Names(ids, videos, keys, starts, ends)
+    times = list(zip(videos, starts.tolist(), ends.tolist(), strict=True))
+    return Names(ids, videos, times, starts, ends)
 
 
 def _read_times(fields: Fields, column: int) -> np.ndarray:
     """Return one column of the ids, `(N,)` float64; times may be numbers or their text."""
     times = np.empty(fields.count)
-    for index, row in enumerate(fields.ids):
+    for index, row in enumerate(fields.ids or []):
         try:
             times[index] = float(row[column])
         except (TypeError, ValueError, OverflowError):
@@ -138,7 +138,7 @@ def move_padding_to_front(values: np.ndarray, lengths: np.ndarray | None = None)
     are content.
     """
     steps = values.shape[1]
-    filled = values.any(axis=2)
+    filled: np.ndarray = np.any(values, axis=2)
     empty = ~filled.any(axis=1)
     trailing = np.where(empty, steps, filled[:, ::-1].argmax(axis=1))
     if lengths is not None:
@@ -148,7 +148,8 @@ def move_padding_to_front(values: np.ndarray, lengths: np.ndarray | None = None)
     if not trailing.any():
         return values
     source = (np.arange(steps) - trailing[:, None]) % steps
-    return values[np.arange(len(values))[:, None], source]
+    moved: np.ndarray = values[np.arange(len(values))[:, None], source]
+    return moved
 
 
 def _read_labels(fields: Fields) -> np.ndarray | None:

@@ -84,10 +84,10 @@ def _open_splits(path: Path) -> Iterator[tuple[str, Fields, int | None]]:
         )
     for theirs, ours in zip(list(splits), names, strict=True):
         content, left_out = splits.pop(theirs), None
-        if isinstance(content, (list, tuple)):
-            entries, left_out = as_entries(f"{path}: split {theirs!r}", content)
-        else:
+        if not isinstance(content, (list, tuple)):
             entries = _with_text_keys(content)
+        else:
+            entries, left_out = as_entries(f"{path}: split {theirs!r}", content)
         if entries is None:
             raise InputError(
                 f"{path}: split {theirs!r} is {described(content)}, expected a dict of arrays, or "

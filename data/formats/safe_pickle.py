@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def load(path: Path) -> Any:
         ) from error
 
 
-def _content(path: Path, file: BinaryIO, size: int) -> Any:
+def _content(path: Path, file: io.BufferedReader, size: int) -> Any:
     def unpickle(part: BinaryIO, storage_of: tensors.StorageOf | None) -> Any:
         return _Unpickler(part, path, storage_of, is_within_torch=True).load()
 
@@ -104,31 +104,32 @@ class _Type:
         require(_TYPE_CODE.fullmatch(code) is not None, f"a NumPy type {code!r}")
         self.dtype = np.dtype(code[0] if code[0] == "O" else code)
 
-    def set_state(self, state: tuple) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
         _version, order, subarray, names, fields = state[:5]
         require(subarray is names is fields is None, "a structured NumPy type")
         order = _as_text(order)
         require(order in ("<", ">", "|", "="), f"a NumPy byte order {order!r}")
-        self.dtype = self.dtype.newbyteorder(order)
+        self.dtype = self.dtype.newbyteorder(cast('Literal["<", ">", "|", "="]', order))
 
 
-def _reconstruct(kind: object, _shape: tuple, _code: str | bytes) -> np.ndarray:
+def _reconstruct(kind: object, _shape: object, _code: str | bytes) -> np.ndarray:
     """Return an empty array, which `_fill` then gives its content."""
     require(kind is _NDARRAY, "an array class other than numpy.ndarray")
     return np.empty(0)
 
 
-def _fill(array: np.ndarray, state: tuple) -> None:
+def _fill(array: np.ndarray, state: tuple[Any, ...]) -> None:
     """Give `array` the shape, type and content that NumPy put in the pickle.
 
     The size is checked before any memory is asked for: a short file cannot claim a huge array.
     """
     _version, shape, kind, is_fortran, content = state
     _check_content(content, kind.dtype, shape)
-    np.ndarray.__setstate__(array, (1, shape, kind.dtype, bool(is_fortran), content))
+    whole = (1, shape, kind.dtype, bool(is_fortran), content)
+    array.__setstate__(whole)  # type: ignore[arg-type]  # the stubs want NumPy's own bool
 
 
-def _check_content(content: bytes | list, dtype: np.dtype, shape: tuple) -> None:
+def _check_content(content: bytes | list[Any], dtype: np.dtype, shape: tuple[int, ...]) -> None:
     require(type(content) is (list if dtype.hasobject else bytes), "an array without content")
     is_shape = type(shape) is tuple and len(shape) <= 32
     is_shape = is_shape and all(type(size) is int and 0 <= size < 2**63 for size in shape)
@@ -138,29 +139,36 @@ def _check_content(content: bytes | list, dtype: np.dtype, shape: tuple) -> None
     expected = math.prod(shape) * (1 if dtype.hasobject else dtype.itemsize)
     found = len(content)
     require(found == expected, f"an array of {expected} bytes or items, {found} of them there")
-    if dtype.kind == "U" and content:
+    if dtype.kind == "U" and content and isinstance(content, bytes):
         # NumPy would make such text without a word, and Python's own text cannot hold it.
         characters = np.frombuffer(content, np.dtype("u4").newbyteorder(dtype.byteorder))
         require(characters.max() <= sys.maxunicode, "text of impossible characters")
 
 
 def _from_buffer(
-    buffer: bytes, kind: _Type, shape: tuple, order: str, axis_order: tuple | None = None
+    buffer: bytes,
+    kind: _Type,
+    shape: tuple[int, ...],
+    order: Literal["C", "F"],
+    axis_order: tuple[int, ...] | None = None,
 ) -> np.ndarray:
     """Return an array of protocol 5, as `numpy._core.numeric._frombuffer` does."""
     _check_content(buffer, kind.dtype, shape)
     array = np.frombuffer(buffer, kind.dtype)
     if axis_order is not None:
-        return array.reshape(shape).transpose(axis_order)
-    return array.reshape(shape, order=order)
+        array = array.reshape(shape).transpose(axis_order)
+    else:
+        array = array.reshape(shape, order=order)
+    return array
 
 
 def _scalar(kind: _Type, content: bytes) -> np.generic:
     """Return one NumPy number or text."""
-    return _from_buffer(content, kind, (), "C")[()]
+    array = _from_buffer(content, kind, (), "C")
+    return array[()]  # type: ignore[return-value]  # the stubs know no index that takes the item
 
 
-def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict:
+def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
     """Return a dict, which Python 2 made of a list of keys and values."""
     made = {}
     for key, value in items:
@@ -186,11 +194,11 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
     _KNOWN[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 
 
-def _with_keys_checked(code: bytes, keys: slice) -> Callable[[pickle._Unpickler], None]:
+def _with_keys_checked(code: bytes, keys: slice) -> Callable[[Any], None]:
     """Return pickle's own instruction, made to look first at the keys that lie on the stack."""
     instruction = pickle._Unpickler.dispatch[code[0]]
 
-    def checked(unpickler: pickle._Unpickler) -> None:
+    def checked(unpickler: Any) -> None:
         for key in unpickler.stack[keys]:
             check_key(key)
         instruction(unpickler)
@@ -204,6 +212,8 @@ def _with_keys_checked(code: bytes, keys: slice) -> Callable[[pickle._Unpickler]
 class _Unpickler(pickle._Unpickler):
     """Reads one pickle; `storage_of` gives the storages of a file of PyTorch's."""
 
+    stack: list[Any]
+
     def __init__(
         self,
         file: BinaryIO,
@@ -216,7 +226,8 @@ class _Unpickler(pickle._Unpickler):
         self._storage_of, self._is_within_torch = storage_of, is_within_torch
 
     def persistent_load(self, pid: Any) -> Any:
-        require(self._storage_of is not None, "a persistent id")
+        if self._storage_of is None:
+            raise pickle.UnpicklingError("a persistent id")
         return tensors.Storage.named(pid, self._storage_of)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -242,7 +253,8 @@ class _Unpickler(pickle._Unpickler):
 
         magic = unpickle(file, None)
         require(type(magic) is int and magic == tensors.LEGACY_MAGIC, "a storage of another kind")
-        return tensors.read_legacy(file, len(content), unpickle)
+        storage: tensors.Storage = tensors.read_legacy(file, len(content), unpickle)
+        return storage
 
     def _build(self) -> None:
         """Set an object's state. Pickle's own way may set any attribute of any object."""
@@ -254,7 +266,7 @@ class _Unpickler(pickle._Unpickler):
             require(type(target) is _Type, f"a state for a {type(target).__name__}")
             target.set_state(state)
 
-    dispatch = {  # noqa: RUF012 (the base class declares it)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: _build,
         **{

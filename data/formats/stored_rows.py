@@ -42,7 +42,7 @@ class StoredRows:
         self._filters = [] if self._settings is None else own_filters(self._settings, where)
         self.shape: tuple[int, ...] = dataset.shape or ()
         stored_as = dataset.get_type()
-        self.dtype = stored_as.dtype
+        self.dtype: np.dtype = stored_as.dtype
         self._item_bytes = stored_as.get_size()
         if self.dtype.kind == "O":  # a length, a place in the file, and a number
             self._item_bytes = 8 + h5i.get_file_id(dataset).get_create_plist().get_sizes()[0]
@@ -51,7 +51,7 @@ class StoredRows:
         self.is_gzipped = h5z.FILTER_DEFLATE in self._filters
         # A checksum is left to the library, except beside gzip, which has its own.
         has_checksum = h5z.FILTER_FLETCHER32 in self._filters and not self.is_gzipped
-        self._is_read_by_chunk = self._chunk is not None and not has_checksum
+        self._is_read_by_chunk = bool(self._chunk) and not has_checksum
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -64,11 +64,14 @@ class StoredRows:
             return self._read_in_place(begin, end).view(self.dtype)
         elif self._is_read_by_chunk:
             return self._converted(self._read_chunks(begin, end))
-        return h5py.Dataset(self._id)[begin:end]
+        read: np.ndarray = h5py.Dataset(self._id)[begin:end]
+        return read
 
-    def _chunk_shape(self) -> tuple[int, ...] | None:
-        is_chunked = self._settings is not None and self._settings.get_layout() == h5d.CHUNKED
-        return self._settings.get_chunk() if is_chunked else None
+    def _chunk_shape(self) -> tuple[int, ...]:
+        if self._settings is None or self._settings.get_layout() != h5d.CHUNKED:
+            return ()
+        chunk: tuple[int, ...] = self._settings.get_chunk()
+        return chunk
 
     def check_size(self) -> None:
         """Raise InputError where the shape claims more than the file can hold."""
@@ -77,7 +80,7 @@ class StoredRows:
             return
         if self._offset is not None:
             held, most = self._file_bytes - self._offset, self._file_bytes - self._offset
-        elif self._chunk is None:
+        elif not self._chunk:
             held = most = self._id.get_storage_size()
         else:
             claimed, held, most = self._chunk_sizes(claimed)

@@ -88,7 +88,7 @@ def read_zip(path: Path, unpickle: Unpickle) -> Any:
         return unpickle(io.BytesIO(archive.read(files["data.pkl"])), storage_of)
 
 
-def read_legacy(file: BinaryIO, size: int, unpickle: Unpickle) -> Any:
+def read_legacy(file: io.BytesIO | io.BufferedReader, size: int, unpickle: Unpickle) -> Any:
     """Return what follows LEGACY_MAGIC in a file of `size` bytes; raises any exception."""
     unpickle(file, None)  # the format's version
     unpickle(file, None)  # of the machine
@@ -118,7 +118,7 @@ def _of_size(values: np.ndarray, kind: ValueType | None, count: int) -> np.ndarr
 
 
 def rebuild_tensor(
-    storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any
+    storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> np.ndarray:
     """Return a pickled tensor as an array, for `torch._utils._rebuild_tensor_v2`.
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def holds_words(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            opcodes = pickletools.genops(BoundedFile(file))
+            opcodes = pickletools.genops(cast("BinaryIO", BoundedFile(file)))
             for opcode, argument, _ in islice(opcodes, _OPCODES_READ):
                 if opcode.name in ("EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT") and is_split:
                     return opcode.name.endswith("LIST")
@@ -50,7 +50,7 @@ def as_entries(where: str, items: Sequence[Any]) -> tuple[dict[str, Any], int]:
     `where` is the file and the split, for messages. Raises InputError where an item is no
     segment, or its rows are not as many as its words.
     """
-    entries: dict[str, list] = defaultdict(list, id=[])
+    entries: dict[str, list[Any]] = defaultdict(list, id=[])
     for number, item in enumerate(items):
         segment = _read_item(f"{where}, item {number}", item)
         for key, value in segment.items() if segment["raw_text"] else ():
@@ -58,7 +58,7 @@ def as_entries(where: str, items: Sequence[Any]) -> tuple[dict[str, Any], int]:
     return dict(entries), len(items) - len(entries["id"])
 
 
-def _read_item(where: str, item: object) -> dict[str, Any]:
+def _read_item(where: str, item: Any) -> dict[str, Any]:
     is_triple = isinstance(item, (list, tuple)) and len(item) >= 3
     parts = item[0] if is_triple else None
     if not isinstance(parts, (list, tuple)) or len(parts) < 3:

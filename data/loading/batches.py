@@ -38,8 +38,8 @@ def batches(
     )
 
 
-class _Loader(DataLoader):
-    def __iter__(self) -> Iterator[Batch]:
+class _Loader(DataLoader[Batch]):
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names a private class
         try:
             yield from super().__iter__()
             return
@@ -49,10 +49,10 @@ class _Loader(DataLoader):
         raise InputError(message.rpartition("InputError: ")[2].strip())
 
 
-class _Sampler(Sampler):
+class _Sampler(Sampler[Rows]):
     """This process's rows of each batch; while one is worked on, the next is prefetched."""
 
-    def __init__(self, split: Split, rows: RowBatches, options: LoaderOptions) -> None:
+    def __init__(self, split: Split, rows: RowBatches[Rows], options: LoaderOptions) -> None:
         self._split, self._rows, self._options = split, rows, options
 
     def __len__(self) -> int:

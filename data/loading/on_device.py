@@ -50,8 +50,9 @@ class DeviceSplit:
 
     def gather(self, rows: Rows, rows_on_device: Tensor) -> Batch:
         """Return the segments `rows`, given on the CPU and on the device."""
-        tensors = (x[rows_on_device] for x in (*self._inputs, self._labels))
-        return Batch(*tensors, int(self._not_finite[rows].sum()))
+        every = (*self._inputs, self._labels)
+        visual, audio, text, labels = (x[rows_on_device] for x in every)
+        return Batch(visual, audio, text, labels, int(self._not_finite[rows].sum()))
 
 
 class _DeviceBatches:

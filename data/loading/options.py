@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from data.npy import Rows
 from system.processes import SINGLE_PROCESS, Processes
 
+Order = TypeVar("Order", bound=Rows | Tensor)  # a tensor where the segments are on a device
 
-class RowBatches(Sequence[Rows]):
+
+class RowBatches(Generic[Order]):
     """An order of rows `(n,)` cut into batches, each only when it is asked for."""
 
-    def __init__(self, order: Rows, batch_size: int) -> None:
+    def __init__(self, order: Order, batch_size: int) -> None:
         self._order = order
         self._size = batch_size
 
     def __len__(self) -> int:
         return math.ceil(len(self._order) / self._size)
 
-    def __getitem__(self, number: int) -> Rows:
+    def __getitem__(self, number: int) -> Order:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        return self._order[number * self._size : (number + 1) * self._size]
+        return cast("Order", self._order[number * self._size : (number + 1) * self._size])
+
+    def __iter__(self) -> Iterator[Order]:
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class LoaderOptions:
     verbose: bool  # show progress
     processes: Processes = SINGLE_PROCESS  # that share each batch
 
-    def rows(self, order: Rows) -> RowBatches:
+    def rows(self, order: Order) -> RowBatches[Order]:
         """Cut `order` into batches, whole ones, before they are shared."""
         return RowBatches(order, self.batch_size)
 
@@ -47,6 +54,6 @@ class LoaderOptions:
         """This process's part of a whole batch."""
         return len(self.share(range(self.batch_size)))
 
-    def share(self, rows: Rows) -> Rows:
+    def share(self, rows: Order) -> Order:
         """Return this process's part of a batch's rows; may be empty in a short last batch."""
-        return rows[self.processes.rank :: self.processes.count]
+        return cast("Order", rows[self.processes.rank :: self.processes.count])

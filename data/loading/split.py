@@ -42,7 +42,7 @@ class Batch(NamedTuple):
         return self.visual, self.audio, self.text
 
 
-class Split(Dataset):
+class Split(Dataset[Batch]):
     """One split's arrays, checked when opened and read when indexed.
 
     `folder` holds visual50, audio50, bert50 and label50.npy, from this program or from the
@@ -128,8 +128,9 @@ class Split(Dataset):
 
     def __getitem__(self, rows: Rows) -> Batch:
         """Read the given rows as one batch. Raises InputError when a file has changed."""
-        tensors, not_finite = self.read(rows)
-        return Batch(*tensors, torch.from_numpy(self.labels[rows]), int(not_finite.sum()))
+        (visual, audio, text), not_finite = self.read(rows)
+        labels = torch.from_numpy(self.labels[rows])
+        return Batch(visual, audio, text, labels, int(not_finite.sum()))
 
     def read(self, rows: Rows) -> tuple[list[Tensor], np.ndarray]:
         """Read the inputs of the given rows, and how many values of each were not finite.

@@ -31,7 +31,8 @@ class SegmentRows:
 
 def is_long_enough(intervals: np.ndarray) -> np.ndarray:
     """Tell which intervals `(k, 2)` are not shorter than `EPSILON`, `(k,)` bool."""
-    return intervals[:, 1] - intervals[:, 0] >= EPSILON
+    is_long: np.ndarray = intervals[:, 1] - intervals[:, 0] >= EPSILON
+    return is_long
 
 
 def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> SegmentRows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,14 @@ class OtherFeatures:
 
     def rows_for(self, names: Names) -> np.ndarray:
         """Return the row `(N,)` here of each segment that `names` names, -1 where there is none."""
-        rows = np.array([self._row_of.get(key, -1) for key in names.keys])
+        rows = np.array([self._row_of.get(key, -1) for key in names.keys or ()])
         self._used.update(rows[rows >= 0].tolist())
         return rows
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Return some rows' features, `(len(rows), longest of the file, width)` float32."""
-        return self._values[rows]
+        found: np.ndarray = self._values[rows]
+        return found
 
     @property
     def unused(self) -> int:
@@ -49,11 +51,11 @@ class OtherFeatures:
         return len(self._values) - len(self._used)
 
 
-def keys_of(path: Path, splits: list[Names]) -> list:
+def keys_of(path: Path, splits: list[Names]) -> list[Hashable]:
     """Return by what the segments of a file are known; raises InputError unless that is unique."""
     if any(names.keys is None for names in splits):
         raise InputError(f"{path} has no 'id', by which another file's segments could be joined.")
-    keys = [key for names in splits for key in names.keys]
+    keys = [key for names in splits for key in names.keys or ()]
     if len(set(keys)) < len(keys):
         twice = Counter(keys).most_common(1)[0][0]
         raise InputError(f"{path} has the id {twice!r} twice; files are joined by unique ids.")

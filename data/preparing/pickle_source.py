@@ -101,9 +101,9 @@ class PickleSource:
             if not split.names.ids:
                 raise nothing_left(name, +left_out, f"look at the labels and ids of {self.path}")
             writers[name] = _write_split(stage / name, split, takes_text)
-            if takes_text:
+            if takes_text and split.text is not None:
                 width = split.text.shape[2]
-            elif split.sentences is None:
+            elif split.sentences is None and split.pieces is not None:
                 np.save(stage / name / PIECES_FILE, split.pieces)
         text = {"encoder": f"as in {self.path.name}", "width": width} if takes_text else None
         warn_of_doubts(writers)
@@ -159,8 +159,8 @@ class PickleSource:
                 rows = other.rows_for(split.names)
                 found = rows >= 0
                 left_out[f"segment has no {kind} in {path.name}"] += int(np.count_nonzero(~found))
-                features = other.features(rows[found])
-                splits[name] = replace(split.at(np.flatnonzero(found)), **{kind: features})
+                features: dict[str, Any] = {kind: other.features(rows[found])}
+                splits[name] = replace(split.at(np.flatnonzero(found)), **features)
             left_out[f"segment is in {path.name} only"] += other.unused
         return splits
 
@@ -176,7 +176,7 @@ class PickleSource:
         }
 
     def _without_faulty_labels(self, split: PickleSplit, left_out: Counter[str]) -> PickleSplit:
-        if np.isnan(split.labels).all():
+        if split.labels is None or np.isnan(split.labels).all():
             return split
         faults = SCALES[self._scores].faults(split.labels)
         left_out.update(faults[faults != ""].tolist())
@@ -185,9 +185,9 @@ class PickleSource:
 
 def _write_split(folder: Path, split: PickleSplit, takes_text: bool) -> SplitWriter:
     """Write a split's arrays and its table; returns what wrote them."""
-    arrays = {"visual": split.visual, "audio": split.audio, "label": split.labels}
-    if takes_text:
-        arrays["text"] = split.text
+    kinds = {"visual": split.visual, "audio": split.audio, "label": split.labels}
+    kinds["text"] = split.text if takes_text else None
+    arrays = {kind: array for kind, array in kinds.items() if array is not None}
     shapes = {kind: array.shape[1:] for kind, array in arrays.items()}
     names, unknown = split.names, [""] * len(split.names.ids)
     starts = unknown if names.starts is None else names.starts.tolist()

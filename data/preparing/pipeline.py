@@ -42,9 +42,9 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
 def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
     """Do what `plan` says; returns the manifest of what is in place then."""
     if processes.is_first and plan.ends_move:
-        _move_into_place(plan, plan.prepared.manifest)
+        _move_into_place(plan, plan.in_place.manifest)
     if plan.is_done:
-        return plan.prepared.manifest
+        return plan.in_place.manifest
     # BERT first: a mistake there should not wait for the alignment.
     encoder = _load_encoder(plan, processes) if plan.text is Text.ENCODE else None
     manifest = processes.broadcast(_have_arrays(plan) if processes.is_first else None)
@@ -72,6 +72,7 @@ def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
     from data.text.encoder import TextEncoder  # PyTorch, which nothing else here needs
 
     text = plan.request.text
+    assert text is not None  # or there is nothing to encode
     device = processes.device(text.device)
     return TextEncoder(text.bert, device, text.precision, by_word=plan.request.source.is_by_word)
 
@@ -80,7 +81,7 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
     """Make the arrays, unless they are there; returns their manifest."""
     if plan.arrays is Arrays.KEEP and plan.staged is not None:  # of another request
         shutil.rmtree(plan.stage)
-    if plan.arrays is not Arrays.MAKE:
+    if plan.arrays_manifest is not None:
         return plan.arrays_manifest
     shutil.rmtree(plan.stage, ignore_errors=True)
     has_overflown = Event()

@@ -117,6 +117,12 @@ class Plan:
         return self.request.folder / STAGE
 
     @property
+    def in_place(self) -> Prepared:
+        """What is in place, where the plan has found that something is."""
+        assert self.prepared is not None
+        return self.prepared
+
+    @property
     def is_done(self) -> bool:
         """Tell whether all that is asked for is in place."""
         return self.arrays is Arrays.KEEP and self.text is Text.KEEP
@@ -125,7 +131,7 @@ class Plan:
     def arrays_manifest(self) -> dict[str, Any] | None:
         """The manifest of the arrays that are kept or resumed; None where they are to be made."""
         if self.arrays is Arrays.KEEP:
-            return self.prepared.manifest
+            return self.in_place.manifest
         return self.staged if self.arrays is Arrays.RESUME else None
 
     @property
@@ -211,19 +217,19 @@ def _decide_text(plan: Plan) -> Text:
     if request.text is None:
         return Text.KEEP if plan.arrays is Arrays.KEEP else Text.KEEP_IF_SAME
     is_met = request.text.is_met_by(text) and plan.arrays is Arrays.KEEP
-    return Text.KEEP if is_met and plan.prepared.is_whole([TEXT_FILE]) else Text.ENCODE
+    return Text.KEEP if is_met and plan.in_place.is_whole([TEXT_FILE]) else Text.ENCODE
 
 
 def _same_text(plan: Plan) -> Iterable[Prepared]:
     """Find the alignments whose text features may serve here as well."""
-    per = "word" if plan.request.source.is_by_word else "position"
+    per, wanted = "word" if plan.request.source.is_by_word else "position", plan.request.text
     for alignment in ALIGNMENT_NAMES:
         other = plan.prepared
         if alignment != plan.request.alignment:
             folder = alignment_folder(plan.request.datadir, alignment)
             manifest = read_manifest(folder)
             other = None if manifest is None else Prepared(folder, manifest)
-        text = None if other is None else other.manifest["text"]
-        is_same = plan.request.text.is_met_by(text) and text.get("per") == per
-        if is_same and other.is_whole([TEXT_FILE]):
+        if wanted is None or other is None or not wanted.is_met_by(other.manifest["text"]):
+            continue
+        if other.manifest["text"].get("per") == per and other.is_whole([TEXT_FILE]):
             yield other

@@ -41,24 +41,25 @@ def plan_rows(plan: Plan) -> list[list[str]]:
 
 def _text_of(plan: Plan, split: str, segments: int | None) -> tuple[str, int | None, int | None]:
     """Return how a split's text comes about, the bytes to write, and the sentences to encode."""
-    if plan.text is Text.KEEP and plan.arrays_manifest["text"] is None:
+    manifest, wanted = plan.arrays_manifest, plan.request.text
+    if plan.text is Text.KEEP and manifest is not None and manifest["text"] is None:
         return "leave out", 0, 0
     if plan.text in (Text.KEEP, Text.KEEP_IF_SAME):
         return plan.text.value, 0, 0
-    if plan.text is Text.ENCODE_IF_MISSING or segments is None:
+    if plan.text is Text.ENCODE_IF_MISSING or segments is None or wanted is None:
         return plan.text.value, None, None
     sentences = segments
-    if plan.arrays_manifest is not None and not plan.ends_move:  # there is a table to read
+    if manifest is not None and not plan.ends_move:  # there is a table to read
         for other in plan.same_text:
             if has_same_sentences(other, plan.arrays_folder, split):
                 return f"take from {other.folder}", 0, 0
         started = started_text(plan.stage)
-        if plan.request.text.is_met_by(started):
+        if started is not None and wanted.is_met_by(started):
             path, size = plan.stage / split / TEXT_FILE, started["batch_size"]
             sentences = count_left(path, sentences_of(plan.arrays_folder / split), size)
         else:
             sentences = len(set(sentences_of(plan.arrays_folder / split)))
-    width = hidden_size(plan.request.text.bert)
+    width = hidden_size(wanted.bert)
     return plan.text.value, width and segments * TEXT_LENGTH * width * 4, sentences
 
 

@@ -36,9 +36,17 @@ class WriteResult:
 class DataSource(Protocol):
     """What both sources can do."""
 
-    title: str  # the dataset's name
-    uses_own_text: bool  # text features that the source has are taken, not computed
-    is_by_word: bool  # a row of the arrays is a word, and the text wants one vector a word
+    @property
+    def title(self) -> str:
+        """The dataset's name."""
+
+    @property
+    def uses_own_text(self) -> bool:
+        """Whether text features that the source has are taken, not computed."""
+
+    @property
+    def is_by_word(self) -> bool:
+        """Whether a row of the arrays is a word, and the text wants one vector a word."""
 
     @property
     def made_from(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import csv
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class SplitWriter:
     `shapes` are those of one segment, by the names of `BATCH_FILES`.
     """
 
-    def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         make_folder(folder)
         self._stack = ExitStack()
         self._arrays = {
@@ -59,7 +59,7 @@ class SplitWriter:
             rows_written = writer.append(arrays[kind])
             if kind != "label":
                 self.all_zero[kind] += int(np.count_nonzero(~rows_written.any(axis=(1, 2))))
-                self.digest = zlib.crc32(rows_written, self.digest)
+                self.digest = zlib.crc32(rows_written.data, self.digest)
         sentiments = arrays["label"][:, 0, 0].tolist()
         for row, sentiment in zip(rows, sentiments, strict=True):
             self._table.writerow([*row, "" if math.isnan(sentiment) else sentiment])

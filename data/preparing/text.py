@@ -23,7 +23,8 @@ _STARTED = "text.json"  # in the stage: what kind of features was begun
 def sentences_of(folder: Path) -> list[str] | list[WordPieces]:
     """Return what is encoded: a split's sentences, or its word pieces."""
     if (folder / PIECES_FILE).is_file():
-        return [tuple(map(tuple, pair)) for pair in np.load(folder / PIECES_FILE).tolist()]
+        pieces = np.load(folder / PIECES_FILE).tolist()
+        return [(tuple(ids), tuple(mask)) for ids, mask in pieces]
     return [row["sentence"] for row in read_segments(folder)]
 
 
@@ -39,8 +40,8 @@ def started_text(stage: Path) -> dict[str, Any] | None:
         started = read_json(path) if path.is_file() else None
     except InputError:
         return None
-    is_description = isinstance(started, dict) and type(started.get("batch_size")) is int
-    return started if is_description and started["batch_size"] > 0 else None
+    size = started.get("batch_size") if isinstance(started, dict) else None
+    return started if type(size) is int and size > 0 else None
 
 
 def start_text(plan: Plan, description: dict[str, Any], splits: Sequence[str]) -> set[str]:
@@ -80,7 +81,8 @@ def keep_text(
         _remove_begun(stage / split)
         _link(prepared.folder / split, stage / split)
         flush_folder(stage / split)
-    return prepared.manifest["text"]
+    text: dict[str, Any] = prepared.manifest["text"]
+    return text
 
 
 def _remove_begun(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from pytorch_pretrained_bert import BertConfig, BertModel, BertTokenizer
-from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm
+from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm, BertSelfAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -206,13 +206,14 @@ class _InDouble(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the module's result, back in the first input's type."""
-        return self.module(*(x.double() for x in inputs)).to(inputs[0].dtype)
+        result: Tensor = self.module(*(x.double() for x in inputs)).to(inputs[0].dtype)
+        return result
 
 
 class _FusedSelfAttention(nn.Module):
     """BERT's self-attention through `scaled_dot_product_attention`, for evaluation."""
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: BertSelfAttention) -> None:
         super().__init__()
         self.heads = attention.num_attention_heads
         self.projections = nn.ModuleList([attention.query, attention.key, attention.value])

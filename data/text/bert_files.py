@@ -34,7 +34,7 @@ def find_bert(name_or_folder: str) -> tuple[Path, str | None]:
 def find_kept_bert(name_or_folder: str, commit: str | None) -> Path | None:
     """Return the folder of a BERT that is on this machine, None where it is not."""
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.utils import HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
@@ -47,9 +47,14 @@ def find_kept_bert(name_or_folder: str, commit: str | None) -> Path | None:
 
 def _fetch(name: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError, logging
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its names have moved
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        logging,
+    )
 
-    logging.set_verbosity_error()  # its retries; what went wrong in the end comes below
+    # Its retries are not shown; what went wrong in the end comes below.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it has no type
     try:
         config = Path(hf_hub_download(name, CONFIG_FILES[0]))
         commit = config.parent.name  # of which all files are to be

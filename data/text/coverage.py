@@ -10,12 +10,10 @@ import numpy as np
 
 from data.layout import DOUBTFUL_SHARE
 from data.text.encoder import TextEncoder
-from data.text.feature_file import WordPieces
+from data.text.feature_file import Sentence
 
 
-def unknown_share(
-    encoder: TextEncoder, split: str, sentences: Iterable[str] | Iterable[WordPieces]
-) -> float:
+def unknown_share(encoder: TextEncoder, split: str, sentences: Iterable[Sentence]) -> float:
     """Return the share of word pieces that the encoder does not know.
 
     Warns where it is high, or many different sentences are cut into the same pieces: their
@@ -28,7 +26,7 @@ def unknown_share(
         ids, mask = encoder.pieces(sentence) if isinstance(sentence, str) else sentence
         own = np.array(ids)[np.array(mask, dtype=bool)]
         pieces += max(len(own) - 2, 0)  # besides [CLS] and [SEP]
-        unknown_pieces += np.count_nonzero(own == unknown)
+        unknown_pieces += int(np.count_nonzero(own == unknown))
         cut[own.tobytes()] += 1
     equal = sum(count for count in cut.values() if count > 1)
     shares = unknown_pieces / max(pieces, 1), equal / max(sum(cut.values()), 1)

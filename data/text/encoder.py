@@ -9,7 +9,7 @@ import torch
 
 from data.text.bert import fuse, load_bert
 from data.text.bert_files import find_bert, weights_facts
-from data.text.feature_file import TEXT_LENGTH, WordPieces
+from data.text.feature_file import TEXT_LENGTH, Sentence
 from data.text.words import kept_pieces
 from system.devices import pick_device
 from system.errors import InputError
@@ -67,17 +67,15 @@ class TextEncoder:
         mask = np.pad(np.ones(len(ids), dtype=np.int64), padding)
         return np.pad(np.array(ids, dtype=np.int64), padding), mask
 
-    def encode(self, sentences: Sequence[str] | Sequence[WordPieces]) -> np.ndarray:
+    def encode(self, sentences: Sequence[Sentence]) -> np.ndarray:
         """Encode `n` sentences as one batch, `(n, TEXT_LENGTH, width)` float32.
 
         Sentences cut into pieces elsewhere keep their length.
         """
-        if not isinstance(sentences[0], str):
-            ids, masks = zip(*sentences, strict=True)
-        elif self._by_word:
-            return self._encode_words([sentence.split(" ") for sentence in sentences])
-        else:
-            ids, masks = zip(*map(self.pieces, sentences), strict=True)
+        texts = [sentence for sentence in sentences if isinstance(sentence, str)]
+        if texts and self._by_word:
+            return self._encode_words([text.split(" ") for text in texts])
+        ids, masks = zip(*(map(self.pieces, texts) if texts else sentences), strict=True)
         return self.encode_pieces(np.array(ids), np.array(masks))
 
     def _encode_words(self, sentences: list[list[str]]) -> np.ndarray:
@@ -120,4 +118,5 @@ class TextEncoder:
         hidden, _ = self._model(
             on_device[0], attention_mask=on_device[1], output_all_encoded_layers=False
         )
-        return hidden.float().cpu().numpy()
+        features: np.ndarray = hidden.float().cpu().numpy()
+        return features

@@ -21,6 +21,7 @@ TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or
 
 # Input ids and attention mask of one sentence that was cut into pieces elsewhere.
 WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
+Sentence = str | WordPieces
 
 # A kill costs the batches encoded since the last time that they were put on the disk.
 _SECONDS_BETWEEN_FLUSHES = 2.0
@@ -33,13 +34,13 @@ class Encoder(Protocol):
     width: int
     batch_size: int
 
-    def encode(self, sentences: Sequence[str] | Sequence[WordPieces]) -> np.ndarray:
+    def encode(self, sentences: Sequence[Sentence]) -> np.ndarray:
         """Encode `n` sentences as one batch, `(n, length, width)` float32."""
 
 
 def write_text_features(
     path: Path,
-    sentences: Sequence[str] | Sequence[WordPieces],
+    sentences: Sequence[Sentence],
     encoder: Encoder,
     processes: Processes,
 ) -> None:
@@ -51,7 +52,7 @@ def write_text_features(
     the call returns in the first, the file is complete and on the disk.
     """
     batches = _batches(sentences, encoder.batch_size)
-    first_row: dict[str | WordPieces, int] = {}
+    first_row: dict[Sentence, int] = {}
     for row, sentence in enumerate(sentences):
         first_row.setdefault(sentence, row)
     if processes.is_first:
@@ -70,7 +71,7 @@ def write_text_features(
         flush_folder(path.parent)
 
 
-def count_left(path: Path, sentences: Sequence[str] | Sequence[WordPieces], batch_size: int) -> int:
+def count_left(path: Path, sentences: Sequence[Sentence], batch_size: int) -> int:
     """Count the sentences that `write_text_features` has yet to encode for `path`."""
     marks = _marks_of(path).read_bytes() if _marks_of(path).is_file() else b""
     batches = _batches(sentences, batch_size)
@@ -81,15 +82,15 @@ def count_left(path: Path, sentences: Sequence[str] | Sequence[WordPieces], batc
     )
 
 
-def _batches(sentences: Sequence[str] | Sequence[WordPieces], size: int) -> list[list]:
+def _batches(sentences: Sequence[Sentence], size: int) -> list[list[Sentence]]:
     """Cut the different ones among the sentences into batches."""
     different = list(dict.fromkeys(sentences))
     return [different[start : start + size] for start in range(0, len(different), size)]
 
 
 def encode_share(
-    batches: list[list[str | WordPieces]],
-    first_row: dict[str | WordPieces, int],
+    batches: list[list[Sentence]],
+    first_row: dict[Sentence, int],
     file: FeatureFile,
     encoder: Encoder,
     processes: Processes,
@@ -162,7 +163,7 @@ class FeatureFile:
     def _digest(self, rows: Sequence[int]) -> int:
         digest = 0
         for row in rows:
-            digest = zlib.crc32(self.read(row), digest)
+            digest = zlib.crc32(self.read(row).data, digest)
         return digest or 1
 
     def mark_done(self, batch: int, rows: Sequence[int]) -> None:

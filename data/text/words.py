@@ -26,7 +26,8 @@ class PositionNames(NamedTuple):
 
 def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:
     """Return the word pieces of a sentence that are encoded."""
-    return tokenizer.tokenize(sentence)[: TEXT_LENGTH - 2]
+    pieces: list[str] = tokenizer.tokenize(sentence)
+    return pieces[: TEXT_LENGTH - 2]
 
 
 def name_positions(folder: Path, rows: Sequence[int], length: int) -> PositionNames:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from torch.nn import functional as F
 
 from models.baselines.vectors import channels
 from models.checkpoint import PublishedFormat
+from models.contract import Model
 from models.layers.lstm import LSTM
 from models.layers.norm import BatchNorm
+from models.layers.tracing import is_tracing
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
@@ -75,21 +78,22 @@ class SplitAttention(nn.Module):
         joint = torch.relu(self.joint_features(joint))
         scores = torch.stack([dense(joint) for dense in self.dense_group], dim=1)  # (B, K, block)
         attention = scores.softmax(dim=1)
-        shares = attention[:, None].split(self.blocks, dim=2)
+        shares = torch.split(attention[:, None], self.blocks, dim=2)
         # Dropped once more, as the authors do: what is kept is scaled up twice.
         parts = zip(blocks, shares, kept, steps, strict=True)
         return [(x * share * keep).reshape(step.shape) for x, share, keep, step in parts]
 
 
-def _at_least_one(steps: int | Tensor) -> int | Tensor:
-    """Return a number of steps, 1 instead of 0; as a model is traced, sizes are tensors."""
-    return steps.clamp(min=1) if torch.jit.is_tracing() else max(1, steps)
+def _at_least_one(steps: Any) -> Any:
+    """Return a number of steps, 1 instead of 0; as a model is traced, it is a tensor."""
+    return steps.clamp(min=1) if is_tracing() else max(1, steps)
 
 
-class MSAF(nn.Module):
+class MSAF(Model):
     """LSTMs, split attention in five parts of the time, LSTMs again, and their last steps."""
 
     Config = MSAFConfig
+    config: MSAFConfig
     PUBLISHED = PublishedFormat(
         prefixes={
             "msaf.0.blocks.": "fusions.",
@@ -102,16 +106,14 @@ class MSAF(nn.Module):
     )
 
     def __init__(self, config: MSAFConfig, widths: Mapping[str, int], outputs: int) -> None:
-        super().__init__()
-        self.config, self.widths, self.outputs = config, widths, outputs
-        self.lstms = nn.ModuleDict(
-            {
-                name: nn.ModuleList(
-                    LSTM(inputs, size, batch_first=True) for inputs in (widths[name], size)
-                )
-                for name, size in config.hidden.items()
-            }
-        )
+        super().__init__(config, widths, outputs)
+        lstms = {
+            name: nn.ModuleList(
+                LSTM(inputs, size, batch_first=True) for inputs in (widths[name], size)
+            )
+            for name, size in config.hidden.items()
+        }
+        self.lstms = cast("Mapping[str, Sequence[LSTM]]", nn.ModuleDict(lstms))
         self.fusions = nn.ModuleList(
             SplitAttention(
                 list(config.hidden.values()), config.block, config.joint_hidden, config.dropout
@@ -132,10 +134,11 @@ class MSAF(nn.Module):
             self.lstms[name][1](x)[0][:, -1]
             for name, x in zip(self.config.hidden, whole, strict=True)
         ]
-        return self.output(torch.cat(last, dim=1))
+        prediction: Tensor = self.output(torch.cat(last, dim=1))
+        return prediction
 
     def _segments(self, x: Tensor) -> tuple[Tensor, ...]:
         """Cut `(B, T, channels)` into parts of equal length, the last one with the rest."""
         count, length = self.config.segments, x.shape[1]
         steps = length // count
-        return x.split([steps] * (count - 1) + [length - steps * (count - 1)], dim=1)
+        return torch.split(x, [steps] * (count - 1) + [length - steps * (count - 1)], dim=1)

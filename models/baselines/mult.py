@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.checkpoint import PublishedFormat
+from models.contract import Model
 from models.layers.encoder import Encoder, Extras
 from models.layers.recording import (
     AttentionMap,
@@ -57,11 +58,12 @@ class _Published(PublishedFormat):
         }
 
 
-class MulT(nn.Module):
+class MulT(Model):
     """Each modality attends to the two others; what it found of them is read once more."""
 
     Config = MulTConfig
     ATTENTION_MAPS = tuple(f"{to}_over_{of}" for to, of in _PAIRS)
+    config: MulTConfig
     PUBLISHED = _Published(
         prefixes={
             **{f"proj_{letter}.": f"projections.{name}." for name, letter in _LETTERS.items()},
@@ -78,8 +80,7 @@ class MulT(nn.Module):
     )
 
     def __init__(self, config: MulTConfig, widths: Mapping[str, int], outputs: int) -> None:
-        super().__init__()
-        self.config, self.widths, self.outputs = config, widths, outputs
+        super().__init__(config, widths, outputs)
         width, states = config.width, 2 * len(_LETTERS) * config.width
         self.projections = nn.ModuleDict(
             {
@@ -131,7 +132,8 @@ class MulT(nn.Module):
             h = self.memory[to](torch.cat(found, dim=-1), last_tokens_only=1)
             last.append(h[:, -1])
         h = torch.cat(last, dim=-1)
-        return self.output(self.hidden_2(torch.relu(self.hidden_1(h))) + h)
+        prediction: Tensor = self.output(self.hidden_2(torch.relu(self.hidden_1(h))) + h)
+        return prediction
 
     def with_attention(
         self, visual: Tensor, audio: Tensor, text: Tensor

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import PublishedFormat
+from models.contract import Model
 from models.layers.lstm import LSTM
 from models.layers.norm import BatchNorm
 from system.config import CheckedConfig, setting
@@ -66,10 +67,11 @@ class TextSubnet(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         """Encode `text` `(B, Tt, inputs)` to `(B, out)`."""
         _, (last, _) = self.rnn(text)
-        return self.linear_1(last[0])
+        encoded: Tensor = self.linear_1(last[0])
+        return encoded
 
 
-class VectorFusion(nn.Module):
+class VectorFusion(Model):
     """A model that fuses one vector a modality."""
 
     PUBLISHED = PublishedFormat(
@@ -83,8 +85,7 @@ class VectorFusion(nn.Module):
     )
 
     def __init__(self, config: VectorsConfig, widths: Mapping[str, int], outputs: int) -> None:
-        super().__init__()
-        self.config, self.widths, self.outputs = config, widths, outputs
+        super().__init__(config, widths, outputs)
         self.audio_subnet = Subnet(widths["audio"], config.audio_hidden, config.dropout)
         self.visual_subnet = Subnet(widths["visual"], config.visual_hidden, config.dropout)
         self.text_subnet = TextSubnet(widths["text"], config.text_hidden, config.text_out)
@@ -122,7 +123,8 @@ class FusionLayers(VectorFusion):
         x = self.post_fusion_dropout(x)
         x = torch.relu(self.post_fusion_layer_1(x))
         x = torch.relu(self.post_fusion_layer_2(x))
-        return self.post_fusion_layer_3(x)
+        x = self.post_fusion_layer_3(x)
+        return x
 
 
 def with_one(x: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ Shapes: B batch, T tokens, M memory tokens, d width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +71,8 @@ class MultiHeadAttention(nn.Module):
             q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
             width = x.shape[-1]
-            weight_q, weight_kv = self.in_proj_weight.split([width, 2 * width])
-            bias_q, bias_kv = self.in_proj_bias.split([width, 2 * width])
+            weight_q, weight_kv = torch.split(self.in_proj_weight, [width, 2 * width])
+            bias_q, bias_kv = torch.split(self.in_proj_bias, [width, 2 * width])
             q = F.linear(x, weight_q, bias_q)
             k, v = F.linear(memory, weight_kv, bias_kv).chunk(2, dim=-1)
             if values is not None:
@@ -83,10 +85,11 @@ class MultiHeadAttention(nn.Module):
         weights = self.softmax(scores)
         if dropout_keys is not None:
             weights = drop(weights, self.dropout, dropout_keys)
-        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        return out
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, d / H)
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, d / H)
 
 
 class EncoderLayer(nn.Module):
@@ -158,10 +161,11 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.extras = extras
-        self.layers = nn.ModuleList(
+        stack = nn.ModuleList(
             EncoderLayer(width, heads, feedforward, attention_dropout, extras)
             for _ in range(layers)
         )
+        self.layers = cast("Sequence[EncoderLayer]", stack)
         self.layer_norm = nn.LayerNorm(width)
 
     @property
@@ -211,7 +215,8 @@ class Encoder(nn.Module):
             is_last = n == len(self.layers) - 1
             keys = None if dropout_keys is None else layer_key(dropout_keys, n)
             x = layer(x, memory, last_tokens_only if is_last else None, keys, values, mask)
-        return self.layer_norm(x)
+        x = self.layer_norm(x)
+        return x
 
     def _embed(self, x: Tensor) -> Tensor:
         return F.dropout(embed(x), self.extras.embedding_dropout, self.training)

@@ -15,7 +15,9 @@ class LSTM(nn.LSTM):
     arithmetic oneDNN would refuse.
     """
 
-    def forward(self, input: Tensor, *states: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(  # type: ignore[override]  # torch's takes packed sequences too
+        self, input: Tensor, *states: Any
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run over `(B, T, inputs)`; return what `nn.LSTM` returns."""
         device = input.device.type
         if not torch.is_autocast_enabled(device):

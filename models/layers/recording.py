@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,17 @@ class AttentionMap(NamedTuple):
     layers: list[str]  # their names
     rows: dict[str, int]
     columns: dict[str, int]
+
+
+class HasAttention(Protocol):
+    """A model with attention maps, and their names."""
+
+    ATTENTION_MAPS: tuple[str, ...]
+
+    def with_attention(
+        self, visual: Tensor, audio: Tensor, text: Tensor
+    ) -> tuple[Tensor, Mapping[str, AttentionMap]]:
+        """Predict, and return beside it the maps that there are, by name."""
 
 
 @contextmanager

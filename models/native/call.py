@@ -75,8 +75,11 @@ class Options:
 
         `weights` are those of `plain_weights`. Nothing is checked here.
         """
-        x, memory = (None if v is None else v.float().contiguous() for v in (x, memory))
-        return _Encode.apply(self, torch.is_grad_enabled(), x, memory, *weights)
+        x, memory = x.float().contiguous(), None if memory is None else memory.float().contiguous()
+        out: Tensor = _Encode.apply(  # type: ignore[no-untyped-call]  # torch has no type for it
+            self, torch.is_grad_enabled(), x, memory, *weights
+        )
+        return out
 
 
 class _Encode(torch.autograd.Function):
@@ -123,8 +126,8 @@ class _Encode(torch.autograd.Function):
         x, memory, kept, *weights = ctx.saved_tensors
         options, call, _alive = ctx.rest  # the call has the latter's addresses
         if torch.is_grad_enabled():  # the gradients are to be differentiated themselves
-            inputs = [x, memory, *weights]
-            return None, None, *_formula_grads(options, ctx.needs_input_grad[2:], inputs, grad_out)
+            is_wanted = ctx.needs_input_grad[2:]
+            return None, None, *_formula_grads(options, is_wanted, x, memory, weights, grad_out)
         grad_out = grad_out.contiguous()
         grads = [None if value is None else torch.empty_like(value) for value in (x, memory)]
         grad_weights = [torch.empty_like(weight) for weight in weights]
@@ -138,11 +141,16 @@ class _Encode(torch.autograd.Function):
 
 
 def _formula_grads(
-    options: Options, is_wanted: tuple[bool, ...], inputs: list[Tensor | None], grad_out: Tensor
+    options: Options,
+    is_wanted: tuple[bool, ...],
+    x: Tensor,
+    memory: Tensor | None,
+    weights: list[Tensor],
+    grad_out: Tensor,
 ) -> list[Tensor | None]:
-    x, memory, *_ = inputs
     out = options.formula(x, memory)
-    wanted = [value for value, wants in zip(inputs, is_wanted, strict=True) if wants]
+    inputs = zip((x, memory, *weights), is_wanted, strict=True)
+    wanted = [value for value, wants in inputs if wants and value is not None]
     grads = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
     return [next(grads) if wants else None for wants in is_wanted]
 
@@ -151,5 +159,5 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _addresses(tensors: tuple[Tensor, ...] | list[Tensor]) -> ctypes.Array:
+def _addresses(tensors: tuple[Tensor, ...] | list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))

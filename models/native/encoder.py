@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from models.layers.encoder import Encoder, Extras
+from models.layers.tracing import is_tracing
 from models.native.call import Library, Options
 from models.native.library import library
 from models.native.weights import plain_weights
@@ -27,11 +28,13 @@ def accelerate(model: nn.Module, threads: int | None = None) -> nn.Module:
     """
     if os.environ.get("NHFNET_NATIVE") == "0":
         return model
-    natives: dict[Encoder, nn.Module] = {}
-    for module in list(model.modules()):
-        is_plain = type(module) is Encoder and module.extras == Extras()
-        if is_plain and isinstance(_library(module), Library):
-            natives[module] = NativeEncoder.of(module, threads)
+    natives: dict[nn.Module, nn.Module] = {
+        module: NativeEncoder.of(module, threads)
+        for module in list(model.modules())
+        if type(module) is Encoder
+        and module.extras == Extras()
+        and isinstance(_library(module), Library)
+    }
     for module in list(model.modules()):
         for name, child in list(module._modules.items()):
             if child in natives:
@@ -86,11 +89,11 @@ def _is_plain_call() -> bool:
     """Tell whether nobody wants to see, or transform, the operators or modules of a call."""
     return not (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
-        or _has_any_global_hook()
+        or _has_any_global_hook()  # type: ignore[no-untyped-call]  # torch has no type for it
     )
 
 

@@ -86,10 +86,11 @@ def _outcomes(
     weights = plain_weights(encoder, *library.weights)
     if weights is None:
         raise compiler.Unavailable(f"{_SOURCE.name}, compiled, wants weights of other shapes")
-    inputs = [None if v is None else v.clone().requires_grad_() for v in (x, memory)]
+    x = x.clone().requires_grad_()
+    memory = None if memory is None else memory.clone().requires_grad_()
     options = Options(library, encoder, last_tokens_only, keys, threads=2)
-    wanted = [v for v in (*inputs, *weights) if v is not None]
+    wanted = [v for v in (x, memory, *weights) if v is not None]
     return [
         [output, *torch.autograd.grad(output.sin().sum(), wanted)]
-        for output in (options.encode(*inputs, weights), options.formula(*inputs))
+        for output in (options.encode(x, memory, weights), options.formula(x, memory))
     ]

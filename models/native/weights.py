@@ -35,7 +35,8 @@ class _ListedWeight(ctypes.Structure):
 def listed_weights(function: Any) -> tuple[Weight, ...]:
     """Return the list of weights that a function of the library returns."""
     function.restype = ctypes.POINTER(_ListedWeight)
-    listed, weights = function(), []
+    listed = function()
+    weights: list[Weight] = []
     while listed[len(weights)].name is not None:  # the list's end
         entry = listed[len(weights)]
         module, _, name = entry.name.decode().rpartition(".")
@@ -51,7 +52,7 @@ class WeightPlaces:
         self, encoder: Encoder, of_a_layer: tuple[Weight, ...], of_the_norm: tuple[Weight, ...]
     ) -> None:
         """Find the places of each layer's parameters, then of those of the last norm."""
-        modules = [*encoder.layers.modules(), encoder.layer_norm]
+        modules = [*encoder.get_submodule("layers").modules(), encoder.layer_norm]
         self._modules = [(module, module.__dict__) for module in modules]
         parents = [encoder, *(module for module in modules if module._modules)]
         self._children = [(parent.__dict__, dict(parent._modules)) for parent in parents]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from models.layers.recording import AttentionMap, Calls, layer_names, mean_over_heads
-from models.nhfnet.config import NHFNetConfig
+from models.nhfnet.config import TextPathConfig
 
 TOKENS_OVER_AUDIO, TOKENS_OVER_VISUAL = "tokens_over_audio", "tokens_over_visual"
 TEXT_OVER_FUSED, FUSED_OVER_TEXT = "text_over_fused", "fused_over_text"
@@ -13,7 +13,7 @@ ATTENTION_MAPS = (TOKENS_OVER_AUDIO, TOKENS_OVER_VISUAL, TEXT_OVER_FUSED, FUSED_
 
 
 def maps_of_calls(
-    config: NHFNetConfig, visual: Tensor, audio: Tensor, text: Tensor, calls: Calls
+    config: TextPathConfig, visual: Tensor, audio: Tensor, text: Tensor, calls: Calls
 ) -> dict[str, AttentionMap]:
     """Return the maps of a forward pass of these inputs, whose encoder calls were recorded.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from system.config import CheckedConfig, setting
 from system.console import OneOf, share_below_one, truth_value, whole_number
@@ -28,8 +27,10 @@ class TextPathConfig(CheckedConfig):
     layers: int = setting(4, whole_number(1, 64), "of each encoder")
     feedforward: int = setting(128, whole_number(1, 16384), "hidden channels of a layer")
     text_hidden: int = setting(128, whole_number(1, 4096), "channels of the first LSTM")
-    modalities: ClassVar[str] = "text"
-    wiring: ClassVar[str] = "released"
+    # Not settings here: NHFNet's, as the text path alone has them.
+    modalities, wiring = "text", "released"
+    aggregation_tokens, token_init, fusion_passes = 0, "zeros", 0
+    cross_modal, cross_modal_dropout = False, 0.0
 
     def __post_init__(self) -> None:
         """Check each value, and that the heads share the width out evenly."""

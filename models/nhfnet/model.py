@@ -7,40 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from models.checkpoint import read_checkpoint, restore_model, write_checkpoint
+from models.checkpoint import PublishedFormat, read_checkpoint, restore_model, write_checkpoint
+from models.contract import Model
 from models.layers.dropout import scramble
 from models.layers.encoder import Encoder
 from models.layers.lstm import LSTM
 from models.layers.recording import AttentionMap, recorded_attention
 from models.nhfnet.attention import ATTENTION_MAPS, maps_of_calls
-from models.nhfnet.config import NHFNetConfig
+from models.nhfnet.config import NHFNetConfig, TextPathConfig
 from models.nhfnet.released_format import RELEASED
 
 _HUB_FILE = "model.safetensors"
 
 
-class NHFNet(nn.Module, PyTorchModelHubMixin):
+class NHFNet(Model, PyTorchModelHubMixin):
     """Audio and visual fused through attention-aggregation tokens, then text reinforced.
 
     What the configuration leaves out is not built: of the sum before the output, the terms that
     need it are missing.
     """
 
-    Config = NHFNetConfig
+    Config: ClassVar[type[TextPathConfig]] = NHFNetConfig
+    config: TextPathConfig
     NAME = "nhfnet"  # in files
-    PUBLISHED = RELEASED
-    ATTENTION_MAPS = ATTENTION_MAPS
+    PUBLISHED: ClassVar[PublishedFormat | None] = RELEASED
+    ATTENTION_MAPS: ClassVar[tuple[str, ...]] = ATTENTION_MAPS
     takes_dropout_keys = True
 
-    def __init__(self, config: NHFNetConfig, widths: Mapping[str, int], outputs: int = 1) -> None:
-        super().__init__()
-        self.config, self.widths, self.outputs = config, widths, outputs
+    def __init__(self, config: TextPathConfig, widths: Mapping[str, int], outputs: int = 1) -> None:
+        super().__init__(config, widths, outputs)
         width = config.width
         if config.uses("audio"):
             self.audio_linear = nn.Linear(widths["audio"], width)
@@ -83,8 +84,12 @@ class NHFNet(nn.Module, PyTorchModelHubMixin):
         """
         f = self.fuse_audio_visual(visual, audio) if self.config.fuses else None
         h = self.encode_text(text) if self.config.uses("text") else None
-        crossed = self._cross(f, h, dropout_keys) if self.config.crosses else []
-        return self.output(sum([self._last_state(x) for x in (h, f) if x is not None] + crossed))
+        crossed = []
+        if f is not None and h is not None and self.config.crosses:
+            crossed = self._cross(f, h, dropout_keys)
+        states = [self._last_state(x) for x in (h, f) if x is not None]
+        prediction: Tensor = self.output(sum(states + crossed))
+        return prediction
 
     def _cross(self, f: Tensor, h: Tensor, dropout_keys: Tensor | None) -> list[Tensor]:
         """Let fused tokens and text attend to each other; return both last states `(B, d)`."""
@@ -139,11 +144,13 @@ class NHFNet(nn.Module, PyTorchModelHubMixin):
 
         Then self-attention, but in the figure's wiring.
         """
-        x = text
+        x: Tensor = text
         for lstm in self.text_lstms:
             x, _ = lstm(x)
         x = self.text_norm(x)
-        return x if self.config.wiring == "figure" else self.self_attention_encoder(x)
+        if self.config.wiring != "figure":
+            x = self.self_attention_encoder(x)
+        return x
 
     def _last_state(self, x: Tensor) -> Tensor:
         """Return the last token `(B, d)`, in the figure's wiring that of self-attention."""

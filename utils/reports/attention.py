@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from data.loading.options import LoaderOptions
 from data.loading.split import INPUTS, Split
-from models.layers.recording import AttentionMap
+from models.contract import Model
+from models.layers.recording import AttentionMap, HasAttention
 from models.registry import MODELS, find_class
 from system.console import print_line, print_warning
 from system.errors import InputError, first_line
@@ -32,15 +32,16 @@ _LONGEST_NAME = 60  # characters of an id in a file's name
 class AttentionReport:
     """The attention maps of some segments of a split.
 
-    `model`, of the name `name`, is still on the CPU when this is made. Raises InputError where
-    there are no such segments, or no maps of this model.
+    `model`, of the name `name`, is in evaluation mode, and still on the CPU when this is made.
+    Raises InputError where there are no such segments, or no maps of this model.
     """
 
-    def __init__(self, wanted: Wanted, name: str, model: nn.Module, split: Split) -> None:
-        self._wanted, self._model, self._split = wanted, model, split
+    def __init__(self, wanted: Wanted, name: str, model: Model, split: Split) -> None:
+        self._wanted, self._split = wanted, split
+        self._model = cast("HasAttention", model)
         _check_segments(wanted, split)
         known = getattr(model, "ATTENTION_MAPS", ())
-        maps = _try_model(name, model, split) if known else {}
+        maps = _try_model(name, self._model, split) if known else {}
         if not maps:
             left_out = ", ".join(getattr(model.config, "left_out", []))
             with_maps = [one for one in MODELS if getattr(find_class(one), "ATTENTION_MAPS", ())]
@@ -65,7 +66,7 @@ class AttentionReport:
         for row in bar:
             inputs = [x.to(options.device) for x in self._split[[row]].inputs]
             with torch.no_grad(), execution.autocast(options.device):
-                prediction, maps = self._model.eval().with_attention(*inputs)
+                prediction, maps = self._model.with_attention(*inputs)
             maps = {name: _of_one_segment(one) for name, one in maps.items()}
             padding = dict(zip(INPUTS, map(_padding, inputs), strict=True))
             its_names = self._names_of(row, names)
@@ -85,7 +86,7 @@ class AttentionReport:
     def _rows(self, evaluation: Evaluation) -> list[int]:
         """Return the rows of the segments, the worst predicted ones first."""
         errors = np.abs(evaluation.predictions - evaluation.labels).mean(axis=1)
-        order = np.argsort(-errors, kind="stable").tolist()
+        order: list[int] = np.argsort(-errors, kind="stable").tolist()
         if isinstance(self._wanted, int):
             return order[: self._wanted]
         wanted = set(self._wanted)
@@ -126,10 +127,10 @@ def _check_segments(wanted: Wanted, split: Split) -> None:
 
 
 @torch.no_grad()
-def _try_model(name: str, model: nn.Module, split: Split) -> Mapping[str, AttentionMap]:
+def _try_model(name: str, model: HasAttention, split: Split) -> Mapping[str, AttentionMap]:
     """Return the maps of the first segment."""
     try:
-        _, maps = model.eval().with_attention(*split[[0]].inputs)
+        _, maps = model.with_attention(*split[[0]].inputs)
     except Exception as error:
         if name in MODELS:
             raise

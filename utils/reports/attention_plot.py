@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 
@@ -73,7 +74,7 @@ def plot_attention(
 
 def _label(
     axes: Axes,
-    which: str,
+    which: Literal["x", "y"],
     kinds: Mapping[str, int],
     names: Mapping[str, Sequence[str]],
     padding: Mapping[str, int],

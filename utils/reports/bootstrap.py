@@ -121,7 +121,8 @@ def resampled_scores(
 
 def interval(values: np.ndarray) -> list[float]:
     """Return between which two values 95 % of the resamples' lie."""
-    return np.quantile(values, _SHARES).tolist()
+    ends: list[float] = np.quantile(values, _SHARES).tolist()
+    return ends
 
 
 def p_value(differences: np.ndarray) -> float:

@@ -39,13 +39,14 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
     """Print what an evaluation would read, do and write; touches nothing."""
     split = Split(config.data_folder / split_name)
-    config, model, task = open_model(config, read_checkpoint(config.checkpoint), split)
+    checkpoint = read_checkpoint(config.needed_checkpoint)
+    config, model, task = open_model(config, checkpoint, split)
     facts = [
-        ("evaluate", f"{config.checkpoint}: {config.model} for {task.name}, on {options.device}"),
+        ("evaluate", f"{checkpoint.path}: {config.model} for {task.name}, on {options.device}"),
         (split_name, f"{len(split):,} segments of {split.folder}"),
     ]
     if config.save:
-        folder = result_folder(config.resultdir, config.checkpoint, split.digest)
+        folder = result_folder(config.resultdir, checkpoint.path, split.digest)
         facts.append(("write", f"{folder / split_name}"))
     _print_plan(facts, model, split, options)
 

@@ -30,15 +30,17 @@ def evaluate_checkpoint(
     """Score `config.checkpoint` on a split, print the scores and write what came out.
 
     With `attention`, also what the model attended to in so many of the worst predicted segments,
-    or in those of these ids.
-    Raises InputError when the checkpoint or the split cannot be read, or do not fit each other.
+    or in those of these ids. Raises InputError when the checkpoint or the split cannot be read, do
+    not fit each other, or have nothing to show attention of.
     """
-    checkpoint = read_checkpoint(config.checkpoint)
+    checkpoint = read_checkpoint(config.needed_checkpoint)
     split = Split(config.data_folder / split_name)
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
     _warn_of_other_data(checkpoint, data)
-    maps = None if attention is None else AttentionReport(attention, config.model, model, split)
+    maps = (
+        None if attention is None else AttentionReport(attention, config.model_name, model, split)
+    )
     bootstrap = Bootstrap(config, split, task)
     if config.save:
         check_writable(config.resultdir)  # told before the work

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -80,7 +81,7 @@ class PerturbedSplit(Split):
         self.__dict__.update(split.__dict__)
         self._arguments = (split, perturbation, seed)
 
-    def __reduce__(self) -> tuple[type[Split], tuple]:
+    def __reduce__(self) -> tuple[type[Split], tuple[Any, ...]]:
         return PerturbedSplit, self._arguments
 
     def read(self, rows: Rows) -> tuple[list[Tensor], np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def plot_predictions(path: Path, labels: np.ndarray, predictions: np.ndarray, na
 def plot_curves(
     path: Path,
     losses: Sequence[float],
-    values: dict[str, Sequence[float]],
+    values: Mapping[str, Sequence[float]],
     best_epoch: int,
     measure: str,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
@@ -38,7 +38,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
     the sentences where it is given. Raises InputError when something cannot be read or does not
     fit.
     """
-    checkpoint = read_checkpoint(config.checkpoint)
+    checkpoint = read_checkpoint(config.needed_checkpoint)
     config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
     scores = scores_trained_on(checkpoint)
     with _opened(path, bert, scores, config.device, options) as splits:
@@ -100,7 +100,7 @@ def _write(path: Path, split: Split, predictions: np.ndarray, task: Task) -> Non
     if task.scale is not None:
         names = np.array(task.scale.class_names)
         columns.append(names[task.scale.classes(predictions.ravel())].reshape(predictions.shape))
-    sentences = repeat("", len(split))
+    sentences: Iterable[str] = repeat("", len(split))
     if (split.folder / SEGMENTS_FILE).is_file():
         sentences = (row["sentence"] for row in iterate_segments(split.folder))
     rows = zip(split.ids, *(column.tolist() for column in columns), sentences, strict=True)

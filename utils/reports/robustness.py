@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
 from tqdm import tqdm
 
 from data.loading.options import LoaderOptions
 from data.loading.split import INPUTS, Split
 from models.checkpoint import read_checkpoint
+from models.contract import Model
 from models.registry import MODELS
 from system.config import plain_values
 from system.console import format_table, print_heading, print_line
@@ -80,14 +80,16 @@ def measure_robustness(
     with bar:
         found = [
             Robustness(
-                one.checkpoint, one.model, _scores(one, model, task, split, rates, options, bar)
+                one.needed_checkpoint,
+                one.model_name,
+                _scores(one, model, task, split, rates, options, bar),
             )
             for one, model, task in opened
         ]
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(found, task)))
     if config.save and options.processes.is_first:
-        folder = result_folder(config.resultdir, config.checkpoint, split.digest, beside)
+        folder = result_folder(config.resultdir, config.needed_checkpoint, split.digest, beside)
         _write(folder / split_name, found, task, rates)
         _report(folder / split_name, config, split, found, task, options)
         print_line(f"\nResults are in {folder / split_name}")
@@ -96,10 +98,10 @@ def measure_robustness(
 
 def _open(
     config: RunConfig, split: Split, beside: Sequence[Path]
-) -> list[tuple[RunConfig, nn.Module, Task]]:
+) -> list[tuple[RunConfig, Model, Task]]:
     """Return each checkpoint's configuration, model and task; the task of all is the same."""
-    opened = []
-    for path in dict.fromkeys((config.checkpoint, *beside)):
+    opened: list[tuple[RunConfig, Model, Task]] = []
+    for path in dict.fromkeys((config.needed_checkpoint, *beside)):
         checkpoint = read_checkpoint(path)
         # --model names the first one's, and that of others that need a name.
         model = None if opened and checkpoint.model in MODELS else config.model
@@ -115,7 +117,7 @@ def _open(
 
 def _scores(
     config: RunConfig,
-    model: nn.Module,
+    model: Model,
     task: Task,
     split: Split,
     rates: Mapping[str, float],
@@ -168,7 +170,7 @@ def _write(
         writer.writerow(["checkpoint", "model", "modality", "kind", "level", "rows", *keys])
         for one in found:
             for how, scores in one.scores.items():
-                rows = ""
+                rows: int | str = ""
                 if how.kind == "shift":
                     rows = shift_in_rows(how.level, rates[how.modality])
                 about = (one.checkpoint, one.model, how.modality, how.kind, how.level, rows)

@@ -50,8 +50,8 @@ class CudaGraph:
             if self._calls <= _WARM_UPS:
                 return self._warm_up(inputs)
             self._capture(inputs)
-            if self._failed:
-                return self._function(*inputs)
+        if self._graph is None:  # the capture failed
+            return self._function(*inputs)
         if [x.shape for x in inputs] != [x.shape for x in self._inputs]:
             return self._other(*inputs)
         for static, x in zip(self._inputs, inputs, strict=True):
@@ -61,7 +61,9 @@ class CudaGraph:
 
     def _warm_up(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Call the function on a stream of its own, as a capture will."""
-        stream = self._stream = self._stream or torch.cuda.Stream()
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             outputs = self._function(*inputs)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from data.labels import SCALES
 from data.layout import SPLITS
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
+from models.contract import Model
 from models.native import accelerate
 from models.registry import MODELS, build, restore
 from system.console import print_line
@@ -19,7 +19,7 @@ from system.cpu_threads import choose_threads
 from system.devices import pick_device
 from system.errors import InputError, first_line
 from system.processes import Processes
-from utils.run_config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
+from utils.run_config import DEFAULT_TASK, RunConfig
 from utils.tasks import LOSSES, TASKS, Task
 
 _WORKERS = {"cuda": 4, "cpu": 0}
@@ -35,7 +35,7 @@ def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
 
 def open_training(
     config: RunConfig,
-) -> tuple[RunConfig, dict[str, Split], nn.Module, Task]:
+) -> tuple[RunConfig, dict[str, Split], Model, Task]:
     """Return all splits, and the model and the task of a training, which fit each other.
 
     In the configuration that is returned, model and task have their names. Raises InputError
@@ -50,25 +50,26 @@ def open_training(
     return config, splits, model, task
 
 
-def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, nn.Module, Task]:
+def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, Model, Task]:
     """Return the model that a training of `split` starts from: new, or a checkpoint's."""
     torch.manual_seed(config.seed)
     if config.checkpoint is not None:
         if config.set:
             raise InputError("--set goes without --checkpoint, whose model has its settings.")
         return open_model(config, read_checkpoint(config.checkpoint), split)
-    config = replace(config, model=config.model or DEFAULT_MODEL, task=config.task or DEFAULT_TASK)
-    task = find_task(config.task, split.scores, config.loss)
+    name = config.model_name
+    config = replace(config, model=name, task=config.task_name)
+    task = find_task(config.task_name, split.scores, config.loss)
     task.check_labels(split)
-    model = build(config.model, config.set, split.widths, len(task.outputs))
-    _try_own_model(config.model, model, split)
-    _say_what_is_left_out(config.model, model)
+    model = build(name, config.set, split.widths, len(task.outputs))
+    _try_own_model(name, model, split)
+    _say_what_is_left_out(name, model)
     return config, model, task
 
 
 def open_model(
     config: RunConfig, checkpoint: Checkpoint, split: Split, is_labelled: bool = True
-) -> tuple[RunConfig, nn.Module, Task]:
+) -> tuple[RunConfig, Model, Task]:
     """Return a checkpoint's model and task, which fit `split`, and the configuration with both.
 
     Unless the split `is_labelled`, the task is as the data were scored that the checkpoint was
@@ -97,13 +98,13 @@ def open_model(
     return config, model, task
 
 
-def _say_what_is_left_out(name: str, model: nn.Module) -> None:
+def _say_what_is_left_out(name: str, model: Model) -> None:
     left_out = getattr(model.config, "left_out", [])
     if left_out:
         print_line(f"{name} leaves out: {', '.join(left_out)}")
 
 
-def _try_own_model(name: str, model: nn.Module, split: Split) -> None:
+def _try_own_model(name: str, model: Model, split: Split) -> None:
     """Raise InputError when a user's own model does not predict two segments as the contract says.
 
     PyTorch's generator stays as it was.
@@ -145,7 +146,7 @@ def find_task(name: str, scores: str, loss: str | None = None) -> Task:
     return task if loss is None else replace(task, loss=LOSSES[loss])
 
 
-def check_widths(model: nn.Module, split: Split) -> None:
+def check_widths(model: Model, split: Split) -> None:
     """Raise InputError unless the widths of the split's arrays are the model's."""
     for kind, width in split.widths.items():
         expected = model.widths[kind]
@@ -157,7 +158,7 @@ def check_widths(model: nn.Module, split: Split) -> None:
             )
 
 
-def place_model(model: nn.Module, config: RunConfig, options: LoaderOptions) -> nn.Module:
+def place_model(model: Model, config: RunConfig, options: LoaderOptions) -> Model:
     """Return the model on the options' device, with the encoders in C++ where that is wanted.
 
     On a CPU, it also chooses how many threads compute.
@@ -165,5 +166,5 @@ def place_model(model: nn.Module, config: RunConfig, options: LoaderOptions) -> 
     if options.device.type == "cpu":
         threads = choose_threads(options.share_size * sum(model.widths.values()))
         if config.native and not config.compile:
-            model = accelerate(model, threads)
+            accelerate(model, threads)
     return model.to(options.device)

@@ -12,7 +12,7 @@ from data.loading.split import Split
 from system.console import print_heading
 from system.errors import InputError
 from system.processes import Processes
-from utils.run_config import DEFAULT_TASK, RunConfig
+from utils.run_config import RunConfig
 from utils.running.setup import make_options
 from utils.studies.runs import read_run
 from utils.studies.table import tabulate, write_table
@@ -75,7 +75,7 @@ def plan_runs(
 
 def _in_folder(config: RunConfig, name: str) -> RunConfig:
     folder = config.checkpointdir / re.sub(r"[^\w.,=-]+", "_", name)
-    return replace(config, checkpointdir=folder, task=config.task or DEFAULT_TASK)
+    return replace(config, checkpointdir=folder, task=config.task_name)
 
 
 def _state_of(config: RunConfig) -> str:

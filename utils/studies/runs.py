@@ -28,7 +28,7 @@ class Run:
     @property
     def task(self) -> Task:
         """What it predicts."""
-        return TASKS[self.config.task][self.scale]
+        return TASKS[self.config.task_name][self.scale]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
 
     Raises InputError when there is none in one of them.
     """
-    runs = {}
+    runs: dict[Path, Run | None] = {}
     for place in places:
         folders = sorted(path.parent for path in place.rglob(RUN_FILE))
         found = {folder.resolve(): read_run(folder) for folder in folders}

@@ -34,7 +34,7 @@ class Row:
     @property
     def costs(self) -> dict[str, float | None]:
         """What the model is made of, what a segment takes, and how fast it trains."""
-        results = [run.result for run in self.runs]
+        results = [run.result for run in self.runs if run.result is not None]
         return {
             "parameters": results[0].parameters,
             "flops": results[0].flops,
@@ -108,7 +108,7 @@ def make_table(runs: Sequence[Run]) -> Table:
 
 def _row(group: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Row:
     by_seed = {run.config.seed: run for run in group}  # a run and its copy count once
-    scores = spread({seed: run.result.scores for seed, run in by_seed.items()})
+    scores = spread({seed: run.result.scores for seed, run in by_seed.items() if run.result})
     return Row(_name(group[0], [other[0] for other in groups]), list(by_seed.values()), scores)
 
 
@@ -120,7 +120,7 @@ def _name(run: Run, others: Sequence[Run]) -> str:
         for key, value in run.settings.items()
         if value is not None and any(other.get(key) != value for other in alike)
     ]
-    return " ".join([run.config.model, *differing])
+    return " ".join([run.config.model_name, *differing])
 
 
 def tabulate(places: Sequence[Path], folder: Path) -> None:

@@ -43,7 +43,8 @@ def _accuracy_and_f1(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+    ratio: np.ndarray = np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+    return ratio
 
 
 def _terms(x: np.ndarray, y: np.ndarray) -> np.ndarray:

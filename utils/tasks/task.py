@@ -103,8 +103,10 @@ class Task:
                 f"{path} has no labels for the task {self.name}: {', '.join(self.outputs)} are "
                 "the same in all segments; use a dataset that has them."
             )
-        outside = None if self.scale is None else labels[self.scale.outside(labels)]
-        if outside is not None and len(outside):
+        if self.scale is None:
+            return
+        outside = labels[self.scale.outside(labels)]
+        if len(outside):
             warnings.warn(
                 f"{path}: {len(outside)} of {labels.size} labels outside [-{self.scale.limit}, "
                 f"{self.scale.limit}], the first {outside[0]:g}; is it the --dataset that these "

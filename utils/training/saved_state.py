@@ -84,7 +84,7 @@ class TrainingSaver:
     def _write(self, path: Path, details: Mapping[str, Any]) -> None:
         config = self._config
         about_run = {"task": config.task, "run": config.outcome, "dataset": dict(self._data)}
-        write_checkpoint(path, self._step.model, config.model, **about_run, **details)
+        write_checkpoint(path, self._step.model, config.model_name, **about_run, **details)
 
     def _plain_state(self, state: TrainingState) -> dict[str, Any]:
         gather = self._options.processes.gather

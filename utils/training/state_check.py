@@ -55,10 +55,10 @@ def check_step(content: Mapping[str, Any], step: TrainingStep) -> None:
     for group, expected in zip(found, groups, strict=True):
         # The learning rate is a tensor on CUDA.
         _require(type(group["capturable"]) is bool, "capturable", group["capturable"], "bool")
-        numbers = [{**one, "lr": float(one["lr"])} for one in (group, expected)]
-        _check_like(*numbers, "optimizer")
-        _check_same(*numbers, _OF_THE_DEVICE, "optimizer")
-        _require(0 <= numbers[0]["lr"] <= step.highest_lr, "lr", group["lr"], "a learning rate")
+        its, ours = ({**one, "lr": float(one["lr"])} for one in (group, expected))
+        _check_like(its, ours, "optimizer")
+        _check_same(its, ours, _OF_THE_DEVICE, "optimizer")
+        _require(0 <= its["lr"] <= step.highest_lr, "lr", group["lr"], "a learning rate")
     parameters = [one for group in step.optimizer.param_groups for one in group["params"]]
     has_learnt = content["epoch"] > 1 or content["step"] > 0
     _require(bool(optimizer["state"]) is has_learnt, "optimizer", optimizer["state"], "its state")

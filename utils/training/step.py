@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Batch
+from models.contract import Model
 from utils.run_config import RunConfig
 from utils.running.cuda_graph import CudaGraph
 from utils.running.execution import Execution
@@ -21,9 +22,7 @@ from utils.training.schedules import make_scheduler
 class TrainingStep:
     """A model with its optimizer and learning-rate schedule, on the options' device."""
 
-    def __init__(
-        self, model: nn.Module, task: Task, config: RunConfig, options: LoaderOptions
-    ) -> None:
+    def __init__(self, model: Model, task: Task, config: RunConfig, options: LoaderOptions) -> None:
         self.model = model.to(options.device)
         self.takes_keys = getattr(model, "takes_dropout_keys", False)
         self.optimizer = torch.optim.Adam(
@@ -68,7 +67,8 @@ class TrainingStep:
         targets = batch.labels[:, self.task.columns]
         tensors = [x.to(device, non_blocking=True) for x in (*batch.inputs, keys, targets)]
         if self._options.processes.count == 1:
-            return self._step_alone(*tensors)
+            prediction, loss = self._step_alone(*tensors)
+            return prediction, loss
         if len(keys):
             return self._step(self._prepared, rows, *tensors)
         # A process without a share still takes part in the others' gradients.
@@ -85,6 +85,7 @@ class TrainingStep:
         text: Tensor,
         keys: Tensor,
         targets: Tensor,
+        *,
         weight: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
@@ -94,7 +95,7 @@ class TrainingStep:
         loss = self.task.loss(prediction, targets).sum()
         loss = loss * (weight * self._options.processes.count / (rows * targets.shape[1]))
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
         if self._config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.grad_clip)
         self.optimizer.step()

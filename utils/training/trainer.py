@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from data.loading.batches import batches
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
+from models.contract import Model
 from models.layers.dropout import segment_keys
 from system.console import hold_interrupts, is_terminal, print_line
 from system.errors import InputError
@@ -47,7 +48,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         splits: dict[str, Split],
         task: Task,
         config: RunConfig,
@@ -104,7 +105,7 @@ class Trainer:
                 self.state.best_weights = deepcopy(self.model.state_dict())
             self.step.end_epoch(self.task.to_minimise(epoch.scores["val"]))
             self.state.begin_epoch(epoch.number + 1)
-            if folder is not None:
+            if folder is not None and history is not None:
                 self.saver.save_epoch(folder, epoch, is_best)
                 history.write(self.epochs)
             if self.config.save:
@@ -206,13 +207,13 @@ class Trainer:
             disable=not (self.options.verbose and is_terminal()),
         )
 
-    def _look_at_loss(self, loss: Tensor, rows: RowBatches, bar: tqdm) -> None:
+    def _look_at_loss(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
         """Look at the losses so far, print one, and save within the epoch, when it is time."""
         step, every = self.state.step, self.config.save_every
         self._unseen.append(loss)
         is_time = step % self.config.log_interval == 0 or step == len(rows)
-        saves = self.config.save and every is not None
-        is_time_to_save = saves and step % every == 0 and step < len(rows)
+        saves = self.config.save and step < len(rows)
+        is_time_to_save = saves and every is not None and step % every == 0
         # Looking at a loss waits for the device.
         if self.options.device.type == "cpu" or is_time or is_time_to_save:
             running = self._checked_losses(rows)
@@ -222,9 +223,9 @@ class Trainer:
         if is_time_to_save:
             self.saver.save_last(self._folder, self.state)
 
-    def _checked_losses(self, rows: RowBatches) -> float:
+    def _checked_losses(self, rows: RowBatches[np.ndarray]) -> float:
         """Return the last loss; raises InputError when one since the last look is no number."""
-        values = torch.stack(self._unseen).tolist()
+        values: list[float] = torch.stack(self._unseen).tolist()
         first = self.state.step - len(values)
         self._unseen.clear()
         for step, value in enumerate(values, start=first):

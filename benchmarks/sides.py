@@ -1,0 +1,268 @@
+"""What benchmarks/train.py and benchmarks/evaluate.py share; benchmarks/scale.py takes part of it.
+
+Three sides run in one process, in turn, round after round; a round is a whole pass over a made-up
+split, loading included. The first is benchmarks/eager.py, loading one segment at a time; then come
+this program on PyTorch's operators, and on its C++ encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.eager import EagerNHFNet
+from benchmarks.record import Row
+from data.layout import BATCH_FILES, TEXT_FILE
+from data.loading.options import LoaderOptions
+from data.loading.split import Split
+from data.npy import NpyWriter
+from data.preparing.split_writer import SplitWriter
+from models.native import accelerate
+from models.registry import build
+from system.devices import PRECISIONS, pick_device
+from system.progress import progress
+from utils.run_config import RunConfig
+from utils.running.execution import Execution
+
+Value = TypeVar("Value")
+Lengths = dict[str, int]  # rows of a segment, by modality
+
+_WIDTHS = {"visual": 35, "audio": 74, "text": 768}
+ALIGNED: Lengths = {"visual": 50, "audio": 50, "text": 50}
+UNALIGNED: Lengths = {"visual": 375, "audio": 500, "text": 50}  # the paper's second experiment
+_WRITTEN_AT_ONCE = 256  # segments
+_MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured."""
+
+    folder: Path  # the made-up split
+    batch_size: int
+    device: torch.device
+    precision: str  # the program's; the eager side is float32
+
+    @property
+    def options(self) -> LoaderOptions:
+        """How the program loads."""
+        return LoaderOptions(self.device, self.batch_size, num_workers=0, verbose=False)
+
+    @property
+    def execution(self) -> Execution:
+        """How the program runs the model."""
+        return Execution(self.precision)
+
+    @property
+    def config(self) -> RunConfig:
+        """How the program trains."""
+        return RunConfig(
+            batch_size=self.batch_size,
+            epochs=1,
+            log_interval=50,
+            precision=self.precision,
+            save=False,
+            verbose=False,
+        )
+
+
+OnePass = Callable[[], None]  # over the split
+Program = Callable[[Setting, nn.Module], OnePass]
+Side = Callable[[Setting], OnePass]
+
+
+class OneSegment(Dataset):
+    """One segment at a time, as the arrays hold it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.arrays = {kind: np.load(folder / name, "r") for kind, name in BATCH_FILES.items()}
+
+    def __len__(self) -> int:
+        return len(self.arrays["label"])
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+        inputs = (np.array(self.arrays[kind][row]) for kind in ("visual", "audio", "text"))
+        label = torch.tensor(self.arrays["label"][row, 0, :1])
+        return *(torch.nan_to_num(torch.from_numpy(x), 0.0, 0.0, 0.0) for x in inputs), label
+
+
+def one_at_a_time(setting: Setting, shuffle: bool) -> DataLoader:
+    """Collate single segments into batches."""
+    return DataLoader(OneSegment(setting.folder), setting.batch_size, shuffle=shuffle)
+
+
+def new_model(text_width: int = _WIDTHS["text"]) -> nn.Module:
+    """Return the same random NHFNet for all sides."""
+    torch.manual_seed(0)
+    return build("nhfnet", {}, _WIDTHS | {"text": text_width}, outputs=1)
+
+
+def fast_model(setting: Setting, text_width: int = _WIDTHS["text"]) -> nn.Module:
+    """Return that model as the program runs it."""
+    model = new_model(text_width)
+    if setting.device.type == "cpu":
+        accelerate(model)
+    return model.to(setting.device)
+
+
+def eager_model(setting: Setting) -> EagerNHFNet:
+    """Return the eager model with the weights of `new_model`."""
+    model = EagerNHFNet()
+    model.load_state_dict(new_model().state_dict())
+    return model.to(setting.device)
+
+
+def open_split(setting: Setting) -> Split:
+    """Open the made-up split as the program does."""
+    return Split(setting.folder)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of both benchmarks."""
+    add = parser.add_argument
+    add("--batch_size", type=int, nargs="+", default=[16, 128])
+    add("--lengths", nargs="+", choices=["50", "500/375"], default=["50", "500/375"])
+    add("--steps", type=int, default=3, help="batches a round (3; on CUDA take 50)")
+    add("--rounds", type=int, default=7, help="default 7")
+    add("--device", default="cpu")
+    add("--precision", choices=PRECISIONS, default=PRECISIONS[0])
+
+
+COLUMNS = {
+    "rows of audio/visual": "{lengths}",
+    "batch": "{batch_size}",
+    "eager PyTorch": "{eager_ms:.1f} ms, {eager_mb:.0f} MB",
+    "this program without C++": "{plain_ms:.1f} ms, {plain_mb:.0f} MB",
+    "times as fast": "{plain_times:.2f}",
+    "this program": "{native_ms:.1f} ms, {native_mb:.0f} MB",
+    "times as fast as eager": "{native_times:.2f}",
+    "samples/s": "{samples_per_s:.0f}",
+}
+
+
+def measure(eager: Side, program: Program, arguments: argparse.Namespace) -> Iterable[Row]:
+    """Measure the three sides at each length and batch size."""
+    device = pick_device(arguments.device)
+    sides = {
+        "eager": eager,
+        "plain": partial(_with_model, program, is_native=False),
+        "native": partial(_with_model, program, is_native=True),
+    }
+    for lengths in arguments.lengths:
+        for batch_size in arguments.batch_size:
+            with tempfile.TemporaryDirectory() as name:
+                setting = Setting(Path(name) / "made_up", batch_size, device, arguments.precision)
+                shape = ALIGNED if lengths == "50" else UNALIGNED
+                write_split(setting.folder, batch_size * arguments.steps, lengths=shape)
+                row: Row = {"lengths": lengths, "batch_size": batch_size}
+                yield row | _costs(sides, setting, arguments)
+
+
+def _with_model(program: Program, setting: Setting, is_native: bool) -> OnePass:
+    return program(setting, (fast_model if is_native else _moved_model)(setting))
+
+
+def _moved_model(setting: Setting) -> nn.Module:
+    return new_model().to(setting.device)
+
+
+def _costs(sides: dict[str, Side], setting: Setting, arguments: argparse.Namespace) -> Row:
+    peaks = {name: run_alone(partial(_one_pass, side), setting)[1] for name, side in sides.items()}
+    passes = {name: side(setting) for name, side in sides.items()}
+    for one_pass in passes.values():  # warm up
+        one_pass()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in progress(range(arguments.rounds), desc="Rounds", unit="round"):
+        for name, one_pass in passes.items():
+            seconds[name].append(_seconds(one_pass, setting.device))
+    row: Row = {"samples_per_s": len(open_split(setting)) / np.median(seconds["native"])}
+    for name in sides:
+        ratios = np.array(seconds["eager"]) / np.array(seconds[name])
+        row[f"{name}_ms"] = 1e3 * float(np.median(seconds[name])) / arguments.steps
+        row[f"{name}_times"] = float(np.median(ratios))
+        row[f"{name}_mb"] = peaks[name]
+    return row
+
+
+def write_split(
+    folder: Path,
+    segments: int,
+    text_width: int = _WIDTHS["text"],
+    lengths: Lengths = ALIGNED,
+) -> None:
+    """Write a made-up split of CMU-MOSEI's shape into the new `folder`, block by block."""
+    rng = np.random.default_rng(0)
+    widths = _WIDTHS | {"text": text_width}
+    shapes = {kind: (lengths[kind], widths[kind]) for kind in ("visual", "audio")}
+    shapes["label"] = (1, 7)
+    text_shape = (lengths["text"], text_width)
+    with (
+        SplitWriter(folder, shapes) as writer,
+        NpyWriter(folder / TEXT_FILE, text_shape) as text,
+        progress(total=segments, desc="Making data up", unit="segment") as bar,
+    ):
+        for begin in range(0, segments, _WRITTEN_AT_ONCE):
+            numbers = range(begin, min(begin + _WRITTEN_AT_ONCE, segments))
+            arrays = {
+                kind: rng.standard_normal((len(numbers), *shape), dtype=np.float32)
+                for kind, shape in shapes.items()
+            }
+            for kind in ("visual", "audio"):
+                arrays[kind][:, :5] = 0  # padding
+            rows = ((f"made_up[{number}]", "made_up", 0, 1, "made up") for number in numbers)
+            writer.write(arrays, rows)
+            text.append(rng.standard_normal((len(numbers), *text_shape), dtype=np.float32))
+            bar.update(len(numbers))
+
+
+def split_bytes(segments: int, text_width: int) -> int:
+    """Return how much `write_split` writes of aligned segments, to the percent."""
+    widths = _WIDTHS | {"text": text_width}
+    numbers = sum(ALIGNED[kind] * widths[kind] for kind in widths) + 7
+    return segments * (4 * numbers + 60)  # a float32, a row of the table
+
+
+def _seconds(one_pass: OnePass, device: torch.device) -> float:
+    begin = time.perf_counter()
+    one_pass()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def _one_pass(side: Side, setting: Setting) -> None:
+    side(setting)()
+
+
+def run_alone(function: Callable[[Setting], Value], setting: Setting) -> tuple[Value, float]:
+    """Return what `function` gives in a process of its own, and that one's peak memory in MB.
+
+    The memory is CUDA's where the setting's device is a GPU, and resident memory otherwise.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_with_peak_memory, function, setting).result()
+
+
+def _with_peak_memory(
+    function: Callable[[Setting], Value], setting: Setting
+) -> tuple[Value, float]:
+    result = function(setting)
+    if setting.device.type == "cuda":
+        return result, torch.cuda.max_memory_allocated(setting.device) / _MEGABYTE
+    # Linux: getrusage would count what the parent held when it started this process.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return result, int(status.partition("VmHWM:")[2].split()[0]) * 1024 / _MEGABYTE

@@ -1,0 +1,59 @@
+"""The tables of benchmarks/README.md are those of results.json."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import run
+
+RECORD = {
+    "command": "python benchmarks/train.py",
+    "date": "2026-01-02",
+    "machine": "2 cores",
+    "versions": {"torch": "2.13.0"},
+    "other_work": 0.0,
+    "columns": {"batch": "{batch}", "a step": "{ms:.1f} ms"},
+    "rows": [{"batch": 16, "ms": 12.34}],
+}
+PAGE = "before\n<!-- table: train -->\n{}\n<!-- end -->\nafter\n"
+
+
+def test_a_table_is_set_and_the_rest_stays():
+    page = run.rendered(PAGE.format("old"), {"train": RECORD})
+    assert page.startswith(
+        "before\n<!-- table: train -->\n`python benchmarks/train.py`, 2026-01-02"
+    )
+    assert page.endswith("\n| 16 | 12.3 ms |\n<!-- end -->\nafter\n")
+    assert run.rendered(page, {"train": RECORD}) == page
+    assert "not to be trusted" not in page
+
+
+def test_figures_of_a_busy_machine_are_marked():
+    page = run.rendered(PAGE.format("old"), {"train": RECORD | {"other_work": 0.31}})
+    assert "**Other work took 31 % of the machine: these figures are not to be trusted.**" in page
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(run, "PAGE", tmp_path / "README.md")
+    run.PAGE.write_text(PAGE.format("old"))
+    return tmp_path
+
+
+def test_what_was_measured_is_written_at_once_and_checked(files, monkeypatch):
+    monkeypatch.setattr(run, "measured", lambda name: RECORD)
+    monkeypatch.setattr("sys.argv", ["run.py", "train"])
+    run.main()
+    monkeypatch.setattr("sys.argv", ["run.py", "--check"])
+    run.main()
+    run.PAGE.write_text(run.PAGE.read_text().replace("12.3 ms", "11.3 ms"))
+    with pytest.raises(SystemExit, match=r"README.md is not what results.json says"):
+        run.main()
+
+
+def test_an_unknown_name_is_refused(files, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", "speed"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "no benchmark speed" in capsys.readouterr().err

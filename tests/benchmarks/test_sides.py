@@ -1,0 +1,39 @@
+"""What the program's speed is compared with is NHFNet, and the comparison runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import evaluate, record, sides, train
+from benchmarks.eager import EagerNHFNet
+from benchmarks.sides import new_model
+from tests.forked_programs import ROOT
+
+
+def test_the_eager_model_is_nhfnet():
+    model, eager = new_model().eval(), EagerNHFNet().eval()
+    eager.load_state_dict(model.state_dict())
+    inputs = [torch.randn(3, *shape) for shape in ((7, 35), (9, 74), (5, 768))]
+    inputs[0][:, :2] = 0
+    torch.testing.assert_close(eager(*inputs), model(*inputs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("benchmark", [train, evaluate])
+def test_a_comparison_in_miniature(tmp_path, monkeypatch, capsys, benchmark):
+    monkeypatch.setattr(sides, "run_alone", lambda work, setting: (work(setting), 100.0))
+    path, name = tmp_path / "record.json", f"benchmarks/{Path(benchmark.__file__).name}"
+    options = ["--batch_size", "2", "--lengths", "500/375", "--rounds", "1", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", [str(ROOT / name), *options, "--json", str(path)])
+    measure = partial(sides.measure, benchmark.eager, benchmark.program)
+    record.main(benchmark.__doc__, sides.COLUMNS, sides.add_arguments, measure)
+    found = json.loads(path.read_text())
+    assert found["command"] == shlex.join(["python", name, *options])
+    (row,) = found["rows"]
+    assert min(row["eager_ms"], row["plain_ms"], row["native_ms"]) > 0
+    assert f"| {row['native_ms']:.1f} ms, 100 MB |" in capsys.readouterr().out
