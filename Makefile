@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := demo
 
-.PHONY: demo test fuzz lint docs
+.PHONY: demo test fuzz kills mutants coverage audit lint docs
 
 demo: $(VENV)/installed
 	$(RUN) dataset_prep.py --demo --datadir $(DEMO)/CMU_MOSEI
@@ -21,6 +21,23 @@ SEED ?= 1
 fuzz: $(VENV)/installed-dev
 	$(RUN) -m tests.fuzz --n $(N) --seed $(SEED)
 
+# SIGKILLs at random moments, and small changes to the code that the tests should notice.
+kills: $(VENV)/installed-dev
+	$(RUN) -m tests.fuzz.kills --n $(N) --seed $(SEED)
+
+mutants: $(VENV)/installed-dev
+	$(RUN) -m tests.mutation
+
+# Lines and branches that the tests reach, by room.
+coverage: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal --cov --cov-report= $(TESTS)
+	@for room in system data models utils; do \
+		echo "$$room: $$($(RUN) -m coverage report --include="$$room/*" | tail -n 1)"; done
+
+# Known weaknesses of the packages that are installed, from PyPI's list.
+audit: $(VENV)/installed-dev
+	$(RUN) -m pip_audit --skip-editable
+
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -31,12 +48,12 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed
 	$(RUN) -m docs.make_options
 
-$(VENV)/installed: requirements.txt | $(VENV)
-	$(RUN) -m pip install --quiet -r requirements.txt
+$(VENV)/installed: requirements.txt constraints.txt | $(VENV)
+	$(RUN) -m pip install --quiet -r requirements.txt -c constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	$(RUN) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
 	touch $@
 
 $(VENV):

@@ -22,7 +22,6 @@ from system.console import (
     device_name,
     file_path,
     format_table,
-    leave_printing_to_the_first_process,
     print_heading,
     print_line,
     print_warning,
@@ -227,8 +226,6 @@ def main() -> None:
     if options.demo:
         fetch = partial(write_demo, datadir)
     processes = join_processes()
-    if not processes.is_first:
-        leave_printing_to_the_first_process()
     if not options.dry_run:
         prepare_all(requests, fetch, processes)
     elif processes.is_first:

@@ -17,7 +17,6 @@ from system.config import parse_assignments
 from system.console import (
     ArgumentParser,
     file_path,
-    leave_printing_to_the_first_process,
     print_line,
     run,
     whole_number,
@@ -222,7 +221,7 @@ def main() -> None:
     study = parse_study(parser, arguments)
     config = next(iter(study.values())) if study else parse_config(parser, arguments)
     if arguments["table"]:
-        from utils.studies.table import tabulate
+        from utils.studies.report import tabulate
 
         return tabulate(arguments["table"], config.resultdir)
     if arguments["export"]:
@@ -235,8 +234,6 @@ def main() -> None:
     from utils.running.setup import make_options
 
     processes = join_processes()
-    if not processes.is_first:
-        leave_printing_to_the_first_process()
     options = make_options(config, processes)
     split, resume, overwrite = (arguments[name] for name in ("split", "resume", "overwrite"))
     if study:

@@ -1,7 +1,9 @@
 """Training: eager PyTorch against this program, without and with its C++ encoder.
 
-    python benchmarks/train.py [--batch_size 16 128] [--lengths 50 500/375] [--rounds 7]
-                               [--device cpu] [--precision float32]
+    python benchmarks/train.py [--cases 50@16 50@128 500/375@16] [--rounds 7] [--device cpu]
+                               [--precision float32]
+
+A case is rows of audio/visual and the batch; the paper's two experiments have 50, and 500/375.
 
 Data of CMU-MOSEI's shape is made up. Peak memory is of a process that does a round alone.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 
-from system.errors import InputError
+from system.errors import InputError, refuse_if_out_of_memory, telling_of_short_memory
 
 Rows = Sequence[int] | np.ndarray  # segments, by number
 
@@ -82,7 +82,8 @@ class NpyReader:
 
         Raises InputError when the file has become too short, or cannot be read.
         """
-        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        with telling_of_short_memory(self.path):
+            values = np.empty((len(rows), *self.shape[1:]), self.dtype)
         target = values.reshape(-1).view(np.uint8).data
         for begin, offset, size in self._extents(rows):
             self._fill(target[begin : begin + size], offset)
@@ -144,6 +145,7 @@ def _read_header(path: Path) -> tuple[tuple[int, int, int], np.dtype, int]:
         raise
     # A damaged header can make NumPy fail in any way.
     except Exception as error:
+        refuse_if_out_of_memory(error, path)
         raise InputError(
             f"{path} is damaged, or no .npy array ({size:,} bytes); prepare the dataset again."
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> Non
     `.safetensors` file, plain values only. Raises OSError when the disk is full or the folder
     cannot be written.
     """
-    content = describe_model(model, name, **details)
+    content = describe_model(model, name, **_with_shared_texts(details))
     if path.suffix == SAFETENSORS:
         write_safetensors(path, model.state_dict(), content)
         return
@@ -96,6 +97,19 @@ def describe_model(model: Model, name: str, **details: Any) -> dict[str, Any]:
         "outputs": model.outputs,
         **details,
     }
+
+
+def _with_shared_texts(value: Any) -> Any:
+    """Return plain values in which equal texts are one object.
+
+    Pickle writes that object once: so a file's bytes, by which results are named, do not depend
+    on whether a training was resumed.
+    """
+    if type(value) is dict:
+        return {_with_shared_texts(key): _with_shared_texts(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_with_shared_texts, value))
+    return sys.intern(value) if type(value) is str else value
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

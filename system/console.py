@@ -23,17 +23,24 @@ from typing import Any, NoReturn
 import colorama
 from colorama import Fore, Style
 
-from system.errors import InputError, shown
+from system.errors import InputError, is_out_of_memory, shown
+from system.processes import is_follower
 
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
 _EXIT_INPUT, _EXIT_UNEXPECTED = 2, 1
 _INTERRUPTED = "Interrupted; what was finished is kept."
 _interrupts: list[int] = []  # the signals that came: SIGINT, SIGTERM
-_held: list[bool] = []  # whether an interrupt has to wait
+_held: list[bool] = []  # the blocks under way that an interrupt has to wait for
 _follows: list[bool] = []  # whether this is not the first of several processes
 _FIRST_PROCESS_SPEAKS = 3.0  # seconds within which the first ends all of them
-# PyTorch raises a RuntimeError, on CUDA devices and on the CPU.
-_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
+_TOO_MANY_FILES = "too many open files"
+_ALLOW_MORE_FILES = (
+    "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers."
+)
+# What is left of a process that has ended, in the words of gloo and of NCCL.
+_OTHER_HAS_ENDED = re.compile(
+    "connection (closed|reset|refused)|broken pipe|remote process exited", re.IGNORECASE
+)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -41,8 +48,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and exit with code 2."""
-        print_error(f"{message} (see --help)")
-        raise SystemExit(_EXIT_INPUT)
+        _stop(_EXIT_INPUT, f"{message} (see --help)")
 
 
 def run(program: Callable[[], None]) -> NoReturn:
@@ -54,6 +60,8 @@ def run(program: Callable[[], None]) -> NoReturn:
     warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
     sys.unraisablehook = _ignore_unraisable
     _open_streams()
+    if is_follower():
+        leave_printing_to_the_first_process()
     colorama.init()  # no colour codes where the output is not a terminal
     try:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
@@ -73,16 +81,28 @@ def run(program: Callable[[], None]) -> NoReturn:
     except OSError as error:
         _stop(_EXIT_INPUT, _explain(error))
     except Exception as error:
-        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
-            _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
-        first_line = str(error).strip().splitlines()[:1]
-        what = ": ".join([type(error).__name__, *first_line])
-        _stop(
-            _EXIT_UNEXPECTED,
-            f"Unexpected error, a fault of this program: {what} "
-            f"(set {TRACEBACK_VARIABLE}=1 to see where).",
-        )
+        _stop_after(error)
     raise SystemExit(0)
+
+
+def _stop_after(error: Exception) -> NoReturn:
+    """End the program after an exception that it does not raise itself."""
+    if _interrupts:  # what an interrupt broke off can fail in any way
+        _stop(_exit_code(), _INTERRUPTED)
+    if is_out_of_memory(error):
+        _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
+    if _TOO_MANY_FILES in str(error).lower():
+        _stop(_EXIT_INPUT, _ALLOW_MORE_FILES)
+    if isinstance(error, RuntimeError) and _OTHER_HAS_ENDED.search(str(error)):
+        _wait_to_be_ended()
+        _stop(_EXIT_UNEXPECTED, "Another of the processes has ended; its own line says why.")
+    first_line = str(error).strip().splitlines()[:1]
+    what = ": ".join([type(error).__name__, *first_line])
+    _stop(
+        _EXIT_UNEXPECTED,
+        f"Unexpected error, a fault of this program: {what} "
+        f"(set {TRACEBACK_VARIABLE}=1 to see where).",
+    )
 
 
 def _open_streams() -> None:
@@ -110,7 +130,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         return
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            print_error(_INTERRUPTED)
+            if not _follows:
+                print_error(_INTERRUPTED)
             os._exit(_exit_code())
         frame = frame.f_back
     raise KeyboardInterrupt
@@ -123,8 +144,19 @@ def hold_interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        _held.clear()
+        _held.pop()
     _raise_lost_interrupt()
+
+
+def interrupted_by() -> int:
+    """Return the number of the signal that has come, 0 without one."""
+    return _interrupts[0] if _interrupts else 0
+
+
+def interrupt(number: int) -> NoReturn:
+    """End as after a signal of this number, which another process may have got."""
+    _interrupts.append(number)
+    raise KeyboardInterrupt
 
 
 def leave_printing_to_the_first_process() -> None:
@@ -136,7 +168,7 @@ def leave_printing_to_the_first_process() -> None:
 
 def _raise_lost_interrupt() -> None:
     """Raise an interrupt again that was raised where Python ignores exceptions, as in __del__."""
-    if _interrupts:
+    if _interrupts and not _held:
         raise KeyboardInterrupt
 
 
@@ -150,15 +182,22 @@ def _stop(code: int, message: str) -> NoReturn:
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exc()
     if _follows:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what torchrun ends the others with
-        time.sleep(_FIRST_PROCESS_SPEAKS)
+        _wait_to_be_ended()
     if not (_follows and _interrupts):
         print_error(message)
     raise SystemExit(code)
 
 
+def _wait_to_be_ended() -> None:
+    """Let another process say what is wrong: torchrun then ends this one, in silence."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(_FIRST_PROCESS_SPEAKS)
+
+
 def _explain(error: OSError) -> str:
-    file = f" ({error.filename})" if error.filename else ""
+    file = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return _ALLOW_MORE_FILES
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full{file}; make room and run the same command again."
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
@@ -170,18 +209,18 @@ def _explain(error: OSError) -> str:
 
 def print_error(message: str) -> None:
     """Print an error line to standard error."""
-    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
+    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {printable(message)}", file=sys.stderr)
 
 
 def print_warning(message: str) -> None:
     """Print a warning line to standard error."""
-    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
+    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {printable(message)}", file=sys.stderr)
 
 
-def _one_line(message: str) -> str:
+def printable(text: str) -> str:
     """Escape line breaks and control characters, which a name from a strange file can hold."""
     return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in message
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
     )
 
 

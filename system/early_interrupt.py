@@ -1,4 +1,7 @@
-"""Import this before all else: until `run` takes over, Ctrl-C ends a program in silence."""
+"""Import this before all else: until `run` takes over, Ctrl-C ends a program in silence.
+
+SIGTERM does so by itself.
+"""
 
 try:
     import signal  # takes milliseconds itself

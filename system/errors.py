@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100  # characters
+# PyTorch's, on CUDA devices and on the CPU, the system's, HDF5's, NumPy's and C++'s.
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|can(no|')t allocate memory|memory allocation failed|unable to allocate"
+    "|bad_alloc",
+    re.IGNORECASE,
+)
 
 
 class InputError(Exception):
@@ -15,6 +25,32 @@ class InputError(Exception):
     The message is one line that names what is wrong (file, value found, value expected)
     and what to do about it. The programs print it and exit with code 2.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception, of whatever library, says that memory is short."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def refuse_if_out_of_memory(error: Exception, path: Path) -> None:
+    """Raise InputError if memory was too short to read `path`: then nothing is wrong with it."""
+    if is_out_of_memory(error):
+        raise InputError(
+            f"{path} takes more memory to read than is free; end other programs, or use a machine "
+            "with more."
+        ) from error
+
+
+@contextmanager
+def telling_of_short_memory(path: Path) -> Iterator[None]:
+    """Name the file that is read in the block when memory is too short for it: InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        refuse_if_out_of_memory(error, path)
+        raise
 
 
 def first_line(error: BaseException) -> str:

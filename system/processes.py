@@ -47,6 +47,16 @@ class Processes:
         of_the_first: Value = box[0]
         return of_the_first
 
+    def highest(self, number: int) -> int:
+        """Return the highest `number` of all processes in all of them; each waits here."""
+        if self.count == 1:
+            return number
+        import torch
+
+        highest = torch.tensor(number)
+        torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+        return int(highest)
+
     def gather(self, value: Value) -> list[Value]:
         """Return every process's `value` in all of them, by rank."""
         if self.count == 1:
@@ -59,6 +69,11 @@ class Processes:
 
 
 SINGLE_PROCESS = Processes(1, 0, 0)
+
+
+def is_follower() -> bool:
+    """Tell whether `torchrun` started this process, and not as the first."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 def join_processes() -> Processes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from system.errors import InputError, first_line
+from system.errors import InputError, first_line, refuse_if_out_of_memory
 from system.files import atomic_write
 
 SUFFIX = ".safetensors"
@@ -42,6 +42,7 @@ def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
     except OSError:
         raise
     except Exception as error:  # damaged bytes can fail in any way
+        refuse_if_out_of_memory(error, path)
         raise InputError(
             f"{path} is no {SUFFIX} file, or is damaged ({path.stat().st_size:,} bytes; "
             f"{first_line(error)}); {advice}"

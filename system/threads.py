@@ -10,6 +10,8 @@ from contextvars import copy_context
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,12 +23,17 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     time, so that memory does not grow with the number of items.
     """
     workers = os.cpu_count() or 1
+    errors, call = np.geterr(), np.geterrcall()
     remaining = iter(items)
 
     def in_context(item: Item) -> Future[Result]:
         return executor.submit(copy_context().run, function, item)
 
-    with ThreadPoolExecutor(workers) as executor:
+    def take_up_errstate() -> None:  # which NumPy 1 keeps by thread, not by context
+        np.seterr(**errors)
+        np.seterrcall(call)
+
+    with ThreadPoolExecutor(workers, initializer=take_up_errstate) as executor:
         waiting: deque[Future[Result]] = deque(
             in_context(item) for item in islice(remaining, 2 * workers)
         )

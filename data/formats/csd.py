@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from h5py import h5d, h5g
 from data.formats.own_objects import find_own, names_in, open_directly
 from data.formats.stored_rows import StoredRows
 from data.formats.what_it_is import what_it_is
-from system.errors import InputError, first_line
+from system.errors import InputError, first_line, refuse_if_out_of_memory
 
 _CACHE_BYTES = 256 * 1024
+# What may keep a file from being opened, however sound it is.
+_NOT_THE_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 
 
 def sort_order(intervals: np.ndarray) -> np.ndarray:
@@ -211,8 +214,8 @@ def _open(path: Path) -> h5py.File:
             raise InputError(
                 f"{path} is truncated ({size}): delete it and run again to download it anew."
             ) from error
-        if isinstance(error, PermissionError):
-            raise PermissionError(error.errno, "cannot be read", str(path)) from error
+        if error.errno in _NOT_THE_FILE:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         found = what_it_is(path) or f"not an HDF5 file ({size}); delete it"
         raise InputError(
             f"{path} is {found}; expected a computational sequence (.csd): without it, the same "
@@ -260,8 +263,9 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn HDF5's errors about a damaged file into an InputError."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except Exception as error:  # damaged bytes can fail in any way
+        refuse_if_out_of_memory(error, path)
         reason = first_line(error).strip("'\"")  # a KeyError's are quoted
         raise InputError(f"{path} is damaged: {reason}; download it again.") from error

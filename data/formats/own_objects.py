@@ -11,6 +11,7 @@ from typing import TypeVar
 from h5py import h5d, h5g, h5l, h5o, h5p, h5z
 from h5py._objects import ObjectID
 
+from data.formats.object_header import is_virtual
 from system.errors import InputError, first_line
 
 Found = TypeVar("Found", bound=ObjectID)
@@ -42,7 +43,8 @@ def open_directly(group: h5g.GroupID, path: str) -> h5d.DatasetID | None:
     """Open a dataset of an entry that is itself in the file; None where it is not as plain."""
     try:
         kind = group.links.get_info(path.encode()).type
-        return h5d.open(group, path.encode()) if kind == h5l.TYPE_HARD else None
+        is_plain = kind == h5l.TYPE_HARD and not is_virtual(group, path.encode())
+        return h5d.open(group, path.encode()) if is_plain else None
     except (RuntimeError, KeyError):
         return None
 
@@ -67,6 +69,10 @@ def _open(group: h5g.GroupID, name: bytes, where: str, links_left: int) -> Objec
             raise
         raise KeyError(f"no {_quoted(name)}") from error
     if kind == h5l.TYPE_HARD:
+        if is_virtual(group, name):
+            raise InputError(
+                f"{where}: {_quoted(name)} is a virtual dataset, made of other ones; {_ADVICE}."
+            )
         try:
             return h5o.open(group, name)
         except KeyError as error:  # there is one
@@ -92,8 +98,7 @@ def own_filters(settings: h5p.PropDCID, where: str) -> list[int]:
     Raises InputError, which begins with `where`, when its values are to come from other files,
     or through a filter that is not among HDF5's simple ones.
     """
-    layout = settings.get_layout()
-    if layout == h5d.VIRTUAL:
+    if settings.get_layout() == h5d.VIRTUAL:
         raise InputError(f"{where} is a virtual dataset, made of other ones; {_ADVICE}.")
     if settings.get_external_count():
         raise InputError(f"{where} has its values in external storage; {_ADVICE}.")

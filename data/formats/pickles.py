@@ -20,7 +20,7 @@ from data.formats.pickle_fields import Fields, described, listed
 from data.formats.pickle_split import Names, PickleSplit, read_names, read_rows, read_split
 from data.formats.word_pickles import SPLIT_NAMES, as_entries
 from data.layout import SPLITS
-from system.errors import InputError
+from system.errors import InputError, telling_of_short_memory
 
 _ADVICE = "use a processed pickle as it was published"
 
@@ -42,10 +42,11 @@ def read_pickle(path: Path) -> PickleContent:
     together.
     """
     splits, are_by_word, without_words = {}, [], 0
-    for name, fields, left_out in _open_splits(path):
-        splits[name] = read_split(fields, name)
-        are_by_word.append(left_out is not None)
-        without_words += left_out or 0
+    with telling_of_short_memory(path):
+        for name, fields, left_out in _open_splits(path):
+            splits[name] = read_split(fields, name)
+            are_by_word.append(left_out is not None)
+            without_words += left_out or 0
     _check_widths(path, splits)
     in_order = {name: splits[name] for name in SPLITS if name in splits}
     return PickleContent(in_order, all(are_by_word), without_words)
@@ -53,9 +54,11 @@ def read_pickle(path: Path) -> PickleContent:
 
 def read_features(path: Path, key: str) -> list[tuple[Names, np.ndarray]]:
     """Return names and features `(N, rows, channels)` of each split, `key` audio or vision."""
-    return [
-        (read_names(fields, name), read_rows(fields, key)) for name, fields, _ in _open_splits(path)
-    ]
+    with telling_of_short_memory(path):
+        return [
+            (read_names(fields, name), read_rows(fields, key))
+            for name, fields, _ in _open_splits(path)
+        ]
 
 
 def _check_widths(path: Path, splits: dict[str, PickleSplit]) -> None:

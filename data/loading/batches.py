@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -13,6 +14,8 @@ from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Batch, Split
 from data.npy import Rows
 from system.errors import InputError
+
+_GRACE = 10  # seconds that a loading process outlives a SIGTERM
 
 
 def batches(
@@ -33,9 +36,17 @@ def batches(
         sampler=_Sampler(split, options.rows(rows), options),
         num_workers=options.num_workers,
         pin_memory=options.device.type == "cuda",
+        worker_init_fn=_outlast_interrupts,
         # Its own: PyTorch's, which checkpoints keep, then depends on the steps alone.
         generator=torch.Generator(),
     )
+
+
+def _outlast_interrupts(_worker: int) -> None:
+    """Have a loading process, when all are signalled, serve the program to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 class _Loader(DataLoader[Batch]):

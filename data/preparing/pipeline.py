@@ -20,6 +20,7 @@ from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
 from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import keep_text, sentences_of, start_text
+from system.errors import InputError
 from system.files import file_facts, flush_file, flush_folder, make_folder
 from system.processes import Processes
 
@@ -62,6 +63,8 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
                 }
             _remove_old_text(plan.request.folder)
         files = _staged_files(plan.stage, splits_of(manifest))
+        written = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest) if encoder is not None]
+        _check_staged(plan.stage, files, manifest.get("files", {}), written)
         manifest = {**manifest, "files": files}
         write_manifest(plan.stage, {**manifest, MOVING: True})
         manifest = _move_into_place(plan, manifest)
@@ -116,6 +119,18 @@ def _staged_files(stage: Path, splits: Iterable[str]) -> dict[str, Any]:
     """Return what vouches for the files that are in the stage, by name."""
     names = [f"{split}/{name}" for split in splits for name in SPLIT_FILES]
     return {name: file_facts(stage / name) for name in names if (stage / name).exists()}
+
+
+def _check_staged(
+    stage: Path, files: dict[str, Any], arrays: dict[str, Any], text: Sequence[str]
+) -> None:
+    """Raise InputError where a file in the stage is gone since it was written, or another one."""
+    changed = [name for name, facts in arrays.items() if files.get(name) != facts]
+    for name in [*changed, *(name for name in text if name not in files)]:
+        raise InputError(
+            f"{stage / name} has vanished or changed since it was written; run the same command "
+            "again, and let nothing else write there."
+        )
 
 
 def _write_text(

@@ -20,7 +20,7 @@ from data.text.bert_files import (
     read_config,
     read_vocabulary,
 )
-from system.errors import InputError
+from system.errors import InputError, refuse_if_out_of_memory
 from system.torch_file import load_torch_file
 
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -161,6 +161,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     # A damaged file can make either loader fail in any way.
     except Exception as error:
+        refuse_if_out_of_memory(error, path)
         raise InputError(f"{path} is damaged, or holds no weights; fetch it again.") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()

@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as all_modules
 
 from models.layers.encoder import Encoder, Extras
 from models.layers.tracing import is_tracing
@@ -15,6 +15,11 @@ from models.native.call import Library, Options
 from models.native.library import library
 from models.native.weights import plain_weights
 
+# PyTorch's hooks on all modules: its own `_has_any_global_hook` is of version 2.9 or later.
+_GLOBAL_HOOKS = (
+    *(all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks),
+    *(all_modules._global_backward_hooks, all_modules._global_backward_pre_hooks),
+)
 _TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
 
 
@@ -93,7 +98,7 @@ def _is_plain_call() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
-        or _has_any_global_hook()  # type: ignore[no-untyped-call]  # torch has no type for it
+        or any(_GLOBAL_HOOKS)
     )
 
 

@@ -28,7 +28,7 @@ def test_the_eager_model_is_nhfnet():
 def test_a_comparison_in_miniature(tmp_path, monkeypatch, capsys, benchmark):
     monkeypatch.setattr(sides, "run_alone", lambda work, setting: (work(setting), 100.0))
     path, name = tmp_path / "record.json", f"benchmarks/{Path(benchmark.__file__).name}"
-    options = ["--batch_size", "2", "--lengths", "500/375", "--rounds", "1", "--steps", "1"]
+    options = ["--cases", "9/7@2", "--rounds", "1", "--steps", "1"]
     monkeypatch.setattr("sys.argv", [str(ROOT / name), *options, "--json", str(path)])
     measure = partial(sides.measure, benchmark.eager, benchmark.program)
     record.main(benchmark.__doc__, sides.COLUMNS, sides.add_arguments, measure)

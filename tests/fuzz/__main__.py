@@ -1,6 +1,6 @@
 """Hostile files through the real programs.
 
-    python -m tests.fuzz [--n 2000] [--seed 1] [--kinds csd array pickle]
+    python -m tests.fuzz [--n 2000] [--seed 1] [--kinds csd array pickle checkpoint]
     python -m tests.fuzz --case FOLDER
 
 A run on one must end within 30 s and 1 GB, in success or in one line that says what is wrong;
@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: a fork has no threads
 
-from tests.fuzz import arrays, csd, pickles
+from tests.fuzz import arrays, checkpoints, csd, pickles
 from tests.fuzz.programs import Command, Room, import_what_runs_import
 
 Cases = Callable[[int, int], Iterator[tuple[str, bytes]]]
@@ -39,11 +39,14 @@ PLAN = ("main_msaf", "--datadir", "{in}", "--train", "--dry_run", "--checkpointd
 TRAIN = (
     *("main_msaf", "--datadir", "{out}", "--checkpointdir", "{out}/run", "--resultdir", "{out}"),
     *("--train", "--epochs", "1", "--model", "lf_dnn", "--num_workers", "0"),
+    *("--scheduler", "plateau", "--batch_size", "1"),
 )
+HALFWAY = ("tests.fuzz.halfway", *TRAIN[1:], "--overwrite", "--epochs", "2")
 EVALUATE = (
     *("main_msaf", "--datadir", "{in}", "--resultdir", "{out}", "--num_workers", "0"),
-    *("--checkpoint", "{in}/run/best.pth"),
+    *("--checkpoint", f"{{in}}/{checkpoints.TARGET}"),
 )
+RESUME = (*TRAIN, "--datadir", "{in}", "--epochs", "2", "--resume", f"{{in}}/{checkpoints.TARGET}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Kind:
     slow: tuple[Command, ...] = ()  # on one case in eight
 
 
-KINDS = ("csd", "array", "pickle")
+KINDS = ("csd", "array", "pickle", "checkpoint")
 
 
 def kinds(folder: Path) -> dict[str, Kind]:
@@ -65,14 +68,19 @@ def kinds(folder: Path) -> dict[str, Kind]:
     import_what_runs_import(rest, csd.files(), [PREPARE_CSD])
     content = {pickles.TARGET: pickles.dumped()}
     made = import_what_runs_import(rest, content, [PREPARE_PICKLE, TRAIN])
+    within = import_what_runs_import(rest, content, [PREPARE_PICKLE, HALFWAY])
+    trained = {"weights": made["run/best.pth"], "a training": within["run/last.pth"]}
     keep = ("train/", "val/", "test/", "dataset.json", "run/best.pth")
     dataset = {name: content for name, content in made.items() if name.startswith(keep)}
     import_what_runs_import(rest, dataset, [CHECK, PLAN, EVALUATE])
+    resumable = {**dataset, checkpoints.TARGET: within["run/last.pth"]}
+    import_what_runs_import(rest, resumable, [RESUME])
     changed = {name: content for name, content in dataset.items() if not name.endswith(".pth")}
     return {
         "csd": Kind(csd.files(), csd.cases, (PREPARE_CSD,)),
         "pickle": Kind({}, pickles.cases, (PREPARE_PICKLE,)),
         "array": Kind(dataset, partial(arrays.cases, sound=changed), (CHECK, PLAN), (EVALUATE,)),
+        "checkpoint": Kind(dataset, partial(checkpoints.cases, sound=trained), (EVALUATE, RESUME)),
     }
 
 

@@ -86,6 +86,7 @@ class Room:
     def run(self, command: Command, most_seconds: float = SECONDS) -> Outcome:
         """Run a program here; `{in}` and `{out}` in its arguments are this room's."""
         log = self.folder / "log"
+        log.touch()
         start, begin = _resident(), time.monotonic()
         pid = os.fork()
         if not pid:
@@ -97,7 +98,8 @@ class Room:
             if found:
                 status = os.waitstatus_to_exitcode(waited)
             elif seconds >= most_seconds:
-                _, waited, usage = os.killpg(pid, signal.SIGKILL) or os.wait4(pid, 0)
+                os.kill(pid, signal.SIGKILL)
+                _, waited, usage = os.wait4(pid, 0)
                 status = os.waitstatus_to_exitcode(waited)
             else:
                 time.sleep(0.002)

@@ -65,7 +65,7 @@ def test_training_prints_and_writes_everything(trained):
     assert list((folder / "checkpoints" / "logs").glob("*/events*"))
     (results,) = (folder / "result").iterdir()
     assert f"results in {results.relative_to(folder)}" in output
-    assert {path.name for path in results.iterdir()} == {"test", "curves.png"}
+    assert {path.name for path in results.iterdir()} == {"test", "curves.png", "report.html"}
     written = {path.name for path in (results / "test").iterdir()}
     pictures = {"confusion_matrix.png", "predictions.png"}
     assert written == {"metrics.json", "predictions.csv"} | pictures
@@ -328,8 +328,9 @@ def test_interrupting_ends_with_one_line(interruptible, demo, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", ["dataset_prep.py --demo", "main_msaf.py --train --no_save"])
-def test_interrupting_early_shows_no_traceback(interruptible, small, tmp_path, name):
+def test_interrupting_early_shows_no_traceback(interruptible, small, tmp_path, name, number):
     name, *options = name.split()
     lines = enumerate((ROOT / name).read_text().splitlines(), start=1)
     first_import = next(number for number, line in lines if "system.early_interrupt" in line)
@@ -351,11 +352,11 @@ def test_interrupting_early_shows_no_traceback(interruptible, small, tmp_path, n
             text=True,
         )
         time.sleep(milliseconds / 1000)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         return running.communicate(timeout=60)[1], running.returncode
 
     with ThreadPoolExecutor() as executor:
-        for errors, code in executor.map(interrupt_after, range(0, 400, 10)):
+        for errors, code in executor.map(interrupt_after, range(0, 400, 20)):
             assert code != 0
             assert "fault of this program" not in errors
             if "Traceback" in errors:  # Python's own start: nothing of the program has run

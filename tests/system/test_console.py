@@ -69,6 +69,14 @@ ENDS = {
         2,
         "Out of memory; use smaller batches, or a machine with more.",
     ),
+    "raise OSError(24, 'Too many open files', 'a.pth')": (
+        2,
+        "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers.",
+    ),
+    "raise RuntimeError('Too many open files. Communication with the workers is ...')": (
+        2,
+        "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers.",
+    ),
     "raise ValueError('one\\ntwo')": (
         1,
         "Unexpected error, a fault of this program: ValueError: one "
@@ -133,6 +141,20 @@ def test_an_interrupt_that_python_loses_still_ends_the_program(then):
     body = "class Last:\n        def __del__(self): signal.raise_signal(signal.SIGINT)\n"
     body += f"    Last()\n    {then}"
     assert run_program(body) == (130, "", "error: Interrupted; what was finished is kept.\n")
+
+
+def test_what_an_interrupt_broke_off_is_no_fault():
+    """A block that waits for other processes may fail because they were interrupted first."""
+    body = "\n    with hold_interrupts():\n        signal.raise_signal(signal.SIGTERM)\n"
+    body += "        raise RuntimeError('Connection closed by peer')"
+    assert run_program(body) == (143, "", "error: Interrupted; what was finished is kept.\n")
+
+
+def test_blocks_within_blocks_hold_an_interrupt():
+    body = "\n    with hold_interrupts():\n        with hold_interrupts():\n"
+    body += "            signal.raise_signal(signal.SIGTERM)\n        print_line('to the end')"
+    ended = "error: Interrupted; what was finished is kept.\n"
+    assert run_program(body) == (143, "to the end\n", ended)
 
 
 def test_what_goes_wrong_where_nothing_can_be_raised_is_a_line():

@@ -37,6 +37,15 @@ def test_the_other_processes_print_only_an_error_of_their_own():
     assert run_program(body.format("signal.raise_signal(signal.SIGTERM)")) == (143, "", "")
 
 
+@pytest.mark.parametrize(("rank", "said"), [("0", "a\n"), ("1", "")])
+def test_what_torchrun_starts_knows_from_the_beginning_who_speaks(rank, said):
+    started = {"env": {"WORLD_SIZE": "2", "RANK": rank}}
+    assert run_program("print_line('a')", **started) == (0, said, "")
+    ended = (0, said, "") if rank == "0" else (143, "", "")
+    body = "print_line('a')" if rank == "0" else "import os; os.kill(os.getpid(), signal.SIGTERM)"
+    assert run_program(body, **started) == ended
+
+
 def test_pictures_need_no_home_directory():
     code = "import pathlib\ndef home(*_): raise RuntimeError('none')\npathlib.Path.home = home\n"
     code += "import system.figures, os; print(os.environ['MPLCONFIGDIR'])"

@@ -122,11 +122,11 @@ class TrainingSaver:
             complete["model settings"] = {**defaults, **settings}
         return complete
 
-    def resume(self, path: Path, steps: int) -> TrainingState:
+    def resume(self, path: Path, segments: int) -> TrainingState:
         """Return the training that `path` holds, and set model, optimizer and generators to it.
 
-        An epoch has `steps` steps. Raises InputError when the file holds no such training, one of
-        other data or settings, or a damaged one.
+        An epoch has `segments` segments. Raises InputError when the file holds no such training,
+        one of other data or settings, or a damaged one.
         """
         checkpoint = read_checkpoint(path)
         content = checkpoint.details.get("training")
@@ -136,7 +136,7 @@ class TrainingSaver:
                 "these weights with --checkpoint."
             )
         try:
-            self._check(checkpoint, content, steps)
+            self._check(checkpoint, content, segments)
             self._step.load_state_dict(content)
             rank, device = self._options.processes.rank, self._options.device
             _set_random_state(content["random"][rank], device)
@@ -158,7 +158,7 @@ class TrainingSaver:
             not_finite=content["not_finite"][rank],
         )
 
-    def _check(self, checkpoint: Checkpoint, content: Mapping[str, Any], steps: int) -> None:
+    def _check(self, checkpoint: Checkpoint, content: Mapping[str, Any], segments: int) -> None:
         """Raise InputError, or any error of a damaged value, where the two trainings differ."""
         model, path = self._step.model, checkpoint.path
         found = self._with_defaults(content["must_match"])
@@ -175,7 +175,7 @@ class TrainingSaver:
         if written != (asdict(model.config), dict(model.widths), model.outputs):
             raise ValueError("its sizes are not those of its training")
         processes = self._options.processes.count
-        check_progress(content, self._step.task, self._config.batch_size, steps, processes)
+        check_progress(content, self._step.task, self._config.batch_size, segments, processes)
         check_step(content, self._step)
         check_weights(model, checkpoint.weights, path)
         if content["epochs"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -24,11 +25,11 @@ _OF_THE_DEVICE = ("lr", "capturable")  # in a group of the optimizer
 
 
 def check_progress(
-    content: Mapping[str, Any], task: Task, batch_size: int, steps: int, processes: int
+    content: Mapping[str, Any], task: Task, batch_size: int, segments: int, processes: int
 ) -> None:
     """Raise ValueError unless epochs, step and predictions are those of a training.
 
-    An epoch has `steps` steps; each of the `processes` has its own predictions.
+    An epoch has `segments` segments; each of the `processes` has its own predictions.
     """
     scores = {split: {measure.key: 0.0 for measure in task.measures} for split in SPLITS}
     for number, epoch in enumerate(_typed(content, "epochs", list), start=1):
@@ -36,15 +37,17 @@ def check_progress(
         _require(epoch["number"] == number, "number of an epoch", epoch["number"], number)
     step, following = content["step"], len(content["epochs"]) + 1
     _require(content["epoch"] == following, "epoch", content["epoch"], following)
-    is_within = type(step) is int and 0 <= step < steps
-    _require(is_within, "step", step, f"a whole number below {steps}")
+    steps = math.ceil(segments / batch_size)  # all are taken where scoring was interrupted
+    is_within = type(step) is int and 0 <= step <= steps
+    _require(is_within, "step", step, f"a whole number, at most {steps}")
     counts, predicted = _typed(content, "not_finite", list), _typed(content, "predicted", list)
     is_count = [type(count) is int and count >= 0 for count in counts]
     _require(is_count == [True] * processes, "not_finite", counts, "a count a process")
     for part in predicted:
         _check_like(part, torch.empty(len(part), len(task.outputs)), "predicted")
     rows = sum(map(len, predicted)), len(predicted)
-    _require(rows == (step * batch_size, processes), "predicted", rows, "a row a segment so far")
+    expected = min(step * batch_size, segments), processes
+    _require(rows == expected, "predicted", rows, "a row a segment so far")
 
 
 def check_step(content: Mapping[str, Any], step: TrainingStep) -> None:

@@ -21,7 +21,13 @@ from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
 from models.contract import Model
 from models.layers.dropout import segment_keys
-from system.console import hold_interrupts, is_terminal, print_line
+from system.console import (
+    hold_interrupts,
+    interrupt,
+    interrupted_by,
+    is_terminal,
+    print_line,
+)
 from system.errors import InputError
 from system.progress import progress
 from utils.reports.evaluation import (
@@ -86,8 +92,7 @@ class Trainer:
         Raises InputError when the file holds no such training, one of other data or
         settings, or a damaged one.
         """
-        segments = range(len(self.splits["train"]))
-        self.state = self.saver.resume(path, len(self.options.rows(segments)))
+        self.state = self.saver.resume(path, len(self.splits["train"]))
 
     def run(self) -> None:
         """Train the epochs that are left; the model ends with the weights of the best.
@@ -126,19 +131,21 @@ class Trainer:
         number, begin = self.state.epoch, time.perf_counter()
         first_step, size = self.state.step, self.options.batch_size
         lr = self.step.lr
-        loss, train_scores, not_finite = self.run_pass()
-        seconds = time.perf_counter() - begin
-        scores = {"train": train_scores}
-        zeroed = {"train": not_finite}
-        for name in ("val", "test"):
-            evaluation = evaluate(self.predictor, self.splits[name], self.task, self.options)
-            scores[name] = evaluation.scores
-            zeroed[name] = evaluation.not_finite
+        with self._saving_when_interrupted():
+            loss, train_scores, not_finite = self.run_pass()
+            seconds = time.perf_counter() - begin
+            scores = {"train": train_scores}
+            zeroed = {"train": not_finite}
+            for name in ("val", "test"):
+                evaluation = evaluate(self.predictor, self.splits[name], self.task, self.options)
+                scores[name] = evaluation.scores
+                zeroed[name] = evaluation.not_finite
+            self._stop_together()
         if number == 1:
             report_not_finite(zeroed)
         for name, of_split in scores.items():
             print_line(f"  {name:<5}  {self.task.line(of_split)}")
-        speed = (len(self.splits["train"]) - first_step * size) / seconds
+        speed = max(len(self.splits["train"]) - first_step * size, 0) / seconds
         return Epoch(number, loss, lr, speed, scores)
 
     def run_pass(self) -> tuple[float, Scores, int]:
@@ -155,7 +162,7 @@ class Trainer:
             torch.manual_seed(self._draw(current.epoch, 2) + rank)
         rows = self.options.rows(order)
         loader = batches(split, order[current.step * self.options.batch_size :], self.options)
-        with self._bar(len(rows)) as bar, self._saving_when_interrupted(len(rows)):
+        with self._bar(len(rows)) as bar:
             for batch in loader:
                 with hold_interrupts():
                     whole = rows[current.step]
@@ -166,6 +173,7 @@ class Trainer:
                     current.step += 1
                 bar.update()
                 self._look_at_loss(loss, rows, bar)
+                self._stop_together()
         mine = torch.cat(current.predicted)
         predictions = gather_rows(mine, len(order), self.options)
         labels = split.labels[order][:, self.task.columns]
@@ -175,18 +183,33 @@ class Trainer:
         return mean_loss, self.task.score(labels, predictions), not_finite
 
     @contextmanager
-    def _saving_when_interrupted(self, steps: int) -> Iterator[None]:
+    def _saving_when_interrupted(self) -> Iterator[None]:
         """Save within the epoch when an interrupt ends the block, so that no step is lost.
 
-        Several processes are interrupted at different steps: they keep what was saved before.
+        Several processes have it wait until they `_stop_together`.
         """
+        if self.options.processes.count > 1:
+            with hold_interrupts():
+                yield
+            return
         try:
             yield
         except KeyboardInterrupt:
-            is_within = 0 < self.state.step < steps
-            if is_within and self._folder is not None and self.options.processes.count == 1:
-                self.saver.save_last(self._folder, self.state)
+            self._save_position()
             raise
+
+    def _stop_together(self) -> None:
+        """Where any of several processes was interrupted, save, and end all after the same step."""
+        processes = self.options.processes
+        if processes.count > 1 and (number := processes.highest(interrupted_by())):
+            self._save_position()
+            processes.highest(0)  # none ends before the first has written
+            interrupt(number)
+
+    def _save_position(self) -> None:
+        """Save where the epoch is, unless it has only begun."""
+        if self.config.save and self.state.step > 0:
+            self.saver.save_last(self._folder, self.state)
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the order of an epoch's segments: by seed and epoch, so that it can go on."""

@@ -126,6 +126,39 @@ def test_a_virtual_dataset_is_not_read(path, tmp_path, source):
     refused(path, "virtual dataset")
 
 
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("attributes", [0, 9])
+def test_a_virtual_dataset_of_countless_sources_takes_no_memory(path, libver, attributes):
+    """HDF5 would take it on opening; a header in several parts is read like any other."""
+    path.unlink()
+    write_csd(path, {"video": (INTERVALS, FEATURES)})
+    with h5py.File(path, "r") as file:
+        intervals = file[f"{ENTRY}/intervals"][:]
+    with h5py.File(path, "w", libver=libver) as file:
+        file[f"{ENTRY}/intervals"] = intervals
+        layout = h5py.VirtualLayout((5, 3), "f4")
+        layout[:] = h5py.VirtualSource("source.csd", "values", (5, 3))
+        dataset = file[ENTRY].create_virtual_dataset("features", layout)
+        for number in range(attributes):
+            dataset.attrs[f"a{number}"] = "x" * 99
+    content = path.read_bytes()
+    before = struct.pack("<Q", 1) + b"source.csd\0"
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, struct.pack("<Q", 2**24) + before[8:]))
+    refused(path, "virtual dataset")
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_headers_of_all_other_datasets_are_no_virtual_ones(tmp_path, libver):
+    for number, how in enumerate(({}, {"compression": "gzip"}, {"chunks": (5, 3)})):
+        with h5py.File(tmp_path / f"{number}.csd", "w", libver=libver, userblock_size=512) as file:
+            file[f"{ENTRY}/intervals"] = INTERVALS
+            dataset = file.create_dataset(f"{ENTRY}/features", data=FEATURES, **how)
+            for attribute in range(12):
+                dataset.attrs[f"a{attribute}"] = "x" * 2000
+        np.testing.assert_array_equal(read(tmp_path / f"{number}.csd"), FEATURES)
+
+
 def stored_as(path, file_type, values, memory_type=None, name="features", **options):
     """Store `values` as an HDF5 type that NumPy has no name for."""
 
@@ -207,7 +240,10 @@ def chunked(path, content, shape=(5, 3), skipped=0, chunk=(5, 3), name="features
     def make(group, name):
         dataset = group.create_dataset(name, shape, "<f4", chunks=chunk, compression="gzip")
         if content is not None:
-            dataset.id.write_direct_chunk((0, 0), content, skipped)
+            try:
+                dataset.id.write_direct_chunk((0, 0), content, skipped)
+            except OSError:
+                pytest.skip("this HDF5 does not write such a chunk")
 
     replaced(path, name, make)
 

@@ -57,6 +57,10 @@ def test_a_row_that_only_touches_does_not_belong():
     assert rows_of_segments(intervals, np.array([[1.0, 2.0]]))[0].tolist() == [1]
 
 
+def test_an_interval_as_long_as_epsilon_is_a_segment():
+    assert is_long_enough(np.array([[0, EPSILON], [0, 0.99 * EPSILON]])).tolist() == [True, False]
+
+
 def test_intervals_shorter_than_epsilon_are_no_segments():
     intervals = np.array([[1.0, 1.0], [1.0, 1.0 + EPSILON / 2], [1.0, 1.0 + 2 * EPSILON]])
     assert is_long_enough(intervals).tolist() == [False, False, True]

@@ -150,6 +150,7 @@ def test_the_formula_can_be_differentiated_twice():
     assert torch.autograd.gradgradcheck(small, (x,))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="PyTorch 2.6 does not trace LSTMs")
 @pytest.mark.parametrize("is_native", [False, True])
 def test_a_model_exports_with_any_batch(is_native):
     model = build("nhfnet", {"layers": 1}, WIDTHS, 1).eval()

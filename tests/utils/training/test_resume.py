@@ -18,6 +18,7 @@ from system.errors import InputError
 from system.torch_file import load_torch_file
 from tests.forked_programs import ROOT
 from tests.utils.training.test_trainer import make_trainer
+from utils.training import trainer
 from utils.training.step import TrainingStep
 
 KILLS = 4
@@ -126,6 +127,9 @@ def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(small, tmp_path, m
         )
         del expected["path"], found["path"]
         assert_same(found, expected, name)
+    # Results are named by the file's bytes.
+    both = ((tmp_path / folder / "best.pth").read_bytes() for folder in ("two", "whole"))
+    assert next(both) == next(both)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -158,6 +162,33 @@ def test_an_interrupt_saves_the_step_that_it_met(small, tmp_path, monkeypatch, n
     assert len(taken) == 16
     found, expected = (read_checkpoint(tmp_path / name / "best.pth") for name in ("two", "whole"))
     assert_same(found.weights, expected.weights)
+
+
+def test_stopped_while_it_scores_no_step_is_lost(small, tmp_path, monkeypatch):
+    make_trainer(small, tmp_path / "whole", model="lf_dnn").run()
+    stopped, scored = make_trainer(small, tmp_path / "two", model="lf_dnn"), []
+    score = trainer.evaluate
+
+    def interrupted(*arguments):
+        scored.append(arguments)
+        if len(scored) == 4:  # the test split of the second epoch
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    monkeypatch.setattr(trainer, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
+    resumed.resume(tmp_path / "two" / "last.pth")
+    assert (resumed.state.epoch, resumed.state.step) == (2, 8)
+    monkeypatch.setattr(TrainingStep, "__call__", None)
+    resumed.run()
+    for name in ("last.pth", "best.pth"):
+        found, expected = (
+            vars(read_checkpoint(tmp_path / folder / name)) for folder in ("two", "whole")
+        )
+        del expected["path"], found["path"]
+        assert_same(found, expected, name)
 
 
 def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):

@@ -1,0 +1,117 @@
+"""Several processes end together: where one is interrupted, or fails, and what each then says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from models.checkpoint import read_checkpoint
+from tests.conftest import ROOT
+from tests.utils.training.test_resume import assert_same
+
+EPOCHS, STEPS = 3, 10
+
+
+@contextmanager
+def started(datadirs, folder, *options):
+    """Start a process for each data folder, as torchrun does, but without it: it would end them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, ROOT / "main_msaf.py", "--train", "--resume", "auto"]
+    command += ["--model", "lf_dnn", "--batch_size", 8, "--epochs", EPOCHS, "--log_interval", 1]
+    command += ["--device", "cpu", "--checkpointdir", folder, "--resultdir", folder / "result"]
+    several = {"WORLD_SIZE": str(len(datadirs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                subprocess.Popen(
+                    list(map(str, [*command, "--datadir", datadir, *options])),
+                    env={**os.environ, **several, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for rank, datadir in enumerate(datadirs)
+        ]
+
+
+def ends_of(processes):
+    """Each process's exit code, and its lines of errors; and all that the first printed."""
+    outputs = [process.communicate(timeout=200) for process in processes]
+    errors = [
+        [line for line in error.splitlines() if not line.startswith("warning: ")]
+        for _, error in outputs
+    ]
+    return [process.returncode for process in processes], errors, outputs[0][0]
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """An undisturbed training's weights."""
+    folder = tmp_path_factory.mktemp("whole")
+    with started([small, small], folder) as processes:
+        codes, errors, _ = ends_of(processes)
+    assert codes == [0, 0], errors
+    return read_checkpoint(folder / "best.pth").weights
+
+
+@pytest.mark.parametrize(
+    ("number", "rank", "workers"), [(signal.SIGTERM, 1, 2), (signal.SIGINT, 0, 0)]
+)
+def test_an_interrupt_of_one_saves_the_position_once(
+    interruptible, small, tmp_path, whole, number, rank, workers
+):
+    with started([small, small], tmp_path, "--num_workers", workers) as processes:
+        told = 0
+        while told < STEPS + 3:
+            line = processes[0].stdout.readline()
+            assert line, ends_of(processes)
+            told += "  step" in line
+        processes[rank].send_signal(number)
+        codes, errors, output = ends_of(processes)
+    told += output.count("  step")
+    assert codes == [128 + number] * 2
+    assert errors == [["error: Interrupted; what was finished is kept."], []]
+    with started([small, small], tmp_path) as processes:
+        codes, errors, output = ends_of(processes)
+    assert codes == [0, 0], errors
+    epoch, step = divmod(told, STEPS)
+    assert f"epoch {epoch + 1}, step {step}\n" in output
+    assert output.count("  step") == EPOCHS * STEPS - told
+    assert_same(read_checkpoint(tmp_path / "best.pth").weights, whole)
+
+
+def test_where_another_fails_the_first_ends_too(small, tmp_path):
+    with started([small, tmp_path / "nowhere"], tmp_path / "run") as processes:
+        codes, errors, _ = ends_of(processes)
+    assert codes == [1, 2]
+    assert errors[0] == ["error: Another of the processes has ended; its own line says why."]
+    (line,) = errors[1]
+    assert "nowhere" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--epochs", "0"], "--epochs"), (["--datadir", "nowhere"], "nowhere")]
+)
+def test_what_all_have_wrong_is_told_by_the_first_alone(tmp_path, options, message):
+    """Under torchrun itself, which adds lines of its own."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launch, ROOT / "main_msaf.py", "--train", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "fault of this program" not in done.stderr
