@@ -1,6 +1,6 @@
 """Training on a busy machine: the demo's two epochs beside processes that do nothing but count.
 
-    python benchmarks/busy.py [--beside 0 1 2 4] [--rounds 1]
+    python -m benchmarks.busy [--beside 0 1 2 4] [--rounds 1]
 
 Whole commands, in seconds: as the program waits by itself, with
 threads that spin as OpenMP has them do by default, with OMP_WAIT_POLICY=passive, and with one
@@ -17,11 +17,8 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import record
 from benchmarks.record import ROOT

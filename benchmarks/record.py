@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import psutil
@@ -32,7 +33,8 @@ def main(
 ) -> None:
     """Measure as the command line says, print the table, and write the record where it is asked.
 
-    `columns` are the table's headings, each with how a row is formatted under it.
+    `columns` are the table's headings, each with how a row is formatted under it; those of which
+    the rows have nothing are left out.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -49,12 +51,16 @@ def main(
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "numpy", "h5py")},
         "other_work": round(other_work.share(), 3),
-        "columns": columns,
+        "columns": {heading: form for heading, form in columns.items() if _fits(form, rows[0])},
         "rows": rows,
     }
     print(markdown(record))
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _fits(form: str, row: Row) -> bool:
+    return all(name in row for _, name, _, _ in Formatter().parse(form) if name)
 
 
 class _OtherWork:
@@ -92,11 +98,11 @@ def machine() -> str:
 
 def _command() -> str:
     """Return the command line without where the record goes."""
-    words = [str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]]
+    words = [f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
     if "--json" in words:
         at = words.index("--json")
         del words[at : at + 2]
-    return shlex.join(["python", *words])
+    return shlex.join(["python", "-m", *words])
 
 
 def markdown(record: Record) -> str:

@@ -15,8 +15,6 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
 from benchmarks.record import Record, markdown
 from system.files import atomic_write
 
@@ -39,7 +37,7 @@ def measured(name: str) -> Record:
     """Run one benchmark in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.json"
-        command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(path)]
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(path)]
         subprocess.run(command, check=True, cwd=HERE.parent)
         return json.loads(path.read_text(encoding="utf-8"))
 
@@ -65,7 +63,9 @@ def main() -> None:
     if arguments.check:
         page = PAGE.read_text(encoding="utf-8")
         if page != rendered(page, results):
-            sys.exit(f"error: {PAGE} is not what {RESULTS.name} says; set it by benchmarks/run.py")
+            sys.exit(
+                f"error: {PAGE} is not what {RESULTS.name} says; set it by python -m benchmarks.run"
+            )
         return
     for name in arguments.names or BENCHMARKS:
         results[name] = measured(name)

@@ -1,6 +1,6 @@
 """Scale: time a sample and peak memory against the number of segments.
 
-    python benchmarks/scale.py [--segments 10000 40000 160000] [--text_width 768]
+    python -m benchmarks.scale [--segments 10000 40000 160000] [--text_width 768]
                                [--batch_size 16] [--steps 200] [--folder DIR]
 
 Data of CMU-MOSEI's shape is made up, one size at a time, in a folder within DIR that is removed
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,8 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import record
 from benchmarks.sides import (

@@ -167,11 +167,9 @@ COLUMNS = {
 def measure(eager: Side, program: Program, arguments: argparse.Namespace) -> Iterable[Row]:
     """Measure the three sides in each case."""
     device = pick_device(arguments.device)
-    sides = {
-        "eager": eager,
-        "plain": partial(_with_model, program, is_native=False),
-        "native": partial(_with_model, program, is_native=True),
-    }
+    sides = {"eager": eager, "native": partial(_with_model, program, is_native=True)}
+    if device.type == "cpu":  # where there is C++
+        sides["plain"] = partial(_with_model, program, is_native=False)
     for case in arguments.cases:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "made_up"

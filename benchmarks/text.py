@@ -1,6 +1,6 @@
 """Text features: this program against pytorch_pretrained_bert one sentence at a time.
 
-    python benchmarks/text.py [--sentences 64] [--rounds 3] [--device cpu]
+    python -m benchmarks.text [--sentences 64] [--rounds 3] [--device cpu]
 
 Both run in this process, in turn, on a BERT of bert-base's size with random weights.
 """
@@ -8,7 +8,6 @@ Both run in this process, in turn, on a BERT of bert-base's size with random wei
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -16,9 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from pytorch_pretrained_bert import BertConfig, BertModel
 from safetensors.torch import save_file
 

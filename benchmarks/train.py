@@ -1,6 +1,6 @@
 """Training: eager PyTorch against this program, without and with its C++ encoder.
 
-    python benchmarks/train.py [--cases 50@16 50@128 500/375@16] [--rounds 7] [--device cpu]
+    python -m benchmarks.train [--cases 50@16 50@128 500/375@16] [--rounds 7] [--device cpu]
                                [--precision float32]
 
 A case is rows of audio/visual and the batch; the paper's two experiments have 50, and 500/375.
@@ -10,15 +10,11 @@ Data of CMU-MOSEI's shape is made up. Peak memory is of a process that does a ro
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import record, sides
 from utils.tasks import SENTIMENT

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from system.errors import InputError, refuse_if_out_of_memory, telling_of_short_memory
+from system.file_rows import fill, runs_of
 
 Rows = Sequence[int] | np.ndarray  # segments, by number
 
@@ -102,23 +103,18 @@ class NpyReader:
 
         All are in bytes.
         """
-        rows = np.asarray(rows, dtype=np.int64)
-        begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-        ends = np.append(begins, len(rows))[1:]
-        size = self.row_bytes
-        for begin, end, row in np.stack([begins, ends, rows[begins]], axis=1).tolist():
-            yield begin * size, self._offset + row * size, (end - begin) * size
+        place = 0
+        for first, end in runs_of(rows):
+            size = (end - first) * self.row_bytes
+            yield place, self._offset + first * self.row_bytes, size
+            place += size
 
     def _fill(self, target: memoryview, offset: int) -> None:
         try:
-            while target:
-                count = os.preadv(self._file, [target], offset)
-                if not count:
-                    break
-                target, offset = target[count:], offset + count
+            is_whole = fill(self._file, target, offset)
         except OSError as error:
             raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
-        if target:
+        if not is_whole:
             raise InputError(
                 f"{self.path} has become {os.fstat(self._file).st_size:,} bytes long, expected "
                 f"{self._offset + self.nbytes:,}; prepare the dataset again."

@@ -209,18 +209,18 @@ def _explain(error: OSError) -> str:
 
 def print_error(message: str) -> None:
     """Print an error line to standard error."""
-    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
+    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {printable(message)}", file=sys.stderr)
 
 
 def print_warning(message: str) -> None:
     """Print a warning line to standard error."""
-    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {_one_line(message)}", file=sys.stderr)
+    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {printable(message)}", file=sys.stderr)
 
 
-def _one_line(message: str) -> str:
+def printable(text: str) -> str:
     """Escape line breaks and control characters, which a name from a strange file can hold."""
     return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in message
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
     )
 
 

@@ -26,6 +26,8 @@ from system.files import atomic_write
 
 __all__ = ["pyplot", "save_figure"]
 
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is no formula
+
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `figure` to `path`, whole or not at all, and free its memory."""

@@ -9,17 +9,17 @@ quantised and nested tensors too, and takes sizes on trust.
 
 from __future__ import annotations
 
-import math
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from system.pickled_bytes import latin1_bytes, no_bytes
+from system.torch_layout import BoundedFile, check_view, require, storage_named
 
 DTYPES = {
     "DoubleStorage": torch.float64,
@@ -44,12 +44,6 @@ class RefusedName(ValueError):
     """A pickle asks for something that it may not have: the message is its name."""
 
 
-def require(condition: bool, complaint: str) -> None:
-    """Raise ValueError with `complaint` unless `condition` holds."""
-    if not condition:
-        raise ValueError(complaint)
-
-
 class TensorUnpickler(pickle._Unpickler):
     """Reads one pickle of dense tensors, numbers, text, lists, tuples and dicts.
 
@@ -63,7 +57,7 @@ class TensorUnpickler(pickle._Unpickler):
 
     # In Python rather than C, because here an instruction can be replaced.
     def __init__(
-        self, file: BinaryIO, storage_of: Callable[[torch.dtype, str, int], Tensor]
+        self, file: BoundedFile, storage_of: Callable[[torch.dtype, str, int], Tensor]
     ) -> None:
         super().__init__(file, encoding="utf-8")
         self._storage_of = storage_of
@@ -87,11 +81,7 @@ class TensorUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Tensor:
         """Return the storage that the pickle names."""
-        kind, dtype, key, _device, count = pid[:5]
-        require(kind == "storage" and set(pid[5:]) <= {None}, "a storage of an unknown kind")
-        require(isinstance(dtype, torch.dtype) and type(key) is str, "a storage without a type")
-        require(type(count) is int and count >= 0, "a storage of an impossible size")
-        return self._storage_of(dtype, key, count)
+        return self._storage_of(*storage_named(pid, torch.dtype))
 
     def _build(self) -> None:
         """Set an object's state: of a number's type only, never an attribute of anything."""
@@ -149,19 +139,10 @@ def _numpy_number(kind: _NumpyType, content: bytes) -> bool | int | float:
 def _tensor(
     storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Tensor:
-    """Return a view of the flat `storage`; its place is checked, PyTorch would enlarge the storage.
-
-    A tensor that repeats values in memory is refused: a short file could claim a huge one.
-    """
+    """Return a view of the flat `storage`; where it went beyond, PyTorch would enlarge that."""
     require(isinstance(storage, Tensor) and storage.dim() == 1, "a tensor without a storage")
-    numbers = (offset, *size, *stride)
-    require(len(size) == len(stride) <= 8, "a tensor's shape")
-    require(all(type(one) is int and one >= 0 for one in numbers), "a tensor's place")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    is_empty = 0 in size
-    require(is_empty or last < len(storage), "a tensor outside its storage")
-    require(math.prod(size) <= len(storage), "a tensor larger than its storage")
-    return storage.new_empty(size) if is_empty else storage.as_strided(size, stride, offset)
+    check_view(storage, offset, size, stride)
+    return storage.new_empty(size) if 0 in size else storage.as_strided(size, stride, offset)
 
 
 def _parameter(data: Tensor, *_: Any) -> Tensor:

@@ -1,47 +1,44 @@
-"""Working ahead in threads."""
+"""Sharing work out to threads."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
 
-import numpy as np
+from system.cpus import usable_cpus
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `function(item)` for each item, in order, working a few items ahead on all cores.
+def in_parallel(
+    function: Callable[..., Result], items: Sequence[tuple[Any, ...]], most: int
+) -> list[Result]:
+    """Return `function(*item)` for each item, in order, computed by `most` threads at most.
 
-    The threads have the caller's context, as NumPy's `errstate`. Only a few results wait at a
-    time, so that memory does not grow with the number of items.
+    There are no more of them than cores. They pay where the function spends most of its time
+    without Python's lock. Raises what the function raises, once no thread is at work any more.
     """
-    workers = os.cpu_count() or 1
-    errors, call = np.geterr(), np.geterrcall()
-    remaining = iter(items)
+    results: list[Any] = [None] * len(items)
+    remaining = iter(list(enumerate(items)))
 
-    def in_context(item: Item) -> Future[Result]:
-        return executor.submit(copy_context().run, function, item)
+    def work() -> None:  # whoever is free takes the next item
+        for place, item in remaining:
+            results[place] = function(*item)
 
-    def take_up_errstate() -> None:  # which NumPy 1 keeps by thread, not by context
-        np.seterr(**errors)
-        np.seterrcall(call)
+    helpers = [_helpers().submit(work) for _ in range(min(usable_cpus(), most) - 1)]
+    try:
+        work()
+    finally:
+        running = [helper for helper in helpers if not helper.cancel()]
+        errors = [helper.exception() for helper in running]
+    for error in filter(None, errors):
+        raise error
+    return results
 
-    with ThreadPoolExecutor(workers, initializer=take_up_errstate) as executor:
-        waiting: deque[Future[Result]] = deque(
-            in_context(item) for item in islice(remaining, 2 * workers)
-        )
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(in_context(item) for item in islice(remaining, 1))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
+
+@cache
+def _helpers() -> ThreadPoolExecutor:
+    """Return the threads beside the caller's, which are kept for the next time."""
+    return ThreadPoolExecutor(max(1, usable_cpus() - 1))

@@ -7,12 +7,17 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import main_msaf
 from data.fetching.demo import write_demo
 from data.preparing.pipeline import prepare
 from tests.forked_programs import run_program
 from tests.preparation import SINGLE_PROCESS, demo_request
+
+# No test fails because a machine is busy.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -13,31 +13,36 @@ TRAIN_VIDEOS = ["hh04W3xXa5s", "GdFP_p4eQX0", "4iG0ffmnCOw"]  # of the standard 
 VAL_VIDEO, TEST_VIDEO = "188343", "7l3BNtSE0xc"
 
 
-def write_csd(path, entries, root=None, **options):
+def write_csd(path, entries, root=None, features_options=None, **options):
     """Write `{entry: (intervals, features)}`; `options` are h5py's for datasets."""
     root = root or path.stem
     with h5py.File(path, "w") as file:
         for entry, (intervals, features) in entries.items():
             group = file.create_group(f"{root}/data/{entry}")
             group.create_dataset("intervals", data=intervals, **options)
-            group.create_dataset("features", data=features, **options)
+            group.create_dataset("features", data=features, **options, **(features_options or {}))
         file.require_group(f"{root}/data")
         name = np.array([json.dumps(root)], dtype=h5py.string_dtype())
         file.create_dataset(f"{root}/metadata/root name", data=name)
 
 
-def random_video(rng, seconds=12.0, segments=3):
-    """One video's four sequences: `{"words": (intervals, features), ...}`."""
+def random_video(rng, seconds=12.0, segments=3, rates=None):
+    """One video's four sequences: `{"words": (intervals, features), ...}`.
+
+    `rates` are the rows a second of visual and audio.
+    """
+    rates = rates or {"visual": 6, "audio": 10}
     edges = np.sort(rng.uniform(0, seconds, segments + 1))
     labels = np.stack([edges[:-1], edges[1:]], axis=1)
-    word_edges = np.sort(rng.uniform(0, seconds, 25))
+    word_edges = np.sort(rng.uniform(0, seconds, int(2 * seconds) + 1))
     words = np.stack([word_edges[:-1], word_edges[1:]], axis=1)
     spoken = rng.choice([b"good", b"bad", b"movie", b"sp"], len(words)).astype("S32")[:, None]
     video = {
         "words": (words, spoken),
         "labels": (labels, rng.normal(size=(segments, 7)).astype(np.float32)),
     }
-    for kind, rate, width in (("visual", 6, 35), ("audio", 10, 74)):
+    for kind, width in (("visual", 35), ("audio", 74)):
+        rate = rates[kind]
         starts = np.arange(int(seconds * rate)) / rate
         intervals = np.stack([starts, starts + 1 / rate], axis=1)
         video[kind] = intervals, rng.normal(size=(len(starts), width)).astype(np.float32)

@@ -29,6 +29,8 @@ def sort_order(intervals: np.ndarray) -> np.ndarray:
 
     Rows without a time (NaN) belong to no segment and are left out.
     """
+    if (np.diff(intervals[:, 0]) >= 0).all() and not np.isnan(intervals).any():  # as most are
+        return np.arange(len(intervals))
     timed = np.flatnonzero(~np.isnan(intervals).any(axis=1))
     return timed[np.argsort(intervals[timed, 0], kind="stable")]
 
@@ -45,23 +47,24 @@ class VideoRows:
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Read the features of the given sorted rows, `(len(rows), width)`.
 
-        Only the stretch of the file that holds them is read.
+        Nothing else is read, but for the rest of compressed chunks. Ask for many rows at once:
+        a chunk is decompressed anew in each call.
         """
         numbers = self._order[rows]
         if not len(numbers):
             return np.empty((0, self._parts[0].shape[1]))
-        low, high = int(numbers.min()), int(numbers.max()) + 1
-        stretch = self._stretch(low, high)
-        in_order = len(numbers) == high - low and bool((np.diff(numbers) > 0).all())
-        return stretch if in_order else stretch[numbers - low]
+        if (np.diff(numbers) > 0).all():
+            return self._in_file_order(numbers)
+        numbers, places = np.unique(numbers, return_inverse=True)
+        return self._in_file_order(numbers)[places]
 
-    def _stretch(self, low: int, high: int) -> np.ndarray:
+    def _in_file_order(self, numbers: np.ndarray) -> np.ndarray:
         pieces, offset = [], 0
         with _reading(self._path):
             for part in self._parts:
-                begin, end = max(low - offset, 0), min(high - offset, len(part))
+                begin, end = np.searchsorted(numbers, [offset, offset + len(part)])
                 if begin < end:
-                    pieces.append(part[begin:end])
+                    pieces.append(part.take(numbers[begin:end] - offset))
                 offset += len(part)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -73,7 +76,7 @@ class VideoRows:
         """Read the given sorted rows of a words sequence as text."""
         return [
             word.decode("utf-8", errors="replace") if isinstance(word, bytes) else str(word)
-            for word in self.features(rows)[:, 0]
+            for word in self.features(rows)[:, 0].tolist()
         ]
 
 
@@ -114,11 +117,6 @@ class ComputationalSequence:
         key = next(iter(self._entries.values()))[0]
         with _reading(self.path):
             return self._stored(key, "features")
-
-    @property
-    def is_gzipped(self) -> bool:
-        """Tell whether the features are compressed, by the first entry."""
-        return self._first_features.is_gzipped
 
     @property
     def width(self) -> int:

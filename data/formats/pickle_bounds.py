@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from data.formats.tensors import require
+from system.torch_layout import require
 
 # Far above what circulates, far below what Python's own recursion can bear.
 _DEEPEST = 50
@@ -16,21 +15,6 @@ _DEEPEST = 50
 _MOST_EXPANSION, _ALWAYS_FITS = 16, 64 * 2**20
 _UNDER_WAY = (-1, -1)  # for depth and bytes of what is being measured
 _LARGEST_KEY = 2**32  # Python hashes larger ones so that all of them can be made to meet
-
-
-class BoundedFile:
-    """A file that is asked for no more bytes than it has: Python takes the memory first."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        place = file.tell()
-        self._size = file.seek(0, os.SEEK_END)
-        file.seek(place)
-        self.readline, self.tell = file.readline, file.tell
-
-    def read(self, count: int) -> bytes:
-        """Read up to `count` bytes."""
-        return self._file.read(min(count, self._size - self._file.tell()))
 
 
 def check_key(key: Any, depth: int = 0) -> None:

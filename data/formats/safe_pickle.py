@@ -21,11 +21,20 @@ from typing import Any, BinaryIO, ClassVar, Literal, cast
 import numpy as np
 
 from data.formats import tensors
-from data.formats.pickle_bounds import BoundedFile, check_key, check_size
-from data.formats.tensors import require
+from data.formats.pickle_bounds import check_key, check_size
 from data.formats.what_it_is import what_it_is
 from system.errors import InputError, refuse_if_out_of_memory
 from system.pickled_bytes import latin1_bytes, no_bytes
+from system.torch_layout import (
+    LEGACY_MAGIC,
+    ZIP_START,
+    BoundedFile,
+    StorageOf,
+    Unpickle,
+    read_legacy,
+    read_zip,
+    require,
+)
 
 # Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
 # NumPy names them in a pickle. Structured types are out: made-up offsets in one read memory
@@ -54,7 +63,7 @@ def load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            content = _content(path, file, size)
+            content = _content(path, file)
         check_size(content, size)
         return content
     except InputError:
@@ -73,17 +82,22 @@ def load(path: Path) -> Any:
         ) from error
 
 
-def _content(path: Path, file: io.BufferedReader, size: int) -> Any:
-    def unpickle(part: BinaryIO, storage_of: tensors.StorageOf | None) -> Any:
-        return _Unpickler(part, path, storage_of, is_within_torch=True).load()
-
-    if file.read(4) == tensors.ZIP_START:
-        return tensors.read_zip(path, unpickle)
+def _content(path: Path, file: io.BufferedReader) -> Any:
+    unpickle = _within_torch(path)
+    if file.read(4) == ZIP_START:
+        return read_zip(file, unpickle)
     file.seek(0)
     content = _Unpickler(file, path).load()
-    # A number cannot be compared with an array.
-    is_legacy = type(content) is int and content == tensors.LEGACY_MAGIC
-    return tensors.read_legacy(file, size, unpickle) if is_legacy else content
+    return read_legacy(file, unpickle) if _is_magic(content) else content
+
+
+def _within_torch(path: Path) -> Unpickle:
+    """Return what reads the pickles of a file of PyTorch's."""
+    return lambda part, storage_of: _Unpickler(part, path, storage_of, is_within_torch=True).load()
+
+
+def _is_magic(content: Any) -> bool:
+    return type(content) is int and content == LEGACY_MAGIC  # an array cannot be compared
 
 
 def _quote(text: str) -> str:
@@ -219,7 +233,7 @@ class _Unpickler(pickle._Unpickler):
         self,
         file: BinaryIO,
         path: Path,
-        storage_of: tensors.StorageOf | None = None,
+        storage_of: StorageOf | None = None,
         is_within_torch: bool = False,
     ) -> None:
         super().__init__(BoundedFile(file), encoding="bytes")
@@ -247,14 +261,9 @@ class _Unpickler(pickle._Unpickler):
     def _storage_from_bytes(self, content: bytes) -> tensors.Storage:
         """Return the storage that a pickled tensor holds, `torch.storage._load_from_bytes`."""
         require(type(content) is bytes, "a tensor without bytes")
-        file = io.BytesIO(content)
-
-        def unpickle(part: BinaryIO, storage_of: tensors.StorageOf | None) -> Any:
-            return _Unpickler(part, self._path, storage_of, is_within_torch=True).load()
-
-        magic = unpickle(file, None)
-        require(type(magic) is int and magic == tensors.LEGACY_MAGIC, "a storage of another kind")
-        storage: tensors.Storage = tensors.read_legacy(file, len(content), unpickle)
+        file, unpickle = io.BytesIO(content), _within_torch(self._path)
+        require(_is_magic(unpickle(file, None)), "a storage of another kind")
+        storage: tensors.Storage = read_legacy(file, unpickle)
         return storage
 
     def _build(self) -> None:

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from data.formats.pickle_bounds import BoundedFile
 from system.errors import InputError
+from system.torch_layout import BoundedFile
 
 SPLIT_NAMES = {"train": "train", "valid": "val", "dev": "val", "val": "val", "test": "test"}
 _MOST_WORDS = 50  # the last ones, as the alignment by word keeps

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from data.preparing.alignment import (
     rows_of_segments,
 )
 from system.progress import progress
-from system.threads import in_threads
 
 MODALITIES = ("words", "visual", "audio")
 
@@ -96,20 +96,8 @@ class Sequences:
         by reason, in rows of the labels file.
         """
         videos = sorted(self._by_kind["labels"].videos, key=str.encode)
-
-        def cut(video: str) -> tuple[list[Segment], Counter[str]]:
-            reasons: Counter[str] = Counter()
-            split = split_of.get(video)
-            return list(self._cut(video, split, alignment, lengths, reasons)), reasons
-
-        # Decompressing runs beside other threads; everything else here is held by Python's lock.
-        in_order = in_threads if self._by_kind["audio"].is_gzipped else map
-        done = in_order(cut, videos)
-        for segments, reasons in progress(
-            done, total=len(videos), desc=f"Aligning ({alignment})", unit="video"
-        ):
-            left_out.update(reasons)
-            yield from segments
+        for video in progress(videos, desc=f"Aligning ({alignment})", unit="video"):
+            yield from self._cut(video, split_of.get(video), alignment, lengths, left_out)
 
     def _cut(
         self,
@@ -143,12 +131,19 @@ _Aligned = Iterator[tuple[int, list[str], np.ndarray, np.ndarray]]
 def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
     """Give each segment its own last rows of audio and visual, and all its words."""
     members = video.members()
-    for index in _with_rows(members, left_out):
-        visual, audio = (
-            pad_in_front(video.rows[kind].features(members[kind][index][-length:]), length)
-            for kind, length in (("visual", lengths.visual), ("audio", lengths.audio))
+    present = list(_with_rows(members, left_out))
+    words = _shares(video.rows["words"].words, [members["words"][index] for index in present])
+    visual, audio = (
+        _shares(video.rows[kind].features, [members[kind][index][-length:] for index in present])
+        for kind, length in (("visual", lengths.visual), ("audio", lengths.audio))
+    )
+    for index, spoken, seen, heard in zip(present, words, visual, audio, strict=True):
+        yield (
+            index,
+            spoken,
+            pad_in_front(seen, lengths.visual),
+            pad_in_front(heard, lengths.audio),
         )
-        yield index, video.rows["words"].words(members["words"][index]), visual, audio
 
 
 def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
@@ -160,20 +155,39 @@ def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligne
     timed = np.flatnonzero(is_long_enough(words.intervals))
     intervals = words.intervals[timed]
     members = {**video.members(), "words": rows_of_segments(intervals, video.segments)}
-    averages = {
-        kind: means(
-            video.rows[kind].all_features(),
-            rows_of_segments(video.rows[kind].intervals, intervals),
-        )
-        for kind in ("visual", "audio")
-    }
-    for index in _with_rows(members, left_out):
-        rows = members["words"][index]
+    present = list(_with_rows(members, left_out))
+    rows = [members["words"][index] for index in present]
+    spoken = _shares(words.words, [timed[own] for own in rows])
+    averages = {kind: _word_means(video.rows[kind], intervals) for kind in ("visual", "audio")}
+    for index, own, texts in zip(present, rows, spoken, strict=True):
+        visual = pad_in_front(averages["visual"][own], lengths.visual)
+        audio = pad_in_front(averages["audio"][own], lengths.audio)
         # The text keeps one word a row: a space inside a word would make two of it.
-        spoken = [word.replace(" ", "_") for word in words.words(timed[rows])]
-        visual = pad_in_front(averages["visual"][rows], lengths.visual)
-        audio = pad_in_front(averages["audio"][rows], lengths.audio)
-        yield index, spoken, visual, audio
+        yield index, [word.replace(" ", "_") for word in texts], visual, audio
+
+
+def _word_means(rows: VideoRows, intervals: np.ndarray) -> np.ndarray:
+    """Average the rows inside each of the words `(k, 2)`, `(k, width)`; reads no others."""
+    members = rows_of_segments(rows.intervals, intervals)
+    is_used = np.zeros(len(rows.intervals), bool)
+    is_used[members.rows] = True
+    places = np.cumsum(is_used) - 1
+    features = rows.features(np.flatnonzero(is_used))
+    return means(features, SegmentRows(places[members.rows], members.offsets))
+
+
+_Values = TypeVar("_Values", np.ndarray, list[str])
+
+
+def _shares(read: Callable[[np.ndarray], _Values], groups: list[np.ndarray]) -> list[_Values]:
+    """Read the rows of all groups at once, which is faster; returns each group's values."""
+    if not groups:
+        return []
+    values, end, shares = read(np.concatenate(groups)), 0, []
+    for group in groups:
+        shares.append(values[end : end + len(group)])
+        end += len(group)
+    return shares
 
 
 def _with_rows(members: dict[str, SegmentRows], left_out: Counter[str]) -> Iterator[int]:

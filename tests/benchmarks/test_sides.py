@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ import torch
 from benchmarks import evaluate, record, sides, train
 from benchmarks.eager import EagerNHFNet
 from benchmarks.sides import new_model
-from tests.forked_programs import ROOT
 
 
 def test_the_eager_model_is_nhfnet():
@@ -27,13 +25,13 @@ def test_the_eager_model_is_nhfnet():
 @pytest.mark.parametrize("benchmark", [train, evaluate])
 def test_a_comparison_in_miniature(tmp_path, monkeypatch, capsys, benchmark):
     monkeypatch.setattr(sides, "run_alone", lambda work, setting: (work(setting), 100.0))
-    path, name = tmp_path / "record.json", f"benchmarks/{Path(benchmark.__file__).name}"
+    path = tmp_path / "record.json"
     options = ["--cases", "9/7@2", "--rounds", "1", "--steps", "1"]
-    monkeypatch.setattr("sys.argv", [str(ROOT / name), *options, "--json", str(path)])
+    monkeypatch.setattr("sys.argv", [benchmark.__file__, *options, "--json", str(path)])
     measure = partial(sides.measure, benchmark.eager, benchmark.program)
     record.main(benchmark.__doc__, sides.COLUMNS, sides.add_arguments, measure)
     found = json.loads(path.read_text())
-    assert found["command"] == shlex.join(["python", name, *options])
+    assert found["command"] == shlex.join(["python", "-m", benchmark.__name__, *options])
     (row,) = found["rows"]
     assert min(row["eager_ms"], row["plain_ms"], row["native_ms"]) > 0
     assert f"| {row['native_ms']:.1f} ms, 100 MB |" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from models.nhfnet import NHFNet, NHFNetConfig
 from models.nhfnet.released_format import RELEASED
 from system.devices import pick_device
 from system.errors import InputError
+from tests.cuda import needs_cuda
 from tests.golden import GOLDEN
 from tests.plain import PlainEncoder, PlainNHFNet
 
@@ -328,7 +329,7 @@ def test_impossible_settings_are_refused(settings):
         NHFNetConfig(**settings)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_cuda_agrees_with_cpu(forward_golden):
     device = pick_device("cuda")
     model = NHFNet.from_checkpoint(CHECKPOINT).to(device)

@@ -59,6 +59,30 @@ def test_emotions_are_trained_evaluated_and_written(main, emotions, tmp_path, ca
         main("--datadir", emotions, "--checkpoint", best, "--task", "sentiment")
 
 
+def test_emotions_have_intervals_and_differences(main, emotions, tmp_path, capsys, monkeypatch):
+    for plot in ("plot_confusion_matrix", "plot_predictions", "plot_curves"):
+        monkeypatch.setattr(f"utils.reports.plots.{plot}", lambda path, *_: path.touch())
+    for seed, folder in enumerate("ab"):
+        main(*TRAIN, emotions, "--seed", seed, "--checkpointdir", folder)
+    (other,) = tmp_path.glob("result/b-*/test/predictions.csv")
+    capsys.readouterr()
+    options = ["--bootstrap", 200, "--against", other]
+    main("--datadir", emotions, "--checkpoint", "a/best.pth", *options)
+    lines = capsys.readouterr().out.split("Over 200 resamples of the videos:")[1].splitlines()
+    metrics, others = (
+        json.loads(next(tmp_path.glob(f"result/{name}-*/test/metrics.json")).read_text())
+        for name in "ab"
+    )
+    for key in ("mae", "wacc", "f1", "wacc_fear"):
+        low, high = metrics["bootstrap"]["intervals"][key]
+        assert low <= metrics[key] <= high
+        found = metrics["against"]["scores"][key]
+        assert found["other"] == pytest.approx(others[key])
+        assert found["difference"] == pytest.approx(metrics[key] - others[key])
+        assert 0 < found["p"] <= 1
+    assert any(line.startswith("WAcc fear ") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [

@@ -65,7 +65,7 @@ def test_training_prints_and_writes_everything(trained):
     assert list((folder / "checkpoints" / "logs").glob("*/events*"))
     (results,) = (folder / "result").iterdir()
     assert f"results in {results.relative_to(folder)}" in output
-    assert {path.name for path in results.iterdir()} == {"test", "curves.png"}
+    assert {path.name for path in results.iterdir()} == {"test", "curves.png", "report.html"}
     written = {path.name for path in (results / "test").iterdir()}
     pictures = {"confusion_matrix.png", "predictions.png"}
     assert written == {"metrics.json", "predictions.csv"} | pictures

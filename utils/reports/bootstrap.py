@@ -20,9 +20,9 @@ from system.errors import InputError
 from system.progress import progress
 from utils.reports.evaluation import Evaluation
 from utils.run_config import RunConfig
-from utils.tasks import Measure, Task
+from utils.tasks import Measure, Scores, Task
 
-_RESAMPLES = 1000  # of --against without --bootstrap
+_RESAMPLES = 1000  # without --bootstrap
 _SHARES = (0.025, 0.975)  # between them lie 95 %
 
 
@@ -43,11 +43,20 @@ class Bootstrap:
 
     def measure(self, evaluation: Evaluation) -> dict[str, Any]:
         """Print what is asked, and return it for metrics.json; nothing where nothing is."""
-        config, task = self._config, self._task
-        if config.bootstrap is None and self._other is None:
+        if self._config.bootstrap is None and self._other is None:
             return {}
+        found = self.find(evaluation)
+        print_line(f"\nOver {found['bootstrap']['resamples']:,} resamples of the videos:")
+        print_line(format_table(*score_table(self._task, evaluation.scores, found)))
+        return found
+
+    def find(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Return the intervals, asked or not, and the differences; nothing of a single video."""
+        config, task = self._config, self._task
         resamples = config.bootstrap or _RESAMPLES
         videos, video_of = np.unique(self._videos, return_inverse=True)
+        if len(videos) == 1:
+            return {}
         # How often each video is drawn, of as many draws as there are videos.
         shares = np.full(len(videos), 1 / len(videos))
         counts = np.random.default_rng(config.seed).multinomial(len(videos), shares, resamples)
@@ -71,24 +80,28 @@ class Bootstrap:
                     for key in theirs
                 },
             }
-        self._print(evaluation, found)
         return found
 
-    def _print(self, evaluation: Evaluation, found: dict[str, Any]) -> None:
-        header, rows = ["score", "value", "95 % interval"], []
-        against = found.get("against", {}).get("scores")
+
+def score_table(
+    task: Task, scores: Scores, found: dict[str, Any]
+) -> tuple[list[str], list[list[str]]]:
+    """Lay out scores with what `Bootstrap.find` found of them: header and rows."""
+    header, rows = ["score", "value"], []
+    intervals = found.get("bootstrap", {}).get("intervals")
+    against = found.get("against", {}).get("scores")
+    header += ["95 % interval"] * bool(intervals)
+    header += ["other", "difference", "95 % interval", "p"] * bool(against)
+    for one in task.measures:
+        cells = [one.name, one.text(scores[one.key])]
+        if intervals:
+            cells.append(_range(one, intervals[one.key]))
         if against:
-            header += ["other", "difference", "95 % interval", "p"]
-        for one in self._task.measures:
-            cells = [one.text(evaluation.scores[one.key])]
-            cells.append(_range(one, found["bootstrap"]["intervals"][one.key]))
-            if against:
-                of = against[one.key]
-                cells += [one.text(of["other"]), one.text(of["difference"])]
-                cells += [_range(one, of["interval"]), f"{of['p']:.4f}"]
-            rows.append([one.name, *cells])
-        print_line(f"\nOver {found['bootstrap']['resamples']:,} resamples of the videos:")
-        print_line(format_table(header, rows))
+            of = against[one.key]
+            cells += [one.text(of["other"]), one.text(of["difference"])]
+            cells += [_range(one, of["interval"]), f"{of['p']:.4f}"]
+        rows.append(cells)
+    return header, rows
 
 
 def _range(measure: Measure, ends: Sequence[float]) -> str:

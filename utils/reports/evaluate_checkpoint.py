@@ -10,9 +10,13 @@ from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from system.console import print_heading, print_line
 from system.files import check_writable
+from utils.reports.about import about_run
+from utils.reports.attention import AttentionReport, Wanted
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
+from utils.reports.evaluation_report import evaluation_sections
+from utils.reports.html import warning_if_unwritten, write_report
 from utils.reports.predict import Predictor
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
@@ -20,16 +24,26 @@ from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
 
 
-def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptions) -> Evaluation:
+def evaluate_checkpoint(
+    config: RunConfig,
+    split_name: str,
+    options: LoaderOptions,
+    attention: Wanted | None = None,
+) -> Evaluation:
     """Score `config.checkpoint` on a split, print the scores and write what came out.
 
-    Raises InputError when the checkpoint or the split cannot be read, or do not fit each other.
+    With `attention`, also what the model attended to in so many of the worst predicted segments,
+    or in those of these ids. Raises InputError when the checkpoint or the split cannot be read, do
+    not fit each other, or have nothing to show attention of.
     """
     checkpoint = read_checkpoint(config.needed_checkpoint)
     split = Split(config.data_folder / split_name)
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
     _warn_of_other_data(checkpoint, data)
+    maps = (
+        None if attention is None else AttentionReport(attention, config.model_name, model, split)
+    )
     bootstrap = Bootstrap(config, split, task)
     if config.save:
         check_writable(config.resultdir)  # told before the work
@@ -44,8 +58,18 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
         digest = data["digests"][split_name]
         folder = result_folder(config.resultdir, checkpoint.path, digest) / split_name
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
-        write_evaluation(folder, evaluation, task, {**details, "model": config.model, **certainty})
+        details |= {"model": config.model, **certainty}
+        pictures = write_evaluation(folder, evaluation, task, details)
+        with warning_if_unwritten(report := folder / "report.html"):
+            certainty = certainty or bootstrap.find(evaluation)
+            sections = [
+                *evaluation_sections(evaluation, task, split, certainty, pictures),
+                *about_run(config, {split_name: split}, task, options.device),
+            ]
+            write_report(report, f"{checkpoint.path} on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")
+        if maps is not None:
+            maps.write(folder / "attention", evaluation, execution, options)
     return evaluation
 
 

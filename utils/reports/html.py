@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from system.console import print_warning, printable
+from system.errors import first_line
 from system.files import atomic_write
 
+_LONGEST_UNBROKEN = 24  # characters of a cell that stays in one line
 _LONGEST_TEXT = 300  # characters of a cell; a strange file may hold a sentence of megabytes
 _TEMPLATE = "report.html.jinja"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value of a table that stands out."""
+
+    value: Any
+    is_best: bool = False
+    share: float = 0.0  # of the column's largest value: a bar behind the text is as long
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,7 @@ class Table:
     """A table; with `has_names`, the first column says what the others are of."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]  # values or Cells
     has_names: bool = True
 
 
@@ -31,6 +44,7 @@ class Picture:
 
     path: Path
     meaning: str
+    is_wide: bool = False  # of several panels, which stay readable on a narrow screen
 
     @property
     def address(self) -> str:
@@ -47,7 +61,10 @@ class Section:
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write the sections to `path`, whole or not at all; texts are escaped and cut to a length."""
+    """Write the sections to `path`, whole or not at all.
+
+    Texts are escaped, cut to a length, and in one line; control characters are spelled out.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -55,12 +72,31 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shortened"] = _shortened
+    environment.filters["plain"] = _plain
+    environment.filters["cell"] = _cell
     page = environment.get_template(_TEMPLATE).render(title=title, sections=sections)
     with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
+        temporary.write_text(page, encoding="utf-8")
 
 
-def _shortened(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+@contextmanager
+def warning_if_unwritten(path: Path) -> Iterator[None]:
+    """Let a report that cannot be made end in a warning: what it shows is in other files too."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, the work that it tells of is done
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        print_warning(f"{path} is not written ({reason}); all other results are.")
+
+
+def _cell(value: Any) -> dict[str, Any]:
+    """Return a cell's text, whether it is the best, its bar, and whether it stays in one line."""
+    cell = value if isinstance(value, Cell) else Cell(value)
+    text = _plain(cell.value)
+    return {**vars(cell), "text": text, "is_short": len(text) <= _LONGEST_UNBROKEN}
+
+
+def _plain(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    text = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+    return printable(" ".join(text.split()))

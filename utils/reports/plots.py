@@ -11,6 +11,8 @@ from sklearn.metrics import confusion_matrix
 from data.labels import Scale
 from system.figures import pyplot, save_figure
 
+_MOST_POINTS = 2000  # more would hide each other
+
 
 def plot_confusion_matrix(
     path: Path, labels: np.ndarray, predictions: np.ndarray, scale: Scale
@@ -36,9 +38,13 @@ def plot_confusion_matrix(
 
 
 def plot_predictions(path: Path, labels: np.ndarray, predictions: np.ndarray, name: str) -> None:
-    """Draw each prediction `(n,)` of what `name` says against its label."""
+    """Draw each prediction `(n,)` of what `name` says against its label; many, by how many."""
     figure, axes = pyplot.subplots(figsize=(6, 5.2), layout="constrained")
-    axes.scatter(labels, predictions, s=9, alpha=0.4, linewidths=0)
+    if len(labels) <= _MOST_POINTS:
+        axes.scatter(labels, predictions, s=9, alpha=0.4, linewidths=0)
+    else:
+        cells = axes.hexbin(labels, predictions, gridsize=45, bins="log", mincnt=1)
+        figure.colorbar(cells, label="segments", format="%g")
     axes.axline((0, 0), slope=1, color="grey", linestyle="--", label="perfect")
     axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}", title=f"{len(labels)} segments")
     axes.grid(alpha=0.3)

@@ -23,7 +23,9 @@ from system.console import print_line, print_warning
 from system.errors import InputError
 from system.files import atomic_write
 from utils.reports.evaluation import predict_split, report_not_finite
+from utils.reports.html import warning_if_unwritten
 from utils.reports.predict import Predictor
+from utils.reports.predict_report import write_prediction_report
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
@@ -56,6 +58,10 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
             if options.processes.is_first:
                 with atomic_write(folder / name / "predictions.csv") as temporary:
                     _write(temporary, split, predictions, task)
+                with warning_if_unwritten(report := folder / name / "report.html"):
+                    write_prediction_report(
+                        report, config, split, predictions, task, options.device, path
+                    )
                 print_line(f"{len(split):,} predictions are in {folder / name / 'predictions.csv'}")
     return folder
 

@@ -11,6 +11,7 @@ from typing import Any
 from system.console import format_table, print_line
 from system.files import atomic_write, write_json
 from utils.reports.evaluation import Evaluation
+from utils.reports.html import Picture
 from utils.tasks import Task
 
 
@@ -41,10 +42,11 @@ def print_scores(evaluation: Evaluation, task: Task) -> None:
 
 def write_evaluation(
     folder: Path, evaluation: Evaluation, task: Task, details: dict[str, Any]
-) -> None:
+) -> list[Picture]:
     """Write metrics.json, predictions.csv and the pictures of each output into `folder`.
 
-    `details` stand in metrics.json beside the scores: what was evaluated on what.
+    `details` stand in metrics.json beside the scores: what was evaluated on what. Returns the
+    pictures.
     """
     # matplotlib is slow to import
     from utils.reports.plots import plot_confusion_matrix, plot_predictions
@@ -53,12 +55,18 @@ def write_evaluation(
     write_json(folder / "metrics.json", {**evaluation.scores, **counts, **details})
     with atomic_write(folder / "predictions.csv") as temporary:
         _write_predictions(temporary, evaluation, task)
+    pictures = []
     for column, name in enumerate(task.outputs):
         suffix = f"_{name}" if len(task.outputs) > 1 else ""
         pair = evaluation.labels[:, column], evaluation.predictions[:, column]
-        plot_predictions(folder / f"predictions{suffix}.png", *pair, name)
+        points = folder / f"predictions{suffix}.png"
+        plot_predictions(points, *pair, name)
+        pictures.append(Picture(points, f"Predicted {name} against the true one"))
         if task.scale is not None:
-            plot_confusion_matrix(folder / f"confusion_matrix{suffix}.png", *pair, task.scale)
+            matrix = folder / f"confusion_matrix{suffix}.png"
+            plot_confusion_matrix(matrix, *pair, task.scale)
+            pictures.append(Picture(matrix, f"How often each class of {name} was taken for which"))
+    return pictures
 
 
 def _write_predictions(path: Path, evaluation: Evaluation, task: Task) -> None:

@@ -15,13 +15,13 @@ from data.loading.split import INPUTS, Split
 from models.checkpoint import read_checkpoint
 from models.contract import Model
 from models.registry import MODELS
-from system.config import plain_values
 from system.console import format_table, print_heading, print_line
 from system.errors import InputError
 from system.files import atomic_write
 from system.progress import progress
+from utils.reports.about import about_run
 from utils.reports.evaluation import evaluate
-from utils.reports.html import Picture, Section, Table, write_report
+from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
 from utils.reports.perturbation import (
     MODALITIES,
     UNDISTURBED,
@@ -35,7 +35,6 @@ from utils.reports.perturbation import (
 from utils.reports.predict import Predictor
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
-from utils.running.environment import command_line, environment
 from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
 from utils.tasks import Scores, Task
@@ -91,7 +90,8 @@ def measure_robustness(
     if config.save and options.processes.is_first:
         folder = result_folder(config.resultdir, config.needed_checkpoint, split.digest, beside)
         _write(folder / split_name, found, task, rates)
-        _report(folder / split_name, config, split, found, task, options)
+        with warning_if_unwritten(folder / split_name / "report.html"):
+            _report(folder / split_name, config, split, found, task, options)
         print_line(f"\nResults are in {folder / split_name}")
     return found
 
@@ -191,14 +191,12 @@ def _report(
     options: LoaderOptions,
 ) -> None:
     measure = task.chosen_by
-    about = {"command": command_line(), **plain_values(config)}
-    facts = environment(options.device)
-    picture = Picture(folder / "robustness.png", f"{measure.name} by modality and disturbance")
+    picture = Picture(
+        folder / "robustness.png", f"{measure.name} by modality and disturbance", is_wide=True
+    )
     sections = [
         Section(f"{measure.name} without a modality", [Table(*_summary(found, task))]),
         Section(f"{measure.name} by disturbance", [picture]),
-        Section("Data", [f"{len(split)} segments of {split.folder}", f"digest {split.digest}"]),
-        Section("Configuration", [Table(["setting", "value"], list(about.items()))]),
-        Section("Environment", [Table(["what", "value"], list(facts.items()))]),
+        *about_run(config, {split.folder.name: split}, task, options.device),
     ]
     write_report(folder / "report.html", f"Robustness on {split.folder}", sections)

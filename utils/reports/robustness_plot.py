@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from system.console import printable
 from system.figures import pyplot, save_figure
 from utils.reports.perturbation import (
     LEVELS,
@@ -57,5 +58,5 @@ def plot_robustness(
         panels[row, 0].set_ylabel(measure)
     panels[0, list(LEVELS).index("noise")].invert_xaxis()  # more noise to the right
     handles = panels[0, 0].get_lines()[::2]
-    figure.legend(handles, curves, loc="outside upper center", frameon=False)
+    figure.legend(handles, map(printable, curves), loc="outside upper center", frameon=False)
     save_figure(figure, path)

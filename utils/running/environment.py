@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from system.cpus import usable_cpus
 
 _PACKAGES = ("torch", "numpy", "scikit-learn")
 
@@ -47,7 +48,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
     is_cuda = device.type == "cuda"
     return {
         "platform": platform.platform(),
-        "processors": os.cpu_count(),
+        "processors": usable_cpus(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if is_cuda else str(device),
     }

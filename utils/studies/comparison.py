@@ -14,8 +14,8 @@ from system.errors import InputError
 from system.processes import Processes
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
+from utils.studies.report import tabulate, write_study
 from utils.studies.runs import read_run
-from utils.studies.table import tabulate, write_table
 from utils.training.run import train
 from utils.training.run_folder import LAST, RUN_FILE
 
@@ -44,7 +44,7 @@ def run_study(
             resume = "auto" if state == _GOES_ON else None
             train(config, make_options(config, processes), resume, overwrite=state == _AGAIN)
             if processes.is_first:
-                write_table(_runs_of_studies(folder), folder)
+                write_study(_runs_of_studies(folder), folder)
     if processes.is_first and not dry_run:
         tabulate(_runs_of_studies(folder), folder)
 

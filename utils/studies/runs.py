@@ -14,6 +14,8 @@ from utils.tasks import TASKS, Task
 from utils.training.provenance import RunResult, read_record
 from utils.training.run_folder import RUN_FILE
 
+_ENVIRONMENT = ("command", "versions", "revision", "machine")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -24,6 +26,7 @@ class Run:
     scale: str  # whose labels its data has
     digests: dict[str, str]  # of the splits
     result: RunResult | None  # None until it has ended
+    environment: dict[str, Any]  # what it ran on and what ran, as far as its record tells
 
     @property
     def task(self) -> Task:
@@ -48,7 +51,8 @@ def read_run(folder: Path) -> Run | None:
         config = make_config(RunConfig, record["config"], str(path))
         result = RunResult(**record["result"]) if record.get("result") else None
         scale, digests = record["dataset"]["scores"], record["dataset"]["digests"]
-        run = Run(folder, config, scale, digests, result)
+        told = {name: record[name] for name in _ENVIRONMENT if name in record}
+        run = Run(folder, config, scale, digests, result, told)
         _ = run.task, run.settings  # can be told
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is no record of a run ({error}); train it anew.") from error

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from system.console import format_table, print_line
+from system.console import print_line
 from system.errors import InputError
 from system.files import atomic_write, write_json
 from utils.studies.runs import Run, find_runs
 from utils.tasks import Measure, Task
+from utils.training.provenance import RunResult
 from utils.training.seeds import spread
 
-_Mark = Callable[[str, bool], str]  # a cell as a format shows it, and whether it is the best
+_Mark = Callable[[str, bool], Any]  # a cell as a format shows it, of a text and if it is the best
 _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"},
@@ -32,9 +33,14 @@ class Row:
     scores: dict[str, dict[str, float]]  # mean and std by a measure's key
 
     @property
+    def results(self) -> list[RunResult]:
+        """What came out of each run."""
+        return [run.result for run in self.runs if run.result is not None]
+
+    @property
     def costs(self) -> dict[str, float | None]:
         """What the model is made of, what a segment takes, and how fast it trains."""
-        results = [run.result for run in self.runs if run.result is not None]
+        results = self.results
         return {
             "parameters": results[0].parameters,
             "flops": results[0].flops,
@@ -55,7 +61,7 @@ class Table:
         best = min(means) if measure.lower_is_better else max(means)
         return len(means) > 1 and row.scores[measure.key]["mean"] == best
 
-    def lines(self, mark: _Mark) -> list[list[str]]:
+    def lines(self, mark: _Mark) -> list[list[Any]]:
         """Return the header and each row, cell by cell."""
         measures = self.task.measures
         names = [f"{one.name} [%]" if one.is_percent else one.name for one in measures]
@@ -121,14 +127,6 @@ def _name(run: Run, others: Sequence[Run]) -> str:
         if value is not None and any(other.get(key) != value for other in alike)
     ]
     return " ".join([run.config.model_name, *differing])
-
-
-def tabulate(places: Sequence[Path], folder: Path) -> None:
-    """Write and print the table of the runs in these folders and below them; as `write_table`."""
-    table = write_table(places, folder)
-    header, *rows = table.lines(lambda text, is_best: f"{text} *" if is_best else text)
-    print_line(format_table(header, rows))
-    print_line(f"\nIn {folder}: comparison.md, .csv, .tex and .json")
 
 
 def write_table(places: Sequence[Path], folder: Path) -> Table:

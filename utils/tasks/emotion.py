@@ -10,6 +10,7 @@ from sklearn.metrics import mean_absolute_error
 
 from data.labels import EMOTION_SCALE, EMOTIONS
 from utils.tasks.binary import accuracy_and_f1
+from utils.tasks.sums import EMOTION_SUMS
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
 
@@ -81,5 +82,6 @@ EMOTION = Task(
     ),
     chosen_by=_MEANS[0],
     in_a_line=("mae", "wacc", "f1"),
+    sums=EMOTION_SUMS,
     scale=EMOTION_SCALE,
 )

@@ -1,6 +1,7 @@
-"""The scores of sentiment from sums over segments, and so those of many resamples at once.
+"""The tasks' scores from sums over segments, and so those of many resamples at once.
 
-They are those of `utils.tasks.sentiment`, without its warnings: a score that is not defined is 0.
+They are those of `utils.tasks.sentiment` and `utils.tasks.emotion`, without their warnings; one of
+sentiment that is not defined is 0.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from data.labels import SIMS_BORDERS, class_between, sentiment_class
+from data.labels import EMOTIONS, SIMS_BORDERS, class_between, sentiment_class
 from utils.tasks.task import Sums
 
 
@@ -76,5 +77,34 @@ def _sims_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
     return _mae_and_corr(sums[:, :7]) | {"acc2": acc2, "f1": f1} | right
 
 
+def _emotion_terms(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the error of each emotion of `(N, 6)`, and which of the four pairs it is."""
+    terms = [[np.abs(a - b), *_pairs(a > 0, b > 0)] for a, b in zip(x.T, y.T, strict=True)]
+    return np.column_stack([term for of_one in terms for term in of_one])
+
+
+def _emotion_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
+    by_emotion = {}
+    for name, of_one in zip(EMOTIONS, np.split(sums, len(EMOTIONS), axis=1), strict=True):
+        counts = of_one[:, 1:]
+        _, f1 = _accuracy_and_f1(counts)
+        mae = of_one[:, 0] / counts.sum(axis=1)
+        by_emotion[name] = {"mae": mae, "wacc": _weighted_accuracy(counts), "f1": f1}
+    keys = ("mae", "wacc", "f1")
+    means = {key: np.mean([of[key] for of in by_emotion.values()], axis=0) for key in keys}
+    of_each = {f"{key}_{name}": by_emotion[name][key] for name in EMOTIONS for key in keys}
+    return means | of_each
+
+
+def _weighted_accuracy(counts: np.ndarray) -> np.ndarray:
+    """Return the mean of both classes' recalls; where there is one class, its recall."""
+    true_neg, false_pos, false_neg, true_pos = counts.T
+    negatives, positives = true_neg + false_pos, false_neg + true_pos
+    classes = (negatives > 0).astype(float) + (positives > 0)
+    mean: np.ndarray = (_ratio(true_neg, negatives) + _ratio(true_pos, positives)) / classes
+    return mean
+
+
+EMOTION_SUMS = Sums(_emotion_terms, _emotion_scores)
 SENTIMENT_SUMS = Sums(_terms, _scores)
 SIMS_SUMS = Sums(_sims_terms, _sims_scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,12 +17,14 @@ from utils.reports.bootstrap import Bootstrap
 from utils.reports.costs import count_flops, count_parameters
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate
+from utils.reports.html import Picture, warning_if_unwritten
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.tasks import Scores
 from utils.training.history import picked_on_test
 from utils.training.provenance import RunRecord, RunResult
+from utils.training.report import CURVES, write_training_report
 from utils.training.run_folder import BEST, file_to_resume, open_run_folder
 from utils.training.seeds import print_spread, write_spread
 from utils.training.trainer import Trainer
@@ -61,8 +64,11 @@ def train_and_test(
         evaluation = _test(trainer)
         certainty = bootstrap.measure(evaluation)
         if record is not None:
-            _write_results(trainer, evaluation, data, certainty)
+            place, pictures = _write_results(trainer, evaluation, data, certainty)
             record.write(_result(trainer, evaluation, splits["test"][[0]].inputs))
+            with warning_if_unwritten(place / "report.html"):
+                certainty = certainty or bootstrap.find(evaluation)
+                write_training_report(place, trainer, splits, evaluation, certainty, pictures)
     return evaluation
 
 
@@ -107,22 +113,23 @@ def _result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor])
 
 def _write_results(
     trainer: Trainer, evaluation: Evaluation, data: dict[str, Any], certainty: dict[str, Any]
-) -> None:
-    """Write the best epoch's evaluation and the curves."""
+) -> tuple[Path, list[Picture]]:
+    """Write the best epoch's evaluation and the curves; returns where, and its pictures."""
     from utils.reports.plots import plot_curves  # matplotlib is slow to import
 
     config, task, epochs = trainer.config, trainer.task, trainer.epochs
     checkpoint = config.checkpointdir / BEST
     folder = result_folder(config.resultdir, checkpoint, data["digests"]["test"])
     details = {**data, "split": "test", "checkpoint": str(checkpoint), "model": config.model}
-    write_evaluation(folder / "test", evaluation, task, {**details, **certainty})
+    pictures = write_evaluation(folder / "test", evaluation, task, {**details, **certainty})
     measure = task.chosen_by
     values = {
         name: [epoch.scores[name][measure.key] for epoch in epochs] for name in epochs[0].scores
     }
     losses = [epoch.loss for epoch in epochs]
-    plot_curves(folder / "curves.png", losses, values, trainer.best.number, measure.name)
+    plot_curves(folder / CURVES, losses, values, trainer.best.number, measure.name)
     print_line(f"\nCheckpoints are in {config.checkpointdir}, results in {folder}")
+    return folder, pictures
 
 
 def train_by_seed(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.formats.csd import ComputationalSequence, check_csd
+from data.formats.csd import ComputationalSequence, check_csd, sort_order
 from system.errors import InputError
 from tests.csd_files import write_csd
 
@@ -56,6 +56,15 @@ def test_reads_any_layout_and_any_parts(path, parts, options, dtype, data):
         unsorted = sequence.read_unsorted("video")
         np.testing.assert_array_equal(unsorted[0], intervals)
         np.testing.assert_array_equal(unsorted[1], features)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("starts", [[0, 1, 2, 3], [3, 1, 2, 0]])
+def test_rows_without_a_time_are_left_out(column, starts):
+    intervals = np.stack([np.array(starts, float), np.array(starts, float) + 1], axis=1)
+    intervals[1, column] = np.nan
+    expected = [row for row in np.argsort(starts) if row != 1]
+    assert sort_order(intervals).tolist() == expected
 
 
 def test_an_id_that_begins_another_is_another_video(path):

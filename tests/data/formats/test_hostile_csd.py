@@ -264,6 +264,25 @@ def test_a_chunk_of_another_length_is_told(path, content, skipped):
     refused(path, "damaged")
 
 
+def test_chunks_that_are_larger_than_their_rows_are_not_all_held_at_once(path):
+    """Rows as wide as 40 chunks of a megabyte each, of which all but a few bytes are padding."""
+
+    def make(group, name):
+        dataset = group.create_dataset(
+            name, (5, 40), "<f4", chunks=(2**18, 1), maxshape=(None, 40), compression="gzip"
+        )
+        for column in range(40):
+            content = np.zeros(2**18, "<f4")
+            content[:5] = column
+            dataset.id.write_direct_chunk((0, column), zlib.compress(content.tobytes()))
+
+    replaced(path, "features", make)
+    tracemalloc.start()
+    np.testing.assert_array_equal(read(path), np.tile(np.arange(40.0), (5, 1)))
+    assert tracemalloc.get_traced_memory()[1] < 12e6
+    tracemalloc.stop()
+
+
 def test_chunks_that_were_never_written_are_no_zeros(path):
     chunked(path, None)
     refused(path, "0 of 1 chunks were written")

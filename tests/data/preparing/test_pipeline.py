@@ -14,7 +14,7 @@ import pytest
 from data.fetching.demo import write_demo
 from data.fetching.server import MOSEI
 from data.formats.folds import read_folds
-from data.layout import SPLITS, read_segments
+from data.layout import ALIGNMENT_NAMES, SPLITS, alignment_folder, read_segments
 from data.loading.split import Split
 from data.preparing import pipeline as prepare_module
 from data.preparing import sources
@@ -210,6 +210,30 @@ def test_values_beyond_float32_are_told_in_one_line(datadir, options):
         prepare(request(datadir, None), SINGLE_PROCESS)
     (line,) = [str(warning.message) for warning in caught]
     assert line.startswith("CMU-MOSEI: some values are beyond float32")
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENT_NAMES)
+@pytest.mark.parametrize("options", [{}, {"shuffle": True, "fletcher32": True}])
+def test_compressed_files_prepare_to_the_same_bytes(tmp_path, alignment, options):
+    """Also where words, rows and the labels are in no order, and are in parts."""
+    data = random_dataset(seed=3)
+    rng = np.random.default_rng(0)
+    for entries in data.values():
+        intervals, features = entries[TRAIN_VIDEOS[0]]
+        order = rng.permutation(len(intervals))
+        entries[TRAIN_VIDEOS[0]] = intervals[order], features[order]
+        intervals, features = entries.pop(TRAIN_VIDEOS[1])
+        third = len(intervals) // 3
+        entries[f"{TRAIN_VIDEOS[1]}[0]"] = intervals[third:], features[third:]
+        entries[f"{TRAIN_VIDEOS[1]}[1]"] = intervals[:third], features[:third]
+    written = []
+    for name, how in {"plain": {}, "gzip": {"compression": "gzip", **options}}.items():
+        folder = tmp_path / name
+        write_dataset(folder / "csd", data, **how)
+        prepare(request(folder, None, alignment=alignment, lengths=(7, 9)), SINGLE_PROCESS)
+        written.append(snapshot(alignment_folder(folder, alignment)))
+    assert written[0] == written[1]
+    assert len(written[0]) == 3 * (len(FILES) - 1)  # all but the text
 
 
 def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory):

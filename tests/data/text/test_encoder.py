@@ -18,6 +18,7 @@ from data.text.encoder import TEXT_LENGTH, TextEncoder
 from data.text.feature_file import write_text_features
 from system.devices import pick_device
 from system.errors import InputError
+from tests.cuda import needs_cuda
 from tests.golden import GOLDEN
 from tests.preparation import SINGLE_PROCESS
 
@@ -55,7 +56,7 @@ def test_features_are_the_golden_ones(minilm, golden, sentences):
     np.testing.assert_allclose(features, golden["features"], atol=1e-4, rtol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_features_on_cuda_are_the_golden_ones(golden, sentences):
     features = TextEncoder(str(MINILM), "cuda").encode(sentences)
     np.testing.assert_allclose(features, golden["features"], atol=1e-4, rtol=0)

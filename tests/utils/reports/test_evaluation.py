@@ -230,8 +230,8 @@ def test_plots_of_an_evaluation_are_pngs(tmp_path, evaluation):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("labels", "predictions"),
-    [([0], [0]), ([1, 1], [2, 2]), ([-3, 3], [1e30, -1e30])],
-    ids=["one segment", "all the same", "far out"],
+    [([0], [0]), ([1, 1], [2, 2]), ([-3, 3], [1e30, -1e30]), ([-3, 3] * 1500, [1, 2] * 1500)],
+    ids=["one segment", "all the same", "far out", "many"],
 )
 def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
     pair = np.float32(labels), np.float32(predictions)
@@ -239,6 +239,13 @@ def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
     check_png(tmp_path / "matrix.png", 720, 624)
     plot_predictions(tmp_path / "points.png", *pair, "sentiment")
     check_png(tmp_path / "points.png", 720, 624)
+
+
+def test_very_many_predictions_make_a_picture_that_twelve_of_go_into_a_report(tmp_path):
+    labels, noise = np.random.default_rng(0).uniform(-3, 3, (2, 22_000))
+    plot_predictions(tmp_path / "points.png", labels, labels / 2 + noise / 2, "sentiment")
+    check_png(tmp_path / "points.png", 720, 624)
+    assert (tmp_path / "points.png").stat().st_size < 200_000
 
 
 @pytest.mark.filterwarnings("error")

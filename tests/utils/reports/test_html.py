@@ -2,61 +2,94 @@
 
 from __future__ import annotations
 
-import html
-import json
-import re
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
+from html5lib.html5parser import ParseError
 from matplotlib import pyplot
 
-from utils.reports.html import Picture, Section, Table, write_report
-
-HOSTILE = (
-    "<script>alert('é')</script>\"'&{{ 7 * 7 }}{% raw %}<img src=http://a.b/c onerror=x>\ud800"
+from tests.pages import (
+    HOSTILE,
+    check_looks,
+    check_page,
+    foreign_parts,
+    look_at,
+    needs_browser,
+    parse,
+    texts,
 )
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-EXTERNAL = re.compile(r"(?:src|href|action|data)\s*=\s*[\"'](?!data:image/png;base64,|#s)")
+from utils.reports.html import (
+    Cell,
+    Picture,
+    Section,
+    Table,
+    warning_if_unwritten,
+    write_report,
+)
+
+CONTROL = "\ud800 \x00\x1b[31m\x85\ufffe\u202e\r\n\t-"  # a half character, and what is no character
 
 
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "picture.png"
-    pyplot.imsave(path, np.random.default_rng(0).random((300, 1200)))
+    pyplot.imsave(path, np.random.default_rng(0).random((30, 120)))
     return Picture(path, "A picture")
 
 
 @pytest.fixture
 def page(tmp_path, picture):
-    """Return a page with text without spaces, a wide table and a wide picture."""
-    rows = [["x" * 200, *range(30)], [HOSTILE, "word " * 100]]
-    parts = ["no-space-" * 100, Table(["name", *map(str, range(30))], rows), picture]
+    """Return a page with text without spaces, a wide table and wide pictures."""
+    rows = [["x" * 200, *range(30)], [HOSTILE, "word " * 100], [Cell("b", True), Cell(1, share=1)]]
+    many = Table(["name", *(f"a_long_name_of_column={number}" for number in range(30))], rows)
+    parts = ["NoSpace" * 100, many, picture, Picture(picture.path, "Wide", is_wide=True)]
     sections = [Section("One " + HOSTILE, parts), Section("Two", [Table(["a"], [])])]
     write_report(tmp_path / "report.html", f"Report {HOSTILE}", sections)
     return tmp_path / "report.html"
 
 
-def test_strange_text_is_escaped_wherever_it_stands(tmp_path, picture):
+@pytest.mark.parametrize("strange", [HOSTILE, CONTROL, HOSTILE + CONTROL], ids=range(3))
+def test_strange_text_is_escaped_wherever_it_stands(tmp_path, picture, strange):
+    cells = [strange, strange, Cell(strange), Cell(strange, is_best=True), Cell(strange, share=0.5)]
     sections = [
-        Section(HOSTILE, [HOSTILE, Table([HOSTILE], [[HOSTILE, HOSTILE]])]),
-        Section("", [Picture(picture.path, HOSTILE)]),
+        Section(strange, [strange, Table([strange], [cells])]),
+        Section("", [Picture(picture.path, strange), Picture(picture.path, strange, is_wide=True)]),
     ]
-    write_report(tmp_path / "report.html", HOSTILE, sections)
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in text
-    assert "<img src=http" not in text
-    shown = HOSTILE.replace("\ud800", "?")
-    assert html.unescape(text).count(shown) == 9  # title twice, link, h2, p, th, row, cell, alt
+    write_report(tmp_path / "report.html", strange, sections)
+    tree = check_page(tmp_path / "report.html")
+    shown = strange.replace(CONTROL, r"\ud800 \x00\x1b[31m \ufffe\u202e -")
+    where = [texts(tree, tag) for tag in ("title", "h1", "h2", "a", "p", "thead", "tbody")]
+    where = [text.strip() for found in where for text in found]
+    assert where == [*[shown] * 3, "", shown, "", shown, shown, shown * 5]
+    assert [element.get("alt") for element in tree.iter("img")] == [shown, shown]
 
 
-def test_nothing_is_fetched_from_elsewhere(page):
-    text = page.read_text(encoding="utf-8")
-    assert EXTERNAL.findall('<a href="http://a">') and EXTERNAL.findall("<img src='x.png'>")
-    assert EXTERNAL.findall(text) == []
-    assert not re.search(r"url\(|@import|<link|<script|<iframe", text)
-    assert "default-src 'none'; img-src data:" in text
+def test_nothing_is_fetched_from_elsewhere(page, tmp_path):
+    check_page(page)
+    for part in (
+        "<a href='http://a'>a</a>",
+        "<img src='x.png' alt=''>",
+        "<p style='background: url(x)'>a</p>",
+        "<script>a</script>",
+        "<p onclick='a'>a</p>",
+        "<style>@import 'a'</style>",
+    ):
+        other = tmp_path / "other.html"
+        other.write_text(page.read_text(encoding="utf-8").replace("<nav>", f"{part}<nav>"))
+        assert foreign_parts(parse(other))
+
+
+@pytest.mark.parametrize("mistake", ["<b>", "</p>", "&nosuch;", "<p class=a class=b></p>"])
+def test_the_parser_would_tell(page, mistake):
+    page.write_text(page.read_text(encoding="utf-8").replace("<nav>", f"{mistake}<nav>"))
+    with pytest.raises(ParseError):
+        parse(page)
+
+
+def test_cells_stand_out_as_they_are_asked_to(page):
+    tree = check_page(page)
+    assert texts(tree, "strong") == ["b"]
+    (bar,) = [cell for cell in tree.iter("td") if cell.get("class") == "bar"]
+    assert (bar.text, bar.get("style")) == ("1", "--share: 100.0%")
 
 
 def test_a_sentence_of_megabytes_leaves_it_small(tmp_path):
@@ -65,49 +98,34 @@ def test_a_sentence_of_megabytes_leaves_it_small(tmp_path):
     assert (tmp_path / "report.html").stat().st_size < 50_000
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium on PATH")
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_browser_shows_all_of_it_without_a_complaint(page, tmp_path, width):
-    found, log = in_browser(page, tmp_path, width)
-    assert found["pictures"] == [True]
-    assert found["sections"] == 2
-    assert found["overflow"] <= 0
-    assert "CONSOLE" not in log
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("a\nb"), MemoryError()])
+def test_a_report_that_cannot_be_written_is_told_in_a_line(tmp_path, capsys, error):
+    with warning_if_unwritten(tmp_path / "report.html"):
+        raise error
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'report.html'} is not written ({type(error).__name__}" in line
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium on PATH")
+def test_an_interrupt_is_not_taken_for_that(tmp_path):
+    with pytest.raises(KeyboardInterrupt), warning_if_unwritten(tmp_path / "report.html"):
+        raise KeyboardInterrupt
+
+
+@needs_browser
+def test_a_browser_shows_all_of_it_without_a_complaint(page):
+    check_looks({page: 2})
+
+
+@needs_browser
 def test_the_browser_would_tell(tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text(
-        "<section><div style='width:900px'>x</div><img src='data:image/png;base64,xx'>"
-        "<script>undefined_name()</script></section>"
+        "<div style='width:2000px'>x</div><img src='data:image/png;base64,xx'>"
+        "<img src='none.png'><script>undefined_name()</script>"
     )
-    found, log = in_browser(broken, tmp_path, 400)
-    assert found["pictures"] == [False]
-    assert found["overflow"] > 0
-    assert "CONSOLE" in log
-
-
-def in_browser(page, folder, width):
-    """Return what a frame of that width measures of the page, and what the browser logged."""
-    frame = html.escape(page.read_text(encoding="utf-8"))
-    measuring = folder / "measuring.html"
-    measuring.write_text(
-        f'<iframe width={width} height=900 style="border:0" srcdoc="{frame}"></iframe>'
-        """<pre></pre><script>onload = () => {
-          const inner = document.querySelector("iframe").contentDocument
-          document.querySelector("pre").textContent = JSON.stringify({
-            overflow: inner.documentElement.scrollWidth - inner.documentElement.clientWidth,
-            pictures: [...inner.images].map(x => x.complete && x.naturalWidth > 0),
-            sections: inner.querySelectorAll("section").length})}</script>""",
-        encoding="utf-8",
-    )
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    done = subprocess.run(
-        [BROWSER, *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", measuring],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    (result,) = re.findall("<pre>(.*)</pre>", done.stdout)
-    return json.loads(html.unescape(result)), done.stderr
+    ((looks, printed),) = look_at([broken])
+    for look in (*looks.values(), printed):
+        assert look.pictures == [False, False]
+        assert look.overflow > 0
+        for complaint in ("error: ", "request: ", "failed: "):
+            assert any(told.startswith(complaint) for told in look.complaints)

@@ -156,7 +156,7 @@ def test_nothing_is_written_without_saving(small, tmp_path, few_levels, no_pictu
 def test_the_picture_has_a_panel_for_each_modality_and_kind(tmp_path):
     curves = {
         name: {how: number + how.level / 100 for how in perturbation.perturbations()}
-        for number, name in enumerate(("a", "b"))
+        for number, name in enumerate(("a", "$\\frac{a$ \ud800\n"))
     }
     robustness_plot.plot_robustness(tmp_path / "robustness.png", curves, "MAE")
     check_png(tmp_path / "robustness.png", 1560, 960)

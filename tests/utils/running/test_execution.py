@@ -13,6 +13,7 @@ from data.loading.split import Split
 from models.layers.encoder import Encoder
 from models.registry import build
 from system.devices import pick_device
+from tests.cuda import needs_cuda
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.evaluation import evaluate
 from utils.reports.predict import Predictor
@@ -20,8 +21,6 @@ from utils.running.compiled import Compiled
 from utils.running.cuda_graph import CudaGraph
 from utils.running.execution import FLOAT32, Execution
 from utils.tasks import SENTIMENT
-
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
 def test_bfloat16_predicts_about_the_same(small):
@@ -91,7 +90,7 @@ def test_batches_of_another_size_go_past_what_is_made_for_whole_ones():
     assert given == ["w", "o", "w", "o"]
 
 
-@CUDA
+@needs_cuda
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, monkeypatch):
     """The graph is of the fourth whole batch on; without one, every call runs as it is."""
@@ -115,7 +114,7 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, m
     assert losses["captured"] == pytest.approx(losses["eager"], rel=1e-2)
 
 
-@CUDA
+@needs_cuda
 def test_a_training_saved_on_cuda_goes_on_on_the_cpu_and_back(small, tmp_path):
     devices = [pick_device(name) for name in ("cuda", "cpu", "cuda")]
     for epochs, device in enumerate(devices, start=1):
@@ -128,7 +127,7 @@ def test_a_training_saved_on_cuda_goes_on_on_the_cpu_and_back(small, tmp_path):
     assert all(np.isfinite(epoch.loss) for epoch in trainer.epochs)
 
 
-@CUDA
+@needs_cuda
 def test_cuda_trains_as_the_cpu_does(small, tmp_path):
     """Dropout and all: its masks are the same on every device."""
     losses = []

@@ -13,7 +13,7 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import contents, with_other_labels
-from utils.studies import comparison
+from utils.studies import comparison, plot
 from utils.studies.ablations import ABLATIONS
 from utils.studies.comparison import plan_runs, run_study
 from utils.training import run as training
@@ -28,7 +28,7 @@ def study(*arguments):
 
 
 @pytest.fixture
-def trained(monkeypatch):
+def trained(monkeypatch, tmp_path):
     """The folders of the trainings that are started; none draws pictures, which takes long."""
     folders, train = [], comparison.train
 
@@ -37,7 +37,9 @@ def trained(monkeypatch):
         return train(config, *arguments, **options)
 
     monkeypatch.setattr(comparison, "train", note)
-    monkeypatch.setattr(training, "_write_results", lambda *_: None)
+    monkeypatch.setattr(training, "_write_results", lambda *_: (tmp_path, []))
+    monkeypatch.setattr(training, "write_training_report", lambda *_: None)
+    monkeypatch.setattr(plot, "plot_comparison", lambda path, *_: path.touch())
     return folders
 
 

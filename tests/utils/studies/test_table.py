@@ -15,8 +15,9 @@ import pytest
 from system.config import plain_values
 from system.errors import InputError
 from utils.run_config import RunConfig
+from utils.studies.report import tabulate
 from utils.studies.runs import find_runs
-from utils.studies.table import make_table, tabulate, write_table
+from utils.studies.table import make_table, write_table
 from utils.tasks.sentiment import score
 
 LABELS = [-2.0, 1.0, 2.0, -1.0]

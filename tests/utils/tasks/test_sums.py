@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.tasks import SENTIMENT, SIMS_SENTIMENT
+from utils.tasks import EMOTION, SENTIMENT, SIMS_SENTIMENT
 
-TASKS = {"mosei": SENTIMENT, "sims": SIMS_SENTIMENT}
+TASKS = {"mosei": SENTIMENT, "sims": SIMS_SENTIMENT, "emotion": EMOTION}
 # On borders of classes, at 0, and far out.
 VALUES = st.sampled_from([-9, -3, -1.5, -0.7, -0.5, -0.1, 0, 0.1, 0.4, 0.7, 1, 2.5, 3.2])
 PAIRS = st.lists(st.tuples(VALUES, VALUES, st.integers(0, 3)), min_size=1, max_size=12)
@@ -22,13 +22,17 @@ PAIRS = st.lists(st.tuples(VALUES, VALUES, st.integers(0, 3)), min_size=1, max_s
 def test_they_are_the_scores_of_the_segments_repeated(name, pairs):
     task = TASKS[name]
     labels, predictions, counts = (np.array(column) for column in zip(*pairs, strict=True))
-    labels, predictions = np.float32(labels)[:, None], np.float32(predictions)[:, None]
+    # Of several outputs, each has the segments in another order.
+    labels, predictions = (
+        np.column_stack([np.roll(np.float32(values), k) for k in range(len(task.outputs))])
+        for values in (labels, predictions)
+    )
     found = task.sums.scores(counts[None] @ task.sums.terms(labels, predictions))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = task.score(np.repeat(labels, counts, 0), np.repeat(predictions, counts, 0))
     assert {key: value.tolist() for key, value in found.items()} == {
-        key: [pytest.approx(value, abs=1e-6)] for key, value in expected.items()
+        key: [pytest.approx(value, rel=1e-6, abs=1e-6)] for key, value in expected.items()
     }
 
 

@@ -13,6 +13,7 @@ from models.checkpoint import read_checkpoint
 from models.nhfnet import NHFNet
 from models.registry import build
 from system.errors import InputError
+from tests.cuda import needs_cuda
 from utils.reports.evaluation import evaluate
 from utils.run_config import RunConfig
 from utils.tasks import SENTIMENT
@@ -127,7 +128,7 @@ def test_lines_picked_on_the_test_set(small):
     assert lines[-1] == f"Best MAE {value:.4f} at epoch {lowest.number}"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_trains_on_cuda(small):
     cuda = LoaderOptions(torch.device("cuda"), batch_size=10, num_workers=0, verbose=False)
     trainer = make_trainer(small, options=cuda)

@@ -1,0 +1,30 @@
+"""Rows of equal size in a file: which lie one behind another, and reading them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def runs_of(rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
+    """Return the runs of consecutive numbers in `rows`, each as its first and one past its last."""
+    rows = np.asarray(rows, dtype=np.int64)
+    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    counts = np.diff(begins, append=len(rows))
+    firsts = rows[begins]
+    return list(zip(firsts.tolist(), (firsts + counts).tolist(), strict=True))
+
+
+def fill(descriptor: int, target: memoryview, offset: int) -> bool:
+    """Read bytes at `offset` of an open file into `target`; False where the file ends before.
+
+    Threads and forked processes may share the descriptor. Raises OSError as the system does.
+    """
+    while target:
+        count = os.preadv(descriptor, [target], offset)
+        if not count:
+            return False
+        target, offset = target[count:], offset + count
+    return True

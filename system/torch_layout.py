@@ -1,0 +1,154 @@
+"""How `torch.save` lays a file out, for strangers' files: no size in it is believed.
+
+A file is a zip archive with a pickle and a record for each storage of values, or (before PyTorch
+1.6, and still within `pickle.dump`) a row of pickles with the storages behind. What is in the
+pickle is read by whom this is called by. Memory is asked for only where the file is that large.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
+
+import numpy as np
+
+ZIP_START = b"PK\x03\x04"  # of a zip archive
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the row
+_LEGACY_VERSION = 1001
+_MOST_DIMENSIONS, _LARGEST_NUMBER = 32, 2**60
+
+StorageOf = Callable[[int, str, int], np.ndarray]
+"""Returns the uint8 content of a storage: by bytes a value, key and number of values."""
+Unpickle = Callable[[BinaryIO, "StorageOf | None"], Any]
+Kind = TypeVar("Kind")
+
+
+def require(condition: bool, complaint: str) -> None:
+    """Raise UnpicklingError with `complaint` unless `condition` holds."""
+    if not condition:
+        raise pickle.UnpicklingError(complaint)
+
+
+class BoundedFile:
+    """A file that is asked for no more bytes than it has: Python takes the memory first."""
+
+    def __init__(self, file: BinaryIO, most: int = sys.maxsize) -> None:
+        """Give up to `most` bytes from where the file stands."""
+        self._file = file
+        place = file.tell()
+        self._end = min(file.seek(0, os.SEEK_END), place + most)
+        file.seek(place)
+        self.tell = file.tell
+
+    def read(self, count: int) -> bytes:
+        """Read up to `count` bytes."""
+        return self._file.read(max(min(count, self._end - self._file.tell()), 0))
+
+    def readline(self) -> bytes:
+        """Read a line."""
+        return self._file.readline(max(self._end - self._file.tell(), 0))
+
+
+def read_zip(file: BinaryIO, unpickle: Unpickle, largest_pickle: int = sys.maxsize) -> Any:
+    """Return what is in a zip archive; raises any exception for another one, or a damaged one."""
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        sizes = {one.filename: one.file_size for one in records}
+        is_stored = all(one.compress_type == zipfile.ZIP_STORED for one in records)
+        require(is_stored, "a compressed record, in no zip archive of PyTorch")
+        # Records may overlap in a file that is made to grow.
+        require(sum(one.file_size for one in records) <= size, "records larger than the file")
+        require(len(sizes) == len(records), "two records of one name")
+        (main,) = [name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
+        require(sizes[main] <= largest_pickle, "too large a pickle")
+        folder = main.removesuffix("data.pkl")
+        order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in sizes else b"little"
+        require(order == sys.byteorder.encode(), "numbers of another byte order")
+        storages: dict[str, np.ndarray] = {}
+
+        def storage_of(itemsize: int, key: str, count: int) -> np.ndarray:
+            if key not in storages:
+                name = f"{folder}data/{key}"
+                content = np.empty(sizes[name], np.uint8)
+                with cast("zipfile.ZipExtFile", archive.open(name)) as record:
+                    require(record.readinto(content.data) == len(content), "it ends too early")
+                storages[key] = content
+            return _of_size(storages[key], itemsize, count)
+
+        return unpickle(io.BytesIO(archive.read(main)), storage_of)
+
+
+def read_legacy(file: io.BytesIO | io.BufferedReader, unpickle: Unpickle) -> Any:
+    """Return what follows LEGACY_MAGIC in a row of pickles; raises any exception."""
+    require(unpickle(file, None) == _LEGACY_VERSION, "no PyTorch file")
+    is_little_endian = unpickle(file, None).get("little_endian")
+    require(is_little_endian is (sys.byteorder == "little"), "numbers of another byte order")
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(start)
+    storages: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+
+    def storage_of(itemsize: int, key: str, count: int) -> np.ndarray:
+        if key not in storages:
+            claimed = count * itemsize + sum(map(len, storages.values()))
+            require(claimed <= size, "more values than there are")
+            storages[key], counts[key] = np.zeros(count * itemsize, np.uint8), count
+        return _of_size(storages[key], itemsize, count)
+
+    unpickle(file, storage_of)  # which says how large they are: they come behind
+    keys = unpickle(file, None)
+    require(set(keys) == set(storages), "other storages than it names")
+    for key in keys:
+        found = int.from_bytes(file.read(8), sys.byteorder)
+        require(found == counts[key], "a storage of another size")
+        require(file.readinto(storages[key].data) == len(storages[key]), "it ends too early")
+    file.seek(start)
+    return unpickle(file, storage_of)
+
+
+def _of_size(content: np.ndarray, itemsize: int, count: int) -> np.ndarray:
+    require(len(content) == count * itemsize, "a storage of another size")
+    return content
+
+
+def storage_named(pid: Any, kind_type: type[Kind]) -> tuple[Kind, str, int]:
+    """Return type, key and count of the storage that a pickle names.
+
+    It does so by `("storage", type, key, device, count)`, with a type of `kind_type`.
+    """
+    name, kind, key, _device, count = pid[:5]
+    require(name == "storage" and set(pid[5:]) <= {None}, "a storage of an unknown kind")
+    require(isinstance(kind, kind_type) and type(key) is str, "a storage without a type")
+    require(type(count) is int and count >= 0, "a storage of an impossible size")
+    return kind, key, count
+
+
+class Sized(Protocol):
+    """What has a length."""
+
+    def __len__(self) -> int:
+        """Return the number of values."""
+        ...
+
+
+def check_view(storage: Sized, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    """Raise UnpicklingError for a tensor that leaves its storage, or repeats values in memory.
+
+    A short file could claim a huge one.
+    """
+    is_shape = type(size) is type(stride) is tuple and len(size) == len(stride)
+    require(is_shape and len(size) <= _MOST_DIMENSIONS, "a tensor's shape")
+    numbers = (offset, *size, *stride)
+    are_whole = all(type(one) is int and 0 <= one < _LARGEST_NUMBER for one in numbers)
+    require(are_whole, "a tensor's place")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    require(0 in size or last < len(storage), "a tensor outside its storage")
+    require(math.prod(size) <= len(storage), "a tensor larger than its storage")

@@ -1,0 +1,91 @@
+"""A comparison as one page, from records that are written here."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from tests.pages import HOSTILE, check_looks, check_page, needs_browser, texts
+from tests.utils.reports.test_evaluation import check_png
+from tests.utils.studies.test_table import write_run
+from utils.studies.plot import Line, plot_comparison
+from utils.studies.report import tabulate, write_study
+
+
+def write_curve(folder, values):
+    """Write what a run keeps of its epochs."""
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "split", "mae"])
+        for epoch, value in enumerate(values, start=1):
+            writer.writerows([[epoch, "train", 9], [epoch, "val", value]])
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two models over two seeds, one in a folder that is no good name, with and without curves."""
+    for seed in (1, 2):
+        for name, model in {"a": "nhfnet", HOSTILE.replace("/", "-"): "lf_dnn"}.items():
+            settings = {"batch_size": 8 if model == "lf_dnn" else 16, "datadir": tmp_path / "gone"}
+            write_run(
+                tmp_path / name / f"seed{seed}", 0.1 * seed, model=model, seed=seed, **settings
+            )
+        write_curve(tmp_path / "a" / f"seed{seed}", [0.5, 0.4, 0.3])
+    record = json.loads((tmp_path / "a" / "seed1" / "run.json").read_text())
+    record |= {"revision": "abc", "versions": {"torch": "9.9"}, "machine": {"processors": 3}}
+    (tmp_path / "a" / "seed1" / "run.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def rows_of(tree):
+    return [["".join(cell.itertext()) for cell in row] for row in tree.iter("tr")]
+
+
+def test_the_report_has_scores_runs_and_what_they_differ_in(study, capsys):
+    tabulate([study], study / "out")
+    assert "and report.html" in capsys.readouterr().out
+    tree = check_page(study / "out" / "report.html")
+    rows = rows_of(tree)
+    for name in ("lf_dnn", "nhfnet"):
+        assert [name, "2", "0.150 ± 0.071"] in [row[:3] for row in rows]
+    assert ["nhfnet", "2", "1", "0.2000", str(study / "a" / "seed2")] in rows
+    assert ["batch_size", "8", "16"] in rows
+    assert ["epochs", "10"] in rows
+    assert ["torch", "9.9"] in rows
+    assert ["revision", "abc"] in rows
+    assert "0.150 ± 0.071" in texts(tree, "strong")
+
+
+def test_what_the_runs_ran_on_stands_there_once_or_all_of_it(study):
+    path = study / "a" / "seed2" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "revision": "def"}))
+    write_study([study], study)
+    assert ["revision", "abc; def"] in rows_of(check_page(study / "report.html"))
+
+
+def test_a_run_without_curves_has_none(study):
+    (study / "a" / "seed1" / "metrics.csv").write_text("nothing\n")
+    write_study([study], study)
+    check_png(study / "comparison.png", 1560, 520)
+    check_page(study / "report.html")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_rows_of_any_number_and_name_are_drawn(tmp_path, rows):
+    names = [r"$\frac{a$", "\ud800\n\x1b", "x" * 1000]
+    lines = [Line(names[k % 3], [0.1 * k, 0.2][: 1 + k % 2], [[0.3], []]) for k in range(rows)]
+    plot_comparison(tmp_path / "comparison.png", lines, "MAE")
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@needs_browser
+def test_a_browser_shows_a_large_study(tmp_path):
+    for number in range(16):
+        settings = {"set": {f"a_setting_with_a_name_{number}": number}, "lr": 0.1 + number}
+        write_run(tmp_path / str(number), 0.1, **settings)
+    write_study([tmp_path], tmp_path)
+    check_page(tmp_path / "report.html")
+    check_looks({tmp_path / "report.html": 1})

@@ -1,0 +1,124 @@
+"""An evaluation as a report: how good, how sure, where wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from data.loading.split import Split
+from utils.reports.bootstrap import score_table
+from utils.reports.evaluation import Evaluation
+from utils.reports.html import Cell, Picture, Section, Table
+from utils.reports.segment_table import SegmentTable
+from utils.tasks import Task
+
+WORST = 20  # segments
+_LENGTHS = (2, 4, 8, 16, 32)  # seconds, where one group of segments ends and the next begins
+
+
+def evaluation_sections(
+    evaluation: Evaluation,
+    task: Task,
+    split: Split,
+    certainty: dict[str, Any],
+    pictures: Sequence[Picture],
+) -> list[Section]:
+    """Return the sections on an evaluation of `split`.
+
+    `certainty` is what `Bootstrap.find` returned, `pictures` what `write_evaluation` did. Raises
+    InputError when the split's segment table is damaged.
+    """
+    errors = np.abs(evaluation.predictions - evaluation.labels).mean(axis=1)
+    worst = np.argsort(-errors, kind="stable")[:WORST].tolist()
+    segments = SegmentTable(split, worst)
+    return [
+        Section(f"Scores of {split.folder.name}", _scores(evaluation, task, certainty)),
+        Section("Predicted against true", list(pictures)),
+        Section("Error by class", _by_class(evaluation, task)),
+        Section("Error by length of the segment", _by_length(evaluation, segments.seconds)),
+        Section(
+            f"The {len(worst)} worst segments", [_worst(evaluation, task, errors, worst, segments)]
+        ),
+    ]
+
+
+def _scores(evaluation: Evaluation, task: Task, certainty: dict[str, Any]) -> list[str | Table]:
+    table = Table(*score_table(task, evaluation.scores, certainty))
+    if not certainty:
+        return [table, "No intervals: they need segments of several videos."]
+    about = certainty["bootstrap"]
+    text = (
+        f"Intervals hold 95 % of {about['resamples']:,} resamples of the {about['videos']:,} "
+        f"videos, drawn by the seed {about['seed']}."
+    )
+    other = [f"The other is {certainty['against']['file']}."] if "against" in certainty else []
+    return [table, text, *other]
+
+
+def _by_class(evaluation: Evaluation, task: Task) -> list[str | Table]:
+    if task.scale is None:
+        return ["The task has no classes."]
+    groups = []
+    for column, output in enumerate(task.outputs):
+        label, prediction = evaluation.labels[:, column], evaluation.predictions[:, column]
+        classes = task.scale.classes(label)
+        for number, name in enumerate(task.scale.class_names):
+            title = f"{output} {name}" if len(task.outputs) > 1 else name
+            groups.append((title, (prediction - label)[classes == number]))
+    return [_grouped("true class", groups)]
+
+
+def _by_length(evaluation: Evaluation, seconds: np.ndarray) -> list[str | Table]:
+    known = seconds > 0
+    if not known.any():
+        return ["The times of these segments are not known."]
+    wrong = evaluation.predictions - evaluation.labels
+    group = np.where(known, np.digitize(seconds, _LENGTHS), -1)
+    ends = [f"{low} to {high} s" for low, high in pairwise(_LENGTHS)]
+    names = [f"under {_LENGTHS[0]} s", *ends, f"{_LENGTHS[-1]} s and more", "not known"]
+    return [_grouped("length", [(name, wrong[group == k]) for k, name in _numbered(names)])]
+
+
+def _numbered(names: Sequence[str]) -> list[tuple[int, str]]:
+    return [*enumerate(names[:-1]), (-1, names[-1])]
+
+
+def _grouped(title: str, groups: Sequence[tuple[str, np.ndarray]]) -> Table:
+    """Lay out the errors of each group that has segments, given as predicted minus true."""
+    filled = [(name, wrong) for name, wrong in groups if len(wrong)]
+    maes = [float(np.abs(wrong).mean()) for _, wrong in filled]
+    largest = max(maes) or 1.0
+    rows = [
+        [name, f"{len(wrong):,}", Cell(f"{mae:.3f}", share=mae / largest), f"{wrong.mean():+.3f}"]
+        for (name, wrong), mae in zip(filled, maes, strict=True)
+    ]
+    return Table([title, "segments", "MAE", "mean of predicted minus true"], rows)
+
+
+def _worst(
+    evaluation: Evaluation,
+    task: Task,
+    errors: np.ndarray,
+    worst: Sequence[int],
+    segments: SegmentTable,
+) -> Table:
+    rows = [
+        [
+            *(evaluation.ids[row], *segments.spoken(row)),
+            *(values_text(task, x[row]) for x in (evaluation.labels, evaluation.predictions)),
+            f"{errors[row]:.2f}",
+        ]
+        for row in worst
+    ]
+    return Table(["segment", "time", "sentence", "true", "predicted", "error"], rows)
+
+
+def values_text(task: Task, values: np.ndarray) -> str:
+    """Return the values `(outputs,)` of a segment as a table shows them; of several, with names."""
+    if len(task.outputs) == 1:
+        return f"{values[0]:.2f}"
+    pairs = zip(task.outputs, values, strict=True)
+    return ", ".join(f"{name} {value:.2f}" for name, value in pairs)

@@ -1,0 +1,63 @@
+"""Predictions without labels as a report: no scores, but what was predicted of what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.loading.split import Split
+from utils.reports.about import about_run, data_section
+from utils.reports.evaluation_report import values_text
+from utils.reports.html import Cell, Section, Table, write_report
+from utils.reports.segment_table import SegmentTable
+from utils.run_config import RunConfig
+from utils.tasks import Task
+
+_STRONGEST = 20  # segments
+
+
+def write_prediction_report(
+    path: Path,
+    config: RunConfig,
+    split: Split,
+    predictions: np.ndarray,
+    task: Task,
+    device: torch.device,
+    predicted: Path,
+) -> None:
+    """Write what was predicted `(N, outputs)` of a split of the dataset or pickle `predicted`."""
+    strength = np.abs(predictions).mean(axis=1)
+    chosen = np.argsort(-strength, kind="stable")[:_STRONGEST].tolist()
+    segments = SegmentTable(split, chosen)
+    rows = [
+        [split.ids[row], *segments.spoken(row), values_text(task, predictions[row])]
+        for row in chosen
+    ]
+    name = split.folder.resolve().name
+    _, *rest = about_run(config, {}, task, device)
+    sections = [
+        Section("Scores", ["None: --predict looks at no labels. With labels, evaluate instead."]),
+        Section("Predictions", [_distribution(predictions, task)]),
+        Section(
+            f"The {len(rows)} strongest predictions",
+            [Table(["segment", "time", "sentence", "predicted"], rows)],
+        ),
+        data_section(split.folder.parent, {name: split}, task, shown_as=predicted),
+        *rest,
+    ]
+    write_report(path, f"{config.checkpoint} predicts {name} of {predicted}", sections)
+
+
+def _distribution(predictions: np.ndarray, task: Task) -> Table:
+    """Lay out each output's range and how many segments fall into each class."""
+    names = task.scale.class_names if task.scale else ()
+    rows = []
+    for name, values in zip(task.outputs, predictions.T, strict=True):
+        cells = []
+        if task.scale is not None:
+            counts = np.bincount(task.scale.classes(values), minlength=len(names))
+            cells = [Cell(f"{count:,}", share=count / len(values)) for count in counts]
+        rows.append([name, *(f"{of(values):.2f}" for of in (np.min, np.mean, np.max)), *cells])
+    return Table(["output", "lowest", "mean", "highest", *names], rows)

@@ -1,0 +1,127 @@
+"""A comparison as tables on screen, as files, and as one report."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from data.layout import SPLITS
+from data.loading.split import Split
+from system.console import format_table, print_line
+from system.errors import InputError
+from utils.reports.about import data_section, environment_section
+from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
+from utils.studies.runs import Run
+from utils.studies.table import Row, write_table
+from utils.studies.table import Table as Comparison
+from utils.tasks import Measure
+from utils.training.run_folder import HISTORY
+
+
+def tabulate(places: Sequence[Path], folder: Path) -> None:
+    """Write what `write_study` does, and print the table."""
+    table = write_study(places, folder)
+    header, *rows = table.lines(lambda text, is_best: f"{text} *" if is_best else text)
+    print_line(format_table(header, rows))
+    print_line(f"\nIn {folder}: comparison.md, .csv, .tex, .json and .png, and report.html")
+
+
+def write_study(places: Sequence[Path], folder: Path) -> Comparison:
+    """Write the table of the runs in these folders and below them, its picture and its report.
+
+    Returns the table. Raises InputError as `write_table` does.
+    """
+    table = write_table(places, folder)
+    with warning_if_unwritten(folder / "report.html"):
+        _write_report(folder, table)
+    return table
+
+
+def _write_report(folder: Path, table: Comparison) -> None:
+    from utils.studies.plot import Line, plot_comparison  # matplotlib is slow to import
+
+    measure, runs = table.task.chosen_by, [run for row in table.rows for run in row.runs]
+    picture = Picture(folder / "comparison.png", f"{measure.name} of each row", is_wide=True)
+    lines = [
+        Line(
+            row.name,
+            [result.scores[measure.key] for result in row.results],
+            [_validation(run, measure.key) for run in row.runs],
+        )
+        for row in table.rows
+    ]
+    plot_comparison(picture.path, lines, measure.name)
+    header, *rows = table.lines(Cell)
+    about_runs = [one for row in table.rows for one in _about_runs(row, measure)]
+    text = (
+        "Mean ± sample deviation over the seeds, on the test split at the epoch that is the best "
+        f"by validation {measure.name}; the best mean of each score is bold."
+    )
+    columns = ["model", "seed", "epoch", f"test {measure.name}", "folder"]
+    sections = [
+        Section("Scores", [text, Table([cell.value for cell in header], rows)]),
+        Section(f"{measure.name} by model and by epoch", [picture]),
+        Section("Runs", ["Each run has a report of its own.", Table(columns, about_runs)]),
+        *_data(runs, table),
+        Section("Configuration", _configuration(table.rows)),
+        environment_section(_together([run.environment for run in runs])),
+    ]
+    write_report(folder / "report.html", f"Comparison of {len(runs)} runs in {folder}", sections)
+
+
+def _about_runs(row: Row, measure: Measure) -> list[list[Any]]:
+    return [
+        [
+            *(row.name, run.config.seed, result.epoch),
+            *(measure.text(result.scores[measure.key]), run.folder),
+        ]
+        for run, result in zip(row.runs, row.results, strict=True)
+    ]
+
+
+def _validation(run: Run, key: str) -> list[float]:
+    """Return a validation score by epoch, as the run's folder has it; nothing where it has not."""
+    with (
+        suppress(OSError, ValueError, KeyError, csv.Error),
+        (run.folder / HISTORY).open(encoding="utf-8", newline="") as file,
+    ):
+        return [float(row[key]) for row in csv.DictReader(file) if row["split"] == "val"]
+    return []
+
+
+def _data(runs: Sequence[Run], table: Comparison) -> list[Section]:
+    sections = []
+    for folder in dict.fromkeys(run.config.data_folder for run in runs):
+        splits: dict[str, Split] = {}
+        with suppress(InputError, OSError):  # it may have gone since
+            splits = {name: Split(folder / name) for name in SPLITS}
+        sections.append(data_section(folder, splits, table.task))
+    return sections
+
+
+def _configuration(rows: Sequence[Row]) -> list[Table]:
+    """Lay out the settings that all rows share, and those in which they differ."""
+    settings = [row.runs[0].settings for row in rows]
+    names = list(dict.fromkeys(name for of_row in settings for name in of_row))
+    values = {name: [of_row.get(name, "") for of_row in settings] for name in names}
+    same = {name for name in names if len(set(map(repr, values[name]))) == 1}
+    differing = [[name, *values[name]] for name in names if name not in same]
+    tables = [
+        Table(["setting", "of all"], [[name, values[name][0]] for name in names if name in same])
+    ]
+    if differing:
+        tables.append(Table(["setting", *(row.name for row in rows)], differing))
+    return tables
+
+
+def _together(environments: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return each fact of the environments, and where they differ, all that it was."""
+    found: dict[str, dict[str, None]] = {}
+    for one in environments:
+        for name, value in one.items():
+            for key, fact in (value if isinstance(value, dict) else {name: value}).items():
+                found.setdefault(key, {})[str(fact)] = None
+    return {name: "; ".join(values) for name, values in found.items()}
