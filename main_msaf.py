@@ -43,7 +43,9 @@ _EXCLUDES = {
     "predict": (*_OTHER_WORK, "export"),
     "export": _OTHER_WORK,
     "robustness": (*_OTHER_WORK, "predict", "export"),
+    "attention": (*_OTHER_WORK, "predict", "export", "robustness"),
 }
+_BY_ID = True  # --attention without a number
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
 
@@ -69,6 +71,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--robustness", action="store_true", help=robustness)
     beside = "checkpoints that --robustness puts beside --checkpoint"
     add("--beside", type=file_path, nargs="+", default=[], metavar="FILE", help=beside)
+    attention = (
+        "with --checkpoint, also draw what the model attended to in the N worst predicted "
+        "segments, or in those of --ids"
+    )
+    add("--attention", type=whole_number(1), nargs="?", const=_BY_ID, metavar="N", help=attention)
+    ids = (
+        "with --attention: the segments of these ids, as predictions.csv has them; one that "
+        "begins with - as --ids=ID"
+    )
+    add("--ids", nargs="+", action="extend", metavar="ID", help=ids)
     add(
         "--resume",
         metavar="FILE|auto",
@@ -94,8 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--predict", type=file_path, metavar="PATH", help=predict)
     bert = "with --predict: encode a pickle's sentences by this BERT, as dataset_prep.py does"
     add("--bert", metavar="NAME_OR_DIR", help=bert)
-    export = "with --checkpoint, write its model to this file, which loads like a checkpoint"
-    add("--export", type=file_path, metavar="FILE.safetensors", help=export)
+    export = (
+        "with --checkpoint, write its model to this file: .safetensors, which loads like a "
+        "checkpoint, or .onnx, for onnxruntime"
+    )
+    add("--export", type=file_path, metavar="FILE.safetensors|FILE.onnx", help=export)
     dry_run = "print what would be done and what it costs; nothing is trained or written"
     add("--dry_run", action="store_true", help=dry_run)
     by_name = {field.name: field for field in fields(RunConfig)}
@@ -155,11 +170,26 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         parser.error("--predict writes predictions.csv: leave --no_save out")
     if arguments["beside"] and not arguments["robustness"]:
         parser.error("--beside goes with --robustness")
+    _check_attention(parser, arguments, config)
     if resume and not trains:
         parser.error("--resume goes with --train")
     if resume not in (None, "auto") and arguments["seeds"]:
         parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
     return config
+
+
+def _check_attention(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
+) -> None:
+    wanted, ids = arguments["attention"], arguments["ids"]
+    if ids and not wanted:
+        parser.error("--ids goes with --attention")
+    if wanted is _BY_ID and not ids:
+        parser.error("--attention: give it a number of segments, or --ids")
+    if wanted and wanted is not _BY_ID and ids and wanted != len(ids):
+        parser.error(f"--attention {wanted}, but --ids names {len(ids)}: leave the number out")
+    if wanted and not config.save:
+        parser.error("--attention writes files: leave --no_save out")
 
 
 def parse_study(
@@ -235,7 +265,7 @@ def main() -> None:
     else:
         from utils.reports.evaluate_checkpoint import evaluate_checkpoint
 
-        evaluate_checkpoint(config, split, options)
+        evaluate_checkpoint(config, split, options, arguments["ids"] or arguments["attention"])
     leave_processes(processes)
 
 

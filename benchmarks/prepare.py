@@ -1,15 +1,15 @@
 """Preparation without BERT: dataset_prep.py against the literal aligner of tests/plain.py.
 
-from benchmarks import record
+    python -m benchmarks.prepare [CSD_DIR] [--alignment segment word]
+                                 [--forms plain gzip rounded]
 
 CSD_DIR holds the four .csd files of CMU-MOSEI; without it, 40 made-up videos of 3 minutes are
-prepared. Other forms than `plain` are copies of them,
-compressed as the CMU SDK does it (level 9, HDF5's own chunks); `rounded` ones have audio and
-visual features of three decimals, which compress better. Each side runs in a process of its own,
-as a whole: start, reading, aligning and writing the arrays. The literal aligner loads the files
-first, as the CMU SDK does, and loops over rows and words in Python. Beside compressed files
-stands what decompressing the needed chunks takes alone, from memory into memory, in as many
-threads as the process may use processors.
+prepared. Other forms than `plain` are copies of them, compressed as the CMU SDK does it (level 9,
+HDF5's own chunks); `rounded` ones have audio and visual features of three decimals, which compress
+better. Each side runs in a process of its own, as a whole: start, reading, aligning and writing
+the arrays. The literal aligner loads the files first, as the CMU SDK does, and loops over rows and
+words in Python. Beside compressed files stands what decompressing the needed chunks takes alone,
+from memory into memory, in as many threads as the process may use processors.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
 from benchmarks import record
+from benchmarks.record import ROOT
 from data.fetching.server import MOSEI
 from data.formats import chunks
 from data.formats.folds import read_folds

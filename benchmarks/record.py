@@ -51,7 +51,7 @@ def main(
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "numpy", "h5py")},
         "other_work": round(other_work.share(), 3),
-        "columns": {heading: form for heading, form in columns.items() if _fits(form, rows[0])},
+        "columns": {heading: form for heading, form in columns.items() if _fits(form, rows)},
         "rows": rows,
     }
     print(markdown(record))
@@ -59,8 +59,9 @@ def main(
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _fits(form: str, row: Row) -> bool:
-    return all(name in row for _, name, _, _ in Formatter().parse(form) if name)
+def _fits(form: str, rows: list[Row]) -> bool:
+    names = {name for _, name, _, _ in Formatter().parse(form) if name}
+    return all(names <= row.keys() for row in rows)
 
 
 class _OtherWork:

@@ -24,6 +24,7 @@ from system.torch_file import load_torch_file
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 MODALITIES = ("visual", "audio", "text")
+ONNX = ".onnx"  # which is written, not read
 _NAMES_SHOWN = 3
 _WRAPPERS = ("module.", "_orig_mod.", "Model.")  # DataParallel's, torch.compile's and MMSA's
 _LARGEST_SIZE = 2**16  # of inputs and outputs
@@ -75,13 +76,7 @@ def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> Non
     `.safetensors` file, plain values only. Raises OSError when the disk is full or the folder
     cannot be written.
     """
-    content = {
-        "model": name,
-        "config": asdict(model.config),
-        "widths": dict(model.widths),
-        "outputs": model.outputs,
-        **_with_shared_texts(details),
-    }
+    content = _with_shared_texts(describe_model(model, name, **details))
     if path.suffix == SAFETENSORS:
         write_safetensors(path, model.state_dict(), content)
         return
@@ -91,6 +86,17 @@ def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> Non
     torch.save(content, buffer)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def describe_model(model: Model, name: str, **details: Any) -> dict[str, Any]:
+    """Return what a file holds beside a model's weights; with plain `details`, plain values."""
+    return {
+        "model": name,
+        "config": asdict(model.config),
+        "widths": dict(model.widths),
+        "outputs": model.outputs,
+        **details,
+    }
 
 
 def _with_shared_texts(value: Any) -> Any:
@@ -114,6 +120,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise InputError(f"No checkpoint at {path}; give the path of a .pth file.")
+    if path.suffix == ONNX:
+        raise InputError(
+            f"{path} is a model for onnxruntime, not a checkpoint; give the .pth or {SAFETENSORS} "
+            "file that it was made from."
+        )
     if path.suffix == SAFETENSORS:
         tensors, content = load_safetensors(path, _ADVICE)
         content = {**content, "model_state_dict": tensors} if isinstance(content, dict) else None

@@ -1,10 +1,11 @@
-"""A checkpoint as a file for other programs: safetensors."""
+"""A checkpoint as a file for other programs: safetensors or ONNX."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from models.checkpoint import read_checkpoint, write_checkpoint
+from models.checkpoint import ONNX, describe_model, read_checkpoint, write_checkpoint
+from models.onnx_file import write_onnx
 from models.registry import restore
 from system.errors import InputError
 from system.safetensors_file import SUFFIX as SAFETENSORS
@@ -15,12 +16,17 @@ _DETAILS = ("task", "run", "dataset", "epoch", "scores")  # plain values; no opt
 def export(checkpoint: Path, target: Path, name: str | None = None) -> None:
     """Write the model of a checkpoint to `target`; `name` is what `--model` says it is.
 
-    A `.safetensors` file has its settings too, and loads like the checkpoint. Raises InputError
-    for another suffix.
+    A `.safetensors` file has its settings too, and loads like the checkpoint; an `.onnx` file has
+    them in its metadata. Raises InputError for another suffix, or a model that ONNX cannot hold.
     """
-    if target.suffix != SAFETENSORS:
-        raise InputError(f"--export {target}: expected a name that ends in {SAFETENSORS}.")
+    if target.suffix not in (SAFETENSORS, ONNX):
+        raise InputError(
+            f"--export {target}: expected a name that ends in {SAFETENSORS} or {ONNX}."
+        )
     read = read_checkpoint(checkpoint)
     name, model = restore(read, name)
     kept = {key: read.details[key] for key in _DETAILS if key in read.details}
-    write_checkpoint(target, model, name, **kept)
+    if target.suffix == ONNX:
+        write_onnx(target, model, describe_model(model, name, **kept))
+    else:
+        write_checkpoint(target, model, name, **kept)

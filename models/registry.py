@@ -4,7 +4,8 @@ A model is a module with `forward(visual, audio, text) -> (B, outputs)`, made as
 `CLASS(config, widths, outputs)`; it keeps the three as attributes. `CLASS.Config` is a frozen
 dataclass, and `widths` has the channels of visual, audio and text. A class with
 `takes_dropout_keys = True` is also given `dropout_keys` `(B,)` in training. A Config may have
-`left_out`, which names the parts that its values leave out.
+`left_out`, which names the parts that its values leave out. A class may have attention maps, as
+`models.layers.recording.HasAttention` says.
 """
 
 from __future__ import annotations

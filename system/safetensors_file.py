@@ -16,14 +16,14 @@ from system.errors import InputError, first_line, refuse_if_out_of_memory
 from system.files import atomic_write
 
 SUFFIX = ".safetensors"
-_KEY = "checkpoint"  # in the metadata, which are texts by name
+KEY = "checkpoint"  # of the value in a file's metadata, which are texts by name
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], value: Any) -> None:
     """Write tensors, and `value` as JSON; a kill leaves the old file or the new."""
     from safetensors.torch import save
 
-    content = save({name: x.contiguous() for name, x in tensors.items()}, {_KEY: json.dumps(value)})
+    content = save({name: x.contiguous() for name, x in tensors.items()}, {KEY: json.dumps(value)})
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
@@ -37,7 +37,7 @@ def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            value = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            value = json.loads((file.metadata() or {}).get(KEY, "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, value  # noqa: SIM118
     except OSError:
         raise

@@ -55,6 +55,12 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
     return tokenizer, model.eval()
 
 
+def load_tokenizer(folder: Path) -> BertTokenizer:
+    """Load the tokenizer alone, as `load_bert` does; the weights may be missing."""
+    vocab_size = _load_config(one_of(folder, CONFIG_FILES)).vocab_size
+    return _load_tokenizer(one_of(folder, VOCABULARY_FILES), vocab_size)
+
+
 def _load_config(path: Path) -> BertConfig:
     values = read_config(path)
     config = BertConfig(0)

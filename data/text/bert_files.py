@@ -31,6 +31,20 @@ def find_bert(name_or_folder: str) -> tuple[Path, str | None]:
     return folder, folder.name
 
 
+def find_kept_bert(name_or_folder: str, commit: str | None) -> Path | None:
+    """Return the folder of a BERT that is on this machine, None where it is not."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(name_or_folder).is_dir():
+        return Path(name_or_folder)
+    try:
+        config = try_to_load_from_cache(name_or_folder, CONFIG_FILES[0], revision=commit)
+    except HFValidationError:  # a folder that is no longer there
+        return None
+    return Path(config).parent if isinstance(config, str) else None
+
+
 def _fetch(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its names have moved

@@ -10,6 +10,7 @@ import torch
 from data.text.bert import fuse, load_bert
 from data.text.bert_files import find_bert, weights_facts
 from data.text.feature_file import TEXT_LENGTH, Sentence
+from data.text.words import kept_pieces
 from system.devices import pick_device
 from system.errors import InputError
 
@@ -58,7 +59,7 @@ class TextEncoder:
 
     def pieces(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:
         """Return a sentence's input ids and attention mask, each `(TEXT_LENGTH,)` int64."""
-        return self._padded(self.tokenizer.tokenize(sentence)[: TEXT_LENGTH - 2], TEXT_LENGTH)
+        return self._padded(kept_pieces(self.tokenizer, sentence), TEXT_LENGTH)
 
     def _padded(self, pieces: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         ids = self.tokenizer.convert_tokens_to_ids(["[CLS]", *pieces, "[SEP]"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.lstm import LSTM
 from models.layers.norm import BatchNorm
+from models.layers.tracing import is_tracing
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
@@ -50,28 +51,42 @@ class MSAFConfig(CheckedConfig):
 class SplitAttention(nn.Module):
     """Blocks of channels of all modalities, weighted against each other."""
 
-    def __init__(self, blocks: int, block: int, joint_hidden: int, dropout: float) -> None:
+    def __init__(
+        self, channels: Sequence[int], block: int, joint_hidden: int, dropout: float
+    ) -> None:
         super().__init__()
         self.block, self.dropout = block, dropout
+        self.blocks = [size // block for size in channels]  # of each modality
         self.joint_features = nn.Sequential(nn.Linear(block, joint_hidden), BatchNorm(joint_hidden))
-        self.dense_group = nn.ModuleList(nn.Linear(joint_hidden, block) for _ in range(blocks))
+        self.dense_group = nn.ModuleList(
+            nn.Linear(joint_hidden, block) for _ in range(sum(self.blocks))
+        )
 
     def forward(self, steps: Sequence[Tensor]) -> list[Tensor]:
         """Weight each `(B, T, channels)`; a part without steps adds nothing to the attention."""
-        blocks = [torch.unflatten(x, -1, (-1, self.block)) for x in steps]  # (B, T, K of it, block)
+        # Sizes are written out: in an ONNX file, -1 finds none where a part has no steps.
+        blocks = [
+            x.reshape(*x.shape[:2], count, self.block)  # (B, T, K of it, block)
+            for x, count in zip(steps, self.blocks, strict=True)
+        ]
         kept = [
             F.dropout(x.new_ones(x.shape[0], 1, x.shape[2], 1), self.dropout, self.training)
             for x in blocks
         ]
         blocks = [x * keep for x, keep in zip(blocks, kept, strict=True)]
-        joint = sum(x.sum(dim=(1, 2)) / max(1, x.shape[1]) for x in blocks)
+        joint = sum(x.sum(dim=(1, 2)) / _at_least_one(x.shape[1]) for x in blocks)
         joint = torch.relu(self.joint_features(joint))
         scores = torch.stack([dense(joint) for dense in self.dense_group], dim=1)  # (B, K, block)
         attention = scores.softmax(dim=1)
-        shares = torch.split(attention[:, None], [x.shape[2] for x in blocks], dim=2)
+        shares = torch.split(attention[:, None], self.blocks, dim=2)
         # Dropped once more, as the authors do: what is kept is scaled up twice.
-        parts = zip(blocks, shares, kept, strict=True)
-        return [(x * share * keep).flatten(2) for x, share, keep in parts]
+        parts = zip(blocks, shares, kept, steps, strict=True)
+        return [(x * share * keep).reshape(step.shape) for x, share, keep, step in parts]
+
+
+def _at_least_one(steps: Any) -> Any:
+    """Return a number of steps, 1 instead of 0; as a model is traced, it is a tensor."""
+    return steps.clamp(min=1) if is_tracing() else max(1, steps)
 
 
 class MSAF(Model):
@@ -99,14 +114,13 @@ class MSAF(Model):
             for name, size in config.hidden.items()
         }
         self.lstms = cast("Mapping[str, Sequence[LSTM]]", nn.ModuleDict(lstms))
-        channels = sum(config.hidden.values())
         self.fusions = nn.ModuleList(
             SplitAttention(
-                channels // config.block, config.block, config.joint_hidden, config.dropout
+                list(config.hidden.values()), config.block, config.joint_hidden, config.dropout
             )
             for _ in range(config.segments)
         )
-        self.output = nn.Linear(channels, outputs)
+        self.output = nn.Linear(sum(config.hidden.values()), outputs)
 
     def forward(self, visual: Tensor, audio: Tensor, text: Tensor) -> Tensor:
         """Predict `(B, outputs)` from `(B, Tv, width)`, `(B, Ta, width)`, `(B, Tt, width)`."""

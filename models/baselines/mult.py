@@ -15,6 +15,12 @@ from torch.nn import functional as F
 from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.encoder import Encoder, Extras
+from models.layers.recording import (
+    AttentionMap,
+    layer_names,
+    mean_over_heads,
+    recorded_attention,
+)
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
@@ -56,6 +62,7 @@ class MulT(Model):
     """Each modality attends to the two others; what it found of them is read once more."""
 
     Config = MulTConfig
+    ATTENTION_MAPS = tuple(f"{to}_over_{of}" for to, of in _PAIRS)
     config: MulTConfig
     PUBLISHED = _Published(
         prefixes={
@@ -127,3 +134,18 @@ class MulT(Model):
         h = torch.cat(last, dim=-1)
         prediction: Tensor = self.output(self.hidden_2(torch.relu(self.hidden_1(h))) + h)
         return prediction
+
+    def with_attention(
+        self, visual: Tensor, audio: Tensor, text: Tensor
+    ) -> tuple[Tensor, dict[str, AttentionMap]]:
+        """Predict as `forward` does, and return beside it what each modality attended to."""
+        lengths = {"visual": visual.shape[1], "audio": audio.shape[1], "text": text.shape[1]}
+        names = layer_names(self.config.layers)
+        with recorded_attention(self.cross_modal) as calls:
+            prediction = self(visual, audio, text)
+        return prediction, {
+            f"{to}_over_{of}": AttentionMap(
+                mean_over_heads(calls[f"{to}_{of}"][0]), names, {to: lengths[to]}, {of: lengths[of]}
+            )
+            for to, of in _PAIRS
+        }

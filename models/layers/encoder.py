@@ -48,6 +48,7 @@ class MultiHeadAttention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # rows q, k, v
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
+        self.softmax = nn.Softmax(dim=-1)  # a module, so that hooks see the weights
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -81,7 +82,7 @@ class MultiHeadAttention(nn.Module):
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(mask, -torch.inf)
-        weights = torch.softmax(scores, dim=-1)
+        weights = self.softmax(scores)
         if dropout_keys is not None:
             weights = drop(weights, self.dropout, dropout_keys)
         out: Tensor = self.out_proj((weights @ v).transpose(1, 2).flatten(2))

@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from models.layers.tracing import is_tracing
+
 
 @lru_cache(maxsize=32)
 def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
@@ -33,7 +35,9 @@ def embed(x: Tensor) -> Tensor:
     for padding, and a trained model depends on that.
     """
     _, length, width = x.shape
-    # torch.compile traces the function, not its cache, and makes the table a constant.
-    table = sinusoids.__wrapped__ if torch.compiler.is_compiling() else sinusoids
+    # torch.compile traces the function, not its cache, and makes the table a constant; other
+    # traces, whose lengths are tensors, have the table depend on the length.
+    is_traced = torch.compiler.is_compiling() or is_tracing()
+    table = sinusoids.__wrapped__ if is_traced else sinusoids
     position = table(length, width, x.device).to(x.dtype)
     return math.sqrt(width) * x + position * (x[..., :1] != 0)

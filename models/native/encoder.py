@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as all_modules
 
 from models.layers.encoder import Encoder, Extras
+from models.layers.tracing import is_tracing
 from models.native.call import Library, Options
 from models.native.library import library
 from models.native.weights import plain_weights
@@ -93,7 +94,7 @@ def _is_plain_call() -> bool:
     """Tell whether nobody wants to see, or transform, the operators or modules of a call."""
     return not (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # not in its stubs
+        or is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0

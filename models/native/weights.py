@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.layers.encoder import Encoder, EncoderLayer, MultiHeadAttention
 
-_PLAIN = {EncoderLayer, MultiHeadAttention, nn.Linear, nn.LayerNorm, nn.ModuleList}
+_PLAIN = {EncoderLayer, MultiHeadAttention, nn.Linear, nn.LayerNorm, nn.ModuleList, nn.Softmax}
 _EPSILON = 1e-5  # of the layer norms in sizes.h
 
 

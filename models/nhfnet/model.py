@@ -18,6 +18,8 @@ from models.contract import Model
 from models.layers.dropout import scramble
 from models.layers.encoder import Encoder
 from models.layers.lstm import LSTM
+from models.layers.recording import AttentionMap, recorded_attention
+from models.nhfnet.attention import ATTENTION_MAPS, maps_of_calls
 from models.nhfnet.config import NHFNetConfig, TextPathConfig
 from models.nhfnet.released_format import RELEASED
 
@@ -35,6 +37,7 @@ class NHFNet(Model, PyTorchModelHubMixin):
     config: TextPathConfig
     NAME = "nhfnet"  # in files
     PUBLISHED: ClassVar[PublishedFormat | None] = RELEASED
+    ATTENTION_MAPS: ClassVar[tuple[str, ...]] = ATTENTION_MAPS
     takes_dropout_keys = True
 
     def __init__(self, config: TextPathConfig, widths: Mapping[str, int], outputs: int = 1) -> None:
@@ -96,6 +99,17 @@ class NHFNet(Model, PyTorchModelHubMixin):
         f_self = self.self_attention_encoder(f_cross, last_tokens_only=1)
         h_self = self.self_attention_encoder(h_cross, last_tokens_only=1)
         return [h_self[:, -1], f_self[:, -1]]
+
+    def with_attention(
+        self, visual: Tensor, audio: Tensor, text: Tensor
+    ) -> tuple[Tensor, dict[str, AttentionMap]]:
+        """Predict as `forward` does, and return beside it what was attended to, by name.
+
+        The names are those of `ATTENTION_MAPS` whose parts the configuration has.
+        """
+        with recorded_attention(self) as calls:
+            prediction = self(visual, audio, text)
+        return prediction, maps_of_calls(self.config, visual, audio, text, calls)
 
     def fuse_audio_visual(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Carry audio into visual through the aggregation tokens, `(B, F, d)`.

@@ -12,3 +12,4 @@ class TextOnly(NHFNet):
     Config = TextPathConfig
     NAME = "text_only"
     PUBLISHED = None
+    ATTENTION_MAPS = ()

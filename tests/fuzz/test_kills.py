@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.fuzz import kills, programs
 
 

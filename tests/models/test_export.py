@@ -105,5 +105,7 @@ def test_the_hub_mixin_saves_and_loads_a_folder(tmp_path, model):
 
 
 def test_another_suffix_is_told(tmp_path):
-    with pytest.raises(InputError, match=r"a.pt: expected a name that ends in .safetensors"):
+    with pytest.raises(
+        InputError, match=r"a.pt: expected a name that ends in .safetensors or .onnx"
+    ):
         export(tmp_path / "a.pth", tmp_path / "a.pt")

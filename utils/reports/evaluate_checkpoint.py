@@ -11,6 +11,7 @@ from models.checkpoint import Checkpoint, read_checkpoint
 from system.console import print_heading, print_line
 from system.files import check_writable
 from utils.reports.about import about_run
+from utils.reports.attention import AttentionReport, Wanted
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
@@ -23,16 +24,26 @@ from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
 
 
-def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptions) -> Evaluation:
+def evaluate_checkpoint(
+    config: RunConfig,
+    split_name: str,
+    options: LoaderOptions,
+    attention: Wanted | None = None,
+) -> Evaluation:
     """Score `config.checkpoint` on a split, print the scores and write what came out.
 
-    Raises InputError when the checkpoint or the split cannot be read, or do not fit each other.
+    With `attention`, also what the model attended to in so many of the worst predicted segments,
+    or in those of these ids. Raises InputError when the checkpoint or the split cannot be read, do
+    not fit each other, or have nothing to show attention of.
     """
     checkpoint = read_checkpoint(config.needed_checkpoint)
     split = Split(config.data_folder / split_name)
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
     _warn_of_other_data(checkpoint, data)
+    maps = (
+        None if attention is None else AttentionReport(attention, config.model_name, model, split)
+    )
     bootstrap = Bootstrap(config, split, task)
     if config.save:
         check_writable(config.resultdir)  # told before the work
@@ -57,6 +68,8 @@ def evaluate_checkpoint(config: RunConfig, split_name: str, options: LoaderOptio
             ]
             write_report(report, f"{checkpoint.path} on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")
+        if maps is not None:
+            maps.write(folder / "attention", evaluation, execution, options)
     return evaluation
 
 

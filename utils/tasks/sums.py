@@ -16,7 +16,8 @@ from utils.tasks.task import Sums
 
 def _moments(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
     """Return what MAE and the correlation of labels and predictions `(N,)` are made of."""
-    dx, dy = (v - v.mean(dtype=np.float64) for v in (x, y))
+    # NumPy 1 would subtract in float32 without being told.
+    dx, dy = (np.subtract(v, v.mean(dtype=np.float64), dtype=np.float64) for v in (x, y))
     return [np.ones(len(x)), np.abs(x - y), dx, dy, dx * dx, dy * dy, dx * dy]
 
 

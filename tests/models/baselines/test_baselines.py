@@ -85,7 +85,7 @@ def test_sizes_that_do_not_divide_are_refused(name, width):
 
 def test_msafs_dropout_takes_whole_blocks_of_a_sample_and_scales_up_twice():
     torch.manual_seed(0)
-    fusion = SplitAttention(blocks=6, block=4, joint_hidden=3, dropout=0.2).train()
+    fusion = SplitAttention(channels=[8, 8, 8], block=4, joint_hidden=3, dropout=0.2).train()
     for dense in fusion.dense_group:  # every block has the same attention
         torch.nn.init.zeros_(dense.weight)
         torch.nn.init.zeros_(dense.bias)
@@ -107,3 +107,25 @@ def test_msafs_parts_have_equal_lengths_and_the_last_one_the_rest():
     }
     assert lengths == {4: [0, 0, 0, 0, 4], 53: [10, 10, 10, 10, 13]}
     assert MSAFConfig().segments == 5
+
+
+@torch.no_grad()
+def test_mults_attention_maps_are_those_of_its_masked_encoders():
+    torch.manual_seed(0)
+    model = build("mult", {"layers": 2}, WIDTHS, 1).eval()
+    x = inputs(2, 4, 6, 5)
+    prediction, maps = model.with_attention(*x)
+    assert torch.equal(prediction, model(*x))
+    assert set(maps) == set(model.ATTENTION_MAPS)
+    lengths = {"visual": 4, "audio": 6, "text": 5}
+    for name, one in maps.items():
+        to, _, of = name.split("_")
+        assert (one.rows, one.columns) == ({to: lengths[to]}, {of: lengths[of]})
+        assert one.weights.shape == (2, 2, lengths[to], lengths[of])
+        torch.testing.assert_close(one.weights.sum(dim=-1), torch.ones(2, 2, lengths[to]))
+        hidden = torch.ones(lengths[to], lengths[of]).triu(1 + abs(lengths[to] - lengths[of]))
+        assert not one.weights[..., hidden.bool()].any()
+    x[1][:, 2] = 0  # audio
+    _, other = model.with_attention(*x)
+    changed = {n for n in maps if not torch.equal(maps[n].weights, other[n].weights)}
+    assert changed == {name for name in maps if "audio" in name}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.layers.encoder import Encoder, Extras
-from models.layers.positions import embed
+from models.layers.positions import embed, sinusoids
 
 
 def encoder(layers=1, attention_dropout=0.0, **extras):
@@ -69,3 +69,12 @@ def test_there_is_dropout_in_training_alone(extras):
     first, second = (model.train()(x, memory) for _ in range(2))
     assert torch.equal(first, second) == (not extras)
     assert torch.equal(model.eval()(x, memory), encoder().eval()(x, memory))
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing warns of itself, and of the width
+def test_positions_follow_the_length_in_a_trace_and_leave_nothing_of_it_in_the_cache():
+    sinusoids.cache_clear()
+    traced = torch.jit.trace(embed, torch.randn(2, 5, 8), check_trace=False)
+    assert sinusoids.cache_info().currsize == 0
+    x = torch.randn(3, 9, 8)
+    torch.testing.assert_close(traced(x), embed(x))

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from models.checkpoint import read_checkpoint
-from tests.conftest import ROOT
+from tests.forked_programs import ROOT
 from tests.utils.training.test_resume import assert_same
 
 EPOCHS, STEPS = 3, 10

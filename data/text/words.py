@@ -1,0 +1,99 @@
+"""What stands at each position of a prepared text: words, or a BERT's word pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pytorch_pretrained_bert import BertTokenizer
+
+from data.layout import PIECES_FILE, iterate_segments
+from data.manifest import read_manifest
+from data.text.bert import load_tokenizer
+from data.text.bert_files import find_kept_bert, weights_facts
+from data.text.feature_file import TEXT_LENGTH
+from system.errors import InputError
+
+
+class PositionNames(NamedTuple):
+    """The texts of some segments, position by position."""
+
+    by_row: dict[int, list[str]]  # "" where there is padding
+    are_words: bool  # the rows of visual and audio are then the same words
+
+
+def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:
+    """Return the word pieces of a sentence that are encoded."""
+    pieces: list[str] = tokenizer.tokenize(sentence)
+    return pieces[: TEXT_LENGTH - 2]
+
+
+def name_positions(folder: Path, rows: Sequence[int], length: int) -> PositionNames:
+    """Name the `length` positions of the texts of some rows of the split in `folder`.
+
+    Nothing is fetched. Raises InputError, which says why, where it cannot be known what they are.
+    """
+    manifest = read_manifest(folder.parent)
+    if manifest is None:
+        raise InputError(f"{folder.parent} has no dataset.json")
+    if manifest["made_from"].get("alignment") == "word":
+        words = {row: text.split(" ") for row, text in _sentences(folder, rows).items()}
+        return PositionNames({row: _at_the_end(words[row], length) for row in rows}, True)
+    text = manifest["text"] or {}
+    if text.get("per") != "position" or length < TEXT_LENGTH:
+        raise InputError(
+            f"what stands where in the text of {folder.parent} is not known: it is "
+            f"{text.get('encoder', 'missing')}"
+        )
+    tokenizer = _find_tokenizer(text)
+    if (folder / PIECES_FILE).is_file():
+        pieces = _cut_elsewhere(folder / PIECES_FILE, rows, tokenizer)
+    else:
+        pieces = {
+            row: ["[CLS]", *kept_pieces(tokenizer, sentence), "[SEP]"]
+            for row, sentence in _sentences(folder, rows).items()
+        }
+    return PositionNames({row: _padded(pieces[row], length) for row in rows}, False)
+
+
+def _sentences(folder: Path, rows: Sequence[int]) -> dict[int, str]:
+    wanted = set(rows)
+    found = {n: one["sentence"] for n, one in enumerate(iterate_segments(folder)) if n in wanted}
+    if len(found) < len(wanted):
+        raise InputError(f"{folder} has no sentences")
+    return found
+
+
+def _at_the_end(words: list[str], length: int) -> list[str]:
+    return [""] * (length - len(words)) + words[-length:]
+
+
+def _padded(pieces: list[str], length: int) -> list[str]:
+    return pieces + [""] * (length - len(pieces))
+
+
+def _find_tokenizer(text: Mapping[str, Any]) -> BertTokenizer:
+    """Return the tokenizer of the BERT that a manifest's `text` names."""
+    name, commit = text["encoder"], text.get("commit")
+    folder = find_kept_bert(name, commit if isinstance(commit, str) else None)
+    if folder is None:
+        raise InputError(f"the tokenizer of {name} is not at hand")
+    if Path(name).is_dir() and weights_facts(name) != text.get("weights"):
+        raise InputError(f"{name} is no longer the BERT that encoded the text")
+    return load_tokenizer(folder)
+
+
+def _cut_elsewhere(
+    path: Path, rows: Sequence[int], tokenizer: BertTokenizer
+) -> dict[int, list[str]]:
+    """Return the word pieces of some rows of an array `(N, 2, T)` of input ids and mask."""
+    array = np.load(path, mmap_mode="r")
+    return {
+        row: [
+            tokenizer.ids_to_tokens.get(number, "") if is_there else ""
+            for number, is_there in array[row].T.tolist()
+        ]
+        for row in rows
+    }

@@ -1,0 +1,149 @@
+"""Models as ONNX files, for programs without PyTorch: any batch, any lengths.
+
+PyTorch's exporter by tracing writes them: the newer one, by torch.export, takes an LSTM at one
+length only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.checkpoint import MODALITIES
+from models.checkpoint import ONNX as SUFFIX
+from models.contract import Model
+from system.errors import InputError, first_line
+from system.files import atomic_write
+from system.safetensors_file import KEY
+
+OUTPUT = "prediction"
+TOLERANCE = 1e-4  # absolute and relative
+_OPSET = 17  # the first with LayerNormalization
+# Batch and lengths that are traced, and that the file is tried with after it.
+_TRACED, _TRIED = (2, (11, 13, 17)), ((3, (26, 19, 14)), (1, (8, 50, 31)))
+
+
+def write_onnx(path: Path, model: Model, value: Any) -> None:
+    """Write a model of the contract, in evaluation mode on the CPU, and `value` as JSON beside it.
+
+    Inputs are `visual`, `audio` and `text`, `(B, T, width)` float32, also those that the model
+    does not look at; the output is `prediction` `(B, outputs)`. Where a model takes the three at
+    equal lengths only, so does the file. It is tried in onnxruntime before it gets its name.
+    Raises InputError when the model cannot be written, or the packages for it are missing.
+    """
+    _check_packages()
+    try:
+        content = _traced_and_tried(model, value)
+    except Exception as error:  # tracing fails in many ways, a user's own model in any
+        raise InputError(
+            f"--export {path}: {type(model).__name__} cannot be written as {SUFFIX} "
+            f"({type(error).__name__}: {first_line(error)}); export it as .safetensors."
+        ) from error
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _check_packages() -> None:
+    for name in ("onnx", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise InputError(
+                f"--export to {SUFFIX} needs the package {name}: pip install onnx onnxruntime."
+            ) from error
+
+
+@torch.no_grad()
+def _traced_and_tried(model: Model, value: Any) -> bytes:
+    """Return the file's content; raises whatever the exporter or the model does."""
+    batch, lengths = _TRACED
+    may_differ = _takes(model, batch, lengths)
+    inputs = _inputs(model, batch, lengths if may_differ else lengths[:1] * 3)
+    names = {name: f"{name}_length" if may_differ else "length" for name in MODALITIES}
+    content = _with_details(_trace(model, inputs, names), model, names, value)
+    for batch, lengths in _TRIED:
+        _try(content, model, _inputs(model, batch, lengths if may_differ else lengths[:1] * 3))
+    return content
+
+
+def _trace(model: Model, inputs: list[Tensor], lengths: dict[str, str]) -> bytes:
+    """Return what the exporter writes; `lengths` are the names of the modalities' lengths."""
+    # It would print all of a model that it refuses, and has no switch for that.
+    quiet = patch.object(torch._C, "_jit_onnx_log", create=True)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet:
+        warnings.simplefilter("ignore")  # of sizes that tracing may fix: _try looks at that
+        path = Path(folder) / f"model{SUFFIX}"
+        torch.onnx.export(
+            model,
+            tuple(inputs),
+            str(path),
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=list(MODALITIES),
+            output_names=[OUTPUT],
+            dynamic_axes={
+                **{name: {0: "batch", 1: length} for name, length in lengths.items()},
+                OUTPUT: {0: "batch"},
+            },
+        )
+        return path.read_bytes()
+
+
+def _inputs(model: Model, batch: int, lengths: Sequence[int]) -> list[Tensor]:
+    """Return random inputs, with padding in front."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(batch, length, model.widths[name], generator=generator)
+        for name, length in zip(MODALITIES, lengths, strict=True)
+    ]
+    for x in inputs:
+        x[0, :2] = 0
+    return inputs
+
+
+def _takes(model: Model, batch: int, lengths: Sequence[int]) -> bool:
+    try:
+        model(*_inputs(model, batch, lengths))
+    except Exception:  # the trace at equal lengths says more
+        return False
+    return True
+
+
+def _with_details(content: bytes, model: Model, lengths: dict[str, str], value: Any) -> bytes:
+    """Add `value`, and the inputs that tracing left out because nothing comes of them."""
+    import onnx
+
+    found = onnx.load_from_string(content)
+    inputs = {one.name: one for one in found.graph.input}
+    del found.graph.input[:]
+    for name, length in lengths.items():
+        shape: list[str | int | None] = ["batch", length, model.widths[name]]
+        unused = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        found.graph.input.append(inputs.get(name, unused))
+    onnx.helper.set_model_props(found, {KEY: json.dumps(value)})
+    onnx.checker.check_model(found)
+    return bytes(found.SerializeToString())
+
+
+def _try(content: bytes, model: Model, inputs: list[Tensor]) -> None:
+    """Raise ValueError where the file predicts otherwise than the model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised as well
+    session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    named = {name: x.numpy() for name, x in zip(MODALITIES, inputs, strict=True)}
+    (found,), expected = session.run([OUTPUT], named), model(*inputs).numpy()
+    if found.shape != expected.shape or not np.allclose(found, expected, TOLERANCE, TOLERANCE):
+        lengths = ", ".join(str(x.shape[1]) for x in inputs)
+        raise ValueError(f"at lengths {lengths} the file predicts otherwise than the model")
