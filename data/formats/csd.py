@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g
 
-from data.formats.own_objects import find_own, names_in, open_directly
+from data.formats.own_objects import OwnObjects, names_in
 from data.formats.stored_rows import StoredRows
 from data.formats.what_it_is import what_it_is
 from system.errors import InputError, first_line, refuse_if_out_of_memory
@@ -95,7 +95,8 @@ class ComputationalSequence:
         try:
             self._descriptor = self._file.id.get_vfd_handle()
             self._bytes = os.fstat(self._descriptor).st_size
-            self._data = _data_group(self._file, path)
+            self._own = OwnObjects(self._file.id)
+            self._data = _data_group(self._file, self._own, path)
             self._entries = self._group_by_video()
         except BaseException:
             self._file.close()
@@ -184,10 +185,11 @@ class ComputationalSequence:
     def _stored(self, key: str, name: str) -> StoredRows:
         where, dataset = f"{self.path}, entry {key}", None
         if self._is_itself[key]:
-            dataset = open_directly(self._data, f"{key}/{name}")
+            dataset = self._own.open_directly(self._data, f"{key}/{name}")
         if dataset is None:  # look at every step, to follow it or to say what is wrong
-            entry = find_own(h5g.GroupID, self._data, key, where)
-            dataset = None if entry is None else find_own(h5d.DatasetID, entry, name, where)
+            entry = self._own.find(h5g.GroupID, self._data, key, where)
+            if entry is not None:
+                dataset = self._own.find(h5d.DatasetID, entry, name, where)
         if dataset is None:
             raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
         return StoredRows(dataset, self._descriptor, self._bytes, f"{where}, {name}")
@@ -244,13 +246,13 @@ def _limit_cache(file: h5py.File) -> None:
     file.id.set_mdc_config(settings)
 
 
-def _data_group(file: h5py.File, path: Path) -> h5g.GroupID:
+def _data_group(file: h5py.File, own: OwnObjects, path: Path) -> h5g.GroupID:
     with _reading(path):
         roots = list(names_in(file.id, str(path)))
         if len(roots) != 1:
             raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
-        root = find_own(h5g.GroupID, file.id, roots[0], str(path))
-        data = None if root is None else find_own(h5g.GroupID, root, "data", str(path))
+        root = own.find(h5g.GroupID, file.id, roots[0], str(path))
+        data = None if root is None else own.find(h5g.GroupID, root, "data", str(path))
         if data is None:
             raise InputError(f"{path} has no group {roots[0]}/data; it is not a .csd file.")
         return data

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from h5py import h5g, h5i
+from h5py import h5f, h5l
 
 _LAYOUT, _CONTINUATION = 0x08, 0x10  # types of messages
 _FIRST_WITH_VIRTUAL, _VIRTUAL = 4, 3  # versions of the layout message, and its class
@@ -18,20 +18,24 @@ _MOST_BLOCKS, _MOST_BYTES = 64, 2**20  # a .csd file's headers are one block of 
 _READ_AT_ONCE = 2**10
 
 
-def is_virtual(group: h5g.GroupID, name: bytes) -> bool:
-    """Tell whether the object called `name`, itself in the group, is a virtual dataset.
+class HeaderReader:
+    """Reads the headers of an HDF5 file's objects."""
 
-    Raises OSError when its header is larger, or in more parts, than any sound one.
-    """
-    file = h5i.get_file_id(group)
-    settings = file.get_create_plist()
-    base, widths = settings.get_userblock(), settings.get_sizes()
-    address = h5g.get_objinfo(group, name, follow_link=False).objno[0]
-    return any(
-        kind == _LAYOUT and body[0] >= _FIRST_WITH_VIRTUAL and body[1] == _VIRTUAL
-        for kind, body in _messages(file.get_vfd_handle(), base, address, widths)
-        if len(body) > 1
-    )
+    def __init__(self, file: h5f.FileID) -> None:
+        settings = file.get_create_plist()
+        self._base, self._widths = settings.get_userblock(), settings.get_sizes()
+        self._descriptor = file.get_vfd_handle()
+
+    def is_virtual(self, link: h5l.LinkInfo) -> bool:
+        """Tell whether the object of a hard link is a virtual dataset.
+
+        Raises OSError when its header is larger, or in more parts, than any sound one.
+        """
+        return any(
+            kind == _LAYOUT and body[0] >= _FIRST_WITH_VIRTUAL and body[1] == _VIRTUAL
+            for kind, body in _messages(self._descriptor, self._base, link.u, self._widths)
+            if len(body) > 1
+        )
 
 
 def _messages(

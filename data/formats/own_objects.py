@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from h5py import h5d, h5g, h5l, h5o, h5p, h5z
+from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5z
 from h5py._objects import ObjectID
 
-from data.formats.object_header import is_virtual
+from data.formats.object_header import HeaderReader
 from system.errors import InputError, first_line
 
 Found = TypeVar("Found", bound=ObjectID)
@@ -39,57 +39,61 @@ def names_in(group: h5g.GroupID, where: str) -> dict[str, bool]:
     return texts
 
 
-def open_directly(group: h5g.GroupID, path: str) -> h5d.DatasetID | None:
-    """Open a dataset of an entry that is itself in the file; None where it is not as plain."""
-    try:
-        kind = group.links.get_info(path.encode()).type
-        is_plain = kind == h5l.TYPE_HARD and not is_virtual(group, path.encode())
-        return h5d.open(group, path.encode()) if is_plain else None
-    except (RuntimeError, KeyError):
-        return None
+class OwnObjects:
+    """Opens objects of an HDF5 file."""
 
+    def __init__(self, file: h5f.FileID) -> None:
+        self._headers = HeaderReader(file)
 
-def find_own(kind: type[Found], group: h5g.GroupID, name: str, where: str) -> Found | None:
-    """Open the `kind` of object called `name` in `group`; None when there is none.
-
-    Raises InputError, which begins with `where`, when it is a link out of the file.
-    """
-    try:
-        found = _open(group, name.encode(), where, _MOST_LINKS)
-    except KeyError:
-        return None
-    return found if isinstance(found, kind) else None
-
-
-def _open(group: h5g.GroupID, name: bytes, where: str, links_left: int) -> ObjectID:
-    try:
-        kind = group.links.get_info(name).type
-    except RuntimeError as error:
-        if group.links.exists(name):
-            raise
-        raise KeyError(f"no {_quoted(name)}") from error
-    if kind == h5l.TYPE_HARD:
-        if is_virtual(group, name):
-            raise InputError(
-                f"{where}: {_quoted(name)} is a virtual dataset, made of other ones; {_ADVICE}."
-            )
+    def open_directly(self, group: h5g.GroupID, path: str) -> h5d.DatasetID | None:
+        """Open a dataset of an entry that is itself in the file; None where it is not as plain."""
         try:
-            return h5o.open(group, name)
-        except KeyError as error:  # there is one
-            raise OSError(first_line(error)) from error
-    if kind != h5l.TYPE_SOFT:
-        what = f"{_quoted(name)} is a link into another file, which is not followed"
-        raise InputError(f"{where}: {what}; {_ADVICE}.")
-    if not links_left:
-        raise InputError(f"{where}: {_quoted(name)} is a link to links without end; {_ADVICE}.")
-    target = group.links.get_val(name)
-    place = h5o.open(group, b"/") if target.startswith(b"/") else group
-    for part in target.split(b"/"):
-        if part not in (b"", b"."):
-            if not isinstance(place, h5g.GroupID):
-                raise KeyError(f"{_quoted(name)} leads nowhere")
-            place = _open(place, part, where, links_left - 1)
-    return place
+            link = group.links.get_info(path.encode())
+            is_plain = link.type == h5l.TYPE_HARD and not self._headers.is_virtual(link)
+            return h5d.open(group, path.encode()) if is_plain else None
+        except (RuntimeError, KeyError):
+            return None
+
+    def find(self, kind: type[Found], group: h5g.GroupID, name: str, where: str) -> Found | None:
+        """Open the `kind` of object called `name` in `group`; None when there is none.
+
+        Raises InputError, which begins with `where`, when it is a link out of the file.
+        """
+        try:
+            found = self._open(group, name.encode(), where, _MOST_LINKS)
+        except KeyError:
+            return None
+        return found if isinstance(found, kind) else None
+
+    def _open(self, group: h5g.GroupID, name: bytes, where: str, links_left: int) -> ObjectID:
+        try:
+            link = group.links.get_info(name)
+        except RuntimeError as error:
+            if group.links.exists(name):
+                raise
+            raise KeyError(f"no {_quoted(name)}") from error
+        if link.type == h5l.TYPE_HARD:
+            if self._headers.is_virtual(link):
+                raise InputError(
+                    f"{where}: {_quoted(name)} is a virtual dataset, made of other ones; {_ADVICE}."
+                )
+            try:
+                return h5o.open(group, name)
+            except KeyError as error:  # there is one
+                raise OSError(first_line(error)) from error
+        if link.type != h5l.TYPE_SOFT:
+            what = f"{_quoted(name)} is a link into another file, which is not followed"
+            raise InputError(f"{where}: {what}; {_ADVICE}.")
+        if not links_left:
+            raise InputError(f"{where}: {_quoted(name)} is a link to links without end; {_ADVICE}.")
+        target = group.links.get_val(name)
+        place = h5o.open(group, b"/") if target.startswith(b"/") else group
+        for part in target.split(b"/"):
+            if part not in (b"", b"."):
+                if not isinstance(place, h5g.GroupID):
+                    raise KeyError(f"{_quoted(name)} leads nowhere")
+                place = self._open(place, part, where, links_left - 1)
+        return place
 
 
 def own_filters(settings: h5p.PropDCID, where: str) -> list[int]:

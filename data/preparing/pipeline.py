@@ -67,7 +67,7 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
         _check_staged(plan.stage, files, manifest.get("files", {}), written)
         manifest = {**manifest, "files": files}
         write_manifest(plan.stage, {**manifest, MOVING: True})
-        manifest = _move_into_place(plan, manifest)
+        manifest = _move_into_place(plan, manifest, are_checked=True)
     return processes.broadcast(manifest)
 
 
@@ -161,10 +161,13 @@ def _remove_old_text(folder: Path) -> None:
             (folder / split / name).unlink(missing_ok=True)
 
 
-def _move_into_place(plan: Plan, manifest: dict[str, Any]) -> dict[str, Any]:
+def _move_into_place(
+    plan: Plan, manifest: dict[str, Any], are_checked: bool = False
+) -> dict[str, Any]:
     """Move what the stage holds into place, the manifest last. An interrupted move can go on.
 
-    A file that is no longer as it was written stays behind: it is made again then.
+    Unless the files have just been checked, one that is no longer as it was written stays behind:
+    it is made again then.
     """
     folder, stage = plan.request.folder, plan.stage
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -176,10 +179,11 @@ def _move_into_place(plan: Plan, manifest: dict[str, Any]) -> dict[str, Any]:
     for split in splits:
         make_folder(folder / split)
         for name in [f"{split}/{name}" for name in SPLIT_FILES]:
-            if is_vouched(files, stage, name):
+            if name in files if are_checked else is_vouched(files, stage, name):
                 (stage / name).replace(folder / name)
-            if is_vouched(files, folder, name):
-                sizes[name] = files[name]["bytes"]
+            elif not is_vouched(files, folder, name):
+                continue
+            sizes[name] = files[name]["bytes"]
         flush_folder(folder / split)
     manifest = write_manifest(folder, {**manifest, "bytes": sizes})
     shutil.rmtree(stage)
