@@ -23,6 +23,7 @@ from data.preparing.text import keep_text, sentences_of, start_text
 from system.errors import InputError
 from system.files import file_facts, flush_file, flush_folder, make_folder
 from system.processes import Processes
+from system.threads import in_parallel
 
 if TYPE_CHECKING:
     from data.text.encoder import TextEncoder
@@ -106,10 +107,11 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
         "left_out": written.left_out,
         "text": written.text,
     }
-    for split in written.counts:
-        for path in (plan.stage / split).iterdir():
-            flush_file(path)
-        flush_folder(plan.stage / split)
+    folders = [plan.stage / split for split in written.counts]
+    made = [(path,) for folder in folders for path in folder.iterdir()]
+    in_parallel(flush_file, made, len(made))
+    for folder in folders:
+        flush_folder(folder)
     return write_manifest(
         plan.stage, {**manifest, "files": _staged_files(plan.stage, written.counts)}
     )
@@ -118,7 +120,9 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
 def _staged_files(stage: Path, splits: Iterable[str]) -> dict[str, Any]:
     """Return what vouches for the files that are in the stage, by name."""
     names = [f"{split}/{name}" for split in splits for name in SPLIT_FILES]
-    return {name: file_facts(stage / name) for name in names if (stage / name).exists()}
+    names = [name for name in names if (stage / name).exists()]
+    facts = in_parallel(file_facts, [(stage / name,) for name in names], len(names))
+    return dict(zip(names, facts, strict=True))
 
 
 def _check_staged(
