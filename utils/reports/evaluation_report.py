@@ -58,28 +58,44 @@ def _scores(evaluation: Evaluation, task: Task, certainty: dict[str, Any]) -> li
     return [table, text, *other]
 
 
-def _by_class(evaluation: Evaluation, task: Task) -> list[str | Table]:
+def class_groups(labels: np.ndarray, task: Task) -> list[tuple[str, int, np.ndarray]]:
+    """Return name, output and which segments `(N,)`, of each class of labels `(N, outputs)`."""
     if task.scale is None:
-        return ["The task has no classes."]
+        return []
     groups = []
     for column, output in enumerate(task.outputs):
-        label, prediction = evaluation.labels[:, column], evaluation.predictions[:, column]
-        classes = task.scale.classes(label)
+        classes = task.scale.classes(labels[:, column])
         for number, name in enumerate(task.scale.class_names):
             title = f"{output} {name}" if len(task.outputs) > 1 else name
-            groups.append((title, (prediction - label)[classes == number]))
-    return [_grouped("true class", groups)]
+            groups.append((title, column, classes == number))
+    return groups
 
 
-def _by_length(evaluation: Evaluation, seconds: np.ndarray) -> list[str | Table]:
+def length_groups(seconds: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Return name and which segments, of each range of lengths `(N,)`; none of unknown ones."""
     known = seconds > 0
     if not known.any():
-        return ["The times of these segments are not known."]
-    wrong = evaluation.predictions - evaluation.labels
+        return []
     group = np.where(known, np.digitize(seconds, _LENGTHS), -1)
     ends = [f"{low} to {high} s" for low, high in pairwise(_LENGTHS)]
     names = [f"under {_LENGTHS[0]} s", *ends, f"{_LENGTHS[-1]} s and more", "not known"]
-    return [_grouped("length", [(name, wrong[group == k]) for k, name in _numbered(names)])]
+    return [(name, group == k) for k, name in _numbered(names)]
+
+
+def _by_class(evaluation: Evaluation, task: Task) -> list[str | Table]:
+    wrong = evaluation.predictions - evaluation.labels
+    groups = class_groups(evaluation.labels, task)
+    if not groups:
+        return ["The task has no classes."]
+    return [_grouped("true class", [(name, wrong[rows, n]) for name, n, rows in groups])]
+
+
+def _by_length(evaluation: Evaluation, seconds: np.ndarray) -> list[str | Table]:
+    wrong = evaluation.predictions - evaluation.labels
+    groups = length_groups(seconds)
+    if not groups:
+        return ["The times of these segments are not known."]
+    return [_grouped("length", [(name, wrong[rows]) for name, rows in groups])]
 
 
 def _numbered(names: Sequence[str]) -> list[tuple[int, str]]:

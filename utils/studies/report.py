@@ -14,6 +14,7 @@ from system.console import format_table, print_line
 from system.errors import InputError
 from utils.reports.about import data_section, environment_section
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
+from utils.studies.errors import error_sections
 from utils.studies.runs import Run
 from utils.studies.table import Row, write_table
 from utils.studies.table import Table as Comparison
@@ -65,6 +66,7 @@ def _write_report(folder: Path, table: Comparison) -> None:
         Section("Scores", [text, Table([cell.value for cell in header], rows)]),
         Section(f"{measure.name} by model and by epoch", [picture]),
         Section("Runs", ["Each run has a report of its own.", Table(columns, about_runs)]),
+        *error_sections(table),
         *_data(runs, table),
         Section("Configuration", _configuration(table.rows)),
         environment_section(_together([run.environment for run in runs])),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from system.errors import InputError
 from system.files import atomic_write
 from utils.tasks import Scores, Task
 from utils.training.run_folder import HISTORY, LOGS
@@ -25,13 +26,22 @@ class Epoch:
 
 
 class History:
-    """Writes epochs to `metrics.csv` and `logs/<time>` of a run's folder."""
+    """Writes epochs to `metrics.csv` and `logs/<time>` of a run's folder.
+
+    Raises InputError for a folder that TensorBoard cannot write to.
+    """
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        self._log = SummaryWriter(str(folder / LOGS / started))
+        try:
+            self._log = SummaryWriter(str(folder / LOGS / started))
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{folder}: TensorBoard's logs need a folder whose name is UTF-8; give another "
+                "--checkpointdir."
+            ) from error
         self._table = folder / HISTORY
 
     def write(self, epochs: Sequence[Epoch]) -> None:

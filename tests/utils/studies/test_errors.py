@@ -1,0 +1,79 @@
+"""Where a comparison's models are wrong, from the predictions that their runs left."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data.loading.split import Split
+from utils.reports.evaluation import Evaluation
+from utils.reports.results import result_folder, write_evaluation
+from utils.run_config import RunConfig
+from utils.studies.errors import error_sections
+from utils.studies.runs import Run
+from utils.studies.table import Row, Table
+from utils.tasks import SENTIMENT
+
+
+@pytest.fixture
+def study(small, tmp_path):
+    """Two models over two seeds; the second is wrong by 1 and by 3 in the segment 5."""
+    split = Split(small / "test")
+    labels = split.labels[:, :1]
+    rows = []
+    for name, wrong in {"a": 0.0, "b": 1.0}.items():
+        runs = []
+        for seed, sign in ((1, 1), (2, -1)):
+            folder = tmp_path / name / f"seed{seed}"
+            folder.mkdir(parents=True)
+            (folder / "best.pth").write_bytes(f"{name} {seed}".encode())
+            config = RunConfig(datadir=small, resultdir=tmp_path / "result", seed=seed)
+            predictions = labels + np.float32(sign * wrong)
+            predictions[5] += np.float32(2 * wrong * sign)
+            evaluation = Evaluation(split.ids, labels, predictions, {}, 0)
+            where = result_folder(config.resultdir, folder / "best.pth", split.digest) / "test"
+            where.mkdir(parents=True)
+            write_evaluation(where, evaluation, SENTIMENT, {})
+            runs.append(Run(folder, config, "mosei", {"test": split.digest}, None, {}))
+        rows.append(Row(name, runs, {}))
+    return Table(SENTIMENT, rows)
+
+
+def tables(sections):
+    return {section.title: list(section.parts) for section in sections}
+
+
+def test_errors_are_laid_out_by_model(study, small):
+    found = tables(error_sections(study))
+    (by_class,) = found["MAE by true class"]
+    assert by_class.header == ["true class", "segments", "a", "b"]
+    labels = Split(small / "test").labels[:, 0]
+    assert sum(int(row[1]) for row in by_class.rows) == len(labels)
+    fifth = SENTIMENT.scale.class_names[SENTIMENT.scale.classes(labels)[5]]
+    for row in by_class.rows:
+        assert row[2].value == "0.000"
+        expected = 1 + 2 / int(row[1]) if row[0] == fifth else 1
+        assert row[3].value == f"{expected:.3f}"
+    assert "MAE by length of the segment" not in found  # no times are known
+    assert len(found["Confusion matrices of each model's first run"]) == 2
+
+
+def test_the_worst_of_all_models_comes_first_with_each_ones_mean(study, small):
+    split = Split(small / "test")
+    (worst,) = tables(error_sections(study))[
+        "The 20 segments that all models together predict worst"
+    ]
+    first, label = worst.rows[0], f"{split.labels[5, 0]:.2f}"
+    assert first == [split.ids[5], "", "", label, label, label]  # +3 and -3 cancel out
+
+
+def test_runs_without_predictions_are_left_out(study, tmp_path):
+    for run in study.rows[0].runs:
+        (run.folder / "best.pth").unlink()
+    (by_class,) = tables(error_sections(study))["MAE by true class"]
+    assert by_class.header == ["true class", "segments", "b"]
+
+
+def test_runs_of_different_data_are_not_put_side_by_side(study):
+    study.rows[0].runs[0].digests["test"] = "another"
+    assert error_sections(study) == []
