@@ -35,7 +35,9 @@ def in_parallel(
         errors = [helper.exception() for helper in running]
     for error in filter(None, errors):
         raise error
-    return results
+    # Helpers that were not needed wait for a thread that takes them off, and would keep these.
+    found, results[:] = results[:], []
+    return found
 
 
 @cache

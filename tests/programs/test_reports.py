@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import os
@@ -54,6 +55,12 @@ def data(tmp_path_factory):
     return folder
 
 
+# A picture of one point.
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
 @pytest.fixture(scope="module")
 def folder(data, tmp_path_factory):
     """Return a folder with the results of every kind of run of both tasks, by task."""
@@ -75,7 +82,7 @@ def folder(data, tmp_path_factory):
             main(task, "--checkpoint", best, "--predict", data / "test")
             main(task, "--checkpoint", best, "--robustness", "--resultdir", f"{task}/robust")
         for plot in PLOTS:  # which take a while, and are tried above
-            patch.setattr(f"utils.reports.{plot}", lambda path, *_: path.touch())
+            patch.setattr(f"utils.reports.{plot}", lambda path, *_: path.write_bytes(DOT))
         for task in ("sentiment", "emotion"):
             study = ["--compare", "lf_dnn", "lmf", "--task", task, *TRAIN[2:]]
             main(task, *study, "--checkpointdir", f"{task}/study")
@@ -84,7 +91,10 @@ def folder(data, tmp_path_factory):
 
 PAGES = {
     f"{task} {name}": (f"{task}/{place}/report.html", titles, pictures)
-    for task, of_each in (("sentiment", 2), ("emotion", 12))
+    for task, of_each, matrices in (
+        ("sentiment", 2, ["Confusion matrices of each model's first run"]),
+        ("emotion", 12, []),
+    )
     for name, place, titles, pictures in (
         ("training", "result/odd*", ["Training", *EVALUATED, *ABOUT], of_each + 1),
         ("evaluation", "result/odd*/test", [*EVALUATED, *ABOUT], of_each),
@@ -100,7 +110,17 @@ PAGES = {
             ["MAE without a modality", "MAE by disturbance", *ABOUT],
             1,
         ),
-        ("comparison", "study", ["Scores", "MAE by model and by epoch", "Runs", *ABOUT], 1),
+        (
+            "comparison",
+            "study",
+            [
+                *("Scores", "MAE by model and by epoch", "Runs", "MAE by true class"),
+                *("MAE by length of the segment", *matrices),
+                "The 12 segments that all models together predict worst",
+                *ABOUT,
+            ],
+            1 + 2 * len(matrices),
+        ),
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 
 import pytest
 
@@ -63,3 +64,21 @@ def test_a_forked_process_does_the_work_without_them(cpus):
     if not pid:
         os._exit(sum(in_parallel(abs, [(1,)] * 10, 9)))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 10
+
+
+def test_results_are_not_kept_by_helpers_that_nobody_needed(monkeypatch):
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 2)
+    threads._helpers.cache_clear()
+    busy = threading.Event()
+    threads._helpers().submit(busy.wait)
+
+    class Result:
+        pass
+
+    result = in_parallel(Result, [()], 2).pop()
+    kept = weakref.ref(result)
+    del result
+    assert kept() is None
+    busy.set()
+    monkeypatch.undo()
+    threads._helpers.cache_clear()

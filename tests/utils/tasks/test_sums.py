@@ -39,8 +39,9 @@ def test_they_are_the_scores_of_the_segments_repeated(name, pairs):
 @pytest.mark.parametrize("name", TASKS)
 def test_every_pair_of_values_counts(name):
     values = [-9, -3, -2, -1, -0.7, -0.5, -0.1, 0, 0.1, 0.4, 0.7, 1, 2, 2.5, 3.2, 9]
-    x, y = (np.float32(v).reshape(-1, 1) for v in np.meshgrid(values, values))
     task = TASKS[name]
+    pairs = (np.float32(v).reshape(-1, 1) for v in np.meshgrid(values, values))
+    x, y = (np.repeat(v, len(task.outputs), axis=1) for v in pairs)
     found = task.sums.scores(task.sums.terms(x, y).sum(axis=0, keepdims=True))
     for key, value in task.score(x, y).items():
         assert found[key].tolist() == [pytest.approx(value, abs=1e-6)], key
