@@ -38,11 +38,13 @@ _GROUPS = {
     ),
 }
 _OTHER_WORK = ("train", "compare", "ablate", "table", "dry_run")
+_OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
-    "predict": (*_OTHER_WORK, "export"),
-    "export": _OTHER_WORK,
-    "robustness": (*_OTHER_WORK, "predict", "export"),
+    "table": ("dry_run",),
+    "predict": (*_OTHER_WORK, "export", *_OF_SCORES),
+    "export": (*_OTHER_WORK, *_OF_SCORES),
+    "robustness": (*_OTHER_WORK, "predict", "export", *_OF_SCORES),
     "attention": (*_OTHER_WORK, "predict", "export", "robustness"),
 }
 _BY_ID = True  # --attention without a number
@@ -166,8 +168,13 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
                 parser.error(f"--{this} and --{other} exclude each other")
     if arguments["bert"] and not arguments["predict"]:
         parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
-    if arguments["predict"] and not config.save:
-        parser.error("--predict writes predictions.csv: leave --no_save out")
+    for name in ("predict", "export", "table"):
+        if arguments[name] and not config.save:
+            parser.error(f"--{name} writes files: leave --no_save out")
+    is_training = trains or arguments["compare"] or arguments["ablate"]
+    for name in ("seeds", "overwrite"):
+        if arguments[name] and not is_training and not arguments["dry_run"]:
+            parser.error(f"--{name} goes with --train, --compare or --ablate")
     if arguments["beside"] and not arguments["robustness"]:
         parser.error("--beside goes with --robustness")
     _check_attention(parser, arguments, config)

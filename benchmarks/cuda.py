@@ -109,7 +109,8 @@ def epochs(command: Command) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for split, segments in SPLITS.items():
             write_split(Path(folder) / split, 8 if command.is_small else segments)
-        options = ["--datadir", folder, "--checkpointdir", f"{folder}/run", "--device"]
+        options = ["--datadir", folder, "--checkpointdir", f"{folder}/run"]
+        options += ["--resultdir", f"{folder}/result", "--device"]
         begin = time.monotonic()
         count = 1 if command.is_small else 10
         command.run("main_msaf.py", "--train", "--epochs", count, *options, command.device)

@@ -1,7 +1,7 @@
 """Run the benchmarks, keep what they found in results.json, and set README.md's tables from it.
 
-python benchmarks/run.py [NAME ...]     all, or those named
-python benchmarks/run.py --check        only tell whether README.md agrees with results.json
+python -m benchmarks.run [NAME ...]     all, or those named
+python -m benchmarks.run --check        only tell whether README.md agrees with results.json
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
 from benchmarks.record import Record, markdown
 from system.files import atomic_write
 
+HERE = Path(__file__).parent
 BENCHMARKS = ("prepare", "text", "train", "evaluate", "busy", "scale")
 RESULTS, PAGE = HERE / "results.json", HERE / "README.md"
-_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
 
 
 def rendered(page: str, results: dict[str, Record]) -> str:
@@ -28,7 +28,8 @@ def rendered(page: str, results: dict[str, Record]) -> str:
 
     def table(place: re.Match[str]) -> str:
         record = results.get(place[2])
-        return place[1] + ("Not measured yet." if record is None else markdown(record)) + place[3]
+        text = "Not measured yet." if record is None else markdown(record)
+        return f"{place[1]}{text}\n{place[3]}"
 
     return _TABLE.sub(table, page)
 

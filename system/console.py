@@ -179,7 +179,7 @@ def _ignore_unraisable(ignored: sys.UnraisableHookArgs) -> None:
 
 
 def _stop(code: int, message: str) -> NoReturn:
-    if os.environ.get(TRACEBACK_VARIABLE):
+    if os.environ.get(TRACEBACK_VARIABLE) and sys.exc_info()[0] is not None:
         traceback.print_exc()
     if _follows:
         _wait_to_be_ended()
@@ -191,6 +191,7 @@ def _stop(code: int, message: str) -> NoReturn:
 def _wait_to_be_ended() -> None:
     """Let another process say what is wrong: torchrun then ends this one, in silence."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing here could catch it any more
     time.sleep(_FIRST_PROCESS_SPEAKS)
 
 

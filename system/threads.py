@@ -31,6 +31,8 @@ def in_parallel(
     try:
         work()
     finally:
+        for _ in remaining:  # after an error nobody takes another item
+            pass
         running = [helper for helper in helpers if not helper.cancel()]
         errors = [helper.exception() for helper in running]
     for error in filter(None, errors):

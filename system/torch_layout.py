@@ -13,8 +13,8 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
-from typing import Any, BinaryIO, Protocol, TypeVar, cast
+from collections.abc import Callable, Sized
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
@@ -129,14 +129,6 @@ def storage_named(pid: Any, kind_type: type[Kind]) -> tuple[Kind, str, int]:
     require(isinstance(kind, kind_type) and type(key) is str, "a storage without a type")
     require(type(count) is int and count >= 0, "a storage of an impossible size")
     return kind, key, count
-
-
-class Sized(Protocol):
-    """What has a length."""
-
-    def __len__(self) -> int:
-        """Return the number of values."""
-        ...
 
 
 def check_view(storage: Sized, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:

@@ -56,17 +56,17 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
         unknown = _write_text(plan, encoder, processes, splits_of(manifest))
         manifest = {**manifest, "text": {**encoder.description, "unknown_pieces": unknown}}
     if processes.is_first:
-        if plan.arrays is not Arrays.KEEP:
-            if manifest["text"] is None:
-                manifest = {
-                    **manifest,
-                    "text": keep_text(plan.prepared, plan.stage, splits_of(manifest)),
-                }
-            _remove_old_text(plan.request.folder)
+        if plan.arrays is not Arrays.KEEP and manifest["text"] is None:
+            manifest = {
+                **manifest,
+                "text": keep_text(plan.prepared, plan.stage, splits_of(manifest)),
+            }
         files = _staged_files(plan.stage, splits_of(manifest))
         written = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest) if encoder is not None]
         _check_staged(plan.stage, files, manifest.get("files", {}), written)
         manifest = {**manifest, "files": files}
+        if plan.arrays is not Arrays.KEEP:
+            _remove_old_text(plan.request.folder)
         write_manifest(plan.stage, {**manifest, MOVING: True})
         manifest = _move_into_place(plan, manifest, are_checked=True)
     return processes.broadcast(manifest)

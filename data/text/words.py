@@ -14,7 +14,7 @@ from data.manifest import read_manifest
 from data.text.bert import load_tokenizer
 from data.text.bert_files import find_kept_bert, weights_facts
 from data.text.feature_file import TEXT_LENGTH
-from system.errors import InputError
+from system.errors import InputError, first_line
 
 
 class PositionNames(NamedTuple):
@@ -89,11 +89,14 @@ def _cut_elsewhere(
     path: Path, rows: Sequence[int], tokenizer: BertTokenizer
 ) -> dict[int, list[str]]:
     """Return the word pieces of some rows of an array `(N, 2, T)` of input ids and mask."""
-    array = np.load(path, mmap_mode="r")
+    try:
+        array = np.load(path, mmap_mode="r")
+        pairs = {row: array[row].T.tolist() for row in rows}
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{path} is damaged, or has too few segments ({first_line(error)})"
+        ) from error
     return {
-        row: [
-            tokenizer.ids_to_tokens.get(number, "") if is_there else ""
-            for number, is_there in array[row].T.tolist()
-        ]
-        for row in rows
+        row: [tokenizer.ids_to_tokens.get(n, "") if is_there else "" for n, is_there in of_row]
+        for row, of_row in pairs.items()
     }

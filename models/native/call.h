@@ -7,7 +7,8 @@ namespace {
 
 // encoder.py has the same; whoever changes it counts ABI, there, up.
 struct Call {
-    int64_t threads, batch, tokens, memory_tokens, queries,
+    int64_t threads, has_own_threads;  // and not PyTorch's
+    int64_t batch, tokens, memory_tokens, queries,
         layers;                    // memory_tokens 0: self-attention
     const float *x, *memory;       // (B, T, D), (B, M, D)
     const float* positions;        // (max(T, M), D)

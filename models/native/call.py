@@ -6,6 +6,7 @@ Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens,
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +18,20 @@ from models.layers.positions import sinusoids
 from models.native.compiler import Unavailable
 from models.native.weights import listed_weights
 
-ABI = 1  # of Call and of the library's functions
+ABI = 2  # of Call and of the library's functions
+
+
+_forked: list[bool] = []  # filled in a process that was forked: PyTorch's threads are not there
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
 
 
 class Call(ctypes.Structure):
     """The `Call` of call.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("threads", "batch", "tokens", "memory_tokens")),
-        *((name, ctypes.c_int64) for name in ("queries", "layers")),
+        *((name, ctypes.c_int64) for name in ("threads", "has_own_threads", "batch", "tokens")),
+        *((name, ctypes.c_int64) for name in ("memory_tokens", "queries", "layers")),
         *((name, ctypes.c_void_p) for name in ("x", "memory", "positions", "dropout_keys")),
         ("keep", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("kept", "out")),
@@ -101,6 +107,7 @@ class _Encode(torch.autograd.Function):
         out = x.new_empty(len(x), queries, x.shape[2])
         call = Call(
             threads=options.threads,
+            has_own_threads=bool(_forked),
             batch=len(x),
             tokens=tokens,
             memory_tokens=0 if memory is None else memory.shape[1],

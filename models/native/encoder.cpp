@@ -98,7 +98,7 @@ const Weight* norm_weight_list() {
 
 void forward(const Call* call) {
     auto workers = states<Worker>(*call, call->batch);
-    share_out(call->batch, workers, [&](Worker& worker, int64_t sample) {
+    share_out(call->batch, workers, call->has_own_threads, [&](Worker& worker, int64_t sample) {
         worker.forward(sample, layer_weights(*call), norm_weights(*call));
     });
 }
@@ -108,7 +108,7 @@ void backward(const Call* call) {
     const int64_t total = call->layers * LAYER_SIZE + NORM_SIZE;
     std::vector<float> sums(std::max<int64_t>(chunks, 1) * total);
     auto workers = states<BackwardState>(*call, chunks);
-    share_out(chunks, workers, [&](BackwardState& state, int64_t chunk) {
+    share_out(chunks, workers, call->has_own_threads, [&](BackwardState& state, int64_t chunk) {
         state.backward(*call, chunk * size, std::min(batch, (chunk + 1) * size),
                        sums.data() + chunk * total);
     });

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <dlfcn.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -41,27 +40,28 @@ void in_new_threads(size_t threads, const Run& run) {
 // OpenMP's entry for a parallel region, which GCC's library has, and LLVM's and Intel's too.
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// That of the library whose threads PyTorch's operators use; null where there is none to be found,
-// and after a fork, which its threads do not survive. It is looked up and not linked: Apple's
-// compiler knows no OpenMP, and a second library's threads would get in the way of the first one's.
+// That of the library whose threads PyTorch's operators use; null where there is none to be found.
+// It is looked up and not linked: Apple's compiler knows no OpenMP, and a second library's threads
+// would get in the way of the first one's.
 Parallel pytorchs_threads() {
     static const auto found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-    static const pid_t process = getpid();
-    return getpid() == process ? found : nullptr;
+    return found;
 }
 
 // Calls `work(state, i)` for each i below `count`, in a thread for each of `states`. Whoever is free
 // takes the next i, so that a thread that does not get to run holds nobody up for long. The threads
-// allocate nothing: in a new thread that is slow.
+// allocate nothing: in a new thread that is slow. They are PyTorch's, or with `has_own_threads` new
+// ones.
 template <typename State, typename Work>
-void share_out(int64_t count, std::vector<State>& states, const Work& work) {
+void share_out(int64_t count, std::vector<State>& states, bool has_own_threads, const Work& work) {
     std::atomic<int64_t> taken{0};
     std::atomic<size_t> begun{0};
     const auto run = [&] {
         State& state = states[begun++];
         for (int64_t i; (i = taken++) < count;) work(state, i);
     };
-    if (const Parallel parallel = states.size() > 1 ? pytorchs_threads() : nullptr) {
+    const bool is_shared = states.size() > 1 && !has_own_threads;
+    if (const Parallel parallel = is_shared ? pytorchs_threads() : nullptr) {
         const auto call = [](void* which) { (*static_cast<decltype(run)*>(which))(); };
         parallel(call, const_cast<void*>(static_cast<const void*>(&run)), states.size(), 0);
     } else {

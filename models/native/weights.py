@@ -56,7 +56,8 @@ class WeightPlaces:
         self._modules = [(module, module.__dict__) for module in modules]
         parents = [encoder, *(module for module in modules if module._modules)]
         self._children = [(parent.__dict__, dict(parent._modules)) for parent in parents]
-        self._attentions = [layer.self_attn.__dict__ for layer in encoder.layers]
+        attentions = [layer._modules.get("self_attn") for layer in encoder.layers]
+        self._attentions = [one.__dict__ for one in attentions if one is not None]
         named = [(dict(layer.named_modules()), of_a_layer) for layer in encoder.layers]
         named.append(({"layer_norm": encoder.layer_norm}, of_the_norm))
         self._weights = [
@@ -78,11 +79,7 @@ class WeightPlaces:
         `forward` of its own, another epsilon), or a parameter is not as the compiled code takes
         it: missing, of another shape, not float32, not on the CPU, not contiguous.
         """
-        first = self._attentions[0]
-        if not self._is_whole or any(
-            (state["heads"], state["dropout"]) != (first["heads"], first["dropout"])
-            for state in self._attentions
-        ):
+        if not self._is_whole:
             return None
         for module, state in self._modules:
             if (
@@ -95,6 +92,12 @@ class WeightPlaces:
                 or state.get("eps", _EPSILON) != _EPSILON
             ):
                 return None
+        first = self._attentions[0]
+        if any(
+            (state["heads"], state["dropout"]) != (first["heads"], first["dropout"])
+            for state in self._attentions
+        ):
+            return None
         weights = []
         for state, name, shape in self._weights:
             value = state["_parameters"].get(name)

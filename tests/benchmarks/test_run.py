@@ -28,6 +28,13 @@ def test_a_table_is_set_and_the_rest_stays():
     assert "not to be trusted" not in page
 
 
+def test_an_empty_place_is_filled_and_the_next_one_stays():
+    page = "<!-- table: text -->\n<!-- end -->\n" + PAGE.format("old")
+    found = run.rendered(page, {"train": RECORD})
+    assert found.startswith("<!-- table: text -->\nNot measured yet.\n<!-- end -->\nbefore\n")
+    assert "| 16 | 12.3 ms |" in found
+
+
 def test_figures_of_a_busy_machine_are_marked():
     page = run.rendered(PAGE.format("old"), {"train": RECORD | {"other_work": 0.31}})
     assert "**Other work took 31 % of the machine: these figures are not to be trusted.**" in page

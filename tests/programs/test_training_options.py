@@ -195,13 +195,34 @@ def test_shares_are_disjoint_and_complete(small):
 
 
 @pytest.mark.parametrize("this", ["predict", "export", "robustness"])
-@pytest.mark.parametrize("other", ["train", "ablate", "dry_run"])
+@pytest.mark.parametrize("other", ["train", "ablate", "dry_run", "bootstrap"])
 def test_what_works_on_a_checkpoint_goes_without_other_work(capsys, this, other):
     from main_msaf import build_parser, parse_config
 
     parser = build_parser()
     value = [] if this == "robustness" else ["x.safetensors"]
-    given = vars(parser.parse_args(["--checkpoint", "x.pth", f"--{this}", *value, f"--{other}"]))
+    other_value = ["100"] if other == "bootstrap" else []
+    options = ["--checkpoint", "x.pth", f"--{this}", *value, f"--{other}", *other_value]
+    given = vars(parser.parse_args(options))
     with pytest.raises(SystemExit):
         parse_config(parser, given)
     assert f"--{this} and --{other} exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint", "x.pth", "--seeds", "1", "2"], "--seeds goes with --train"),
+        (["--checkpoint", "x.pth", "--overwrite"], "--overwrite goes with --train"),
+        (["--table", "x", "--dry_run"], "--table and --dry_run exclude each other"),
+        (["--table", "x", "--no_save"], "--table writes files: leave --no_save out"),
+        (["--checkpoint", "x.pth", "--export", "a.onnx", "--no_save"], "--export writes files"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(capsys, options, message):
+    from main_msaf import build_parser, parse_config
+
+    parser = build_parser()
+    with pytest.raises(SystemExit):
+        parse_config(parser, vars(parser.parse_args(options)))
+    assert message in capsys.readouterr().err

@@ -23,14 +23,19 @@ def about_run(
     config: RunConfig, splits: Mapping[str, Split], task: Task, device: torch.device
 ) -> list[Section]:
     """Return the sections on a run's data, configuration and environment."""
+    return [
+        data_section(config.data_folder, splits, task),
+        configuration_section(config),
+        environment_section(environment(device)),
+    ]
+
+
+def configuration_section(config: RunConfig) -> Section:
+    """Return the command and every setting."""
     values = plain_values(config)
     settings = values.pop("set")
     rows = [("command", command_line()), *values.items(), *settings.items()]
-    return [
-        data_section(config.data_folder, splits, task),
-        Section("Configuration", [Table(["setting", "value"], rows)]),
-        environment_section(environment(device)),
-    ]
+    return Section("Configuration", [Table(["setting", "value"], rows)])
 
 
 def data_section(

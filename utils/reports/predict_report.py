@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from data.loading.split import Split
-from utils.reports.about import about_run, data_section
+from utils.reports.about import configuration_section, data_section, environment_section
 from utils.reports.evaluation_report import values_text
 from utils.reports.html import Cell, Section, Table, write_report
 from utils.reports.segment_table import SegmentTable
 from utils.run_config import RunConfig
+from utils.running.environment import environment
 from utils.tasks import Task
 
 _STRONGEST = 20  # segments
@@ -36,7 +37,6 @@ def write_prediction_report(
         for row in chosen
     ]
     name = split.folder.resolve().name
-    _, *rest = about_run(config, {}, task, device)
     sections = [
         Section("Scores", ["None: --predict looks at no labels. With labels, evaluate instead."]),
         Section("Predictions", [_distribution(predictions, task)]),
@@ -44,8 +44,9 @@ def write_prediction_report(
             f"The {len(rows)} strongest predictions",
             [Table(["segment", "time", "sentence", "predicted"], rows)],
         ),
-        data_section(split.folder.parent, {name: split}, task, shown_as=predicted),
-        *rest,
+        data_section(split.folder.resolve().parent, {name: split}, task, shown_as=predicted),
+        configuration_section(config),
+        environment_section(environment(device)),
     ]
     write_report(path, f"{config.checkpoint} predicts {name} of {predicted}", sections)
 

@@ -97,10 +97,14 @@ def _validation(run: Run, key: str) -> list[float]:
 def _data(runs: Sequence[Run], table: Comparison) -> list[Section]:
     sections = []
     for folder in dict.fromkeys(run.config.data_folder for run in runs):
-        splits: dict[str, Split] = {}
-        with suppress(InputError, OSError):  # it may have gone since
+        text = f"{folder} is gone, or no longer what these runs were trained on."
+        section = Section("Data", [text])
+        with suppress(InputError, OSError):
             splits = {name: Split(folder / name) for name in SPLITS}
-        sections.append(data_section(folder, splits, table.task))
+            digests = {name: split.digest for name, split in splits.items()}
+            if all(run.digests == digests for run in runs if run.config.data_folder == folder):
+                section = data_section(folder, splits, table.task)
+        sections.append(section)
     return sections
 
 

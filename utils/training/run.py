@@ -107,7 +107,8 @@ def _result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor])
         scores=evaluation.scores,
         parameters=count_parameters(model),
         flops=flops,
-        samples_per_second=median(epoch.speed for epoch in trainer.epochs),
+        # An epoch that was resumed after its last step has none.
+        samples_per_second=median([one.speed for one in trainer.epochs if one.speed] or [0.0]),
     )
 
 

@@ -68,6 +68,7 @@ class Trainer:
         self.saver = TrainingSaver(self.step, config, options, data)
         execution = Execution(config.precision, config.compile)
         self.predictor = Predictor(model, execution, options.share_size)
+        self._is_within_step = False
         self._unseen: list[Tensor] = []  # losses since the last look
 
     @property
@@ -104,23 +105,28 @@ class Trainer:
         while self.state.epoch <= self.config.epochs and not self._is_out_of_patience():
             print_line(f"Epoch {self.state.epoch}/{self.config.epochs}")
             epoch = self._run_epoch()
-            self.epochs.append(epoch)
-            is_best = self.best is epoch
-            if is_best:
-                self.state.best_weights = deepcopy(self.model.state_dict())
-            self.step.end_epoch(self.task.to_minimise(epoch.scores["val"]))
-            self.state.begin_epoch(epoch.number + 1)
-            if folder is not None and history is not None:
-                self.saver.save_epoch(folder, epoch, is_best)
-                history.write(self.epochs)
-            if self.config.save:
-                self.saver.save_last(folder, self.state)
+            with hold_interrupts():  # an epoch that is over is saved whole
+                self._end_epoch(epoch, folder, history)
+                self._stop_together()
         if self.state.epoch <= self.config.epochs:
             chosen_by = self.task.chosen_by.name
             print_line(
                 f"Stopped: {self.config.patience} epochs without a better validation {chosen_by}"
             )
         self.model.load_state_dict(self.state.best_weights)
+
+    def _end_epoch(self, epoch: Epoch, folder: Path | None, history: History | None) -> None:
+        self.epochs.append(epoch)
+        is_best = self.best is epoch
+        if is_best:
+            self.state.best_weights = deepcopy(self.model.state_dict())
+        self.step.end_epoch(self.task.to_minimise(epoch.scores["val"]))
+        self.state.begin_epoch(epoch.number + 1)
+        if folder is not None and history is not None:
+            self.saver.save_epoch(folder, epoch, is_best)
+            history.write(self.epochs)
+        if self.config.save:
+            self.saver.save_last(folder, self.state)
 
     def _is_out_of_patience(self) -> bool:
         if self.config.patience is None or not self.epochs:
@@ -140,11 +146,11 @@ class Trainer:
                 evaluation = evaluate(self.predictor, self.splits[name], self.task, self.options)
                 scores[name] = evaluation.scores
                 zeroed[name] = evaluation.not_finite
-            self._stop_together()
-        if number == 1:
-            report_not_finite(zeroed)
-        for name, of_split in scores.items():
-            print_line(f"  {name:<5}  {self.task.line(of_split)}")
+                self._stop_together()
+            if number == 1:
+                report_not_finite(zeroed)
+            for name, of_split in scores.items():
+                print_line(f"  {name:<5}  {self.task.line(of_split)}")
         speed = max(len(self.splits["train"]) - first_step * size, 0) / seconds
         return Epoch(number, loss, lr, speed, scores)
 
@@ -165,12 +171,14 @@ class Trainer:
         with self._bar(len(rows)) as bar:
             for batch in loader:
                 with hold_interrupts():
+                    self._is_within_step = True
                     whole = rows[current.step]
                     keys = segment_keys(torch.from_numpy(self.options.share(whole)), dropout_seed)
                     prediction, loss = self.step(batch, keys, len(whole))
                     append_predictions(current.predicted, prediction)
                     current.not_finite += batch.not_finite
                     current.step += 1
+                    self._is_within_step = False
                 bar.update()
                 self._look_at_loss(loss, rows, bar)
                 self._stop_together()
@@ -195,7 +203,8 @@ class Trainer:
         try:
             yield
         except KeyboardInterrupt:
-            self._save_position()
+            if not self._is_within_step:  # a second one has broken the step off
+                self._save_position()
             raise
 
     def _stop_together(self) -> None:

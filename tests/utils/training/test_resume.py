@@ -191,6 +191,42 @@ def test_stopped_while_it_scores_no_step_is_lost(small, tmp_path, monkeypatch):
         assert_same(found, expected, name)
 
 
+def test_an_epoch_that_is_over_is_saved_whole(small, tmp_path, monkeypatch):
+    """An interrupt that comes while it is saved waits until it is."""
+    stopped, number = make_trainer(small, tmp_path / "two", model="lf_dnn"), signal.SIGINT
+    before = signal.signal(number, console._interrupt)
+    monkeypatch.setattr(console, "_interrupts", [])
+    save = stopped.saver.save_epoch
+    monkeypatch.setattr(
+        stopped.saver, "save_epoch", lambda *a: (signal.raise_signal(number), save(*a))
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+    finally:
+        signal.signal(number, before)
+        console._interrupts.clear()
+    resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
+    resumed.resume(tmp_path / "two" / "last.pth")
+    assert (resumed.state.epoch, resumed.state.step) == (2, 0)
+    assert (tmp_path / "two" / "metrics.csv").is_file()
+
+
+def test_a_second_interrupt_saves_no_half_step(small, tmp_path, monkeypatch):
+    stopped, step, taken = make_trainer(small, tmp_path / "two"), TrainingStep.__call__, []
+
+    def broken_off(self, *arguments):
+        taken.append(1)
+        if len(taken) == 3:
+            raise KeyboardInterrupt  # a first one would have waited
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TrainingStep, "__call__", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert not (tmp_path / "two" / "last.pth").exists()
+
+
 def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):
     make_trainer(small, tmp_path, epochs=1).run()
     with pytest.raises(InputError, match=r"no training to go on with.*last.pth"):
