@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import types
+from functools import partial
 
 import h5py
 import numpy as np
@@ -256,26 +257,38 @@ def test_a_folder_that_vanishes_from_a_training(run, small, tmp_path, what, work
         assert "b'" not in outcome.output
 
 
-@pytest.mark.parametrize("what", ["csd", "train/visual50.npy", ".preparing"])
-def test_a_file_that_vanishes_from_a_preparation(run, demo, tmp_path, what):
+def vanishing(path):
+    """Have a file or folder vanish when the arrays are written and the text is not."""
     from data.preparing import pipeline
 
+    write = pipeline._write_text
+
+    def vanish(*arguments):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return write(*arguments)
+
+    pipeline._write_text = vanish
+
+
+def test_the_dataset_in_place_outlives_one_that_fails(run, demo, tmp_path):
+    datadir = shutil.copytree(demo, tmp_path / "data")
+    kept = [datadir / "dataset.json", *datadir.glob("*/*50.npy")]
+    before = {path: path.read_bytes() for path in kept}
+    vanish = partial(vanishing, datadir / ".preparing" / "train" / "visual50.npy")
+    outcome = run("dataset_prep", "--datadir", datadir, "--demo", "--force", before=vanish)
+    assert_one_line(outcome, "visual50.npy")
+    assert {path: path.read_bytes() for path in kept} == before
+
+
+@pytest.mark.parametrize("what", ["csd", "train/visual50.npy", ".preparing"])
+def test_a_file_that_vanishes_from_a_preparation(run, demo, tmp_path, what):
     datadir = tmp_path / "data"
     for name in ("csd", "demo_bert"):
         shutil.copytree(demo / name, datadir / name)
     path = datadir / what if what != "train/visual50.npy" else datadir / ".preparing" / what
 
-    def before():
-        write = pipeline._write_text
-
-        def vanish(*arguments):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            return write(*arguments)
-
-        pipeline._write_text = vanish
-
     options = ["--datadir", datadir, "--demo"]
-    outcome = run("dataset_prep", *options, before=before)
+    outcome = run("dataset_prep", *options, before=partial(vanishing, path))
     if what == "csd":
         assert outcome.status == 0, outcome.output
     else:
