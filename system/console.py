@@ -94,7 +94,8 @@ def _stop_after(error: Exception) -> NoReturn:
     if _TOO_MANY_FILES in str(error).lower():
         _stop(_EXIT_INPUT, _ALLOW_MORE_FILES)
     if isinstance(error, RuntimeError) and _OTHER_HAS_ENDED.search(str(error)):
-        _wait_to_be_ended()
+        if not _follows:  # which `_stop` lets wait
+            _wait_to_be_ended()
         _stop(_EXIT_UNEXPECTED, "Another of the processes has ended; its own line says why.")
     first_line = str(error).strip().splitlines()[:1]
     what = ": ".join([type(error).__name__, *first_line])

@@ -62,3 +62,8 @@ def write_dataset(folder, sequences, **options):
     for kind, source in MOSEI.sequences.items():
         write_csd(folder / source.name, sequences[kind], **options)
     return {kind: folder / source.name for kind, source in MOSEI.sequences.items()}
+
+
+def all_features(rows):
+    """Read the features of all rows of a video."""
+    return rows.features(np.arange(len(rows.intervals)))

@@ -68,10 +68,6 @@ class VideoRows:
                 offset += len(part)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def all_features(self) -> np.ndarray:
-        """Read the features of all rows, `(n, width)`."""
-        return self.features(np.arange(len(self._order)))
-
     def words(self, rows: np.ndarray) -> list[str]:
         """Read the given sorted rows of a words sequence as text."""
         return [

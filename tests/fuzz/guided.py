@@ -18,6 +18,8 @@ from pathlib import Path
 import atheris
 import numpy as np
 
+from tests.csd_files import all_features
+
 del sys.modules["pickle"]  # to be imported again, and followed
 with atheris.instrument_imports(include=["data", "pickle"]):
     from data.formats import safe_pickle
@@ -31,7 +33,7 @@ def read_csd(path: Path) -> None:
     """Read all of a computational sequence."""
     with ComputationalSequence(path) as sequence:
         for video in sequence.videos:
-            sequence.read(video).all_features()
+            all_features(sequence.read(video))
 
 
 def read_npy(path: Path) -> None:

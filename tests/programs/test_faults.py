@@ -27,6 +27,7 @@ from data.formats.pickles import read_pickle
 from data.npy import NpyReader
 from models.checkpoint import read_checkpoint
 from system.safetensors_file import load_safetensors
+from tests.csd_files import all_features
 from tests.forked_programs import ROOT
 from tests.fuzz import programs
 from tests.utils.training.test_resume import assert_same
@@ -102,7 +103,7 @@ def large_csd(path, **how):
 
 def read_csd(path):
     with ComputationalSequence(path) as sequence:
-        sequence.read("video").all_features()
+        all_features(sequence.read("video"))
 
 
 def large_array(path):

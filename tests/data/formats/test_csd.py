@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.formats.csd import ComputationalSequence, check_csd, sort_order
 from system.errors import InputError
-from tests.csd_files import write_csd
+from tests.csd_files import all_features, write_csd
 
 WIDTH = 3
 
@@ -48,7 +48,7 @@ def test_reads_any_layout_and_any_parts(path, parts, options, dtype, data):
         assert sequence.videos == {"video"}
         rows = sequence.read("video")
         np.testing.assert_array_equal(rows.intervals, intervals[order])
-        np.testing.assert_array_equal(rows.all_features(), features[order])
+        np.testing.assert_array_equal(all_features(rows), features[order])
         chosen = data.draw(st.lists(st.integers(0, max(len(order) - 1, 0)), max_size=len(order)))
         np.testing.assert_array_equal(
             rows.features(np.array(chosen, dtype=int)), features[order][chosen]
@@ -99,7 +99,7 @@ def test_words_of_variable_length_are_text(path):
 def open_and_read(path):
     with ComputationalSequence(path) as sequence:
         for video in sequence.videos:
-            sequence.read(video).all_features()
+            all_features(sequence.read(video))
 
 
 def broken(path, what):
@@ -187,7 +187,7 @@ def test_the_width_is_the_files(path):
     write_csd(path, {"a": entry(4, width=709), "b": entry(2, width=709)})
     with ComputationalSequence(path) as sequence:
         assert sequence.width == 709
-        assert sequence.read("b").all_features().shape == (2, 709)
+        assert all_features(sequence.read("b")).shape == (2, 709)
 
 
 @pytest.mark.parametrize("features", [np.zeros(5), np.zeros((5, 0)), np.zeros((5, 2, 2))])

@@ -14,7 +14,7 @@ from h5py import h5d, h5p, h5s, h5t
 
 from data.formats.csd import ComputationalSequence
 from system.errors import InputError
-from tests.csd_files import write_csd
+from tests.csd_files import all_features, write_csd
 
 INTERVALS = np.stack([np.arange(5.0), np.arange(5.0) + 1], axis=1)
 FEATURES = np.arange(15, dtype=np.float32).reshape(5, 3)
@@ -31,7 +31,7 @@ def path(tmp_path):
 def read(path, holds_text=False):
     with ComputationalSequence(path, holds_text) as sequence:
         rows = sequence.read("video")
-        return rows.words(np.arange(5)) if holds_text else rows.all_features()
+        return rows.words(np.arange(5)) if holds_text else all_features(rows)
 
 
 def refused(path, message, holds_text=False):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -107,6 +108,16 @@ def stop_at_step(patch, number):
     patch.setattr(TrainingStep, "__call__", stop)
 
 
+def assert_same_files(tmp_path):
+    """Compare all that the run in `two` has kept with that in `whole`."""
+    for name in ("last.pth", "best.pth"):
+        found, expected = (
+            vars(read_checkpoint(tmp_path / folder / name)) for folder in ("two", "whole")
+        )
+        del expected["path"], found["path"]
+        assert_same(found, expected, name)
+
+
 @pytest.mark.parametrize("model", ["nhfnet", "lf_dnn"])
 def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(small, tmp_path, monkeypatch, model):
     """Models with dropout keys of their own, and those that draw from PyTorch's generator."""
@@ -121,15 +132,22 @@ def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(small, tmp_path, m
     resumed.resume(tmp_path / "two" / "last.pth")
     assert (resumed.state.epoch, resumed.state.step) == (2, 2)
     resumed.run()
-    for name in ("last.pth", "best.pth"):
-        found, expected = (
-            vars(read_checkpoint(tmp_path / folder / name)) for folder in ("two", "whole")
-        )
-        del expected["path"], found["path"]
-        assert_same(found, expected, name)
+    assert_same_files(tmp_path)
     # Results are named by the file's bytes.
     both = ((tmp_path / folder / "best.pth").read_bytes() for folder in ("two", "whole"))
     assert next(both) == next(both)
+
+
+@contextmanager
+def handled(number, monkeypatch):
+    """Have the signal handled as in the programs until the block ends."""
+    before = signal.signal(number, console._interrupt)
+    monkeypatch.setattr(console, "_interrupts", [])
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+        console._interrupts.clear()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -145,16 +163,11 @@ def test_an_interrupt_saves_the_step_that_it_met(small, tmp_path, monkeypatch, n
             signal.raise_signal(number)
         return step(self, *arguments)
 
-    before = signal.signal(number, console._interrupt)
-    monkeypatch.setattr(console, "_interrupts", [])
     monkeypatch.setattr(TrainingStep, "__call__", interrupted)
-    try:
+    with handled(number, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             stopped.run()
         assert console._exit_code() == 128 + number
-    finally:
-        signal.signal(number, before)
-        console._interrupts.clear()
     resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
     resumed.resume(tmp_path / "two" / "last.pth")
     assert (resumed.state.epoch, resumed.state.step) == (2, 3)
@@ -183,29 +196,18 @@ def test_stopped_while_it_scores_no_step_is_lost(small, tmp_path, monkeypatch):
     assert (resumed.state.epoch, resumed.state.step) == (2, 8)
     monkeypatch.setattr(TrainingStep, "__call__", None)
     resumed.run()
-    for name in ("last.pth", "best.pth"):
-        found, expected = (
-            vars(read_checkpoint(tmp_path / folder / name)) for folder in ("two", "whole")
-        )
-        del expected["path"], found["path"]
-        assert_same(found, expected, name)
+    assert_same_files(tmp_path)
 
 
 def test_an_epoch_that_is_over_is_saved_whole(small, tmp_path, monkeypatch):
     """An interrupt that comes while it is saved waits until it is."""
     stopped, number = make_trainer(small, tmp_path / "two", model="lf_dnn"), signal.SIGINT
-    before = signal.signal(number, console._interrupt)
-    monkeypatch.setattr(console, "_interrupts", [])
     save = stopped.saver.save_epoch
     monkeypatch.setattr(
         stopped.saver, "save_epoch", lambda *a: (signal.raise_signal(number), save(*a))
     )
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            stopped.run()
-    finally:
-        signal.signal(number, before)
-        console._interrupts.clear()
+    with handled(number, monkeypatch), pytest.raises(KeyboardInterrupt):
+        stopped.run()
     resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
     resumed.resume(tmp_path / "two" / "last.pth")
     assert (resumed.state.epoch, resumed.state.step) == (2, 0)
