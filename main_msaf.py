@@ -21,6 +21,8 @@ from system.console import (
     run,
     whole_number,
 )
+from utils.actions import act
+from utils.option_checks import BY_ID, check_options
 from utils.run_config import DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
 
 # The options that are settings of a run, by the groups of --help.
@@ -37,17 +39,6 @@ _GROUPS = {
         *("save_every", "log_interval", "verbose", "save"),
     ),
 }
-_OTHER_WORK = ("train", "compare", "ablate", "table", "dry_run")
-_OF_SCORES = ("bootstrap", "against")
-_EXCLUDES = {
-    "resume": ("checkpoint", "overwrite"),
-    "table": ("dry_run",),
-    "predict": (*_OTHER_WORK, "export", *_OF_SCORES),
-    "export": (*_OTHER_WORK, *_OF_SCORES),
-    "robustness": (*_OTHER_WORK, "predict", "export", *_OF_SCORES),
-    "attention": (*_OTHER_WORK, "predict", "export", "robustness"),
-}
-_BY_ID = True  # --attention without a number
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
 
@@ -77,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         "with --checkpoint, also draw what the model attended to in the N worst predicted "
         "segments, or in those of --ids"
     )
-    add("--attention", type=whole_number(1), nargs="?", const=_BY_ID, metavar="N", help=attention)
+    add("--attention", type=whole_number(1), nargs="?", const=BY_ID, metavar="N", help=attention)
     ids = (
         "with --attention: the segments of these ids, as predictions.csv has them; one that "
         "begins with - as --ids=ID"
@@ -158,45 +149,8 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         model = given.get("model") or config.model or DEFAULT_MODEL
         given["set"] = config.set | parse_assignments(config_class(model), given["set"], "--set")
     config = replace(config, **given)
-    trains, resume = arguments["train"], arguments["resume"]
-    has_work = any(arguments[name] for name in ("train", "compare", "ablate", "table", "dry_run"))
-    if not has_work and config.checkpoint is None:
-        parser.error("give --train to train, or --checkpoint FILE to evaluate")
-    for this, excludes in _EXCLUDES.items():
-        for other in excludes:
-            if arguments[this] and arguments.get(other):
-                parser.error(f"--{this} and --{other} exclude each other")
-    if arguments["bert"] and not arguments["predict"]:
-        parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
-    for name in ("predict", "export", "table"):
-        if arguments[name] and not config.save:
-            parser.error(f"--{name} writes files: leave --no_save out")
-    is_training = trains or arguments["compare"] or arguments["ablate"]
-    for name in ("seeds", "overwrite"):
-        if arguments[name] and not is_training and not arguments["dry_run"]:
-            parser.error(f"--{name} goes with --train, --compare or --ablate")
-    if arguments["beside"] and not arguments["robustness"]:
-        parser.error("--beside goes with --robustness")
-    _check_attention(parser, arguments, config)
-    if resume and not trains:
-        parser.error("--resume goes with --train")
-    if resume not in (None, "auto") and arguments["seeds"]:
-        parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
+    check_options(parser, arguments, config)
     return config
-
-
-def _check_attention(
-    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
-) -> None:
-    wanted, ids = arguments["attention"], arguments["ids"]
-    if ids and not wanted:
-        parser.error("--ids goes with --attention")
-    if wanted is _BY_ID and not ids:
-        parser.error("--attention: give it a number of segments, or --ids")
-    if wanted and wanted is not _BY_ID and ids and wanted != len(ids):
-        parser.error(f"--attention {wanted}, but --ids names {len(ids)}: leave the number out")
-    if wanted and not config.save:
-        parser.error("--attention writes files: leave --no_save out")
 
 
 def parse_study(
@@ -227,53 +181,7 @@ def main() -> None:
         return
     study = parse_study(parser, arguments)
     config = next(iter(study.values())) if study else parse_config(parser, arguments)
-    if arguments["table"]:
-        from utils.studies.report import tabulate
-
-        return tabulate(arguments["table"], config.resultdir)
-    if arguments["export"]:
-        from models.export import export
-
-        export(config.needed_checkpoint, arguments["export"], config.model)
-        print_line(f"Written: {arguments['export']}")
-        return
-    from system.processes import join_processes, leave_processes
-    from utils.running.setup import make_options
-
-    processes = join_processes()
-    options = make_options(config, processes)
-    split, resume, overwrite = (arguments[name] for name in ("split", "resume", "overwrite"))
-    if study:
-        from utils.studies.comparison import run_study
-
-        run_study(study, arguments["seeds"], processes, overwrite, arguments["dry_run"])
-    elif arguments["dry_run"]:
-        from utils.reports.dry_run import dry_run_evaluation, dry_run_training
-
-        if arguments["train"] or config.checkpoint is None:
-            dry_run_training(config, options)
-        else:
-            dry_run_evaluation(config, split, options)
-    elif arguments["train"]:
-        from utils.training.run import train, train_by_seed
-
-        if arguments["seeds"]:
-            train_by_seed(config, arguments["seeds"], options, resume, overwrite)
-        else:
-            train(config, options, resume, overwrite)
-    elif arguments["predict"]:
-        from utils.reports.predict_path import predict_path
-
-        predict_path(config, arguments["predict"], arguments["bert"], options)
-    elif arguments["robustness"]:
-        from utils.reports.robustness import measure_robustness
-
-        measure_robustness(config, split, options, arguments["beside"])
-    else:
-        from utils.reports.evaluate_checkpoint import evaluate_checkpoint
-
-        evaluate_checkpoint(config, split, options, arguments["ids"] or arguments["attention"])
-    leave_processes(processes)
+    act(config, study, arguments)
 
 
 if __name__ == "__main__":
