@@ -48,14 +48,31 @@ def build_parser() -> argparse.ArgumentParser:
     actions = parser.add_argument_group("what to do")
     add, add_action = actions.add_argument, actions.add_mutually_exclusive_group().add_argument
     add_action("--train", action="store_true", help="train; without it, evaluate --checkpoint")
-    compare = "train these models, each as it was published, and write one table; goes on"
-    add_action("--compare", nargs="+", metavar="MODEL", help=compare)
+    compare = (
+        "train these models, each as it was published, or with the settings of a run.json, and "
+        "write one table; goes on"
+    )
+    add_action("--compare", nargs="+", metavar="MODEL|FILE.json", help=compare)
     ablate = "the same of NHFNet whole, and with each part left out or replaced"
     add_action("--ablate", action="store_true", help=ablate)
+    tune = (
+        "search among the settings of --model by N trials, on the validation split alone, then "
+        "train and test the best once a seed; goes on"
+    )
+    add_action("--tune", type=whole_number(1), metavar="N", help=tune)
+    worker = "take runs of the --compare, --ablate or --tune in this folder, beside who began it"
+    add_action("--worker", type=file_path, metavar="FOLDER", help=worker)
     table = "write the table of the runs in or below these folders to --resultdir"
     add_action("--table", type=file_path, nargs="+", metavar="RUN", help=table)
     models = "list the models with their settings, and stop"
     add_action("--models", action="store_true", help=models)
+    space = "the settings that --tune searches, and among which values (default: the model's own)"
+    add("--space", type=file_path, metavar="FILE.json", help=space)
+    storage = (
+        "the database that hands out the runs of --compare, --ablate and --tune, such as "
+        "postgresql://HOST/NAME (default: an SQLite file in --checkpointdir)"
+    )
+    add("--storage", metavar="URL", help=storage)
     same = "train all models of --compare with one set of settings"
     add("--same_settings", action="store_true", help=same)
     split = "what to evaluate on (default: %(default)s)"
@@ -141,6 +158,10 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         from models.registry import published_settings
 
         path = published_settings(arguments.get("model") or DEFAULT_MODEL)
+    elif path is None and arguments["tune"]:
+        from models.registry import find_published
+
+        path = find_published(arguments.get("model") or DEFAULT_MODEL)
     config = read_run_config(path) if path else RunConfig()
     given = {name: arguments[name] for name in vars(config) if name in arguments}
     if "set" in given:
@@ -167,7 +188,27 @@ def parse_study(
 
         return ablations(parse_config(parser, arguments))
     each = {**arguments, "config": config if same else Path("published")}
-    return models and {name: parse_config(parser, {**each, "model": name}) for name in models}
+    study: dict[str, RunConfig] = {}
+    for one in models or ():
+        if one.endswith(".json") and not same:
+            name, compared = _of_file(parser, arguments, Path(one).expanduser())
+        else:
+            name, compared = one, parse_config(parser, {**each, "model": one})
+        if name in study:
+            parser.error(f"--compare: two of them would be called {name}; rename a folder, or file")
+        study[name] = compared
+    return study or None
+
+
+def _of_file(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any], path: Path
+) -> tuple[str, RunConfig]:
+    """Return what to call the run of a run.json, and its configuration without its places."""
+    config = parse_config(parser, {**arguments, "config": path})
+    places = vars(config).keys() - config.outcome.keys() - arguments.keys()
+    defaults = vars(RunConfig())
+    name = path.resolve().parent.name if path.stem == "run" else path.stem
+    return name, replace(config, **{place: defaults[place] for place in places})
 
 
 def main() -> None:

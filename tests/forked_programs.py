@@ -9,6 +9,8 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 # What the programs import when they need it.
@@ -19,7 +21,8 @@ import torch.utils.data  # noqa: F401
 
 import models.registry  # noqa: F401
 import utils.reports.evaluate_checkpoint
-import utils.studies.comparison
+import utils.studies.tune
+import utils.studies.worker
 import utils.training.run  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
@@ -36,13 +39,10 @@ def run_program(
     name: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> Done:
     """Run a program to its end, as subprocess.run does that captures its text."""
-    command = [str(ROOT / name), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / stream for stream in ("out", "err")]
-        process = _context.Process(
-            target=_be, args=(command, outputs, cwd or Path.cwd(), env or dict(os.environ))
-        )
-        process.start()
+        command = [str(ROOT / name), *map(str, arguments)]
+        process = start_program(command, outputs, cwd, env)
         process.join(SECONDS)
         if process.exitcode is None:
             process.kill()
@@ -51,7 +51,27 @@ def run_program(
     return subprocess.CompletedProcess(command, process.exitcode, *texts)
 
 
-def _be(command: list[str], outputs: list[Path], cwd: Path, environment: dict[str, str]) -> None:
+def start_program(
+    command: list[str],
+    outputs: list[Path],
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> ForkServerProcess:
+    """Start a program whose two streams go into files; `before` is called in its process."""
+    where = cwd or Path.cwd(), env or dict(os.environ)
+    process = _context.Process(target=_be, args=(command, outputs, *where, before))
+    process.start()
+    return process
+
+
+def _be(
+    command: list[str],
+    outputs: list[Path],
+    cwd: Path,
+    environment: dict[str, str],
+    before: Callable[[], None] | None,
+) -> None:
     """Be the program, in the forked process."""
     for number, (stream, path) in enumerate(zip(("stdout", "stderr"), outputs, strict=True), 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
@@ -60,6 +80,8 @@ def _be(command: list[str], outputs: list[Path], cwd: Path, environment: dict[st
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = command
+    if before is not None:
+        before()
     try:
         runpy.run_path(command[0], run_name="__main__")
     finally:

@@ -62,7 +62,32 @@ def _study(asked: _Request) -> None:
     from utils.studies.comparison import run_study
 
     assert asked.study is not None
-    run_study(asked.study, asked["seeds"], asked.processes, asked["overwrite"], asked["dry_run"])
+    how = asked["overwrite"], asked["dry_run"], asked["storage"]
+    run_study(asked.study, asked["seeds"], asked.processes, *how)
+
+
+def _tune(asked: _Request) -> None:
+    from utils.studies.tune import dry_run_search, make_search, tune
+
+    search = make_search(asked.config, asked["space"], _given_settings(asked.arguments))
+    if asked["dry_run"]:
+        dry_run_search(search, asked["tune"], asked["storage"])
+    else:
+        tune(search, asked["tune"], asked["seeds"], asked["storage"], asked.processes)
+
+
+def _given_settings(arguments: Mapping[str, Any]) -> set[str]:
+    """Return the names of the settings, the model's own too, that the command line gives."""
+    of_model = {text.partition("=")[0] for text in arguments.get("set", ())}
+    return of_model | {name for name in vars(RunConfig()) if name in arguments}
+
+
+def _work(asked: _Request) -> None:
+    from utils.option_checks import PLACES_OF_A_WORKER
+    from utils.studies.worker import work_in
+
+    given = {name: asked[name] for name in PLACES_OF_A_WORKER if name in asked.arguments}
+    work_in(asked["worker"], given, asked["storage"], asked.processes)
 
 
 def _dry_run(asked: _Request) -> None:
@@ -111,6 +136,8 @@ _ALONE: dict[str, Callable[[RunConfig, Mapping[str, Any]], None]] = {
 _ACTIONS: dict[str, Callable[[_Request], None]] = {
     "compare": _study,
     "ablate": _study,
+    "tune": _tune,
+    "worker": _work,
     "dry_run": _dry_run,
     "train": _train,
     "predict": _predict,

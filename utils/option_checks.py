@@ -7,16 +7,25 @@ from typing import Any
 
 from utils.run_config import RunConfig
 
+# The settings of a run that may be others where a worker is.
+PLACES_OF_A_WORKER = ("datadir", "resultdir", "num_workers", "log_interval", "verbose")
 BY_ID = True  # --attention without a number
-_OTHER_WORK = ("train", "compare", "ablate", "table", "dry_run")
+_OTHER_WORK = ("train", "compare", "ablate", "tune", "worker", "table", "dry_run")
 _OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
     "table": ("dry_run",),
+    "worker": ("dry_run", "seeds", "config"),
     "predict": (*_OTHER_WORK, "export", *_OF_SCORES),
     "export": (*_OTHER_WORK, *_OF_SCORES),
     "robustness": (*_OTHER_WORK, "predict", "export", *_OF_SCORES),
     "attention": (*_OTHER_WORK, "predict", "export", "robustness"),
+}
+_GOES_WITH = {
+    "seeds": ("train", "compare", "ablate", "tune", "dry_run"),
+    "overwrite": ("train", "compare", "ablate", "dry_run"),
+    "space": ("tune",),
+    "storage": ("compare", "ablate", "tune", "worker"),
 }
 
 
@@ -43,10 +52,18 @@ def check_options(
 
 def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
     trains, resume = arguments["train"], arguments["resume"]
-    is_training = trains or arguments["compare"] or arguments["ablate"]
-    for name in ("seeds", "overwrite"):
-        if arguments[name] and not is_training and not arguments["dry_run"]:
-            parser.error(f"--{name} goes with --train, --compare or --ablate")
+    for name, works in _GOES_WITH.items():
+        if arguments[name] and not any(arguments[work] for work in works):
+            shown = [f"--{work}" for work in works if work != "dry_run"]
+            ways = " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+            parser.error(f"--{name} goes with {ways}")
+    if arguments["worker"]:
+        of_run = [name for name in vars(RunConfig()) if name in arguments]
+        given = [name for name in of_run if name not in PLACES_OF_A_WORKER]
+        if given:
+            parser.error(
+                f"--worker takes its settings from {arguments['worker']}: leave --{given[0]} out"
+            )
     if resume and not trains:
         parser.error("--resume goes with --train")
     if resume not in (None, "auto") and arguments["seeds"]:
