@@ -6,6 +6,7 @@ that no longer does has died, and its run waits again.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -98,7 +99,7 @@ class Queue:
                 raise
 
         try:
-            self.study.optimize(call, n_trials=1, catch=(RunFailed,), gc_after_trial=True)
+            self.study.optimize(call, n_trials=1, catch=(RunFailed,))
         except BaseException as error:
             trial = next(one for one in self.trials if one.number in taken) if taken else None
             if trial is not None and error not in raised and trial.state.is_finished():
@@ -121,6 +122,7 @@ def _recording_failure(trial: optuna.Trial) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             reason = "out of memory"
+            gc.collect()
             torch.cuda.empty_cache()  # nothing where there is no CUDA
         elif isinstance(error, RunFailed | Diverged):
             reason = str(error)

@@ -30,7 +30,7 @@ from utils.training.run import train_and_validate
 
 NAME = "search"
 _LOOKED_AT = ("train", "val")  # and never the test split
-_UNPRUNED = 5  # trials, and in a later one an epoch, before any is pruned
+_UNPRUNED = 5  # trials before any is pruned, and none is after its first epoch
 EPOCHS = "epochs"  # attribute of a trial: how many it took
 
 
@@ -80,7 +80,7 @@ class Search:
 
     @property
     def _how(self) -> dict[str, Any]:
-        pruner = MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=1)
+        pruner = MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=2)
         return {"sampler": SeededTPE(self.config.seed), "pruner": pruner}
 
     def work(self, queue: Queue, count: int, after: Callable[[], None] = lambda: None) -> None:

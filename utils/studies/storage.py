@@ -6,6 +6,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def telling_of_storage(storage: Storage) -> Iterator[None]:
         yield
     except TrialPruned:
         raise
-    except (SQLAlchemyError, OptunaError, sqlite3.Error, ImportError) as error:
+    except (SQLAlchemyError, OptunaError, sqlite3.Error, ImportError, JSONDecodeError) as error:
         reason = first_line(getattr(error, "orig", None) or error.__cause__ or error)
         raise InputError(
             f"{storage.where}: the study's database cannot be used ({reason}); see that it is one "
@@ -168,7 +169,7 @@ def damaged_study(storage: Storage) -> Iterator[None]:
 
 def holds_studies(folder: Path) -> bool:
     """Tell whether a comparison or a search was begun in a folder."""
-    return (folder / FILE).is_file() or (folder / _PLACE).is_file()
+    return (folder / FILE).exists() or (folder / _PLACE).exists()
 
 
 def _address(path: Path) -> str:
