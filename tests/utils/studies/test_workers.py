@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import optuna
 import pytest
@@ -18,17 +19,19 @@ from tests.forked_programs import ROOT, SECONDS, start_program
 from tests.programs.test_runs import with_other_labels
 from tests.utils.studies.postgresql import needs_postgresql, postgresql, server
 from tests.utils.studies.test_search import trials_of
+from utils.studies import plot, search_plot
 from utils.studies import queue as queues
 from utils.studies import storage as storages
 from utils.studies.queue import Queue, run_of
 from utils.studies.storage import Storage
+from utils.training import run as training
 from utils.training.trainer import Trainer
 
 __all__ = ["postgresql", "server"]
 
 
 def slow_with_a_short_lease():
-    """Let a dead process be found out soon, and no epoch be over before it is seen."""
+    """Let a dead process be found out soon, no epoch be over before it is seen, and no picture."""
     for module in (queues, storages):
         module.BEAT, module.LEASE = 1, 3
     run_epoch = Trainer._run_epoch
@@ -38,6 +41,9 @@ def slow_with_a_short_lease():
         return run_epoch(trainer)
 
     Trainer._run_epoch = run_slowly
+    training._write_results = lambda *_: (Path(), [])
+    training.write_training_report = lambda *_: None
+    plot.plot_comparison = search_plot.plot_search = lambda path, *_: path.touch()
 
 
 class Program:
