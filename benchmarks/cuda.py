@@ -72,10 +72,14 @@ class Command:
 
 def tests(command: Command) -> Iterator[Row]:
     """Run the tests that need CUDA."""
-    place = "tests/utils/running" if command.is_small else "tests"
-    output = command.run(
-        "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "--disable-warnings", place
-    )
+    places = [
+        path
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if "from tests.cuda import" in path.read_text(encoding="utf-8")
+    ]
+    options = ["-q", "-m", "cuda", "-p", "no:cacheprovider", "--disable-warnings"]
+    options += [] if command.is_small else ["-n", 4]
+    output = command.run("-m", "pytest", *options, *places[: 1 if command.is_small else None])
     yield {"what": "tests", "found": output.strip().splitlines()[-1].strip("= ")}
 
 

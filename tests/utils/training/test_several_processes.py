@@ -10,8 +10,10 @@ import sys
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import torch
 
 from models.checkpoint import read_checkpoint
+from tests.cuda import needs_cuda
 from tests.forked_programs import ROOT
 from tests.utils.training.test_resume import assert_same
 
@@ -26,7 +28,8 @@ def started(datadirs, folder, *options):
         port = str(free.getsockname()[1])
     command = [sys.executable, ROOT / "main_msaf.py", "--train", "--resume", "auto"]
     command += ["--model", "lf_dnn", "--batch_size", 8, "--epochs", EPOCHS, "--log_interval", 1]
-    command += ["--device", "cpu", "--checkpointdir", folder, "--resultdir", folder / "result"]
+    command += ["--checkpointdir", folder, "--resultdir", folder / "result"]
+    options = ["--device", "cpu", *options]
     several = {"WORLD_SIZE": str(len(datadirs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with ExitStack() as stack:
         yield [
@@ -61,6 +64,21 @@ def whole(small, tmp_path_factory):
         codes, errors, _ = ends_of(processes)
     assert codes == [0, 0], errors
     return read_checkpoint(folder / "best.pth").weights
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_processes_share_a_gpu_where_there_is_none_for_each(small, tmp_path, precision):
+    """Here each has the same one, whatever there is, and they end with the weights of one alone."""
+    options = ["--model", "nhfnet", "--device", "cuda:0", "--precision", precision]
+    for number in (1, 2):
+        with started([small] * number, tmp_path / str(number), *options) as processes:
+            codes, errors, _ = ends_of(processes)
+        assert codes == [0] * number, errors
+    one, two = (read_checkpoint(tmp_path / number / "best.pth").weights for number in "12")
+    limit = 1e-3 if precision == "float32" else 3e-2
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=limit, rtol=limit)
 
 
 @pytest.mark.parametrize(
