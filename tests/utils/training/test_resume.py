@@ -269,6 +269,19 @@ def test_a_setting_that_there_was_not_yet_is_at_its_default(small, tmp_path):
         make_trainer(small, tmp_path).resume(tmp_path / "damaged.pth")
 
 
+@pytest.mark.parametrize("lr", [1e-3, 3e-4, 0.1, 7e-5])
+def test_the_learning_rate_of_a_gpu_is_taken(small, tmp_path, lr):
+    """There it is a float32 in a tensor, perhaps a little above the one that was given."""
+    make_trainer(small, tmp_path, epochs=1, lr=lr).run()
+    content = torch.load(tmp_path / "last.pth")
+    for group in content["training"]["optimizer"]["param_groups"]:
+        group.update(lr=torch.tensor(group["lr"]), capturable=True)
+    torch.save(content, tmp_path / "last.pth")
+    trainer = make_trainer(small, tmp_path, lr=lr)
+    trainer.resume(tmp_path / "last.pth")
+    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(lr, rel=1e-6)
+
+
 def test_more_epochs_may_follow(small, tmp_path):
     make_trainer(small, tmp_path / "two", epochs=2).run()
     make_trainer(small, tmp_path / "one", epochs=1).run()
