@@ -31,6 +31,7 @@ from tests.csd_files import all_features
 from tests.forked_programs import ROOT
 from tests.fuzz import programs
 from tests.utils.training.test_resume import assert_same
+from utils.studies.storage import Storage
 from utils.training.step import TrainingStep
 
 resource = pytest.importorskip("resource")
@@ -195,6 +196,25 @@ def test_a_folder_only_to_be_read_is_told_before_the_training(run, room, small, 
     outcome = run("main_msaf", *training(small, option, closed), before=without_rights)
     assert_one_line(outcome, "No permission", closed)
     assert "Epoch 1" not in outcome.output
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's capabilities")
+@pytest.mark.parametrize("option", ["--checkpointdir", "--resultdir"])
+@pytest.mark.parametrize("work", [["--tune", 1, "--model", "lf_dnn"], ["--compare", "lf_dnn"]])
+def test_a_study_in_a_folder_only_to_be_read(run, room, small, closed, work, option):
+    outcome = run("main_msaf", *work, "--datadir", small, option, closed, before=without_rights)
+    assert_one_line(outcome, "No permission", closed)
+    assert "Epoch 1" not in outcome.output
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's capabilities")
+@pytest.mark.parametrize("way", [["--tune", 1, "--model", "lf_dnn"], ["--worker", "checkpoints"]])
+def test_a_study_whose_database_is_only_to_be_read(run, room, small, way):
+    folder = room.folder / "cwd" / "checkpoints"
+    Storage(folder, None)
+    (folder / "study.db").chmod(0o400)
+    outcome = run("main_msaf", *way, "--datadir", small, before=without_rights)
+    assert_one_line(outcome, "study.db: the study's database cannot be used", "readonly")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's capabilities")

@@ -7,6 +7,7 @@ that no longer does has died, and its run waits again.
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,13 +16,13 @@ from typing import Any
 
 import optuna
 import torch
-from optuna.storages import fail_stale_trials
+from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from system.console import print_line, print_warning
 from system.errors import InputError, is_out_of_memory
 from system.processes import Processes
-from utils.studies.storage import BEAT, LEASE, Storage, give_back, telling_of_storage
+from utils.studies.storage import BEAT, LEASE, Storage, telling_of_storage
 from utils.training.trainer import Diverged
 
 RUN, _FAILED = "run", "failed"  # attributes of a trial: which run it is, and why it failed
@@ -66,7 +67,7 @@ class Queue:
         this ends.
         """
         is_told = False
-        with telling_of_storage(self._storage):
+        with telling_of_storage(self._storage), _quiet_threads():
             while True:
                 fail_stale_trials(self.study)
                 states = {one.state: one for one in reversed(self.trials)}  # the first of each
@@ -110,8 +111,21 @@ class Queue:
                 return
             if trial is not None and trial.state == TrialState.FAIL:
                 with suppress(Exception):  # the error itself says more
-                    give_back(self.study, trial)
+                    _let_wait_again(self.study, trial)
             raise
+
+
+_let_wait_again = RetryHeartbeatStaleTrialCallback()  # however often its process is interrupted
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Let a sign of life that cannot be given fail in silence: the run's next look tells more."""
+    before, threading.excepthook = threading.excepthook, lambda _: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from system.errors import InputError, first_line, shown
-from system.files import read_json, write_json
+from system.files import check_writable, read_json, write_json
 from system.locks import lock_folder
 
 FILE = "study.db"
@@ -25,15 +25,13 @@ _PLACE = "study.json"  # which other database it is
 _LOCK = ".study.lock"
 BEAT = 10  # seconds between two signs of life, and between two looks at what others do
 LEASE = 60  # seconds without one after which a run is taken from its process
-_MOST_RETRIES = 3  # of a run whose processes die
+_MOST_RETRIES = 3  # of a run whose processes are killed: it may be what kills them
 _PATIENCE = 60  # seconds that one process waits for another's access
 _ABOUT = "about"  # what a study says of itself
 _OPTUNA_TABLES = {"studies", "version_info", "alembic_version"}
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what matters is said by this program
-
-give_back = RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES)
 
 
 @contextmanager
@@ -61,6 +59,7 @@ class Storage:
         """
         self.folder = folder
         self.where = str(folder / FILE)
+        check_writable(next(path for path in (folder, *folder.parents) if path.exists()))
         with self.alone():
             self._prefix, address = self._place(url)
             self._storage = _open(address)
@@ -196,7 +195,7 @@ def _open(url: str) -> RDBStorage:
     how: dict[str, Any] = {
         "heartbeat_interval": BEAT,
         "grace_period": LEASE,
-        "heartbeat_stale_trial_callback": give_back,
+        "heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(_MOST_RETRIES),
     }
     address = make_url(url)
     if address.get_backend_name() != "sqlite":

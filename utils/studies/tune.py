@@ -9,6 +9,7 @@ from pathlib import Path
 from models.registry import build, search_space
 from system.console import print_heading, print_line
 from system.errors import InputError
+from system.files import check_writable
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.studies.comparison import refuse_unsaved, run_study, runs_of_studies
@@ -54,6 +55,7 @@ def tune(
     refuse_several(processes, config.checkpointdir)
     storage = Storage(config.checkpointdir, url)
     queue = search.open(storage)
+    check_writable(config.resultdir)  # told now, not after the last trial
     _add_trials(search, queue, storage, count)
     search.work(queue, count, lambda: write_trials(search, queue))
     chosen = chosen_config(search, queue)

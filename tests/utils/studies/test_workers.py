@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import fail_stale_trials
 from optuna.trial import TrialState
 
 from system.errors import InputError
@@ -253,31 +254,46 @@ def test_no_run_is_taken_twice(queue_of, tmp_path, monkeypatch):
     assert sorted(take_all(queue_of, tmp_path, 4)) == sorted(runs)
 
 
-def test_a_run_whose_processes_die_waits_three_times_more(queue_of, monkeypatch):
+def test_a_run_whose_processes_are_killed_waits_three_times_more(queue_of, monkeypatch):
+    monkeypatch.setattr(storages, "LEASE", 1)
     queue = queue_of(["a"])
-
-    def die(trial):
-        raise KeyboardInterrupt
-
+    storage = queue.study._storage
     for _ in range(4):
-        with pytest.raises(KeyboardInterrupt):
-            queue.work(die, _nothing, _nothing)
-    queue.work(die, _nothing, _nothing)
+        storage.record_heartbeat(queue.study.ask()._trial_id)  # the last of its process
+        time.sleep(2.1)
+        assert queue.open_runs == ["a"]
+        fail_stale_trials(queue.study)
+    queue.work(_nothing, _nothing, _nothing)
     assert [trial.state for trial in queue.trials] == [TrialState.FAIL] * 4
     assert {run_of(trial) for trial in queue.trials} == {"a"}
 
 
-def test_a_database_that_goes_away_is_told_in_one_line(queue_of, tmp_path):
+def test_a_run_that_is_interrupted_waits_again_however_often(queue_of):
+    queue = queue_of(["a"])
+
+    def interrupt(trial):
+        raise KeyboardInterrupt
+
+    for _ in range(6):
+        with pytest.raises(KeyboardInterrupt):
+            queue.work(interrupt, _nothing, _nothing)
+    assert queue.open_runs == ["a"]
+
+
+def test_a_database_that_goes_away_is_told_in_one_line(queue_of, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(storages, "BEAT", 0.01)
     queue = queue_of(["a"])
 
     def go_away(trial):
         (tmp_path / "folder" / "study.db").write_bytes(b"x" * 4096)
+        time.sleep(0.1)  # for a sign of life
         trial.report(0.5, 1)
         return 0.0
 
     with pytest.raises(InputError, match=r"study.db: the study's database cannot be used") as told:
         queue.work(go_away, _nothing, _nothing)
     assert "\n" not in str(told.value)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_worker_needs_a_folder_with_runs(main, tmp_path):
