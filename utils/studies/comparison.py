@@ -24,7 +24,7 @@ from utils.running.setup import make_options
 from utils.studies.queue import RUN, Queue, run_of, why_failed
 from utils.studies.report import tabulate, write_study
 from utils.studies.runs import read_run
-from utils.studies.storage import Storage
+from utils.studies.storage import Storage, damaged_study
 from utils.training.run import train
 from utils.training.run_folder import LAST, RUN_FILE, open_run_folder
 
@@ -123,14 +123,16 @@ def work_on_runs(queue: Queue, folder: Path, places: Mapping[str, Any] | None = 
     `places` are this machine's settings. Raises InputError when the data here are others.
     """
 
-    def config_of(attributes: Mapping[str, Any], run: str) -> RunConfig:
-        values = {**attributes["config"], **(places or {}), "checkpointdir": str(folder / run)}
-        return make_config(RunConfig, values, f"{folder}: {run}")
+    def config_of(attributes: Mapping[str, Any]) -> RunConfig:
+        run = folder / attributes[RUN]
+        values = {**attributes["config"], **(places or {}), "checkpointdir": str(run)}
+        return make_config(RunConfig, values, str(run))
 
     def check(trial: FrozenTrial) -> None:
-        config = config_of(trial.user_attrs, run_of(trial))
+        with damaged_study(queue.storage):
+            config, expected = config_of(trial.user_attrs), dict(trial.user_attrs["digests"])
         for name, digest in _digests(config).items():
-            if trial.user_attrs["digests"][name] != digest:
+            if expected.get(name) != digest:
                 raise InputError(
                     f"{config.data_folder / name} is not what {folder} is a comparison on; give "
                     "the same data: --datadir."
@@ -138,8 +140,7 @@ def work_on_runs(queue: Queue, folder: Path, places: Mapping[str, Any] | None = 
 
     def train_taken(trial: optuna.Trial) -> float:
         attributes = trial.user_attrs
-        config = config_of(attributes, attributes[RUN])
-        train_run(config, attributes["title"], SINGLE_PROCESS)
+        train_run(config_of(attributes), attributes.get("title", "Run"), SINGLE_PROCESS)
         return 0.0  # Optuna wants a value; scores are in the run's folder
 
     queue.work(train_taken, check, after=lambda: None)

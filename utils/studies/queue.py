@@ -37,7 +37,7 @@ class Queue:
     """The runs of one study, which is kept in `storage`."""
 
     def __init__(self, study: optuna.Study, storage: Storage) -> None:
-        self.study, self._storage = study, storage
+        self.study, self.storage = study, storage
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -67,7 +67,7 @@ class Queue:
         this ends.
         """
         is_told = False
-        with telling_of_storage(self._storage), _quiet_threads():
+        with telling_of_storage(self.storage), _quiet_threads():
             while True:
                 fail_stale_trials(self.study)
                 states = {one.state: one for one in reversed(self.trials)}  # the first of each

@@ -318,6 +318,12 @@ def test_a_worker_with_other_data_takes_nothing(main, small, tmp_path, monkeypat
     assert states_of(storage, storage.names[0]) == {TrialState.WAITING: 1}
 
 
+def test_a_run_that_does_not_say_what_it_is_is_told(queue_of, main):
+    queue_of(["lf_dnn/seed1"])
+    with pytest.raises(InputError, match=r"study.db: the study is damaged \(KeyError: 'config'\)"):
+        main("--worker", "folder")
+
+
 @needs_postgresql
 def test_workers_share_runs_by_postgresql(postgresql, queue_of, tmp_path, monkeypatch):
     monkeypatch.setattr(queues, "BEAT", 0.01)
