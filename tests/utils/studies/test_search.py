@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sqlite3
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -18,6 +19,7 @@ from utils.run_config import RunConfig
 from utils.studies import plot, search
 from utils.studies.search_plot import Point, plot_search
 from utils.studies.storage import FILE
+from utils.tasks import SENTIMENT, Measure
 from utils.training import run as training
 from utils.training.history import Epoch
 from utils.training.trainer import Diverged
@@ -55,17 +57,17 @@ def trials_of(folder):
 def scored(monkeypatch):
     """Have trials train nothing: `scored([[0.5, 0.4], error, ...])` is what each gives by epoch."""
 
-    def prepare(outcomes):
+    def prepare(outcomes, key="mae"):
         left = iter(outcomes)
 
         def train(config, options, after_epoch):
             outcome = next(left)
             if isinstance(outcome, BaseException):
                 raise outcome
-            epochs = [Epoch(n, 0, 0, 0, {"val": {"mae": mae}}) for n, mae in enumerate(outcome, 1)]
+            epochs = [Epoch(n, 0, 0, 0, {"val": {key: one}}) for n, one in enumerate(outcome, 1)]
             for epoch in epochs:
                 after_epoch(epoch)
-            return min(epochs, key=lambda epoch: epoch.scores["val"]["mae"])
+            return min(epochs, key=lambda epoch: epoch.scores["val"][key])
 
         monkeypatch.setattr(search, "train_and_validate", train)
 
@@ -200,6 +202,18 @@ def test_any_other_error_ends_the_search_and_the_trial_waits_again(
     assert [row["state"] for row in trials_of(tmp_path / "found")] == [
         *("complete", "failed", "complete")
     ]
+
+
+def test_where_more_is_better_the_most_is_chosen(tune, tmp_path, scored, untested, monkeypatch):
+    key = "corr"
+    task = replace(SENTIMENT, chosen_by=Measure(key, "Corr"))
+    monkeypatch.setattr(search, "find_task", lambda *_: task)
+    scored([[0.3], [0.6], [0.5]], key)
+    tune(3)
+    chosen = json.loads((tmp_path / "found" / "run.json").read_text())["search"]
+    assert (chosen["trial"], chosen[f"val_{key}"]) == ("2", 0.6)
+    page = check_page(tmp_path / "found" / "report.html")
+    assert [text for text in texts(page, "th") if text in "123"] == ["2", "3", "1"]
 
 
 def test_a_search_without_a_good_trial_says_so(tune, scored):
