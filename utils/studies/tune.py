@@ -18,7 +18,7 @@ from utils.studies.search import Search, best_trial, ended_runs, progress_line
 from utils.studies.search_files import write_trials
 from utils.studies.search_report import write_search
 from utils.studies.space import describe, read_space, with_values
-from utils.studies.storage import Storage, holds_studies
+from utils.studies.storage import Storage, holds_studies, telling_of_storage
 
 _CHOSEN = "tuned"  # the folder of the runs that the test split is opened for
 
@@ -56,13 +56,15 @@ def tune(
     storage = Storage(config.checkpointdir, url)
     queue = search.open(storage)
     check_writable(config.resultdir)  # told now, not after the last trial
-    _add_trials(search, queue, storage, count)
-    search.work(queue, count, lambda: write_trials(search, queue))
-    chosen = chosen_config(search, queue)
-    write_search(search, queue, chosen)
+    with telling_of_storage(storage):
+        _add_trials(search, queue, storage, count)
+        search.work(queue, count, lambda: write_trials(search, queue))
+        chosen = chosen_config(search, queue)
+        write_search(search, queue, chosen)
     print_heading("The chosen configuration, on the test split")
     run_study({config.model_name: chosen}, seeds, SINGLE_PROCESS)
-    write_search(search, queue, chosen)
+    with telling_of_storage(storage):
+        write_search(search, queue, chosen)
     print_line(f"In {config.checkpointdir}: run.json, trials.csv, search.png and report.html")
 
 
