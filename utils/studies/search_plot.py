@@ -32,7 +32,7 @@ def plot_search(
     A pruned trial has the score of its last epoch, and is never the best.
     """
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
-    whole = [point for point in points if not point.is_pruned]
+    whole = sorted(point for point in points if not point.is_pruned)
     for drawn, look, label in (
         (whole, {"marker": "o"}, "trained to the end"),
         ([one for one in points if one.is_pruned], {"marker": "x", "color": "grey"}, "pruned"),
