@@ -17,6 +17,7 @@ from string import Formatter
 from typing import Any
 
 import psutil
+import torch
 
 ROOT = Path(__file__).parent.parent
 _QUIET = 0.05  # of the processors, that other work may take
@@ -94,7 +95,8 @@ def machine() -> str:
         known = ("avx2", "avx512f", "amx_tile")
         model += "".join(f", {name}" for name in known if name in fields.get("flags", "").split())
     memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {platform.system()}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB{gpu}, {platform.system()}"
 
 
 def _command() -> str:
