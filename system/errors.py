@@ -68,6 +68,12 @@ def first_line(error: BaseException) -> str:
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
 
 
+def described(error: BaseException) -> str:
+    """Return an exception's type and what it says, as `first_line`; the type alone of nothing."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
 def shown(value: Any) -> str:
     """Return a value from a strange file, of whatever type and size, in a short line."""
     return " ".join(_SHORT.repr(value).split())

@@ -22,7 +22,7 @@ import numpy as np
 
 from data.formats import tensors
 from data.formats.pickle_bounds import check_key, check_size
-from system.errors import InputError, first_line, refuse_if_out_of_memory
+from system.errors import InputError, described, first_line, refuse_if_out_of_memory
 from system.pickled_parts import Instructions, latin1_bytes, no_bytes
 from system.torch_layout import (
     LEGACY_MAGIC,
@@ -76,7 +76,7 @@ def load(path: Path) -> Any:
         found = what_it_is(path)
         if found is not None:
             raise InputError(f"{path}: {found}; expected a pickle of NumPy arrays") from error
-        reason = _quote(f"{type(error).__name__}: {first_line(error)}")
+        reason = _quote(described(error))
         raise InputError(
             f"{path}: not a complete pickle of NumPy arrays and plain values ({reason}); "
             "check that this is the right file, and download it anew"

@@ -7,7 +7,7 @@ import pickle
 import h5py
 import pytest
 
-from system.errors import first_line
+from system.errors import described, first_line
 
 
 def raised(call):
@@ -35,6 +35,12 @@ def raised(call):
 )
 def test_it_is_neither_a_bare_key_nor_empty(error, told):
     assert first_line(error) == told
+
+
+def test_the_type_stands_before_it_once():
+    assert described(AssertionError()) == "AssertionError"
+    assert described(ValueError("one\ntwo")) == "ValueError: one"
+    assert described(KeyError("lr")) == "KeyError: no 'lr'"
 
 
 def test_it_does_not_quote_megabytes():

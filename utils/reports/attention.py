@@ -16,7 +16,7 @@ from models.contract import Model
 from models.layers.recording import AttentionMap, HasAttention
 from models.registry import MODELS, find_class
 from system.console import print_line, print_warning
-from system.errors import InputError, first_line
+from system.errors import InputError, described
 from system.files import atomic_write
 from system.progress import progress
 from utils.reports.evaluation import Evaluation
@@ -156,7 +156,7 @@ def _try_model(name: str, model: HasAttention, split: Split) -> Mapping[str, Att
     except Exception as error:
         if name in MODELS:
             raise
-        reason = f"{type(error).__name__}: {first_line(error)}"  # somebody's own code
+        reason = described(error)  # somebody's own code
         raise InputError(f"--model {name} gives no attention maps ({reason}).") from error
     return maps
 

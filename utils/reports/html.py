@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from system.console import print_warning, printable
-from system.errors import first_line
+from system.errors import described
 from system.files import atomic_write
 
 _LONGEST_UNBROKEN = 24  # characters of a cell that stays in one line
@@ -90,7 +90,7 @@ def warning_if_unwritten(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever it is, the work that it tells of is done
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = described(error)
         print_warning(f"{path} is not written ({reason}); all other results are.")
 
 

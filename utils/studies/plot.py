@@ -35,7 +35,7 @@ def plot_comparison(
     """
     figure = pyplot.figure(figsize=(13, 1.8 + 0.36 * max(len(lines), 7)), layout="constrained")
     columns = min(math.ceil(math.sqrt(len(lines))), _MOST_COLUMNS)
-    left, right = figure.subfigures(1, 2)
+    left, right = figure.subfigures(1, 2, squeeze=False)[0]
     scores = left.subplots()
     panels = right.subplots(
         math.ceil(len(lines) / columns), columns, sharex=True, sharey=True, squeeze=False
