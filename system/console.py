@@ -32,7 +32,7 @@ _INTERRUPTED = "Interrupted; what was finished is kept."
 _interrupts: list[int] = []  # the signals that came: SIGINT, SIGTERM
 _held: list[bool] = []  # the blocks under way that an interrupt has to wait for
 _follows: list[bool] = []  # whether this is not the first of several processes
-_FIRST_PROCESS_SPEAKS = 3.0  # seconds within which the first ends all of them
+_FIRST_PROCESS_SPEAKS = 10.0  # seconds within which the first ends all, on a busy machine too
 _TOO_MANY_FILES = "too many open files"
 _ALLOW_MORE_FILES = (
     "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers."

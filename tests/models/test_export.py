@@ -104,6 +104,27 @@ def test_the_hub_mixin_saves_and_loads_a_folder(tmp_path, model):
     assert restore(read_checkpoint(tmp_path / "hub" / "model.safetensors"))[0] == name
 
 
+def test_the_hub_mixin_loads_from_the_hub(tmp_path, monkeypatch):
+    saved = written(tmp_path / "a.pth", "nhfnet")
+    saved.save_pretrained(tmp_path / "hub")
+    (tmp_path / "config.json").write_text("{}")
+    asked = []
+
+    def download(*names, **options):
+        asked.append((names, options))
+        return str(tmp_path / "hub" / names[1])
+
+    config = "huggingface_hub.hub_mixin.hf_hub_download"  # which the mixin wants first
+    monkeypatch.setattr(config, lambda *_, **__: str(tmp_path / "config.json"))
+    monkeypatch.setattr("models.nhfnet.model.hf_hub_download", download)
+    loaded = NHFNet.from_pretrained("somebody/nhfnet", revision="v1", token="secret")
+    inputs = batch(2, (4, 5, 6))
+    assert torch.equal(loaded(*inputs), saved(*inputs))
+    ((names, options),) = asked
+    assert names == ("somebody/nhfnet", "model.safetensors")
+    assert (options["revision"], options["token"]) == ("v1", "secret")
+
+
 def test_another_suffix_is_told(tmp_path):
     with pytest.raises(
         InputError, match=r"a.pt: expected a name that ends in .safetensors or .onnx"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import time
 import zipfile
 from collections import OrderedDict
 
@@ -39,11 +38,9 @@ def load(path):
 
 
 def refusal(path):
-    begin = time.perf_counter()
     with pytest.raises(InputError) as caught:
         load(path)
     message = str(caught.value)
-    assert time.perf_counter() - begin < 5
     assert str(path) in message
     assert "\n" not in message
     assert len(message) < 500

@@ -268,6 +268,8 @@ def test_a_size_that_is_none(bert, name, value):
         ({"hidden_act": None}, "None"),
         ({"hidden_act": ["gelu"]}, "gelu"),
         ({"num_attention_heads": 3}, "does not divide into 3 heads"),
+        ({"layer_norm_eps": 1}, "layer_norm_eps is 1, expected 1e-12"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0, expected"),
     ],
 )
 def test_other_nonsense_in_the_configuration(bert, changes, message):
