@@ -85,8 +85,8 @@ def tests(command: Command) -> Iterator[Row]:
 
 def steps(name: str, command: Command) -> Iterator[Row]:
     """Compare steps with eager PyTorch's; `name` is train or evaluate."""
-    cases = ["5@2x1"] if command.is_small else ["50@16x50", "50@128x20", "50@1024x6"]
-    rounds = 1 if command.is_small else 5
+    cases = ["5@2x1"] if command.is_small else ["50@16x30", "50@128x8", "50@1024x3"]
+    rounds = 1 if command.is_small else 3
     for row in command.rows(name, "--rounds", rounds, "--cases", *cases):
         yield {
             "what": f"{name}, batch {row['batch_size']}",

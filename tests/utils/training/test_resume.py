@@ -269,17 +269,20 @@ def test_a_setting_that_there_was_not_yet_is_at_its_default(small, tmp_path):
         make_trainer(small, tmp_path).resume(tmp_path / "damaged.pth")
 
 
+@pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
 @pytest.mark.parametrize("lr", [1e-3, 3e-4, 0.1, 7e-5])
-def test_the_learning_rate_of_a_gpu_is_taken(small, tmp_path, lr):
+def test_the_learning_rate_of_a_gpu_is_taken(small, tmp_path, lr, scheduler):
     """There it is a float32 in a tensor, perhaps a little above the one that was given."""
-    make_trainer(small, tmp_path, epochs=1, lr=lr).run()
-    content = torch.load(tmp_path / "last.pth")
-    for group in content["training"]["optimizer"]["param_groups"]:
+    trainer = make_trainer(small, tmp_path, lr=lr, scheduler=scheduler)
+    trainer.run()
+    step = trainer.step
+    for group in step.optimizer.param_groups:
         group.update(lr=torch.tensor(group["lr"]), capturable=True)
-    torch.save(content, tmp_path / "last.pth")
-    trainer = make_trainer(small, tmp_path, lr=lr)
-    trainer.resume(tmp_path / "last.pth")
-    assert trainer.step.optimizer.param_groups[0]["lr"] == pytest.approx(lr, rel=1e-6)
+    step.scheduler._last_lr = list(map(torch.tensor, step.scheduler._last_lr))
+    trainer.saver.save_last(tmp_path, trainer.state)
+    resumed = make_trainer(small, tmp_path, lr=lr, scheduler=scheduler)
+    resumed.resume(tmp_path / "last.pth")
+    assert resumed.step.lr == pytest.approx(trainer.step.lr, rel=1e-6)
 
 
 def test_more_epochs_may_follow(small, tmp_path):
