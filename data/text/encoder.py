@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from data.text.bert import fuse, load_bert
+from data.text.bert import load_bert
 from data.text.bert_files import find_bert, weights_facts
 from data.text.feature_file import TEXT_LENGTH, Sentence
+from data.text.fused_bert import fuse
 from data.text.words import kept_pieces
 from system.devices import pick_device
 from system.errors import InputError
