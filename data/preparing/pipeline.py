@@ -20,6 +20,7 @@ from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
 from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import keep_text, sentences_of, start_text
+from system.console import print_line
 from system.errors import InputError
 from system.files import file_facts, flush_file, flush_folder, make_folder
 from system.processes import Processes
@@ -78,7 +79,12 @@ def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
     text = plan.request.text
     assert text is not None  # or there is nothing to encode
     device = processes.device(text.device)
-    return TextEncoder(text.bert, device, text.precision, by_word=plan.request.source.is_by_word)
+    by_word = plan.request.source.is_by_word
+    encoder = TextEncoder(text.bert, device, text.precision, by_word)
+    told = encoder.compare_precisions() if processes.is_first else None
+    if told is not None:
+        print_line(told)
+    return encoder
 
 
 def _have_arrays(plan: Plan) -> dict[str, Any]:

@@ -18,13 +18,13 @@ def fuse(model: BertModel, precision: torch.dtype = torch.float32) -> BertModel:
     """
     for layer in model.encoder.layer:
         layer.attention.self = _FusedSelfAttention(layer.attention.self)
-        layer.attention.output.dense = _FastLinear(layer.attention.output.dense)
+        layer.attention.output.dense = FastLinear(layer.attention.output.dense)
         layer.attention.output.LayerNorm = _fused_norm(layer.attention.output.LayerNorm)
         is_gelu = layer.intermediate.intermediate_act_fn is ACT2FN["gelu"]
         if is_gelu:
             layer.intermediate.intermediate_act_fn = nn.Identity()
-        layer.intermediate.dense = _FastLinear(layer.intermediate.dense, with_gelu=is_gelu)
-        layer.output.dense = _FastLinear(layer.output.dense)
+        layer.intermediate.dense = FastLinear(layer.intermediate.dense, with_gelu=is_gelu)
+        layer.output.dense = FastLinear(layer.output.dense)
         layer.output.LayerNorm = _fused_norm(layer.output.LayerNorm)
     model.embeddings.LayerNorm = _fused_norm(model.embeddings.LayerNorm)
     if precision != torch.float32:
@@ -40,7 +40,7 @@ def _fused_norm(norm: BertLayerNorm) -> nn.LayerNorm:
     return fused
 
 
-class _FastLinear(nn.Module):
+class FastLinear(nn.Module):
     """A linear layer, and perhaps the GELU behind it; on a CPU, float32 goes through oneDNN.
 
     PyTorch's own way is MKL, which multiplies half as fast on AMD's processors.
@@ -88,7 +88,7 @@ class _FusedSelfAttention(nn.Module):
         super().__init__()
         self._heads = attention.num_attention_heads
         self._query, self._key, self._value = map(
-            _FastLinear, (attention.query, attention.key, attention.value)
+            FastLinear, (attention.query, attention.key, attention.value)
         )
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:

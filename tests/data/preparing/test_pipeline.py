@@ -250,6 +250,17 @@ def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory
     assert changed == {f"{split}/bert50.npy" for split in SPLITS}
 
 
+@pytest.mark.parametrize(("precision", "lines"), [("bfloat16", 1), ("float32", 0)])
+def test_a_line_says_whether_bfloat16_pays(datadir, tiny_bert, capsys, precision, lines):
+    asked = request(datadir, tiny_bert)
+    asked = replace(asked, text=replace(asked.text, precision=precision))
+    manifest = prepare(asked, SINGLE_PROCESS)
+    assert manifest["text"]["precision"] == precision  # whatever is faster
+    assert capsys.readouterr().out.count("BERT in bfloat16") == lines
+    prepare(asked, SINGLE_PROCESS)
+    assert not capsys.readouterr().out  # nothing was left to encode
+
+
 class Killed(BaseException):
     """Ends the preparation as a kill would: nothing else catches it."""
 
