@@ -46,6 +46,11 @@ class SplitWriter:
         self._stack.close()
 
     @property
+    def kinds(self) -> list[str]:
+        """Names of the arrays."""
+        return list(self._arrays)
+
+    @property
     def counts(self) -> dict[str, int]:
         """How much is written."""
         return {"segments": len(self.ids), "videos": len(self.videos)}
