@@ -66,13 +66,13 @@ def _start(
     arguments = function, items, count, sender, readers
     process = multiprocessing.get_context("fork").Process(target=_work, args=arguments)
     # Until the process has said what becomes of them, signals wait.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with warnings.catch_warnings():  # Python's, where there are threads: they hold no locks
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         sender.close()
     return process, receiver
 

@@ -52,17 +52,28 @@ def test_keys_and_values_are_made_of_words_alone(monkeypatch):
     assert seen[0].shape == (mask.sum(), 16)
 
 
-def test_without_onednn_the_numbers_stay(monkeypatch):
-    model, expected = random_model().bert, features(random_model().bert)
+@pytest.fixture
+def left_to_linear(monkeypatch):
+    """The types of what goes through PyTorch's own product."""
+    types, linear = [], F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *rest: [types.append(x.dtype), linear(x, *rest)][1])
+    return types
+
+
+def test_without_onednn_the_numbers_stay(monkeypatch, left_to_linear):
+    model = random_model().bert
+    model.pooler = nn.Identity()
+    expected = features(model)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    left_to_linear.clear()
     torch.testing.assert_close(features(fuse(model)), expected, atol=1e-5, rtol=0)
+    assert len(left_to_linear) == 2 * 6
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
-def test_float32_goes_through_onednn_where_there_is_one(monkeypatch):
+def test_float32_goes_through_onednn_where_there_is_one(left_to_linear):
     """Of each layer's six products none is left to `linear`, but for the first attention's four."""
-    model, left = fuse(random_model().bert), []
-    model.pooler, linear = nn.Identity(), F.linear
-    monkeypatch.setattr(F, "linear", lambda x, *rest: [left.append(x.dtype), linear(x, *rest)][1])
+    model = fuse(random_model().bert)
+    model.pooler = nn.Identity()
     features(model)
-    assert left == [torch.float64] * 4
+    assert left_to_linear == [torch.float64] * 4
