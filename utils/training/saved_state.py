@@ -69,7 +69,7 @@ class TrainingSaver:
         """Write the epoch's checkpoint, and `best.pth` when it is the best so far."""
         details = {
             "epoch": epoch.number,
-            "optimizer_state_dict": self._step.optimizer.state_dict(),
+            "optimizer_state_dict": self._step.state_dict()["optimizer"],
             "scores": epoch.scores,
         }
         for name in [epoch_file(epoch.number)] + [BEST] * is_best:
