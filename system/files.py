@@ -88,10 +88,11 @@ def flush_all(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
     All are asked for at once: a disk takes little longer for many than for one.
     """
-    tasks = [*((flush_file, path) for path in files), *((flush_folder, path) for path in folders)]
     with ThreadPoolExecutor(_FLUSHES_AT_ONCE) as executor:
-        for done in [executor.submit(*task) for task in tasks]:
-            done.result()
+        tasks = [executor.submit(flush_file, path) for path in files]
+        tasks += [executor.submit(flush_folder, path) for path in folders]
+    for task in tasks:
+        task.result()
 
 
 def _remove_abandoned(path: Path) -> None:
