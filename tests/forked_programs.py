@@ -9,7 +9,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -65,6 +65,23 @@ def start_program(
     return process
 
 
+def stand_in(
+    command: list[str], outputs: Sequence[Path], cwd: Path, environment: Mapping[str, str]
+) -> None:
+    """Have a forked process stand where a program would that was started anew.
+
+    `outputs` are the files of standard output and error, or twice the same.
+    """
+    for number, (stream, path) in enumerate(zip(("stdout", "stderr"), outputs, strict=True), 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        setattr(sys, stream, os.fdopen(number, "w", buffering=1, closefd=False))
+    os.chdir(cwd)
+    variables = dict(environment)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.argv = command
+
+
 def _be(
     command: list[str],
     outputs: list[Path],
@@ -73,13 +90,7 @@ def _be(
     before: Callable[[], None] | None,
 ) -> None:
     """Be the program, in the forked process."""
-    for number, (stream, path) in enumerate(zip(("stdout", "stderr"), outputs, strict=True), 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-        setattr(sys, stream, os.fdopen(number, "w", closefd=False))
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = command
+    stand_in(command, outputs, cwd, environment)
     if before is not None:
         before()
     try:

@@ -16,7 +16,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from system.errors import InputError, first_line, shown
+from system.errors import InputError, described, first_line, shown
 from system.files import check_writable, read_json, write_json
 from system.locks import lock_folder
 
@@ -161,7 +161,7 @@ def damaged_study(storage: Storage) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{storage.where}: the study is damaged ({type(error).__name__}: {first_line(error)}); "
+            f"{storage.where}: the study is damaged ({described(error)}); "
             "begin it anew in another --checkpointdir."
         ) from error
 

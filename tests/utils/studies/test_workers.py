@@ -322,7 +322,9 @@ def test_a_worker_with_other_data_takes_nothing(main, small, tmp_path, monkeypat
 
 def test_a_run_that_does_not_say_what_it_is_is_told(queue_of, main):
     queue_of(["lf_dnn/seed1"])
-    with pytest.raises(InputError, match=r"study.db: the study is damaged \(KeyError: 'config'\)"):
+    with pytest.raises(
+        InputError, match=r"study.db: the study is damaged \(KeyError: no 'config'\)"
+    ):
         main("--worker", "folder")
 
 
