@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--space", type=file_path, metavar="FILE.json", help=space)
     storage = (
         "the database that hands out the runs of --compare, --ablate and --tune, such as "
-        "postgresql://HOST/NAME (default: an SQLite file in --checkpointdir)"
+        "postgresql+psycopg://HOST/NAME (default: an SQLite file in --checkpointdir)"
     )
     add("--storage", metavar="URL", help=storage)
     same = "train all models of --compare with one set of settings"

@@ -12,6 +12,14 @@ from filelock import FileLock, Timeout
 from system.errors import InputError
 
 
+class FolderInUse(InputError):
+    """Another process has the lock of a folder."""
+
+    def __init__(self, what: str, folder: Path, option: str) -> None:
+        self.what, self.folder = what, folder
+        super().__init__(f"{what} {folder}; wait until it has ended, or give another {option}.")
+
+
 @contextmanager
 def lock_folder(
     folder: Path, lock: str, what_is_at_work: str, option: str, seconds: float = 0
@@ -19,7 +27,7 @@ def lock_folder(
     """Lock `folder`, which is made when missing, until the block ends.
 
     `lock` is the lock file's name. The operating system unlocks it when the process ends, in
-    whatever way; the lock file may stay. Raises InputError when another process has the lock, and
+    whatever way; the lock file may stay. Raises FolderInUse when another process has the lock, and
     still after `seconds`: that begins with `what_is_at_work` and names the `option` that gives
     another folder.
     """
@@ -30,9 +38,7 @@ def lock_folder(
             if is_new:
                 stack.callback(_remove_if_unused, folder, lock)
         except Timeout:
-            raise InputError(
-                f"{what_is_at_work} {folder}; wait until it has ended, or give another {option}."
-            ) from None
+            raise FolderInUse(what_is_at_work, folder, option) from None
         except OSError as error:  # a network drive without locks, or a folder only to be read
             warnings.warn(
                 f"{folder} cannot be locked ({error.strerror}); let no other program write into "

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from system.cpus import usable_cpus
+from system.passwords import without_passwords
 
 _PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
 def command_line() -> str:
-    """Return the command that started this program."""
-    return shlex.join(sys.argv)
+    """Return the command that started this program, without passwords: it is passed on."""
+    return shlex.join(map(without_passwords, sys.argv))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

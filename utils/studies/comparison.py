@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,23 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data.layout import SPLITS
 from data.loading.split import Split
+from models.registry import config_class
 from system.config import make_config, plain_values
 from system.console import print_heading
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
+from utils.studies import database
 from utils.studies.queue import RUN, Queue, run_of, why_failed
 from utils.studies.report import tabulate, write_study
 from utils.studies.runs import read_run
-from utils.studies.storage import Storage, damaged_study
+from utils.studies.storage import Storage, damaged_study, holds_studies, telling_of_storage
+from utils.training.history import Epoch
 from utils.training.run import train
 from utils.training.run_folder import LAST, RUN_FILE, open_run_folder
 
-NAME = "comparison"  # what its studies' names begin with
+NAME = "comparison"  # of the one study in a folder
 _NEW, _AGAIN, _GOES_ON, _COMPLETE = "new", "begins again", "goes on", "complete"
 
 
@@ -62,13 +64,16 @@ def run_study(
         return
     if overwrite:
         _remove([config for config, _ in left], processes)
+    unended: list[str] = []
     if processes.count == 1:
-        _hand_out(left, folder, url)
+        unended = _hand_out(left, folder, url)
     else:
         for config, title in left:
             train_run(config, title, processes)
-    if processes.is_first:
+    if processes.is_first and len(unended) < len(runs):
         tabulate(runs_of_studies(folder), folder)
+    if unended:
+        raise InputError(f"{'; '.join(unended)}; the same command trains what is left")
 
 
 def _print_state(config: RunConfig, title: str, state: str) -> None:
@@ -84,37 +89,95 @@ def _remove(runs: Sequence[RunConfig], processes: Processes) -> None:
     processes.highest(0)  # none begins before
 
 
-def train_run(config: RunConfig, title: str, processes: Processes) -> None:
-    """Train one run as far as it is not yet, and write the table of its study."""
+def train_run(
+    config: RunConfig,
+    title: str,
+    processes: Processes,
+    after_epoch: Callable[[Epoch], None] | None = None,
+) -> None:
+    """Train one run as far as it is not yet, and write the table of its study.
+
+    `after_epoch` is as `Trainer` takes it.
+    """
     state = _state_of(config)
     _print_state(config, title, state)
     if state != _COMPLETE:
         resume = "auto" if state == _GOES_ON else None
-        train(config, make_options(config, processes), resume, overwrite=state == _AGAIN)
+        options, overwrite = make_options(config, processes), state == _AGAIN
+        train(config, options, resume, overwrite, after_epoch)
     if processes.is_first:
         folder = config.checkpointdir.parent.parent
         write_study(runs_of_studies(folder), folder)
 
 
-def _hand_out(left: Sequence[tuple[RunConfig, str]], folder: Path, url: str | None) -> None:
-    """Let the runs wait in the folder's database, and take them as long as there are any."""
+def _hand_out(left: Sequence[tuple[RunConfig, str]], folder: Path, url: str | None) -> list[str]:
+    """Let the runs wait in the folder's database, and take them as long as there are any.
+
+    Returns a line of each that has not ended then.
+    """
     if not left:
-        return
+        return []
     storage = Storage(folder, url)
-    about = {_place(config): {**config.outcome, "data": _digests(config)} for config, _ in left}
-    queue = Queue(storage.create(f"{NAME} {_short_digest(about)}", {}), storage)
+    queue = Queue(storage.create(NAME, {}), storage)
+    with telling_of_storage(storage):
+        queue.wait_again()
     with storage.alone():
-        waiting = queue.open_runs
+        there = _clear(queue, {_place(config): config for config, _ in left})
         for config, title in left:
-            if _place(config) not in waiting:
-                data = {"config": plain_values(config), "digests": _digests(config)}
-                queue.add(_place(config), {"title": title, **data})
+            if _place(config) not in there:
+                queue.add(_place(config), {"title": title, **_about(config)})
     work_on_runs(queue, folder)
-    failed = {run_of(one): why_failed(one) for one in queue.trials if one.state == TrialState.FAIL}
-    for config, _ in left:
-        if _state_of(config) != _COMPLETE:
-            why = failed.get(_place(config), "it was taken back")
-            raise InputError(f"{config.checkpointdir} has not ended: {why}")
+    with telling_of_storage(storage):
+        failed = {run: why_failed(one) for run, one in queue.runs.items() if _has_failed(one)}
+    return [
+        f"{config.checkpointdir} has not ended: {failed.get(_place(config), 'it was taken back')}"
+        for config, _ in left
+        if _state_of(config) != _COMPLETE
+    ]
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL
+
+
+def _about(config: RunConfig) -> dict[str, Any]:
+    """Return what whoever takes a run has to know, as it comes back from a database."""
+    about = {"config": plain_values(config), "digests": _digests(config)}
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
+
+
+def _clear(queue: Queue, wanted: Mapping[str, RunConfig]) -> set[str]:
+    """Return the open runs, without those of other settings than are `wanted`.
+
+    These wait no longer. When nobody is at work, this is so of whatever else waits: whoever began
+    it has given it up. Raises InputError when somebody trains one of other settings.
+    """
+    trials = [one for one in queue.trials if one.state in (TrialState.WAITING, TrialState.RUNNING)]
+    is_at_work = any(one.state == TrialState.RUNNING for one in trials)
+    there = set()
+    for trial in trials:
+        run, config = run_of(trial), wanted.get(run_of(trial))
+        if trial.state == TrialState.RUNNING:
+            with damaged_study(queue.storage):
+                found = _identity(make_config(RunConfig, trial.user_attrs["config"], run))
+                found |= trial.user_attrs["digests"]
+            if config is not None and found != _identity(config) | _digests(config):
+                raise InputError(
+                    f"Another process trains {config.checkpointdir} with other settings or data; "
+                    f"end it, or wait (one that was killed: {database.LEASE} seconds)."
+                )
+            there.add(run)
+        elif is_at_work if config is None else _about(config).items() <= trial.user_attrs.items():
+            there.add(run)
+        else:
+            queue.take_back(trial, "a later command took it back")
+    return there
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    identity: dict[str, Any] = json.loads(json.dumps(config.outcome))
+    return identity
 
 
 def work_on_runs(queue: Queue, folder: Path, places: Mapping[str, Any] | None = None) -> None:
@@ -131,6 +194,8 @@ def work_on_runs(queue: Queue, folder: Path, places: Mapping[str, Any] | None = 
     def check(trial: FrozenTrial) -> None:
         with damaged_study(queue.storage):
             config, expected = config_of(trial.user_attrs), dict(trial.user_attrs["digests"])
+        make_options(config, SINGLE_PROCESS)  # that there is its device
+        config_class(config.model_name)  # and its model
         for name, digest in _digests(config).items():
             if expected.get(name) != digest:
                 raise InputError(
@@ -140,10 +205,27 @@ def work_on_runs(queue: Queue, folder: Path, places: Mapping[str, Any] | None = 
 
     def train_taken(trial: optuna.Trial) -> float:
         attributes = trial.user_attrs
-        train_run(config_of(attributes), attributes.get("title", "Run"), SINGLE_PROCESS)
+
+        def report(epoch: Epoch) -> None:
+            trial.report(epoch.number, epoch.number)  # raises when it is no longer this process's
+
+        title = attributes.get("title", "Run")
+        train_run(config_of(attributes), title, SINGLE_PROCESS, report)
         return 0.0  # Optuna wants a value; scores are in the run's folder
 
     queue.work(train_taken, check, after=lambda: None)
+
+
+def find_runs_of(folder: Path, url: str | None) -> Queue | None:
+    """Return the runs that were handed out in a folder; None where there are none yet."""
+    if not holds_studies(folder):
+        return None
+    storage = Storage(folder, url)
+    if NAME not in storage.names:
+        return None
+    queue = Queue(storage.load(NAME), storage)
+    with telling_of_storage(storage):
+        return queue if queue.trials else None
 
 
 def _place(config: RunConfig) -> str:
@@ -153,11 +235,6 @@ def _place(config: RunConfig) -> str:
 
 def _digests(config: RunConfig) -> dict[str, str]:
     return {name: Split(config.data_folder / name).digest for name in SPLITS}
-
-
-def _short_digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
 
 
 def runs_of_studies(folder: Path) -> list[Path]:
@@ -171,9 +248,16 @@ def plan_runs(
     """Return the run of each configuration and seed, in folders `<name>/seed<N>`.
 
     Without seeds each has its own. Raises InputError for a configuration that starts from a
-    checkpoint, or keeps nothing.
+    checkpoint, or keeps nothing, and for two that would share a folder.
     """
     refuse_unsaved(configs.values())
+    names: dict[str, str] = {}
+    for name in configs:
+        other = names.setdefault(_folder_name(name), name)
+        if other != name:
+            raise InputError(
+                f"{other} and {name} would share the folder {_folder_name(name)}; rename one."
+            )
     return [
         _in_folder(config, name).for_seed(seed)
         for name, config in configs.items()
@@ -190,8 +274,13 @@ def refuse_unsaved(configs: Iterable[RunConfig]) -> None:
         )
 
 
+def _folder_name(name: str) -> str:
+    """Return what the folder of a configuration's runs is called."""
+    return re.sub(r"[^\w.,=-]+", "_", name)
+
+
 def _in_folder(config: RunConfig, name: str) -> RunConfig:
-    folder = config.checkpointdir / re.sub(r"[^\w.,=-]+", "_", name)
+    folder = config.checkpointdir / _folder_name(name)
     return replace(config, checkpointdir=folder, task=config.task_name)
 
 

@@ -1,4 +1,4 @@
-"""Optuna's TPE, drawn by the seed and the run: whoever takes a run, and when."""
+"""Optuna's TPE, drawn by the seed and the run, whoever takes it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from utils.studies.queue import run_of
 
 
 class SeededTPE(BaseSampler):
-    """A TPE for each trial, so that a search that goes on draws as one that never stopped.
+    """A TPE for each trial, by the seed and the run's number, so that processes draw differently.
 
-    Several processes draw differently too. A parallel one counts what others try as bad.
+    It also draws by the trials that have ended, and counts what others try as bad.
     """
 
     def __init__(self, seed: int) -> None:

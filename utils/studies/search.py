@@ -14,13 +14,14 @@ from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from data.loading.split import Split
+from models.registry import build
 from system.config import make_config, plain_values
 from system.console import print_heading, print_line
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options
-from utils.studies.queue import Queue, RunFailed, run_of
+from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
 from utils.studies.sampler import SeededTPE
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
 from utils.studies.storage import Storage, damaged_study
@@ -31,7 +32,7 @@ from utils.training.run import train_and_validate
 NAME = "search"
 _LOOKED_AT = ("train", "val")  # and never the test split
 _UNPRUNED = 5  # trials before any is pruned, and none is after its first epoch
-EPOCHS = "epochs"  # attribute of a trial: how many it took
+CHOSEN = "tuned"  # the folder of the runs that the test split is opened for
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,10 @@ class Search:
         study = storage.create(
             NAME,
             self.identity,
+            {"config": plain_values(self.config), "space": plain_space(self.space)},
             direction="minimize" if measure.lower_is_better else "maximize",
             **self._how,
         )
-        study.set_user_attr("config", plain_values(self.config))
-        study.set_user_attr("space", plain_space(self.space))
         return Queue(study, storage)
 
     @property
@@ -95,12 +95,18 @@ class Search:
 
         queue.work(
             lambda trial: self._try(trial, count),
-            check=lambda _: self.check_data(),
+            check=lambda _: self.check(),
             after=tell,
         )
 
-    def check_data(self) -> None:
-        """Raise InputError when the splits are not, or no longer, what they were."""
+    def check(self) -> None:
+        """Raise InputError for what would fail every trial here: device, model, or data.
+
+        That is also where the splits are no longer what they were.
+        """
+        make_options(self.config, SINGLE_PROCESS)
+        widths, outputs = self.splits["train"].widths, len(self.task.outputs)
+        build(self.config.model_name, self.config.set, widths, outputs)
         for split in self.splits.values():
             if Split(split.folder).digest != split.digest:
                 raise InputError(f"{split.folder} has changed; start a search anew.")
@@ -116,7 +122,6 @@ class Search:
             if not math.isfinite(value):
                 raise RunFailed(f"the validation {measure.name} is {value}")
             trial.report(value, epoch.number)
-            trial.set_user_attr(EPOCHS, epoch.number)
             if epoch.number < config.epochs and trial.should_prune():
                 print_line(f"Pruned: worse than the median of trials at epoch {epoch.number}")
                 raise optuna.TrialPruned
@@ -125,7 +130,7 @@ class Search:
         try:
             best = train_and_validate(config, make_options(config, SINGLE_PROCESS), report)
         except InputError as error:
-            self.check_data()  # what is wrong with the data is wrong for all trials
+            self.check()  # what is wrong with all trials is not this one's fault
             raise RunFailed(str(error)) from error
         return best.scores["val"][measure.key]
 
@@ -143,6 +148,7 @@ def find_search(storage: Storage, places: Mapping[str, Any]) -> tuple[Search, Qu
             name: json_to_distribution(text) for name, text in study.user_attrs["space"].items()
         }
     search = Search(config, space)
+    search.check()
     return search, search.open(storage)
 
 
@@ -160,9 +166,9 @@ def progress_line(queue: Queue, measure: Measure, count: int) -> str:
         parts.append(
             f"best validation {measure.name} {measure.text(best.value)}, trial {run_of(best)}"
         )
-    seconds = [one.duration.total_seconds() for one in trials if one.duration is not None]
+    seconds = [spent for one in trials if (spent := seconds_of(one)) is not None]
     if seconds and ended < count:
-        at_once = max(sum(one.state == TrialState.RUNNING for one in trials) + 1, 1)
+        at_once = sum(one.state == TrialState.RUNNING for one in trials) + 1
         left = (count - ended) / at_once * sum(seconds) / len(seconds)
         parts.append(f"about {duration_text(left)} left")
     return "; ".join(parts)

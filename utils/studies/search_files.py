@@ -6,12 +6,11 @@ import csv
 from collections.abc import Sequence
 from typing import Any
 
-from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from system.files import atomic_write, write_json
-from utils.studies.queue import Queue, run_of, why_failed
-from utils.studies.search import EPOCHS, Search, best_trial
+from utils.studies.queue import Queue, attempt_of, run_of, seconds_of, why_failed
+from utils.studies.search import Search, best_trial, ended_runs
 from utils.studies.space import with_values
 from utils.training.run_folder import RUN_FILE
 
@@ -40,7 +39,7 @@ def write_trials(search: Search, queue: Queue) -> None:
     if best is not None:
         chosen = {
             "trial": run_of(best),
-            "trials": sum(trial.state.is_finished() for trial in queue.trials),
+            "trials": len(ended_runs(queue)),
             f"val_{measure.key}": best.value,
             "values": best.params,
         }
@@ -55,13 +54,12 @@ def value_of(trial: FrozenTrial) -> float | None:
 
 
 def _row(trial: FrozenTrial, names: Sequence[str]) -> list[Any]:
-    attempt = len(RetryHeartbeatStaleTrialCallback.retry_history(trial)) + 1
-    started, duration = trial.datetime_start, trial.duration
+    started, seconds = trial.datetime_start, seconds_of(trial)
     return [
-        *(run_of(trial), attempt, STATES[trial.state], value_of(trial)),
-        trial.user_attrs.get(EPOCHS),
+        *(run_of(trial), attempt_of(trial), STATES[trial.state], value_of(trial)),
+        trial.last_step,
         None if started is None else started.isoformat(timespec="seconds"),
-        None if duration is None else round(duration.total_seconds(), 1),
+        None if seconds is None else round(seconds, 1),
         *(trial.params.get(name) for name in names),
         why_failed(trial) if trial.state == TrialState.FAIL else None,
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
@@ -15,9 +14,9 @@ from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritt
 from utils.run_config import RunConfig
 from utils.running.environment import environment
 from utils.running.setup import make_options
-from utils.studies.queue import Queue, run_of, why_failed
+from utils.studies.queue import Queue, run_of, seconds_of, why_failed
 from utils.studies.runs import find_runs
-from utils.studies.search import EPOCHS, Search, best_trial
+from utils.studies.search import Search, best_trial
 from utils.studies.search_files import STATES, value_of, write_trials
 from utils.studies.space import describe, value_text
 from utils.studies.table import make_table
@@ -33,17 +32,17 @@ def write_search(search: Search, queue: Queue, chosen: RunConfig) -> None:
     write_trials(search, queue)
     path = search.config.checkpointdir / "report.html"
     with warning_if_unwritten(path):
-        title = f"Search of {len(queue.trials)} trials for {chosen.model_name}"
+        title = f"Search of {len(queue.runs)} trials for {chosen.model_name}"
         write_report(path, f"{title} in {path.parent}", _sections(search, queue, chosen))
 
 
 def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
     config, task = search.config, search.task
-    ended = [trial for trial in queue.trials if trial.state.is_finished()]
-    spent = sum((one.duration for one in ended if one.duration is not None), timedelta())
+    ended = [trial for trial in queue.runs.values() if trial.state.is_finished()]
+    spent = sum(seconds_of(trial) or 0 for trial in queue.trials)
     count = {name: sum(STATES[one.state] == name for one in ended) for name in STATES.values()}
     text = (
-        f"{len(ended)} trials in {spent.total_seconds() / 60:.0f} minutes of work: "
+        f"{len(ended)} trials in {spent / 60:.0f} minutes of work: "
         + ", ".join(f"{number} {name}" for name, number in count.items() if number)
         + f". Each is judged by its best validation {task.chosen_by.name}; a pruned one has that "
         "of its last epoch. No trial has seen the test split."
@@ -135,10 +134,11 @@ def _ordered(search: Search, queue: Queue) -> Sequence[FrozenTrial]:
 def _row(search: Search, trial: FrozenTrial, is_best: bool) -> list[object]:
     value = value_of(trial)
     shown = "-" if value is None else search.task.chosen_by.text(value)
-    seconds = "-" if trial.duration is None else f"{trial.duration.total_seconds():.0f}"
+    spent = seconds_of(trial)
+    seconds = "-" if spent is None else f"{spent:.0f}"
     return [
         *(run_of(trial), STATES[trial.state], Cell(shown, is_best)),
-        *(trial.user_attrs.get(EPOCHS), seconds),
+        *(trial.last_step, seconds),
         *(value_text(trial.params.get(name)) for name in search.space),
         why_failed(trial) if trial.state == TrialState.FAIL else "",
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -71,10 +72,26 @@ def _distribution(name: str, values: Any, config: RunConfig, where: str) -> Base
     others = {key: value for key, value in values.items() if key in ("log", "step")}
     if not isinstance(others.get("log", False), bool):
         raise InputError(f"{where}: log is {shown(others['log'])}, expected true or false.")
+    step = others.get("step", 1)
+    if not _is_step(step, is_whole):
+        expected = "a whole number above 0" if is_whole else "a number above 0"
+        raise InputError(f"{where}: step is {shown(step)}, expected {expected}.")
     try:
-        return (IntDistribution if is_whole else FloatDistribution)(low, high, **others)
-    except (ValueError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            return (IntDistribution if is_whole else FloatDistribution)(low, high, **others)
+    except UserWarning:
+        raise InputError(
+            f"{where}: no number of steps of {step} leads from {low} to {high}; give another end."
+        ) from None
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"{where}: {first_line(error)}") from error
+
+
+def _is_step(step: Any, is_whole: bool) -> bool:
+    kinds = (int,) if is_whole else (int, float)
+    is_number = isinstance(step, kinds) and not isinstance(step, bool)
+    return is_number and math.isfinite(step) and step > 0
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
@@ -98,7 +115,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def plain_space(space: Space) -> dict[str, str]:
-    """Return a space as plain values, which `space_of` takes back."""
+    """Return a space as plain values, which Optuna's `json_to_distribution` takes back."""
     return {name: distribution_to_json(one) for name, one in space.items()}
 
 
@@ -106,10 +123,10 @@ def describe(one: BaseDistribution) -> str:
     """Return the values as people read them."""
     if isinstance(one, CategoricalDistribution):
         return ", ".join(map(str, one.choices))
-    about = json.loads(distribution_to_json(one))["attributes"]
-    step = about["step"] if about["step"] not in (None, 1) else None
-    ends = f"{about['low']:g} to {about['high']:g}"
-    return ends + (", by its logarithm" if about["log"] else f", by {step:g}" if step else "")
+    assert isinstance(one, IntDistribution | FloatDistribution)
+    step = one.step if one.step not in (None, 1) else None
+    ends = f"{one.low:g} to {one.high:g}"
+    return ends + (", by its logarithm" if one.log else f", by {step:g}" if step else "")
 
 
 def value_text(value: Any) -> str:

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import sqlite3
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, OptunaError, TrialPruned
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from sqlalchemy import URL, Connection, event, make_url
+from optuna.exceptions import OptunaError, TrialPruned
 from sqlalchemy.exc import SQLAlchemyError
 
 from system.errors import InputError, described, first_line, shown
 from system.files import check_writable, read_json, write_json
 from system.locks import lock_folder
+from system.passwords import without_passwords
+from utils.studies.database import (
+    FILE,
+    PATIENCE,
+    check_is_ours,
+    open_database,
+    url_of_file,
+    whole_url,
+)
 
-FILE = "study.db"
 _PLACE = "study.json"  # which other database it is
 _LOCK = ".study.lock"
-BEAT = 10  # seconds between two signs of life, and between two looks at what others do
-LEASE = 60  # seconds without one after which a run is taken from its process
-_MOST_RETRIES = 3  # of a run whose processes are killed: it may be what kills them
-_PATIENCE = 60  # seconds that one process waits for another's access
 _ABOUT = "about"  # what a study says of itself
-_OPTUNA_TABLES = {"studies", "version_info", "alembic_version"}
-
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
-optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what matters is said by this program
+_KINDS = ("search", "comparison")  # what studies are called, one a folder
 
 
 @contextmanager
@@ -41,7 +39,7 @@ def telling_of_storage(storage: Storage) -> Iterator[None]:
         yield
     except TrialPruned:
         raise
-    except (SQLAlchemyError, OptunaError, sqlite3.Error, ImportError, JSONDecodeError) as error:
+    except (SQLAlchemyError, OptunaError, sqlite3.Error, JSONDecodeError) as error:
         reason = first_line(getattr(error, "orig", None) or error.__cause__ or error)
         raise InputError(
             f"{storage.where}: the study's database cannot be used ({reason}); see that it is one "
@@ -50,7 +48,10 @@ def telling_of_storage(storage: Storage) -> Iterator[None]:
 
 
 class Storage:
-    """The studies of a folder; `where` is what an error calls them."""
+    """The study of a folder; `where` is what an error calls it.
+
+    `url` is that of another database than the folder's own, else None.
+    """
 
     def __init__(self, folder: Path, url: str | None) -> None:
         """Open the database of `url`, or of the folder, which is made when missing.
@@ -61,8 +62,8 @@ class Storage:
         self.where = str(folder / FILE)
         check_writable(next(path for path in (folder, *folder.parents) if path.exists()))
         with self.alone():
-            self._prefix, address = self._place(url)
-            self._storage = _open(address)
+            self._prefix, self.url = self._place(url)
+            self.database = open_database(self.url or url_of_file(folder / FILE))
             self.names = self._own_names()
 
     @contextmanager
@@ -70,20 +71,24 @@ class Storage:
         """Keep other processes out, which may be about to make the same."""
         what = "Another process is opening"
         with (
-            lock_folder(self.folder, _LOCK, what, "--checkpointdir", _PATIENCE),
+            lock_folder(self.folder, _LOCK, what, "--checkpointdir", PATIENCE),
             telling_of_storage(self),
         ):
             yield
 
-    def _place(self, given: str | None) -> tuple[str, str]:
-        """Return what the studies' names begin with, and the database's URL."""
+    def _place(self, given: str | None) -> tuple[str, str | None]:
+        """Return what the studies' names begin with, and another database's URL."""
         path = self.folder / _PLACE
+        if given is not None:
+            before, self.where = self.where, "--storage"  # until it is known to be one
+            given = whole_url(given)
+            self.where = before
         if path.is_file():
             place = read_json(path)
             if not (isinstance(place, dict) and {"storage", "names"} <= place.keys()):
                 raise InputError(f"{path} names no storage; give another --checkpointdir.")
             prefix, url = str(place["names"]), given or str(place["storage"])
-            self.where = _without_password(url)
+            self.where = without_passwords(url)
             if self.where != place["storage"]:
                 raise InputError(
                     f"{self.folder} has its study in {shown(place['storage'])}, but --storage says "
@@ -91,48 +96,57 @@ class Storage:
                 )
             return prefix, url
         if given is None:
-            _check_is_ours(self.folder / FILE)
-            return "", _address(self.folder / FILE)
+            check_is_ours(self.folder / FILE)
+            return "", None
         if (self.folder / FILE).exists():
             raise InputError(
                 f"{self.folder} has its study in {FILE}; leave --storage out, or give another "
                 "--checkpointdir."
             )
-        self.where = "--storage"  # until it is known to be one
-        self.where = _without_password(given)
-        _open(given)  # nothing is written of what cannot be opened
+        self.where = without_passwords(given)
+        open_database(given)  # nothing is written of what cannot be opened
         prefix = f"{self.folder.resolve()}: "
         write_json(path, {"storage": self.where, "names": prefix})
         return prefix, given
 
     def _own_names(self) -> list[str]:
         """Return the names of the folder's studies, the oldest first."""
-        names = optuna.get_all_study_names(self._storage)
+        names = optuna.get_all_study_names(self.database)
         own = [name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)]
-        if own and not all(name.split(" ")[0] in ("search", "comparison") for name in own):
+        strange = [name for name in own if name not in _KINDS]
+        if strange:
             raise InputError(
-                f"{self.where} holds a study of another program, {shown(own[0])}; give another "
+                f"{self.where} holds a study of another program, {shown(strange[0])}; give another "
                 "--checkpointdir."
             )
         return own
 
-    def create(self, name: str, about: Mapping[str, Any], **how: Any) -> optuna.Study:
+    def create(
+        self,
+        name: str,
+        about: Mapping[str, Any],
+        told: Mapping[str, Any] | None = None,
+        **how: Any,
+    ) -> optuna.Study:
         """Return the study of this name, made when missing; `how` is as Optuna takes it.
 
-        Raises InputError when it is not `about` the same, or when the folder is another kind's.
+        `told` are attributes, which it keeps from then on. Raises InputError when it is not
+        `about` the same, or when the folder is another kind's.
         """
-        kind = name.split(" ")[0]
-        if any(other.split(" ")[0] != kind for other in self.names):
-            other = self.names[0].split(" ")[0]
-            raise InputError(
-                f"{self.folder} holds a {other}, this is a {kind}; give another --checkpointdir."
-            )
+        for other in self.names:
+            if other != name:
+                raise InputError(
+                    f"{self.folder} holds a {other}, this is a {name}; give another "
+                    "--checkpointdir."
+                )
         with self.alone():
             study = optuna.create_study(
-                storage=self._storage, study_name=self._prefix + name, load_if_exists=True, **how
+                storage=self.database, study_name=self._prefix + name, load_if_exists=True, **how
             )
             found = study.user_attrs.get(_ABOUT)
             if found is None:
+                for key, value in (told or {}).items():
+                    study.set_user_attr(key, value)
                 study.set_user_attr(_ABOUT, dict(about))
             else:
                 self._refuse_another(found, about)
@@ -150,8 +164,8 @@ class Storage:
 
     def load(self, name: str) -> optuna.Study:
         """Return a study that there is."""
-        with telling_of_storage(self):
-            return optuna.load_study(storage=self._storage, study_name=self._prefix + name)
+        with self.alone():  # not while it is being made
+            return optuna.load_study(storage=self.database, study_name=self._prefix + name)
 
 
 @contextmanager
@@ -169,50 +183,3 @@ def damaged_study(storage: Storage) -> Iterator[None]:
 def holds_studies(folder: Path) -> bool:
     """Tell whether a comparison or a search was begun in a folder."""
     return (folder / FILE).exists() or (folder / _PLACE).exists()
-
-
-def _address(path: Path) -> str:
-    """Return the URL of an SQLite file."""
-    return URL.create("sqlite", database=str(path)).render_as_string()
-
-
-def _without_password(url: str) -> str:
-    """Return a URL that may be shown and kept: a password belongs elsewhere."""
-    return make_url(url)._replace(password=None).render_as_string()
-
-
-def _check_is_ours(path: Path) -> None:
-    """Raise InputError for an SQLite file of another program: Optuna would write into it."""
-    if not path.is_file() or not path.stat().st_size:
-        return
-    with closing(sqlite3.connect(path)) as database:
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    if tables and not tables & _OPTUNA_TABLES:
-        raise InputError(f"{path} is a database of another program; give another --checkpointdir.")
-
-
-def _open(url: str) -> RDBStorage:
-    how: dict[str, Any] = {
-        "heartbeat_interval": BEAT,
-        "grace_period": LEASE,
-        "heartbeat_stale_trial_callback": RetryHeartbeatStaleTrialCallback(_MOST_RETRIES),
-    }
-    address = make_url(url)
-    if address.get_backend_name() != "sqlite":
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, **how)
-    path = str(address.database)
-
-    def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path, _PATIENCE, isolation_level=None, check_same_thread=False)
-
-    # The name stands for a file, whatever is in the path; it is `connect` that opens it.
-    storage = RDBStorage(f"sqlite:///{FILE}", engine_kwargs={"creator": connect}, **how)
-
-    # SQLite has no SELECT FOR UPDATE, by which Optuna keeps a run from being taken twice: others
-    # are kept out of the file from the first look of a transaction to its end. See "Serializable
-    # isolation" in SQLAlchemy's documentation of SQLite.
-    @event.listens_for(storage.engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return storage

@@ -6,21 +6,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from models.registry import build, search_space
+from models.registry import search_space
 from system.console import print_heading, print_line
 from system.errors import InputError
 from system.files import check_writable
+from system.passwords import without_passwords
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
-from utils.studies.comparison import refuse_unsaved, run_study, runs_of_studies
+from utils.studies.comparison import refuse_unsaved, run_study
 from utils.studies.queue import Queue, refuse_several, why_failed
-from utils.studies.search import Search, best_trial, ended_runs, progress_line
+from utils.studies.search import CHOSEN, Search, best_trial, progress_line
 from utils.studies.search_files import write_trials
 from utils.studies.search_report import write_search
 from utils.studies.space import describe, read_space, with_values
 from utils.studies.storage import Storage, holds_studies, telling_of_storage
 
-_CHOSEN = "tuned"  # the folder of the runs that the test split is opened for
+_CLOSED = "closed"  # attribute of a study: no more trials, as the test split is opened
 
 
 def make_search(config: RunConfig, space: Path | None, given: Collection[str]) -> Search:
@@ -33,8 +34,7 @@ def make_search(config: RunConfig, space: Path | None, given: Collection[str]) -
     refuse_unsaved([config])
     path = search_space(config.model_name) if space is None else space
     search = Search(config, read_space(path, config, given))
-    widths, outputs = search.splits["train"].widths, len(search.task.outputs)
-    build(config.model_name, config.set, widths, outputs)
+    search.check()
     return search
 
 
@@ -56,31 +56,52 @@ def tune(
     storage = Storage(config.checkpointdir, url)
     queue = search.open(storage)
     check_writable(config.resultdir)  # told now, not after the last trial
-    with telling_of_storage(storage):
-        _add_trials(search, queue, storage, count)
+    count = _add_trials(search, queue, storage, count)
+    chosen = None
+    while chosen is None:
         search.work(queue, count, lambda: write_trials(search, queue))
-        chosen = chosen_config(search, queue)
+        chosen = _choose(search, queue, storage)
+    with telling_of_storage(storage):
         write_search(search, queue, chosen)
     print_heading("The chosen configuration, on the test split")
-    run_study({config.model_name: chosen}, seeds, SINGLE_PROCESS)
+    run_study({config.model_name: chosen}, seeds, SINGLE_PROCESS, url=storage.url)
     with telling_of_storage(storage):
         write_search(search, queue, chosen)
     print_line(f"In {config.checkpointdir}: run.json, trials.csv, search.png and report.html")
 
 
-def _add_trials(search: Search, queue: Queue, storage: Storage, count: int) -> None:
-    """Let as many trials wait as are missing, unless the test split has been opened."""
+def _add_trials(search: Search, queue: Queue, storage: Storage, count: int) -> int:
+    """Let as many trials wait as are missing, unless the test split has been opened.
+
+    Returns how many there are then.
+    """
     with storage.alone():
-        there = len({*ended_runs(queue), *queue.open_runs})
-        if there < count and runs_of_studies(search.config.checkpointdir / _CHOSEN):
+        there = len(queue.runs)
+        if there < count and queue.study.user_attrs.get(_CLOSED):
             raise InputError(
                 f"{search.config.checkpointdir}: the test split was opened for the best of "
                 f"{there} trials, so that no more are made; give another --checkpointdir."
             )
         for number in range(there + 1, count + 1):
             queue.add(str(number), {})
-    if there:
-        print_line(f"Goes on: {progress_line(queue, search.task.chosen_by, max(there, count))}")
+        count = max(there, count)
+        if there:
+            print_line(f"Goes on: {progress_line(queue, search.task.chosen_by, count)}")
+    return count
+
+
+def _choose(search: Search, queue: Queue, storage: Storage) -> RunConfig | None:
+    """Return what is best, and take no more trials from now on; None where some have joined."""
+    with storage.alone():
+        if queue.open_runs:
+            return None
+        chosen = chosen_config(search, queue)
+        _close(queue)
+        return chosen
+
+
+def _close(queue: Queue) -> None:
+    queue.study.set_user_attr(_CLOSED, True)
 
 
 def chosen_config(search: Search, queue: Queue) -> RunConfig:
@@ -91,7 +112,7 @@ def chosen_config(search: Search, queue: Queue) -> RunConfig:
             f"No trial of {search.config.checkpointdir} ended well; the last one failed: "
             f"{why_failed(queue.trials[-1])}"
         )
-    folder = search.config.checkpointdir / _CHOSEN
+    folder = search.config.checkpointdir / CHOSEN
     return replace(with_values(search.config, best.params), checkpointdir=folder)
 
 
@@ -100,7 +121,8 @@ def dry_run_search(search: Search, count: int, url: str | None = None) -> None:
     folder, splits = search.config.checkpointdir, search.splits
     has_begun = "goes on" if holds_studies(folder) else "new"
     print_line(f"Search of {count} trials in {folder}: {has_begun}")
-    print_line(f"trials are kept in {url or folder}; the best is trained in {folder / _CHOSEN}")
+    kept = folder if url is None else without_passwords(url)
+    print_line(f"trials are kept in {kept}; the best is trained in {folder / CHOSEN}")
     for name, split in splits.items():
         print_line(f"{name:<9} {len(split):,} segments of {split.folder}")
     print_line(f"chosen by validation {search.task.chosen_by.name}, among:")

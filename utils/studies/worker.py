@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from system.console import print_line
 from system.errors import InputError
 from system.processes import Processes
-from utils.studies import comparison
+from utils.studies import comparison, database
 from utils.studies import search as searching
 from utils.studies.queue import Queue, refuse_several
 from utils.studies.storage import Storage, holds_studies
@@ -30,8 +31,19 @@ def work_in(folder: Path, places: Mapping[str, Any], url: str | None, processes:
     storage = Storage(folder, url)
     if searching.NAME in storage.names:
         search, queue = searching.find_search(storage, places)
-        search.work(queue, len({*searching.ended_runs(queue), *queue.open_runs}))
-    for name in storage.names:
-        if name != searching.NAME:
-            comparison.work_on_runs(Queue(storage.load(name), storage), folder, places)
+        search.work(queue, len(queue.runs))
+        if searching.best_trial(queue) is not None:
+            _work_on_chosen(folder / searching.CHOSEN, places, storage.url)
+    elif comparison.NAME in storage.names:
+        comparison.work_on_runs(Queue(storage.load(comparison.NAME), storage), folder, places)
     print_line(f"Nothing waits in {folder} any more")
+
+
+def _work_on_chosen(folder: Path, places: Mapping[str, Any], url: str | None) -> None:
+    """Take trainings of what a search chose, if whoever began it hands them out soon."""
+    until = time.monotonic() + database.LEASE
+    while (queue := comparison.find_runs_of(folder, url)) is None:
+        if time.monotonic() > until:
+            return
+        time.sleep(database.BEAT)
+    comparison.work_on_runs(queue, folder, places)

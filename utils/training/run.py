@@ -31,20 +31,28 @@ from utils.training.trainer import Trainer
 
 
 def train(
-    config: RunConfig, options: LoaderOptions, resume: str | None = None, overwrite: bool = False
+    config: RunConfig,
+    options: LoaderOptions,
+    resume: str | None = None,
+    overwrite: bool = False,
+    after_epoch: Callable[[Epoch], None] | None = None,
 ) -> Scores:
     """Return the scores of `train_and_test`."""
-    return train_and_test(config, options, resume, overwrite).scores
+    return train_and_test(config, options, resume, overwrite, after_epoch).scores
 
 
 def train_and_test(
-    config: RunConfig, options: LoaderOptions, resume: str | None = None, overwrite: bool = False
+    config: RunConfig,
+    options: LoaderOptions,
+    resume: str | None = None,
+    overwrite: bool = False,
+    after_epoch: Callable[[Epoch], None] | None = None,
 ) -> Evaluation:
     """Train, then evaluate the test split at the best validation epoch; returns that.
 
     `resume` is the file to go on from, or `auto`: the one of the run's own folder, if there is
-    one. `overwrite` removes an earlier run from that folder. Raises InputError when the data,
-    the model or the folder cannot be used.
+    one. `overwrite` removes an earlier run from that folder; `after_epoch` is as `Trainer` takes
+    it. Raises InputError when the data, the model or the folder cannot be used.
     """
     config, splits, model, task = open_training(config)
     data = describe_data(config.data_folder, splits)
@@ -53,7 +61,8 @@ def train_and_test(
     resumed = file_to_resume(resume, config.checkpointdir)
     folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
     with folder:
-        trainer = Trainer(place_model(model, config, options), splits, task, config, options, data)
+        model = place_model(model, config, options)
+        trainer = Trainer(model, splits, task, config, options, data, after_epoch)
         if resumed is not None:
             trainer.resume(resumed)
         record = RunRecord(config, data, options.device) if writes else None

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from optuna.trial import TrialState
 
 import main_msaf
 from models.registry import MODELS, build
@@ -13,13 +14,16 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS, Processes
 from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import contents, with_other_labels
+from utils.run_config import RunConfig
 from utils.studies import comparison, plot
 from utils.studies.ablations import ABLATIONS
 from utils.studies.comparison import plan_runs, run_study
+from utils.studies.queue import Queue, run_of
+from utils.studies.storage import Storage
 from utils.training import run as training
 from utils.training.run_folder import RUN_FILE
 from utils.training.step import TrainingStep
-from utils.training.trainer import Trainer
+from utils.training.trainer import Diverged, Trainer
 
 
 def study(*arguments):
@@ -172,6 +176,88 @@ def test_a_run_of_other_settings_or_data_is_in_the_way(compare, small, tmp_path)
     with pytest.raises(InputError, match=r"lf_dnn/seed1 holds a run with train [0-9a-f]+"):
         compare("lmf", "lf_dnn", seeds=[1], datadir=other)
     assert contents(tmp_path) == before  # and nothing was trained before it was told
+
+
+@pytest.fixture
+def begun(compare, monkeypatch):
+    """Begin a comparison of which nothing is taken; takes what `compare` does."""
+
+    def begin(*arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(comparison, "work_on_runs", lambda *_: None)
+            with pytest.raises(InputError, match="has not ended: it was taken back"):
+                compare(*arguments, **options)
+
+    return begin
+
+
+def queue_in(folder):
+    storage = Storage(folder, None)
+    return Queue(storage.load(comparison.NAME), storage)
+
+
+def waiting_in(folder):
+    """The runs that wait, with their learning rates."""
+    waiting = [one for one in queue_in(folder).trials if one.state == TrialState.WAITING]
+    return [(run_of(one), one.user_attrs["config"]["lr"]) for one in waiting]
+
+
+def test_what_waits_is_what_was_asked_for_last(begun, tmp_path):
+    begun("lf_dnn", "lmf", "--lr", 0.1, seeds=[1])
+    begun("lf_dnn", "--lr", 0.1, seeds=[1, 2])
+    assert waiting_in(tmp_path / "study") == [("lf_dnn/seed1", 0.1), ("lf_dnn/seed2", 0.1)]
+    begun("lf_dnn", "--lr", 0.2, seeds=[1])
+    assert waiting_in(tmp_path / "study") == [("lf_dnn/seed1", 0.2)]
+
+
+def test_what_others_have_is_left_to_them(begun, compare, tmp_path):
+    begun("lf_dnn", "lmf", "--lr", 0.1, seeds=[1])
+    queue_in(tmp_path / "study").study.ask()  # a worker takes lf_dnn
+    begun("lf_dnn", "--lr", 0.1, seeds=[1])
+    assert waiting_in(tmp_path / "study") == [("lmf/seed1", 0.1)]
+    assert queue_in(tmp_path / "study").open_runs == ["lf_dnn/seed1", "lmf/seed1"]
+    with pytest.raises(InputError, match=r"Another process trains .*lf_dnn/seed1 with other"):
+        compare("lf_dnn", "--lr", 0.2, seeds=[1])
+
+
+def test_a_training_ends_when_its_run_was_given_to_others(compare, tmp_path, monkeypatch, capsys):
+    train = comparison.train
+
+    def lose(config, options, resume, overwrite, after_epoch):
+        def take_and_go_on(epoch):
+            queue = queue_in(tmp_path / "study")
+            queue.take_back(queue.trials[0], "taken")
+            after_epoch(epoch)
+
+        return train(config, options, resume, overwrite, take_and_go_on)
+
+    monkeypatch.setattr(comparison, "train", lose)
+    with pytest.raises(InputError, match=r"lf_dnn/seed1 has not ended: taken; the same command"):
+        compare("lf_dnn", seeds=[1])
+    assert "lf_dnn/seed1 was taken from this process" in capsys.readouterr().err
+    assert json.loads((tmp_path / "study/lf_dnn/seed1" / RUN_FILE).read_text())["result"] is None
+
+
+def test_every_run_that_failed_is_named_and_the_others_are_tabulated(
+    compare, tmp_path, monkeypatch
+):
+    train = comparison.train
+
+    def diverge(config, *arguments):
+        if "lmf" in str(config.checkpointdir):
+            raise Diverged("The loss is nan")
+        return train(config, *arguments)
+
+    monkeypatch.setattr(comparison, "train", diverge)
+    with pytest.raises(InputError, match=r"lmf/seed1 has not .* nan; .*lmf/seed2 has not .* nan;"):
+        compare("lmf", "lf_dnn")
+    assert list(table_of(tmp_path / "study")) == ["lf_dnn"]
+
+
+def test_two_names_of_one_folder_are_refused():
+    configs = {"a b": RunConfig(), "a_b": RunConfig()}
+    with pytest.raises(InputError, match=r"a b and a_b would share the folder a_b; rename one"):
+        plan_runs(configs)
 
 
 def test_a_dry_run_of_a_comparison_touches_nothing(compare, tmp_path, capsys):

@@ -10,15 +10,17 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from system.errors import InputError
 from tests.pages import check_page, texts
 from tests.programs.test_runs import contents, with_other_labels
 from tests.utils.reports.test_evaluation import check_png
 from utils.run_config import RunConfig
-from utils.studies import plot, search
+from utils.studies import database, plot, search
+from utils.studies.queue import Queue
 from utils.studies.search_plot import Point, plot_search
-from utils.studies.storage import FILE
+from utils.studies.storage import FILE, Storage
 from utils.tasks import SENTIMENT, Measure
 from utils.training import run as training
 from utils.training.history import Epoch
@@ -77,7 +79,8 @@ def scored(monkeypatch):
 @pytest.fixture
 def untested(monkeypatch):
     """Searches that end before the test split is opened."""
-    monkeypatch.setattr("utils.studies.tune.run_study", lambda *_: None)
+    monkeypatch.setattr("utils.studies.tune.run_study", lambda *_, **__: None)
+    monkeypatch.setattr("utils.studies.tune._close", lambda *_: None)
 
 
 def test_a_search_leaves_trials_the_best_configuration_a_picture_and_a_report(
@@ -120,7 +123,9 @@ def test_no_trial_opens_the_test_split(tune, small, tmp_path):
     assert not list(tmp_path.glob("found/tuned/*/*"))
 
 
-def test_a_search_that_was_stopped_goes_on_as_one_that_was_not(tune, tmp_path, monkeypatch):
+def test_a_search_that_was_stopped_ends_with_as_many_trials_and_the_stopped_one_s_values(
+    tune, tmp_path, monkeypatch
+):
     tune(4, folder="whole")
     train, begun = search.train_and_validate, []
 
@@ -139,7 +144,7 @@ def test_a_search_that_was_stopped_goes_on_as_one_that_was_not(tune, tmp_path, m
     tune(4)
     assert len(begun) == 5
     whole, found = trials_of(tmp_path / "whole"), trials_of(tmp_path / "found")
-    assert [row["why"] for row in found if row["state"] == "failed"] == ["its process ended"]
+    assert [row["why"] for row in found if row["state"] == "failed"] == ["it was given back"]
     values = {row["trial"]: (row["lr"], row["dropout"], row["val_mae"]) for row in whole}
     assert {
         row["trial"]: (row["lr"], row["dropout"], row["val_mae"])
@@ -151,7 +156,8 @@ def test_a_search_that_was_stopped_goes_on_as_one_that_was_not(tune, tmp_path, m
 
 def test_more_trials_join_until_the_test_split_was_opened(tune, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("utils.studies.tune.run_study", lambda *_: None)
+        patch.setattr("utils.studies.tune.run_study", lambda *_, **__: None)
+        patch.setattr("utils.studies.tune._close", lambda *_: None)
         tune(1)
         tune(2)
     assert len(trials_of(tmp_path / "found")) == 2
@@ -257,6 +263,131 @@ def test_a_comparison_and_a_search_do_not_share_a_folder(tune, main, small, unte
     main(*compare, "--checkpointdir", "compared")
     with pytest.raises(InputError, match="compared holds a comparison, this is a search"):
         tune(1, folder="compared")
+
+
+def waiting_in(folder):
+    storage = Storage(folder, None)
+    trials = Queue(storage.load("search"), storage).trials
+    return [trial.state == TrialState.WAITING for trial in trials]
+
+
+@pytest.fixture
+def begun(tune, monkeypatch):
+    """Begin a search of which nothing is taken: `begun(2, model="mine.py:Mean")`."""
+
+    def begin(*arguments, **options):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(search.Search, "work", _interrupt)
+            tune(*arguments, **options)
+
+    return begin
+
+
+def _interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_worker_without_the_model_or_the_device_takes_nothing(begun, main, tmp_path, monkeypatch):
+    from tests.own_model import OWN_MODEL
+
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    begun(3, model="mine.py:Mean", space={"hidden": [4, 8]})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"mine.py"):
+        main("--worker", tmp_path / "found")
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*_):
+        raise InputError("--device cuda: there is none")
+
+    monkeypatch.setattr(search, "make_options", refuse)
+    with pytest.raises(InputError, match=r"--device cuda"):
+        main("--worker", "found")
+    assert waiting_in(tmp_path / "found") == [True] * 3
+
+
+def test_a_model_that_is_gone_fails_no_trial(tune, tmp_path, monkeypatch):
+    def lose(*_):
+        monkeypatch.setattr(search, "build", _gone)
+        raise InputError("no file mine.py")
+
+    monkeypatch.setattr(search, "train_and_validate", lose)
+    with pytest.raises(InputError, match="^no file mine.py, for all$"):
+        tune(2)
+    assert waiting_in(tmp_path / "found") == [False, True, True]
+
+
+def _gone(*_):
+    raise InputError("no file mine.py, for all")
+
+
+def test_the_places_of_a_worker_are_its_own(begun, main, small, tmp_path, quick):
+    begun(1)
+    other = shutil.copytree(small, tmp_path / "other")
+    main("--worker", "found", "--datadir", other, "--no_verbose")
+    study = Storage(tmp_path / "found", None).load("search")
+    assert study.user_attrs["config"]["datadir"] == str(small)
+
+
+def test_a_worker_takes_the_final_trainings_too(tune, main, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.studies.comparison.work_on_runs", lambda *_: None)
+        with pytest.raises(InputError, match="has not ended: it was taken back"):
+            tune(1)
+    main("--worker", "found", "--no_verbose")
+    run = json.loads((tmp_path / "found/tuned/lf_dnn/seed20/run.json").read_text())
+    assert run["result"] is not None
+
+
+def test_a_worker_does_not_wait_for_final_trainings_for_ever(tune, main, untested, monkeypatch):
+    tune(1)
+    monkeypatch.setattr(database, "LEASE", 0.1)
+    monkeypatch.setattr(database, "BEAT", 0.01)
+    main("--worker", "found", "--no_verbose")
+
+
+def test_no_trial_joins_once_one_is_chosen(tune, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("utils.studies.tune.run_study", _interrupt)
+        tune(1)
+    with pytest.raises(InputError, match="so that no more are made"):
+        tune(2)
+
+
+def test_trials_that_join_meanwhile_are_waited_for(tune, tmp_path, monkeypatch):
+    work = search.Search.work
+
+    def let_one_join(self, queue, *arguments):
+        work(self, queue, *arguments)
+        if len(queue.runs) == 1:
+            queue.add("2", {})
+
+    monkeypatch.setattr(search.Search, "work", let_one_join)
+    tune(1)
+    assert [row["state"] for row in trials_of(tmp_path / "found")] == ["complete"] * 2
+
+
+def test_the_final_trainings_are_in_the_same_database(tune, tmp_path):
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    tune(1, "--storage", url)
+    place = json.loads((tmp_path / "found" / "tuned" / "study.json").read_text())
+    assert place["storage"] == url
+    assert not (tmp_path / "found" / "tuned" / FILE).exists()
+
+
+def test_fewer_trials_than_there_are_count_as_these(tune, untested, capsys):
+    tune(2)
+    capsys.readouterr()
+    tune(1)
+    assert "Goes on: 2 of 2 trials have ended" in capsys.readouterr().out
+
+
+def test_a_dry_run_shows_no_password(tune, capsys):
+    tune(1, "--dry_run", "--storage", "postgresql+psycopg://me:secret@a/b")
+    out = capsys.readouterr().out
+    assert "postgresql+psycopg://me@a/b" in out
+    assert "secret" not in out
 
 
 def damaged(path):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import fail_stale_trials
 from optuna.trial import TrialState
 
 from system.errors import InputError
@@ -20,9 +19,7 @@ from tests.forked_programs import ROOT, SECONDS, start_program
 from tests.programs.test_runs import with_other_labels
 from tests.utils.studies.postgresql import needs_postgresql, postgresql, server
 from tests.utils.studies.test_search import trials_of
-from utils.studies import plot, search_plot
-from utils.studies import queue as queues
-from utils.studies import storage as storages
+from utils.studies import database, plot, search_plot
 from utils.studies.queue import Queue, run_of
 from utils.studies.storage import Storage
 from utils.training import run as training
@@ -33,8 +30,7 @@ __all__ = ["postgresql", "server"]
 
 def slow_with_a_short_lease():
     """Let a dead process be found out soon, no epoch be over before it is seen, and no picture."""
-    for module in (queues, storages):
-        module.BEAT, module.LEASE = 1, 3
+    database.BEAT, database.LEASE = 1, 3
     run_epoch = Trainer._run_epoch
 
     def run_slowly(trainer):
@@ -218,7 +214,7 @@ def queue_of(tmp_path):
 
     def make(runs=(), url=None):
         storage = Storage(tmp_path / "folder", url)
-        queue = Queue(storage.create("comparison x", {}), storage)
+        queue = Queue(storage.create("comparison", {}), storage)
         for run in runs:
             queue.add(run, {})
         return queue
@@ -248,21 +244,21 @@ def _nothing(*_):
 
 
 def test_no_run_is_taken_twice(queue_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(queues, "BEAT", 0.01)
+    monkeypatch.setattr(database, "BEAT", 0.01)
     runs = [str(number) for number in range(24)]
     queue_of(runs)
     assert sorted(take_all(queue_of, tmp_path, 4)) == sorted(runs)
 
 
 def test_a_run_whose_processes_are_killed_waits_three_times_more(queue_of, monkeypatch):
-    monkeypatch.setattr(storages, "LEASE", 1)
+    monkeypatch.setattr(database, "LEASE", 1)
     queue = queue_of(["a"])
     storage = queue.study._storage
     for _ in range(4):
         storage.record_heartbeat(queue.study.ask()._trial_id)  # the last of its process
         time.sleep(2.1)
         assert queue.open_runs == ["a"]
-        fail_stale_trials(queue.study)
+        queue.wait_again()
     queue.work(_nothing, _nothing, _nothing)
     assert [trial.state for trial in queue.trials] == [TrialState.FAIL] * 4
     assert {run_of(trial) for trial in queue.trials} == {"a"}
@@ -283,7 +279,7 @@ def test_a_run_that_is_interrupted_waits_again_however_often(queue_of):
 def test_a_database_that_goes_away_is_told_in_one_line(queue_of, tmp_path, monkeypatch):
     shown = []  # as tracebacks
     monkeypatch.setattr(threading, "excepthook", shown.append)
-    monkeypatch.setattr(storages, "BEAT", 0.01)
+    monkeypatch.setattr(database, "BEAT", 0.01)
     queue = queue_of(["a"])
 
     def go_away(trial):
@@ -330,7 +326,7 @@ def test_a_run_that_does_not_say_what_it_is_is_told(queue_of, main):
 
 @needs_postgresql
 def test_workers_share_runs_by_postgresql(postgresql, queue_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(queues, "BEAT", 0.01)
+    monkeypatch.setattr(database, "BEAT", 0.01)
     runs = [str(number) for number in range(24)]
     queue_of(runs, postgresql)
     assert sorted(take_all(lambda: queue_of(url=postgresql), tmp_path, 4)) == sorted(runs)
