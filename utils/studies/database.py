@@ -13,7 +13,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy import URL, Connection, column, event, make_url, select, table
+from sqlalchemy import URL, ColumnClause, Connection, column, event, make_url, select, table
 
 from system.errors import InputError
 from system.passwords import without_passwords
@@ -44,12 +44,10 @@ class Database(RDBStorage):
         stale = super()._get_stale_trial_ids(study_id)
         before = datetime.now() - timedelta(seconds=LEASE)
         running = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
-        old = [
-            one._trial_id for one in running if one.datetime_start and one.datetime_start < before
-        ]
+        old = [one._trial_id for one in running if (one.datetime_start or before) < before]
         if not old:
             return stale
-        seen = column("trial_id")
+        seen: ColumnClause[int] = column("trial_id")
         with self.engine.connect() as connection:
             query = select(seen).select_from(table("trial_heartbeats", seen))
             known = set(connection.execute(query.where(seen.in_(old))).scalars())
@@ -72,7 +70,7 @@ def open_database(url: str) -> Database:
                 f"{without_passwords(url)} needs the package {package}, which is not installed; "
                 "install it, or give another --storage."
             ) from error
-    path = address.database
+    path = str(address.database)
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)

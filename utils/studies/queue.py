@@ -106,8 +106,6 @@ class Queue:
                 check(states[TrialState.WAITING])
                 with telling_of_storage(self.storage):
                     error = self._take(function)
-                gc.collect()  # what a run that failed had, before the next one begins
-                torch.cuda.empty_cache()  # nothing where there is no CUDA
                 self._go_on_after(error)
                 with telling_of_storage(self.storage):
                     after()
@@ -127,6 +125,7 @@ class Queue:
         taken: list[int] = []
         raised: list[BaseException] = []  # by `function`
         given_back: list[BaseException] = []
+        failed: list[str] = []
 
         def call(trial: optuna.Trial) -> float:
             if RUN not in trial.user_attrs:  # nothing was waiting any more
@@ -142,6 +141,7 @@ class Queue:
                 if why is None:
                     given_back.append(error)
                 else:
+                    failed.append(why)
                     print_warning(f"run {trial.user_attrs[RUN]} failed: {why}")
                 with suppress(*_OF_OPTUNA):  # the error itself says more
                     trial.set_user_attr(*((_GIVEN_BACK, True) if why is None else (_FAILED, why)))
@@ -157,6 +157,9 @@ class Queue:
                 f"run {run_of(trial)} was taken from this process, which gave no sign of life "
                 f"for {database.LEASE} seconds, or by a later command"
             )
+        if failed:  # what it had is freed before the next one begins: no frame has it any more
+            gc.collect()
+            torch.cuda.empty_cache()  # nothing where there is no CUDA
         return given_back[0] if given_back else None
 
     def _go_on_after(self, error: BaseException | None) -> None:

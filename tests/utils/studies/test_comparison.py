@@ -235,12 +235,12 @@ def test_a_training_ends_when_its_run_was_given_to_others(compare, tmp_path, mon
     with pytest.raises(InputError, match=r"lf_dnn/seed1 has not ended: taken; the same command"):
         compare("lf_dnn", seeds=[1])
     assert "lf_dnn/seed1 was taken from this process" in capsys.readouterr().err
-    assert json.loads((tmp_path / "study/lf_dnn/seed1" / RUN_FILE).read_text())["result"] is None
+    assert (
+        json.loads((tmp_path / "study/lf_dnn/seed1" / RUN_FILE).read_text()).get("result") is None
+    )
 
 
-def test_every_run_that_failed_is_named_and_the_others_are_tabulated(
-    compare, tmp_path, monkeypatch
-):
+def test_each_run_that_failed_is_named_and_the_others_are_tabulated(compare, tmp_path, monkeypatch):
     train = comparison.train
 
     def diverge(config, *arguments):

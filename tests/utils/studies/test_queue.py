@@ -156,7 +156,7 @@ def test_an_error_of_a_training_is_not_the_databases(queue_of, error):
     def fail(_):
         raise error
 
-    with pytest.raises(type(error), match="^mine$"):
+    with pytest.raises(type(error), match=r"^mine$"):
         work(queue, fail)
     assert queue.open_runs == ["1"]
 
