@@ -21,7 +21,7 @@ from system.console import (
     run,
     whole_number,
 )
-from utils.run_config import DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
+from utils.run_config import AS_PREPARED, DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
 
 # The options that are settings of a run, by the groups of --help.
 _GROUPS = {
@@ -29,7 +29,11 @@ _GROUPS = {
     "model": ("model", "set", "checkpoint"),
     "training": (
         *("loss", "lr", "batch_size", "epochs", "scheduler", "plateau_factor", "plateau_patience"),
-        *("weight_decay", "grad_clip", "patience", "seed"),
+        *("weight_decay", "grad_clip", "patience", "accumulation_steps", "seed"),
+    ),
+    "text encoder": (
+        *("finetune_bert", "bert_lr", "bert_weight_decay", "bert_warmup"),
+        *("freeze_layers", "gradient_checkpointing"),
     ),
     "running": ("device", "precision", "compile", "native", "num_workers"),
     "output": (
@@ -37,6 +41,7 @@ _GROUPS = {
         *("save_every", "log_interval", "verbose", "save"),
     ),
 }
+_OF_A_TEXT_ENCODER = _GROUPS["text encoder"][1:]  # what is of no use without one
 _OTHER_WORK = ("train", "compare", "ablate", "table", "dry_run")
 _OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
@@ -140,6 +145,8 @@ def _add_setting(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
             options["metavar"] = _VALUES.get(field.type.split(" ")[0], name.upper())
         if default is not None:
             options["help"] += f" (default: {default})"
+        if name == "finetune_bert":
+            options |= {"nargs": "?", "const": AS_PREPARED, "metavar": "NAME_OR_DIR"}
         group.add_argument(f"--{name}", type=parse, **options)
 
 
@@ -166,6 +173,11 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         for other in excludes:
             if arguments[this] and arguments.get(other):
                 parser.error(f"--{this} and --{other} exclude each other")
+    if "finetune_bert" in given and not (trains or has_work):
+        parser.error("--finetune_bert goes with --train, --compare or --ablate")
+    for name in _OF_A_TEXT_ENCODER:
+        if name in given and config.finetune_bert is None and config.checkpoint is None:
+            parser.error(f"--{name} goes with --finetune_bert")
     if arguments["bert"] and not arguments["predict"]:
         parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
     for name in ("predict", "export", "table"):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from models.checkpoint import Checkpoint, restore_model
+from models.checkpoint import Checkpoint, restore_model, restore_with_text_encoder
 from models.contract import Model
 from system.config import make_config
 from system.errors import InputError, first_line, shown
@@ -160,6 +160,8 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
     name = name or written
     model_class = find_class(name)
     with _telling_own_faults(name):
+        if checkpoint.text_encoder is not None:
+            return name, restore_with_text_encoder(checkpoint, model_class)
         return name, restore_model(checkpoint, model_class)
 
 

@@ -24,6 +24,7 @@ from system.errors import InputError, refuse_if_out_of_memory
 from system.torch_file import load_torch_file
 
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 # What the encoder's shape needs of a configuration, besides the activation.
 _SIZES = (
     "vocab_size",
@@ -55,10 +56,19 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
     return tokenizer, model.eval()
 
 
-def load_tokenizer(folder: Path) -> BertTokenizer:
-    """Load the tokenizer alone, as `load_bert` does; the weights may be missing."""
-    vocab_size = _load_config(one_of(folder, CONFIG_FILES)).vocab_size
-    return _load_tokenizer(one_of(folder, VOCABULARY_FILES), vocab_size)
+def load_tokenizer(folder: Path) -> tuple[BertTokenizer, int]:
+    """Load the tokenizer as `load_bert` does, and how many pieces the BERT takes.
+
+    The weights may be missing.
+    """
+    config = _load_config(one_of(folder, CONFIG_FILES))
+    tokenizer = _load_tokenizer(one_of(folder, VOCABULARY_FILES), config.vocab_size)
+    return tokenizer, config.max_position_embeddings
+
+
+def make_tokenizer(vocabulary: str) -> BertTokenizer:
+    """Make the tokenizer of a vocabulary, one piece a line."""
+    return _tokenizer_of(vocabulary.split("\n"))
 
 
 def _load_config(path: Path) -> BertConfig:
@@ -69,6 +79,11 @@ def _load_config(path: Path) -> BertConfig:
         if type(size) is not int or size < 1:  # True is an int too
             raise InputError(f"{path}: {name} is {size!r}, expected a whole number above 0.")
         setattr(config, name, size)
+    for name in _DROPOUTS:
+        share = values.get(name, getattr(config, name))
+        if type(share) not in (int, float) or not 0 <= share < 1:
+            raise InputError(f"{path}: {name} is {share!r}, expected a number from 0, below 1.")
+        setattr(config, name, float(share))
     config.layer_norm_eps = values.get("layer_norm_eps", 1e-12)
     if not isinstance(config.layer_norm_eps, float) or not 0 < config.layer_norm_eps < 1:
         raise InputError(f"{path}: layer_norm_eps is {config.layer_norm_eps!r}, expected 1e-12.")

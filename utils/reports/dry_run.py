@@ -14,6 +14,7 @@ from utils.reports.costs import model_table
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, open_training
+from utils.running.text_encoder import takes_pieces
 
 _STATES = 3  # of a weight in a checkpoint: itself and Adam's two moments
 
@@ -38,8 +39,8 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
 
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
     """Print what an evaluation would read, do and write; touches nothing."""
-    split = Split(config.data_folder / split_name)
     checkpoint = read_checkpoint(config.needed_checkpoint)
+    split = Split(config.data_folder / split_name, takes_pieces=takes_pieces(checkpoint))
     config, model, task = open_model(config, checkpoint, split)
     facts = [
         ("evaluate", f"{checkpoint.path}: {config.model} for {task.name}, on {options.device}"),

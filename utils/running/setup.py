@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from data.labels import SCALES
-from data.layout import SPLITS
+from data.layout import SPLITS, TEXT_LENGTH
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
 from models.native import accelerate
 from models.registry import MODELS, build, restore
+from models.text_encoder import text_encoder_of
 from system.console import print_line
 from system.cpu_threads import choose_threads
 from system.devices import pick_device
 from system.errors import InputError, first_line
 from system.processes import Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
+from utils.running.text_encoder import check_pieces, takes_pieces, with_text_encoder
 from utils.tasks import LOSSES, TASKS, Task
 
 _WORKERS = {"cuda": 4, "cpu": 0}
@@ -42,7 +45,13 @@ def open_training(
     when something cannot be read or built, or does not fit.
     """
     splits = {name: Split(config.data_folder / name) for name in SPLITS}
-    config, model, task = _new_model(config, splits["train"])
+    checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
+    if checkpoint is not None and takes_pieces(checkpoint):
+        splits = _in_pieces(splits)
+    config, model, task = _new_model(config, checkpoint, splits["train"])
+    if config.finetune_bert is not None:
+        model, splits = _with_finetuned_text(model, config, splits)
+    _freeze(model, config)
     for name, split in splits.items():
         check_widths(model, split)
         if name != "train":  # whose labels the task was chosen by
@@ -50,13 +59,48 @@ def open_training(
     return config, splits, model, task
 
 
-def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, Model, Task]:
+def _in_pieces(splits: Mapping[str, Split]) -> dict[str, Split]:
+    return {name: Split(split.folder, takes_pieces=True) for name, split in splits.items()}
+
+
+def _with_finetuned_text(
+    model: Model, config: RunConfig, splits: dict[str, Split]
+) -> tuple[Model, dict[str, Split]]:
+    """Return the model behind the text encoder that is trained along, and the splits for it.
+
+    A model that leaves text out stays as it is.
+    """
+    if text_encoder_of(model) is not None:
+        raise InputError(
+            "--finetune_bert goes without this --checkpoint, whose model has its text encoder: it "
+            "is trained along."
+        )
+    if "text" in getattr(model.config, "left_out", []):
+        print_line("No text encoder is trained along: the model leaves text out")
+        return model, splits
+    splits = _in_pieces(splits)
+    by_word = splits["train"].widths["text"] == 3
+    return with_text_encoder(model, config, by_word), splits
+
+
+def _freeze(model: Model, config: RunConfig) -> None:
+    """Have the model's text encoder, where it has one, learn as the configuration says."""
+    encoder = text_encoder_of(model)
+    if encoder is not None:
+        encoder.bert.checkpoints = config.gradient_checkpointing
+        if config.freeze_layers is not None:
+            encoder.freeze(config.freeze_layers)
+
+
+def _new_model(
+    config: RunConfig, checkpoint: Checkpoint | None, split: Split
+) -> tuple[RunConfig, Model, Task]:
     """Return the model that a training of `split` starts from: new, or a checkpoint's."""
     torch.manual_seed(config.seed)
-    if config.checkpoint is not None:
+    if checkpoint is not None:
         if config.set:
             raise InputError("--set goes without --checkpoint, whose model has its settings.")
-        return open_model(config, read_checkpoint(config.checkpoint), split)
+        return open_model(config, checkpoint, split)
     name = config.model_name
     config = replace(config, model=name, task=config.task_name)
     task = find_task(config.task_name, split.scores, config.loss)
@@ -148,6 +192,7 @@ def find_task(name: str, scores: str, loss: str | None = None) -> Task:
 
 def check_widths(model: Model, split: Split) -> None:
     """Raise InputError unless the widths of the split's arrays are the model's."""
+    check_pieces(model, split)
     for kind, width in split.widths.items():
         expected = model.widths[kind]
         if width != expected:
@@ -164,7 +209,10 @@ def place_model(model: Model, config: RunConfig, options: LoaderOptions) -> Mode
     On a CPU, it also chooses how many threads compute.
     """
     if options.device.type == "cpu":
-        threads = choose_threads(options.share_size * sum(model.widths.values()))
+        values = sum(model.widths.values())
+        if (encoder := text_encoder_of(model)) is not None:  # which works on whole texts at once
+            values += TEXT_LENGTH * encoder.config.hidden_size
+        threads = choose_threads(options.share_size * values)
         if config.native and not config.compile:
             accelerate(model, threads)
     return model.to(options.device)

@@ -55,13 +55,13 @@ def check_step(content: Mapping[str, Any], step: TrainingStep) -> None:
     own, optimizer = step.state_dict(), content["optimizer"]
     groups, found = own["optimizer"]["param_groups"], optimizer["param_groups"]
     _require(len(found) == len(groups), "optimizer", found, "a group")
-    for group, expected in zip(found, groups, strict=True):
+    for group, expected, highest in zip(found, groups, step.highest_lrs, strict=True):
         # The learning rate is a tensor on CUDA.
         _require(type(group["capturable"]) is bool, "capturable", group["capturable"], "bool")
         its, ours = ({**one, "lr": float(one["lr"])} for one in (group, expected))
         _check_like(its, ours, "optimizer")
         _check_same(its, ours, _OF_THE_DEVICE, "optimizer")
-        _require(0 <= its["lr"] <= step.highest_lr, "lr", group["lr"], "a learning rate")
+        _require(0 <= its["lr"] <= highest, "lr", group["lr"], "a learning rate")
     parameters = [one for group in step.optimizer.param_groups for one in group["params"]]
     has_learnt = content["epoch"] > 1 or content["step"] > 0
     _require(bool(optimizer["state"]) is has_learnt, "optimizer", optimizer["state"], "its state")
