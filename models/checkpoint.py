@@ -227,9 +227,7 @@ def restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model]) 
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 
 def _filled(make: Callable[[], AnyModule], weights: Mapping[str, Tensor], path: Path) -> AnyModule:

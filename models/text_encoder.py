@@ -109,7 +109,7 @@ class TextEncoder(nn.Module):
 class WithTextEncoder(Model):
     """Any model of the contract whose text is word pieces, encoded by a text encoder of its own.
 
-    Configuration and outputs are the model's; so are dropout keys and attention maps.
+    Configuration, outputs and dropout keys are the model's.
     """
 
     def __init__(self, text_encoder: TextEncoder, model: Model) -> None:

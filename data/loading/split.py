@@ -59,9 +59,7 @@ class Split(Dataset[Batch]):
     `takes_pieces`, text is the word pieces of pieces50.npy, for a model with a text encoder.
     """
 
-    def __init__(
-        self, folder: Path, needs_labels: bool = True, takes_pieces: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, needs_labels: bool = True, takes_pieces: bool = False) -> None:
         self.folder, self._needs_labels, self.takes_pieces = folder, needs_labels, takes_pieces
         if not folder.is_dir():
             raise InputError(

@@ -83,7 +83,8 @@ def keep_text(
 ) -> dict[str, Any] | None:
     """Take over the text features in place, where new arrays have the same sentences.
 
-    With them come the word pieces, where there are some. Returns their description, None when there are none to take.
+    With them come the word pieces, where there are some. Returns their description, None when
+    there are none to take.
     """
     if prepared is None or not prepared.is_whole([TEXT_FILE]):
         return None

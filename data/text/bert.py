@@ -66,9 +66,9 @@ def load_tokenizer(folder: Path) -> tuple[BertTokenizer, int]:
     return tokenizer, config.max_position_embeddings
 
 
-def make_tokenizer(vocabulary: str) -> BertTokenizer:
-    """Make the tokenizer of a vocabulary, one piece a line."""
-    return _tokenizer_of(vocabulary.split("\n"))
+def make_tokenizer(vocabulary: str, vocab_size: int, where: str) -> BertTokenizer:
+    """Make the tokenizer of a vocabulary, one piece a line, that is kept at `where`."""
+    return _checked(_tokenizer_of(vocabulary.split("\n")), vocab_size, where)
 
 
 def _load_config(path: Path) -> BertConfig:
@@ -109,13 +109,18 @@ def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
             tokenizer = BertTokenizer(str(path), do_lower_case=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}.") from error
+    return _checked(tokenizer, vocab_size, str(path))
+
+
+def _checked(tokenizer: BertTokenizer, vocab_size: int, where: str) -> BertTokenizer:
+    """Raise InputError unless the tokenizer is a BERT's that knows so many pieces at most."""
     missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
     if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}; it is no BERT vocabulary.")
+        raise InputError(f"{where} lacks {', '.join(missing)}; it is no BERT vocabulary.")
     pieces = max(tokenizer.vocab.values()) + 1
     if pieces > vocab_size:
         raise InputError(
-            f"{path} has {pieces} pieces, but the configuration beside it says {vocab_size}; "
+            f"{where} has {pieces} pieces, but the configuration beside it says {vocab_size}; "
             "the files belong to different models."
         )
     return tokenizer

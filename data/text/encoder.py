@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from data.layout import TEXT_LENGTH
 from data.text.bert import fuse, load_bert
 from data.text.bert_files import find_bert, weights_facts
-from data.layout import TEXT_LENGTH
 from data.text.feature_file import Sentence
 from data.text.pieces import PieceCutter
 from system.devices import pick_device

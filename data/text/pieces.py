@@ -31,7 +31,8 @@ class PieceCutter:
     @property
     def largest(self) -> int:
         """The largest number that can stand in a cut: two bytes do for most vocabularies."""
-        return max(*self._tokenizer.vocab.values(), TEXT_LENGTH)
+        largest: int = max(*self._tokenizer.vocab.values(), TEXT_LENGTH)
+        return largest
 
     def cut(self, sentences: Sequence[str]) -> np.ndarray:
         """Return the pieces of `n` sentences, `(n, 2, TEXT_LENGTH)`, or by word `(n, 3, T)`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.layout import TEXT_LENGTH
 from data.loading.split import INPUTS, Split
@@ -15,6 +15,9 @@ from models.layers.bert import BertConfig
 from models.text_encoder import TextEncoder, TextEncoderConfig, WithTextEncoder, text_encoder_of
 from system.errors import InputError
 from utils.run_config import AS_PREPARED, RunConfig
+
+if TYPE_CHECKING:
+    from data.text.pieces import PieceCutter
 
 
 def takes_pieces(checkpoint: Checkpoint) -> bool:
@@ -54,6 +57,17 @@ def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
     encoder = TextEncoder(TextEncoderConfig(**sizes, words=words), vocabulary_of(tokenizer), origin)
     encoder.bert.load_state_dict(bert.state_dict())
     return encoder
+
+
+def cutter_of(encoder: TextEncoder, where: str) -> PieceCutter:
+    """Return what cuts sentences for a text encoder, by the vocabulary that it has from `where`."""
+    from data.text.bert import make_tokenizer  # the package is slow to import
+    from data.text.pieces import PieceCutter
+
+    config = encoder.config
+    vocabulary = f"The vocabulary in {where}"
+    tokenizer = make_tokenizer(encoder.vocabulary, config.vocab_size, vocabulary)
+    return PieceCutter(tokenizer, config.max_position_embeddings, config.words > 0)
 
 
 def _as_prepared(folder: Path) -> tuple[str, str | None]:
