@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from models.layers.tracing import is_tracing
 from system.config import CheckedConfig, setting
 from system.console import OneOf, share_below_one, whole_number
 
@@ -115,7 +116,8 @@ class _Layer(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor, is_first: bool = False) -> Tensor:
         # All later layers amplify the first attention's rounding, in some sentences to 1e-4.
-        if is_first and not (self.training or torch.is_autocast_enabled(hidden.device.type)):
+        is_coarse = torch.is_autocast_enabled(hidden.device.type) or is_tracing()
+        if is_first and not (self.training or is_coarse):
             hidden = _in_double(self.attention, hidden, mask)
         else:
             hidden = self.attention(hidden, mask)
