@@ -36,7 +36,8 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
             ("write", f"{config.checkpointdir}: a checkpoint of {_megabytes(saved)} an epoch"),
             ("", f"{config.resultdir}: the test scores of the best"),
         ]
-    at_once = math.ceil(config.batch_size / config.accumulation_steps)
+    batch = min(config.batch_size, len(splits["train"]))
+    at_once = math.ceil(batch / config.accumulation_steps)
     _print_plan(facts, model, splits["train"], at_once)
 
 

@@ -90,7 +90,9 @@ def test_the_rate_rises_over_the_warm_up(demo):
         trainer = make_trainer(demo, bert_lr=1e-3, bert_warmup=warmup)
         before, after = take_steps(trainer)
         lengths[warmup] = (after[name] - before[name]).abs().max().item()
-        own = [(after[x] - before[x]).abs().max().item() for x, _ in trainer.model.named_parameters()]
+        own = [
+            (after[x] - before[x]).abs().max().item() for x, _ in trainer.model.named_parameters()
+        ]
         assert max(own) == pytest.approx(1e-3, rel=1e-2)
         assert [group["lr"] for group in trainer.step.optimizer.param_groups] == [1e-3] * 3
     assert lengths[0.0] == pytest.approx(1e-3, rel=1e-2)
