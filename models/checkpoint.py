@@ -219,8 +219,12 @@ def restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model]) 
     encoder = _filled(
         lambda: TextEncoder.described(description, str(path)), weights["text_encoder"], path
     )
-    if checkpoint.widths.get("text") != encoder.width:
-        raise InputError(f"{path}: text is not as wide as its text encoder's; it is damaged.")
+    width = checkpoint.widths.get("text")
+    if type(width) is not int or width != encoder.width:
+        raise InputError(
+            f"{path}: the width of text is {shown(width)}, but its text encoder takes "
+            f"{encoder.width}; the file is damaged."
+        )
     widths = {**checkpoint.widths, "text": encoder.config.hidden_size}
     alone = replace(checkpoint, weights=weights["model"], widths=widths, text_encoder=None)
     return WithTextEncoder(encoder, restore_model(alone, model_class)).eval()

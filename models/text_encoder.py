@@ -28,13 +28,11 @@ class TextEncoderConfig(BertConfig):
 class TextEncoder(nn.Module):
     """A BERT from word pieces to the features that a model takes as text.
 
-    `vocabulary` is its pieces by number, one a line; `origin` says, in plain values, where its
-    weights first came from.
+    `vocabulary` is its pieces by number, one a line; `origin` says where its weights first came
+    from.
     """
 
-    def __init__(
-        self, config: TextEncoderConfig, vocabulary: str, origin: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, config: TextEncoderConfig, vocabulary: str, origin: str) -> None:
         super().__init__()
         self.config, self.vocabulary, self.origin = config, vocabulary, origin
         self.bert = Bert(config)
@@ -90,15 +88,16 @@ class TextEncoder(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it beside the weights, as plain values."""
-        return {**asdict(self.config), _VOCABULARY: self.vocabulary, _ORIGIN: dict(self.origin)}
+        return {**asdict(self.config), _VOCABULARY: self.vocabulary, _ORIGIN: self.origin}
 
     @classmethod
     def described(cls, description: Mapping[str, Any], where: str) -> TextEncoder:
         """Make one from what `describe` gave; raises InputError that begins with `where`."""
         values = dict(description)
         vocabulary, origin = values.pop(_VOCABULARY, None), values.pop(_ORIGIN, None)
-        if not isinstance(vocabulary, str) or not isinstance(origin, dict):
-            raise InputError(f"{where}: its text encoder has no vocabulary; the file is damaged.")
+        if not isinstance(vocabulary, str) or not isinstance(origin, str):
+            missing = _ORIGIN if isinstance(vocabulary, str) else _VOCABULARY
+            raise InputError(f"{where}: its text encoder has no {missing}; the file is damaged.")
         known = {one.name for one in fields(TextEncoderConfig)}
         if not known <= values.keys():
             missing = shown(min(known - values.keys()))

@@ -42,7 +42,7 @@ def of_folder(folder, words=0, **changes):
     tokenizer, bert = load_bert(Path(folder))
     sizes = {one.name: getattr(bert.config, one.name) for one in fields(BertConfig)}
     config = TextEncoderConfig(**{**sizes, **changes}, words=words)
-    encoder = TextEncoder(config, vocabulary_of(tokenizer), {"encoder": str(folder)})
+    encoder = TextEncoder(config, vocabulary_of(tokenizer), str(folder))
     encoder.bert.load_state_dict(bert.state_dict())
     return encoder.eval()
 
@@ -53,14 +53,14 @@ def as_pieces(preparing, sentences):
 
 def tiny(config=TINY):
     torch.manual_seed(0)
-    encoder = TextEncoder(config, "[PAD]", {})
+    encoder = TextEncoder(config, "[PAD]", "here")
     for parameter in encoder.parameters():  # biases and norms away from 0 and 1
         torch.nn.init.normal_(parameter, std=0.4)
     return encoder
 
 
 def tiny_pieces(batch=3, length=7, words=0):
-    encoder = TextEncoder(replace(TINY, words=words), "", {})
+    encoder = TextEncoder(replace(TINY, words=words), "", "")
     return encoder.example(batch, length, torch.Generator().manual_seed(1))
 
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_holds_the_text_encoder(written, suffix):
     name, found = restore(read_checkpoint(path.with_suffix(suffix)))
     assert (name, found.config, found.widths) == ("nhfnet", model.config, {**WIDTHS, "text": 3})
     assert asdict(found.text_encoder.config) == asdict(model.text_encoder.config)
-    assert found.text_encoder.vocabulary == "[PAD]"
+    assert (found.text_encoder.vocabulary, found.text_encoder.origin) == ("[PAD]", "here")
     inputs = torch.randn(2, 5, 3), torch.randn(2, 6, 4), tiny_pieces(2, words=5)
     assert torch.equal(found(*inputs), model(*inputs))
 
@@ -246,7 +246,7 @@ def test_a_model_alone_is_not_what_such_a_file_holds(written):
     [
         ({"vocabulary": None}, "has no vocabulary"),
         ({"vocabulary": 3}, "has no vocabulary"),
-        ({"origin": []}, "has no vocabulary"),
+        ({"origin": []}, "has no origin"),
         ({"hidden_size": 2**40}, "hidden_size is 1099511627776"),
         ({"hidden_size": 2**16, "intermediate_size": 2**16}, "does not fit TextEncoder"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
@@ -254,7 +254,7 @@ def test_a_model_alone_is_not_what_such_a_file_holds(written):
         ({"num_attention_heads": 3}, "not divisible by 3 heads"),
         ({"hidden_act": "exec"}, "hidden_act"),
         ({"words": True}, "words is True"),
-        ({"words": 0}, "text is not as wide"),
+        ({"words": 0}, "the width of text is 3, but its text encoder takes 2"),
         ({"more": 1}, "there is no setting 'more'"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_damaged_text_encoder_is_refused_in_a_line(written, change, message):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["text encoder", "missing", "weight", "stray"])
+@pytest.mark.parametrize("kind", ["text encoder", "missing", "width", "weight", "stray"])
 def test_other_damage_is_refused_too(written, kind):
     path, _ = written
     content = torch.load(path)
@@ -278,6 +278,8 @@ def test_other_damage_is_refused_too(written, kind):
         content["text_encoder"] = [1]
     elif kind == "missing":
         del content["text_encoder"]["hidden_size"]
+    elif kind == "width":
+        content["widths"]["text"] = torch.ones(3)
     elif kind == "weight":
         del weights["text_encoder.bert.embeddings.LayerNorm.bias"]
     else:

@@ -52,7 +52,8 @@ def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
         folder, commit = find_bert(name, "--finetune_bert")
     tokenizer, bert = load_bert(folder)
     sizes = {one.name: getattr(bert.config, one.name) for one in fields(BertConfig)}
-    origin = {"encoder": name, "weights": weights_facts(name), "commit": commit}
+    weights = weights_facts(name)
+    origin = f"{name}, " + (f"commit {commit}" if weights is None else weights["sha256"])
     words = TEXT_LENGTH if by_word else 0
     encoder = TextEncoder(TextEncoderConfig(**sizes, words=words), vocabulary_of(tokenizer), origin)
     encoder.bert.load_state_dict(bert.state_dict())
