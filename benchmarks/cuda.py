@@ -72,18 +72,22 @@ class Command:
 
 def tests(command: Command) -> Iterator[Row]:
     """Run the tests that need CUDA."""
-    place = "tests/utils/running" if command.is_small else "tests"
-    output = command.run(
-        "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "--disable-warnings", place
-    )
+    places = [
+        path
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if "from tests.cuda import" in path.read_text(encoding="utf-8")
+    ]
+    options = ["-m", "cuda", "-p", "no:cacheprovider", "--disable-warnings"]
+    options += [] if command.is_small else ["-n", 4]
+    output = command.run("-m", "pytest", *options, *places[: 1 if command.is_small else None])
     yield {"what": "tests", "found": output.strip().splitlines()[-1].strip("= ")}
 
 
 def steps(name: str, command: Command) -> Iterator[Row]:
     """Compare steps with eager PyTorch's; `name` is train or evaluate."""
-    cases = ["5@2"] if command.is_small else ["50@16", "50@128", "50@1024"]
-    size = ["--steps", 1, "--rounds", 1] if command.is_small else ["--steps", 50, "--rounds", 5]
-    for row in command.rows(name, *size, "--cases", *cases):
+    cases = ["5@2x1"] if command.is_small else ["50@16x30", "50@128x8", "50@1024x3"]
+    rounds = 1 if command.is_small else 3
+    for row in command.rows(name, "--rounds", rounds, "--cases", *cases):
         yield {
             "what": f"{name}, batch {row['batch_size']}",
             "found": f"{row['native_times']:.1f} times as fast ({row['native_ms']:.2f} ms a step, "

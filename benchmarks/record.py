@@ -17,6 +17,7 @@ from string import Formatter
 from typing import Any
 
 import psutil
+import torch
 
 ROOT = Path(__file__).parent.parent
 _QUIET = 0.05  # of the processors, that other work may take
@@ -33,8 +34,9 @@ def main(
 ) -> None:
     """Measure as the command line says, print the table, and write the record where it is asked.
 
-    `columns` are the table's headings, each with how a row is formatted under it; those of which
-    the rows have nothing are left out.
+    It is written again with each row: what was found before an end by force is kept. `columns`
+    are the table's headings, each with how a row is formatted under it; those of which the rows
+    have nothing are left out.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -43,20 +45,22 @@ def main(
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there, too")
     arguments = parser.parse_args()
     begin, other_work = datetime.now(timezone.utc), _OtherWork()
-    rows = list(measure(arguments))
-    record = {
+    record: Record = {
         "command": _command(),
         "date": begin.date().isoformat(),
         "machine": machine(),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "numpy", "h5py")},
-        "other_work": round(other_work.share(), 3),
-        "columns": {heading: form for heading, form in columns.items() if _fits(form, rows)},
-        "rows": rows,
     }
+    rows: list[Row] = []
+    for row in measure(arguments):
+        rows.append(row)
+        record["other_work"] = round(other_work.share(), 3)
+        fitting = {heading: form for heading, form in columns.items() if _fits(form, rows)}
+        record |= {"columns": fitting, "rows": rows}
+        if arguments.json:
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(markdown(record))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _fits(form: str, rows: list[Row]) -> bool:
@@ -94,7 +98,8 @@ def machine() -> str:
         known = ("avx2", "avx512f", "amx_tile")
         model += "".join(f", {name}" for name in known if name in fields.get("flags", "").split())
     memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {platform.system()}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB{gpu}, {platform.system()}"
 
 
 def _command() -> str:

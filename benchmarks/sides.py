@@ -133,11 +133,15 @@ CASES = ("50@16", "50@128", "500/375@16")  # longer ones in larger batches outgr
 
 
 class Case:
-    """What `ROWS@BATCH` means: rows of audio and visual, "500/375" or one number, and a batch."""
+    """What `ROWS@BATCH` or `ROWS@BATCHxSTEPS` means.
+
+    Rows of audio and visual, "500/375" or one number, a batch, and batches a round.
+    """
 
     def __init__(self, text: str) -> None:
-        self.rows, _, batch = text.partition("@")
-        self.batch_size = int(batch)
+        self.rows, _, batches = text.partition("@")
+        batch, _, steps = batches.partition("x")
+        self.batch_size, self.steps = int(batch), int(steps or 3)
         audio, _, visual = self.rows.partition("/")
         self.lengths: Lengths = {"audio": int(audio), "visual": int(visual or audio), "text": 50}
 
@@ -145,8 +149,9 @@ class Case:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of both benchmarks."""
     add = parser.add_argument
-    add("--cases", type=Case, nargs="+", default=[*map(Case, CASES)], metavar="ROWS@BATCH")
-    add("--steps", type=int, default=3, help="batches a round (3; on CUDA take 50)")
+    cases = "rows of audio/visual, a batch, and batches a round (3; on CUDA take more)"
+    default = [*map(Case, CASES)]
+    add("--cases", type=Case, nargs="+", default=default, metavar="ROWS@BATCHxSTEPS", help=cases)
     add("--rounds", type=int, default=7, help="default 7")
     add("--device", default="cpu")
     add("--precision", choices=PRECISIONS, default=PRECISIONS[0])
@@ -174,9 +179,9 @@ def measure(eager: Side, program: Program, arguments: argparse.Namespace) -> Ite
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "made_up"
             setting = Setting(folder, case.batch_size, device, arguments.precision)
-            write_split(folder, case.batch_size * arguments.steps, lengths=case.lengths)
+            write_split(folder, case.batch_size * case.steps, lengths=case.lengths)
             row: Row = {"rows": case.rows, "batch_size": case.batch_size}
-            yield row | _costs(sides, setting, arguments)
+            yield row | _costs(sides, setting, case.steps, arguments.rounds)
 
 
 def _with_model(program: Program, setting: Setting, is_native: bool) -> OnePass:
@@ -187,19 +192,19 @@ def _moved_model(setting: Setting) -> nn.Module:
     return new_model().to(setting.device)
 
 
-def _costs(sides: dict[str, Side], setting: Setting, arguments: argparse.Namespace) -> Row:
+def _costs(sides: dict[str, Side], setting: Setting, steps: int, rounds: int) -> Row:
     peaks = {name: run_alone(partial(_one_pass, side), setting)[1] for name, side in sides.items()}
     passes = {name: side(setting) for name, side in sides.items()}
     for one_pass in passes.values():  # warm up
         one_pass()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in progress(range(arguments.rounds), desc="Rounds", unit="round"):
+    for _ in progress(range(rounds), desc="Rounds", unit="round"):
         for name, one_pass in passes.items():
             seconds[name].append(_seconds(one_pass, setting.device))
     row: Row = {"samples_per_s": len(open_split(setting)) / np.median(seconds["native"])}
     for name in sides:
         ratios = np.array(seconds["eager"]) / np.array(seconds[name])
-        row[f"{name}_ms"] = 1e3 * float(np.median(seconds[name])) / arguments.steps
+        row[f"{name}_ms"] = 1e3 * float(np.median(seconds[name])) / steps
         row[f"{name}_times"] = float(np.median(ratios))
         row[f"{name}_mb"] = peaks[name]
     return row
@@ -258,8 +263,13 @@ def _one_pass(side: Side, setting: Setting) -> None:
 def run_alone(function: Callable[[Setting], Value], setting: Setting) -> tuple[Value, float]:
     """Return what `function` gives in a process of its own, and that one's peak memory in MB.
 
-    The memory is CUDA's where the setting's device is a GPU, and resident memory otherwise.
+    Where the setting's device is a GPU, it is the memory there, and this process does it.
     """
+    if setting.device.type == "cuda":
+        before = torch.cuda.memory_allocated(setting.device)
+        torch.cuda.reset_peak_memory_stats(setting.device)
+        result = function(setting)
+        return result, (torch.cuda.max_memory_allocated(setting.device) - before) / _MEGABYTE
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_with_peak_memory, function, setting).result()
@@ -269,8 +279,6 @@ def _with_peak_memory(
     function: Callable[[Setting], Value], setting: Setting
 ) -> tuple[Value, float]:
     result = function(setting)
-    if setting.device.type == "cuda":
-        return result, torch.cuda.max_memory_allocated(setting.device) / _MEGABYTE
     # Linux: getrusage would count what the parent held when it started this process.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return result, int(status.partition("VmHWM:")[2].split()[0]) * 1024 / _MEGABYTE

@@ -94,9 +94,18 @@ def join_processes() -> Processes:
     count, rank, local_rank = map(int, numbers)
     import torch.distributed
 
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+    torch.distributed.init_process_group(_backend(count), timeout=_PATIENCE)
     return Processes(count, rank, local_rank)
+
+
+def _backend(count: int) -> str:
+    """Return how processes talk: over NCCL where each has a GPU of its own, as it demands."""
+    import torch
+
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    if torch.cuda.is_available() and on_this_machine <= torch.cuda.device_count():
+        return "cpu:gloo,cuda:nccl"
+    return "gloo"
 
 
 def leave_processes(processes: Processes) -> None:

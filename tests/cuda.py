@@ -7,11 +7,27 @@ from typing import TypeVar
 
 import pytest
 import torch
+from torch import nn
 
 Test = TypeVar("Test", bound=Callable[..., object])
+
+_MARKS = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+DEVICES = ["cpu", pytest.param("cuda", marks=_MARKS)]
 
 
 def needs_cuda(test: Test) -> Test:
     """Mark a test `cuda`, and skip it without a device."""
-    is_missing = not torch.cuda.is_available()
-    return pytest.mark.cuda(pytest.mark.skipif(is_missing, reason="needs a CUDA device")(test))
+    for mark in _MARKS:
+        test = mark(test)
+    return test
+
+
+def on_cuda(model: nn.Module) -> nn.Module:
+    """Move a model to the GPU; it takes inputs on the CPU, and gives its outputs there."""
+    device = torch.device("cuda")
+    model.register_forward_pre_hook(lambda _, inputs: tuple(x.to(device) for x in inputs))
+    model.register_forward_hook(lambda _, inputs, output: output.cpu())
+    return model.to(device)

@@ -78,7 +78,10 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Encode input ids and attention mask, both `(n, T)`, to `(n, T, width)` float32."""
+        """Encode input ids and attention mask, both `(n, T)`, to `(n, T, width)` float32.
+
+        A batch for which a GPU has not room is encoded in halves.
+        """
         if ids.max() >= len(self.tokenizer.vocab):
             raise InputError(
                 f"A word piece has number {ids.max()}, but BERT {self.description['encoder']} "
@@ -90,6 +93,17 @@ class TextEncoder:
                 f"{self.description['encoder']} has {self._positions} positions; give another "
                 "with --bert."
             )
+        try:
+            return self._features(ids, mask)
+        except torch.OutOfMemoryError:  # others may compute on the same GPU
+            if len(ids) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(ids) // 2
+        halves = (ids[:half], mask[:half]), (ids[half:], mask[half:])
+        return np.concatenate([self.encode_pieces(*part) for part in halves])
+
+    def _features(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
         hidden, _ = self._model(
             on_device[0], attention_mask=on_device[1], output_all_encoded_layers=False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from benchmarks import run
+from benchmarks import record, run
 
 RECORD = {
     "command": "python benchmarks/train.py",
@@ -64,3 +66,19 @@ def test_an_unknown_name_is_refused(files, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run.main()
     assert "no benchmark speed" in capsys.readouterr().err
+
+
+def test_what_was_found_before_an_end_by_force_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+
+    def measure(arguments):
+        yield {"ms": 1.0}
+        yield {"ms": 2.0}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["train.py", "--json", str(path)])
+    with pytest.raises(KeyboardInterrupt):
+        record.main("", {"a step": "{ms:.1f} ms"}, lambda parser: None, measure)
+    kept = json.loads(path.read_text())
+    assert kept["rows"] == [{"ms": 1.0}, {"ms": 2.0}]
+    assert kept["columns"] == {"a step": "{ms:.1f} ms"}

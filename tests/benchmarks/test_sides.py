@@ -26,7 +26,7 @@ def test_the_eager_model_is_nhfnet():
 def test_a_comparison_in_miniature(tmp_path, monkeypatch, capsys, benchmark):
     monkeypatch.setattr(sides, "run_alone", lambda work, setting: (work(setting), 100.0))
     path = tmp_path / "record.json"
-    options = ["--cases", "9/7@2", "--rounds", "1", "--steps", "1"]
+    options = ["--cases", "9/7@2x1", "--rounds", "1"]
     monkeypatch.setattr("sys.argv", [benchmark.__file__, *options, "--json", str(path)])
     measure = partial(sides.measure, benchmark.eager, benchmark.program)
     record.main(benchmark.__doc__, sides.COLUMNS, sides.add_arguments, measure)

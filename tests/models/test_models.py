@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from unittest import mock
 
 import numpy as np
@@ -22,7 +24,7 @@ from models.nhfnet import NHFNet, NHFNetConfig
 from models.nhfnet.released_format import RELEASED
 from system.devices import pick_device
 from system.errors import InputError
-from tests.cuda import needs_cuda
+from tests.cuda import DEVICES, on_cuda
 from tests.golden import GOLDEN
 from tests.plain import PlainEncoder, PlainNHFNet
 
@@ -51,13 +53,38 @@ def compiled():
     return found
 
 
-@pytest.fixture(params=["compiled", "formula"])
-def path(request):
-    """Each way a CPU can compute a model's encoders, as a function that puts it in place."""
+def encoders_on_cpu(request):
+    """A way a CPU can compute a model's encoders, as a function that puts it in place."""
     if request.param == "formula":
         return lambda model: model
     request.getfixturevalue("compiled")
     return accelerate
+
+
+@pytest.fixture(params=["compiled", "formula"])
+def path(request):
+    """Each way a CPU can compute a model's encoders."""
+    return encoders_on_cpu(request)
+
+
+@dataclass
+class Way:
+    """How a model is computed: what puts it in place, and how much rounding then matters."""
+
+    put: Callable[[nn.Module], nn.Module]
+    output_limit: float = 1e-5
+    gradient_limit: float = 1e-3
+    trained_limit: float = 1e-4
+
+
+@pytest.fixture(params=["compiled", "formula", *DEVICES[1:]])
+def way(request):
+    """Each way to compute a model, also on a GPU."""
+    if request.param != "cuda":
+        return Way(encoders_on_cpu(request))
+    pick_device("cuda")
+    # A product that crosses a ReLU's border by rounding moves a bias's gradient by so much.
+    return Way(on_cuda, output_limit=5e-5, gradient_limit=1e-2, trained_limit=5e-3)
 
 
 def random_model(**settings) -> NHFNet:
@@ -78,19 +105,21 @@ def random_inputs(batch, visual, audio, text):
 
 
 @pytest.mark.parametrize("kind", ["aligned", "unaligned"])
-def test_outputs_are_the_released_codes(forward_golden, kind, path):
-    model = path(NHFNet.from_checkpoint(CHECKPOINT))
+def test_outputs_are_the_released_codes(forward_golden, kind, way):
+    model = way.put(NHFNet.from_checkpoint(CHECKPOINT))
     inputs = [forward_golden[f"{kind}_{modality}"] for modality in ("visual", "audio", "bert")]
     with torch.no_grad():
         output = model(*inputs)
-    torch.testing.assert_close(output, forward_golden[f"{kind}_output"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        output, forward_golden[f"{kind}_output"], atol=way.output_limit, rtol=0
+    )
 
 
-def test_training_follows_the_released_codes_trace(trace, forward_golden, path):
+def test_training_follows_the_released_codes_trace(trace, forward_golden, way):
     config = NHFNetConfig(cross_modal_dropout=0.0)  # the trace was made without dropout
     model = NHFNet(config, WIDTHS)
     model.load_state_dict(RELEASED.rename(read_checkpoint(CHECKPOINT).weights))
-    path(model)
+    way.put(model)
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
@@ -100,17 +129,17 @@ def test_training_follows_the_released_codes_trace(trace, forward_golden, path):
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            check_gradient_norms(model, trace)
+            check_gradient_norms(model, trace, way.gradient_limit)
         optimizer.step()
         losses.append(loss.item())
     np.testing.assert_allclose(losses, trace["losses"], rtol=1e-3)
     with torch.no_grad():
         inputs = [forward_golden[f"aligned_{name}"] for name in ("visual", "audio", "bert")]
         output = model.eval()(*inputs)
-    np.testing.assert_allclose(output, trace["final_output"], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(output, trace["final_output"], rtol=1e-3, atol=way.trained_limit)
 
 
-def check_gradient_norms(model, trace):
+def check_gradient_norms(model, trace, limit):
     expected = {
         name.removeprefix("gradnorm/"): torch.tensor(float(value))
         for name, value in trace.items()
@@ -120,7 +149,7 @@ def check_gradient_norms(model, trace):
     found = {name: parameter.grad.norm().item() for name, parameter in model.named_parameters()}
     assert set(found) == set(expected)
     for name, norm in found.items():
-        assert norm == pytest.approx(expected[name].item(), rel=1e-3, abs=1e-6), name
+        assert norm == pytest.approx(expected[name].item(), rel=limit, abs=1e-6), name
 
 
 def test_parameter_count_is_the_papers():
@@ -327,16 +356,6 @@ def test_initialisation_is_xavier_with_zero_biases():
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         NHFNetConfig(**settings)
-
-
-@needs_cuda
-def test_cuda_agrees_with_cpu(forward_golden):
-    device = pick_device("cuda")
-    model = NHFNet.from_checkpoint(CHECKPOINT).to(device)
-    inputs = [forward_golden[f"aligned_{name}"].to(device) for name in ("visual", "audio", "bert")]
-    with torch.no_grad():
-        output = model(*inputs).cpu()
-    torch.testing.assert_close(output, forward_golden["aligned_output"], atol=1e-4, rtol=0)
 
 
 def test_a_model_without_checkpoint_is_refused(tmp_path):

@@ -71,7 +71,7 @@ class TrainingSaver:
         """Write the epoch's checkpoint, and `best.pth` when it is the best so far."""
         details: dict[str, Any] = {"epoch": epoch.number, "scores": epoch.scores}
         if text_encoder_of(self._step.model) is None:  # or it would be three times as large
-            details["optimizer_state_dict"] = self._step.optimizer.state_dict()
+            details["optimizer_state_dict"] = self._step.state_dict()["optimizer"]
         for name in [epoch_file(epoch.number)] + [BEST] * is_best:
             self._write(folder / name, details)
 

@@ -21,7 +21,7 @@ _CHANGING = (
     *("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr"),
     *("_step_count", "_is_initial", "_get_lr_called_within_step"),
 )
-_OF_THE_DEVICE = ("lr", "capturable")  # in a group of the optimizer
+_OF_FLOAT32 = float(torch.finfo(torch.float32).eps)  # what rounding adds to a rate on CUDA
 
 
 def check_progress(
@@ -56,12 +56,10 @@ def check_step(content: Mapping[str, Any], step: TrainingStep) -> None:
     groups, found = own["optimizer"]["param_groups"], optimizer["param_groups"]
     _require(len(found) == len(groups), "optimizer", found, "a group")
     for group, expected, highest in zip(found, groups, step.highest_lrs, strict=True):
-        # The learning rate is a tensor on CUDA.
-        _require(type(group["capturable"]) is bool, "capturable", group["capturable"], "bool")
-        its, ours = ({**one, "lr": float(one["lr"])} for one in (group, expected))
-        _check_like(its, ours, "optimizer")
-        _check_same(its, ours, _OF_THE_DEVICE, "optimizer")
-        _require(0 <= its["lr"] <= highest, "lr", group["lr"], "a learning rate")
+        _check_like(group, expected, "optimizer")
+        _check_same(group, expected, ("lr",), "optimizer")
+        is_rate = 0 <= group["lr"] <= highest * (1 + _OF_FLOAT32)
+        _require(is_rate, "lr", group["lr"], "a learning rate")
     parameters = [one for group in step.optimizer.param_groups for one in group["params"]]
     has_learnt = content["epoch"] > 1 or content["step"] > 0
     _require(bool(optimizer["state"]) is has_learnt, "optimizer", optimizer["state"], "its state")

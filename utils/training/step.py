@@ -161,11 +161,17 @@ class TrainingStep:
             self._adapt_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer and the schedule; the model has its own."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
-        }
+        """Return the state of the optimizer and the schedule; the model has its own.
+
+        It is the same on every device: rates are numbers.
+        """
+        optimizer, schedule = self.optimizer.state_dict(), None
+        for group in optimizer["param_groups"]:
+            group.update(lr=float(group["lr"]), capturable=False)
+        if self.scheduler is not None:
+            schedule = self.scheduler.state_dict()
+            schedule["_last_lr"] = [float(rate) for rate in schedule["_last_lr"]]
+        return {"optimizer": optimizer, "scheduler": schedule}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state, of whatever device."""

@@ -13,14 +13,16 @@ from data.loading.on_device import DeviceSplit, place_splits
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from system.processes import Processes
+from tests.cuda import DEVICES
 
 CPU = LoaderOptions(torch.device("cpu"), batch_size=8, num_workers=0, verbose=False)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("order", [None, np.random.default_rng(0).permutation(75)[:60]])
-def test_batches_are_those_from_disk(small, order, rank):
-    loading = replace(CPU, processes=Processes(2, rank, rank))
+def test_batches_are_those_from_disk(small, order, rank, device):
+    loading = replace(CPU, processes=Processes(2, rank, rank), device=torch.device(device))
     split = Split(small / "train")
     expected = list(batches(split, order, loading))
     on_device = DeviceSplit(split, loading)
@@ -30,7 +32,8 @@ def test_batches_are_those_from_disk(small, order, rank):
     for one, other in zip(found, expected, strict=True):
         assert one.not_finite == other.not_finite
         for x, y in zip(one[:4], other[:4], strict=True):
-            assert torch.equal(x, y)
+            assert x.device.type == device
+            assert torch.equal(x.cpu(), y)
 
 
 @pytest.mark.parametrize(("free", "fits"), [(10**12, True), (10**5, False)])

@@ -19,7 +19,6 @@ from data.text.encoder import TextEncoder
 from data.text.feature_file import write_text_features
 from system.devices import pick_device
 from system.errors import InputError
-from tests.cuda import needs_cuda
 from tests.golden import GOLDEN
 from tests.preparation import SINGLE_PROCESS
 
@@ -57,10 +56,29 @@ def test_features_are_the_golden_ones(minilm, golden, sentences):
     np.testing.assert_allclose(features, golden["features"], atol=1e-4, rtol=0)
 
 
-@needs_cuda
-def test_features_on_cuda_are_the_golden_ones(golden, sentences):
-    features = TextEncoder(str(MINILM), "cuda").encode(sentences)
-    np.testing.assert_allclose(features, golden["features"], atol=1e-4, rtol=0)
+def test_a_batch_that_outgrows_the_memory_is_cut(minilm, sentences, monkeypatch):
+    expected, sizes = minilm.encode(sentences), []
+    run = minilm._model.forward
+
+    def narrow(ids, **options):
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(ids, **options)
+
+    monkeypatch.setattr(minilm._model, "forward", narrow)
+    np.testing.assert_allclose(minilm.encode(sentences), expected, atol=1e-5, rtol=0)
+    assert sizes[0] == len(sentences)
+    assert sum(size for size in sizes if size <= 2) == len(sentences)
+
+
+def test_a_sentence_that_outgrows_the_memory_is_told(minilm, sentences, monkeypatch):
+    def fail(ids, **_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(minilm._model, "forward", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        minilm.encode(sentences)
 
 
 def test_features_do_not_depend_on_the_batch(minilm, sentences):

@@ -10,6 +10,8 @@ import torch
 
 from models.checkpoint import read_checkpoint
 from models.registry import build, find_class, restore
+from system.devices import pick_device
+from tests.cuda import DEVICES, on_cuda
 from tests.golden import GOLDEN
 
 WIDTHS = {"visual": 35, "audio": 74, "text": 768}
@@ -41,15 +43,15 @@ def part(numbers, prefix):
     }
 
 
-@pytest.fixture
-def model(golden, tmp_path):
-    """The golden weights, loaded from a file with the published names."""
+@pytest.fixture(params=DEVICES)
+def model(request, golden, tmp_path):
+    """The golden weights, loaded from a file with the published names, on each device."""
     name, numbers = golden
     torch.save({"model_state_dict": part(numbers, "weights/")}, tmp_path / "published.pth")
     checkpoint = read_checkpoint(tmp_path / "published.pth")
     found, model = restore(replace(checkpoint, config=SETTINGS.get(name, {})), name)
     assert found == name
-    return model
+    return model if pick_device(request.param).type == "cpu" else on_cuda(model)
 
 
 @pytest.mark.parametrize("kind", ["aligned", "unaligned"])
@@ -60,9 +62,13 @@ def test_outputs_are_the_published_codes(model, golden, kind):
     torch.testing.assert_close(output, numbers[f"{kind}_output"], atol=1e-5, rtol=0)
 
 
-def test_training_follows_the_published_codes_trace(model, golden):
-    """Two steps without dropout, BatchNorm by its running statistics, as the trace was made."""
+def test_training_follows_the_published_codes_trace(model, golden, monkeypatch):
+    """Two steps without dropout, BatchNorm by its running statistics, as the trace was made.
+
+    cuDNN's LSTMs learn in training mode only.
+    """
     name, numbers = golden
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
     for step in range(2):

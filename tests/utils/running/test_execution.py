@@ -11,7 +11,7 @@ import torch
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.layers.encoder import Encoder
-from models.registry import build
+from models.registry import MODELS, build
 from system.devices import pick_device
 from tests.cuda import needs_cuda
 from tests.utils.training.test_trainer import make_trainer
@@ -91,9 +91,14 @@ def test_batches_of_another_size_go_past_what_is_made_for_whole_ones():
 
 
 @needs_cuda
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, monkeypatch):
-    """The graph is of the fourth whole batch on; without one, every call runs as it is."""
+@pytest.mark.parametrize(
+    ("model", "precision"), [("nhfnet", "bfloat16"), *((name, "float32") for name in MODELS)]
+)
+def test_training_through_a_cuda_graph_is_training(small, tmp_path, model, precision, monkeypatch):
+    """The graph is of the fourth whole batch on; without one, every call runs as it is.
+
+    Models that draw their dropout from PyTorch's generator draw other numbers in a graph.
+    """
     losses = {}
     for name, warm_ups in {"captured": 3, "eager": 10**9}.items():
         monkeypatch.setattr("utils.running.cuda_graph._WARM_UPS", warm_ups)
@@ -102,6 +107,7 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, m
             small,
             tmp_path / name,
             options,
+            model,
             epochs=4,
             scheduler="cosine",
             grad_clip=1.0,
@@ -111,7 +117,8 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, precision, m
         is_captured = trainer.step._step_alone._graph is not None
         assert is_captured == (name == "captured")
         losses[name] = [epoch.loss for epoch in trainer.epochs]
-    assert losses["captured"] == pytest.approx(losses["eager"], rel=1e-2)
+    limit = 1e-2 if model in ("nhfnet", "text_only") else 0.2
+    assert losses["captured"] == pytest.approx(losses["eager"], rel=limit)
 
 
 @needs_cuda

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
 from models.checkpoint import read_checkpoint
 from system import console
+from system.devices import pick_device
 from system.errors import InputError
 from system.torch_file import load_torch_file
+from tests.cuda import DEVICES
 from tests.forked_programs import ROOT
-from tests.utils.training.test_trainer import make_trainer
+from tests.utils.training.test_trainer import CPU, make_trainer
 from utils.training import trainer
 from utils.training.step import TrainingStep
 
@@ -118,10 +121,14 @@ def assert_same_files(tmp_path):
         assert_same(found, expected, name)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("model", ["nhfnet", "lf_dnn"])
-def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(small, tmp_path, monkeypatch, model):
+def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(
+    small, tmp_path, monkeypatch, model, device
+):
     """Models with dropout keys of their own, and those that draw from PyTorch's generator."""
-    options = {"model": model, "save_every": 1}
+    loading = replace(CPU, device=pick_device(device))
+    options = {"model": model, "save_every": 1, "options": loading}
     make_trainer(small, tmp_path / "whole", **options).run()
     stopped = make_trainer(small, tmp_path / "two", **options)
     stop_at_step(monkeypatch, 11)  # the third step of the second epoch
@@ -260,6 +267,22 @@ def test_a_setting_that_there_was_not_yet_is_at_its_default(small, tmp_path):
     torch.save(content, tmp_path / "damaged.pth")
     with pytest.raises(InputError, match="model settings 3"):
         make_trainer(small, tmp_path).resume(tmp_path / "damaged.pth")
+
+
+@pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
+@pytest.mark.parametrize("lr", [1e-3, 3e-4, 0.1, 7e-5])
+def test_the_learning_rate_of_a_gpu_is_taken(small, tmp_path, lr, scheduler):
+    """There it is a float32 in a tensor, perhaps a little above the one that was given."""
+    trainer = make_trainer(small, tmp_path, lr=lr, scheduler=scheduler)
+    trainer.run()
+    step = trainer.step
+    for group in step.optimizer.param_groups:
+        group.update(lr=torch.tensor(group["lr"]), capturable=True)
+    step.scheduler._last_lr = list(map(torch.tensor, step.scheduler._last_lr))
+    trainer.saver.save_last(tmp_path, trainer.state)
+    resumed = make_trainer(small, tmp_path, lr=lr, scheduler=scheduler)
+    resumed.resume(tmp_path / "last.pth")
+    assert resumed.step.lr == pytest.approx(trainer.step.lr, rel=1e-6)
 
 
 def test_more_epochs_may_follow(small, tmp_path):

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from models.checkpoint import read_checkpoint
+from tests.cuda import needs_cuda
 from tests.forked_programs import ROOT
 from tests.utils.training.test_resume import assert_same
 
@@ -26,7 +27,8 @@ def started(datadirs, folder, *options):
         port = str(free.getsockname()[1])
     command = [sys.executable, ROOT / "main_msaf.py", "--train", "--resume", "auto"]
     command += ["--model", "lf_dnn", "--batch_size", 8, "--epochs", EPOCHS, "--log_interval", 1]
-    command += ["--device", "cpu", "--checkpointdir", folder, "--resultdir", folder / "result"]
+    command += ["--checkpointdir", folder, "--resultdir", folder / "result"]
+    options = ["--device", "cpu", *options]
     several = {"WORLD_SIZE": str(len(datadirs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with ExitStack() as stack:
         yield [
@@ -61,6 +63,21 @@ def whole(small, tmp_path_factory):
         codes, errors, _ = ends_of(processes)
     assert codes == [0, 0], errors
     return read_checkpoint(folder / "best.pth").weights
+
+
+@needs_cuda
+@pytest.mark.parametrize(("precision", "limit"), [("float32", 1e-3), ("bfloat16", 3e-2)])
+def test_processes_share_a_gpu_where_there_is_none_for_each(small, tmp_path, precision, limit):
+    """Here each has the same one, whatever there is, and they learn as one alone does."""
+    options = ["--model", "nhfnet", "--device", "cuda:0", "--precision", precision]
+    losses = []
+    for number in (1, 2):
+        with started([small] * number, tmp_path / str(number), *options) as processes:
+            codes, errors, _ = ends_of(processes)
+        assert codes == [0] * number, errors
+        best = read_checkpoint(tmp_path / str(number) / "last.pth").details["training"]
+        losses.append([epoch["loss"] for epoch in best["epochs"]])
+    assert losses[1] == pytest.approx(losses[0], rel=limit)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""All that the programs do with a model, on a GPU: the same comes out as on a CPU."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from tests.cuda import needs_cuda
+
+
+def predictions(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return [float(row["prediction"]) for row in csv.DictReader(file)]
+
+
+@needs_cuda
+@pytest.mark.parametrize("model", ["nhfnet", "mult", "lf_dnn"])
+def test_what_was_trained_on_a_gpu_is_evaluated_the_same_on_both(main, demo, tmp_path, model):
+    options = ["--datadir", demo, "--no_verbose", "--batch_size", 32]
+    main(*options, "--train", "--model", model, "--epochs", 1, "--device", "cuda")
+    (run,) = tmp_path.glob("checkpoints/run.json")
+    assert "cuda" in json.dumps(json.loads(run.read_text())["config"])
+    options += ["--checkpoint", tmp_path / "checkpoints" / "best.pth"]
+    found = {}
+    for device in ("cpu", "cuda"):
+        main(*options, "--device", device, "--resultdir", device)
+        (path,) = tmp_path.glob(f"{device}/*/test/predictions.csv")
+        found[device] = predictions(path)
+    assert found["cuda"] == pytest.approx(found["cpu"], abs=1e-4)
+
+
+@needs_cuda
+def test_all_that_is_done_with_a_checkpoint(main, demo, tmp_path, capsys):
+    options = ["--datadir", demo, "--batch_size", 32, "--device", "cuda"]
+    main(*options, "--train", "--epochs", 1, "--precision", "bfloat16")
+    options += ["--checkpoint", tmp_path / "checkpoints" / "best.pth"]
+    main(*options, "--robustness")
+    main(*options, "--attention", 2)
+    main(*options, "--predict", demo)
+    main(*options, "--bootstrap", 100, "--precision", "bfloat16")
+    main(*options, "--dry_run")
+    assert "warning" not in capsys.readouterr().err
+
+
+@needs_cuda
+@pytest.mark.parametrize("options", [["--model", "lf_dnn"], ["--compile"]])
+def test_other_ways_to_train(main, demo, tmp_path, capsys, options):
+    main("--datadir", demo, "--train", "--epochs", 1, "--device", "cuda", *options)
+    assert (tmp_path / "checkpoints" / "best.pth").is_file()
+    assert "warning" not in capsys.readouterr().err
