@@ -20,6 +20,7 @@ from models.nhfnet import NHFNet
 from models.registry import MODELS, build, restore
 from models.text_encoder import TextEncoder, TextEncoderConfig, WithTextEncoder
 from system.errors import InputError
+from tests.cuda import needs_cuda, on_cuda
 from tests.data.text.test_encoder import MINILM
 from tests.golden import GOLDEN
 
@@ -72,6 +73,15 @@ def test_the_features_are_the_golden_ones():
     with np.load(GOLDEN / "minilm.npz") as golden:
         pieces = np.stack([golden["input_ids"], golden["input_mask"]], axis=2)
         found = of_folder(MINILM)(torch.from_numpy(pieces).float())
+        np.testing.assert_allclose(found, golden["features"], atol=1e-4, rtol=0)
+
+
+@needs_cuda
+@torch.no_grad()
+def test_the_features_on_cuda_are_the_golden_ones():
+    with np.load(GOLDEN / "minilm.npz") as golden:
+        pieces = np.stack([golden["input_ids"], golden["input_mask"]], axis=2)
+        found = on_cuda(of_folder(MINILM))(torch.from_numpy(pieces).float())
         np.testing.assert_allclose(found, golden["features"], atol=1e-4, rtol=0)
 
 
