@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import Model
-from models.text_encoder import TextEncoder, WithTextEncoder, text_encoder_of
+from models.text_encoder import text_encoder_of
 from system.config import make_config
 from system.errors import InputError, shown
 from system.files import atomic_write
@@ -182,7 +182,7 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
     """Build a model of `model_class` with a checkpoint's weights, in evaluation mode.
 
     Raises InputError when the file's configuration, widths or weights do not fit the class, or
-    when it has a text encoder, which `restore_with_text_encoder` takes.
+    when it has a text encoder, which `models.registry.restore` takes.
     """
     if checkpoint.text_encoder is not None:
         raise InputError(
@@ -207,34 +207,10 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
             )
     config = make_config(model_class.Config, checkpoint.config, str(checkpoint.path))
     arguments = config, {kind: widths[kind] for kind in MODALITIES}, checkpoint.outputs
-    return _filled(lambda: model_class(*arguments), weights, checkpoint.path)
+    return fill(lambda: model_class(*arguments), weights, checkpoint.path)
 
 
-def restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model]) -> WithTextEncoder:
-    """Build a model of `model_class` behind its text encoder, as `restore_model` does."""
-    path, description = checkpoint.path, checkpoint.text_encoder or {}
-    weights = {part: _below(f"{part}.", checkpoint.weights) for part in ("text_encoder", "model")}
-    if sum(map(len, weights.values())) < len(checkpoint.weights):
-        raise InputError(f"{path} holds weights of neither its model nor its text encoder.")
-    encoder = _filled(
-        lambda: TextEncoder.described(description, str(path)), weights["text_encoder"], path
-    )
-    width = checkpoint.widths.get("text")
-    if type(width) is not int or width != encoder.width:
-        raise InputError(
-            f"{path}: the width of text is {shown(width)}, but its text encoder takes "
-            f"{encoder.width}; the file is damaged."
-        )
-    widths = {**checkpoint.widths, "text": encoder.config.hidden_size}
-    alone = replace(checkpoint, weights=weights["model"], widths=widths, text_encoder=None)
-    return WithTextEncoder(encoder, restore_model(alone, model_class)).eval()
-
-
-def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
-
-
-def _filled(make: Callable[[], AnyModule], weights: Mapping[str, Tensor], path: Path) -> AnyModule:
+def fill(make: Callable[[], AnyModule], weights: Mapping[str, Tensor], path: Path) -> AnyModule:
     """Make a module, and give it weights that come from `path`; it is in evaluation mode."""
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes the file claims

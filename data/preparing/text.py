@@ -35,8 +35,8 @@ def cut_text(plan: Plan, cutter: PieceCutter, splits: Sequence[str]) -> list[str
     written = []
     for split in splits:
         sentences = sentences_of(plan.arrays_folder / split)
-        if isinstance(sentences[0], str):
-            texts = [text for text in sentences if isinstance(text, str)]
+        texts = [text for text in sentences if isinstance(text, str)]
+        if texts:
             write_pieces(plan.stage / split / PIECES_FILE, texts, cutter)
             written.append(f"{split}/{PIECES_FILE}")
     return written

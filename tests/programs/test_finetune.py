@@ -8,13 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data.preparing.pipeline import prepare
 from models.checkpoint import read_checkpoint
 from system.errors import InputError
 from tests.data.preparing.test_pickle_source import content_of, prepared, written
-from tests.data.text.test_bert import random_model, write_today, write_vocabulary
+from tests.data.text.test_bert import CONFIG, random_model, write_vocabulary
 from tests.preparation import SINGLE_PROCESS, request
 from tests.programs.test_predict import predicted, rows_of, values_of
 from utils import predict
@@ -252,14 +252,22 @@ def test_mistakes_are_told_in_a_line(main, data, tmp_path, spoil, options, messa
     assert not list(tmp_path.glob("checkpoints/*.pth"))
 
 
-def test_a_bert_of_another_width_than_a_checkpoints_text_is_refused(main, data, tmp_path):
-    main("--datadir", data, *TRAIN, "--checkpointdir", "frozen")
+def test_a_bert_of_another_width_than_the_prepared_one(main, data, tmp_path):
+    """A new model takes it; one of a checkpoint cannot."""
+    vocabulary = (tmp_path / "bert" / "vocab.txt").read_text().splitlines()
     (tmp_path / "narrow").mkdir()
-    write_today(tmp_path / "narrow", random_model())
-    write_vocabulary(tmp_path / "narrow")
-    with pytest.raises(InputError, match="text is 16 wide from this BERT, but the model takes 64"):
-        options = ("--checkpoint", "frozen/best.pth", "--finetune_bert", "narrow")
-        main("--datadir", data, "--train", *options)
+    write_vocabulary(tmp_path / "narrow", vocabulary)
+    config = {**CONFIG, "vocab_size": len(vocabulary)}
+    (tmp_path / "narrow" / "config.json").write_text(json.dumps(config))
+    bert = random_model(vocab_size=len(vocabulary)).bert.state_dict()
+    save_file(dict(bert), tmp_path / "narrow" / "model.safetensors")
+    common = ("--datadir", data, *TRAIN[:3], "--finetune_bert", "narrow")
+    main(*common, "--checkpointdir", "run", "--set", "layers=1")
+    assert read_checkpoint(tmp_path / "run" / "best.pth").text_encoder["hidden_size"] == 16
+    main("--datadir", data, "--checkpoint", "run/best.pth")
+    main("--datadir", data, *TRAIN, "--checkpointdir", "frozen")
+    with pytest.raises(InputError, match=r"16 wide from this BERT, but the model of .* takes 64"):
+        main(*common, "--checkpoint", "frozen/best.pth", "--checkpointdir", "more")
 
 
 @pytest.mark.parametrize(

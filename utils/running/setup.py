@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -22,7 +21,13 @@ from system.devices import pick_device
 from system.errors import InputError, first_line
 from system.processes import Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
-from utils.running.text_encoder import check_pieces, takes_pieces, with_text_encoder
+from utils.running.text_encoder import (
+    check_pieces,
+    choose_what_learns,
+    finetuned,
+    in_pieces,
+    takes_pieces,
+)
 from utils.tasks import LOSSES, TASKS, Task
 
 _WORKERS = {"cuda": 4, "cpu": 0}
@@ -47,49 +52,16 @@ def open_training(
     splits = {name: Split(config.data_folder / name) for name in SPLITS}
     checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     if checkpoint is not None and takes_pieces(checkpoint):
-        splits = _in_pieces(splits)
+        splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
     if config.finetune_bert is not None:
-        model, splits = _with_finetuned_text(model, config, splits)
-    _freeze(model, config)
+        model, splits = finetuned(model, config, splits)
+    choose_what_learns(model, config)
     for name, split in splits.items():
         check_widths(model, split)
         if name != "train":  # whose labels the task was chosen by
             task.check_labels(split)
     return config, splits, model, task
-
-
-def _in_pieces(splits: Mapping[str, Split]) -> dict[str, Split]:
-    return {name: Split(split.folder, takes_pieces=True) for name, split in splits.items()}
-
-
-def _with_finetuned_text(
-    model: Model, config: RunConfig, splits: dict[str, Split]
-) -> tuple[Model, dict[str, Split]]:
-    """Return the model behind the text encoder that is trained along, and the splits for it.
-
-    A model that leaves text out stays as it is.
-    """
-    if text_encoder_of(model) is not None:
-        raise InputError(
-            "--finetune_bert goes without this --checkpoint, whose model has its text encoder: it "
-            "is trained along."
-        )
-    if "text" in getattr(model.config, "left_out", []):
-        print_line("No text encoder is trained along: the model leaves text out")
-        return model, splits
-    splits = _in_pieces(splits)
-    by_word = splits["train"].widths["text"] == 3
-    return with_text_encoder(model, config, by_word), splits
-
-
-def _freeze(model: Model, config: RunConfig) -> None:
-    """Have the model's text encoder, where it has one, learn as the configuration says."""
-    encoder = text_encoder_of(model)
-    if encoder is not None:
-        encoder.bert.checkpoints = config.gradient_checkpointing
-        if config.freeze_layers is not None:
-            encoder.freeze(config.freeze_layers)
 
 
 def _new_model(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from data.layout import TEXT_LENGTH
 from data.loading.split import INPUTS, Split
@@ -12,7 +15,9 @@ from data.manifest import read_manifest
 from models.checkpoint import Checkpoint
 from models.contract import Model
 from models.layers.bert import BertConfig
+from models.registry import build
 from models.text_encoder import TextEncoder, TextEncoderConfig, WithTextEncoder, text_encoder_of
+from system.console import print_line
 from system.errors import InputError
 from utils.run_config import AS_PREPARED, RunConfig
 
@@ -25,15 +30,48 @@ def takes_pieces(checkpoint: Checkpoint) -> bool:
     return checkpoint.text_encoder is not None
 
 
-def with_text_encoder(model: Model, config: RunConfig, by_word: bool) -> WithTextEncoder:
-    """Return `model` behind the BERT that the configuration says is trained along."""
-    encoder = load_text_encoder(config, by_word)
-    if model.widths["text"] != encoder.config.hidden_size:
+def in_pieces(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Return the splits, their text as word pieces."""
+    return {name: Split(split.folder, takes_pieces=True) for name, split in splits.items()}
+
+
+def finetuned(
+    model: Model, config: RunConfig, splits: dict[str, Split]
+) -> tuple[Model, dict[str, Split]]:
+    """Return the model behind the text encoder that is trained along, and the splits for it.
+
+    A model that leaves text out stays as it is.
+    """
+    if text_encoder_of(model) is not None:
         raise InputError(
-            f"--finetune_bert: text is {encoder.config.hidden_size} wide from this BERT, but the "
-            f"model takes {model.widths['text']}; give the BERT of the model's text."
+            "--finetune_bert goes without this --checkpoint, whose model has its text encoder: it "
+            "is trained along."
         )
-    return WithTextEncoder(encoder, model)
+    if "text" in getattr(model.config, "left_out", []):
+        print_line("No text encoder is trained along: the model leaves text out")
+        return model, splits
+    splits = in_pieces(splits)
+    encoder = load_text_encoder(config, by_word=splits["train"].widths["text"] == 3)
+    width, expected = encoder.config.hidden_size, model.widths["text"]
+    if width != expected and config.checkpoint is not None:
+        raise InputError(
+            f"--finetune_bert: text is {width} wide from this BERT, but the model of --checkpoint "
+            f"takes {expected}; give the BERT of its text."
+        )
+    if width != expected:
+        torch.manual_seed(config.seed)
+        widths = {**model.widths, "text": width}
+        model = build(config.model_name, config.set, widths, model.outputs)
+    return WithTextEncoder(encoder, model), splits
+
+
+def choose_what_learns(model: Model, config: RunConfig) -> None:
+    """Have the model's text encoder, where it has one, learn as the configuration says."""
+    encoder = text_encoder_of(model)
+    if encoder is not None:
+        encoder.bert.checkpoints = config.gradient_checkpointing
+        if config.freeze_layers is not None:
+            encoder.freeze(config.freeze_layers)
 
 
 def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
