@@ -162,6 +162,18 @@ def test_computing_layers_again_trains_to_the_same_weights(demo):
     assert_same(*found)
 
 
+@pytest.mark.parametrize("model", ["text_only", "lf_dnn"])
+def test_its_dropout_is_decided_by_the_seed_alone(demo, model):
+    """Whether the model has keys for its own dropout or not."""
+    settings = {"text_only": {"layers": 1}}.get(model, {})
+    losses = []
+    for drawn in (1, 2):
+        trainer = make_trainer(demo, model=model, set=settings)
+        torch.manual_seed(drawn)  # whatever else has drawn meanwhile
+        losses.append(trainer.run_pass()[0])
+    assert losses[0] == losses[1]
+
+
 # ---------------------------------------------------------------- saving
 
 
@@ -169,6 +181,7 @@ def test_computing_layers_again_trains_to_the_same_weights(demo):
 def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(demo, tmp_path, monkeypatch, model):
     """With dropout in the text encoder, within the warm-up, and a schedule."""
     options = {"model": model, "save_every": 1, "scheduler": "cosine", "bert_warmup": 1.5}
+    options |= {"set": {"layers": 1}} if model == "nhfnet" else {}
     make_trainer(demo, tmp_path / "whole", **options).run()
     stopped = make_trainer(demo, tmp_path / "two", **options)
     stop_at_step(monkeypatch, STEPS + 3)
@@ -219,7 +232,7 @@ def test_features_stay_as_they_were_prepared_unless_it_is_said(demo):
 
 
 def test_two_processes_and_an_interrupt_end_with_the_same_weights(interruptible, demo, tmp_path):
-    options = ("--finetune_bert", "--model", "nhfnet", "--accumulation_steps", 2, "--epochs", 1)
+    options = ("--finetune_bert", "--model", "text_only", "--accumulation_steps", 2, "--epochs", 1)
     options += ("--batch_size", 64, "--set", "layers=1")
     for folder in ("whole", "two"):
         with started([demo, demo], tmp_path / folder, *options) as processes:
