@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +18,9 @@ from models.export import export
 from models.nhfnet.text_only import TextOnly
 from models.registry import build, restore
 from system.errors import InputError
+from tests.forked_programs import ROOT
 from tests.golden import GOLDEN
+from tests.models.hub import hub
 
 WIDTHS = {"visual": 3, "audio": 4, "text": 5}
 
@@ -102,6 +107,35 @@ def test_the_hub_mixin_saves_and_loads_a_folder(tmp_path, model):
     inputs = batch(2, (4, 5, 6))
     assert torch.equal(loaded(*inputs), saved(*inputs))
     assert restore(read_checkpoint(tmp_path / "hub" / "model.safetensors"))[0] == name
+
+
+# Its address is read when huggingface_hub is imported.
+PUSH_AND_FETCH = """
+import sys
+from models import NHFNet
+model = NHFNet.from_checkpoint(sys.argv[1])
+model.push_to_hub("me/model", token="hf_none")
+fetched = NHFNet.from_pretrained("me/model")
+fetched.save_pretrained(sys.argv[2])
+"""
+
+
+def test_a_model_is_pushed_to_a_hub_and_fetched_from_there(tmp_path):
+    saved, files = written(tmp_path / "a.pth"), {}
+    with hub(files) as url:
+        surroundings = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, "-c", PUSH_AND_FETCH, tmp_path / "a.pth", tmp_path / "fetched"],
+            env={**os.environ, **surroundings},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert files.keys() >= {"config.json", "model.safetensors", "README.md"}
+    _, fetched = restore(read_checkpoint(tmp_path / "fetched" / "model.safetensors"))
+    inputs = batch(2, (4, 5, 6))
+    assert torch.equal(fetched(*inputs), saved(*inputs))
 
 
 def test_another_suffix_is_told(tmp_path):
