@@ -93,7 +93,7 @@ def test_the_features_are_the_prepared_ones(demo, bert, by_word):
     preparing = Preparing(str(folder), "cpu", by_word=by_word)
     encoder = of_folder(folder, words=50 if by_word else 0)
     found = encoder(as_pieces(preparing, SENTENCES))
-    np.testing.assert_allclose(found, preparing.encode(SENTENCES), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found, preparing.encode(SENTENCES), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("activation", ["relu", "swish"])
@@ -106,7 +106,7 @@ def test_other_activations(demo, tmp_path, activation):
     preparing = Preparing(str(tmp_path / "bert"), "cpu")
     with torch.no_grad():
         found = of_folder(tmp_path / "bert")(as_pieces(preparing, SENTENCES))
-    np.testing.assert_allclose(found, preparing.encode(SENTENCES), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found, preparing.encode(SENTENCES), atol=1e-4, rtol=0)
 
 
 def test_dropout_is_that_of_the_configuration():
