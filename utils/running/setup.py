@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -42,14 +43,16 @@ def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
 
 
 def open_training(
-    config: RunConfig,
+    config: RunConfig, names: Sequence[str] = SPLITS
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
-    """Return all splits, and the model and the task of a training, which fit each other.
+    """Return the splits of these names, and model and task of a training, which fit each other.
+
+    `train` is one of them, and no other split is opened.
 
     In the configuration that is returned, model and task have their names. Raises InputError
     when something cannot be read or built, or does not fit.
     """
-    splits = {name: Split(config.data_folder / name) for name in SPLITS}
+    splits = {name: Split(config.data_folder / name) for name in names}
     checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     if checkpoint is not None and takes_pieces(checkpoint):
         splits = in_pieces(splits)
