@@ -22,8 +22,8 @@ from system.console import (
     whole_number,
 )
 from utils.actions import act
-from utils.option_checks import BY_ID, check_options
-from utils.run_config import DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
+from utils.option_checks import BY_ID, OF_A_TEXT_ENCODER, check_options
+from utils.run_config import AS_PREPARED, DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
 
 # The options that are settings of a run, by the groups of --help.
 _GROUPS = {
@@ -31,8 +31,9 @@ _GROUPS = {
     "model": ("model", "set", "checkpoint"),
     "training": (
         *("loss", "lr", "batch_size", "epochs", "scheduler", "plateau_factor", "plateau_patience"),
-        *("weight_decay", "grad_clip", "patience", "seed"),
+        *("weight_decay", "grad_clip", "patience", "accumulation_steps", "seed"),
     ),
+    "text encoder": ("finetune_bert", *OF_A_TEXT_ENCODER),
     "running": ("device", "precision", "compile", "native", "num_workers"),
     "output": (
         *("checkpointdir", "resultdir", "bootstrap", "against"),
@@ -148,6 +149,8 @@ def _add_setting(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
             options["metavar"] = _VALUES.get(field.type.split(" ")[0], name.upper())
         if default is not None:
             options["help"] += f" (default: {default})"
+        if name == "finetune_bert":
+            options |= {"nargs": "?", "const": AS_PREPARED, "metavar": "NAME_OR_DIR"}
         group.add_argument(f"--{name}", type=parse, **options)
 
 

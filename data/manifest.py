@@ -27,6 +27,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "length": _COUNT,
         "per": str,
         "unknown_pieces": {"*": _NUMBER},
+        "vocabulary": str,  # a digest of that which the word pieces are numbers of
     },
     "bytes": {"*": _COUNT},  # once all are in place
     "files": {"*": {"bytes": _COUNT, "sample": str}},  # in the stage: what vouches for its files

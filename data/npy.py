@@ -55,17 +55,17 @@ class NpyWriter:
 
 
 class NpyReader:
-    """An array of floats `(segments, length, width)` on disk, read some segments at a time.
+    """An array `(segments, length, width)` on disk, read some segments at a time.
 
     Reads, unlike a memory map, leave nothing of the file resident, fetch no more of it than was
     asked for, and tell of a file that was cut short where a map ends the process. Forked
     processes may share a reader. Raises InputError when the file is missing, damaged or
-    something else.
+    something else. It holds floats, or where these are `whole`, whole numbers.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, whole: bool = False) -> None:
         self.path = path
-        self.shape, self.dtype, self._offset = _read_header(path)
+        self.shape, self.dtype, self._offset = _read_header(path, whole)
         self.row_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
@@ -127,7 +127,7 @@ _HEADER_READERS = {
 }
 
 
-def _read_header(path: Path) -> tuple[tuple[int, int, int], np.dtype, int]:
+def _read_header(path: Path, whole: bool) -> tuple[tuple[int, int, int], np.dtype, int]:
     """Return shape, dtype as stored, and where the values begin; the file has all of them."""
     if not path.is_file():
         raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
@@ -145,9 +145,9 @@ def _read_header(path: Path) -> tuple[tuple[int, int, int], np.dtype, int]:
         raise InputError(
             f"{path} is damaged, or no .npy array ({size:,} bytes); prepare the dataset again."
         ) from error
-    if len(shape) != 3 or dtype.kind != "f" or 0 in shape[1:]:
-        found = f"{dtype} of shape {shape}"
-        raise InputError(f"{path} holds {found}, expected floats (segments, length, width).")
+    if len(shape) != 3 or dtype.kind not in ("iu" if whole else "f") or 0 in shape[1:]:
+        found, kind = f"{dtype} of shape {shape}", "whole numbers" if whole else "floats"
+        raise InputError(f"{path} holds {found}, expected {kind} (segments, length, width).")
     expected = offset + math.prod(shape) * dtype.itemsize
     if min(shape) < 0 or size < expected:
         raise InputError(

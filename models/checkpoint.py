@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import Model
+from models.text_encoder import text_encoder_of
 from system.config import make_config
 from system.errors import InputError, shown
 from system.files import atomic_write
@@ -22,6 +23,7 @@ from system.safetensors_file import load_safetensors, write_safetensors
 from system.torch_file import load_torch_file
 
 AnyModel = TypeVar("AnyModel", bound=Model)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 MODALITIES = ("visual", "audio", "text")
 ONNX = ".onnx"  # which is written, not read
@@ -66,6 +68,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)  # the model's
     widths: Mapping[str, Any] = field(default_factory=dict)  # of visual, audio and text
     outputs: int = 1
+    text_encoder: Mapping[str, Any] | None = None  # as `TextEncoder.describe` has it
     details: dict[str, Any] = field(default_factory=dict)  # everything else in the file
 
 
@@ -90,11 +93,13 @@ def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> Non
 
 def describe_model(model: Model, name: str, **details: Any) -> dict[str, Any]:
     """Return what a file holds beside a model's weights; with plain `details`, plain values."""
+    encoder = text_encoder_of(model)
     return {
         "model": name,
         "config": asdict(model.config),
         "widths": dict(model.widths),
         "outputs": model.outputs,
+        **({} if encoder is None else {"text_encoder": encoder.describe()}),
         **details,
     }
 
@@ -153,7 +158,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 _ADVICE = "give a .pth file written by main_msaf.py --train or the released code."
-_PARTS = {"model": str, "config": dict, "widths": dict, "outputs": int}
+_PARTS = {"model": str, "config": dict, "widths": dict, "outputs": int, "text_encoder": dict}
 
 
 def _is_state_dict(weights: Any) -> TypeGuard[dict[str, Tensor]]:
@@ -176,8 +181,14 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyModel:
     """Build a model of `model_class` with a checkpoint's weights, in evaluation mode.
 
-    Raises InputError when the file's configuration, widths or weights do not fit the class.
+    Raises InputError when the file's configuration, widths or weights do not fit the class, or
+    when it has a text encoder, which `models.registry.restore` takes.
     """
+    if checkpoint.text_encoder is not None:
+        raise InputError(
+            f"{checkpoint.path} holds a model with a text encoder of its own; from Python give its "
+            "path to utils.predict, or to models.registry.restore."
+        )
     weights, widths = checkpoint.weights, checkpoint.widths
     published = getattr(model_class, "PUBLISHED", None)
     if published is not None and checkpoint.model is None:
@@ -196,16 +207,21 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
             )
     config = make_config(model_class.Config, checkpoint.config, str(checkpoint.path))
     arguments = config, {kind: widths[kind] for kind in MODALITIES}, checkpoint.outputs
+    return fill(lambda: model_class(*arguments), weights, checkpoint.path)
+
+
+def fill(make: Callable[[], AnyModule], weights: Mapping[str, Tensor], path: Path) -> AnyModule:
+    """Make a module, and give it weights that come from `path`; it is in evaluation mode."""
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes the file claims
-            outline = model_class(*arguments)
+            outline = make()
     except Exception:  # a user's own model may need values as it is made
         pass
     else:
-        check_weights(outline, weights, checkpoint.path)
-    model = model_class(*arguments)
-    load_weights(model, weights, checkpoint.path)
-    return model.eval()
+        check_weights(outline, weights, path)
+    module = make()
+    load_weights(module, weights, path)
+    return module.eval()
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from models.checkpoint import MODALITIES
 from models.checkpoint import ONNX as SUFFIX
 from models.contract import Model
+from models.text_encoder import text_encoder_of
 from system.errors import InputError, described
 from system.files import atomic_write
 from system.safetensors_file import KEY
@@ -108,6 +109,9 @@ def _inputs(model: Model, batch: int, lengths: Sequence[int]) -> list[Tensor]:
     ]
     for x in inputs:
         x[0, :2] = 0
+    encoder = text_encoder_of(model)
+    if encoder is not None:
+        inputs[2] = encoder.example(batch, lengths[2], generator)
     return inputs
 
 

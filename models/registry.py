@@ -15,14 +15,15 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
-from models.checkpoint import Checkpoint, restore_model
+from models.checkpoint import Checkpoint, fill, restore_model
 from models.contract import Model
+from models.text_encoder import TextEncoder, WithTextEncoder
 from system.config import make_config
 from system.errors import InputError, described, shown
 
@@ -184,7 +185,33 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
     name = name or written
     model_class = find_class(name)
     with _telling_own_faults(name):
+        if checkpoint.text_encoder is not None:
+            return name, _restore_with_text_encoder(checkpoint, model_class)
         return name, restore_model(checkpoint, model_class)
+
+
+def _restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model]) -> WithTextEncoder:
+    """Build a model of `model_class` behind its text encoder, as `restore_model` does."""
+    path, description = checkpoint.path, checkpoint.text_encoder or {}
+    weights = {part: _below(f"{part}.", checkpoint.weights) for part in ("text_encoder", "model")}
+    if sum(map(len, weights.values())) < len(checkpoint.weights):
+        raise InputError(f"{path} holds weights of neither its model nor its text encoder.")
+    encoder = fill(
+        lambda: TextEncoder.described(description, str(path)), weights["text_encoder"], path
+    )
+    width = checkpoint.widths.get("text")
+    if type(width) is not int or width != encoder.width:
+        raise InputError(
+            f"{path}: the width of text is {shown(width)}, but its text encoder takes "
+            f"{encoder.width}; the file is damaged."
+        )
+    widths = {**checkpoint.widths, "text": encoder.config.hidden_size}
+    alone = replace(checkpoint, weights=weights["model"], widths=widths, text_encoder=None)
+    return WithTextEncoder(encoder, restore_model(alone, model_class)).eval()
+
+
+def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 
 def describe_config(name: str) -> str:

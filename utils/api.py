@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from models.checkpoint import MODALITIES, read_checkpoint
 from models.contract import Model
 from models.registry import restore
+from models.text_encoder import text_encoder_of
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.reports.evaluate_checkpoint import evaluate_checkpoint
 from utils.reports.evaluation import Evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
+from utils.running.text_encoder import cutter_of
 from utils.tasks import Scores
 from utils.training.run import train_and_test
 
@@ -60,23 +62,32 @@ def predict(
     model: Model | str | Path,
     visual: Segments,
     audio: Segments,
-    text: Segments,
+    text: Segments | Sequence[str],
     batch_size: int = 64,
 ) -> np.ndarray:
     """Predict `N` segments, `(N, outputs)` float32; `model` is one, or a checkpoint's path.
 
     Each modality is `(N, T, width)`, or a list of N arrays or tensors `(t, width)` of any
     lengths. A segment is predicted at its own lengths, without padding, so that no other segment
-    and no batch size changes what comes out. -inf and NaN are read as 0, as from files. Raises
-    InputError where widths or numbers of segments do not fit.
+    and no batch size changes what comes out. -inf and NaN are read as 0, as from files. The text
+    of a model with a text encoder is N sentences, or their word pieces as in pieces50.npy, a row
+    a piece. Raises InputError where widths or numbers of segments do not fit.
     """
     if not isinstance(model, nn.Module):
         _, model = restore(read_checkpoint(Path(model)))
+    encoder = text_encoder_of(model)
+    sentences = [one for one in text if isinstance(one, str)]
+    if encoder is not None and len(sentences) == len(text):
+        text = cutter_of(encoder, "the checkpoint").cut(sentences).swapaxes(1, 2)
     given = dict(zip(MODALITIES, (visual, audio, text), strict=True))
     inputs = [_checked(kind, rows, model.widths[kind]) for kind, rows in given.items()]
     counts = {kind: len(rows) for kind, rows in zip(given, inputs, strict=True)}
     if len(set(counts.values())) > 1:
         raise InputError(f"predict: numbers of segments differ: {counts}; give one of each kind.")
+    if encoder is not None:
+        for pieces in inputs[MODALITIES.index("text")]:
+            ids = pieces[:, 0]
+            encoder.check_pieces(int(ids.min()), int(ids.max()), len(pieces), "predict: text")
     if type(batch_size) is not int or batch_size < 1:
         raise InputError(f"predict: batch_size is {batch_size!r}, expected a whole number above 0.")
     predictions = np.empty((counts["text"], model.outputs), dtype=np.float32)
@@ -91,10 +102,12 @@ def predict(
     return predictions
 
 
-def _checked(kind: str, segments: Segments, width: int) -> list[Tensor]:
+def _checked(kind: str, segments: Segments | Sequence[str], width: int) -> list[Tensor]:
     """Return each segment `(t, width)`, float32 and finite."""
     tensors = []
     for number, segment in enumerate(segments):
+        if isinstance(segment, str):
+            raise InputError("predict: this model takes features of text, not sentences.")
         rows = torch.as_tensor(segment).float()
         if rows.dim() != 2 or rows.shape[1] != width or not len(rows):
             raise InputError(

@@ -10,6 +10,9 @@ from utils.run_config import RunConfig
 # The settings of a run that may be others where a worker is.
 PLACES_OF_A_WORKER = ("datadir", "resultdir", "num_workers", "log_interval", "verbose")
 BY_ID = True  # --attention without a number
+OF_A_TEXT_ENCODER = (  # the settings of a run that are of no use without one
+    *("bert_lr", "bert_weight_decay", "bert_warmup", "freeze_layers", "gradient_checkpointing"),
+)
 _OTHER_WORK = ("train", "compare", "ablate", "tune", "worker", "table", "dry_run")
 _OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
@@ -45,6 +48,7 @@ def check_options(
         if arguments[name] and not config.save:
             parser.error(f"--{name} writes files: leave --no_save out")
     _check_training(parser, arguments)
+    _check_text_encoder(parser, arguments, config)
     if arguments["beside"] and not arguments["robustness"]:
         parser.error("--beside goes with --robustness")
     _check_attention(parser, arguments, config)
@@ -68,6 +72,17 @@ def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) 
         parser.error("--resume goes with --train")
     if resume not in (None, "auto") and arguments["seeds"]:
         parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
+
+
+def _check_text_encoder(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
+) -> None:
+    works = ("train", "compare", "ablate", "tune", "dry_run")
+    if "finetune_bert" in arguments and not any(arguments[work] for work in works):
+        parser.error("--finetune_bert goes with --train, --compare, --ablate or --tune")
+    for name in OF_A_TEXT_ENCODER:
+        if name in arguments and config.finetune_bert is None and config.checkpoint is None:
+            parser.error(f"--{name} goes with --finetune_bert")
 
 
 def _check_attention(

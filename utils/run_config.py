@@ -25,6 +25,7 @@ from system.console import (
 from system.devices import PRECISIONS
 from system.errors import InputError
 
+AS_PREPARED = "auto"  # for --finetune_bert: the BERT that encoded the text
 DEFAULT_MODEL, DEFAULT_TASK = "nhfnet", "sentiment"
 SCHEDULES = ("none", "plateau", "cosine")
 LOSSES = ("mse", "l1")
@@ -87,8 +88,42 @@ class RunConfig(CheckedConfig):
     patience: int | None = setting(
         None, _count, "stop after N epochs without a better validation score (default: never)"
     )
+    accumulation_steps: int = setting(
+        1,
+        _count,
+        "work on each batch in N parts and add their gradients up: the same step, with as much "
+        "memory as a batch of an Nth takes",
+    )
     seed: int = setting(
         20, whole_number(0, MOST_SEED), "decides the first weights, the batch order and dropout"
+    )
+    # text encoder
+    finetune_bert: str | None = setting(
+        None,
+        str,
+        "train the text encoder along, from this BERT, a name or a folder; alone: from the one "
+        "that the data were prepared with (default: text features stay as they were prepared)",
+    )
+    bert_lr: float = setting(2e-5, positive_number, "Adam's learning rate for the text encoder")
+    bert_weight_decay: float = setting(
+        0.01,
+        number_from_zero,
+        "the text encoder's weight decay, apart from the gradient as in AdamW; none on biases and "
+        "norms",
+    )
+    bert_warmup: float = setting(
+        1.0, number_from_zero, "epochs in which the text encoder's learning rate rises from 0"
+    )
+    freeze_layers: int | None = setting(
+        None,
+        whole_number(0),
+        "keep the text encoder's embeddings and first N layers as they are (default: all learn)",
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        truth_value,
+        "compute the text encoder's layers again for the backward pass, which takes less memory "
+        "and more time",
     )
     # running
     device: str = setting("auto", device_name, "auto (CUDA, else the CPU), cpu, cuda or cuda:N")
@@ -164,6 +199,7 @@ class RunConfig(CheckedConfig):
 _NO_PART_IN_THE_OUTCOME = (
     *("datadir", "checkpoint", "checkpointdir", "resultdir", "num_workers"),
     *("bootstrap", "against", "save_every", "log_interval", "verbose", "save"),
+    "gradient_checkpointing",
 )
 
 

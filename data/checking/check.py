@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +68,7 @@ class _Split:
     name: str
     folder: Path
     arrays: dict[str, NpyReader]  # by kind
+    pieces: NpyReader | None
     rows: list[dict[str, str]] | None  # of the segment table
 
     def path(self, kind: str) -> Path:
@@ -157,7 +159,10 @@ def _open_split(folder: Path, text_is_made: bool, problems: list[str]) -> _Split
             arrays[kind] = array
     has_table = (folder / SEGMENTS_FILE).exists()
     rows = _attempt(read_segments, folder, problems) if has_table else None
-    return _Split(folder.name, folder, arrays, rows)
+    pieces = None
+    if (folder / PIECES_FILE).exists():
+        pieces = _attempt(partial(NpyReader, whole=True), folder / PIECES_FILE, problems)
+    return _Split(folder.name, folder, arrays, pieces, rows)
 
 
 def _summaries(splits: list[_Split]) -> dict[str, SplitSummary]:
@@ -206,6 +211,8 @@ def _count_problems(
         segments = {MANIFEST: listed["segments"]}
         for kind, array in split.arrays.items():
             segments[f"{split.name}/{BATCH_FILES[kind]}"] = len(array)
+        if split.pieces is not None:
+            segments[f"{split.name}/{PIECES_FILE}"] = len(split.pieces)
         videos = {MANIFEST: listed["videos"]}
         if split.rows is not None:
             segments[table] = len(split.rows)
@@ -220,8 +227,9 @@ def _shape_problems(
     folder: Path, manifest: dict[str, Any] | None, splits: list[_Split]
 ) -> Iterator[str]:
     """Compare rows and features of the same kind across the splits and with the manifest."""
-    # Text that was encoded from word pieces keeps the length that they came in.
-    from_pieces = any((split.folder / PIECES_FILE).exists() for split in splits)
+    # Text that came in word pieces keeps their length; the vocabulary is not known then.
+    came_in_pieces = ((manifest or {}).get("text") or {}).get("vocabulary") is None
+    from_pieces = came_in_pieces and any(split.pieces is not None for split in splits)
     for (kind, axis), keys in _SAME_SIZES.items():
         is_told = not (from_pieces and (kind, axis) == ("text", 1))
         sizes = {MANIFEST: _look_up(manifest, *keys) if is_told else None}

@@ -17,7 +17,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.labels import scores_of
-from data.layout import BATCH_FILES, SEGMENTS_FILE, STAGE, iterate_segments, preparation_command
+from data.layout import (
+    BATCH_FILES,
+    PIECES_FILE,
+    SEGMENTS_FILE,
+    STAGE,
+    TEXT_FILE,
+    iterate_segments,
+    preparation_command,
+)
 from data.manifest import MOVING, read_manifest
 from data.npy import NpyReader, Rows
 from system.errors import InputError
@@ -32,7 +40,7 @@ class Batch(NamedTuple):
 
     visual: Tensor  # (B, Tv, 35) float32, finite
     audio: Tensor  # (B, Ta, 74)
-    text: Tensor  # (B, Tt, 768)
+    text: Tensor  # (B, Tt, 768); of word pieces (B, Tt, 2 or 3), whole numbers
     labels: Tensor  # (B, L) every label column: sentiment, then the emotions where there are any
     not_finite: int  # values that were -inf, inf or NaN in the files, and are 0 here
 
@@ -47,11 +55,12 @@ class Split(Dataset[Batch]):
 
     `folder` holds visual50, audio50, bert50 and label50.npy, from this program or from the
     released script (float64). Raises InputError when one is missing or does not fit the others;
-    unless it `needs_labels`, label50.npy may be missing, and labels are then NaN.
+    unless it `needs_labels`, label50.npy may be missing, and labels are then NaN. Where it
+    `takes_pieces`, text is the word pieces of pieces50.npy, for a model with a text encoder.
     """
 
-    def __init__(self, folder: Path, needs_labels: bool = True) -> None:
-        self.folder, self._needs_labels = folder, needs_labels
+    def __init__(self, folder: Path, needs_labels: bool = True, takes_pieces: bool = False) -> None:
+        self.folder, self._needs_labels, self.takes_pieces = folder, needs_labels, takes_pieces
         if not folder.is_dir():
             raise InputError(
                 f"No folder {folder}; prepare the dataset first "
@@ -63,19 +72,29 @@ class Split(Dataset[Batch]):
                 f"{folder.parent} is half moved into place by an interrupted preparation; run it "
                 f"again ({preparation_command(folder.parent)})."
             )
-        arrays = {kind: NpyReader(path) for kind, path in self._files.items()}
+        if takes_pieces and not (folder / PIECES_FILE).is_file():
+            raise InputError(
+                f"{folder} has no {PIECES_FILE}, which a text encoder that learns along needs; add "
+                f"it with the BERT of its text ({preparation_command(folder.parent)}, with --bert "
+                "or --from where it was prepared so)."
+            )
+        arrays = {
+            kind: NpyReader(path, whole=path.name == PIECES_FILE)
+            for kind, path in self._files.items()
+        }
         self._check_lengths(arrays)
         self._arrays = {kind: arrays[kind] for kind in INPUTS}
         label = arrays.get("label")
         unlabelled = np.full((len(arrays["text"]), 1), np.nan, np.float32)
         self.labels = unlabelled if label is None else _read_labels(label)  # (N, L) float32
-        self.widths = {kind: array.shape[2] for kind, array in self._arrays.items()}
+        self.widths = dict(zip(INPUTS, (shape[1] for shape in self.shapes), strict=True))
         self.ids = self._read_ids()
         self.scores = scores_of(read_manifest(folder.parent))  # whose labels these are
 
     @property
     def _files(self) -> dict[str, Path]:
-        files = {kind: self.folder / name for kind, name in BATCH_FILES.items()}
+        names = {**BATCH_FILES, "text": PIECES_FILE} if self.takes_pieces else BATCH_FILES
+        files = {kind: self.folder / name for kind, name in names.items()}
         if not (self._needs_labels or files["label"].is_file()):
             del files["label"]
         return files
@@ -111,19 +130,26 @@ class Split(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Path, bool]]:
+    def __reduce__(self) -> tuple[type[Split], tuple[Path, bool, bool]]:
         """Let a loading process that is not forked open the files itself, not get copies."""
-        return Split, (self.folder, self._needs_labels)
+        return Split, (self.folder, self._needs_labels, self.takes_pieces)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """One segment's shapes, visual, audio and text: (tokens, width)."""
-        return [array.shape[1:] for array in self._arrays.values()]
+        visual, audio, text = (array.shape[1:] for array in self._arrays.values())
+        return [visual, audio, text[::-1] if self.takes_pieces else text]
 
     @cached_property
     def digest(self) -> str:
-        """What tells this split's content from another's: of its files' sizes and samples."""
-        facts = [file_facts(path) for path in self._files.values()]
+        """What tells this split's content from another's: of its files' sizes and samples.
+
+        It is the same whether features or word pieces of a text are read.
+        """
+        files = self._files
+        if (self.folder / TEXT_FILE).is_file():
+            files["text"] = self.folder / TEXT_FILE
+        facts = [file_facts(path) for path in files.values()]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def __getitem__(self, rows: Rows) -> Batch:
@@ -138,8 +164,10 @@ class Split(Dataset[Batch]):
         Raises InputError when a file has changed.
         """
         not_finite, tensors = np.zeros(len(rows), dtype=np.int64), []
-        for array in self._arrays.values():
+        for kind, array in self._arrays.items():
             values = array.read(rows).astype(np.float32, copy=False)
+            if kind == "text" and self.takes_pieces:
+                values = np.ascontiguousarray(values.swapaxes(1, 2))
             tensor = torch.from_numpy(values)
             # A sum is only finite when all values are, and a single pass.
             if not math.isfinite(tensor.sum().item()):
@@ -148,6 +176,12 @@ class Split(Dataset[Batch]):
                 not_finite += np.count_nonzero(bad, axis=(1, 2))
             tensors.append(tensor)
         return tensors, not_finite
+
+    @cached_property
+    def pieces_range(self) -> tuple[int, int]:
+        """The smallest and the largest number in the word pieces."""
+        pieces = self._arrays["text"].read(range(len(self)))
+        return int(pieces.min()), int(pieces.max())
 
     def prefetch(self, rows: Rows) -> None:
         """Have the system load the given rows in the background: they are wanted next."""

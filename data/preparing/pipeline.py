@@ -19,7 +19,7 @@ import numpy as np
 from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
 from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
-from data.preparing.text import keep_text, sentences_of, start_text
+from data.preparing.text import cut_text, keep_text, sentences_of, start_text
 from system.console import print_line
 from system.errors import InputError
 from system.files import file_facts, flush_all, make_folder
@@ -57,6 +57,9 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
         unknown = _write_text(plan, encoder, processes, splits_of(manifest))
         manifest = {**manifest, "text": {**encoder.description, "unknown_pieces": unknown}}
     if processes.is_first:
+        cut: list[str] = []
+        if encoder is not None or plan.adds_pieces:
+            manifest, cut = _add_pieces(plan, encoder, manifest)
         if plan.arrays is not Arrays.KEEP and manifest["text"] is None:
             manifest = {
                 **manifest,
@@ -64,7 +67,7 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
             }
         files = _staged_files(plan.stage, splits_of(manifest))
         written = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest) if encoder is not None]
-        _check_staged(plan.stage, files, manifest.get("files", {}), written)
+        _check_staged(plan.stage, files, manifest.get("files", {}), [*written, *cut])
         manifest = {**manifest, "files": files}
         if plan.arrays is not Arrays.KEEP:
             _remove_old_text(plan.request.folder)
@@ -85,6 +88,31 @@ def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
     if told is not None:
         print_line(told)
     return encoder
+
+
+def _add_pieces(
+    plan: Plan, encoder: TextEncoder | None, manifest: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Write the word pieces beside text features; returns the manifest, and the files' names.
+
+    Without an `encoder` the features are there, and their BERT's tokenizer does.
+    """
+    from data.text.bert import load_tokenizer
+    from data.text.bert_files import find_bert
+    from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_of
+
+    text = plan.request.text
+    assert text is not None  # whose BERT it is
+    if encoder is None:
+        tokenizer, positions = load_tokenizer(find_bert(text.bert)[0])
+        cutter = PieceCutter(tokenizer, positions, plan.request.source.is_by_word)
+    else:
+        tokenizer, cutter = encoder.tokenizer, encoder.cutter
+    cut = cut_text(plan, cutter, splits_of(manifest))
+    if not cut:  # they came in pieces, of a vocabulary that the file does not tell
+        return manifest, cut
+    digest = vocabulary_digest(vocabulary_of(tokenizer))
+    return {**manifest, "text": {**manifest["text"], "vocabulary": digest}}, cut
 
 
 def _have_arrays(plan: Plan) -> dict[str, Any]:

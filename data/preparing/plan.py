@@ -12,6 +12,7 @@ from typing import Any
 from data.layout import (
     ALIGNMENT_NAMES,
     ARRAY_FILES,
+    PIECES_FILE,
     SEGMENTS_FILE,
     STAGE,
     TEXT_FILE,
@@ -108,6 +109,7 @@ class Plan:
     staged: dict[str, Any] | None  # the manifest of an interrupted preparation
     arrays: Arrays
     text: Text = Text.KEEP
+    adds_pieces: bool = False  # to text features that are kept
     same_text: tuple[Prepared, ...] = ()  # alignments that have text features of this kind
     files_are_there: bool = True  # of the source
 
@@ -125,7 +127,7 @@ class Plan:
     @property
     def is_done(self) -> bool:
         """Tell whether all that is asked for is in place."""
-        return self.arrays is Arrays.KEEP and self.text is Text.KEEP
+        return self.arrays is Arrays.KEEP and self.text is Text.KEEP and not self.adds_pieces
 
     @property
     def arrays_manifest(self) -> dict[str, Any] | None:
@@ -160,6 +162,7 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     arrays = Arrays.MAKE if is_made else _decide_arrays(source, prepared, folder / STAGE, staged)
     plan = Plan(request, ends_move, prepared, staged, arrays, files_are_there=files_are_there)
     plan = replace(plan, text=_decide_text(plan))
+    plan = replace(plan, adds_pieces=_lacks_pieces(plan))
     if plan.text in (Text.ENCODE, Text.ENCODE_IF_MISSING) and not request.is_forced:
         plan = replace(plan, same_text=tuple(_same_text(plan)))
     return plan
@@ -218,6 +221,15 @@ def _decide_text(plan: Plan) -> Text:
         return Text.KEEP if plan.arrays is Arrays.KEEP else Text.KEEP_IF_SAME
     is_met = request.text.is_met_by(text) and plan.arrays is Arrays.KEEP
     return Text.KEEP if is_met and plan.in_place.is_whole([TEXT_FILE]) else Text.ENCODE
+
+
+def _lacks_pieces(plan: Plan) -> bool:
+    """Tell whether text features are kept that an earlier version wrote no word pieces beside."""
+    wanted = plan.request.text
+    if wanted is None or plan.text is not Text.KEEP or plan.arrays is not Arrays.KEEP:
+        return False
+    is_by_bert = wanted.is_met_by(plan.in_place.manifest["text"])
+    return is_by_bert and not plan.in_place.is_whole([PIECES_FILE])
 
 
 def _same_text(plan: Plan) -> Iterable[Prepared]:

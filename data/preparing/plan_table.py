@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from data.layout import SPLITS, TEXT_FILE
+from data.layout import SPLITS, TEXT_FILE, TEXT_LENGTH
 from data.manifest import splits_of
 from data.preparing.plan import Plan, Text
 from data.preparing.text import has_same_sentences, sentences_of, started_text
 from data.text.bert_files import hidden_size
-from data.text.feature_file import TEXT_LENGTH, count_left
+from data.text.feature_file import count_left
 
 PLAN_HEADER = ("what", "how", "segments", "bytes to write", "sentences to encode")
 UNKNOWN = "unknown"
@@ -36,6 +36,8 @@ def plan_rows(plan: Plan) -> list[list[str]]:
         name = plan.request.folder / split
         rows.append([f"{name}: arrays", plan.arrays.value, count, costs[0], "0"])
         rows.append([f"{name}: text", how, count, *costs[1:]])
+        if plan.adds_pieces:
+            rows.append([f"{name}: word pieces", "add", count, UNKNOWN, "0"])
     return rows
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from data.layout import PIECES_FILE, TEXT_FILE, read_segments
+from data.layout import PIECES_FILE, TEXT_FILE, iterate_segments
 from data.manifest import splits_of
 from data.preparing.plan import Plan, Prepared
 from data.text.feature_file import WordPieces
+from data.text.pieces import PieceCutter, write_pieces
 from system.errors import InputError
 from system.files import flush_file, flush_folder, make_folder, read_json, write_json
 
@@ -21,11 +22,24 @@ _STARTED = "text.json"  # in the stage: what kind of features was begun
 
 
 def sentences_of(folder: Path) -> list[str] | list[WordPieces]:
-    """Return what is encoded: a split's sentences, or its word pieces."""
-    if (folder / PIECES_FILE).is_file():
-        pieces = np.load(folder / PIECES_FILE).tolist()
+    """Return what is encoded: a split's sentences, or without any, its word pieces."""
+    sentences = [row["sentence"] for row in iterate_segments(folder)]
+    if not any(sentences) and (folder / PIECES_FILE).is_file():
+        pieces = np.load(folder / PIECES_FILE)[:, :2].tolist()
         return [(tuple(ids), tuple(mask)) for ids, mask in pieces]
-    return [row["sentence"] for row in read_segments(folder)]
+    return sentences
+
+
+def cut_text(plan: Plan, cutter: PieceCutter, splits: Sequence[str]) -> list[str]:
+    """Write the word pieces of each split that has sentences; returns the files' names."""
+    written = []
+    for split in splits:
+        sentences = sentences_of(plan.arrays_folder / split)
+        texts = [text for text in sentences if isinstance(text, str)]
+        if texts:
+            write_pieces(plan.stage / split / PIECES_FILE, texts, cutter)
+            written.append(f"{split}/{PIECES_FILE}")
+    return written
 
 
 def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
@@ -69,7 +83,8 @@ def keep_text(
 ) -> dict[str, Any] | None:
     """Take over the text features in place, where new arrays have the same sentences.
 
-    Returns their description, None when there are none to take.
+    With them come the word pieces, where there are some. Returns their description, None when
+    there are none to take.
     """
     if prepared is None or not prepared.is_whole([TEXT_FILE]):
         return None
@@ -80,6 +95,10 @@ def keep_text(
     for split in splits:
         _remove_begun(stage / split)
         _link(prepared.folder / split, stage / split)
+        if prepared.is_whole([PIECES_FILE]):
+            _link(prepared.folder / split, stage / split, PIECES_FILE)
+        else:
+            (stage / split / PIECES_FILE).unlink(missing_ok=True)
         flush_folder(stage / split)
     text: dict[str, Any] = prepared.manifest["text"]
     return text
@@ -90,10 +109,11 @@ def _remove_begun(folder: Path) -> None:
         leftover.unlink()
 
 
-def _link(source: Path, target: Path) -> None:
-    """Have a split's text features in another folder too, without copying where possible."""
+def _link(source: Path, target: Path, name: str = TEXT_FILE) -> None:
+    """Have a file of a split's in another folder too, without copying where possible."""
+    (target / name).unlink(missing_ok=True)
     try:
-        os.link(source / TEXT_FILE, target / TEXT_FILE)
+        os.link(source / name, target / name)
     except OSError:  # a file system without hard links
-        shutil.copyfile(source / TEXT_FILE, target / TEXT_FILE)
-        flush_file(target / TEXT_FILE)
+        shutil.copyfile(source / name, target / name)
+        flush_file(target / name)

@@ -23,6 +23,7 @@ from system.errors import InputError, refuse_if_out_of_memory
 from system.torch_file import load_torch_file
 
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 # What the encoder's shape needs of a configuration, besides the activation.
 _SIZES = (
     "vocab_size",
@@ -54,10 +55,19 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, BertModel]:
     return tokenizer, model.eval()
 
 
-def load_tokenizer(folder: Path) -> BertTokenizer:
-    """Load the tokenizer alone, as `load_bert` does; the weights may be missing."""
-    vocab_size = _load_config(one_of(folder, CONFIG_FILES)).vocab_size
-    return _load_tokenizer(one_of(folder, VOCABULARY_FILES), vocab_size)
+def load_tokenizer(folder: Path) -> tuple[BertTokenizer, int]:
+    """Load the tokenizer as `load_bert` does, and how many pieces the BERT takes.
+
+    The weights may be missing.
+    """
+    config = _load_config(one_of(folder, CONFIG_FILES))
+    tokenizer = _load_tokenizer(one_of(folder, VOCABULARY_FILES), config.vocab_size)
+    return tokenizer, config.max_position_embeddings
+
+
+def make_tokenizer(vocabulary: str, vocab_size: int, where: str) -> BertTokenizer:
+    """Make the tokenizer of a vocabulary, one piece a line, that is kept at `where`."""
+    return _checked(_tokenizer_of(vocabulary.split("\n")), vocab_size, where)
 
 
 def _load_config(path: Path) -> BertConfig:
@@ -68,6 +78,11 @@ def _load_config(path: Path) -> BertConfig:
         if type(size) is not int or size < 1:  # True is an int too
             raise InputError(f"{path}: {name} is {size!r}, expected a whole number above 0.")
         setattr(config, name, size)
+    for name in _DROPOUTS:
+        share = values.get(name, getattr(config, name))
+        if type(share) not in (int, float) or not 0 <= share < 1:
+            raise InputError(f"{path}: {name} is {share!r}, expected a number from 0, below 1.")
+        setattr(config, name, float(share))
     config.layer_norm_eps = values.get("layer_norm_eps", 1e-12)
     if not isinstance(config.layer_norm_eps, float) or not 0 < config.layer_norm_eps < 1:
         raise InputError(f"{path}: layer_norm_eps is {config.layer_norm_eps!r}, expected 1e-12.")
@@ -93,13 +108,18 @@ def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
             tokenizer = BertTokenizer(str(path), do_lower_case=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}.") from error
+    return _checked(tokenizer, vocab_size, str(path))
+
+
+def _checked(tokenizer: BertTokenizer, vocab_size: int, where: str) -> BertTokenizer:
+    """Raise InputError unless the tokenizer is a BERT's that knows so many pieces at most."""
     missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
     if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}; it is no BERT vocabulary.")
+        raise InputError(f"{where} lacks {', '.join(missing)}; it is no BERT vocabulary.")
     pieces = max(tokenizer.vocab.values()) + 1
     if pieces > vocab_size:
         raise InputError(
-            f"{path} has {pieces} pieces, but the configuration beside it says {vocab_size}; "
+            f"{where} has {pieces} pieces, but the configuration beside it says {vocab_size}; "
             "the files belong to different models."
         )
     return tokenizer

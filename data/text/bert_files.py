@@ -16,8 +16,10 @@ VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 _MOST_PIECES = 10_000_000  # far more than any vocabulary has
 
 
-def find_bert(name_or_folder: str) -> tuple[Path, str | None]:
+def find_bert(name_or_folder: str, option: str = "--bert") -> tuple[Path, str | None]:
     """Return the folder that holds the BERT, and the commit where it is the Hugging Face hub's.
+
+    `option` is what gave its name.
 
     The address built into pytorch_pretrained_bert is not to be relied on, so names are fetched
     (once, then kept) through huggingface_hub. Raises InputError when that fails.
@@ -26,8 +28,10 @@ def find_bert(name_or_folder: str) -> tuple[Path, str | None]:
     if folder.is_dir():
         return folder, None
     if folder.exists() or folder.is_absolute() or name_or_folder.startswith("."):
-        raise InputError(f"--bert {name_or_folder} is not a folder; give a BERT folder or a name.")
-    folder = _fetch(name_or_folder)
+        raise InputError(
+            f"{option} {name_or_folder} is not a folder; give a BERT folder or a name."
+        )
+    folder = _fetch(name_or_folder, option)
     return folder, folder.name
 
 
@@ -45,7 +49,7 @@ def find_kept_bert(name_or_folder: str, commit: str | None) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, option: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its names have moved
         EntryNotFoundError,
@@ -71,7 +75,7 @@ def _fetch(name: str) -> Path:
         reason = first_line(error)
         raise InputError(
             f"BERT {name!r} could not be fetched from the Hugging Face hub ({reason}); check the "
-            "name and the connection, or give --bert a folder with config.json, vocab.txt and "
+            f"name and the connection, or give {option} a folder with config.json, vocab.txt and "
             "model.safetensors."
         ) from error
     return config.parent

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from data.layout import TEXT_LENGTH
 from data.text.bert import load_bert
 from data.text.bert_files import find_bert, weights_facts
-from data.text.feature_file import TEXT_LENGTH, Sentence
+from data.text.feature_file import Sentence
 from data.text.fused_bert import fuse
+from data.text.pieces import PieceCutter
 from data.text.precision import compare_with_float32
-from data.text.words import kept_pieces
 from system.devices import pick_device
 from system.errors import InputError
 
@@ -36,7 +37,6 @@ class TextEncoder:
         by_word: bool = False,
     ) -> None:
         self._device = pick_device(device)
-        self._by_word = by_word
         folder, commit = find_bert(name_or_folder)
         self.tokenizer, model = load_bert(folder)
         self._positions = model.config.max_position_embeddings
@@ -45,6 +45,7 @@ class TextEncoder:
                 f"BERT {name_or_folder} has {self._positions} positions, expected at least "
                 f"{TEXT_LENGTH}."
             )
+        self.cutter = PieceCutter(self.tokenizer, self._positions, by_word)
         self.width: int = model.config.hidden_size
         self._model = fuse(model, _PRECISIONS[precision]).to(self._device)
         self.batch_size = _BATCH_SIZE[self._device.type]
@@ -69,14 +70,9 @@ class TextEncoder:
         return compare_with_float32(self._model.encoder.layer[-1], batch)
 
     def pieces(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return a sentence's input ids and attention mask, each `(TEXT_LENGTH,)` int64."""
-        return self._padded(kept_pieces(self.tokenizer, sentence), TEXT_LENGTH)
-
-    def _padded(self, pieces: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-        ids = self.tokenizer.convert_tokens_to_ids(["[CLS]", *pieces, "[SEP]"])
-        padding = (0, length - len(ids))
-        mask = np.pad(np.ones(len(ids), dtype=np.int64), padding)
-        return np.pad(np.array(ids, dtype=np.int64), padding), mask
+        """Return a sentence's input ids and attention mask, each `(TEXT_LENGTH,)`, or by word."""
+        ids, mask, *_ = self.cutter.cut([sentence])[0]
+        return ids, mask
 
     def encode(self, sentences: Sequence[Sentence]) -> np.ndarray:
         """Encode `n` sentences as one batch, `(n, TEXT_LENGTH, width)` float32.
@@ -84,32 +80,12 @@ class TextEncoder:
         Sentences cut into pieces elsewhere keep their length.
         """
         texts = [sentence for sentence in sentences if isinstance(sentence, str)]
-        if texts and self._by_word:
-            return self._encode_words([text.split(" ") for text in texts])
-        ids, masks = zip(*(map(self.pieces, texts) if texts else sentences), strict=True)
-        return self.encode_pieces(np.array(ids), np.array(masks))
-
-    def _encode_words(self, sentences: list[list[str]]) -> np.ndarray:
-        """Give each of a sentence's last words the mean of its pieces, zeros in front.
-
-        A word without pieces stays zero.
-        """
-        cut = [
-            [self.tokenizer.tokenize(word) for word in words[-TEXT_LENGTH:]] for words in sentences
-        ]
-        flat = [[piece for word in words for piece in word][: self._positions - 2] for words in cut]
-        length = max(map(len, flat)) + 2
-        ids, masks = zip(*(self._padded(pieces, length) for pieces in flat), strict=True)
-        hidden = self.encode_pieces(np.stack(ids), np.stack(masks))
-        features = np.zeros((len(sentences), TEXT_LENGTH, self.width), dtype=np.float32)
-        for row, words in enumerate(cut):
-            begin = 1  # after [CLS]
-            for position, pieces in enumerate(words, start=TEXT_LENGTH - len(words)):
-                vectors = hidden[row, begin : min(begin + len(pieces), len(flat[row]) + 1)]
-                if len(vectors):
-                    features[row, position] = vectors.mean(axis=0)
-                begin += len(pieces)
-        return features
+        if not texts:
+            ids, mask = np.array(sentences).swapaxes(0, 1)
+            return self.encode_pieces(ids, mask)
+        ids, mask, *places = self.cutter.cut(texts).swapaxes(0, 1)
+        hidden = self.encode_pieces(ids, mask)
+        return _means_of_words(hidden, *places) if places else hidden
 
     @torch.inference_mode()
     def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -145,3 +121,15 @@ class TextEncoder:
         )
         features: np.ndarray = hidden.float().cpu().numpy()
         return features
+
+
+def _means_of_words(hidden: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Give each word the mean of its pieces' vectors `(n, T, width)`, zeros where there is none.
+
+    `places` `(n, T)` says which position each piece's word has, from 1.
+    """
+    features = np.zeros((len(hidden), TEXT_LENGTH, hidden.shape[2]), dtype=np.float32)
+    for own, vectors, its_places in zip(features, hidden, places, strict=True):
+        for place in set(its_places[its_places > 0].tolist()):
+            own[place - 1] = vectors[its_places == place].mean(axis=0)
+    return features

@@ -13,11 +13,10 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.lib import format as npy_format
 
+from data.layout import TEXT_LENGTH
 from system.files import atomic_write, flush_folder
 from system.processes import Processes
 from system.progress import progress
-
-TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or words
 
 # Input ids and attention mask of one sentence that was cut into pieces elsewhere.
 WordPieces = tuple[tuple[int, ...], tuple[int, ...]]

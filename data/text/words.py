@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from pytorch_pretrained_bert import BertTokenizer
 
-from data.layout import PIECES_FILE, iterate_segments
+from data.layout import PIECES_FILE, TEXT_LENGTH, iterate_segments
 from data.manifest import read_manifest
 from data.text.bert import load_tokenizer
 from data.text.bert_files import find_kept_bert, weights_facts
-from data.text.feature_file import TEXT_LENGTH
 from system.errors import InputError, first_line
 
 
@@ -28,6 +27,24 @@ def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:
     """Return the word pieces of a sentence that are encoded."""
     pieces: list[str] = tokenizer.tokenize(sentence)
     return pieces[: TEXT_LENGTH - 2]
+
+
+def pieces_of_words(
+    tokenizer: BertTokenizer, sentence: str, positions: int
+) -> tuple[list[str], list[int]]:
+    """Return the pieces of a sentence's last words, and of each, its word's position in the text.
+
+    The last word has the last of `TEXT_LENGTH` positions. Of the pieces, those are left out for
+    which a BERT of so many `positions` has no room between its marks.
+    """
+    words = sentence.split(" ")[-TEXT_LENGTH:]
+    pieces: list[str] = []
+    places: list[int] = []
+    for place, word in enumerate(words, start=TEXT_LENGTH - len(words)):
+        own = tokenizer.tokenize(word)
+        pieces += own
+        places += [place] * len(own)
+    return pieces[: positions - 2], places[: positions - 2]
 
 
 def name_positions(folder: Path, rows: Sequence[int], length: int) -> PositionNames:
@@ -82,7 +99,7 @@ def _find_tokenizer(text: Mapping[str, Any]) -> BertTokenizer:
         raise InputError(f"the tokenizer of {name} is not at hand")
     if Path(name).is_dir() and weights_facts(name) != text.get("weights"):
         raise InputError(f"{name} is no longer the BERT that encoded the text")
-    return load_tokenizer(folder)
+    return load_tokenizer(folder)[0]
 
 
 def _cut_elsewhere(

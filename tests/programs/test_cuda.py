@@ -16,10 +16,10 @@ def predictions(path):
 
 
 @needs_cuda
-@pytest.mark.parametrize("model", ["nhfnet", "mult", "lf_dnn"])
+@pytest.mark.parametrize("model", ["nhfnet", "mult", "lf_dnn", "text_only --finetune_bert"])
 def test_what_was_trained_on_a_gpu_is_evaluated_the_same_on_both(main, demo, tmp_path, model):
     options = ["--datadir", demo, "--no_verbose", "--batch_size", 32]
-    main(*options, "--train", "--model", model, "--epochs", 1, "--device", "cuda")
+    main(*options, "--train", "--epochs", 1, "--device", "cuda", "--model", *model.split())
     (run,) = tmp_path.glob("checkpoints/run.json")
     assert "cuda" in json.dumps(json.loads(run.read_text())["config"])
     options += ["--checkpoint", tmp_path / "checkpoints" / "best.pth"]
@@ -45,7 +45,15 @@ def test_all_that_is_done_with_a_checkpoint(main, demo, tmp_path, capsys):
 
 
 @needs_cuda
-@pytest.mark.parametrize("options", [["--model", "lf_dnn"], ["--compile"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model", "lf_dnn"],
+        ["--compile"],
+        ["--finetune_bert", "--precision", "bfloat16", "--accumulation_steps", 2],
+        ["--finetune_bert", "--gradient_checkpointing", "--freeze_layers", 0],
+    ],
+)
 def test_other_ways_to_train(main, demo, tmp_path, capsys, options):
     main("--datadir", demo, "--train", "--epochs", 1, "--device", "cuda", *options)
     assert (tmp_path / "checkpoints" / "best.pth").is_file()

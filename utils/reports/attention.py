@@ -15,6 +15,7 @@ from data.loading.split import INPUTS, Split
 from models.contract import Model
 from models.layers.recording import AttentionMap, HasAttention
 from models.registry import MODELS, find_class
+from models.text_encoder import WithTextEncoder, text_encoder_of
 from system.console import print_line, print_warning
 from system.errors import InputError, described
 from system.files import atomic_write
@@ -40,10 +41,12 @@ class AttentionReport:
 
     def __init__(self, wanted: Wanted, name: str, model: Model, split: Split) -> None:
         self._wanted, self._split = wanted, split
+        self._encoder = text_encoder_of(model)
+        model = model.model if isinstance(model, WithTextEncoder) else model
         self._model = cast("HasAttention", model)
         _check_segments(wanted, split)
         known = getattr(model, "ATTENTION_MAPS", ())
-        maps = _try_model(name, self._model, split) if known else {}
+        maps = self._try_model(name) if known else {}
         if not maps:
             left_out = ", ".join(getattr(model.config, "left_out", []))
             with_maps = [one for one in MODELS if getattr(find_class(one), "ATTENTION_MAPS", ())]
@@ -69,8 +72,8 @@ class AttentionReport:
         names = self._position_names(rows)
         bar = progress(rows, desc="Attention", unit="segment", disable=not options.verbose)
         for row in bar:
-            inputs = [x.to(options.device) for x in self._split[[row]].inputs]
             with torch.no_grad(), execution.autocast(options.device):
+                inputs = self._inputs(row, options.device)
                 prediction, maps = self._model.with_attention(*inputs)
             maps = {name: _of_one_segment(one) for name, one in maps.items()}
             padding = dict(zip(INPUTS, map(_padding, inputs), strict=True))
@@ -93,6 +96,29 @@ class AttentionReport:
         print_line(f"\nAttention of {len(rows):,} segments is in {folder}")
         return pictures
 
+    def _inputs(self, row: int, device: torch.device) -> list[torch.Tensor]:
+        """Return what the model gets of a segment, behind its text encoder where it has one."""
+        visual, audio, text = (x.to(device) for x in self._split[[row]].inputs)
+        return [visual, audio, text if self._encoder is None else self._encoder(text)]
+
+    @property
+    def _length_of_text(self) -> int:
+        """How many positions the model's text has: of word pieces by word, there are others."""
+        words = 0 if self._encoder is None else self._encoder.config.words
+        return words or self._split.shapes[INPUTS.index("text")][0]
+
+    @torch.no_grad()
+    def _try_model(self, name: str) -> Mapping[str, AttentionMap]:
+        """Return the maps of the first segment."""
+        try:
+            _, maps = self._model.with_attention(*self._inputs(0, torch.device("cpu")))
+        except Exception as error:
+            if name in MODELS:
+                raise
+            reason = described(error)  # somebody's own code
+            raise InputError(f"--model {name} gives no attention maps ({reason}).") from error
+        return maps
+
     def _rows(self, evaluation: Evaluation) -> list[int]:
         """Return the rows of the segments, the worst predicted ones first."""
         errors = np.abs(evaluation.predictions - evaluation.labels).mean(axis=1)
@@ -106,7 +132,7 @@ class AttentionReport:
         from data.text.words import name_positions  # the tokenizer's package is slow to import
 
         try:
-            length = self._split.shapes[INPUTS.index("text")][0]
+            length = self._length_of_text
             return name_positions(self._split.folder, rows, length)
         except InputError as error:
             print_warning(f"the positions of text are numbered in the pictures: {error}")
@@ -118,6 +144,7 @@ class AttentionReport:
             return {}
         words = names.by_row[row]
         lengths = {kind: shape[0] for kind, shape in zip(INPUTS, self._split.shapes, strict=True)}
+        lengths["text"] = self._length_of_text
         named = [kind for kind in INPUTS if names.are_words and lengths[kind] == len(words)]
         return dict.fromkeys([*named, "text"], words)
 
@@ -146,19 +173,6 @@ def _check_segments(wanted: Wanted, split: Split) -> None:
             f"--ids: there is no segment {sorted(unknown)[0]!r} in {split.folder}; give ids as in "
             "its segments.csv, or in predictions.csv."
         )
-
-
-@torch.no_grad()
-def _try_model(name: str, model: HasAttention, split: Split) -> Mapping[str, AttentionMap]:
-    """Return the maps of the first segment."""
-    try:
-        _, maps = model.with_attention(*split[[0]].inputs)
-    except Exception as error:
-        if name in MODELS:
-            raise
-        reason = described(error)  # somebody's own code
-        raise InputError(f"--model {name} gives no attention maps ({reason}).") from error
-    return maps
 
 
 def _of_one_segment(found: AttentionMap) -> AttentionMap:

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.text_encoder import text_encoder_of
 from system.console import format_table
+
+_VALUES_A_PARAMETER = 4  # in training: itself, its gradient and Adam's two moments
 
 
 def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
@@ -20,7 +23,7 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     PyTorch's own counter, which knows matrix products only.
     """
     batch = len(inputs[0])
-    parts = dict(model.named_children())
+    parts = _parts(model)
     model.train()
     activations = _activation_bytes(model, inputs)
     name_of_model = type(model).__name__
@@ -32,15 +35,29 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
         return f"{sum(sum(counts[n].values()) for n in names) / batch / 1e6:.2f} M"
 
     rows = [
-        [name, f"{count_parameters(part):,}", flops(f"{name_of_model}.{name}")]
+        [name.rpartition(".")[2], f"{count_parameters(part):,}", flops(f"{name_of_model}.{name}")]
         for name, part in parts.items()
     ]
     rows.append(["all", f"{count_parameters(model):,}", flops("Global")])
     sizes = ", ".join(str(tuple(x.shape)) for x in inputs)
+    frozen = sum(one.numel() for one in model.parameters()) - count_parameters(model)
+    states = _VALUES_A_PARAMETER * count_parameters(model) + frozen
+    header = ["part", "parameters that learn" if frozen else "parameters", "FLOPs a sample"]
     return (
-        f"{format_table(['part', 'parameters', 'FLOPs a sample'], rows)}\n\n"
+        f"{format_table(header, rows)}\n\n"
+        + (f"Parameters that stay as they are: {frozen:,}\n" if frozen else "")
+        + f"Weights, gradients and Adam's moments {4 * states / 2**20:.1f} MB\n"
         f"Inputs {sizes}: activations kept for the backward pass {activations / 2**20:.1f} MB"
     )
+
+
+def _parts(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the parts of a model, by name; behind a text encoder, those of the model there."""
+    if text_encoder_of(model) is None:
+        return dict(model.named_children())
+    own = dict(model.named_children())
+    inner = {f"model.{name}": part for name, part in own.pop("model").named_children()}
+    return {**own, **inner}
 
 
 def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[Any, int]]:
@@ -54,7 +71,7 @@ def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[An
 
 def count_parameters(module: nn.Module) -> int:
     """Return how many numbers a module learns."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(one.numel() for one in module.parameters() if one.requires_grad)
 
 
 def _activation_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> int:

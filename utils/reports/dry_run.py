@@ -9,20 +9,23 @@ from torch import nn
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
+from models.text_encoder import text_encoder_of
 from system.console import print_line
 from utils.reports.costs import model_table
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, open_training
+from utils.running.text_encoder import takes_pieces
 
-_STATES = 3  # of a weight in a checkpoint: itself and Adam's two moments
+_STATES = 3  # of a weight in a checkpoint: itself and Adam's two moments; without, itself
 
 
 def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
     """Print what a training would read, do and write; touches nothing."""
     config, splits, model, task = open_training(config)
     steps = math.ceil(len(splits["train"]) / config.batch_size)
-    saved = _STATES * sum(4 * parameter.numel() for parameter in model.parameters())
+    states = _STATES if text_encoder_of(model) is None else 1
+    saved = states * sum(4 * parameter.numel() for parameter in model.parameters())
     facts = [
         ("train", f"{config.model} for {task.name}, on {options.device}"),
         *((name, f"{len(split):,} segments of {split.folder}") for name, split in splits.items()),
@@ -33,13 +36,15 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
             ("write", f"{config.checkpointdir}: a checkpoint of {_megabytes(saved)} an epoch"),
             ("", f"{config.resultdir}: the test scores of the best"),
         ]
-    _print_plan(facts, model, splits["train"], options)
+    batch = min(config.batch_size, len(splits["train"]))
+    at_once = math.ceil(batch / config.accumulation_steps)
+    _print_plan(facts, model, splits["train"], at_once)
 
 
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
     """Print what an evaluation would read, do and write; touches nothing."""
-    split = Split(config.data_folder / split_name)
     checkpoint = read_checkpoint(config.needed_checkpoint)
+    split = Split(config.data_folder / split_name, takes_pieces=takes_pieces(checkpoint))
     config, model, task = open_model(config, checkpoint, split)
     facts = [
         ("evaluate", f"{checkpoint.path}: {config.model} for {task.name}, on {options.device}"),
@@ -48,15 +53,15 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
     if config.save:
         folder = result_folder(config.resultdir, checkpoint.path, split.digest)
         facts.append(("write", f"{folder / split_name}"))
-    _print_plan(facts, model, split, options)
+    _print_plan(facts, model, split, options.batch_size)
 
 
 def _print_plan(
-    facts: list[tuple[str, str]], model: nn.Module, split: Split, options: LoaderOptions
+    facts: list[tuple[str, str]], model: nn.Module, split: Split, batch_size: int
 ) -> None:
     for name, fact in facts:
         print_line(f"{name:<9} {fact}")
-    rows = range(min(options.batch_size, len(split)))
+    rows = range(min(batch_size, len(split)))
     print_line("\n" + model_table(model, split[list(rows)].inputs))
 
 

@@ -22,6 +22,7 @@ from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
+from utils.running.text_encoder import takes_pieces
 
 
 def evaluate_checkpoint(
@@ -37,7 +38,7 @@ def evaluate_checkpoint(
     not fit each other, or have nothing to show attention of.
     """
     checkpoint = read_checkpoint(config.needed_checkpoint)
-    split = Split(config.data_folder / split_name)
+    split = Split(config.data_folder / split_name, takes_pieces=takes_pieces(checkpoint))
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
     _warn_of_other_data(checkpoint, data)

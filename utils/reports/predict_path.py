@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from data.layout import ALIGNMENT_NAMES, BATCH_FILES, SEGMENTS_FILE, SPLITS, iterate_segments
+from data.layout import (
+    ALIGNMENT_NAMES,
+    BATCH_FILES,
+    PIECES_FILE,
+    SEGMENTS_FILE,
+    SPLITS,
+    iterate_segments,
+)
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from data.manifest import splits_of
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
 from data.preparing.plan import Request, TextRequest
-from models.checkpoint import read_checkpoint
+from data.text.pieces import write_pieces
+from models.checkpoint import Checkpoint, read_checkpoint
+from models.text_encoder import TextEncoder
 from system.console import print_line, print_warning
 from system.errors import InputError
 from system.files import atomic_write
@@ -30,6 +40,7 @@ from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
 from utils.running.setup import check_widths, open_model, place_model, scores_trained_on
+from utils.running.text_encoder import cutter_of, takes_pieces
 from utils.tasks import Task
 
 
@@ -42,8 +53,9 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
     """
     checkpoint = read_checkpoint(config.needed_checkpoint)
     config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
-    scores = scores_trained_on(checkpoint)
-    with _opened(path, bert, scores, config.device, options) as splits:
+    if bert is not None and takes_pieces(checkpoint):
+        raise InputError(f"--bert: {checkpoint.path} has its own text encoder; leave --bert out.")
+    with _opened(path, bert, checkpoint, config.device, options) as splits:
         config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
         for split in splits[1:]:
             check_widths(model, split)
@@ -68,9 +80,10 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
 
 @contextmanager
 def _opened(
-    path: Path, bert: str | None, scores: str | None, device: str, options: LoaderOptions
+    path: Path, bert: str | None, checkpoint: Checkpoint, device: str, options: LoaderOptions
 ) -> Iterator[list[Split]]:
     """Open a dataset where it is, a pickle as a temporary dataset."""
+    in_pieces = takes_pieces(checkpoint)
     if not path.exists():
         raise InputError(f"--predict: there is no {path}; give a prepared dataset, or a pickle.")
     folders = [path] if (path / BATCH_FILES["visual"]).is_file() else []
@@ -78,26 +91,50 @@ def _opened(
     if folders:
         if bert is not None:
             raise InputError(f"--bert goes with a pickle; {path} is prepared and has its text.")
-        yield [Split(folder, needs_labels=False) for folder in folders]
+        yield [Split(folder, needs_labels=False, takes_pieces=in_pieces) for folder in folders]
         return
     processes = options.processes
     with tempfile.TemporaryDirectory(prefix="nhfnet-") as own:
         folder = Path(processes.broadcast(own))
         try:
-            source = PickleSource(path, bert is None, scores, uses_labels=False)
+            takes_text = bert is None and not in_pieces
+            scores = scores_trained_on(checkpoint)
+            source = PickleSource(path, takes_text, scores, uses_labels=False)
             text = None if bert is None else TextRequest(bert, "float32", device)
             manifest = prepare(Request(folder, ALIGNMENT_NAMES[0], source, text), processes)
             for reason, count in manifest["left_out"].items():
                 print_warning(f"{path}: not predicted: {count:,} because the {reason}")
-            if manifest["text"] is None:
+            folders = [folder / name for name in splits_of(manifest)]
+            if in_pieces:
+                if processes.is_first:
+                    _cut_sentences(folders, checkpoint, source.is_by_word)
+                processes.broadcast(None)
+            elif manifest["text"] is None:
                 raise InputError(
                     f"{path} has words, but no text features; give --bert, the encoder of the "
                     "data that the checkpoint was trained on."
                 )
-            yield [Split(folder / name, needs_labels=False) for name in splits_of(manifest)]
+            yield [Split(one, needs_labels=False, takes_pieces=in_pieces) for one in folders]
             processes.broadcast(None)  # the others have read what the first one's folder holds
         except InputError as error:
             raise InputError(str(error).replace(str(folder), str(path))) from error
+
+
+def _cut_sentences(folders: Sequence[Path], checkpoint: Checkpoint, by_word: bool) -> None:
+    """Give splits that have sentences the word pieces of the checkpoint's own text encoder."""
+    with torch.device("meta"):  # without weights
+        encoder = TextEncoder.described(checkpoint.text_encoder or {}, str(checkpoint.path))
+    if by_word != (encoder.config.words > 0):
+        raise InputError(
+            f"{folders[0].parent} is {'' if by_word else 'not '}aligned by word, but "
+            f"{checkpoint.path} was trained on data that {'are not' if by_word else 'are'}; give "
+            "a pickle like those."
+        )
+    cutter = cutter_of(encoder, str(checkpoint.path))
+    for folder in folders:
+        if not (folder / PIECES_FILE).is_file():
+            sentences = [row["sentence"] for row in iterate_segments(folder)]
+            write_pieces(folder / PIECES_FILE, sentences, cutter)
 
 
 def _write(path: Path, split: Split, predictions: np.ndarray, task: Task) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -15,11 +17,13 @@ from data.loading.split import INPUTS, Split
 from models.checkpoint import read_checkpoint
 from models.contract import Model
 from models.registry import MODELS
+from models.text_encoder import WithTextEncoder
 from system.console import format_table, print_heading, print_line
 from system.errors import InputError
 from system.files import atomic_write
 from system.progress import progress
 from utils.reports.about import about_run
+from utils.reports.encoded import encode_split
 from utils.reports.evaluation import evaluate
 from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
 from utils.reports.perturbation import (
@@ -37,7 +41,17 @@ from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
+from utils.running.text_encoder import takes_pieces
 from utils.tasks import Scores, Task
+
+
+class _Opened(NamedTuple):
+    """A checkpoint, and the data that it is scored on."""
+
+    config: RunConfig
+    model: Model
+    task: Task
+    split: Split
 
 
 @dataclass(frozen=True)
@@ -62,9 +76,20 @@ def measure_robustness(
     Prints what a missing modality costs, and writes robustness.csv, a picture and report.html.
     Raises InputError when a checkpoint cannot be read, does not fit, or is of another task.
     """
-    split = Split(config.data_folder / split_name)
-    opened = _open(config, split, beside)
-    task = opened[0][2]
+    with tempfile.TemporaryDirectory(prefix="nhfnet-") as folder:
+        split = Split(config.data_folder / split_name)
+        opened = _open(config, split, beside, options, Path(folder))
+        return _measure(opened, config, split, options, beside)
+
+
+def _measure(
+    opened: Sequence[_Opened],
+    config: RunConfig,
+    split: Split,
+    options: LoaderOptions,
+    beside: Sequence[Path],
+) -> list[Robustness]:
+    task, split_name = opened[0].task, split.folder.name
     if config.save:
         config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
     rates = shift_rates(split)
@@ -79,11 +104,11 @@ def measure_robustness(
     with bar:
         found = [
             Robustness(
-                one.needed_checkpoint,
-                one.model_name,
-                _scores(one, model, task, split, rates, options, bar),
+                one.config.needed_checkpoint,
+                one.config.model_name,
+                _scores(one, rates, options, bar),
             )
-            for one, model, task in opened
+            for one in opened
         ]
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(found, task)))
@@ -97,16 +122,29 @@ def measure_robustness(
 
 
 def _open(
-    config: RunConfig, split: Split, beside: Sequence[Path]
-) -> list[tuple[RunConfig, Model, Task]]:
-    """Return each checkpoint's configuration, model and task; the task of all is the same."""
-    opened: list[tuple[RunConfig, Model, Task]] = []
+    config: RunConfig,
+    split: Split,
+    beside: Sequence[Path],
+    options: LoaderOptions,
+    folder: Path,
+) -> list[_Opened]:
+    """Open each checkpoint; the task of all is the same.
+
+    Of one with a text encoder, what is disturbed is the text that the model behind it gets, which
+    is written into `folder`.
+    """
+    opened: list[_Opened] = []
     for path in dict.fromkeys((config.needed_checkpoint, *beside)):
         checkpoint = read_checkpoint(path)
         # --model names the first one's, and that of others that need a name.
-        model = None if opened and checkpoint.model in MODELS else config.model
-        opened.append(open_model(replace(config, checkpoint=path, model=model), checkpoint, split))
-        first, last = opened[0][0].task, opened[-1][0].task
+        name = None if opened and checkpoint.model in MODELS else config.model
+        own = Split(split.folder, takes_pieces=True) if takes_pieces(checkpoint) else split
+        its, model, task = open_model(replace(config, checkpoint=path, model=name), checkpoint, own)
+        if isinstance(model, WithTextEncoder):
+            place = folder / f"{len(opened)}.npy"
+            own, model = encode_split(own, model.text_encoder, place, options), model.model
+        opened.append(_Opened(its, model, task, own))
+        first, last = opened[0].config.task, opened[-1].config.task
         if first != last:
             raise InputError(
                 f"{path} was trained for the task {last}, but {config.checkpoint} for {first}; "
@@ -116,15 +154,10 @@ def _open(
 
 
 def _scores(
-    config: RunConfig,
-    model: Model,
-    task: Task,
-    split: Split,
-    rates: Mapping[str, float],
-    options: LoaderOptions,
-    bar: tqdm,
+    opened: _Opened, rates: Mapping[str, float], options: LoaderOptions, bar: tqdm
 ) -> dict[Perturbation, Scores]:
     """Return the scores by perturbation; where several leave the same data, it is scored once."""
+    config, model, task, split = opened
     execution = Execution(config.precision, config.compile)
     predictor = Predictor(place_model(model, config, options), execution, options.share_size)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}

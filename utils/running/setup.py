@@ -8,19 +8,27 @@ from dataclasses import replace
 import torch
 
 from data.labels import SCALES
-from data.layout import SPLITS
+from data.layout import SPLITS, TEXT_LENGTH
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
 from models.native import accelerate
 from models.registry import MODELS, build, restore
+from models.text_encoder import text_encoder_of
 from system.console import print_line
 from system.cpu_threads import choose_threads
 from system.devices import pick_device
 from system.errors import InputError, described
 from system.processes import Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
+from utils.running.text_encoder import (
+    check_pieces,
+    choose_what_learns,
+    finetuned,
+    in_pieces,
+    takes_pieces,
+)
 from utils.tasks import LOSSES, TASKS, Task
 
 _WORKERS = {"cuda": 4, "cpu": 0}
@@ -45,7 +53,13 @@ def open_training(
     when something cannot be read or built, or does not fit.
     """
     splits = {name: Split(config.data_folder / name) for name in names}
-    config, model, task = _new_model(config, splits["train"])
+    checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
+    if checkpoint is not None and takes_pieces(checkpoint):
+        splits = in_pieces(splits)
+    config, model, task = _new_model(config, checkpoint, splits["train"])
+    if config.finetune_bert is not None:
+        model, splits = finetuned(model, config, splits)
+    choose_what_learns(model, config)
     for name, split in splits.items():
         check_widths(model, split)
         if name != "train":  # whose labels the task was chosen by
@@ -53,13 +67,15 @@ def open_training(
     return config, splits, model, task
 
 
-def _new_model(config: RunConfig, split: Split) -> tuple[RunConfig, Model, Task]:
+def _new_model(
+    config: RunConfig, checkpoint: Checkpoint | None, split: Split
+) -> tuple[RunConfig, Model, Task]:
     """Return the model that a training of `split` starts from: new, or a checkpoint's."""
     torch.manual_seed(config.seed)
-    if config.checkpoint is not None:
+    if checkpoint is not None:
         if config.set:
             raise InputError("--set goes without --checkpoint, whose model has its settings.")
-        return open_model(config, read_checkpoint(config.checkpoint), split)
+        return open_model(config, checkpoint, split)
     name = config.model_name
     config = replace(config, model=name, task=config.task_name)
     task = find_task(config.task_name, split.scores, config.loss)
@@ -151,6 +167,7 @@ def find_task(name: str, scores: str, loss: str | None = None) -> Task:
 
 def check_widths(model: Model, split: Split) -> None:
     """Raise InputError unless the widths of the split's arrays are the model's."""
+    check_pieces(model, split)
     for kind, width in split.widths.items():
         expected = model.widths[kind]
         if width != expected:
@@ -167,7 +184,10 @@ def place_model(model: Model, config: RunConfig, options: LoaderOptions) -> Mode
     On a CPU, it also chooses how many threads compute.
     """
     if options.device.type == "cpu":
-        threads = choose_threads(options.share_size * sum(model.widths.values()))
+        values = sum(model.widths.values())
+        if (encoder := text_encoder_of(model)) is not None:  # which works on whole texts at once
+            values += TEXT_LENGTH * encoder.config.hidden_size
+        threads = choose_threads(options.share_size * values)
         if config.native and not config.compile:
             accelerate(model, threads)
     return model.to(options.device)

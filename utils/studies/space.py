@@ -27,8 +27,11 @@ from utils.run_config import RunConfig
 Space: TypeAlias = Mapping[str, BaseDistribution]  # by a setting's name
 
 # What a run predicts, of what, and how it runs is not searched, and the seed least of all.
-_NOT_SEARCHED = ("alignment", "task", "model", "set", "seed", "device", "precision", "compile")
-_OF_A_RUN = tuple(n for n in RunConfig().outcome if n not in (*_NOT_SEARCHED, "native"))
+_NOT_SEARCHED = (
+    *("alignment", "task", "model", "set", "seed", "device", "precision", "compile", "native"),
+    *("finetune_bert", "accumulation_steps", "gradient_checkpointing"),
+)
+_OF_A_RUN = tuple(name for name in RunConfig().outcome if name not in _NOT_SEARCHED)
 _OF_A_RANGE = {"low", "high", "log", "step"}
 
 

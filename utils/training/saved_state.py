@@ -18,6 +18,7 @@ from models.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from models.text_encoder import text_encoder_of
 from system.console import print_line
 from system.errors import InputError, first_line
 from utils.run_config import RunConfig
@@ -28,8 +29,9 @@ from utils.training.step import TrainingStep
 
 _MUST_MATCH = (
     *("alignment", "task", "model", "loss", "lr", "batch_size", "scheduler", "weight_decay"),
-    *("grad_clip", "seed", "precision"),
+    *("grad_clip", "accumulation_steps", "seed", "precision"),
 )
+_OF_A_TEXT_ENCODER = ("bert_lr", "bert_weight_decay", "bert_warmup", "freeze_layers")
 _OF_A_SCHEDULE = {"cosine": ("epochs",), "plateau": ("plateau_factor", "plateau_patience")}
 _LONGEST_QUOTE = 300
 
@@ -67,11 +69,9 @@ class TrainingSaver:
 
     def save_epoch(self, folder: Path, epoch: Epoch, is_best: bool) -> None:
         """Write the epoch's checkpoint, and `best.pth` when it is the best so far."""
-        details = {
-            "epoch": epoch.number,
-            "optimizer_state_dict": self._step.state_dict()["optimizer"],
-            "scores": epoch.scores,
-        }
+        details: dict[str, Any] = {"epoch": epoch.number, "scores": epoch.scores}
+        if text_encoder_of(self._step.model) is None:  # or it would be three times as large
+            details["optimizer_state_dict"] = self._step.state_dict()["optimizer"]
         for name in [epoch_file(epoch.number)] + [BEST] * is_best:
             self._write(folder / name, details)
 
@@ -106,16 +106,20 @@ class TrainingSaver:
         config = self._config
         names = _MUST_MATCH + _OF_A_SCHEDULE.get(config.scheduler, ())
         digests = self._data["digests"]
+        encoder = text_encoder_of(self._step.model)
+        if encoder is not None:
+            names += _OF_A_TEXT_ENCODER
         return {
             **{name: getattr(config, name) for name in names},
             "model settings": asdict(self._step.model.config),
+            "text encoder": None if encoder is None else asdict(encoder.config),
             "processes": self._options.processes.count,
             **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
         }
 
     def _with_defaults(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Add the settings that there were not when a file was written, at their defaults."""
-        complete = {**vars(RunConfig()), **found}
+        complete = {**vars(RunConfig()), "text encoder": None, **found}
         settings = found.get("model settings")
         if isinstance(settings, dict):
             defaults = asdict(type(self._step.model.config)())

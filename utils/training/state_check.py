@@ -55,10 +55,10 @@ def check_step(content: Mapping[str, Any], step: TrainingStep) -> None:
     own, optimizer = step.state_dict(), content["optimizer"]
     groups, found = own["optimizer"]["param_groups"], optimizer["param_groups"]
     _require(len(found) == len(groups), "optimizer", found, "a group")
-    for group, expected in zip(found, groups, strict=True):
+    for group, expected, highest in zip(found, groups, step.highest_lrs, strict=True):
         _check_like(group, expected, "optimizer")
         _check_same(group, expected, ("lr",), "optimizer")
-        is_rate = 0 <= group["lr"] <= step.highest_lr * (1 + _OF_FLOAT32)
+        is_rate = 0 <= group["lr"] <= highest * (1 + _OF_FLOAT32)
         _require(is_rate, "lr", group["lr"], "a learning rate")
     parameters = [one for group in step.optimizer.param_groups for one in group["params"]]
     has_learnt = content["epoch"] > 1 or content["step"] > 0

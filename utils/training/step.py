@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from data.loading.options import LoaderOptions
 from data.loading.split import Batch
 from models.contract import Model
+from models.text_encoder import text_encoder_of
 from utils.run_config import RunConfig
 from utils.running.cuda_graph import CudaGraph
 from utils.running.execution import Execution
 from utils.tasks import Task
+from utils.training.optimizer import make_optimizer, warming_up
 from utils.training.schedules import make_scheduler
 
 
@@ -25,26 +28,33 @@ class TrainingStep:
     def __init__(self, model: Model, task: Task, config: RunConfig, options: LoaderOptions) -> None:
         self.model = model.to(options.device)
         self.takes_keys = getattr(model, "takes_dropout_keys", False)
-        self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        has_text_encoder = text_encoder_of(model) is not None
+        # A text encoder's dropout draws from PyTorch's generator, whatever the model's does.
+        self.draws = has_text_encoder or not self.takes_keys
+        self.epochs = 0.0  # that are over with the next step; the warm-up goes by it
+        self.optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(config, self.optimizer)
         self.task, self._config, self._options = task, config, options
         self._execution = Execution(config.precision, config.compile)
         # On CUDA the rate stays in one place on the device, where a CUDA graph reads it.
         self._rates = [
-            torch.tensor(config.lr, device=options.device) for _ in self.optimizer.param_groups
+            torch.tensor(group["lr"], device=options.device)
+            for group in self.optimizer.param_groups
         ]
         self._adapt_optimizer()
         self._forward: nn.Module = model
         if options.processes.count > 1:
             self._forward = DistributedDataParallel(model)
         self._prepared = self._execution.prepared(self._forward)
-        self._step_alone = CudaGraph(
+        self._step_alone: Callable[..., tuple[Tensor, ...]] = CudaGraph(
             lambda *tensors: self._step(self._prepared, len(tensors[0]), *tensors),
             lambda *tensors: self._step(self._forward, len(tensors[0]), *tensors),
             options.batch_size,
         )
+        if has_text_encoder:  # what changes from step to step is in no graph
+            self._step_alone = lambda *tensors: self._step(
+                self._prepared, len(tensors[0]), *tensors
+            )
 
     @property
     def lr(self) -> float:
@@ -52,9 +62,10 @@ class TrainingStep:
         return round(float(self.optimizer.param_groups[0]["lr"]), 10)  # a float32's digits on CUDA
 
     @property
-    def highest_lr(self) -> float:
-        """The learning rate that schedules begin with, and never exceed."""
-        return self._config.lr
+    def highest_lrs(self) -> list[float]:
+        """The learning rate that schedules begin with, and never exceed, of each group."""
+        config = self._config
+        return [config.lr] + [config.bert_lr] * (len(self.optimizer.param_groups) - 1)
 
     def __call__(self, batch: Batch, keys: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """Learn from this process's share of a batch of `rows` segments.
@@ -88,18 +99,60 @@ class TrainingStep:
         *,
         weight: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
-        with self._execution.autocast(targets.device):
-            prediction = forward(*inputs).float()
         # The loss is a mean over rows; DistributedDataParallel averages over the processes.
-        loss = self.task.loss(prediction, targets).sum()
-        loss = loss * (weight * self._options.processes.count / (rows * targets.shape[1]))
+        weight *= self._options.processes.count / (rows * targets.shape[1])
+        inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+        parts = min(self._config.accumulation_steps, len(targets))
+        if parts == 1:
+            prediction, loss = self._learn(forward, inputs, targets, weight)
+        else:
+            prediction, loss = self._learn_in_parts(parts, forward, inputs, targets, weight)
         if self._config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.grad_clip)
-        self.optimizer.step()
+        with warming_up(self.optimizer, self._warm_share):
+            self.optimizer.step()
+        return prediction, loss
+
+    def _learn(
+        self,
+        forward: Callable[..., Tensor],
+        inputs: tuple[Tensor, ...],
+        targets: Tensor,
+        weight: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradients of some rows; returns their predictions, and their part of the loss."""
+        with self._execution.autocast(targets.device):
+            prediction = forward(*inputs).float()
+        loss = self.task.loss(prediction, targets).sum() * weight
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
         return prediction.detach(), loss.detach()
+
+    def _learn_in_parts(
+        self,
+        parts: int,
+        forward: Callable[..., Tensor],
+        inputs: tuple[Tensor, ...],
+        targets: Tensor,
+        weight: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Do the same part by part, so that the activations of one alone are kept at a time."""
+        cut = zip(*(x.tensor_split(parts) for x in (*inputs, targets)), strict=True)
+        predictions, losses = [], []
+        for number, (*part, of_part) in enumerate(cut, start=1):
+            # Several processes exchange their gradients with the last part's.
+            no_sync = getattr(self._forward, "no_sync", nullcontext)
+            with nullcontext() if number == parts else no_sync():
+                prediction, loss = self._learn(forward, tuple(part), of_part, weight)
+            predictions.append(prediction)
+            losses.append(loss)
+        return torch.cat(predictions), torch.stack(losses).sum()
+
+    @property
+    def _warm_share(self) -> float:
+        """The share of its learning rate that the text encoder has at the next step."""
+        warmup = self._config.bert_warmup
+        return min(1.0, self.epochs / warmup) if warmup else 1.0
 
     def end_epoch(self, score: float) -> None:
         """Let the schedule see the validation score, lower is better, of the epoch that is over."""

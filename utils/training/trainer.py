@@ -172,7 +172,7 @@ class Trainer:
         self.model.train()
         current, split = self.state, self.splits["train"]
         order, dropout_seed = self._order(current.epoch), self._draw(current.epoch, 1)
-        if current.step == 0 and not self.step.takes_keys:  # a resumed epoch goes on drawing
+        if current.step == 0 and self.step.draws:  # a resumed epoch goes on drawing
             rank = self.options.processes.rank
             torch.manual_seed(self._draw(current.epoch, 2) + rank)
         rows = self.options.rows(order)
@@ -183,6 +183,7 @@ class Trainer:
                     self._is_within_step = True
                     whole = rows[current.step]
                     keys = segment_keys(torch.from_numpy(self.options.share(whole)), dropout_seed)
+                    self.step.epochs = current.epoch - 1 + (current.step + 1) / len(rows)
                     prediction, loss = self.step(batch, keys, len(whole))
                     append_predictions(current.predicted, prediction)
                     current.not_finite += batch.not_finite

@@ -397,3 +397,49 @@ def test_an_empty_segment_table_is_refused(tmp_path):
     write_split(tmp_path)
     (tmp_path / "segments.csv").touch()
     assert "segments.csv has columns []" in refusal(tmp_path)
+
+
+# ---------------------------------------------------------------- word pieces
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_word_pieces_take_the_place_of_text(tmp_path, dtype, num_workers):
+    write_split(tmp_path)
+    pieces = np.random.default_rng(0).integers(0, 40, (SEGMENTS, 3, 7)).astype(dtype)
+    np.save(tmp_path / "pieces50.npy", pieces)
+    split, plain = Split(tmp_path, takes_pieces=True), Split(tmp_path)
+    assert split.widths == {**plain.widths, "text": 3}
+    assert split.shapes == [*plain.shapes[:2], (7, 3)]
+    assert split.digest == plain.digest
+    assert split.pieces_range == (pieces.min(), pieces.max())
+    (found,) = read(split, batch_size=SEGMENTS, num_workers=num_workers)
+    assert found.text.dtype == torch.float32
+    np.testing.assert_array_equal(found.text, pieces.swapaxes(1, 2))
+    (expected,) = read(plain, batch_size=SEGMENTS)
+    assert torch.equal(found.visual, expected.visual)
+
+
+def test_a_split_of_word_pieces_needs_no_features_of_text(tmp_path):
+    write_split(tmp_path)
+    np.save(tmp_path / "pieces50.npy", np.ones((SEGMENTS, 2, 7), np.uint16))
+    with_features = Split(tmp_path, takes_pieces=True).digest
+    (tmp_path / "bert50.npy").unlink()
+    assert Split(tmp_path, takes_pieces=True).digest != with_features
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        (None, r"has no pieces50.npy, which a text encoder .*dataset_prep.py --datadir"),
+        (np.ones((3, 2, 7), np.float32), "holds float32 of shape .* expected whole numbers"),
+        (np.ones((3, 2), np.uint16), "expected whole numbers"),
+        (np.ones((1, 2, 7), np.uint16), "different numbers of segments .*pieces50.npy 1"),
+    ],
+)
+def test_word_pieces_that_are_none_are_refused(tmp_path, pieces, message):
+    write_split(tmp_path)
+    if pieces is not None:
+        np.save(tmp_path / "pieces50.npy", pieces)
+    with pytest.raises(InputError, match=message):
+        Split(tmp_path, takes_pieces=True)

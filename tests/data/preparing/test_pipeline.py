@@ -35,7 +35,8 @@ from tests.golden import GOLDEN
 from tests.plain import plain_segments, plain_word_segments
 from tests.preparation import SINGLE_PROCESS, request
 
-FILES = ("visual50.npy", "audio50.npy", "bert50.npy", "label50.npy", "segments.csv")
+ARRAYS = ("visual50.npy", "audio50.npy", "bert50.npy", "label50.npy", "pieces50.npy")
+FILES = (*ARRAYS, "segments.csv")
 
 
 @pytest.fixture(scope="session")
@@ -261,7 +262,7 @@ def test_compressed_files_prepare_to_the_same_bytes(tmp_path, alignment, options
         prepare(request(folder, None, alignment=alignment, lengths=(7, 9)), SINGLE_PROCESS)
         written.append(snapshot(alignment_folder(folder, alignment)))
     assert written[0] == written[1]
-    assert len(written[0]) == 3 * (len(FILES) - 1)  # all but the text
+    assert len(written[0]) == 3 * (len(FILES) - 2)  # all but the text and its pieces
 
 
 def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory):

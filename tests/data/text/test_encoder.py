@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from data.fetching.demo import write_demo
-from data.text.encoder import TEXT_LENGTH, TextEncoder
+from data.layout import TEXT_LENGTH
+from data.text.encoder import TextEncoder
 from data.text.feature_file import write_text_features
 from system.devices import pick_device
 from system.errors import InputError

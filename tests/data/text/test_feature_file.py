@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.layout import TEXT_LENGTH
 from data.text import feature_file
-from data.text.feature_file import TEXT_LENGTH, count_left, write_text_features
+from data.text.feature_file import count_left, write_text_features
 from tests.preparation import SINGLE_PROCESS
 
 

@@ -1,0 +1,200 @@
+"""BERT (Devlin et al., NAACL 2019) as it learns: embeddings and layers, without pooler and heads.
+
+Parameters have the names of Hugging Face's BertModel, which its weights load by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from models.layers.tracing import is_tracing
+from system.config import CheckedConfig, setting
+from system.console import OneOf, share_below_one, whole_number
+
+_MOST = 2**16  # of channels and positions
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "swish": F.silu,
+}
+_MASKED = -10000.0  # added to the scores of masked pieces, as in the released BERT
+
+
+@dataclass(frozen=True)
+class BertConfig(CheckedConfig):
+    """What a BERT is built from; the names are those of its config.json."""
+
+    vocab_size: int = setting(30522, whole_number(1, 10_000_000))
+    hidden_size: int = setting(768, whole_number(1, _MOST))
+    num_hidden_layers: int = setting(12, whole_number(1, 256))
+    num_attention_heads: int = setting(12, whole_number(1, _MOST))
+    intermediate_size: int = setting(3072, whole_number(1, _MOST))
+    max_position_embeddings: int = setting(512, whole_number(1, _MOST))
+    type_vocab_size: int = setting(2, whole_number(1, _MOST))
+    hidden_act: str = setting("gelu", OneOf(*_ACTIVATIONS))
+    layer_norm_eps: float = setting(1e-12, share_below_one)
+    hidden_dropout_prob: float = setting(0.1, share_below_one)
+    attention_probs_dropout_prob: float = setting(0.1, share_below_one)
+
+    def __post_init__(self) -> None:
+        """Check each value, and that the heads share the width out evenly."""
+        super().__post_init__()
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by {self.num_attention_heads} "
+                "heads"
+            )
+
+
+class Bert(nn.Module):
+    """Word pieces to the last hidden layer. With `checkpoints`, activations are computed again."""
+
+    checkpoints = False  # less memory in training, for a third more time
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(config)
+        layers = nn.ModuleList([_Layer(config) for _ in range(config.num_hidden_layers)])
+        self.encoder = nn.ModuleDict({"layer": layers})
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The embeddings, and each layer."""
+        return [self.embeddings, *self.encoder["layer"].children()]
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode `(B, T)` input ids; `mask` `(B, T)` is 1 where there is a piece, else 0.
+
+        Returns `(B, T, hidden_size)`, also where there is none.
+        """
+        embeddings, *layers = self.parts
+        hidden: Tensor = embeddings(ids)
+        added = ((1.0 - mask) * _MASKED)[:, None, None]
+        for number, layer in enumerate(layers):
+            is_first = number == 0
+            if self.checkpoints and hidden.requires_grad:
+                hidden = checkpoint(layer, hidden, added, is_first, use_reentrant=False)
+            else:
+                hidden = layer(hidden, added, is_first)
+        return hidden
+
+
+class _Linear(nn.Linear):
+    """A linear layer; on a CPU, without gradients, float32 goes through oneDNN.
+
+    That is how the features of prepared data are computed, and faster than MKL on AMD's processors.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if torch.is_grad_enabled() or not is_plain or is_tracing() or not _has_onednn():
+            return super().forward(x)
+        if torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, "none", [], "none"
+        )
+        return result
+
+
+def _has_onednn() -> bool:
+    is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_built_in and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
+        self.LayerNorm = nn.LayerNorm(width, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        words, positions = self.word_embeddings(ids), self.position_embeddings(places)
+        summed = words + positions + self.token_type_embeddings.weight[0]
+        embedded: Tensor = self.dropout(self.LayerNorm(summed))
+        return embedded
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = _Attention(config)
+        self.intermediate = nn.ModuleDict(
+            {"dense": _Linear(config.hidden_size, config.intermediate_size)}
+        )
+        self.output = _Added(config.intermediate_size, config)
+        self._activation = _ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden: Tensor, mask: Tensor, is_first: bool = False) -> Tensor:
+        # All later layers amplify the first attention's rounding, in some sentences to 1e-4.
+        is_coarse = torch.is_autocast_enabled(hidden.device.type) or is_tracing()
+        if is_first and not (self.training or is_coarse):
+            hidden = _in_double(self.attention, hidden, mask)
+        else:
+            hidden = self.attention(hidden, mask)
+        inner = self._activation(self.intermediate["dense"](hidden))
+        encoded: Tensor = self.output(inner, hidden)
+        return encoded
+
+
+def _in_double(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """Call a module of float32 in float64, as the features of prepared data are computed."""
+    weights = {name: weight.double() for name, weight in module.named_parameters()}
+    doubled = functional_call(module, weights, tuple(x.double() for x in inputs))
+    result: Tensor = doubled.to(inputs[0].dtype)
+    return result
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.self = _SelfAttention(config)
+        self.output = _Added(config.hidden_size, config)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        added: Tensor = self.output(self.self(hidden, mask), hidden)
+        return added
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads, self.dropout = config.num_attention_heads, config.attention_probs_dropout_prob
+        self.query, self.key, self.value = (_Linear(width, width) for _ in range(3))
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        query, key, value = (
+            projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mask = mask.to(query.dtype)
+        attended = F.scaled_dot_product_attention(query, key, value, mask, dropout)
+        return attended.transpose(1, 2).flatten(2)
+
+
+class _Added(nn.Module):
+    """A linear map, added to the residual and normalised."""
+
+    def __init__(self, inputs: int, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = _Linear(inputs, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        normalised: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return normalised

@@ -1,0 +1,128 @@
+"""A text encoder that is trained along, in front of any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.contract import Model
+from models.layers.bert import Bert, BertConfig
+from system.config import make_config, setting
+from system.console import whole_number
+from system.errors import InputError, shown
+
+_VOCABULARY, _ORIGIN = "vocabulary", "origin"  # in a checkpoint, beside the configuration
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig(BertConfig):
+    """A BERT, and whether it gives a vector a piece or a word."""
+
+    words: int = setting(0, whole_number(0, 4096))  # positions of a text by word; 0: by piece
+
+
+class TextEncoder(nn.Module):
+    """A BERT from word pieces to the features that a model takes as text.
+
+    `vocabulary` is its pieces by number, one a line; `origin` says where its weights first came
+    from.
+    """
+
+    def __init__(self, config: TextEncoderConfig, vocabulary: str, origin: str) -> None:
+        super().__init__()
+        self.config, self.vocabulary, self.origin = config, vocabulary, origin
+        self.bert = Bert(config)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a piece is: its id, whether it is there, and the place of its word."""
+        return 3 if self.config.words else 2
+
+    def forward(self, pieces: Tensor) -> Tensor:
+        """Encode `pieces` `(B, T, width)`, whole numbers in a tensor of floats.
+
+        Returns `(B, T, hidden_size)`, or a vector a word, `(B, words, hidden_size)`: the mean of
+        its pieces', and zeros where there is none.
+        """
+        hidden: Tensor = self.bert(pieces[..., 0].long(), pieces[..., 1])
+        if not self.config.words:
+            return hidden
+        places = torch.arange(1, self.config.words + 1, device=pieces.device)
+        belongs = (pieces[:, None, :, 2] == places[:, None]).to(hidden.dtype)  # (B, words, T)
+        return belongs @ hidden / belongs.sum(dim=2, keepdim=True).clamp(min=1)
+
+    def freeze(self, layers: int) -> None:
+        """Keep the embeddings and the first `layers` as they are; raises InputError."""
+        if layers > self.config.num_hidden_layers:
+            raise InputError(
+                f"--freeze_layers {layers}: the text encoder has {self.config.num_hidden_layers} "
+                "layers."
+            )
+        for part in self.bert.parts[: layers + 1]:
+            part.requires_grad_(False)
+
+    def check_pieces(self, lowest: int, highest: int, length: int, where: str) -> None:
+        """Raise InputError unless word pieces of these numbers, so many a text, can be encoded."""
+        config = self.config
+        if lowest < 0 or highest >= config.vocab_size or length > config.max_position_embeddings:
+            raise InputError(
+                f"{where}: word pieces from {lowest} to {highest}, {length} a text, but the text "
+                f"encoder knows {config.vocab_size} and takes {config.max_position_embeddings}; "
+                "use data that were prepared with the same --bert."
+            )
+
+    def example(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
+        """Return random word pieces `(batch, length, width)`, the first text's last two missing."""
+        shape = batch, length
+        ids = torch.randint(self.config.vocab_size, shape, generator=generator)
+        numbers = [ids, torch.ones(shape)]
+        if self.config.words:  # the first piece is no word's
+            numbers.append((torch.arange(length) % self.config.words).expand(shape))
+        pieces = torch.stack([x.float() for x in numbers], dim=2)
+        pieces[0, -2:] = 0
+        return pieces
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it beside the weights, as plain values."""
+        return {**asdict(self.config), _VOCABULARY: self.vocabulary, _ORIGIN: self.origin}
+
+    @classmethod
+    def described(cls, description: Mapping[str, Any], where: str) -> TextEncoder:
+        """Make one from what `describe` gave; raises InputError that begins with `where`."""
+        values = dict(description)
+        vocabulary, origin = values.pop(_VOCABULARY, None), values.pop(_ORIGIN, None)
+        if not isinstance(vocabulary, str) or not isinstance(origin, str):
+            missing = _ORIGIN if isinstance(vocabulary, str) else _VOCABULARY
+            raise InputError(f"{where}: its text encoder has no {missing}; the file is damaged.")
+        known = {one.name for one in fields(TextEncoderConfig)}
+        if not known <= values.keys():
+            missing = shown(min(known - values.keys()))
+            raise InputError(f"{where}: its text encoder has no {missing}; the file is damaged.")
+        return cls(make_config(TextEncoderConfig, values, where), vocabulary, origin)
+
+
+class WithTextEncoder(Model):
+    """Any model of the contract whose text is word pieces, encoded by a text encoder of its own.
+
+    Configuration, outputs and dropout keys are the model's.
+    """
+
+    def __init__(self, text_encoder: TextEncoder, model: Model) -> None:
+        widths = {**model.widths, "text": text_encoder.width}
+        super().__init__(model.config, widths, model.outputs)
+        self.text_encoder, self.model = text_encoder, model
+        self.takes_dropout_keys = getattr(model, "takes_dropout_keys", False)
+
+    def forward(self, visual: Tensor, audio: Tensor, text: Tensor, *keys: Tensor) -> Tensor:
+        """Predict `(B, outputs)`; `text` is what the text encoder takes."""
+        prediction: Tensor = self.model(visual, audio, self.text_encoder(text), *keys)
+        return prediction
+
+
+def text_encoder_of(model: nn.Module) -> TextEncoder | None:
+    """Return a model's text encoder, where it has one."""
+    return model.text_encoder if isinstance(model, WithTextEncoder) else None

@@ -1,0 +1,137 @@
+"""Word pieces in a prepared dataset: beside every text that a BERT encoded, and added later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.checking.check import check_dataset
+from data.layout import SPLITS, alignment_folder, read_segments
+from data.preparing.pipeline import prepare
+from data.preparing.plan import decide
+from data.preparing.plan_table import plan_rows
+from data.text import encoder as text
+from data.text.bert import load_tokenizer
+from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_of
+from tests.csd_files import random_dataset, write_dataset
+from tests.preparation import SINGLE_PROCESS, request
+
+PIECES = "pieces50.npy"
+
+
+@pytest.fixture(scope="module")
+def bert(demo):
+    return str(demo / "demo_bert")
+
+
+@pytest.fixture
+def datadir(tmp_path):
+    write_dataset(tmp_path / "csd", random_dataset())
+    return tmp_path
+
+
+def cutter(bert, by_word=False):
+    return PieceCutter(*load_tokenizer(Path(bert)), by_word)
+
+
+def check_pieces(folder, bert, by_word=False):
+    for split in SPLITS:
+        sentences = [row["sentence"] for row in read_segments(folder / split)]
+        expected = cutter(bert, by_word).cut(sentences)
+        np.testing.assert_array_equal(np.load(folder / split / PIECES), expected)
+        size = (folder / split / PIECES).stat().st_size
+        assert manifest_of(folder)["bytes"][f"{split}/{PIECES}"] == size
+
+
+def manifest_of(folder):
+    return json.loads((folder / "dataset.json").read_text())
+
+
+def forget_pieces(folder):
+    """Make a dataset as an earlier version left it."""
+    manifest = manifest_of(folder)
+    del manifest["text"]["vocabulary"]
+    for split in SPLITS:
+        (folder / split / PIECES).unlink()
+        del manifest["bytes"][f"{split}/{PIECES}"]
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+
+
+def traces(folder):
+    """Tell each file's inode and time of change, but that of the pieces."""
+    paths = (path for split in SPLITS for path in (folder / split).iterdir())
+    return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths if p.name != PIECES}
+
+
+@pytest.mark.parametrize("alignment", ["segment", "word"])
+def test_every_text_that_a_bert_encoded_has_its_pieces(datadir, bert, alignment):
+    asked = request(datadir, bert, alignment=alignment)
+    prepare(asked, SINGLE_PROCESS)
+    check_pieces(asked.folder, bert, by_word=alignment == "word")
+    tokenizer, _ = load_tokenizer(Path(bert))
+    digest = vocabulary_digest(vocabulary_of(tokenizer))
+    assert manifest_of(asked.folder)["text"]["vocabulary"] == digest
+    assert check_dataset(asked.folder).problems == []
+
+
+@pytest.mark.parametrize("alignment", ["segment", "word"])
+def test_they_are_added_and_nothing_else_is_made(datadir, bert, alignment, monkeypatch):
+    asked = request(datadir, bert, alignment=alignment)
+    prepare(asked, SINGLE_PROCESS)
+    before, manifest = traces(asked.folder), manifest_of(asked.folder)
+    forget_pieces(asked.folder)
+    rows = {row[0].rpartition("/")[2]: row[1:] for row in plan_rows(decide(asked))}
+    assert rows["val: word pieces"][0] == "add"
+    assert rows["val: text"][0] == rows["val: arrays"][0] == "keep"
+    monkeypatch.setattr(text, "TextEncoder", None)
+    prepare(asked, SINGLE_PROCESS)
+    assert traces(asked.folder) == before
+    check_pieces(asked.folder, bert, by_word=alignment == "word")
+    found = manifest_of(asked.folder)
+    assert {**found, "made_at": ""} == {**manifest, "made_at": ""}
+    assert decide(asked).is_done
+
+
+def test_a_damaged_one_is_made_again(datadir, bert):
+    asked = request(datadir, bert)
+    prepare(asked, SINGLE_PROCESS)
+    path = datadir / "val" / PIECES
+    path.write_bytes(path.read_bytes()[:-3])
+    assert any(PIECES in problem for problem in check_dataset(datadir).problems)
+    prepare(asked, SINGLE_PROCESS)
+    check_pieces(datadir, bert)
+
+
+def test_those_of_another_split_are_told_by_the_check(datadir, bert):
+    prepare(request(datadir, bert), SINGLE_PROCESS)
+    shutil.copy(datadir / "train" / PIECES, datadir / "val" / PIECES)
+    (problem,) = check_dataset(datadir).problems
+    assert f"val/{PIECES}: 9 segments in val, expected 3" in problem
+
+
+def test_another_bert_brings_its_own(datadir, bert, tmp_path_factory):
+    prepare(request(datadir, bert), SINGLE_PROCESS)
+    other = tmp_path_factory.mktemp("other") / "bert"
+    shutil.copytree(bert, other)
+    lines = (other / "vocab.txt").read_text().splitlines()
+    lines[-1], lines[-2] = lines[-2], lines[-1]
+    (other / "vocab.txt").write_text("\n".join(lines) + "\n")
+    prepare(request(datadir, str(other)), SINGLE_PROCESS)
+    check_pieces(datadir, str(other))
+
+
+def test_they_stay_where_new_arrays_have_the_same_sentences(datadir, bert):
+    asked = request(datadir, bert, alignment="unaligned", lengths=(7, 9))
+    prepare(asked, SINGLE_PROCESS)
+    prepare(request(datadir, None, alignment="unaligned", lengths=(8, 9)), SINGLE_PROCESS)
+    check_pieces(alignment_folder(datadir, "unaligned"), bert)
+
+
+def test_without_a_bert_there_are_none(datadir):
+    prepare(request(datadir, None), SINGLE_PROCESS)
+    assert not list(datadir.glob(f"*/{PIECES}"))
+    assert decide(request(datadir, None)).is_done

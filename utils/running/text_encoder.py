@@ -1,0 +1,152 @@
+"""A text encoder that is trained along: from a BERT, or a checkpoint, to one that fits the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data.layout import TEXT_LENGTH
+from data.loading.split import INPUTS, Split
+from data.manifest import read_manifest
+from models.checkpoint import Checkpoint
+from models.contract import Model
+from models.layers.bert import BertConfig
+from models.registry import build
+from models.text_encoder import TextEncoder, TextEncoderConfig, WithTextEncoder, text_encoder_of
+from system.console import print_line
+from system.errors import InputError
+from utils.run_config import AS_PREPARED, RunConfig
+
+if TYPE_CHECKING:
+    from data.text.pieces import PieceCutter
+
+
+def takes_pieces(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint's text is word pieces, which its own text encoder encodes."""
+    return checkpoint.text_encoder is not None
+
+
+def in_pieces(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Return the splits, their text as word pieces."""
+    return {name: Split(split.folder, takes_pieces=True) for name, split in splits.items()}
+
+
+def finetuned(
+    model: Model, config: RunConfig, splits: dict[str, Split]
+) -> tuple[Model, dict[str, Split]]:
+    """Return the model behind the text encoder that is trained along, and the splits for it.
+
+    A model that leaves text out stays as it is.
+    """
+    if text_encoder_of(model) is not None:
+        raise InputError(
+            "--finetune_bert goes without this --checkpoint, whose model has its text encoder: it "
+            "is trained along."
+        )
+    if "text" in getattr(model.config, "left_out", []):
+        print_line("No text encoder is trained along: the model leaves text out")
+        return model, splits
+    splits = in_pieces(splits)
+    encoder = load_text_encoder(config, by_word=splits["train"].widths["text"] == 3)
+    width, expected = encoder.config.hidden_size, model.widths["text"]
+    if width != expected and config.checkpoint is not None:
+        raise InputError(
+            f"--finetune_bert: text is {width} wide from this BERT, but the model of --checkpoint "
+            f"takes {expected}; give the BERT of its text."
+        )
+    if width != expected:
+        torch.manual_seed(config.seed)
+        widths = {**model.widths, "text": width}
+        model = build(config.model_name, config.set, widths, model.outputs)
+    return WithTextEncoder(encoder, model), splits
+
+
+def choose_what_learns(model: Model, config: RunConfig) -> None:
+    """Have the model's text encoder, where it has one, learn as the configuration says."""
+    encoder = text_encoder_of(model)
+    if encoder is not None:
+        encoder.bert.checkpoints = config.gradient_checkpointing
+        if config.freeze_layers is not None:
+            encoder.freeze(config.freeze_layers)
+
+
+def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
+    """Load the BERT of `config.finetune_bert`; raises InputError when it cannot be had."""
+    from data.text.bert import load_bert  # the package is slow to import
+    from data.text.bert_files import find_bert, find_kept_bert, weights_facts
+    from data.text.pieces import vocabulary_of
+
+    name, commit = config.finetune_bert, None
+    assert name is not None  # or nothing is to be loaded
+    folder: Path | None = None
+    if name == AS_PREPARED:
+        name, commit = _as_prepared(config.data_folder)
+        folder = find_kept_bert(name, commit)
+    if folder is None:
+        folder, commit = find_bert(name, "--finetune_bert")
+    tokenizer, bert = load_bert(folder)
+    sizes = {one.name: getattr(bert.config, one.name) for one in fields(BertConfig)}
+    weights = weights_facts(name)
+    origin = f"{name}, " + (f"commit {commit}" if weights is None else weights["sha256"])
+    words = TEXT_LENGTH if by_word else 0
+    encoder = TextEncoder(TextEncoderConfig(**sizes, words=words), vocabulary_of(tokenizer), origin)
+    encoder.bert.load_state_dict(bert.state_dict())
+    return encoder
+
+
+def cutter_of(encoder: TextEncoder, where: str) -> PieceCutter:
+    """Return what cuts sentences for a text encoder, by the vocabulary that it has from `where`."""
+    from data.text.bert import make_tokenizer  # the package is slow to import
+    from data.text.pieces import PieceCutter
+
+    config = encoder.config
+    vocabulary = f"The vocabulary in {where}"
+    tokenizer = make_tokenizer(encoder.vocabulary, config.vocab_size, vocabulary)
+    return PieceCutter(tokenizer, config.max_position_embeddings, config.words > 0)
+
+
+def _as_prepared(folder: Path) -> tuple[str, str | None]:
+    """Return the name of the BERT that encoded the text in `folder`, and its commit."""
+    text = _text_of(folder)
+    if "weights" not in text:
+        raise InputError(
+            f"--finetune_bert: {folder} does not say which BERT encoded its text; give the BERT's "
+            "name or folder, and prepare the data with it (--bert)."
+        )
+    commit = text.get("commit")
+    return text["encoder"], commit if isinstance(commit, str) else None
+
+
+def _text_of(folder: Path) -> dict[str, Any]:
+    """Return what the manifest in a folder says of the text."""
+    manifest = read_manifest(folder)
+    text: dict[str, Any] = (manifest or {}).get("text") or {}
+    return text
+
+
+def check_pieces(model: Model, split: Split) -> None:
+    """Raise InputError unless a split's word pieces are those that the model's encoder knows."""
+    from data.text.pieces import vocabulary_digest
+
+    encoder = text_encoder_of(model)
+    if encoder is None:
+        return
+    found, expected = split.widths["text"], encoder.width
+    if found != expected:
+        by = {2: "segment", 3: "word"}
+        raise InputError(
+            f"{split.folder}: its word pieces are those of --alignment {by.get(found, found)}, but "
+            f"the text encoder takes those of {by[expected]}; use data aligned like that."
+        )
+    vocabulary = _text_of(split.folder.parent).get("vocabulary")
+    if vocabulary not in (None, vocabulary_digest(encoder.vocabulary)):
+        raise InputError(
+            f"{split.folder}: its word pieces are of another vocabulary than the text encoder's; "
+            "use the BERT that the data were prepared with, or prepare them with this one (--bert)."
+        )
+    length = split.shapes[INPUTS.index("text")][0]
+    encoder.check_pieces(*split.pieces_range, length, str(split.folder))

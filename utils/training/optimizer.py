@@ -1,0 +1,56 @@
+"""The optimizer of a training: Adam, and for a text encoder that is trained along, AdamW's way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.optim import Adam
+
+from models.contract import Model
+from models.text_encoder import text_encoder_of
+from utils.run_config import RunConfig
+
+
+def make_optimizer(model: Model, config: RunConfig) -> Adam:
+    """Return Adam over what the model learns: its own parameters, the first group, and its BERT's.
+
+    Those have a learning rate and a decay of their own, apart from the gradient (Loshchilov and
+    Hutter, ICLR 2019), and none on biases and norms (Devlin et al., NAACL 2019).
+    """
+    encoder = text_encoder_of(model)
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+    if encoder is not None:
+        of_encoder = [one for one in encoder.parameters() if one.requires_grad]
+        known = set(map(id, encoder.parameters()))
+        groups[0]["params"] = [one for one in model.parameters() if id(one) not in known]
+        is_decayed = _decayed(encoder)
+        for decay, flag in ((config.bert_weight_decay, True), (0.0, False)):
+            params = [one for one in of_encoder if (id(one) in is_decayed) is flag]
+            options = {"lr": config.bert_lr, "weight_decay": decay}
+            if params:
+                groups.append({"params": params, "decoupled_weight_decay": True, **options})
+    return Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def _decayed(encoder: nn.Module) -> set[int]:
+    """Return the ids of the parameters that decay: weights of linear maps and embeddings."""
+    kinds = (nn.Linear, nn.Embedding)
+    return {id(one.weight) for one in encoder.modules() if isinstance(one, kinds)}
+
+
+@contextmanager
+def warming_up(optimizer: Adam, share: float) -> Iterator[None]:
+    """Have all groups but the first learn at a `share` of their rates, while the block lasts."""
+    groups = optimizer.param_groups[1:]
+    rates = [group["lr"] for group in groups]
+    if share < 1:
+        for group in groups:
+            group["lr"] = group["lr"] * share
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
