@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from filelock import FileLock
 from optuna.trial import TrialState
 
 import main_msaf
@@ -218,6 +219,17 @@ def test_what_others_have_is_left_to_them(begun, compare, tmp_path):
     assert queue_in(tmp_path / "study").open_runs == ["lf_dnn/seed1", "lmf/seed1"]
     with pytest.raises(InputError, match=r"Another process trains .*lf_dnn/seed1 with other"):
         compare("lf_dnn", "--lr", 0.2, seeds=[1])
+
+
+def test_a_run_whose_folder_is_in_use_is_tried_again(compare, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "study" / "lf_dnn" / "seed1"
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / ".run.lock")
+    lock.acquire()
+    monkeypatch.setattr("utils.studies.queue.time.sleep", lambda _: lock.release())
+    compare("lf_dnn", seeds=[1])
+    assert json.loads((folder / RUN_FILE).read_text())["result"] is not None
+    assert f"Another training is writing into {folder}: its run waits" in capsys.readouterr().out
 
 
 def test_a_training_ends_when_its_run_was_given_to_others(compare, tmp_path, monkeypatch, capsys):
