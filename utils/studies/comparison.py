@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,14 @@ from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
 from utils.studies import database
+from utils.studies.plan import place_of, plan_runs, runs_of_studies
 from utils.studies.queue import RUN, Queue, run_of, why_failed
 from utils.studies.report import tabulate, write_study
 from utils.studies.runs import read_run
 from utils.studies.storage import Storage, damaged_study, holds_studies, telling_of_storage
 from utils.training.history import Epoch
 from utils.training.run import train
-from utils.training.run_folder import LAST, RUN_FILE, open_run_folder
+from utils.training.run_folder import LAST, open_run_folder
 
 NAME = "comparison"  # of the one study in a folder
 _NEW, _AGAIN, _GOES_ON, _COMPLETE = "new", "begins again", "goes on", "complete"
@@ -122,15 +121,15 @@ def _hand_out(left: Sequence[tuple[RunConfig, str]], folder: Path, url: str | No
     with telling_of_storage(storage):
         queue.wait_again()
     with storage.alone():
-        there = _clear(queue, {_place(config): config for config, _ in left})
+        there = _clear(queue, {place_of(config): config for config, _ in left})
         for config, title in left:
-            if _place(config) not in there:
-                queue.add(_place(config), {"title": title, **_about(config)})
+            if place_of(config) not in there:
+                queue.add(place_of(config), {"title": title, **_about(config)})
     work_on_runs(queue, folder)
     with telling_of_storage(storage):
         failed = {run: why_failed(one) for run, one in queue.runs.items() if _has_failed(one)}
     return [
-        f"{config.checkpointdir} has not ended: {failed.get(_place(config), 'it was taken back')}"
+        f"{config.checkpointdir} has not ended: {failed.get(place_of(config), 'it was taken back')}"
         for config, _ in left
         if _state_of(config) != _COMPLETE
     ]
@@ -228,60 +227,8 @@ def find_runs_of(folder: Path, url: str | None) -> Queue | None:
         return queue if queue.trials else None
 
 
-def _place(config: RunConfig) -> str:
-    """Return the name of a run: its folder in the study's."""
-    return "/".join(config.checkpointdir.parts[-2:])
-
-
 def _digests(config: RunConfig) -> dict[str, str]:
     return {name: Split(config.data_folder / name).digest for name in SPLITS}
-
-
-def runs_of_studies(folder: Path) -> list[Path]:
-    """Return the folders of the runs in a study's folder."""
-    return sorted(path.parent for path in folder.glob(f"*/seed*/{RUN_FILE}"))
-
-
-def plan_runs(
-    configs: Mapping[str, RunConfig], seeds: Sequence[int] | None = None
-) -> list[RunConfig]:
-    """Return the run of each configuration and seed, in folders `<name>/seed<N>`.
-
-    Without seeds each has its own. Raises InputError for a configuration that starts from a
-    checkpoint, or keeps nothing, and for two that would share a folder.
-    """
-    refuse_unsaved(configs.values())
-    names: dict[str, str] = {}
-    for name in configs:
-        other = names.setdefault(_folder_name(name), name)
-        if other != name:
-            raise InputError(
-                f"{other} and {name} would share the folder {_folder_name(name)}; rename one."
-            )
-    return [
-        _in_folder(config, name).for_seed(seed)
-        for name, config in configs.items()
-        for seed in seeds or [config.seed]
-    ]
-
-
-def refuse_unsaved(configs: Iterable[RunConfig]) -> None:
-    """Raise InputError for a configuration that starts from a checkpoint, or keeps nothing."""
-    if any(config.checkpoint is not None or not config.save for config in configs):
-        raise InputError(
-            "A comparison or search trains from the start and needs what a run writes: leave "
-            "--checkpoint and --no_save out."
-        )
-
-
-def _folder_name(name: str) -> str:
-    """Return what the folder of a configuration's runs is called."""
-    return re.sub(r"[^\w.,=-]+", "_", name)
-
-
-def _in_folder(config: RunConfig, name: str) -> RunConfig:
-    folder = config.checkpointdir / _folder_name(name)
-    return replace(config, checkpointdir=folder, task=config.task_name)
 
 
 def _state_of(config: RunConfig) -> str:

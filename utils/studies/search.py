@@ -148,7 +148,6 @@ def find_search(storage: Storage, places: Mapping[str, Any]) -> tuple[Search, Qu
             name: json_to_distribution(text) for name, text in study.user_attrs["space"].items()
         }
     search = Search(config, space)
-    search.check()
     return search, search.open(storage)
 
 

@@ -1,0 +1,64 @@
+"""The runs of a comparison: which there are, and in which folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from system.errors import InputError
+from utils.run_config import RunConfig
+from utils.training.run_folder import RUN_FILE
+
+
+def runs_of_studies(folder: Path) -> list[Path]:
+    """Return the folders of the runs in a study's folder."""
+    return sorted(path.parent for path in folder.glob(f"*/seed*/{RUN_FILE}"))
+
+
+def plan_runs(
+    configs: Mapping[str, RunConfig], seeds: Sequence[int] | None = None
+) -> list[RunConfig]:
+    """Return the run of each configuration and seed, in folders `<name>/seed<N>`.
+
+    Without seeds each has its own. Raises InputError for a configuration that starts from a
+    checkpoint, or keeps nothing, and for two that would share a folder.
+    """
+    refuse_unsaved(configs.values())
+    names: dict[str, str] = {}
+    for name in configs:
+        other = names.setdefault(_folder_name(name), name)
+        if other != name:
+            raise InputError(
+                f"{other} and {name} would share the folder {_folder_name(name)}; rename one."
+            )
+    return [
+        _in_folder(config, name).for_seed(seed)
+        for name, config in configs.items()
+        for seed in seeds or [config.seed]
+    ]
+
+
+def refuse_unsaved(configs: Iterable[RunConfig]) -> None:
+    """Raise InputError for a configuration that starts from a checkpoint, or keeps nothing."""
+    if any(config.checkpoint is not None or not config.save for config in configs):
+        raise InputError(
+            "A comparison or search trains from the start and needs what a run writes: leave "
+            "--checkpoint and --no_save out."
+        )
+
+
+def _folder_name(name: str) -> str:
+    """Return what the folder of a configuration's runs is called."""
+    return re.sub(r"[^\w.,=-]+", "_", name)
+
+
+def _in_folder(config: RunConfig, name: str) -> RunConfig:
+    folder = config.checkpointdir / _folder_name(name)
+    return replace(config, checkpointdir=folder, task=config.task_name)
+
+
+def place_of(config: RunConfig) -> str:
+    """Return the name of a run: its folder in the study's."""
+    return "/".join(config.checkpointdir.parts[-2:])
