@@ -1,14 +1,16 @@
 """Preparation without BERT: dataset_prep.py against the literal aligner of tests/plain.py.
 
     python -m benchmarks.prepare [CSD_DIR] [--alignment segment word]
-                                 [--forms plain gzip rounded]
+                                 [--forms plain gzip rounded] [--videos 40 330]
 
-CSD_DIR holds the four .csd files of CMU-MOSEI; without it, 40 made-up videos of 3 minutes are
-prepared. Other forms than `plain` are copies of them, compressed as the CMU SDK does it (level 9,
+CSD_DIR holds the four .csd files of CMU-MOSEI; without it, made-up videos are prepared, of
+CMU-MOSEI's mean length: 3,293 are as many as it has, for which a folder on a disk with 20 GB is
+wanted (TMPDIR). Other forms than `plain` are copies, compressed as the CMU SDK does it (level 9,
 HDF5's own chunks); `rounded` ones have audio and visual features of three decimals, which compress
 better. Each side runs in a process of its own, as a whole: start, reading, aligning and writing
-the arrays. The literal aligner loads the files first, as the CMU SDK does, and loops over rows and
-words in Python. Beside compressed files stands what decompressing the needed chunks takes alone,
+the arrays. Memory is that of all its processes, looked at every 20 ms (Linux). The literal aligner
+loads the files first, as the CMU SDK does, and loops over rows and words in Python: it takes part
+up to 60 videos. Beside compressed files stands what decompressing the needed chunks takes alone,
 from memory into memory, in as many threads as the process may use processors.
 """
 
@@ -23,8 +25,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -33,11 +36,13 @@ from benchmarks import record
 from benchmarks.record import ROOT
 from data.fetching.server import MOSEI
 from data.formats import chunks
+from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
 from data.formats.inflate import inflate
+from data.preparing import segments
 from data.preparing.segments import Lengths, Sequences
 from system.cpus import usable_cpus
-from tests.csd_files import random_video, write_dataset
+from tests.csd_files import random_video
 from tests.plain import plain_segments, plain_word_segments
 
 
@@ -65,18 +70,30 @@ def load(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def run(command: list[str]) -> tuple[float, float]:
-    """Run a command; its wall seconds, and its peak resident memory in MB (Linux)."""
+    """Run a command; its wall seconds, and the peak memory of its processes in MB (Linux)."""
     begin, peak = time.perf_counter(), 0.0
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=ROOT, **quiet) as process:
         while process.poll() is None:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            found = re.search(r"VmHWM:\s+(\d+) kB", status)
-            peak = max(peak, int(found[1]) / 1024 if found else 0.0)
-            time.sleep(0.01)
+            peak = max(peak, memory_of(process.pid))
+            time.sleep(0.02)
+        taken = time.perf_counter() - begin
     if process.returncode:
         raise SystemExit(f"{command} ended with exit code {process.returncode}")
-    return time.perf_counter() - begin, peak
+    return taken, peak
+
+
+def memory_of(pid: int) -> float:
+    """Return the memory of a process and those that it started, in MB; what they share, once."""
+    total, folder = 0.0, Path(f"/proc/{pid}")
+    try:
+        children = (folder / f"task/{pid}/children").read_text().split()
+        for own in (pid, *children):
+            rollup = Path(f"/proc/{own}/smaps_rollup").read_text()
+            total += int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) / 1024
+    except (OSError, TypeError):  # it has ended meanwhile
+        return 0.0
+    return total
 
 
 @contextmanager
@@ -113,12 +130,14 @@ def decompressing(csd: Path, alignment: str) -> float:
         needed.append((content, size))
         return inflate(content, size)
 
-    chunks.inflate = note
     paths = {kind: csd / source.name for kind, source in MOSEI.sequences.items()}
-    with Sequences(MOSEI, paths) as sequences:
+    with (
+        patch.object(chunks, "inflate", note),
+        patch.object(segments, "map_forked", map),  # what other processes note would be lost
+        Sequences(MOSEI, paths) as sequences,
+    ):
         for _ in sequences.segments(read_folds(MOSEI.folds), alignment, Lengths(), Counter()):
             pass
-    chunks.inflate = inflate
 
     def share(first: int) -> None:
         for content, size in needed[first::cpus]:
@@ -133,13 +152,15 @@ def decompressing(csd: Path, alignment: str) -> float:
 
 FORMS = ("plain", "gzip", "rounded")
 COLUMNS = {
+    "videos": "{videos:,}",
     "form": "{form}",
     "alignment": "{alignment}",
     "dataset_prep.py": "{seconds:.2f} s, {memory:.0f} MB",
     "decompressing alone": "{alone}",
-    "literal aligner": "{slow:.2f} s, {slow_memory:.0f} MB",
-    "times as fast": "{ratio:.1f}",
+    "literal aligner": "{slow}",
+    "times as fast": "{ratio}",
 }
+LITERAL_MOST = 60  # videos
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csd", type=Path, nargs="?", metavar="CSD_DIR")
     parser.add_argument("--alignment", nargs="+", default=["segment", "word"])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
+    parser.add_argument("--videos", nargs="+", type=int, default=[40, 330], metavar="N")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--literal", metavar="OUT", type=Path, help=argparse.SUPPRESS)
 
@@ -156,23 +178,29 @@ def measure(arguments: argparse.Namespace) -> Iterator[record.Row]:
     if arguments.literal:
         literal(arguments.csd, arguments.alignment[0], arguments.literal)
         sys.exit()  # without a table
-    with tempfile.TemporaryDirectory() as folder:
-        csd = arguments.csd.resolve() if arguments.csd else made_up(Path(folder))
-        for form in arguments.forms:
-            with in_form(csd, form) as files:
-                for alignment in arguments.alignment:
-                    yield compare(files, form, alignment, arguments.rounds)
+    for videos in arguments.videos if arguments.csd is None else (None,):
+        with tempfile.TemporaryDirectory() as folder:
+            csd = arguments.csd.resolve() if videos is None else made_up(Path(folder), videos)
+            for form in arguments.forms:
+                with in_form(csd, form) as files:
+                    for alignment in arguments.alignment:
+                        yield compare(files, form, alignment, arguments.rounds)
 
 
-def made_up(folder: Path) -> Path:
-    """Write 40 videos of 3 minutes in CMU-MOSEI's shape, of random numbers."""
-    rng, videos = np.random.default_rng(0), {}
-    split_of = read_folds(MOSEI.folds)
-    for split, count in (("train", 30), ("val", 5), ("test", 5)):
-        for video in [name for name, own in split_of.items() if own == split][:count]:
-            videos[video] = random_video(rng, 180, 25, {"visual": 30, "audio": 100})
-    kinds = {kind: {name: own[kind] for name, own in videos.items()} for kind in MOSEI.sequences}
-    write_dataset(folder, kinds)
+def made_up(folder: Path, count: int) -> Path:
+    """Write videos in CMU-MOSEI's shape, of random numbers: 75 seconds and 7 segments each."""
+    rng, split_of = np.random.default_rng(0), read_folds(MOSEI.folds)
+    names = [list(split_of)[round(k)] for k in np.linspace(0, len(split_of) - 1, count)]
+    with ExitStack() as stack:
+        files = {
+            kind: stack.enter_context(h5py.File(folder / source.name, "w"))
+            for kind, source in MOSEI.sequences.items()
+        }
+        for name in names:
+            video = random_video(rng, 75, 7, {"visual": 30, "audio": 100})
+            for kind, (intervals, features) in video.items():
+                group = files[kind].create_group(f"{MOSEI.sequences[kind].name[:-4]}/data/{name}")
+                group["intervals"], group["features"] = intervals, features
     return folder
 
 
@@ -180,16 +208,20 @@ def compare(csd: Path, form: str, alignment: str, rounds: int) -> record.Row:
     """Measure both sides on one form of the files."""
     fast = [fast_run(csd, alignment) for _ in range(rounds)]
     seconds = float(np.median([one[0] for one in fast]))
-    alone = ""
+    with ComputationalSequence(csd / MOSEI.sequences["labels"].name) as labels:
+        videos = len(labels.videos)
+    alone = slow = ratio = ""
     if form != "plain":
         bound = float(np.median([decompressing(csd, alignment) for _ in range(rounds)]))
         alone = f"{bound:.2f} s (1 to {seconds / bound:.1f})"
-    with tempfile.TemporaryDirectory() as out:
-        options = [str(csd), "--alignment", alignment, "--literal", out]
-        slow, slow_memory = run([sys.executable, "-m", "benchmarks.prepare", *options])
+    if videos <= LITERAL_MOST:
+        with tempfile.TemporaryDirectory() as out:
+            options = [str(csd), "--alignment", alignment, "--literal", out]
+            taken, memory = run([sys.executable, "-m", "benchmarks.prepare", *options])
+        slow, ratio = f"{taken:.2f} s, {memory:.0f} MB", f"{taken / seconds:.1f}"
     return {
-        **{"form": form, "alignment": alignment, "seconds": seconds, "memory": fast[-1][1]},
-        **{"alone": alone, "slow": slow, "slow_memory": slow_memory, "ratio": slow / seconds},
+        **{"videos": videos, "form": form, "alignment": alignment, "seconds": seconds},
+        **{"memory": max(one[1] for one in fast), "alone": alone, "slow": slow, "ratio": ratio},
     }
 
 

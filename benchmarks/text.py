@@ -2,7 +2,9 @@
 
     python -m benchmarks.text [--sentences 64] [--rounds 3] [--device cpu]
 
-Both run in this process, in turn, on a BERT of bert-base's size with random weights.
+All run in this process, in turn, on a BERT of bert-base's size with random weights. Beside them
+runs the product of two matrices of 4,096 x 4,096 values, in the way's precision: what the machine
+can do. The arithmetic is that of all 50 positions, as the first way does it.
 """
 
 from __future__ import annotations
@@ -11,19 +13,25 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from pytorch_pretrained_bert import BertConfig, BertModel
 from safetensors.torch import save_file
+from torch import nn
 
 from benchmarks import record
 from data.text.bert import load_bert
 from data.text.encoder import TextEncoder
+from data.text.feature_file import TEXT_LENGTH
+from data.text.fused_bert import FastLinear
 from system.devices import PRECISIONS
 
 WORDS = [f"word{n}" for n in range(500)]
+_FIRST = "pytorch_pretrained_bert, one at a time"
+_LARGE = 4096
 
 
 def write_bert(folder: Path) -> None:
@@ -45,10 +53,27 @@ def seconds_of(function: Callable[[], object], device: str) -> float:
     return time.perf_counter() - begin
 
 
+def sentence_flops(config: BertConfig) -> int:
+    """Return the additions and multiplications of a sentence of TEXT_LENGTH positions."""
+    width, length = config.hidden_size, TEXT_LENGTH
+    projections = 4 * width**2 + 2 * width * config.intermediate_size
+    return config.num_hidden_layers * (2 * length * projections + 4 * length**2 * width)
+
+
+def large_products(device: str, precision: str) -> dict[str, Callable[[], object]]:
+    """Return the ways to multiply two large matrices, by name: PyTorch's, and this program's."""
+    layer = nn.Linear(_LARGE, _LARGE, device=device, dtype=getattr(torch, precision))
+    x = torch.randn(_LARGE, _LARGE, device=device, dtype=layer.weight.dtype)
+    ways = {"PyTorch": layer, "this program": FastLinear(layer)}
+    return {f"{precision} product, {way}": partial(run, x) for way, run in ways.items()}
+
+
 COLUMNS = {
     "way": "{way}",
     "seconds": "{seconds:.2f}",
     "sentences/s": "{sentences_per_s:.1f}",
+    "GFLOP/s": "{gflops:.0f}",
+    "GFLOP/s of a large product": "{product_gflops:.0f}",
     "times as fast": "{times:.2f}",
     "largest difference": "{difference:.1e}",
 }
@@ -92,26 +117,29 @@ def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
             [encoder.encode(sentences[n : n + size]) for n in range(0, len(sentences), size)]
         )
 
-    ways = {
-        "pytorch_pretrained_bert, one at a time": one_at_a_time,
-        "this program, float32": lambda: in_batches("float32"),
-        "this program, bfloat16": lambda: in_batches("bfloat16"),
-    }
+    ways = {_FIRST: one_at_a_time}
+    ways |= {f"this program, {p}": partial(in_batches, p) for p in PRECISIONS}
+    products = {p: large_products(device, p) for p in PRECISIONS}
     results = {way: function() for way, function in ways.items()}  # warms up, too
-    rounds = [
-        {way: seconds_of(function, device) for way, function in ways.items()}
-        for _ in range(arguments.rounds)
-    ]
-    first = next(iter(ways))
+    functions = ways | {way: run for two in products.values() for way, run in two.items()}
+    with torch.inference_mode():
+        rounds = [
+            {way: seconds_of(function, device) for way, function in functions.items()}
+            for _ in range(arguments.rounds)
+        ]
+    taken = {way: float(np.median([times[way] for times in rounds])) for way in functions}
+    flops = len(sentences) * sentence_flops(model.config)
     for way in ways:
-        taken = np.median([times[way] for times in rounds])
-        ratio = np.median([times[first] / times[way] for times in rounds])
+        precision = "bfloat16" if way.endswith("bfloat16") else "float32"
+        product = min(taken[name] for name in products[precision])
         yield {
             "way": way,
-            "seconds": float(taken),
-            "sentences_per_s": float(len(sentences) / taken),
-            "times": float(ratio),
-            "difference": float(abs(results[way] - results[first]).max()),
+            "seconds": taken[way],
+            "sentences_per_s": len(sentences) / taken[way],
+            "gflops": flops / taken[way] / 1e9,
+            "product_gflops": 2 * _LARGE**3 / product / 1e9,
+            "times": float(np.median([times[_FIRST] / times[way] for times in rounds])),
+            "difference": float(abs(results[way] - results[_FIRST]).max()),
         }
 
 

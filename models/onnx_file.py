@@ -23,7 +23,7 @@ from models.checkpoint import MODALITIES
 from models.checkpoint import ONNX as SUFFIX
 from models.contract import Model
 from models.text_encoder import text_encoder_of
-from system.errors import InputError, first_line
+from system.errors import InputError, described
 from system.files import atomic_write
 from system.safetensors_file import KEY
 
@@ -48,7 +48,7 @@ def write_onnx(path: Path, model: Model, value: Any) -> None:
     except Exception as error:  # tracing fails in many ways, a user's own model in any
         raise InputError(
             f"--export {path}: {type(model).__name__} cannot be written as {SUFFIX} "
-            f"({type(error).__name__}: {first_line(error)}); export it as .safetensors."
+            f"({described(error)}); export it as .safetensors."
         ) from error
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)

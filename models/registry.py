@@ -25,7 +25,7 @@ from models.checkpoint import Checkpoint, fill, restore_model
 from models.contract import Model
 from models.text_encoder import TextEncoder, WithTextEncoder
 from system.config import make_config
-from system.errors import InputError, first_line, shown
+from system.errors import InputError, described, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -71,7 +71,7 @@ def _import_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # somebody's own code can fail in any way
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = described(error)
         raise InputError(f"--model: {path} cannot be imported ({reason}).") from error
     return module
 
@@ -135,7 +135,7 @@ def _telling_own_faults(name: str) -> Iterator[None]:
     except Exception as error:
         if name in MODELS:
             raise
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = described(error)
         raise InputError(f"--model {name} cannot be built ({reason}).") from error
 
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import colorama
 from colorama import Fore, Style
 
-from system.errors import InputError, is_out_of_memory, shown
+from system.errors import InputError, described, is_out_of_memory, shown
 from system.processes import is_follower
 
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
@@ -32,7 +32,7 @@ _INTERRUPTED = "Interrupted; what was finished is kept."
 _interrupts: list[int] = []  # the signals that came: SIGINT, SIGTERM
 _held: list[bool] = []  # the blocks under way that an interrupt has to wait for
 _follows: list[bool] = []  # whether this is not the first of several processes
-_FIRST_PROCESS_SPEAKS = 3.0  # seconds within which the first ends all of them
+_FIRST_PROCESS_SPEAKS = 10.0  # seconds within which the first ends all, on a busy machine too
 _TOO_MANY_FILES = "too many open files"
 _ALLOW_MORE_FILES = (
     "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers."
@@ -97,11 +97,9 @@ def _stop_after(error: Exception) -> NoReturn:
         if not _follows:  # which `_stop` lets wait
             _wait_to_be_ended()
         _stop(_EXIT_UNEXPECTED, "Another of the processes has ended; its own line says why.")
-    first_line = str(error).strip().splitlines()[:1]
-    what = ": ".join([type(error).__name__, *first_line])
     _stop(
         _EXIT_UNEXPECTED,
-        f"Unexpected error, a fault of this program: {what} "
+        f"Unexpected error, a fault of this program: {described(error)} "
         f"(set {TRACEBACK_VARIABLE}=1 to see where).",
     )
 
@@ -176,7 +174,7 @@ def _raise_lost_interrupt() -> None:
 def _ignore_unraisable(ignored: sys.UnraisableHookArgs) -> None:
     """Say in one line what went wrong where nothing can be raised; an interrupt comes again."""
     if not isinstance(ignored.exc_value, KeyboardInterrupt):
-        print_warning(f"{ignored.exc_type.__name__}: {ignored.exc_value}")
+        print_warning(described(ignored.exc_value or ignored.exc_type()))
 
 
 def _stop(code: int, message: str) -> NoReturn:

@@ -22,7 +22,16 @@ def usable_cpus() -> int:
     A part of one counts as one. It is looked up once.
     """
     shares = [math.ceil(share) for share in _shares_of_time()]
-    return max(1, min([_permitted(), *shares]))
+    return max(1, min([_permitted(), *shares]) // _sharing[-1])
+
+
+_sharing = [1]  # how many processes share them
+
+
+def share_cpus(count: int) -> None:
+    """Leave to this process its part of the processors: `count` alike are at work from now on."""
+    _sharing.append(count)
+    usable_cpus.cache_clear()
 
 
 def _permitted() -> int:

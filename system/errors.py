@@ -11,6 +11,7 @@ from typing import Any
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100  # characters
+_LONGEST_LINE = 300  # characters of another's message; Python quotes a damaged file's megabytes
 # PyTorch's, on CUDA devices and on the CPU, the system's, HDF5's, NumPy's and C++'s.
 _OUT_OF_MEMORY = re.compile(
     "out of memory|can(no|')t allocate memory|memory allocation failed|unable to allocate"
@@ -54,8 +55,23 @@ def telling_of_short_memory(path: Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of what an exception says, cut to a length; never only a key or ""."""
+    if isinstance(error, KeyError) and error.args:
+        key = error.args[0]
+        is_message = isinstance(key, str) and " " in key  # HDF5's
+        text = key if is_message else f"no {shown(key)}"
+    else:
+        text = str(error)
+    if not text.strip():
+        text = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
+    line = text.strip().splitlines()[0]
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's type and what it says, as `first_line`; the type alone of nothing."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
 
 
 def shown(value: Any) -> str:

@@ -12,7 +12,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -24,6 +25,7 @@ _SAMPLE_BLOCKS, _BLOCK_BYTES = 32, 128 * 1024  # up to 4 MB of a file
 # Writing a file takes seconds. A temporary one that nobody, on whatever machine, has written to
 # for an hour is what a kill left.
 _ABANDONED_AFTER = 3600  # seconds
+_FLUSHES_AT_ONCE = 32
 
 
 @contextmanager
@@ -79,6 +81,18 @@ def flush_folder(path: Path) -> None:
     except OSError as error:  # Windows opens no folder, and some network drives flush none
         if error.errno not in (errno.EACCES, errno.EINVAL):
             raise
+
+
+def flush_all(files: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Wait until the content of files, and the names in folders, are on the disk.
+
+    All are asked for at once: a disk takes little longer for many than for one.
+    """
+    with ThreadPoolExecutor(_FLUSHES_AT_ONCE) as executor:
+        tasks = [executor.submit(flush_file, path) for path in files]
+        tasks += [executor.submit(flush_folder, path) for path in folders]
+    for task in tasks:
+        task.result()
 
 
 def _remove_abandoned(path: Path) -> None:

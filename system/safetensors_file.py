@@ -14,6 +14,7 @@ from torch import Tensor
 
 from system.errors import InputError, first_line, refuse_if_out_of_memory
 from system.files import atomic_write
+from system.what_it_is import refuse_if_something_else
 
 SUFFIX = ".safetensors"
 KEY = "checkpoint"  # of the value in a file's metadata, which are texts by name
@@ -43,6 +44,7 @@ def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
         raise
     except Exception as error:  # damaged bytes can fail in any way
         refuse_if_out_of_memory(error, path)
+        refuse_if_something_else(error, path, f"a {SUFFIX} file", advice)
         raise InputError(
             f"{path} is no {SUFFIX} file, or is damaged ({path.stat().st_size:,} bytes; "
             f"{first_line(error)}); {advice}"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from system.pickled_bytes import latin1_bytes, no_bytes
+from system.pickled_parts import Instructions, latin1_bytes, no_bytes
 from system.torch_layout import BoundedFile, check_view, require, storage_named
 
 DTYPES = {
@@ -106,12 +106,14 @@ class TensorUnpickler(pickle._Unpickler):
         require(type(self.stack[-1]) is dict, "an item of something that is no dict")
         self.stack[-1][key] = value
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **pickle._Unpickler.dispatch,
-        pickle.BUILD[0]: _build,
-        pickle.SETITEM[0]: _set_item,
-        pickle.SETITEMS[0]: _set_items,
-    }
+    dispatch: ClassVar[Instructions] = Instructions(
+        {
+            **pickle._Unpickler.dispatch,
+            pickle.BUILD[0]: _build,
+            pickle.SETITEM[0]: _set_item,
+            pickle.SETITEMS[0]: _set_items,
+        }
+    )
     # Sets hash what they hold; a bytearray is filled before it is read, whatever size it claims.
     for _code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8):
         del dispatch[_code[0]]

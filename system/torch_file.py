@@ -20,6 +20,7 @@ from system.torch_layout import (
     read_zip,
     require,
 )
+from system.what_it_is import refuse_if_something_else
 
 _LARGEST_PICKLE = 2**23  # bytes, read in seconds; a training's has some thousand
 
@@ -47,6 +48,7 @@ def load_torch_file(path: Path, what: str, advice: str) -> Any:
             ) from error
         except Exception as error:  # damaged bytes can fail in any way
             refuse_if_out_of_memory(error, path)
+            refuse_if_something_else(error, path, what, advice)
             raise InputError(
                 f"{path} is not {what}, or is damaged ({path.stat().st_size:,} bytes; "
                 f"{first_line(error)}); {advice}"

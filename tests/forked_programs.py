@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # What the programs import when they need it.
@@ -51,15 +52,26 @@ def run_program(
     return subprocess.CompletedProcess(command, process.exitcode, *texts)
 
 
+def stand_in(
+    command: list[str], outputs: Sequence[Path], cwd: Path, environment: Mapping[str, str]
+) -> None:
+    """Have a forked process stand where a program would that was started anew.
+
+    `outputs` are the files of standard output and error, or twice the same.
+    """
+    for number, (stream, path) in enumerate(zip(("stdout", "stderr"), outputs, strict=True), 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        setattr(sys, stream, os.fdopen(number, "w", buffering=1, closefd=False))
+    os.chdir(cwd)
+    variables = dict(environment)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.argv = command
+
+
 def _be(command: list[str], outputs: list[Path], cwd: Path, environment: dict[str, str]) -> None:
     """Be the program, in the forked process."""
-    for number, (stream, path) in enumerate(zip(("stdout", "stderr"), outputs, strict=True), 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-        setattr(sys, stream, os.fdopen(number, "w", closefd=False))
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = command
+    stand_in(command, outputs, cwd, environment)
     try:
         runpy.run_path(command[0], run_name="__main__")
     finally:

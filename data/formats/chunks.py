@@ -12,6 +12,7 @@ import numpy as np
 from h5py import h5d, h5z
 
 from data.formats.inflate import inflate
+from system.cpus import usable_cpus
 from system.threads import in_parallel
 
 _GZIP_ALONE = [h5z.FILTER_DEFLATE]
@@ -41,7 +42,8 @@ class Chunks:
         result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
         pieces = self._pieces(runs)
         places = [(row, column) for row in pieces for column in range(0, width, self.shape[1])]
-        count = max(1, _BYTES_AT_ONCE // self.bytes)
+        # One thread takes one at a time: the next lies where the last was, still in the cache.
+        count = max(1, _BYTES_AT_ONCE // self.bytes) if usable_cpus() > 1 else 1
         for begin in range(0, len(places), count):
             some = places[begin : begin + count]
             for (row, column), content in zip(some, self._contents(some), strict=True):

@@ -16,8 +16,8 @@ from h5py import h5d, h5g
 
 from data.formats.own_objects import OwnObjects, names_in
 from data.formats.stored_rows import StoredRows
-from data.formats.what_it_is import what_it_is
 from system.errors import InputError, first_line, refuse_if_out_of_memory
+from system.what_it_is import what_it_is
 
 _CACHE_BYTES = 256 * 1024
 # What may keep a file from being opened, however sound it is.
@@ -263,5 +263,4 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # damaged bytes can fail in any way
         refuse_if_out_of_memory(error, path)
-        reason = first_line(error).strip("'\"")  # a KeyError's are quoted
-        raise InputError(f"{path} is damaged: {reason}; download it again.") from error
+        raise InputError(f"{path} is damaged: {first_line(error)}; download it again.") from error

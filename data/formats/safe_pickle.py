@@ -22,9 +22,8 @@ import numpy as np
 
 from data.formats import tensors
 from data.formats.pickle_bounds import check_key, check_size
-from data.formats.what_it_is import what_it_is
-from system.errors import InputError, refuse_if_out_of_memory
-from system.pickled_bytes import latin1_bytes, no_bytes
+from system.errors import InputError, described, first_line, refuse_if_out_of_memory
+from system.pickled_parts import Instructions, latin1_bytes, no_bytes
 from system.torch_layout import (
     LEGACY_MAGIC,
     ZIP_START,
@@ -35,6 +34,7 @@ from system.torch_layout import (
     read_zip,
     require,
 )
+from system.what_it_is import what_it_is
 
 # Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
 # NumPy names them in a pickle. Structured types are out: made-up offsets in one read memory
@@ -69,13 +69,14 @@ def load(path: Path) -> Any:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        reason = error.strerror or first_line(error)
+        raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
     except Exception as error:  # Damaged bytes can fail in any way.
         refuse_if_out_of_memory(error, path)
         found = what_it_is(path)
         if found is not None:
             raise InputError(f"{path}: {found}; expected a pickle of NumPy arrays") from error
-        reason = _quote(f"{type(error).__name__}: {error}")
+        reason = _quote(described(error))
         raise InputError(
             f"{path}: not a complete pickle of NumPy arrays and plain values ({reason}); "
             "check that this is the right file, and download it anew"
@@ -276,19 +277,21 @@ class _Unpickler(pickle._Unpickler):
             require(type(target) is _Type, f"a state for a {type(target).__name__}")
             target.set_state(state)
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **pickle._Unpickler.dispatch,
-        pickle.BUILD[0]: _build,
-        **{
-            code[0]: _with_keys_checked(code, keys)
-            for code, keys in (
-                (pickle.SETITEM, slice(-2, -1)),
-                (pickle.SETITEMS, slice(None, None, 2)),
-                (pickle.DICT, slice(None, None, 2)),
-                (pickle.ADDITEMS, slice(None)),
-                (pickle.FROZENSET, slice(None)),
-            )
-        },
-        # A bytearray is filled with zeros before it is read, whatever size a file claims.
-        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
-    }
+    dispatch: ClassVar[Instructions] = Instructions(
+        {
+            **pickle._Unpickler.dispatch,
+            pickle.BUILD[0]: _build,
+            **{
+                code[0]: _with_keys_checked(code, keys)
+                for code, keys in (
+                    (pickle.SETITEM, slice(-2, -1)),
+                    (pickle.SETITEMS, slice(None, None, 2)),
+                    (pickle.DICT, slice(None, None, 2)),
+                    (pickle.ADDITEMS, slice(None)),
+                    (pickle.FROZENSET, slice(None)),
+                )
+            },
+            # A bytearray is filled with zeros before it is read, whatever size a file claims.
+            pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
+        }
+    )

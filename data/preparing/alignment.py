@@ -6,6 +6,7 @@ as the released script uses them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,9 +78,15 @@ def means(features: np.ndarray, members: SegmentRows) -> np.ndarray:
     return result
 
 
-def pad_in_front(features: np.ndarray, length: int) -> np.ndarray:
-    """Keep the last `length` rows of `(t, width)`, zeros in front, `(length, width)` float32."""
-    padded = np.zeros((length, features.shape[1]), dtype=np.float32)
-    kept = features[-length:]
-    padded[length - len(kept) :] = kept
+def pad_in_front(features: np.ndarray, counts: Sequence[int], length: int) -> np.ndarray:
+    """Lay out the rows of k groups, each with zeros in front, `(k, length, width)` float32.
+
+    `features` `(total, width)` has the groups' rows one behind another; `counts` says how many
+    each has, `length` at most.
+    """
+    padded = np.zeros((len(counts), length, features.shape[1]), dtype=np.float32)
+    end = 0
+    for group, count in zip(padded, counts, strict=True):
+        group[length - count :] = features[end : end + count]
+        end += count
     return padded

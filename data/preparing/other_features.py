@@ -29,8 +29,8 @@ class OtherFeatures:
         if len({features.shape[2] for _, features in parts}) > 1:
             raise InputError(f"{path}: {kind} is of different widths from split to split.")
         length = max(features.shape[1] for _, features in parts)
-        padded = [pad_in_front(row, length) for _, features in parts for row in features]
-        self._values = np.stack(padded)
+        padded = [_padded(features, length) for _, features in parts]
+        self._values = np.concatenate(padded)
         self._row_of = {key: row for row, key in enumerate(keys)}
         self._used: set[int] = set()
 
@@ -49,6 +49,12 @@ class OtherFeatures:
     def unused(self) -> int:
         """How many segments no call of `rows_for` has asked for."""
         return len(self._values) - len(self._used)
+
+
+def _padded(features: np.ndarray, length: int) -> np.ndarray:
+    """Put zeros in front of each segment's rows, `(n, t, width)` to `(n, length, width)`."""
+    segments, rows, width = features.shape
+    return pad_in_front(features.reshape(-1, width), [rows] * segments, length)
 
 
 def keys_of(path: Path, splits: list[Names]) -> list[Hashable]:

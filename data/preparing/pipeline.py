@@ -20,8 +20,9 @@ from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
 from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
+from system.console import print_line
 from system.errors import InputError
-from system.files import file_facts, flush_file, flush_folder, make_folder
+from system.files import file_facts, flush_all, make_folder
 from system.processes import Processes
 from system.threads import in_parallel
 
@@ -81,7 +82,12 @@ def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
     text = plan.request.text
     assert text is not None  # or there is nothing to encode
     device = processes.device(text.device)
-    return TextEncoder(text.bert, device, text.precision, by_word=plan.request.source.is_by_word)
+    by_word = plan.request.source.is_by_word
+    encoder = TextEncoder(text.bert, device, text.precision, by_word)
+    told = encoder.compare_precisions() if processes.is_first else None
+    if told is not None:
+        print_line(told)
+    return encoder
 
 
 def _add_pieces(
@@ -117,6 +123,7 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
         return plan.arrays_manifest
     shutil.rmtree(plan.stage, ignore_errors=True)
     has_overflown = Event()
+    make_folder(plan.stage)
     try:
         with np.errstate(over="call", call=lambda *_: has_overflown.set()):
             written = plan.request.source.write(plan.stage)
@@ -136,10 +143,8 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
         "text": written.text,
     }
     folders = [plan.stage / split for split in written.counts]
-    made = [(path,) for folder in folders for path in folder.iterdir()]
-    in_parallel(flush_file, made, len(made))
-    for folder in folders:
-        flush_folder(folder)
+    made = [path for folder in folders for path in folder.iterdir()]
+    flush_all(made, [*folders, plan.stage])
     return write_manifest(
         plan.stage, {**manifest, "files": _staged_files(plan.stage, written.counts)}
     )
@@ -209,14 +214,14 @@ def _move_into_place(
             (folder / split / name).unlink(missing_ok=True)
     sizes, files = dict(manifest.get("bytes", {})), manifest.pop("files")
     for split in splits:
-        make_folder(folder / split)
+        (folder / split).mkdir(exist_ok=True)
         for name in [f"{split}/{name}" for name in SPLIT_FILES]:
             if name in files if are_checked else is_vouched(files, stage, name):
                 (stage / name).replace(folder / name)
             elif not is_vouched(files, folder, name):
                 continue
             sizes[name] = files[name]["bytes"]
-        flush_folder(folder / split)
+    flush_all([], [folder, *(folder / split for split in splits)])
     manifest = write_manifest(folder, {**manifest, "bytes": sizes})
     shutil.rmtree(stage)
     return manifest

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -21,24 +21,29 @@ from data.preparing.alignment import (
     pad_in_front,
     rows_of_segments,
 )
+from system.forked import map_forked
 from system.progress import progress
 
 MODALITIES = ("words", "visual", "audio")
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One labelled segment, aligned."""
+class VideoSegments:
+    """The k labelled segments of one video, aligned, in the order of the labels file."""
 
-    id: str  # video[k], k its row in the labels file
     video: str
     split: str
-    start: float  # seconds
-    end: float
-    words: list[str]
-    visual: np.ndarray  # (visual length, width) float32
-    audio: np.ndarray  # (audio length, width) float32
-    label: np.ndarray  # (1, 1 or 7), sentiment first
+    rows: np.ndarray  # (k,) in the labels file
+    intervals: np.ndarray  # (k, 2) seconds
+    words: list[list[str]]
+    visual: np.ndarray  # (k, visual length, width) float32
+    audio: np.ndarray  # (k, audio length, width) float32
+    label: np.ndarray  # (k, 1, 1 or 7) float32, sentiment first
+
+    @property
+    def ids(self) -> list[str]:
+        """What each segment is called: its video, and its row in the labels file."""
+        return [f"{self.video}[{row}]" for row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -89,15 +94,28 @@ class Sequences:
 
     def segments(
         self, split_of: dict[str, str], alignment: str, lengths: Lengths, left_out: Counter[str]
-    ) -> Iterator[Segment]:
-        """Yield the segments of all videos, by video id (bytewise), then by row of the labels.
+    ) -> Iterator[VideoSegments]:
+        """Yield the segments of each video that has any, by video id (bytewise).
 
         `split_of` names each video's split. What does not come out is counted in `left_out`,
         by reason, in rows of the labels file.
         """
         videos = sorted(self._by_kind["labels"].videos, key=str.encode)
-        for video in progress(videos, desc=f"Aligning ({alignment})", unit="video"):
-            yield from self._cut(video, split_of.get(video), alignment, lengths, left_out)
+
+        def cut(video: str) -> tuple[VideoSegments | None, Counter[str], set[str]]:
+            own_left_out, errors = Counter[str](), set[str]()
+            with np.errstate(over="call", call=lambda kind, _: errors.add(kind)):
+                found = self._cut(video, split_of.get(video), alignment, lengths, own_left_out)
+            return found, own_left_out, errors
+
+        bar = progress(videos, desc=f"Aligning ({alignment})", unit="video")
+        for _, (found, own_left_out, errors) in zip(bar, map_forked(cut, videos), strict=True):
+            left_out.update(own_left_out)
+            tell = np.geterrcall()  # of whoever called this, perhaps in another process
+            if errors and callable(tell):
+                tell(errors.pop(), 0)
+            if found is not None:
+                yield found
 
     def _cut(
         self,
@@ -106,44 +124,49 @@ class Sequences:
         alignment: str,
         lengths: Lengths,
         left_out: Counter[str],
-    ) -> Iterator[Segment]:
-        """Cut one video into its segments."""
+    ) -> VideoSegments | None:
+        """Cut one video into its segments; None where there are none."""
         intervals, labels = self._by_kind["labels"].read_unsorted(video)
         missing = [kind for kind in MODALITIES if video not in self._by_kind[kind].videos]
         if split is None or missing:
             reason = f"video has no {missing[0]}" if split else "video in no fold"
             left_out[reason] += len(intervals)
-            return
+            return None
         numbers = np.flatnonzero(is_long_enough(intervals))
         left_out["label interval is empty"] += len(intervals) - len(numbers)
         rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
         aligned = _ALIGN[alignment](_Video(rows, intervals[numbers]), lengths, left_out)
-        for index, words, visual, audio in aligned:
-            k = int(numbers[index])
-            start, end = map(float, intervals[k])
-            label = labels[k : k + 1].astype(np.float32)
-            yield Segment(f"{video}[{k}]", video, split, start, end, words, visual, audio, label)
+        if not aligned.present:
+            return None
+        own = numbers[aligned.present]
+        label = labels[own, None].astype(np.float32)
+        features = aligned.words, aligned.visual, aligned.audio
+        return VideoSegments(video, split, own, intervals[own], *features, label)
 
 
-_Aligned = Iterator[tuple[int, list[str], np.ndarray, np.ndarray]]
+@dataclass(frozen=True)
+class _Aligned:
+    """Of a video's segments, those that are not left out, and what they hold."""
+
+    present: list[int]
+    words: list[list[str]]
+    visual: np.ndarray
+    audio: np.ndarray
 
 
 def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
     """Give each segment its own last rows of audio and visual, and all its words."""
     members = video.members()
-    present = list(_with_rows(members, left_out))
-    words = _shares(video.rows["words"].words, [members["words"][index] for index in present])
-    visual, audio = (
-        _shares(video.rows[kind].features, [members[kind][index][-length:] for index in present])
-        for kind, length in (("visual", lengths.visual), ("audio", lengths.audio))
-    )
-    for index, spoken, seen, heard in zip(present, words, visual, audio, strict=True):
-        yield (
-            index,
-            spoken,
-            pad_in_front(seen, lengths.visual),
-            pad_in_front(heard, lengths.audio),
-        )
+    present = _with_rows(members, left_out)
+
+    def last_rows(kind: str, length: int) -> np.ndarray:
+        groups = [members[kind][index][-length:] for index in present]
+        features = video.rows[kind].features(_one_after_another(groups))
+        return pad_in_front(features, list(map(len, groups)), length)
+
+    words = _words(video.rows["words"], [members["words"][index] for index in present])
+    visual, audio = last_rows("visual", lengths.visual), last_rows("audio", lengths.audio)
+    return _Aligned(present, words, visual, audio)
 
 
 def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
@@ -155,15 +178,19 @@ def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligne
     timed = np.flatnonzero(is_long_enough(words.intervals))
     intervals = words.intervals[timed]
     members = {**video.members(), "words": rows_of_segments(intervals, video.segments)}
-    present = list(_with_rows(members, left_out))
+    present = _with_rows(members, left_out)
     rows = [members["words"][index] for index in present]
-    spoken = _shares(words.words, [timed[own] for own in rows])
-    averages = {kind: _word_means(video.rows[kind], intervals) for kind in ("visual", "audio")}
-    for index, own, texts in zip(present, rows, spoken, strict=True):
-        visual = pad_in_front(averages["visual"][own], lengths.visual)
-        audio = pad_in_front(averages["audio"][own], lengths.audio)
-        # The text keeps one word a row: a space inside a word would make two of it.
-        yield index, [word.replace(" ", "_") for word in texts], visual, audio
+
+    def last_means(kind: str, length: int) -> np.ndarray:
+        groups = [own[-length:] for own in rows]
+        averages = _word_means(video.rows[kind], intervals)[_one_after_another(groups)]
+        return pad_in_front(averages, list(map(len, groups)), length)
+
+    spoken = _words(words, [timed[own] for own in rows])
+    # The text keeps one word a row: a space inside a word would make two of it.
+    spoken = [[word.replace(" ", "_") for word in texts] for texts in spoken]
+    visual, audio = last_means("visual", lengths.visual), last_means("audio", lengths.audio)
+    return _Aligned(present, spoken, visual, audio)
 
 
 def _word_means(rows: VideoRows, intervals: np.ndarray) -> np.ndarray:
@@ -176,29 +203,25 @@ def _word_means(rows: VideoRows, intervals: np.ndarray) -> np.ndarray:
     return means(features, SegmentRows(places[members.rows], members.offsets))
 
 
-_Values = TypeVar("_Values", np.ndarray, list[str])
+def _words(rows: VideoRows, groups: list[np.ndarray]) -> list[list[str]]:
+    """Read the words of all groups at once, which is faster; returns each group's."""
+    words = iter(rows.words(_one_after_another(groups)))
+    return [list(islice(words, len(group))) for group in groups]
 
 
-def _shares(read: Callable[[np.ndarray], _Values], groups: list[np.ndarray]) -> list[_Values]:
-    """Read the rows of all groups at once, which is faster; returns each group's values."""
-    if not groups:
-        return []
-    values, end, shares = read(np.concatenate(groups)), 0, []
-    for group in groups:
-        shares.append(values[end : end + len(group)])
-        end += len(group)
-    return shares
+def _one_after_another(groups: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(groups) if groups else np.empty(0, np.int64)
 
 
-def _with_rows(members: dict[str, SegmentRows], left_out: Counter[str]) -> Iterator[int]:
-    """Yield the segments that have a row in every modality; count the others by reason."""
-    counts = np.stack([rows.counts for rows in members.values()])
-    for index, present in enumerate(counts.T > 0):
-        if present.all():
-            yield index
-        else:
-            first_missing = list(members)[int(np.argmin(present))]
-            left_out[f"segment has no {first_missing}"] += 1
+def _with_rows(members: dict[str, SegmentRows], left_out: Counter[str]) -> list[int]:
+    """Return the segments that have a row in every modality; count the others by reason."""
+    has_rows = np.stack([rows.counts for rows in members.values()]) > 0
+    is_present = has_rows.all(axis=0)
+    for index in np.flatnonzero(~is_present):
+        first_missing = list(members)[int(np.argmin(has_rows[:, index]))]
+        left_out[f"segment has no {first_missing}"] += 1
+    present: list[int] = np.flatnonzero(is_present).tolist()
+    return present
 
 
 _Align = Callable[[_Video, Lengths, Counter[str]], _Aligned]

@@ -12,13 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from data.fetching.server import Dataset
 from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
 from data.labels import SCALES
 from data.layout import SPLITS
 from data.preparing.doubts import warn_of_doubts
-from data.preparing.segments import Lengths, Sequences
+from data.preparing.segments import Lengths, Sequences, VideoSegments
 from data.preparing.split_writer import SplitWriter
 from system.errors import InputError
 from system.files import file_facts
@@ -117,15 +119,11 @@ class CsdSource:
             writers = {
                 split: stack.enter_context(SplitWriter(stage / split, shapes)) for split in SPLITS
             }
-            for segment in sequences.segments(split_of, self.alignment, self.lengths, left_out):
-                arrays = {kind: getattr(segment, kind)[None] for kind in shapes}
-                fault = str(scale.faults(arrays["label"])[0])
-                if fault:
-                    left_out[fault] += 1
-                    continue
-                sentence = " ".join(segment.words)
-                row = segment.id, segment.video, segment.start, segment.end, sentence
-                writers[segment.split].write(arrays, [row])
+            videos = sequences.segments(split_of, self.alignment, self.lengths, left_out)
+            for segments in videos:
+                faults = scale.faults(segments.label)
+                left_out.update(faults[faults != ""].tolist())
+                _append(writers[segments.split], segments, np.flatnonzero(faults == ""))
         counts = {split: writer.counts for split, writer in writers.items()}
         for split, count in counts.items():
             if not count["segments"]:
@@ -133,6 +131,14 @@ class CsdSource:
                 raise nothing_left(split, +left_out, advice)
         warn_of_doubts(writers)
         return WriteResult(counts, dict(+left_out))
+
+
+def _append(writer: SplitWriter, segments: VideoSegments, kept: np.ndarray) -> None:
+    """Write some of a video's segments."""
+    times, ids = segments.intervals.tolist(), segments.ids
+    rows = [(ids[k], segments.video, *times[k], " ".join(segments.words[k])) for k in kept.tolist()]
+    if rows:
+        writer.write({kind: getattr(segments, kind)[kept] for kind in writer.kinds}, rows)
 
 
 def nothing_left(split: str, left_out: Counter[str], advice: str) -> InputError:

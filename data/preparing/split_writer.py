@@ -15,17 +15,17 @@ import numpy as np
 
 from data.layout import BATCH_FILES, SEGMENT_COLUMNS, SEGMENTS_FILE
 from data.npy import NpyWriter
-from system.files import make_folder
 
 
 class SplitWriter:
     """Writes a split's arrays and segment table as they come. Use it as a context manager.
 
-    `shapes` are those of one segment, by the names of `BATCH_FILES`.
+    `shapes` are those of one segment, by the names of `BATCH_FILES`. What is written is not on the
+    disk before somebody flushes it, names included.
     """
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        make_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         self._stack = ExitStack()
         self._arrays = {
             kind: self._stack.enter_context(NpyWriter(folder / BATCH_FILES[kind], shape))
@@ -44,6 +44,11 @@ class SplitWriter:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the arrays."""
+        return list(self._arrays)
 
     @property
     def counts(self) -> dict[str, int]:

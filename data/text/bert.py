@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 from pytorch_pretrained_bert import BertConfig, BertModel, BertTokenizer
-from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm, BertSelfAttention
+from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from data.text.bert_files import (
     CONFIG_FILES,
@@ -189,61 +188,3 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} holds no named weights; expected a BERT's state dict.")
     # position_ids is a table of 0, 1, 2, ... that some versions save.
     return {name: t for name, t in tensors.items() if not name.endswith("position_ids")}
-
-
-def fuse(model: BertModel, precision: torch.dtype = torch.float32) -> BertModel:
-    """Replace the encoder's element-by-element steps with PyTorch's fused ones, in place.
-
-    In float32 the numbers stay the same to rounding. The first attention then runs in
-    float64: all later layers amplify its rounding, in some sentences from 1e-6 to more than
-    1e-4 at the output, and it is a small share of the work.
-    """
-    for layer in model.encoder.layer:
-        layer.attention.self = _FusedSelfAttention(layer.attention.self)
-        layer.attention.output.LayerNorm = _fused_norm(layer.attention.output.LayerNorm)
-        layer.output.LayerNorm = _fused_norm(layer.output.LayerNorm)
-        if layer.intermediate.intermediate_act_fn is ACT2FN["gelu"]:
-            layer.intermediate.intermediate_act_fn = F.gelu
-    model.embeddings.LayerNorm = _fused_norm(model.embeddings.LayerNorm)
-    if precision != torch.float32:
-        return model.to(precision)
-    first = model.encoder.layer[0]
-    first.attention = _InDouble(first.attention)
-    return model
-
-
-def _fused_norm(norm: BertLayerNorm) -> nn.LayerNorm:
-    fused = nn.LayerNorm(len(norm.weight), eps=norm.variance_epsilon)
-    fused.weight, fused.bias = norm.weight, norm.bias
-    return fused
-
-
-class _InDouble(nn.Module):
-    """A module of float32 inputs and outputs that computes in float64."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module.double()
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the module's result, back in the first input's type."""
-        result: Tensor = self.module(*(x.double() for x in inputs)).to(inputs[0].dtype)
-        return result
-
-
-class _FusedSelfAttention(nn.Module):
-    """BERT's self-attention through `scaled_dot_product_attention`, for evaluation."""
-
-    def __init__(self, attention: BertSelfAttention) -> None:
-        super().__init__()
-        self.heads = attention.num_attention_heads
-        self.projections = nn.ModuleList([attention.query, attention.key, attention.value])
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Attend within `hidden` `(B, T, d)`; `mask` `(B, 1, 1, T)` is added to the scores."""
-        query, key, value = (
-            projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projection in self.projections
-        )
-        attended = F.scaled_dot_product_attention(query, key, value, mask)
-        return attended.transpose(1, 2).flatten(2)

@@ -99,7 +99,9 @@ def read_vocabulary(path: Path) -> list[str]:
         pieces, kind = model["vocab"], model.get("type", "WordPiece")
         prefix = model.get("continuing_subword_prefix", "##")
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} describes no tokenizer with a vocabulary: {error}.") from error
+        raise InputError(
+            f"{path} describes no tokenizer with a vocabulary ({first_line(error)})."
+        ) from error
     if (kind, prefix) != ("WordPiece", "##") or not isinstance(pieces, dict):
         raise InputError(
             f"{path} is of {kind} and {prefix!r}, expected BERT's, WordPiece and '##'."

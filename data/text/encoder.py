@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from data.layout import TEXT_LENGTH
-from data.text.bert import fuse, load_bert
+from data.text.bert import load_bert
 from data.text.bert_files import find_bert, weights_facts
 from data.text.feature_file import Sentence
+from data.text.fused_bert import fuse
 from data.text.pieces import PieceCutter
+from data.text.precision import compare_with_float32
 from system.devices import pick_device
 from system.errors import InputError
 
@@ -57,6 +59,15 @@ class TextEncoder:
             "length": TEXT_LENGTH,
             "batch_size": self.batch_size,
         }
+
+    def compare_precisions(self) -> str | None:
+        """Measure whether the precision asked for pays here; None in float32, which is exact."""
+        precision = _PRECISIONS[self.description["precision"]]
+        if precision == torch.float32:
+            return None
+        shape = self.batch_size, TEXT_LENGTH, self.width
+        batch = torch.randn(shape, device=self._device, dtype=precision)
+        return compare_with_float32(self._model.encoder.layer[-1], batch)
 
     def pieces(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:
         """Return a sentence's input ids and attention mask, each `(TEXT_LENGTH,)`, or by word."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from system import console
+from tests.forked_programs import stand_in
 from tests.fuzz.pickles import MARKER
 
 SECONDS, MEMORY = 30, 2**30  # what a run may take, of memory beyond the start
@@ -86,7 +87,7 @@ class Room:
     def run(self, command: Command, most_seconds: float = SECONDS) -> Outcome:
         """Run a program here; `{in}` and `{out}` in its arguments are this room's."""
         log = self.folder / "log"
-        log.touch()
+        log.write_bytes(b"")
         start, begin = _resident(), time.monotonic()
         pid = os.fork()
         if not pid:
@@ -114,18 +115,14 @@ def _become(folder: Path, log: Path, command: Command) -> None:
     code = 70
     try:
         os.setsid()
-        os.chdir(folder / "cwd")
-        os.environ["HOME"] = str(folder / "home")
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for stream in (1, 2):
-            os.dup2(output, stream)
-        sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+        name, *arguments = command
+        places = {place: str(folder / place) for place in ("in", "out")}
+        filled = [name, *(text.format_map(places) for text in arguments)]
+        home = {"HOME": str(folder / "home")}
+        stand_in(filled, [log, log], folder / "cwd", {**os.environ, **home})
         most = _resident(column=0) + 8 * MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        name, *arguments = command
-        places = {place: str(folder / place) for place in ("in", "out")}
-        sys.argv = [name, *(text.format_map(places) for text in arguments)]
         console.run(importlib.import_module(name).main)
     except SystemExit as end:
         code = end.code

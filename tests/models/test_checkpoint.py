@@ -327,10 +327,9 @@ def test_a_path_without_a_file_is_refused(tmp_path, name):
 
 
 CONTENTS = {
-    "empty": b"",
     "one byte": b"\x80",
     "garbage": np.random.default_rng(0).bytes(5000),
-    "text": b"<!DOCTYPE html><html>404</html>\n" * 9,
+    "text": b"# Notes\n" * 9,
     "pickled dict": pickle.dumps({"model_state_dict": {}}, 2),
     "pickled nothing": pickle.dumps(None, 0),
 }
@@ -347,7 +346,14 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
     path = tmp_path / "model.pth"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("readme.txt", "hello")
-    assert "is not a checkpoint" in refusal(path)
+    assert "is a zip archive; unpack it first (unzip); expected a checkpoint: give" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_web_page_for_a_checkpoint_is_told(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"<!DOCTYPE html><html>404</html>\n" * 9)
+    assert f"{path} is a web page (HTML); delete it" in refusal(path)
 
 
 @pytest.fixture(scope="module")

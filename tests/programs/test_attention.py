@@ -17,6 +17,7 @@ from models.registry import build
 from system.errors import InputError
 from tests.data.loading.test_split import write_split
 from tests.own_model import OWN_MODEL
+from tests.pages import check_looks, check_page, needs_browser, texts
 
 WIDTHS = {"visual": 35, "audio": 74, "text": 16}  # of write_split
 # Ids that are no names of files, are alike as such, or would be formulas to matplotlib.
@@ -96,6 +97,44 @@ def test_the_worst_segments_have_their_maps(main, checkpoint, data, tmp_path, ca
     output = capsys.readouterr()
     assert "Attention of 3 segments is in result/" in output.out
     assert output.err.count("the positions of text are numbered in the pictures: ") == 1
+
+
+def report(tmp_path):
+    (path,) = tmp_path.glob("result/*/test/report.html")
+    return path
+
+
+def test_the_report_shows_the_pictures(main, checkpoint, data, tmp_path):
+    main("--datadir", data, "--checkpoint", checkpoint(), "--attention", 4)
+    tree = check_page(report(tmp_path))
+    assert "Attention" in texts(tree, "h2")
+    shown = [one for one in tree.iter("img") if one.get("class") == "whole"]
+    assert [one.get("alt").startswith("Attention: prediction ") for one in shown] == [True] * 4
+    assert not any("Shown are" in text for text in texts(tree, "p"))
+
+
+@needs_browser
+def test_a_browser_shows_the_pictures_too(main, checkpoint, data, tmp_path):
+    main("--datadir", data, "--checkpoint", checkpoint(), "--attention", 2)
+    check_looks({report(tmp_path): 2 + 2})
+
+
+def test_the_report_shows_as_many_pictures_as_it_has_room_for(
+    main, checkpoint, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("utils.reports.attention._MOST_BYTES", 120_000)
+    main("--datadir", data, "--checkpoint", checkpoint(layers=1), "--attention", 8)
+    tree = check_page(report(tmp_path))
+    shown = [one for one in tree.iter("img") if one.get("class") == "whole"]
+    assert 0 < len(shown) < 8
+    assert sum(len(one.get("src")) for one in shown) <= 120_000
+    told = f"Shown are the first {len(shown)} of 8; all of them are in attention/."
+    assert any(told in text for text in texts(tree, "p"))
+
+
+def test_without_attention_the_report_has_none(main, checkpoint, data, tmp_path):
+    main("--datadir", data, "--checkpoint", checkpoint(layers=1))
+    assert "Attention" not in texts(check_page(report(tmp_path)), "h2")
 
 
 def test_all_ids_have_names_of_files_that_are_safe(main, checkpoint, data, tmp_path):

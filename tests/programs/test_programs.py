@@ -321,7 +321,7 @@ def test_interrupting_ends_with_one_line(interruptible, demo, tmp_path):
     assert "Epoch 1" in running.stdout.readline()
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=200)
     assert running.returncode == 130
     assert [line for line in errors.splitlines() if line.strip()] == [
         "error: Interrupted; what was finished is kept."
@@ -353,7 +353,7 @@ def test_interrupting_early_shows_no_traceback(interruptible, small, tmp_path, n
         )
         time.sleep(milliseconds / 1000)
         running.send_signal(number)
-        return running.communicate(timeout=60)[1], running.returncode
+        return running.communicate(timeout=200)[1], running.returncode
 
     with ThreadPoolExecutor() as executor:
         for errors, code in executor.map(interrupt_after, range(0, 400, 20)):

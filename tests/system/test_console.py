@@ -37,7 +37,7 @@ def run_program(body, **options):
         text=True,
         cwd=ROOT,
         env=environment | options.pop("env", {}),
-        timeout=60,
+        timeout=200,
         **options,
     )
     return done.returncode, done.stdout, done.stderr
@@ -136,7 +136,7 @@ def test_an_interrupt_within_an_import_is_not_taken_for_another_error(interrupti
 
 
 @pytest.mark.parametrize("then", ["print_line('goes on')", "pass"])
-def test_an_interrupt_that_python_loses_still_ends_the_program(then):
+def test_an_interrupt_that_python_loses_still_ends_the_program(interruptible, then):
     """An exception in __del__ is ignored by Python."""
     body = "class Last:\n        def __del__(self): signal.raise_signal(signal.SIGINT)\n"
     body += f"    Last()\n    {then}"
@@ -193,7 +193,7 @@ def test_an_output_that_is_no_longer_read_ends_in_silence():
     program.stdout.readline()
     program.stdout.close()
     assert program.stderr.read() == b""
-    assert program.wait(timeout=60) == 1
+    assert program.wait(timeout=200) == 1
     program.stderr.close()
 
 

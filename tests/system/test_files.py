@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import tempfile
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -280,3 +281,31 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(PermissionError, match=str(tmp_path)):
         check_writable(tmp_path)
+
+
+def test_everything_is_flushed_at_once(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.touch()
+    together, flushed, fsync = threading.Barrier(4, timeout=20), [], os.fsync
+
+    def flush(descriptor):
+        together.wait()
+        flushed.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    files.flush_all(paths, [tmp_path])
+    assert sorted(flushed) == sorted(path.stat().st_ino for path in [*paths, tmp_path])
+
+
+def test_what_cannot_be_flushed_is_told(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+
+    def refuse(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    for paths in (([tmp_path / "a"], []), ([], [tmp_path])):
+        with pytest.raises(OSError, match="Input/output error"):
+            files.flush_all(*paths)

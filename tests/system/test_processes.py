@@ -50,5 +50,5 @@ def test_pictures_need_no_home_directory():
     code = "import pathlib\ndef home(*_): raise RuntimeError('none')\npathlib.Path.home = home\n"
     code += "import system.figures, os; print(os.environ['MPLCONFIGDIR'])"
     options = {"cwd": ROOT, "capture_output": True, "text": True, "env": {}}
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, **options)
+    done = subprocess.run([sys.executable, "-c", code], timeout=200, **options)
     assert done.returncode == 0, done.stderr

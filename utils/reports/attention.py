@@ -17,16 +17,18 @@ from models.layers.recording import AttentionMap, HasAttention
 from models.registry import MODELS, find_class
 from models.text_encoder import WithTextEncoder, text_encoder_of
 from system.console import print_line, print_warning
-from system.errors import InputError, first_line
+from system.errors import InputError, described
 from system.files import atomic_write
 from system.progress import progress
 from utils.reports.evaluation import Evaluation
+from utils.reports.html import Picture, Section
 from utils.running.execution import Execution
 
 if TYPE_CHECKING:
     from data.text.words import PositionNames
 
 Wanted = int | Sequence[str]  # so many of the worst predicted segments, or those of these ids
+_MOST_BYTES = 1_000_000  # of pictures in a report, as text
 _LONGEST_NAME = 60  # characters of an id in a file's name
 
 
@@ -59,11 +61,14 @@ class AttentionReport:
 
     def write(
         self, folder: Path, evaluation: Evaluation, execution: Execution, options: LoaderOptions
-    ) -> None:
-        """Write a `.npz` and a `.png` a segment into `folder`. The model is on its device now."""
+    ) -> list[Picture]:
+        """Write a `.npz` and a `.png` a segment into `folder`; returns the pictures.
+
+        The model is on its device now.
+        """
         from utils.reports.attention_plot import plot_attention  # matplotlib is slow to import
 
-        rows = self._rows(evaluation)
+        rows, pictures = self._rows(evaluation), []
         names = self._position_names(rows)
         bar = progress(rows, desc="Attention", unit="segment", disable=not options.verbose)
         for row in bar:
@@ -83,8 +88,13 @@ class AttentionReport:
                 np.savez_compressed(temporary, **facts, **_arrays(maps, its_names))
             values = " ".join(f"{x} {_numbers(facts[x])}," for x in ("prediction", "label"))
             title = f"{values} segment {facts['id']}"
-            plot_attention(path.with_name(f"{path.name}.png"), title, maps, its_names, padding)
+            picture = Picture(
+                path.with_name(f"{path.name}.png"), f"Attention: {title}", is_whole=True
+            )
+            plot_attention(picture.path, title, maps, its_names, padding)
+            pictures.append(picture)
         print_line(f"\nAttention of {len(rows):,} segments is in {folder}")
+        return pictures
 
     def _inputs(self, row: int, device: torch.device) -> list[torch.Tensor]:
         """Return what the model gets of a segment, behind its text encoder where it has one."""
@@ -105,7 +115,7 @@ class AttentionReport:
         except Exception as error:
             if name in MODELS:
                 raise
-            reason = f"{type(error).__name__}: {first_line(error)}"  # somebody's own code
+            reason = described(error)  # somebody's own code
             raise InputError(f"--model {name} gives no attention maps ({reason}).") from error
         return maps
 
@@ -137,6 +147,18 @@ class AttentionReport:
         lengths["text"] = self._length_of_text
         named = [kind for kind in INPUTS if names.are_words and lengths[kind] == len(words)]
         return dict.fromkeys([*named, "text"], words)
+
+
+def attention_section(pictures: Sequence[Picture]) -> Section:
+    """Return the section with as many of the pictures as a report has room for."""
+    sizes = np.cumsum([len(picture.address) for picture in pictures])
+    shown = pictures[: int(np.searchsorted(sizes, _MOST_BYTES, side="right"))]
+    text = "Rows attend, columns are attended to; a panel a layer, averaged over heads. "
+    if len(shown) < len(pictures):
+        text += (
+            f"Shown are the first {len(shown)} of {len(pictures)}; all of them are in attention/."
+        )
+    return Section("Attention", [text, *shown])
 
 
 def _check_segments(wanted: Wanted, split: Split) -> None:

@@ -11,7 +11,7 @@ from models.checkpoint import Checkpoint, read_checkpoint
 from system.console import print_heading, print_line
 from system.files import check_writable
 from utils.reports.about import about_run
-from utils.reports.attention import AttentionReport, Wanted
+from utils.reports.attention import AttentionReport, Wanted, attention_section
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
@@ -61,16 +61,18 @@ def evaluate_checkpoint(
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
         details |= {"model": config.model, **certainty}
         pictures = write_evaluation(folder, evaluation, task, details)
+        attended = None
+        if maps is not None:
+            attended = maps.write(folder / "attention", evaluation, execution, options)
         with warning_if_unwritten(report := folder / "report.html"):
             certainty = certainty or bootstrap.find(evaluation)
             sections = [
                 *evaluation_sections(evaluation, task, split, certainty, pictures),
+                *([] if attended is None else [attention_section(attended)]),
                 *about_run(config, {split_name: split}, task, options.device),
             ]
             write_report(report, f"{checkpoint.path} on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")
-        if maps is not None:
-            maps.write(folder / "attention", evaluation, execution, options)
     return evaluation
 
 

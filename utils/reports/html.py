@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from system.console import print_warning, printable
-from system.errors import first_line
+from system.errors import described
 from system.files import atomic_write
 
 _LONGEST_UNBROKEN = 24  # characters of a cell that stays in one line
 _LONGEST_TEXT = 300  # characters of a cell; a strange file may hold a sentence of megabytes
+_COLORS = 128
 _TEMPLATE = "report.html.jinja"
 
 
@@ -45,11 +48,13 @@ class Picture:
     path: Path
     meaning: str
     is_wide: bool = False  # of several panels, which stay readable on a narrow screen
+    is_whole: bool = False  # as large as it is on every screen; in few colours, for it is large
 
-    @property
+    @cached_property
     def address(self) -> str:
         """The picture itself, as an address."""
-        return f"data:image/png;base64,{b64encode(self.path.read_bytes()).decode()}"
+        content = _in_few_colors(self.path) if self.is_whole else self.path.read_bytes()
+        return f"data:image/png;base64,{b64encode(content).decode()}"
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,18 @@ def warning_if_unwritten(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever it is, the work that it tells of is done
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = described(error)
         print_warning(f"{path} is not written ({reason}); all other results are.")
+
+
+def _in_few_colors(path: Path) -> bytes:
+    """Return a PNG file's picture as one of a third of the bytes."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(_COLORS).save(content, "PNG", optimize=True)
+    return content.getvalue()
 
 
 def _cell(value: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from system.console import print_line
-from system.errors import first_line
+from system.errors import described
 
 
 class Compiled:
@@ -43,7 +43,7 @@ class Compiled:
                     self._module.zero_grad(set_to_none=True)
         # A compiler can fail in any way: none is installed, or it cannot do this device.
         except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
+            reason = described(error)
             warnings.warn(f"torch.compile failed, running without it ({reason})", stacklevel=2)
             return self._module
         return compiled

@@ -18,7 +18,7 @@ from models.text_encoder import text_encoder_of
 from system.console import print_line
 from system.cpu_threads import choose_threads
 from system.devices import pick_device
-from system.errors import InputError, first_line
+from system.errors import InputError, described
 from system.processes import Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
 from utils.running.text_encoder import (
@@ -133,7 +133,7 @@ def _try_own_model(name: str, model: Model, split: Split) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             found = tuple(model.eval()(*inputs).shape)
     except Exception as error:  # somebody's own code can fail in any way
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = described(error)
         raise InputError(f"--model {name} does not predict ({reason}).") from error
     if found != expected:
         raise InputError(f"--model {name} predicts shape {found}, expected {expected}.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from system.console import printable
 from system.figures import pyplot, save_figure
 
-_LONGEST_NAME = 60  # characters
+_LONGEST_NAME, _LONGEST_TITLE = 60, 28  # characters
+_MOST_COLUMNS = 4  # of panels, which each have a name above them
 
 
 class Line(NamedTuple):
@@ -22,31 +25,55 @@ class Line(NamedTuple):
     curves: Sequence[Sequence[float]]  # the validation score of each seed by epoch
 
 
-def plot_comparison(path: Path, lines: Sequence[Line], measure: str) -> None:
-    """Draw each line's scores with mean and deviation, and beside them its curves, of one colour.
+def plot_comparison(
+    path: Path, lines: Sequence[Line], measure: str, reference: Line | None = None
+) -> None:
+    """Draw each line's scores with mean and deviation, and beside them a panel of its curves.
 
-    The deviation is the sample's, as in the table.
+    Behind a panel's curves are those of `reference`, or without one, of all other lines. The
+    deviation is the sample's, as in the table.
     """
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(13, 1.8 + 0.36 * max(len(lines), 7)), layout="constrained"
+    figure = pyplot.figure(figsize=(13, 1.8 + 0.36 * max(len(lines), 7)), layout="constrained")
+    columns = min(math.ceil(math.sqrt(len(lines))), _MOST_COLUMNS)
+    left, right = figure.subfigures(1, 2, squeeze=False)[0]
+    scores = left.subplots()
+    panels = right.subplots(
+        math.ceil(len(lines) / columns), columns, sharex=True, sharey=True, squeeze=False
     )
     colors = pyplot.get_cmap("turbo")(np.linspace(0.05, 0.95, len(lines)))
     for place, (line, color) in enumerate(zip(lines, colors, strict=True)):
         spread = np.std(line.values, ddof=1) if len(line.values) > 1 else 0
-        left.errorbar(np.mean(line.values), place, xerr=spread, color=color, fmt="D", capsize=4)
-        left.plot(line.values, [place] * len(line.values), "o", color=color, ms=4, alpha=0.5)
-        for curve in line.curves:
-            right.plot(range(1, len(curve) + 1), curve, color=color, marker="o", ms=3, alpha=0.7)
-    left.set_yticks(range(len(lines)), [_short(line.name) for line in lines])
-    left.set_ylim(len(lines) - 0.5, -0.5)
-    left.set(xlabel=f"test {measure}", title="mean, deviation and every seed")
-    right.set(xlabel="epoch", ylabel=f"validation {measure}", title="by epoch, in the same colours")
-    right.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+        scores.errorbar(np.mean(line.values), place, xerr=spread, color=color, fmt="D", capsize=4)
+        scores.plot(line.values, [place] * len(line.values), "o", color=color, ms=4, alpha=0.5)
+        behind = lines if reference is None else [reference]
+        axes = panels.flat[place]
+        _draw_curves(axes, line, color, [other for other in behind if other is not line])
+        name = line.name if reference is None else line.name.removeprefix(f"{reference.name} ")
+        axes.set_title(_short(name, _LONGEST_TITLE), fontsize=8)
+        axes.tick_params(labelsize=7, labelbottom=place >= len(lines) - columns)
+    for axes in panels.flat[len(lines) :]:
+        axes.axis("off")
+    if reference is not None:
+        scores.axvline(np.mean(reference.values), color="black", linestyle=":", linewidth=1)
+    scores.set_yticks(range(len(lines)), [_short(line.name, _LONGEST_NAME) for line in lines])
+    scores.set_ylim(len(lines) - 0.5, -0.5)
+    scores.set(xlabel=f"test {measure}", title="mean, deviation and every seed")
+    scores.grid(alpha=0.3)
+    panels[0, 0].xaxis.get_major_locator().set_params(integer=True)
+    other = "all others" if reference is None else _short(reference.name, _LONGEST_TITLE)
+    right.suptitle(f"validation {measure} by epoch, every seed; grey: {other}")
     save_figure(figure, path)
 
 
-def _short(name: str) -> str:
+def _draw_curves(axes: Axes, line: Line, color: np.ndarray, behind: Sequence[Line]) -> None:
+    for other in behind:
+        for curve in other.curves:
+            axes.plot(range(1, len(curve) + 1), curve, color="grey", lw=1, alpha=0.4)
+    for curve in line.curves:
+        axes.plot(range(1, len(curve) + 1), curve, color=color, marker="o", ms=2.5, lw=1.2)
+    axes.grid(alpha=0.3)
+
+
+def _short(name: str, most: int) -> str:
     text = printable(name)
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -54,7 +54,8 @@ def _write_report(folder: Path, table: Comparison) -> None:
         )
         for row in table.rows
     ]
-    plot_comparison(picture.path, lines, measure.name)
+    reference = None if table.whole is None else lines[table.rows.index(table.whole)]
+    plot_comparison(picture.path, lines, measure.name, reference)
     header, *rows = table.lines(Cell)
     about_runs = [one for row in table.rows for one in _about_runs(row, measure)]
     text = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from system.config import make_config
-from system.errors import InputError
+from system.errors import InputError, first_line
 from utils.run_config import RunConfig
 from utils.tasks import TASKS, Task
 from utils.training.provenance import RunResult, read_record
@@ -55,7 +55,9 @@ def read_run(folder: Path) -> Run | None:
         run = Run(folder, config, scale, digests, result, told)
         _ = run.task, run.settings  # can be told
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is no record of a run ({error}); train it anew.") from error
+        raise InputError(
+            f"{path} is no record of a run ({first_line(error)}); train it anew."
+        ) from error
     return run
 
 

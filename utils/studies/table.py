@@ -55,6 +55,13 @@ class Table:
     task: Task
     rows: list[Row]
 
+    @property
+    def whole(self) -> Row | None:
+        """The row of the model itself, where all others are of changes of it."""
+        names = {row.runs[0].config.model_name for row in self.rows}
+        found = [row for row in self.rows if {row.name} == names]
+        return found[0] if len(found) == 1 < len(self.rows) else None
+
     def is_best(self, row: Row, measure: Measure) -> bool:
         """Tell whether no other row's mean is better, where there are others."""
         means = [one.scores[measure.key]["mean"] for one in self.rows]

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +137,15 @@ def test_other_floats_load_as_float32(tmp_path, dtype):
         expected = arrays[kind].astype(dtype).astype(np.float32)
         np.testing.assert_array_equal(getattr(batch, kind), expected)
     assert split.labels.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("folder", "command"),
+    [("data/train", "--datadir data)"), ("data/word/train", "--datadir data --alignment word)")],
+)
+def test_a_split_that_is_not_there_is_told_with_the_command_for_it(folder, command):
+    with pytest.raises(InputError, match=f"prepare .* first .dataset_prep.py {re.escape(command)}"):
+        Split(Path(folder))
 
 
 def test_two_workers_give_the_same_batches(awkward):

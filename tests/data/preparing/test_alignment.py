@@ -86,9 +86,12 @@ def test_infinity_spoils_only_its_own_mean():
     assert found[:, 0].tolist() == [-np.inf, 4.0, 0.0]
 
 
-@given(st.integers(0, 12), st.integers(1, 8))
-def test_padding_is_in_front(rows, length):
-    features = np.arange(1.0, rows * 2 + 1).reshape(rows, 2)
-    padded = pad_in_front(features, length)
+@given(st.lists(st.integers(0, 8)), st.integers(8, 10))
+def test_padding_is_in_front(counts, length):
+    features = np.arange(1.0, sum(counts) * 2 + 1).reshape(-1, 2)
+    padded = pad_in_front(features, counts, length)
     assert padded.dtype == np.float32
-    np.testing.assert_array_equal(padded, plain_padded(list(features), length, 2))
+    assert padded.shape == (len(counts), length, 2)
+    groups = np.split(features, np.cumsum(counts))
+    for found, group in zip(padded, groups, strict=False):
+        np.testing.assert_array_equal(found, plain_padded(list(group), length, 2))

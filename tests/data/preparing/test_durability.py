@@ -19,8 +19,8 @@ from tests.preparation import SINGLE_PROCESS, request
 @pytest.fixture
 def watched(monkeypatch):
     """Check, whenever a manifest gets its name, what lies beside it; returns how often."""
-    fsync, rename = os.fsync, Path.replace
-    flushed, manifests = {}, []
+    fsync, rename, make = os.fsync, Path.replace, Path.mkdir
+    flushed, manifests, with_new_folders = {}, [], set()
 
     def state(path):
         """Say which file or folder that is, and when its content or its names last changed."""
@@ -31,6 +31,13 @@ def watched(monkeypatch):
         fsync(descriptor)
         found = os.fstat(descriptor)
         flushed[found.st_ino] = found.st_mtime_ns
+        with_new_folders.discard(found.st_ino)
+
+    def mkdir(self, *options, **more):
+        is_new = not self.exists()
+        make(self, *options, **more)
+        if is_new:
+            with_new_folders.add(self.parent.stat().st_ino)
 
     def replace(self, target):
         if target.name == "dataset.json":
@@ -43,10 +50,12 @@ def watched(monkeypatch):
                 assert flushed.get(inode) == changed, path
             # The folders' own names too, as far as they are new.
             assert target.parent.stat().st_ino in flushed
+            assert target.parent.stat().st_ino not in with_new_folders
         return rename(self, target)
 
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
     return manifests
 
 

@@ -400,6 +400,7 @@ def test_one_modality_from_another_file(program, tmp_path):
         (lambda split: split.update(id=["a$_$1"] * len(split["id"])), r"has the id 'a\[1\]' twice"),
         (lambda split: split.update(id=range_ids(split)), "No segment is left"),
         (lambda split: split.pop("audio"), "has no 'audio'"),
+        (lambda split: split.update(audio=wider(split)), "audio is of different widths"),
     ],
 )
 def test_files_that_cannot_be_joined_are_refused(tmp_path, change, message):
@@ -409,6 +410,18 @@ def test_files_that_cannot_be_joined_are_refused(tmp_path, change, message):
     audio = written(tmp_path / "audio.pkl", other)
     with pytest.raises(InputError, match=message):
         prepared(written(tmp_path / "main.pkl", content_of()), tmp_path, audio=audio)
+
+
+def test_a_file_by_word_takes_no_other_by_time(tmp_path, bert):
+    path, _ = write_mag(tmp_path)
+    audio = written(tmp_path / "audio.pkl", content_of())
+    with pytest.raises(InputError, match=r"audio.pkl: is not aligned by word, as .* is"):
+        prepared(path, tmp_path / "data", bert, uses_own_text=True, audio=audio)
+
+
+def wider(split):
+    n = len(split["id"])
+    return np.zeros((n, 5, n), np.float32)
 
 
 def range_ids(split):

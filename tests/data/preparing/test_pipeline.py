@@ -21,7 +21,7 @@ from data.preparing import sources
 from data.preparing.pipeline import prepare
 from data.preparing.segments import Lengths, Sequences
 from data.text import encoder as text
-from system import files
+from system import files, forked
 from system.errors import InputError
 from tests.csd_files import (
     TEST_VIDEO,
@@ -73,15 +73,15 @@ def test_words_are_the_sdks(split):
     paths = {k: GOLDEN / "prep" / "csd" / s.name for k, s in MOSEI.sequences.items()}
     split_of = read_folds(MOSEI.folds)
     with Sequences(MOSEI, paths) as sequences:
-        segments = [
-            segment
-            for segment in sequences.segments(split_of, "word", Lengths(50, 50), Counter())
-            if segment.split == split
+        videos = [
+            video
+            for video in sequences.segments(split_of, "word", Lengths(50, 50), Counter())
+            if video.split == split
         ]
-    assert [segment.id for segment in segments] == expected["ids"].tolist()
-    assert [" ".join(segment.words) for segment in segments] == expected["words"].tolist()
+    assert [one for video in videos for one in video.ids] == expected["ids"].tolist()
+    assert [" ".join(own) for video in videos for own in video.words] == expected["words"].tolist()
     for kind in ("visual", "audio"):
-        found = np.stack([getattr(segment, kind) for segment in segments])
+        found = np.concatenate([getattr(video, kind) for video in videos])
         np.testing.assert_allclose(found, expected[kind], rtol=1e-4, atol=1e-4)
 
 
@@ -100,12 +100,18 @@ def test_segments_are_the_literal_aligners(tmp_path, seed, alignment):
         for video in sorted(data["labels"], key=str.encode)
         for segment in plain(data, video, lengths)
     ]
-    assert [segment.id for segment in found] == [f"{video}[{k}]" for video, k, *_ in expected]
-    for segment, (video, k, words, visual, audio) in zip(found, expected, strict=True):
-        assert segment.words == [word[0].decode() for word in words]
-        np.testing.assert_allclose(segment.visual, visual, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(segment.audio, audio, rtol=1e-5, atol=1e-6)
-        np.testing.assert_array_equal(segment.label[0], data["labels"][video][1][k])
+    ids = [one for video in found for one in video.ids]
+    assert ids == [f"{video}[{k}]" for video, k, *_ in expected]
+    segments = [
+        of_one
+        for video in found
+        for of_one in zip(video.words, video.visual, video.audio, video.label, strict=True)
+    ]
+    for segment, (video, k, words, visual, audio) in zip(segments, expected, strict=True):
+        assert segment[0] == [word[0].decode() for word in words]
+        np.testing.assert_allclose(segment[1], visual, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(segment[2], audio, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(segment[3][0], data["labels"][video][1][k])
 
 
 def test_manifest_tells_what_was_made_from_what(golden):
@@ -214,6 +220,28 @@ def test_values_beyond_float32_are_told_in_one_line(datadir, options):
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENT_NAMES)
+def test_several_processes_prepare_to_the_same_bytes(tmp_path, monkeypatch, alignment):
+    """Also the reasons why segments are left out, and what is told of overflow."""
+    data = random_dataset(seed=4, videos=list(read_folds(MOSEI.folds))[::60])
+    first, *others = sorted(data["audio"])
+    del data["audio"][others[0]], data["words"][others[5]]
+    intervals, features = data["audio"][first]
+    data["audio"][first] = intervals, np.float64(features) * 1e39
+    csd = write_dataset(tmp_path / "csd", data)["audio"].parent
+    written = []
+    for count in (1, 3):
+        monkeypatch.setattr(forked, "usable_cpus", lambda count=count: count)
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        with pytest.warns(UserWarning, match="beyond float32"):
+            asked = request(folder, None, csd_dir=csd, alignment=alignment, lengths=(7, 9))
+            manifest = prepare(asked, SINGLE_PROCESS)
+        written.append((snapshot(alignment_folder(folder, alignment)), manifest["left_out"]))
+    assert written[0] == written[1]
+    assert {"video has no audio", "video has no words"} <= written[1][1].keys()
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENT_NAMES)
 @pytest.mark.parametrize("options", [{}, {"shuffle": True, "fletcher32": True}])
 def test_compressed_files_prepare_to_the_same_bytes(tmp_path, alignment, options):
     """Also where words, rows and the labels are in no order, and are in parts."""
@@ -249,6 +277,17 @@ def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory
     prepare(request(datadir, str(other)), SINGLE_PROCESS)
     changed = {name for name, content in snapshot(datadir).items() if content != before[name]}
     assert changed == {f"{split}/bert50.npy" for split in SPLITS}
+
+
+@pytest.mark.parametrize(("precision", "lines"), [("bfloat16", 1), ("float32", 0)])
+def test_a_line_says_whether_bfloat16_pays(datadir, tiny_bert, capsys, precision, lines):
+    asked = request(datadir, tiny_bert)
+    asked = replace(asked, text=replace(asked.text, precision=precision))
+    manifest = prepare(asked, SINGLE_PROCESS)
+    assert manifest["text"]["precision"] == precision  # whatever is faster
+    assert capsys.readouterr().out.count("BERT in bfloat16") == lines
+    prepare(asked, SINGLE_PROCESS)
+    assert not capsys.readouterr().out  # nothing was left to encode
 
 
 class Killed(BaseException):

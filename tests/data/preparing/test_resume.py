@@ -76,7 +76,7 @@ class Server:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=200)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_files(demo, tmp_path):

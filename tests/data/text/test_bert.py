@@ -19,11 +19,10 @@ from huggingface_hub.utils import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytorch_pretrained_bert import BertConfig, BertForPreTraining, BertModel
-from pytorch_pretrained_bert.modeling import ACT2FN
 from safetensors.torch import save_file
 from torch import nn
 
-from data.text.bert import fuse, load_bert
+from data.text.bert import load_bert
 from data.text.bert_files import find_bert
 from system.errors import InputError
 
@@ -268,6 +267,8 @@ def test_a_size_that_is_none(bert, name, value):
         ({"hidden_act": None}, "None"),
         ({"hidden_act": ["gelu"]}, "gelu"),
         ({"num_attention_heads": 3}, "does not divide into 3 heads"),
+        ({"layer_norm_eps": 1}, "layer_norm_eps is 1, expected 1e-12"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0, expected"),
     ],
 )
 def test_other_nonsense_in_the_configuration(bert, changes, message):
@@ -491,29 +492,6 @@ def test_a_path_that_is_no_folder_is_not_asked_for(bert, hub, path):
     with pytest.raises(InputError, match="is not a folder"):
         find_bert("./nowhere")
     assert not hub
-
-
-# ---------------------------------------------------------------- the fused encoder
-
-
-@pytest.mark.parametrize("activation", sorted(ACT2FN))
-@pytest.mark.parametrize("layers", [1, 3])
-def test_the_fused_encoder_gives_the_same_numbers(activation, layers):
-    model = random_model(hidden_act=activation, num_hidden_layers=layers).bert
-    expected = features(model)
-    assert features(fuse(model)).dtype == torch.float32
-    torch.testing.assert_close(features(model), expected, atol=1e-5, rtol=0)
-
-
-def test_padding_is_not_attended_to():
-    model = fuse(random_model().bert)
-    ids, mask = random_batch()
-    with torch.no_grad():
-        before, after = (
-            model(x, attention_mask=mask, output_all_encoded_layers=False)[0]
-            for x in (ids, torch.where(mask == 1, ids, ids.roll(1, 1)))
-        )
-    torch.testing.assert_close(before[mask == 1], after[mask == 1], atol=1e-6, rtol=0)
 
 
 # ---------------------------------------------------------------- tokenizer.json

@@ -216,6 +216,10 @@ def test_bfloat16_is_near(golden, sentences):
     assert 1e-4 < error.mean() < 0.01
 
 
+def test_float32_is_compared_with_nothing(minilm):
+    assert minilm.compare_precisions() is None
+
+
 def test_written_features_are_the_golden_ones(minilm, golden, sentences, tmp_path):
     path = tmp_path / "bert50.npy"
     write_text_features(path, [*sentences, *sentences[::-1]], minilm, SINGLE_PROCESS)

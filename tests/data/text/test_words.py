@@ -93,6 +93,14 @@ def test_the_demos_words_are_named(demo):
     assert "".join(words).replace("##", "") == first["sentence"].replace(" ", "").lower()
 
 
+def damaged(folder, bert):
+    (folder / "pieces50.npy").write_bytes(b"")
+
+
+def too_short(folder, bert):
+    np.save(folder / "pieces50.npy", np.zeros((1, 2, 50), np.int64))
+
+
 def unlisted(folder, bert):
     (folder.parent / "dataset.json").unlink()
 
@@ -115,6 +123,8 @@ def another_bert(folder, bert):
         ({"encoder": "some/bert", "commit": "0" * 40}, None, "tokenizer of some/bert is not at"),
         ({"encoder": "as in a.pkl", "per": "none"}, None, "is not known: it is as in a.pkl"),
         ({}, another_bert, "is no longer the BERT that encoded the text"),
+        ({}, damaged, r"pieces50.npy is damaged, .* \(No data left in file\)"),
+        ({}, too_short, r"pieces50.npy is damaged, or has too few segments \(index 1 is out"),
     ],
 )
 def test_what_cannot_be_known_is_told(split, bert, tmp_path, text, change, message):

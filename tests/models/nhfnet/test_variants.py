@@ -126,6 +126,16 @@ def test_learned_tokens_are_a_parameter_and_zeros_are_none():
         assert torch.equal(learned(**inputs()), as_zeros(**inputs()))
 
 
+def test_learned_tokens_begin_small_and_different():
+    """By draws with a deviation of 0.02, of which there are enough here to tell it."""
+    torch.manual_seed(0)
+    tokens = NHFNet(NHFNetConfig(token_init="learned", aggregation_tokens=100), WIDTHS).tokens
+    assert tokens.shape == (100, 32)
+    assert tokens.std().item() == pytest.approx(0.02, rel=0.05)
+    assert abs(tokens.mean().item()) < 0.002
+    assert len(tokens.unique()) > 3000
+
+
 @pytest.mark.parametrize("wiring", ["released", "figure"])
 def test_without_cross_modal_attention_its_terms_are_missing(wiring):
     model, x = make(cross_modal=False, wiring=wiring), inputs()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.checkpoint import write_checkpoint
+from system.errors import InputError
 from utils import run_config
 from utils.run_config import RunConfig
-from utils.running.setup import open_training
+from utils.running.setup import find_task, open_training
 from utils.tasks import LOSSES, SENTIMENT
 
 PREDICTIONS, TARGETS = torch.tensor([[3.0], [0.5]]), torch.tensor([[1.0], [1.0]])
@@ -31,3 +33,38 @@ def test_a_training_says_what_the_model_leaves_out(small, capsys):
     assert capsys.readouterr().out == "nhfnet leaves out: visual, aggregation tokens\n"
     open_training(RunConfig(datadir=small))
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def trained(small, tmp_path):
+    """A checkpoint that fits the data, and its model."""
+    _, _, model, _ = open_training(RunConfig(datadir=small, model="lf_dnn", set={"dropout": 0.3}))
+    write_checkpoint(tmp_path / "a.pth", model, "lf_dnn", task="sentiment")
+    return tmp_path / "a.pth", model
+
+
+def test_a_training_starts_from_a_checkpoints_model_and_weights(small, trained):
+    path, model = trained
+    config, _, found, _ = open_training(RunConfig(datadir=small, checkpoint=path, seed=7))
+    assert (config.model, found.config) == ("lf_dnn", model.config)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight)
+
+
+def test_settings_beside_a_checkpoints_own_are_refused(small, trained):
+    config = RunConfig(datadir=small, checkpoint=trained[0], set={"dropout": 0.5})
+    with pytest.raises(InputError, match="--set goes without --checkpoint, whose model has its"):
+        open_training(config)
+
+
+def test_a_checkpoint_of_other_outputs_is_refused(small, trained):
+    path, model = trained
+    two = type(model)(model.config, dict(model.widths), 2)
+    write_checkpoint(path, two, "lf_dnn", task="sentiment")
+    with pytest.raises(InputError, match=r"a.pth has 2 outputs, but the task sentiment has 1"):
+        open_training(RunConfig(datadir=small, checkpoint=path))
+
+
+def test_a_task_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match="--task mood: there is no such task, only sentiment"):
+        find_task("mood", "mosei")

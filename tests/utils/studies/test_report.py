@@ -10,6 +10,7 @@ import pytest
 from tests.pages import HOSTILE, check_looks, check_page, needs_browser, texts
 from tests.utils.reports.test_evaluation import check_png
 from tests.utils.studies.test_table import write_run
+from utils.studies import plot
 from utils.studies.plot import Line, plot_comparison
 from utils.studies.report import tabulate, write_study
 
@@ -70,6 +71,47 @@ def test_a_run_without_curves_has_none(study):
     write_study([study], study)
     check_png(study / "comparison.png", 1560, 520)
     check_page(study / "report.html")
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """Draw a comparison; returns each panel's title and its curves' values, those behind first."""
+    figures = []
+    monkeypatch.setattr(plot, "save_figure", lambda figure, _: figures.append(figure))
+
+    def draw(lines, reference=None):
+        plot_comparison(None, lines, "MAE", reference)
+        axes = figures.pop().subfigs[1].axes
+        assert len(axes) >= len(lines)
+        return [
+            (one.get_title(), [line.get_ydata().tolist() for line in one.get_lines()])
+            for one in axes[: len(lines)]
+        ]
+
+    return draw
+
+
+def test_each_row_has_a_panel_of_its_curves_before_the_whole_models(panels):
+    whole, *changes = lines = [
+        Line("nhfnet", [0.1, 0.2], [[0.3, 0.2], [0.4, 0.5]]),
+        Line("nhfnet heads=4", [0.1], [[0.7]]),
+        Line("nhfnet layers=2", [0.1], []),
+    ]
+    assert panels(lines, whole) == [
+        ("nhfnet", whole.curves),
+        ("heads=4", [*whole.curves, [0.7]]),
+        ("layers=2", whole.curves),
+    ]
+    assert panels(changes) == [("nhfnet heads=4", [[0.7]]), ("nhfnet layers=2", [[0.7]])]
+
+
+def test_the_report_tells_the_picture_which_row_is_whole(tmp_path, monkeypatch):
+    for number, change in enumerate([{"layers": 2}, {}]):
+        write_run(tmp_path / str(number), 0.1, set=change)
+    told = []
+    monkeypatch.setattr(plot, "plot_comparison", lambda *given: told.append(given[3].name))
+    write_study([tmp_path], tmp_path)
+    assert told == ["nhfnet"]
 
 
 @pytest.mark.filterwarnings("error")

@@ -60,6 +60,17 @@ def test_rows_have_mean_and_sample_deviation_over_the_seeds(study):
     assert [len(row.runs) for row in table.rows] == [2, 2]
 
 
+def test_the_whole_model_is_known_among_its_changes(tmp_path):
+    for number, change in enumerate([{"layers": 2}, {}, {"heads": 4}]):
+        write_run(tmp_path / str(number), 0.1, set=change)
+    assert make_table(find_runs([tmp_path])).whole.name == "nhfnet"
+    alone = make_table(find_runs([tmp_path / "1"]))
+    assert (names(alone), alone.whole) == (["nhfnet"], None)
+    assert make_table(find_runs([tmp_path / "0", tmp_path / "2"])).whole is None
+    write_run(tmp_path / "other", 0.1, model="lf_dnn")
+    assert make_table(find_runs([tmp_path])).whole is None
+
+
 def test_the_best_mean_is_marked_in_every_form(study):
     write_table([study], study)
     plain = json.loads((study / "comparison.json").read_text())
@@ -175,5 +186,5 @@ def test_the_latex_table_compiles(tmp_path):
         r"\end{document}"
     )
     command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "paper.tex"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=200)
     assert (tmp_path / "paper.pdf").is_file()

@@ -250,3 +250,7 @@ def test_every_measure_of_sims_is_scored_and_named():
     found = scored_as_sims([1, -1], [0.5, -0.5])
     assert {measure.key for measure in SIMS_SENTIMENT.measures} == found.keys()
     assert SIMS_SENTIMENT.line(found).startswith("MAE 0.5000  Corr 1.0000  Acc-2 100.00 %")
+    assert {measure.key: measure.text(0.5) for measure in SIMS_SENTIMENT.measures} == {
+        **dict.fromkeys(["mae", "corr"], "0.5000"),
+        **dict.fromkeys(["acc2", "f1", "acc3", "acc5"], "50.00 %"),
+    }

@@ -53,3 +53,31 @@ def test_the_correlation_of_large_values_stays_exact():
     y = np.float32(x + rng.normal(size=(500, 1)))
     sums = SENTIMENT.sums.terms(x, y).sum(axis=0, keepdims=True)
     assert SENTIMENT.sums.scores(sums)["corr"] == pytest.approx(SENTIMENT.score(x, y)["corr"])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_correlation_is_never_beyond_1(sign):
+    """As rounding would have it, of segments on a line, in double precision too."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(200):
+        x = rng.normal(size=(7, 1))
+        y = sign * 0.7 * x
+        sums = SENTIMENT.sums.terms(x, y).sum(axis=0, keepdims=True)
+        found += [SENTIMENT.score(x, y)["corr"], SENTIMENT.sums.scores(sums)["corr"].item()]
+    assert max(map(abs, found)) <= 1
+    assert found == pytest.approx([sign] * len(found))
+
+
+def test_what_rounding_leaves_of_constants_is_no_correlation():
+    """In draws that happen to have one value, of segments that vary, beside others and alike."""
+    rng = np.random.default_rng(0)
+    values = np.float32([1 / 3, 1 / 7, 0.1, 0.7, 3]) * 1e6
+    for draws in (10, 60, 977):
+        constant = [np.full((draws, 1), value) for value in values]
+        varied = np.float32(rng.normal(scale=1e6, size=(draws, 1)))
+        pairs = [(x, y) for x in constant for y in [*constant, varied]]
+        for x, y in [*pairs, *((varied, y) for y in constant)]:
+            others = np.full((3, 1), np.float32(-2e6))
+            terms = SENTIMENT.sums.terms(np.concatenate([x, others]), np.concatenate([y, others]))
+            sums = terms[:draws].sum(axis=0, keepdims=True)
+            assert SENTIMENT.sums.scores(sums)["corr"].tolist() == [0]

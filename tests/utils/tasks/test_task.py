@@ -70,6 +70,8 @@ def test_every_measure_is_scored_and_named():
     found = SENTIMENT.score(np.float32([[1], [-1]]), np.float32([[2], [-2]]))
     assert list(found) == [measure.key for measure in SENTIMENT.measures]
     assert SENTIMENT.line(found).startswith("MAE 1.0000  Corr 1.0000  Acc-7 0.00 %  Acc-2 100")
+    in_percent = [measure.key for measure in SENTIMENT.measures if "%" in measure.text(0.5)]
+    assert in_percent == list(found)[2:]
     assert TASKS["sentiment"]["mosei"] is SENTIMENT
 
 

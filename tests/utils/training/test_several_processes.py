@@ -115,20 +115,54 @@ def test_where_another_fails_the_first_ends_too(small, tmp_path):
     assert "nowhere" in line
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [(["--epochs", "0"], "--epochs"), (["--datadir", "nowhere"], "nowhere")]
-)
-def test_what_all_have_wrong_is_told_by_the_first_alone(tmp_path, options, message):
-    """Under torchrun itself, which adds lines of its own."""
+def error_under_torchrun(folder, *options, env=None):
+    """Start two processes under torchrun itself, which adds lines of its own.
+
+    Returns the one line of an error; they have to end by themselves.
+    """
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [sys.executable, *launch, ROOT / "main_msaf.py", "--train", *options],
-        cwd=tmp_path,
+        list(map(str, [sys.executable, *launch, ROOT / "main_msaf.py", *options])),
+        cwd=folder,
+        env=env,
         capture_output=True,
         text=True,
         timeout=200,
     )
     assert done.returncode != 0
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert message in line
     assert "fault of this program" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--epochs", "0"], "--epochs"), (["--datadir", "nowhere"], "nowhere")]
+)
+def test_what_all_have_wrong_is_told_by_the_first_alone(tmp_path, options, message):
+    assert message in error_under_torchrun(tmp_path, "--train", *options)
+
+
+# The first process has no room left for a file whose name begins like this.
+FULL = """
+import errno, os, sys
+
+def fail(event, arguments):
+    if event == "open" and os.environ.get("RANK") == "0":
+        path, _, flags = arguments
+        is_it = os.path.basename(str(path)).lstrip(".").startswith({name!r} + ".")
+        if is_it and flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+
+sys.addaudithook(fail)
+"""
+
+
+@pytest.mark.parametrize("name", ["best", "predictions"])
+def test_where_the_first_alone_fails_late_all_end(small, tmp_path, name):
+    """While the others wait for it: at the end of an epoch, or of the training."""
+    (tmp_path / "sitecustomize.py").write_text(FULL.format(name=name))
+    options = ["--datadir", small, "--model", "lf_dnn", "--epochs", 2, "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    line = error_under_torchrun(tmp_path, "--train", *options, env=environment)
+    assert line.startswith("error: The disk is full (")
+    assert name in line

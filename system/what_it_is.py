@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_LONGEST_START = 64
+from system.errors import InputError
+
+_LONGEST_START = 400  # bytes, after which the first record of a zip archive is named
 _KINDS = {
     b"\x1f\x8b": "compressed by gzip; unpack it first (gunzip)",
     b"BZh": "compressed by bzip2; unpack it first (bunzip2)",
@@ -34,3 +36,10 @@ def what_it_is(path: Path) -> str | None:
     return next(
         (kind for begin, kind in _KINDS.items() if start.lower().startswith(begin.lower())), None
     )
+
+
+def refuse_if_something_else(error: Exception, path: Path, expected: str, advice: str) -> None:
+    """Raise InputError, which ends with `advice`, if `path` is another kind of file altogether."""
+    found = what_it_is(path)
+    if found is not None:
+        raise InputError(f"{path} is {found}; expected {expected}: {advice}") from error

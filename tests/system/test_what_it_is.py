@@ -12,6 +12,8 @@ import pytest
 from data.formats import safe_pickle
 from data.formats.csd import check_csd
 from system.errors import InputError
+from system.safetensors_file import load_safetensors
+from system.torch_file import load_torch_file
 
 
 def zipped(content):
@@ -31,7 +33,15 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("read", [check_csd, safe_pickle.load])
+READERS = {
+    "csd": check_csd,
+    "pickle": safe_pickle.load,
+    "checkpoint": lambda path: load_torch_file(path, "a checkpoint", "give another."),
+    "safetensors": lambda path: load_safetensors(path, "give another."),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 @pytest.mark.parametrize(("content", "told"), FILES.values(), ids=FILES)
 def test_it_is_told_in_one_line_with_advice(tmp_path, read, content, told):
     path = tmp_path / "file"

@@ -1,0 +1,79 @@
+"""The fused encoder gives the numbers of pytorch_pretrained_bert, whatever is padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_pretrained_bert.modeling import ACT2FN
+from torch import nn
+from torch.nn import functional as F
+
+from data.text.fused_bert import fuse
+from tests.data.text.test_bert import features, random_batch, random_model
+
+
+def encoded(model, ids, mask):
+    with torch.no_grad():
+        return model(ids, attention_mask=mask, output_all_encoded_layers=False)[0]
+
+
+@pytest.mark.parametrize("activation", sorted(ACT2FN))
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_fused_encoder_gives_the_same_numbers(activation, layers):
+    model = random_model(hidden_act=activation, num_hidden_layers=layers).bert
+    expected = features(model)
+    assert features(fuse(model)).dtype == torch.float32
+    torch.testing.assert_close(features(model), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [[20, 20, 20], [20, 0, 3], [0, 0, 0], [1, 1, 1]])
+def test_any_padding_gives_the_same_numbers(lengths):
+    """A text without a word attends to its padding."""
+    model, (ids, _) = random_model().bert, random_batch()
+    mask = (torch.arange(20) < torch.tensor(lengths)[:, None]).long()
+    expected = encoded(model, ids, mask)
+    torch.testing.assert_close(encoded(fuse(model), ids, mask), expected, atol=1e-5, rtol=0)
+
+
+def test_padding_is_not_attended_to():
+    model = fuse(random_model().bert)
+    ids, mask = random_batch()
+    before, after = (encoded(model, x, mask) for x in (ids, ids.where(mask == 1, ids.roll(1, 1))))
+    torch.testing.assert_close(before[mask == 1], after[mask == 1], atol=1e-6, rtol=0)
+
+
+def test_keys_and_values_are_made_of_words_alone(monkeypatch):
+    model, (ids, mask) = fuse(random_model().bert), random_batch()
+    seen, own = [], model.encoder.layer[1].attention.self._key.forward
+    monkeypatch.setattr(
+        model.encoder.layer[1].attention.self._key, "forward", lambda x: [seen.append(x), own(x)][1]
+    )
+    encoded(model, ids, mask)
+    assert seen[0].shape == (mask.sum(), 16)
+
+
+@pytest.fixture
+def left_to_linear(monkeypatch):
+    """The types of what goes through PyTorch's own product."""
+    types, linear = [], F.linear
+    monkeypatch.setattr(F, "linear", lambda x, *rest: [types.append(x.dtype), linear(x, *rest)][1])
+    return types
+
+
+def test_without_onednn_the_numbers_stay(monkeypatch, left_to_linear):
+    model = random_model().bert
+    model.pooler = nn.Identity()
+    expected = features(model)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    left_to_linear.clear()
+    torch.testing.assert_close(features(fuse(model)), expected, atol=1e-5, rtol=0)
+    assert len(left_to_linear) == 2 * 6
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+def test_float32_goes_through_onednn_where_there_is_one(left_to_linear):
+    """Of each layer's six products none is left to `linear`, but for the first attention's four."""
+    model = fuse(random_model().bert)
+    model.pooler = nn.Identity()
+    features(model)
+    assert left_to_linear == [torch.float64] * 4

@@ -1,0 +1,57 @@
+"""What is quoted of an exception says something, in one line of a bounded length."""
+
+from __future__ import annotations
+
+import pickle
+
+import h5py
+import pytest
+
+from system.errors import described, first_line
+
+
+def raised(call):
+    with pytest.raises(Exception) as caught:
+        call()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (raised(lambda: {}[35]), "no 35"),
+        (raised(lambda: {}["random"]), "no 'random'"),
+        (raised(lambda: {}["a" * 10**6]), f"no '{'a' * 47}...{'a' * 48}'"),
+        (KeyError("Unable to open object (bad heap)"), "Unable to open object (bad heap)"),
+        (KeyError(), "KeyError"),
+        (raised(lambda: pickle.loads(b"")), "Ran out of input"),
+        (EOFError(), "it ends too early"),
+        (ValueError(), "ValueError"),
+        (ValueError(" \n "), "ValueError"),
+        (ValueError("\none\ntwo"), "one"),
+        (ValueError(3), "3"),
+    ],
+    ids=range(11),
+)
+def test_it_is_neither_a_bare_key_nor_empty(error, told):
+    assert first_line(error) == told
+
+
+def test_the_type_stands_before_it_once():
+    assert described(AssertionError()) == "AssertionError"
+    assert described(ValueError("one\ntwo")) == "ValueError: one"
+    assert described(KeyError("lr")) == "KeyError: no 'lr'"
+
+
+def test_it_does_not_quote_megabytes():
+    """As Python does of a pickle's numbers."""
+    error = raised(lambda: float("x" * 10**6))
+    assert len(str(error)) > 10**6
+    assert len(first_line(error)) < 310
+
+
+def test_what_hdf5_says_comes_without_the_quotes_of_a_key(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        error = raised(lambda: file["nothing"])
+    assert isinstance(error, KeyError)
+    assert first_line(error).startswith("Unable to")

@@ -1,0 +1,119 @@
+"""Sharing work out to forked processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from system import cpus, forked
+from system.errors import InputError
+from system.forked import map_forked
+from tests.forked_programs import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+MANY = list(range(100))
+
+
+@pytest.fixture
+def two(monkeypatch):
+    monkeypatch.setattr(forked, "usable_cpus", lambda: 2)
+
+
+def own_process(_):
+    return os.getpid()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64])
+def test_results_are_in_order_and_of_no_more_processes_than_processors(monkeypatch, count):
+    monkeypatch.setattr(forked, "usable_cpus", lambda: count)
+    found = list(map_forked(lambda n: (n * n, bytes(n * 10**4), os.getpid()), MANY))
+    assert [(square, len(zeros)) for square, zeros, _ in found] == [
+        (n * n, n * 10**4) for n in MANY
+    ]
+    by = {pid for *_, pid in found}
+    assert len(by) == min(count, 4)
+    assert (os.getpid() in by) == (count == 1)
+
+
+@pytest.mark.parametrize("items", [[], [1], MANY[:31]])
+def test_little_work_is_done_here(two, items):
+    assert list(map_forked(own_process, items)) == [os.getpid()] * len(items)
+
+
+def test_elsewhere_all_is_done_here(two, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert set(map_forked(own_process, MANY)) == {os.getpid()}
+
+
+def test_each_process_has_its_share_of_the_processors(two, monkeypatch):
+    monkeypatch.setattr(cpus, "_permitted", lambda: 6)
+    monkeypatch.setattr(cpus, "_shares_of_time", lambda: [])
+    cpus.usable_cpus.cache_clear()
+    assert set(map_forked(lambda _: cpus.usable_cpus(), MANY)) == {3}
+    assert cpus.usable_cpus() == 6
+    cpus.usable_cpus.cache_clear()
+
+
+@pytest.mark.parametrize("wrong", [0, 7, 99])
+def test_an_error_comes_in_its_items_place(two, wrong):
+    def function(n):
+        if n >= wrong:
+            raise InputError(f"{n} is wrong")
+        return n
+
+    found = []
+    with pytest.raises(InputError, match=f"^{wrong} is wrong$"):
+        found.extend(map_forked(function, MANY))
+    assert not psutil.Process().children()
+
+
+def test_a_killed_process_is_told_in_one_line(two):
+    results = map_forked(lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == 5 else n, MANY)
+    with pytest.raises(InputError, match=r"exit code -9.*run the same command again") as caught:
+        list(results)
+    assert "\n" not in str(caught.value)
+
+
+def test_who_wants_no_more_leaves_no_process_behind(two):
+    results = map_forked(lambda n: bytes(10**7), MANY)
+    assert len(next(results)) == 10**7
+    assert len(psutil.Process().children()) == 2
+    results.close()
+    assert not psutil.Process().children()
+
+
+def test_an_interrupt_is_the_first_processes_alone(two, capfd):
+    def interrupted(n):
+        os.kill(os.getpid(), signal.SIGINT)
+        return n
+
+    assert list(map_forked(interrupted, MANY)) == MANY
+    assert capfd.readouterr() == ("", "")
+
+
+PROGRAM = """
+import time
+from system import forked
+forked.usable_cpus = lambda: 2
+for n in forked.map_forked(lambda n: bytes(10**6), range(10**6)):
+    print(flush=True)
+    time.sleep(60)
+"""
+
+
+def test_nobody_outlives_the_first_process(tmp_path):
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    program.stdout.readline()
+    children = psutil.Process(program.pid).children()
+    assert len(children) == 2
+    program.kill()
+    assert program.communicate(timeout=20) == (b"", b"")
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
