@@ -21,7 +21,14 @@ from system.console import (
     run,
     whole_number,
 )
-from utils.run_config import AS_PREPARED, DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
+from utils.run_config import (
+    AS_PREPARED,
+    DEFAULT_MODEL,
+    MOST_SEED,
+    OF_A_TEXT_ENCODER,
+    RunConfig,
+    read_run_config,
+)
 
 # The options that are settings of a run, by the groups of --help.
 _GROUPS = {
@@ -31,17 +38,13 @@ _GROUPS = {
         *("loss", "lr", "batch_size", "epochs", "scheduler", "plateau_factor", "plateau_patience"),
         *("weight_decay", "grad_clip", "patience", "accumulation_steps", "seed"),
     ),
-    "text encoder": (
-        *("finetune_bert", "bert_lr", "bert_weight_decay", "bert_warmup"),
-        *("freeze_layers", "gradient_checkpointing"),
-    ),
+    "text encoder": ("finetune_bert", *OF_A_TEXT_ENCODER),
     "running": ("device", "precision", "compile", "native", "num_workers"),
     "output": (
         *("checkpointdir", "resultdir", "bootstrap", "against"),
         *("save_every", "log_interval", "verbose", "save"),
     ),
 }
-_OF_A_TEXT_ENCODER = _GROUPS["text encoder"][1:]  # what is of no use without one
 _OTHER_WORK = ("train", "compare", "ablate", "table", "dry_run")
 _OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
@@ -173,17 +176,15 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         for other in excludes:
             if arguments[this] and arguments.get(other):
                 parser.error(f"--{this} and --{other} exclude each other")
-    if "finetune_bert" in given and not (trains or has_work):
-        parser.error("--finetune_bert goes with --train, --compare or --ablate")
-    for name in _OF_A_TEXT_ENCODER:
-        if name in given and config.finetune_bert is None and config.checkpoint is None:
-            parser.error(f"--{name} goes with --finetune_bert")
+    is_training = trains or arguments["compare"] or arguments["ablate"]
+    _check_text_encoder(parser, arguments, config, is_training)
+    if trains and config.finetune_bert and "finetune_bert" not in given:
+        config = _without_second_text_encoder(config, given)
     if arguments["bert"] and not arguments["predict"]:
         parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
     for name in ("predict", "export", "table"):
         if arguments[name] and not config.save:
             parser.error(f"--{name} writes files: leave --no_save out")
-    is_training = trains or arguments["compare"] or arguments["ablate"]
     for name in ("seeds", "overwrite"):
         if arguments[name] and not is_training and not arguments["dry_run"]:
             parser.error(f"--{name} goes with --train, --compare or --ablate")
@@ -195,6 +196,36 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
     if resume not in (None, "auto") and arguments["seeds"]:
         parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
     return config
+
+
+def _check_text_encoder(
+    parser: argparse.ArgumentParser,
+    arguments: dict[str, Any],
+    config: RunConfig,
+    is_training: bool,
+) -> None:
+    """End where an option of the command line would be ignored."""
+    learns = is_training or (arguments["dry_run"] and config.checkpoint is None)
+    given = [name for name in _GROUPS["text encoder"] if name in arguments]
+    if given and not learns:
+        parser.error(f"--{given[0]} goes with --train, --compare or --ablate")
+    if given and config.finetune_bert is None and config.checkpoint is None:
+        parser.error(f"--{given[0]} goes with --finetune_bert")
+
+
+def _without_second_text_encoder(config: RunConfig, given: dict[str, Any]) -> RunConfig:
+    """Take out what --config says of a model whose weights, text encoder and all, are there.
+
+    What is `given` on the command line stays, and is refused.
+    """
+    if config.checkpoint is None:
+        return config
+    from models.checkpoint import read_checkpoint
+
+    has_one = read_checkpoint(config.checkpoint).text_encoder is not None
+    if not has_one:
+        return config
+    return replace(config, finetune_bert=None, set=config.set if "set" in given else {})
 
 
 def _check_attention(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -42,12 +43,13 @@ def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
 
 
 def open_training(
-    config: RunConfig,
+    config: RunConfig, resumed: Path | None = None
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
     """Return all splits, and the model and the task of a training, which fit each other.
 
-    In the configuration that is returned, model and task have their names. Raises InputError
-    when something cannot be read or built, or does not fit.
+    In the configuration that is returned, model and task have their names. Of a training that goes
+    on from `resumed`, the text encoder is that file's. Raises InputError when something cannot be
+    read or built, or does not fit.
     """
     splits = {name: Split(config.data_folder / name) for name in SPLITS}
     checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
@@ -55,7 +57,7 @@ def open_training(
         splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
     if config.finetune_bert is not None:
-        model, splits = finetuned(model, config, splits)
+        model, splits = finetuned(model, config, splits, resumed)
     choose_what_learns(model, config)
     for name, split in splits.items():
         check_widths(model, split)

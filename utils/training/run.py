@@ -46,11 +46,11 @@ def train_and_test(
     one. `overwrite` removes an earlier run from that folder. Raises InputError when the data,
     the model or the folder cannot be used.
     """
-    config, splits, model, task = open_training(config)
+    resumed = file_to_resume(resume, config.checkpointdir)
+    config, splits, model, task = open_training(config, resumed)
     data = describe_data(config.data_folder, splits)
     bootstrap = Bootstrap(config, splits["test"], task)
     writes = config.save and options.processes.is_first
-    resumed = file_to_resume(resume, config.checkpointdir)
     folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
     with folder:
         trainer = Trainer(place_model(model, config, options), splits, task, config, options, data)
