@@ -21,6 +21,8 @@ from system.console import (
     run,
     whole_number,
 )
+from utils.actions import act
+from utils.option_checks import BY_ID, check_options
 from utils.run_config import (
     AS_PREPARED,
     DEFAULT_MODEL,
@@ -45,17 +47,6 @@ _GROUPS = {
         *("save_every", "log_interval", "verbose", "save"),
     ),
 }
-_OTHER_WORK = ("train", "compare", "ablate", "table", "dry_run")
-_OF_SCORES = ("bootstrap", "against")
-_EXCLUDES = {
-    "resume": ("checkpoint", "overwrite"),
-    "table": ("dry_run",),
-    "predict": (*_OTHER_WORK, "export", *_OF_SCORES),
-    "export": (*_OTHER_WORK, *_OF_SCORES),
-    "robustness": (*_OTHER_WORK, "predict", "export", *_OF_SCORES),
-    "attention": (*_OTHER_WORK, "predict", "export", "robustness"),
-}
-_BY_ID = True  # --attention without a number
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
 
@@ -65,14 +56,31 @@ def build_parser() -> argparse.ArgumentParser:
     actions = parser.add_argument_group("what to do")
     add, add_action = actions.add_argument, actions.add_mutually_exclusive_group().add_argument
     add_action("--train", action="store_true", help="train; without it, evaluate --checkpoint")
-    compare = "train these models, each as it was published, and write one table; goes on"
-    add_action("--compare", nargs="+", metavar="MODEL", help=compare)
+    compare = (
+        "train these models, each as it was published, or with the settings of a run.json, and "
+        "write one table; goes on"
+    )
+    add_action("--compare", nargs="+", metavar="MODEL|FILE.json", help=compare)
     ablate = "the same of NHFNet whole, and with each part left out or replaced"
     add_action("--ablate", action="store_true", help=ablate)
+    tune = (
+        "search among the settings of --model by N trials, on the validation split alone, then "
+        "train and test the best once a seed; goes on"
+    )
+    add_action("--tune", type=whole_number(1), metavar="N", help=tune)
+    worker = "take runs of the --compare, --ablate or --tune in this folder, beside who began it"
+    add_action("--worker", type=file_path, metavar="FOLDER", help=worker)
     table = "write the table of the runs in or below these folders to --resultdir"
     add_action("--table", type=file_path, nargs="+", metavar="RUN", help=table)
     models = "list the models with their settings, and stop"
     add_action("--models", action="store_true", help=models)
+    space = "the settings that --tune searches, and among which values (default: the model's own)"
+    add("--space", type=file_path, metavar="FILE.json", help=space)
+    storage = (
+        "the database that hands out the runs of --compare, --ablate and --tune, such as "
+        "postgresql://HOST/NAME (default: an SQLite file in --checkpointdir)"
+    )
+    add("--storage", metavar="URL", help=storage)
     same = "train all models of --compare with one set of settings"
     add("--same_settings", action="store_true", help=same)
     split = "what to evaluate on (default: %(default)s)"
@@ -85,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         "with --checkpoint, also draw what the model attended to in the N worst predicted "
         "segments, or in those of --ids"
     )
-    add("--attention", type=whole_number(1), nargs="?", const=_BY_ID, metavar="N", help=attention)
+    add("--attention", type=whole_number(1), nargs="?", const=BY_ID, metavar="N", help=attention)
     ids = (
         "with --attention: the segments of these ids, as predictions.csv has them; one that "
         "begins with - as --ids=ID"
@@ -160,6 +168,10 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         from models.registry import published_settings
 
         path = published_settings(arguments.get("model") or DEFAULT_MODEL)
+    elif path is None and arguments["tune"]:
+        from models.registry import find_published
+
+        path = find_published(arguments.get("model") or DEFAULT_MODEL)
     config = read_run_config(path) if path else RunConfig()
     given = {name: arguments[name] for name in vars(config) if name in arguments}
     if "set" in given:
@@ -168,49 +180,10 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         model = given.get("model") or config.model or DEFAULT_MODEL
         given["set"] = config.set | parse_assignments(config_class(model), given["set"], "--set")
     config = replace(config, **given)
-    trains, resume = arguments["train"], arguments["resume"]
-    has_work = any(arguments[name] for name in ("train", "compare", "ablate", "table", "dry_run"))
-    if not has_work and config.checkpoint is None:
-        parser.error("give --train to train, or --checkpoint FILE to evaluate")
-    for this, excludes in _EXCLUDES.items():
-        for other in excludes:
-            if arguments[this] and arguments.get(other):
-                parser.error(f"--{this} and --{other} exclude each other")
-    is_training = trains or arguments["compare"] or arguments["ablate"]
-    _check_text_encoder(parser, arguments, config, is_training)
-    if trains and config.finetune_bert and "finetune_bert" not in given:
+    check_options(parser, arguments, config)
+    if arguments["train"] and config.finetune_bert and "finetune_bert" not in given:
         config = _without_second_text_encoder(config, given)
-    if arguments["bert"] and not arguments["predict"]:
-        parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
-    for name in ("predict", "export", "table"):
-        if arguments[name] and not config.save:
-            parser.error(f"--{name} writes files: leave --no_save out")
-    for name in ("seeds", "overwrite"):
-        if arguments[name] and not is_training and not arguments["dry_run"]:
-            parser.error(f"--{name} goes with --train, --compare or --ablate")
-    if arguments["beside"] and not arguments["robustness"]:
-        parser.error("--beside goes with --robustness")
-    _check_attention(parser, arguments, config)
-    if resume and not trains:
-        parser.error("--resume goes with --train")
-    if resume not in (None, "auto") and arguments["seeds"]:
-        parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
     return config
-
-
-def _check_text_encoder(
-    parser: argparse.ArgumentParser,
-    arguments: dict[str, Any],
-    config: RunConfig,
-    is_training: bool,
-) -> None:
-    """End where an option of the command line would be ignored."""
-    learns = is_training or (arguments["dry_run"] and config.checkpoint is None)
-    given = [name for name in _GROUPS["text encoder"] if name in arguments]
-    if given and not learns:
-        parser.error(f"--{given[0]} goes with --train, --compare or --ablate")
-    if given and config.finetune_bert is None and config.checkpoint is None:
-        parser.error(f"--{given[0]} goes with --finetune_bert")
 
 
 def _without_second_text_encoder(config: RunConfig, given: dict[str, Any]) -> RunConfig:
@@ -222,24 +195,9 @@ def _without_second_text_encoder(config: RunConfig, given: dict[str, Any]) -> Ru
         return config
     from models.checkpoint import read_checkpoint
 
-    has_one = read_checkpoint(config.checkpoint).text_encoder is not None
-    if not has_one:
+    if read_checkpoint(config.checkpoint).text_encoder is None:
         return config
     return replace(config, finetune_bert=None, set=config.set if "set" in given else {})
-
-
-def _check_attention(
-    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
-) -> None:
-    wanted, ids = arguments["attention"], arguments["ids"]
-    if ids and not wanted:
-        parser.error("--ids goes with --attention")
-    if wanted is _BY_ID and not ids:
-        parser.error("--attention: give it a number of segments, or --ids")
-    if wanted and wanted is not _BY_ID and ids and wanted != len(ids):
-        parser.error(f"--attention {wanted}, but --ids names {len(ids)}: leave the number out")
-    if wanted and not config.save:
-        parser.error("--attention writes files: leave --no_save out")
 
 
 def parse_study(
@@ -256,7 +214,27 @@ def parse_study(
 
         return ablations(parse_config(parser, arguments))
     each = {**arguments, "config": config if same else Path("published")}
-    return models and {name: parse_config(parser, {**each, "model": name}) for name in models}
+    study: dict[str, RunConfig] = {}
+    for one in models or ():
+        if one.endswith(".json") and not same:
+            name, compared = _of_file(parser, arguments, Path(one).expanduser())
+        else:
+            name, compared = one, parse_config(parser, {**each, "model": one})
+        if name in study:
+            parser.error(f"--compare: two of them would be called {name}; rename a folder, or file")
+        study[name] = compared
+    return study or None
+
+
+def _of_file(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any], path: Path
+) -> tuple[str, RunConfig]:
+    """Return what to call the run of a run.json, and its configuration without its places."""
+    config = parse_config(parser, {**arguments, "config": path})
+    places = vars(config).keys() - config.outcome.keys() - arguments.keys()
+    defaults = vars(RunConfig())
+    name = path.resolve().parent.name if path.stem == "run" else path.stem
+    return name, replace(config, **{place: defaults[place] for place in places})
 
 
 def main() -> None:
@@ -270,53 +248,7 @@ def main() -> None:
         return
     study = parse_study(parser, arguments)
     config = next(iter(study.values())) if study else parse_config(parser, arguments)
-    if arguments["table"]:
-        from utils.studies.report import tabulate
-
-        return tabulate(arguments["table"], config.resultdir)
-    if arguments["export"]:
-        from models.export import export
-
-        export(config.needed_checkpoint, arguments["export"], config.model)
-        print_line(f"Written: {arguments['export']}")
-        return
-    from system.processes import join_processes, leave_processes
-    from utils.running.setup import make_options
-
-    processes = join_processes()
-    options = make_options(config, processes)
-    split, resume, overwrite = (arguments[name] for name in ("split", "resume", "overwrite"))
-    if study:
-        from utils.studies.comparison import run_study
-
-        run_study(study, arguments["seeds"], processes, overwrite, arguments["dry_run"])
-    elif arguments["dry_run"]:
-        from utils.reports.dry_run import dry_run_evaluation, dry_run_training
-
-        if arguments["train"] or config.checkpoint is None:
-            dry_run_training(config, options)
-        else:
-            dry_run_evaluation(config, split, options)
-    elif arguments["train"]:
-        from utils.training.run import train, train_by_seed
-
-        if arguments["seeds"]:
-            train_by_seed(config, arguments["seeds"], options, resume, overwrite)
-        else:
-            train(config, options, resume, overwrite)
-    elif arguments["predict"]:
-        from utils.reports.predict_path import predict_path
-
-        predict_path(config, arguments["predict"], arguments["bert"], options)
-    elif arguments["robustness"]:
-        from utils.reports.robustness import measure_robustness
-
-        measure_robustness(config, split, options, arguments["beside"])
-    else:
-        from utils.reports.evaluate_checkpoint import evaluate_checkpoint
-
-        evaluate_checkpoint(config, split, options, arguments["ids"] or arguments["attention"])
-    leave_processes(processes)
+    act(config, study, arguments)
 
 
 if __name__ == "__main__":

@@ -94,16 +94,40 @@ def config_class(name: str) -> type[DataclassInstance]:
     return find_class(name).Config
 
 
+def _beside(name: str, suffix: str) -> Path:
+    """Return the path beside a model's file that differs in its suffix."""
+    return Path(inspect.getfile(find_class(name))).with_suffix(suffix)
+
+
+def find_published(name: str) -> Path | None:
+    """Return the file beside a model that says how those who published it trained it, if any."""
+    path = _beside(name, ".json")
+    return path if path.is_file() else None
+
+
+def search_space(name: str) -> Path:
+    """Return the file beside a model that says among which settings to search.
+
+    Raises InputError when there is none.
+    """
+    path = _beside(name, ".space.json")
+    if not path.is_file():
+        raise InputError(
+            f"--tune: there is no search space for {name} ({path} is missing); give one: --space."
+        )
+    return path
+
+
 def published_settings(name: str) -> Path:
     """Return the file beside a model that says how it was trained by those who published it.
 
     Raises InputError when there is none.
     """
-    path = Path(inspect.getfile(find_class(name))).with_suffix(".json")
-    if not path.is_file():
+    path = find_published(name)
+    if path is None:
         raise InputError(
-            f"--config published: how {name} was trained is not known ({path} is missing); give "
-            "a run.json, leave --config out, or compare with --same_settings."
+            f"--config published: how {name} was trained is not known ({_beside(name, '.json')} is "
+            "missing); give a run.json, leave --config out, or compare with --same_settings."
         )
     return path
 

@@ -59,6 +59,20 @@ def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> S
         raise InputError(f"{where}: {error}.") from error
 
 
+def check_setting(cls: type[DataclassInstance], name: str, value: Any, where: str) -> Any:
+    """Return one value as a dataclass's field gives it; the others play no part.
+
+    Raises InputError as `make_config` does.
+    """
+    one = next((one for one in fields(cls) if one.name == name), None)
+    if one is None:
+        return make_config(cls, {name: value}, where)
+    try:
+        return _checked(one, value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}.") from error
+
+
 def parse_assignments(
     cls: type[DataclassInstance], assignments: Sequence[str], where: str
 ) -> dict[str, Any]:

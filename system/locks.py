@@ -13,17 +13,20 @@ from system.errors import InputError
 
 
 @contextmanager
-def lock_folder(folder: Path, lock: str, what_is_at_work: str, option: str) -> Iterator[None]:
+def lock_folder(
+    folder: Path, lock: str, what_is_at_work: str, option: str, seconds: float = 0
+) -> Iterator[None]:
     """Lock `folder`, which is made when missing, until the block ends.
 
     `lock` is the lock file's name. The operating system unlocks it when the process ends, in
-    whatever way; the lock file may stay. Raises InputError when another process has the lock:
-    that begins with `what_is_at_work` and names the `option` that gives another folder.
+    whatever way; the lock file may stay. Raises InputError when another process has the lock, and
+    still after `seconds`: that begins with `what_is_at_work` and names the `option` that gives
+    another folder.
     """
     is_new = not folder.exists()
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(folder / lock, timeout=0))
+            stack.enter_context(FileLock(folder / lock, timeout=seconds))
             if is_new:
                 stack.callback(_remove_if_unused, folder, lock)
         except Timeout:

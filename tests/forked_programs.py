@@ -9,7 +9,8 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 # What the programs import when they need it.
@@ -20,7 +21,8 @@ import torch.utils.data  # noqa: F401
 
 import models.registry  # noqa: F401
 import utils.reports.evaluate_checkpoint
-import utils.studies.comparison
+import utils.studies.tune
+import utils.studies.worker
 import utils.training.run  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
@@ -37,19 +39,30 @@ def run_program(
     name: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> Done:
     """Run a program to its end, as subprocess.run does that captures its text."""
-    command = [str(ROOT / name), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / stream for stream in ("out", "err")]
-        process = _context.Process(
-            target=_be, args=(command, outputs, cwd or Path.cwd(), env or dict(os.environ))
-        )
-        process.start()
+        command = [str(ROOT / name), *map(str, arguments)]
+        process = start_program(command, outputs, cwd, env)
         process.join(SECONDS)
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired(command, SECONDS)
         texts = [path.read_text() if path.exists() else "" for path in outputs]
     return subprocess.CompletedProcess(command, process.exitcode, *texts)
+
+
+def start_program(
+    command: list[str],
+    outputs: list[Path],
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> ForkServerProcess:
+    """Start a program whose two streams go into files; `before` is called in its process."""
+    where = cwd or Path.cwd(), env or dict(os.environ)
+    process = _context.Process(target=_be, args=(command, outputs, *where, before))
+    process.start()
+    return process
 
 
 def stand_in(
@@ -69,9 +82,17 @@ def stand_in(
     sys.argv = command
 
 
-def _be(command: list[str], outputs: list[Path], cwd: Path, environment: dict[str, str]) -> None:
+def _be(
+    command: list[str],
+    outputs: list[Path],
+    cwd: Path,
+    environment: dict[str, str],
+    before: Callable[[], None] | None,
+) -> None:
     """Be the program, in the forked process."""
     stand_in(command, outputs, cwd, environment)
+    if before is not None:
+        before()
     try:
         runpy.run_path(command[0], run_name="__main__")
     finally:

@@ -90,6 +90,29 @@ def _learns(module: nn.Module) -> bool:
     return any(one.requires_grad for one in module.parameters())
 
 
+class _Linear(nn.Linear):
+    """A linear layer; on a CPU, without gradients, float32 goes through oneDNN.
+
+    That is how the features of prepared data are computed, and faster than MKL on AMD's processors.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if torch.is_grad_enabled() or not is_plain or is_tracing() or not _has_onednn():
+            return super().forward(x)
+        if torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, "none", [], "none"
+        )
+        return result
+
+
+def _has_onednn() -> bool:
+    is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_built_in and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 class _Embeddings(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -113,7 +136,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.attention = _Attention(config)
         self.intermediate = nn.ModuleDict(
-            {"dense": nn.Linear(config.hidden_size, config.intermediate_size)}
+            {"dense": _Linear(config.hidden_size, config.intermediate_size)}
         )
         self.output = _Added(config.intermediate_size, config)
         self._activation = _ACTIVATIONS[config.hidden_act]
@@ -154,7 +177,7 @@ class _SelfAttention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.heads, self.dropout = config.num_attention_heads, config.attention_probs_dropout_prob
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.query, self.key, self.value = (_Linear(width, width) for _ in range(3))
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         query, key, value = (
@@ -172,7 +195,7 @@ class _Added(nn.Module):
 
     def __init__(self, inputs: int, config: BertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(inputs, config.hidden_size)
+        self.dense = _Linear(inputs, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 

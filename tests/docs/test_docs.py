@@ -51,8 +51,9 @@ def test_links_and_commands_are_found_at_all():
 def test_every_command_of_main_msaf_is_one(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(OWN_MODEL)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "run.json").write_text('{"config": {}}')
+    for folder in ("checkpoints", "checkpoints/tuned"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "run.json").write_text('{"config": {}}')
     parser = main_msaf.build_parser()
     given = vars(parser.parse_args(arguments))
     main_msaf.parse_study(parser, given)

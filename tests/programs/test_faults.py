@@ -24,13 +24,19 @@ import torch
 
 from data.formats.csd import ComputationalSequence
 from data.formats.pickles import read_pickle
+from data.layout import SPLITS
+from data.loading.split import Split
 from data.npy import NpyReader
 from models.checkpoint import read_checkpoint
+from system.config import plain_values
 from system.safetensors_file import load_safetensors
 from tests.csd_files import all_features
 from tests.forked_programs import ROOT
 from tests.fuzz import programs
 from tests.utils.training.test_resume import assert_same
+from utils.run_config import RunConfig
+from utils.studies.queue import Queue
+from utils.studies.storage import Storage
 from utils.training.step import TrainingStep
 
 resource = pytest.importorskip("resource")
@@ -195,6 +201,30 @@ def test_a_folder_only_to_be_read_is_told_before_the_training(run, room, small, 
     outcome = run("main_msaf", *training(small, option, closed), before=without_rights)
     assert_one_line(outcome, "No permission", closed)
     assert "Epoch 1" not in outcome.output
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's capabilities")
+@pytest.mark.parametrize("option", ["--checkpointdir", "--resultdir"])
+@pytest.mark.parametrize("work", [["--tune", 1, "--model", "lf_dnn"], ["--compare", "lf_dnn"]])
+def test_a_study_in_a_folder_only_to_be_read(run, room, small, closed, work, option):
+    outcome = run("main_msaf", *work, "--datadir", small, option, closed, before=without_rights)
+    assert_one_line(outcome, "No permission", closed)
+    assert "Epoch 1" not in outcome.output
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's capabilities")
+@pytest.mark.parametrize("way", [["--tune", 1, "--model", "lf_dnn"], ["--worker", "checkpoints"]])
+def test_a_study_whose_database_is_only_to_be_read(run, room, small, way):
+    folder = room.folder / "cwd" / "checkpoints"
+    storage = Storage(folder, None)
+    if way[0] == "--worker":
+        config = RunConfig(datadir=small, model="lf_dnn", task="sentiment")
+        digests = {name: Split(small / name).digest for name in SPLITS}
+        about = {"config": plain_values(config), "digests": digests, "title": "Run 1 of 1"}
+        Queue(storage.create("comparison x", {}), storage).add("lf_dnn/seed1", about)
+    (folder / "study.db").chmod(0o400)
+    outcome = run("main_msaf", *way, "--datadir", small, before=without_rights)
+    assert_one_line(outcome, "study.db: the study's database cannot be used", "readonly")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's capabilities")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,15 +44,17 @@ def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
 
 
 def open_training(
-    config: RunConfig, resumed: Path | None = None
+    config: RunConfig, names: Sequence[str] = SPLITS, resumed: Path | None = None
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
-    """Return all splits, and the model and the task of a training, which fit each other.
+    """Return the splits of these names, and model and task of a training, which fit each other.
+
+    `train` is one of them, and no other split is opened.
 
     In the configuration that is returned, model and task have their names. Of a training that goes
     on from `resumed`, the text encoder is that file's. Raises InputError when something cannot be
     read or built, or does not fit.
     """
-    splits = {name: Split(config.data_folder / name) for name in SPLITS}
+    splits = {name: Split(config.data_folder / name) for name in names}
     checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     if checkpoint is not None and takes_pieces(checkpoint):
         splits = in_pieces(splits)

@@ -43,9 +43,12 @@ class Run:
 
 
 def read_run(folder: Path) -> Run | None:
-    """Return the run of a folder, None without one; raises InputError when it is damaged."""
+    """Return the run of a folder, None without one; raises InputError when it is damaged.
+
+    What a search chose is no run yet.
+    """
     record, path = read_record(folder), folder / RUN_FILE
-    if record is None:
+    if record is None or "search" in record:
         return None
     try:
         config = make_config(RunConfig, record["config"], str(path))

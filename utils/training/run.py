@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.tasks import Scores
-from utils.training.history import picked_on_test
+from utils.training.history import Epoch, picked_on_test
 from utils.training.provenance import RunRecord, RunResult
 from utils.training.report import CURVES, write_training_report
 from utils.training.run_folder import BEST, file_to_resume, open_run_folder
@@ -47,7 +47,7 @@ def train_and_test(
     the model or the folder cannot be used.
     """
     resumed = file_to_resume(resume, config.checkpointdir)
-    config, splits, model, task = open_training(config, resumed)
+    config, splits, model, task = open_training(config, resumed=resumed)
     data = describe_data(config.data_folder, splits)
     bootstrap = Bootstrap(config, splits["test"], task)
     writes = config.save and options.processes.is_first
@@ -70,6 +70,22 @@ def train_and_test(
                 certainty = certainty or bootstrap.find(evaluation)
                 write_training_report(place, trainer, splits, evaluation, certainty, pictures)
     return evaluation
+
+
+def train_and_validate(
+    config: RunConfig, options: LoaderOptions, after_epoch: Callable[[Epoch], None]
+) -> Epoch:
+    """Train, and return the best epoch by validation; the test split is never opened.
+
+    `after_epoch` is as `Trainer` takes it. Nothing is written unless the configuration saves.
+    Raises InputError as `train_and_test` does.
+    """
+    config, splits, model, task = open_training(config, ("train", "val"))
+    data = describe_data(config.data_folder, splits)
+    model = place_model(model, config, options)
+    trainer = Trainer(model, splits, task, config, options, data, after_epoch)
+    trainer.run()
+    return trainer.best
 
 
 def _test(trainer: Trainer) -> Evaluation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -45,11 +45,16 @@ from utils.training.saved_state import TrainingSaver, TrainingState
 from utils.training.step import TrainingStep
 
 
-class Trainer:
-    """Trains `model` on `splits["train"]`; val and test are scored after each epoch.
+class Diverged(InputError):
+    """The loss is no longer a number."""
 
-    `data` says which dataset it is. The splits fit the model and the task. Of several
-    processes, each works on its share of each batch, and the first one writes.
+
+class Trainer:
+    """Trains `model` on `splits["train"]`; the other splits are scored after each epoch.
+
+    `data` says which dataset it is. The splits, val among them, fit the model and the task. Of
+    several processes, each works on its share of each batch, and the first one writes. Whatever
+    `after_epoch` raises, called with each epoch, ends the training.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Trainer:
         config: RunConfig,
         options: LoaderOptions,
         data: dict[str, Any],
+        after_epoch: Callable[[Epoch], None] | None = None,
     ) -> None:
         self.model, self.task, self.config, self.options = model, task, config, options
         self.step = TrainingStep(model, task, config, options)
@@ -68,6 +74,7 @@ class Trainer:
         self.saver = TrainingSaver(self.step, config, options, data)
         execution = Execution(config.precision, config.compile)
         self.predictor = Predictor(model, execution, options.share_size)
+        self._after_epoch = after_epoch
         self._is_within_step = False
         self._unseen: list[Tensor] = []  # losses since the last look
 
@@ -98,7 +105,7 @@ class Trainer:
     def run(self) -> None:
         """Train the epochs that are left; the model ends with the weights of the best.
 
-        Raises InputError when the loss is no longer a number; checkpoints stay as they are.
+        Raises Diverged when the loss is no longer a number; checkpoints stay as they are.
         """
         folder = self._folder
         history = None if folder is None else History(folder)
@@ -108,6 +115,8 @@ class Trainer:
             with hold_interrupts():  # an epoch that is over is saved whole
                 self._end_epoch(epoch, folder, history)
                 self._stop_together()
+            if self._after_epoch is not None:
+                self._after_epoch(epoch)
         if self.state.epoch <= self.config.epochs:
             chosen_by = self.task.chosen_by.name
             print_line(
@@ -142,7 +151,7 @@ class Trainer:
             seconds = time.perf_counter() - begin
             scores = {"train": train_scores}
             zeroed = {"train": not_finite}
-            for name in ("val", "test"):
+            for name in [name for name in self.splits if name != "train"]:
                 evaluation = evaluate(self.predictor, self.splits[name], self.task, self.options)
                 scores[name] = evaluation.scores
                 zeroed[name] = evaluation.not_finite
@@ -257,14 +266,14 @@ class Trainer:
             self.saver.save_last(self._folder, self.state)
 
     def _checked_losses(self, rows: RowBatches[np.ndarray]) -> float:
-        """Return the last loss; raises InputError when one since the last look is no number."""
+        """Return the last loss; raises Diverged when one since the last look is no number."""
         values: list[float] = torch.stack(self._unseen).tolist()
         first = self.state.step - len(values)
         self._unseen.clear()
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value):
                 ids = ", ".join(self.splits["train"].ids[row] for row in rows[step])
-                raise InputError(
+                raise Diverged(
                     f"The loss is {value} at epoch {self.state.epoch}, step {step + 1}: "
                     f"training has diverged, on the segments {ids}. Try a smaller --lr, or "
                     "--grad_clip. The checkpoints before are kept."

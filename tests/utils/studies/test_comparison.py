@@ -10,7 +10,7 @@ import pytest
 import main_msaf
 from models.registry import MODELS, build
 from system.errors import InputError
-from system.processes import SINGLE_PROCESS
+from system.processes import SINGLE_PROCESS, Processes
 from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import contents, with_other_labels
 from utils.studies import comparison, plot
@@ -94,6 +94,18 @@ def test_models_and_seeds_may_be_added_on_later_days(compare, tmp_path):
     assert compare("lmf", seeds=[1, 2]) == ["lmf/seed2"]
     rows = table_of(tmp_path / "study")
     assert {name: row["runs"] for name, row in rows.items()} == {"lf_dnn": ["1"], "lmf": ["1", "2"]}
+
+
+def test_processes_that_work_as_one_take_each_run_in_turn(small, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(comparison, "train", lambda config, *_, **__: taken.append(config))
+    for name in ("write_study", "tabulate"):
+        monkeypatch.setattr(comparison, name, lambda *_: None)
+    places = ["--datadir", small, "--checkpointdir", tmp_path / "study"]
+    run_study(study("--compare", "lf_dnn", "lmf", *places), [1, 2], Processes(2, 0, 0))
+    names = ["lf_dnn/seed1", "lf_dnn/seed2", "lmf/seed1", "lmf/seed2"]
+    assert ["/".join(config.checkpointdir.parts[-2:]) for config in taken] == names
+    assert not (tmp_path / "study").exists()  # nothing waits for others
 
 
 @pytest.mark.parametrize("step", [3, 7])  # of 5 in an epoch

@@ -1,0 +1,470 @@
+"""Searches: what they choose by, what they leave, how they go on, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sqlite3
+from dataclasses import replace
+
+import optuna
+import pytest
+
+from system.errors import InputError
+from tests.pages import check_page, texts
+from tests.programs.test_runs import contents, with_other_labels
+from tests.utils.reports.test_evaluation import check_png
+from utils.run_config import RunConfig
+from utils.studies import plot, search
+from utils.studies.search_plot import Point, plot_search
+from utils.studies.storage import FILE
+from utils.tasks import SENTIMENT, Measure
+from utils.training import run as training
+from utils.training.history import Epoch
+from utils.training.trainer import Diverged
+
+SPACE = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "dropout": [0.1, 0.3]}
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Trainings without pictures, which take long."""
+    monkeypatch.setattr(training, "_write_results", lambda *_: (tmp_path, []))
+    monkeypatch.setattr(training, "write_training_report", lambda *_: None)
+    monkeypatch.setattr(plot, "plot_comparison", lambda path, *_: path.touch())
+
+
+@pytest.fixture
+def tune(main, small, tmp_path, quick):
+    """Search on the small: `tune(3, "--lr", 0.1, space={...})`, in tmp_path / "found"."""
+
+    def run(count, *arguments, space=SPACE, datadir=small, model="lf_dnn", folder="found"):
+        (tmp_path / "space.json").write_text(json.dumps(space))
+        options = ["--model", model, "--space", "space.json", "--datadir", datadir]
+        places = ["--checkpointdir", folder, "--no_verbose", "--epochs", 2, "--resultdir", "result"]
+        main("--tune", count, *options, *places, *arguments)
+
+    return run
+
+
+def trials_of(folder):
+    with (folder / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Have trials train nothing: `scored([[0.5, 0.4], error, ...])` is what each gives by epoch."""
+
+    def prepare(outcomes, key="mae"):
+        left = iter(outcomes)
+
+        def train(config, options, after_epoch):
+            outcome = next(left)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            epochs = [Epoch(n, 0, 0, 0, {"val": {key: one}}) for n, one in enumerate(outcome, 1)]
+            for epoch in epochs:
+                after_epoch(epoch)
+            return min(epochs, key=lambda epoch: epoch.scores["val"][key])
+
+        monkeypatch.setattr(search, "train_and_validate", train)
+
+    return prepare
+
+
+@pytest.fixture
+def untested(monkeypatch):
+    """Searches that end before the test split is opened."""
+    monkeypatch.setattr("utils.studies.tune.run_study", lambda *_: None)
+
+
+def test_a_search_leaves_trials_the_best_configuration_a_picture_and_a_report(
+    tune, main, tmp_path, capsys
+):
+    tune(3, "--seeds", 1, 2)
+    folder, out = tmp_path / "found", capsys.readouterr().out
+    rows = trials_of(folder)
+    assert [(row["trial"], row["state"], row["epochs"]) for row in rows] == [
+        (str(number), "complete", "2") for number in (1, 2, 3)
+    ]
+    best = min(rows, key=lambda row: float(row["val_mae"]))
+    chosen = json.loads((folder / "run.json").read_text())
+    assert chosen["search"]["trial"] == best["trial"]
+    assert chosen["config"]["lr"] == float(best["lr"])
+    assert chosen["config"]["set"] == {"dropout": float(best["dropout"])}
+    assert "3 of 3 trials have ended; best validation MAE" in out
+    assert "left\n" in out
+    check_png(folder / "search.png", 1560, 552)
+    page = check_page(folder / "report.html")
+    assert any("Search of 3 trials" in text for text in texts(page, "h1"))
+    runs = [json.loads((folder / f"tuned/lf_dnn/seed{n}/run.json").read_text()) for n in (1, 2)]
+    assert {run["config"]["lr"] for run in runs} == {chosen["config"]["lr"]}
+    table = json.loads((folder / "tuned" / "comparison.json").read_text())["rows"]
+    mean = f"{table[0]['scores']['mae']['mean']:.3f}"
+    assert any(text.startswith(mean) for text in texts(page, "td"))
+    main("--train", "--config", folder / "run.json", "--seed", 1, "--checkpointdir", "again")
+    again = json.loads((tmp_path / "again" / "run.json").read_text())
+    assert again["result"]["scores"] == runs[0]["result"]["scores"]
+
+
+def test_no_trial_opens_the_test_split(tune, small, tmp_path):
+    """It is not there, and is missed only after the last trial."""
+    datadir = shutil.copytree(small, tmp_path / "data")
+    shutil.rmtree(datadir / "test")
+    with pytest.raises(InputError, match=r"data/test"):
+        tune(2, datadir=datadir)
+    assert [row["state"] for row in trials_of(tmp_path / "found")] == ["complete"] * 2
+    assert (tmp_path / "found" / "run.json").is_file()
+    assert not list(tmp_path.glob("found/tuned/*/*"))
+
+
+def test_a_search_that_was_stopped_goes_on_as_one_that_was_not(tune, tmp_path, monkeypatch):
+    tune(4, folder="whole")
+    train, begun = search.train_and_validate, []
+
+    def stop_in_the_third(*arguments):
+        begun.append(1)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    monkeypatch.setattr(search, "train_and_validate", stop_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        tune(4)
+    assert [row["state"] for row in trials_of(tmp_path / "found")] == ["complete"] * 2 + [
+        *("waiting", "waiting")
+    ]
+    tune(4)
+    assert len(begun) == 5
+    whole, found = trials_of(tmp_path / "whole"), trials_of(tmp_path / "found")
+    assert [row["why"] for row in found if row["state"] == "failed"] == ["its process ended"]
+    values = {row["trial"]: (row["lr"], row["dropout"], row["val_mae"]) for row in whole}
+    assert {
+        row["trial"]: (row["lr"], row["dropout"], row["val_mae"])
+        for row in found
+        if row["state"] == "complete"
+    } == values
+    assert len({row["lr"] for row in whole}) == 4
+
+
+def test_more_trials_join_until_the_test_split_was_opened(tune, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.studies.tune.run_study", lambda *_: None)
+        tune(1)
+        tune(2)
+    assert len(trials_of(tmp_path / "found")) == 2
+    tune(2)
+    before = contents(tmp_path / "found" / "tuned" / "lf_dnn")
+    with pytest.raises(InputError, match=r"opened for the best of 2 trials, so that no more"):
+        tune(3)
+    tune(1, "--seeds", 20, 21)  # another seed of what was chosen
+    assert contents(tmp_path / "found" / "tuned" / "lf_dnn").items() > before.items()
+
+
+def test_a_trial_that_comes_to_nothing_is_recorded_and_the_search_goes_on(
+    tune, tmp_path, scored, untested, capsys
+):
+    scored(
+        [
+            Diverged("The loss is nan at epoch 1"),
+            MemoryError(),
+            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            InputError("width 3 is odd"),
+            [0.5, float("nan")],
+            [0.7, 0.6],
+        ]
+    )
+    tune(6)
+    rows = trials_of(tmp_path / "found")
+    assert [row["state"] for row in rows] == ["failed"] * 5 + ["complete"]
+    assert [row["why"] for row in rows] == [
+        "The loss is nan at epoch 1",
+        *["out of memory"] * 2,
+        "width 3 is odd",
+        "the validation MAE is nan",
+        "",
+    ]
+    assert json.loads((tmp_path / "found" / "run.json").read_text())["search"]["val_mae"] == 0.6
+    assert "run 2 failed: out of memory" in capsys.readouterr().err
+    page = check_page(tmp_path / "found" / "report.html")
+    assert "width 3 is odd" in texts(page, "td")
+
+
+def test_any_other_error_ends_the_search_and_the_trial_waits_again(
+    tune, tmp_path, scored, untested
+):
+    scored([[0.5], OSError(28, "No space left on device"), [0.4]])
+    with pytest.raises(OSError, match="No space"):
+        tune(2)
+    tune(2)
+    assert [row["state"] for row in trials_of(tmp_path / "found")] == [
+        *("complete", "failed", "complete")
+    ]
+
+
+def test_where_more_is_better_the_most_is_chosen(tune, tmp_path, scored, untested, monkeypatch):
+    key = "corr"
+    task = replace(SENTIMENT, chosen_by=Measure(key, "Corr"))
+    monkeypatch.setattr(search, "find_task", lambda *_: task)
+    scored([[0.3], [0.6], [0.5]], key)
+    tune(3)
+    chosen = json.loads((tmp_path / "found" / "run.json").read_text())["search"]
+    assert (chosen["trial"], chosen[f"val_{key}"]) == ("2", 0.6)
+    page = check_page(tmp_path / "found" / "report.html")
+    assert [text for text in texts(page, "th") if text in "123"] == ["2", "3", "1"]
+
+
+def test_a_search_without_a_good_trial_says_so(tune, scored):
+    scored([Diverged("The loss is nan")] * 2)
+    with pytest.raises(InputError, match=r"No trial of found ended well; .* failed: The loss is"):
+        tune(2)
+
+
+def test_trials_worse_than_the_median_are_pruned(tune, tmp_path, scored, untested):
+    good, bad = [0.5, 0.4, 0.3], [0.9, 0.8, 0.1]
+    scored([good] * 5 + [bad, good])
+    tune(7, "--epochs", 3)
+    rows = trials_of(tmp_path / "found")
+    assert [row["state"] for row in rows] == ["complete"] * 5 + ["pruned", "complete"]
+    assert (rows[5]["epochs"], rows[5]["val_mae"]) == ("2", "0.8")
+    assert json.loads((tmp_path / "found" / "run.json").read_text())["search"]["val_mae"] == 0.3
+
+
+def test_the_folder_of_another_search_is_refused_naming_both(tune, small, tmp_path, untested):
+    tune(1)
+    before = contents(tmp_path / "found")
+    other = shutil.copytree(small, tmp_path / "other")
+    with_other_labels(other)
+    for arguments, options, message in (
+        (["--weight_decay", 0.5], {}, r"weight_decay 0.001, this one is 0.5"),
+        ([], {"model": "lmf"}, r"model lf_dnn, this one is lmf"),
+        ([], {"space": {"lr": [0.1, 0.2]}}, r"space of lr .*0.0001.*, this one is .*0.1"),
+        ([], {"space": SPACE | {"batch_size": [8, 16]}}, r"batch_size None, this one is .*16"),
+        ([], {"datadir": other}, r"train data [0-9a-f]+, this one is [0-9a-f]+"),
+    ):
+        with pytest.raises(InputError, match=rf"found holds a search with .*{message}"):
+            tune(1, *arguments, **options)
+    assert contents(tmp_path / "found").keys() == before.keys()
+
+
+def test_a_comparison_and_a_search_do_not_share_a_folder(tune, main, small, untested):
+    tune(1)
+    compare = ["--compare", "lf_dnn", "--datadir", small, "--epochs", 1, "--no_verbose"]
+    with pytest.raises(InputError, match="found holds a search, this is a comparison"):
+        main(*compare, "--checkpointdir", "found")
+    main(*compare, "--checkpointdir", "compared")
+    with pytest.raises(InputError, match="compared holds a comparison, this is a search"):
+        tune(1, folder="compared")
+
+
+def damaged(path):
+    path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+
+
+def truncated(path):
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def foreign(path):
+    path.unlink()
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE pupils (name TEXT)")
+
+
+def of_another_program(path):
+    path.unlink()
+    optuna.create_study(storage=f"sqlite:///{path}", study_name="mine")
+
+
+def without_a_study(path):
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE study_user_attributes SET value_json = '[1' WHERE key = 'about'")
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damaged, "study.db: the study's database cannot be used"),
+        (truncated, "study.db: the study"),
+        (foreign, "study.db is a database of another program"),
+        (of_another_program, "holds a study of another program, 'mine'"),
+        (without_a_study, "study.db: the study's database cannot be used .*Expecting"),
+        (a_folder, "study.db: the study's database cannot be used .*unable to open"),
+    ],
+)
+@pytest.mark.parametrize("way", ["tune", "worker"])
+def test_a_damaged_or_foreign_database_is_told_in_one_line(
+    tune, main, tmp_path, untested, damage, message, way
+):
+    tune(1)
+    path = tmp_path / "found" / FILE
+    damage(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(InputError, match=message) as told:
+        tune(1) if way == "tune" else main("--worker", "found")
+    assert "\n" not in str(told.value)
+    assert before is None or path.read_bytes() == before
+
+
+def test_tuned_configurations_are_compared(tune, main, small, tmp_path, untested):
+    tune(2)
+    compare = ["--compare", "found/run.json", "lf_dnn", "--datadir", small, "--no_verbose"]
+    main(*compare, "--epochs", 1, "--seeds", 1, "--checkpointdir", "compared")
+    chosen = json.loads((tmp_path / "found" / "run.json").read_text())["config"]
+    of_file, published = (
+        json.loads((tmp_path / "compared" / name / "seed1" / "run.json").read_text())["config"]
+        for name in ("found", "lf_dnn")
+    )
+    assert (of_file["lr"], of_file["set"]) == (chosen["lr"], chosen["set"])
+    assert (published["lr"], published["set"]) == (0.002, {})
+    assert of_file["epochs"] == 1
+    main("--table", ".", "--resultdir", "table")  # what was chosen is no run
+
+
+def test_files_that_would_share_a_folder_are_refused(tune, main, capsys, untested):
+    tune(1)
+    with pytest.raises(SystemExit):
+        main("--compare", "found/run.json", "found/run.json")
+    assert "two of them would be called found; rename" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_search_touches_nothing(tune, tmp_path, capsys):
+    tune(5, "--dry_run")
+    out = capsys.readouterr().out
+    assert "Search of 5 trials in found: new" in out
+    assert "lr: 0.0001 to 0.01, by its logarithm" in out
+    assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train"], "not allowed with argument"),
+        (["--worker", "a"], "not allowed with argument"),
+        (["--resume", "auto"], "--resume goes with --train"),
+        (["--overwrite"], "--overwrite goes with --train, --compare or --ablate"),
+        (["--predict", "a"], "--predict and --tune exclude each other"),
+        (["--robustness"], "--robustness and --tune exclude each other"),
+        (["--export", "a.onnx"], "--export and --tune exclude each other"),
+        (["--same_settings"], "--same_settings goes with --compare"),
+    ],
+)
+def test_options_that_do_not_fit_a_search_are_told(tune, arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        tune(1, *arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "a.json", "--train"], "--space goes with --tune"),
+        (
+            ["--storage", "sqlite:///a.db", "--train"],
+            "--storage goes with --compare, --ablate, --tune or --worker",
+        ),
+        (["--tune", "0"], "expected a whole number of at least 1, got '0'"),
+        (["--worker", "a", "--lr", "0.1"], "takes its settings from a: leave --lr out"),
+        (["--worker", "a", "--checkpointdir", "b"], "leave --checkpointdir out"),
+        (["--worker", "a", "--dry_run"], "--worker and --dry_run exclude each other"),
+        (["--worker", "a", "--seeds", "1"], "--worker and --seeds exclude each other"),
+        (["--worker", "a", "--config", "b.json"], "--worker and --config exclude each other"),
+    ],
+)
+def test_options_of_searches_and_workers_that_do_not_fit_are_told(
+    main, tmp_path, arguments, message, capsys
+):
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(SystemExit) as stopped:
+        main(*arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--no_save"], "leave --checkpoint and --no_save out"),
+        (["--checkpoint", "a.pth"], "leave --checkpoint and --no_save out"),
+        (["--set", "dropout=0.1", "--lr", "0.1"], "space.json leaves nothing to search"),
+        (["--model", "lf_dmn"], "there is no such model"),
+        (["--config", "gone.json"], "no file gone.json"),
+        (["--datadir", "gone"], "No folder gone/train"),
+        (["--storage", "nothing"], "--storage: the study's database cannot be used"),
+        (["--storage", "sqlite:////gone/a.db"], "gone/a.db: the study's database cannot be used"),
+        (["--storage", "nosuch://a/b"], "--storage: the study's database|nosuch://a/b: the study"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_before_anything_is_written(
+    tune, tmp_path, arguments, message
+):
+    with pytest.raises(InputError, match=message) as told:
+        tune(1, *arguments)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "found").exists()
+
+
+def test_a_model_without_a_space_is_told(main, small, tmp_path):
+    from tests.own_model import OWN_MODEL
+
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    with pytest.raises(InputError, match=r"no search space for mine.py:Mean .*give one: --space"):
+        main("--tune", 1, "--model", "mine.py:Mean", "--datadir", small)
+
+
+def test_a_model_of_ones_own_is_searched(tune, tmp_path, untested):
+    from tests.own_model import OWN_MODEL
+
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    tune(2, model="mine.py:Mean", space={"hidden": [4, 8], "lr": [0.01, 0.001]})
+    assert {row["state"] for row in trials_of(tmp_path / "found")} == {"complete"}
+
+
+def test_another_database_is_named_in_the_folder_and_used_from_then_on(tune, tmp_path, untested):
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    tune(1, "--storage", url)
+    assert not (tmp_path / "found" / FILE).exists()
+    place = json.loads((tmp_path / "found" / "study.json").read_text())
+    assert place["storage"] == url
+    tune(2)
+    tune(2, "--storage", url)
+    assert len(trials_of(tmp_path / "found")) == 2
+    tune(1, "--storage", url, folder="second")  # of the same database
+    assert len(trials_of(tmp_path / "second")) == 1
+    with pytest.raises(InputError, match=r"study in '.*elsewhere.db', but --storage says .*b.db"):
+        tune(2, "--storage", f"sqlite:///{tmp_path / 'b.db'}")
+    tune(1, folder="third")
+    with pytest.raises(InputError, match=r"third has its study in study.db; leave --storage out"):
+        tune(1, "--storage", url, folder="third")
+
+
+def test_a_search_is_not_for_torchrun(small, tmp_path):
+    from system.processes import Processes
+    from utils.studies.search import Search
+    from utils.studies.tune import tune as run_search
+    from utils.studies.worker import work_in
+
+    search_of_two = Search(RunConfig(datadir=small, checkpointdir=tmp_path / "found"), {})
+    for function in (
+        lambda: run_search(search_of_two, 1, processes=Processes(2, 0, 0)),
+        lambda: work_in(tmp_path, {}, None, Processes(2, 0, 0)),
+    ):
+        with pytest.raises(InputError, match=r"torchrun is for one training; .* --worker"):
+            function()
+
+
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_the_picture_is_drawn_of_any_number_of_trials(tmp_path, count):
+    points = [Point(number, 1 / number, number % 3 == 0) for number in range(1, count + 1)]
+    importance = {"lr": 0.8, "a_$name$": 0.2} if count > 1 else {}
+    plot_search(tmp_path / "search.png", points, importance, "MAE", True)
+    check_png(tmp_path / "search.png", 1560, 552)

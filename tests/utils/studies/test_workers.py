@@ -1,0 +1,348 @@
+"""Workers: who takes what, and what becomes of a run whose process is killed, or stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import fail_stale_trials
+from optuna.trial import TrialState
+
+from system.errors import InputError
+from tests.forked_programs import ROOT, SECONDS, start_program
+from tests.programs.test_runs import with_other_labels
+from tests.utils.studies.postgresql import needs_postgresql, postgresql, server
+from tests.utils.studies.test_search import trials_of
+from utils.studies import plot, search_plot
+from utils.studies import queue as queues
+from utils.studies import storage as storages
+from utils.studies.queue import Queue, run_of
+from utils.studies.storage import Storage
+from utils.training import run as training
+from utils.training.trainer import Trainer
+
+__all__ = ["postgresql", "server"]
+
+
+def slow_with_a_short_lease():
+    """Let a dead process be found out soon, no epoch be over before it is seen, and no picture."""
+    for module in (queues, storages):
+        module.BEAT, module.LEASE = 1, 3
+    run_epoch = Trainer._run_epoch
+
+    def run_slowly(trainer):
+        time.sleep(0.2)
+        return run_epoch(trainer)
+
+    Trainer._run_epoch = run_slowly
+    training._write_results = lambda *_: (Path(), [])
+    training.write_training_report = lambda *_: None
+    plot.plot_comparison = search_plot.plot_search = lambda path, *_: path.touch()
+
+
+class Program:
+    """A program under way."""
+
+    def __init__(self, folder, name, arguments, env):
+        self.outputs = [folder / f"{name}.{stream}" for stream in ("out", "err")]
+        command = [str(ROOT / "main_msaf.py"), *map(str, arguments)]
+        self._process = start_program(command, self.outputs, folder, env, slow_with_a_short_lease)
+
+    @property
+    def text(self):
+        return "".join(path.read_text() for path in self.outputs if path.exists())
+
+    def wait_for(self, text, count=1):
+        """Wait until the program has printed something so often."""
+        end = time.monotonic() + SECONDS
+        while self.text.count(text) < count:
+            assert self._process.exitcode is None, self.text
+            assert time.monotonic() < end, self.text
+            time.sleep(0.02)
+
+    def send(self, number):
+        os.kill(self._process.pid, number)
+
+    def end(self):
+        """Wait for the end; returns the exit code."""
+        self._process.join(SECONDS)
+        return self._process.exitcode
+
+    def stop(self):
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start main_msaf.py in tmp_path: `start("first", "--worker", "found")`."""
+    programs, env = [], {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def begin(name, *arguments):
+        programs.append(Program(tmp_path, name, arguments, env))
+        return programs[-1]
+
+    yield begin
+    for program in programs:
+        program.stop()
+
+
+@pytest.fixture
+def tune(small, tmp_path):
+    """The arguments of a search whose trials take a while."""
+    (tmp_path / "space.json").write_text(json.dumps({"lr": [1e-3, 2e-3, 3e-3], "dropout": [0.1]}))
+    places = ["--checkpointdir", "found", "--datadir", small, "--resultdir", "result"]
+
+    def arguments(count, epochs=6):
+        space = ["--model", "lf_dnn", "--space", "space.json", "--patience", epochs]
+        return ["--tune", count, *space, *places, "--epochs", epochs, "--no_verbose"]
+
+    return arguments
+
+
+def ends_of(folder):
+    return Counter((row["trial"], row["state"]) for row in trials_of(folder))
+
+
+def test_a_search_that_is_killed_goes_on(start, tune, tmp_path):
+    first = start("first", *tune(3))
+    first.wait_for("Trial 2 of 3")
+    first.wait_for("Epoch 2/6", 2)
+    first.send(signal.SIGKILL)
+    assert first.end() == -signal.SIGKILL
+    again = start("again", *tune(3))
+    assert again.end() == 0, again.text
+    assert "Trial 1 of 3" not in again.text
+    rows = {(row["trial"], row["attempt"]): row for row in trials_of(tmp_path / "found")}
+    states = {key: row["state"] for key, row in rows.items()}
+    assert states == {
+        ("1", "1"): "complete",
+        ("2", "1"): "failed",
+        ("3", "1"): "complete",
+        ("2", "2"): "complete",
+    }
+    assert rows["2", "1"]["why"] == "its process ended"
+    assert rows["2", "1"]["lr"] == rows["2", "2"]["lr"]
+    assert (tmp_path / "found" / "tuned" / "lf_dnn" / "seed20" / "best.pth").exists()
+
+
+def killed(program):
+    """Kill a program, once it has begun a run."""
+    program.wait_for("Epoch 2/6")
+    program.send(signal.SIGKILL)
+    assert program.end() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("database", ["SQLite", pytest.param("PostgreSQL", marks=needs_postgresql)])
+def test_workers_share_a_search_and_a_killed_one_gives_its_trial_back(
+    start, tune, tmp_path, request, database
+):
+    """Whoever begins the search is killed, then a worker; two others do the rest together."""
+    storage = []
+    if database == "PostgreSQL":
+        storage = ["--storage", request.getfixturevalue("postgresql")]
+    worker = ["--worker", "found", "--no_verbose", *storage]
+    killed(start("search", *tune(5), *storage))
+    killed(start("first", *worker))
+    others = [start(name, *worker) for name in ("second", "third")]
+    for other in others:
+        assert other.end() == 0, other.text
+        assert "Nothing waits in found any more" in other.text
+    again = start("again", *tune(5), *storage)
+    assert again.end() == 0, again.text
+    assert "Trial" not in again.text
+    complete = {(str(number), "complete"): 1 for number in range(1, 6)}
+    ends = ends_of(tmp_path / "found")
+    assert ends == {**complete, ("1", "failed"): 1, ("2", "failed"): 1}
+    if database == "PostgreSQL":
+        assert "secret" not in (tmp_path / "found" / "study.json").read_text()
+        assert f"{tmp_path / 'found'}: search" in optuna.get_all_study_names(storage[1])
+
+
+def test_two_workers_share_a_comparison_and_a_killed_one_gives_its_run_back(start, small, tmp_path):
+    options = ["--epochs", 6, "--datadir", small, "--no_verbose"]
+    compare = ["--compare", "lf_dnn", "lmf", "--seeds", 1, 2, "--checkpointdir", "compared"]
+    first = start("first", *compare, *options, "--resultdir", "result")
+    first.wait_for("Epoch 1/6")
+    other = start("other", "--worker", "compared", "--no_verbose")
+    other.wait_for("Epoch 3/6")
+    other.send(signal.SIGKILL)
+    assert other.end() == -signal.SIGKILL
+    third = start("third", "--worker", "compared", "--no_verbose")
+    assert (first.end(), third.end()) == (0, 0), first.text + third.text
+    rows = json.loads((tmp_path / "compared" / "comparison.json").read_text())["rows"]
+    assert {row["model"]: list(row["runs"]) for row in rows} == {
+        **{"lf_dnn": ["1", "2"], "lmf": ["1", "2"]}
+    }
+    assert "Resumed from" in first.text + third.text  # where the killed one was
+
+
+def test_a_process_that_was_stopped_for_too_long_leaves_its_trial_to_others(start, tune, tmp_path):
+    first = start("first", *tune(2))
+    first.wait_for("Epoch 1/6")
+    first.send(signal.SIGSTOP)
+    other = start("other", "--worker", "found", "--no_verbose")
+    assert other.end() == 0, other.text
+    first.send(signal.SIGCONT)
+    assert first.end() == 0, first.text
+    assert "run 1 was taken from this process" in first.text
+    assert ends_of(tmp_path / "found") == {
+        **{("1", "failed"): 1, ("1", "complete"): 1, ("2", "complete"): 1}
+    }
+
+
+def test_an_interrupted_search_gives_its_trial_back_at_once(start, tune, tmp_path, interruptible):
+    search = start("search", *tune(2))
+    search.wait_for("Epoch 2/6")
+    search.send(signal.SIGTERM)
+    assert search.end() == 128 + signal.SIGTERM
+    states = states_of(Storage(tmp_path / "found", None), "search")
+    assert states == {TrialState.FAIL: 1, TrialState.WAITING: 2}
+
+
+def states_of(storage, name):
+    return Counter(trial.state for trial in Queue(storage.load(name), storage).trials)
+
+
+@pytest.fixture
+def queue_of(tmp_path):
+    """A queue of runs in tmp_path / "folder": `queue_of(["a", "b"])`."""
+
+    def make(runs=(), url=None):
+        storage = Storage(tmp_path / "folder", url)
+        queue = Queue(storage.create("comparison x", {}), storage)
+        for run in runs:
+            queue.add(run, {})
+        return queue
+
+    return make
+
+
+def take_all(make, folder, count):
+    """Have several threads, each with its own access, take what waits; returns who took what."""
+    taken, ready = [], threading.Barrier(count)
+
+    def work():
+        queue = make()
+        ready.wait()
+        queue.work(lambda trial: taken.append(trial.user_attrs["run"]) or 0.0, _nothing, _nothing)
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return taken
+
+
+def _nothing(*_):
+    pass
+
+
+def test_no_run_is_taken_twice(queue_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(queues, "BEAT", 0.01)
+    runs = [str(number) for number in range(24)]
+    queue_of(runs)
+    assert sorted(take_all(queue_of, tmp_path, 4)) == sorted(runs)
+
+
+def test_a_run_whose_processes_are_killed_waits_three_times_more(queue_of, monkeypatch):
+    monkeypatch.setattr(storages, "LEASE", 1)
+    queue = queue_of(["a"])
+    storage = queue.study._storage
+    for _ in range(4):
+        storage.record_heartbeat(queue.study.ask()._trial_id)  # the last of its process
+        time.sleep(2.1)
+        assert queue.open_runs == ["a"]
+        fail_stale_trials(queue.study)
+    queue.work(_nothing, _nothing, _nothing)
+    assert [trial.state for trial in queue.trials] == [TrialState.FAIL] * 4
+    assert {run_of(trial) for trial in queue.trials} == {"a"}
+
+
+def test_a_run_that_is_interrupted_waits_again_however_often(queue_of):
+    queue = queue_of(["a"])
+
+    def interrupt(trial):
+        raise KeyboardInterrupt
+
+    for _ in range(6):
+        with pytest.raises(KeyboardInterrupt):
+            queue.work(interrupt, _nothing, _nothing)
+    assert queue.open_runs == ["a"]
+
+
+def test_a_database_that_goes_away_is_told_in_one_line(queue_of, tmp_path, monkeypatch):
+    shown = []  # as tracebacks
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    monkeypatch.setattr(storages, "BEAT", 0.01)
+    queue = queue_of(["a"])
+
+    def go_away(trial):
+        (tmp_path / "folder" / "study.db").write_bytes(b"x" * 4096)
+        time.sleep(0.1)  # for a sign of life
+        trial.report(0.5, 1)
+        return 0.0
+
+    with pytest.raises(InputError, match=r"study.db: the study's database cannot be used") as told:
+        queue.work(go_away, _nothing, _nothing)
+    assert "\n" not in str(told.value)
+    assert shown == []
+
+
+def test_a_worker_needs_a_folder_with_runs(main, tmp_path):
+    with pytest.raises(InputError, match="gone holds no comparison and no search; begin one"):
+        main("--worker", "gone")
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_worker_with_other_data_takes_nothing(main, small, tmp_path, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr("utils.studies.comparison.work_on_runs", _nothing)
+    with pytest.raises(InputError, match="has not ended: it was taken back"):
+        main("--compare", "lf_dnn", "--datadir", small, "--checkpointdir", "compared")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    other = shutil.copytree(small, tmp_path / "other")
+    with_other_labels(other)
+    with pytest.raises(InputError, match=r"other/train is not what compared is a comparison on"):
+        main("--worker", "compared", "--datadir", other)
+    storage = Storage(tmp_path / "compared", None)
+    assert states_of(storage, storage.names[0]) == {TrialState.WAITING: 1}
+
+
+def test_a_run_that_does_not_say_what_it_is_is_told(queue_of, main):
+    queue_of(["lf_dnn/seed1"])
+    with pytest.raises(
+        InputError, match=r"study.db: the study is damaged \(KeyError: no 'config'\)"
+    ):
+        main("--worker", "folder")
+
+
+@needs_postgresql
+def test_workers_share_runs_by_postgresql(postgresql, queue_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(queues, "BEAT", 0.01)
+    runs = [str(number) for number in range(24)]
+    queue_of(runs, postgresql)
+    assert sorted(take_all(lambda: queue_of(url=postgresql), tmp_path, 4)) == sorted(runs)
+    place = json.loads((tmp_path / "folder" / "study.json").read_text())
+    assert "secret" not in place["storage"]
+    assert not (tmp_path / "folder" / "study.db").exists()
+
+
+@needs_postgresql
+def test_a_server_that_cannot_be_reached_is_told_without_the_password(main, small, postgresql):
+    url = postgresql.replace("secret", "secrets")
+    with pytest.raises(InputError, match=r"postgresql\+psycopg://.*cannot be used") as told:
+        main("--tune", 1, "--model", "lf_dnn", "--datadir", small, "--storage", url)
+    assert "secrets" not in str(told.value)
+    assert "\n" not in str(told.value)

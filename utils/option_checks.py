@@ -1,0 +1,97 @@
+"""Which options of `main_msaf.py` go with which; what does not fit ends in one line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from utils.run_config import OF_A_TEXT_ENCODER, RunConfig
+
+# The settings of a run that may be others where a worker is.
+PLACES_OF_A_WORKER = ("datadir", "resultdir", "num_workers", "log_interval", "verbose")
+BY_ID = True  # --attention without a number
+_OTHER_WORK = ("train", "compare", "ablate", "tune", "worker", "table", "dry_run")
+_OF_SCORES = ("bootstrap", "against")
+_EXCLUDES = {
+    "resume": ("checkpoint", "overwrite"),
+    "table": ("dry_run",),
+    "worker": ("dry_run", "seeds", "config"),
+    "predict": (*_OTHER_WORK, "export", *_OF_SCORES),
+    "export": (*_OTHER_WORK, *_OF_SCORES),
+    "robustness": (*_OTHER_WORK, "predict", "export", *_OF_SCORES),
+    "attention": (*_OTHER_WORK, "predict", "export", "robustness"),
+}
+_GOES_WITH = {
+    "seeds": ("train", "compare", "ablate", "tune", "dry_run"),
+    "overwrite": ("train", "compare", "ablate", "dry_run"),
+    "space": ("tune",),
+    "storage": ("compare", "ablate", "tune", "worker"),
+}
+
+
+def check_options(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
+) -> None:
+    """End the program where options do not go together; `config` is what they come to."""
+    if not any(arguments[name] for name in _OTHER_WORK) and config.checkpoint is None:
+        parser.error("give --train to train, or --checkpoint FILE to evaluate")
+    for this, excludes in _EXCLUDES.items():
+        for other in excludes:
+            if arguments[this] and arguments.get(other):
+                parser.error(f"--{this} and --{other} exclude each other")
+    if arguments["bert"] and not arguments["predict"]:
+        parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
+    for name in ("predict", "export", "table"):
+        if arguments[name] and not config.save:
+            parser.error(f"--{name} writes files: leave --no_save out")
+    _check_training(parser, arguments)
+    _check_text_encoder(parser, arguments, config)
+    if arguments["beside"] and not arguments["robustness"]:
+        parser.error("--beside goes with --robustness")
+    _check_attention(parser, arguments, config)
+
+
+def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
+    trains, resume = arguments["train"], arguments["resume"]
+    for name, works in _GOES_WITH.items():
+        if arguments[name] and not any(arguments[work] for work in works):
+            shown = [f"--{work}" for work in works if work != "dry_run"]
+            ways = " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+            parser.error(f"--{name} goes with {ways}")
+    if arguments["worker"]:
+        of_run = [name for name in vars(RunConfig()) if name in arguments]
+        given = [name for name in of_run if name not in PLACES_OF_A_WORKER]
+        if given:
+            parser.error(
+                f"--worker takes its settings from {arguments['worker']}: leave --{given[0]} out"
+            )
+    if resume and not trains:
+        parser.error("--resume goes with --train")
+    if resume not in (None, "auto") and arguments["seeds"]:
+        parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
+
+
+def _check_text_encoder(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
+) -> None:
+    learns = any(arguments[work] for work in ("train", "compare", "ablate", "tune"))
+    learns = learns or (arguments["dry_run"] and config.checkpoint is None)  # or it evaluates
+    for name in ("finetune_bert", *OF_A_TEXT_ENCODER):
+        if name in arguments and not learns:
+            parser.error(f"--{name} goes with --train, --compare, --ablate or --tune")
+        if name in arguments and config.finetune_bert is None and config.checkpoint is None:
+            parser.error(f"--{name} goes with --finetune_bert")
+
+
+def _check_attention(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
+) -> None:
+    wanted, ids = arguments["attention"], arguments["ids"]
+    if ids and not wanted:
+        parser.error("--ids goes with --attention")
+    if wanted is BY_ID and not ids:
+        parser.error("--attention: give it a number of segments, or --ids")
+    if wanted and wanted is not BY_ID and ids and wanted != len(ids):
+        parser.error(f"--attention {wanted}, but --ids names {len(ids)}: leave the number out")
+    if wanted and not config.save:
+        parser.error("--attention writes files: leave --no_save out")

@@ -1,0 +1,183 @@
+"""A search for settings: trials that are chosen and judged on the validation split alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.distributions import json_to_distribution
+from optuna.pruners import MedianPruner
+from optuna.trial import FrozenTrial, TrialState
+
+from data.loading.split import Split
+from system.config import make_config, plain_values
+from system.console import print_heading, print_line
+from system.errors import InputError
+from system.processes import SINGLE_PROCESS
+from utils.run_config import RunConfig
+from utils.running.setup import find_task, make_options
+from utils.studies.queue import Queue, RunFailed, run_of
+from utils.studies.sampler import SeededTPE
+from utils.studies.space import Space, plain_space, suggest, value_text, with_values
+from utils.studies.storage import Storage, damaged_study
+from utils.tasks import Measure, Task
+from utils.training.history import Epoch
+from utils.training.run import train_and_validate
+
+NAME = "search"
+_LOOKED_AT = ("train", "val")  # and never the test split
+_UNPRUNED = 5  # trials before any is pruned, and none is after its first epoch
+EPOCHS = "epochs"  # attribute of a trial: how many it took
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched: around which configuration, whose folder is the search's, in which space.
+
+    Of a configuration that says nothing else, task and model have their names.
+    """
+
+    config: RunConfig
+    space: Space
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """The splits that a search looks at."""
+        return {name: Split(self.config.data_folder / name) for name in _LOOKED_AT}
+
+    @cached_property
+    def task(self) -> Task:
+        """What is predicted."""
+        scores = self.splits["train"].scores
+        return find_task(self.config.task_name, scores, self.config.loss)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What all who work on the search have to agree on."""
+        spaces = {f"space of {name}": text for name, text in plain_space(self.space).items()}
+        digests = {f"{name} data": split.digest for name, split in self.splits.items()}
+        return {**self.config.outcome, **spaces, **digests}
+
+    def open(self, storage: Storage) -> Queue:
+        """Return its trials, which its folder has or will have.
+
+        Raises InputError when the folder is of another search.
+        """
+        measure = self.task.chosen_by
+        study = storage.create(
+            NAME,
+            self.identity,
+            direction="minimize" if measure.lower_is_better else "maximize",
+            **self._how,
+        )
+        study.set_user_attr("config", plain_values(self.config))
+        study.set_user_attr("space", plain_space(self.space))
+        return Queue(study, storage)
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        pruner = MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=2)
+        return {"sampler": SeededTPE(self.config.seed), "pruner": pruner}
+
+    def work(self, queue: Queue, count: int, after: Callable[[], None] = lambda: None) -> None:
+        """Take trials until all have ended, and tell how far they are after each.
+
+        `after` is called then too.
+        """
+
+        def tell() -> None:
+            print_line(progress_line(queue, self.task.chosen_by, count))
+            after()
+
+        queue.work(
+            lambda trial: self._try(trial, count),
+            check=lambda _: self.check_data(),
+            after=tell,
+        )
+
+    def check_data(self) -> None:
+        """Raise InputError when the splits are not, or no longer, what they were."""
+        for split in self.splits.values():
+            if Split(split.folder).digest != split.digest:
+                raise InputError(f"{split.folder} has changed; start a search anew.")
+
+    def _try(self, trial: optuna.Trial, count: int) -> float:
+        values = suggest(trial, self.space)
+        shown = ", ".join(f"{name} {value_text(value)}" for name, value in values.items())
+        print_heading(f"Trial {trial.user_attrs['run']} of {count}: {shown}")
+        measure = self.task.chosen_by
+
+        def report(epoch: Epoch) -> None:
+            value = epoch.scores["val"][measure.key]
+            if not math.isfinite(value):
+                raise RunFailed(f"the validation {measure.name} is {value}")
+            trial.report(value, epoch.number)
+            trial.set_user_attr(EPOCHS, epoch.number)
+            if epoch.number < config.epochs and trial.should_prune():
+                print_line(f"Pruned: worse than the median of trials at epoch {epoch.number}")
+                raise optuna.TrialPruned
+
+        config = replace(with_values(self.config, values), save=False)
+        try:
+            best = train_and_validate(config, make_options(config, SINGLE_PROCESS), report)
+        except InputError as error:
+            self.check_data()  # what is wrong with the data is wrong for all trials
+            raise RunFailed(str(error)) from error
+        return best.scores["val"][measure.key]
+
+
+def find_search(storage: Storage, places: Mapping[str, Any]) -> tuple[Search, Queue]:
+    """Return the search that a storage has, and its trials; `places` are this machine's settings.
+
+    Raises InputError when it cannot be read, or when the data here are others.
+    """
+    study = storage.load(NAME)
+    with damaged_study(storage):
+        values = {**study.user_attrs["config"], "checkpointdir": str(storage.folder), **places}
+        config = make_config(RunConfig, values, storage.where)
+        space = {
+            name: json_to_distribution(text) for name, text in study.user_attrs["space"].items()
+        }
+    search = Search(config, space)
+    return search, search.open(storage)
+
+
+def ended_runs(queue: Queue) -> set[str]:
+    """Return the runs that have ended and do not wait again."""
+    return {run_of(trial) for trial in queue.trials} - set(queue.open_runs)
+
+
+def progress_line(queue: Queue, measure: Measure, count: int) -> str:
+    """Return how many of `count` trials have ended, the best so far, and the time that is left."""
+    trials, ended = queue.trials, len(ended_runs(queue))
+    parts = [f"{ended} of {count} trials have ended"]
+    best = best_trial(queue)
+    if best is not None and best.value is not None:
+        parts.append(
+            f"best validation {measure.name} {measure.text(best.value)}, trial {run_of(best)}"
+        )
+    seconds = [one.duration.total_seconds() for one in trials if one.duration is not None]
+    if seconds and ended < count:
+        at_once = max(sum(one.state == TrialState.RUNNING for one in trials) + 1, 1)
+        left = (count - ended) / at_once * sum(seconds) / len(seconds)
+        parts.append(f"about {duration_text(left)} left")
+    return "; ".join(parts)
+
+
+def best_trial(queue: Queue) -> FrozenTrial | None:
+    """Return the best of the trials that were trained to their end; None without one."""
+    if not any(trial.state == TrialState.COMPLETE for trial in queue.trials):
+        return None
+    return queue.study.best_trial
+
+
+def duration_text(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,67 @@
+"""A search as files to go on with: trials.csv, and the run.json of the best so far."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from system.files import atomic_write, write_json
+from utils.studies.queue import Queue, run_of, why_failed
+from utils.studies.search import EPOCHS, Search, best_trial
+from utils.studies.space import with_values
+from utils.training.run_folder import RUN_FILE
+
+TRIALS = "trials.csv"
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def write_trials(search: Search, queue: Queue) -> None:
+    """Write the trials, and the best configuration as `--config` takes it, into their folder."""
+    folder, measure = search.config.checkpointdir, search.task.chosen_by
+    header = ["trial", "attempt", "state", f"val_{measure.key}", "epochs", "started", "seconds"]
+    with (
+        atomic_write(folder / TRIALS) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow([*header, *search.space, "why"])
+        writer.writerows(_row(trial, list(search.space)) for trial in queue.trials)
+    best = best_trial(queue)
+    if best is not None:
+        chosen = {
+            "trial": run_of(best),
+            "trials": sum(trial.state.is_finished() for trial in queue.trials),
+            f"val_{measure.key}": best.value,
+            "values": best.params,
+        }
+        config = with_values(search.config, best.params)
+        values = {**config.outcome, "datadir": str(config.datadir)}
+        write_json(folder / RUN_FILE, {"search": chosen, "config": values})
+
+
+def value_of(trial: FrozenTrial) -> float | None:
+    """Return the validation score of a trial's end, or of the epoch that it was pruned after."""
+    return trial.value if trial.state.is_finished() else None
+
+
+def _row(trial: FrozenTrial, names: Sequence[str]) -> list[Any]:
+    attempt = len(RetryHeartbeatStaleTrialCallback.retry_history(trial)) + 1
+    started, duration = trial.datetime_start, trial.duration
+    return [
+        *(run_of(trial), attempt, STATES[trial.state], value_of(trial)),
+        trial.user_attrs.get(EPOCHS),
+        None if started is None else started.isoformat(timespec="seconds"),
+        None if duration is None else round(duration.total_seconds(), 1),
+        *(trial.params.get(name) for name in names),
+        why_failed(trial) if trial.state == TrialState.FAIL else None,
+    ]

@@ -1,0 +1,144 @@
+"""A search as one report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from system.errors import InputError
+from system.processes import SINGLE_PROCESS
+from utils.reports.about import configuration_section, data_section, environment_section
+from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
+from utils.run_config import RunConfig
+from utils.running.environment import environment
+from utils.running.setup import make_options
+from utils.studies.queue import Queue, run_of, why_failed
+from utils.studies.runs import find_runs
+from utils.studies.search import EPOCHS, Search, best_trial
+from utils.studies.search_files import STATES, value_of, write_trials
+from utils.studies.space import describe, value_text
+from utils.studies.table import make_table
+
+PICTURE = "search.png"
+
+
+def write_search(search: Search, queue: Queue, chosen: RunConfig) -> None:
+    """Write all files of a search into its folder, report.html among them.
+
+    Test scores are in it where the `chosen` configuration has been trained and tested.
+    """
+    write_trials(search, queue)
+    path = search.config.checkpointdir / "report.html"
+    with warning_if_unwritten(path):
+        title = f"Search of {len(queue.trials)} trials for {chosen.model_name}"
+        write_report(path, f"{title} in {path.parent}", _sections(search, queue, chosen))
+
+
+def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
+    config, task = search.config, search.task
+    ended = [trial for trial in queue.trials if trial.state.is_finished()]
+    spent = sum((one.duration for one in ended if one.duration is not None), timedelta())
+    count = {name: sum(STATES[one.state] == name for one in ended) for name in STATES.values()}
+    text = (
+        f"{len(ended)} trials in {spent.total_seconds() / 60:.0f} minutes of work: "
+        + ", ".join(f"{number} {name}" for name, number in count.items() if number)
+        + f". Each is judged by its best validation {task.chosen_by.name}; a pruned one has that "
+        "of its last epoch. No trial has seen the test split."
+    )
+    device = make_options(config, SINGLE_PROCESS).device
+    return [
+        Section("The search", [text, _draw(search, queue)]),
+        Section("What it chose", [_chosen(search, queue), *_tested(search, chosen)]),
+        Section("Trials", [_trials(search, queue)]),
+        data_section(config.data_folder, search.splits, task),
+        configuration_section(config),
+        environment_section(environment(device)),
+    ]
+
+
+def _draw(search: Search, queue: Queue) -> Picture:
+    from utils.studies.search_plot import Point, plot_search  # matplotlib is slow to import
+
+    measure = search.task.chosen_by
+    points = [
+        Point(int(run_of(trial)), value, trial.state == TrialState.PRUNED)
+        for trial in queue.trials
+        if (value := value_of(trial)) is not None
+    ]
+    what = f"Validation {measure.name} by trial, and how much each setting mattered"
+    picture = Picture(search.config.checkpointdir / PICTURE, what, is_wide=True)
+    importance = _importance(queue)
+    plot_search(picture.path, points, importance, measure.name, measure.lower_is_better)
+    return picture
+
+
+def _importance(queue: Queue) -> dict[str, float]:
+    """Return each setting's share of the variance among trials; nothing where it is not told."""
+    try:
+        return get_param_importances(queue.study, evaluator=FanovaImportanceEvaluator(seed=0))
+    except (ValueError, RuntimeError):  # too few trials, or all alike
+        return {}
+
+
+def _chosen(search: Search, queue: Queue) -> Table:
+    best = best_trial(queue)
+    values = {} if best is None else best.params
+    around = {**search.config.outcome, **_own_settings(search)}
+    rows = [
+        [name, Cell(value_text(values.get(name)), is_best=True), around.get(name), describe(space)]
+        for name, space in search.space.items()
+    ]
+    return Table(["setting", "chosen", "before", "among"], rows)
+
+
+def _own_settings(search: Search) -> dict[str, object]:
+    """Return the model's settings that the search went out from."""
+    from models.registry import config_class
+
+    return {**vars(config_class(search.config.model_name)()), **search.config.set}
+
+
+def _tested(search: Search, chosen: RunConfig) -> list[str | Table]:
+    """Return the test scores of what was chosen, once there are any."""
+    try:
+        runs = find_runs([chosen.checkpointdir])
+        table = make_table([run for run in runs if run.result is not None])
+    except InputError:
+        return ["It has not been trained and tested yet."]
+    header, *rows = table.lines(lambda text, _: text)
+    text = f"Mean ± sample deviation over the seeds on the test split, as {chosen.checkpointdir}:"
+    return [text, Table(header, rows)]
+
+
+def _trials(search: Search, queue: Queue) -> Table:
+    measure, best = search.task.chosen_by, best_trial(queue)
+    header = ["trial", "state", f"val {measure.name}", "epochs", "seconds", *search.space, "why"]
+    best_number = None if best is None else best.number
+    trials = _ordered(search, queue)
+    return Table(header, [_row(search, one, one.number == best_number) for one in trials])
+
+
+def _ordered(search: Search, queue: Queue) -> Sequence[FrozenTrial]:
+    """Return the trials, the best first, and those without a score last."""
+    sign = 1 if search.task.chosen_by.lower_is_better else -1
+
+    def place(trial: FrozenTrial) -> tuple[bool, bool, float]:
+        value = value_of(trial)
+        return value is None, trial.state != TrialState.COMPLETE, sign * (value or 0)
+
+    return sorted(queue.trials, key=place)
+
+
+def _row(search: Search, trial: FrozenTrial, is_best: bool) -> list[object]:
+    value = value_of(trial)
+    shown = "-" if value is None else search.task.chosen_by.text(value)
+    seconds = "-" if trial.duration is None else f"{trial.duration.total_seconds():.0f}"
+    return [
+        *(run_of(trial), STATES[trial.state], Cell(shown, is_best)),
+        *(trial.user_attrs.get(EPOCHS), seconds),
+        *(value_text(trial.params.get(name)) for name in search.space),
+        why_failed(trial) if trial.state == TrialState.FAIL else "",
+    ]
