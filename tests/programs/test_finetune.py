@@ -256,13 +256,13 @@ def odd_masks(data, bert):
 
 
 def endless_pieces(data, bert):
-    """A file of many gigabytes, which takes no room on the disk."""
+    """A text longer than any memory, which takes no room on the disk."""
     path = data / "train" / "pieces50.npy"
-    shape = (len(np.load(path)), 2, 10**10)
+    shape = (len(np.load(path)), 2, 10**11)
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + shape[0] * 2 * 10**10)
+        file.truncate(file.tell() + shape[0] * 2 * 10**11)
 
 
 def without_pieces(data, bert):
@@ -295,7 +295,7 @@ def with_odd_dropout(data, bert):
         (other_vocabulary, [], "of another vocabulary than the text encoder's"),
         (spoilt_pieces, [], "word pieces from 0 to 200, but the text encoder knows"),
         (odd_masks, [], r"val: the mask of word pieces from 0 to 7, expected from 0 to 1; prepare"),
-        (endless_pieces, [], "10000000000 word pieces a text, but the text encoder takes"),
+        (endless_pieces, [], "100000000000 word pieces a text, but the text encoder takes"),
         (without_pieces, [], r"has no pieces50.npy.*dataset_prep.py --datadir"),
         (without_bert, [], "--finetune_bert: .*bert, which .* is not a folder any more; put it"),
         (other_weights, [], "--finetune_bert: .*bert, which .* has other weights now; put it back"),
