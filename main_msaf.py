@@ -22,8 +22,15 @@ from system.console import (
     whole_number,
 )
 from utils.actions import act
-from utils.option_checks import BY_ID, OF_A_TEXT_ENCODER, check_options
-from utils.run_config import AS_PREPARED, DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
+from utils.option_checks import BY_ID, check_options
+from utils.run_config import (
+    AS_PREPARED,
+    DEFAULT_MODEL,
+    MOST_SEED,
+    OF_A_TEXT_ENCODER,
+    RunConfig,
+    read_run_config,
+)
 
 # The options that are settings of a run, by the groups of --help.
 _GROUPS = {
@@ -174,7 +181,23 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         given["set"] = config.set | parse_assignments(config_class(model), given["set"], "--set")
     config = replace(config, **given)
     check_options(parser, arguments, config)
+    if arguments["train"] and config.finetune_bert and "finetune_bert" not in given:
+        config = _without_second_text_encoder(config, given)
     return config
+
+
+def _without_second_text_encoder(config: RunConfig, given: dict[str, Any]) -> RunConfig:
+    """Take out what --config says of a model whose weights, text encoder and all, are there.
+
+    What is `given` on the command line stays, and is refused.
+    """
+    if config.checkpoint is None:
+        return config
+    from models.checkpoint import read_checkpoint
+
+    if read_checkpoint(config.checkpoint).text_encoder is None:
+        return config
+    return replace(config, finetune_bert=None, set=config.set if "set" in given else {})
 
 
 def parse_study(

@@ -16,6 +16,7 @@ from system.errors import InputError, refuse_if_out_of_memory, telling_of_short_
 from system.file_rows import fill, runs_of
 
 Rows = Sequence[int] | np.ndarray  # segments, by number
+_BYTES_AT_ONCE = 8 * 2**20
 
 
 class NpyWriter:
@@ -89,6 +90,15 @@ class NpyReader:
         for begin, offset, size in self._extents(rows):
             self._fill(target[begin : begin + size], offset)
         return values
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Read all; returns the smallest and the largest number of each of a segment's rows."""
+        at_once = max(_BYTES_AT_ONCE // self.row_bytes, 1)
+        starts = range(0, len(self), at_once)
+        blocks = (self.read(range(n, min(n + at_once, len(self)))) for n in starts)
+        of_blocks = [(block.min(axis=(0, 2)), block.max(axis=(0, 2))) for block in blocks]
+        lowest, highest = zip(*of_blocks, strict=True)
+        return np.min(lowest, axis=0).tolist(), np.max(highest, axis=0).tolist()
 
     def prefetch(self, rows: Rows) -> None:
         """Ask the system to have segments at hand soon, where it knows how; returns at once."""

@@ -40,6 +40,7 @@ MODELS = {
     "tfn": "models.baselines.tfn:TFN",
 }
 
+_TEXT_ENCODER = "text_encoder."  # what its weights begin with
 _WITHOUT_A_NAME = "nhfnet"  # what a checkpoint holds that does not say it
 
 
@@ -192,13 +193,10 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
 
 def _restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model]) -> WithTextEncoder:
     """Build a model of `model_class` behind its text encoder, as `restore_model` does."""
-    path, description = checkpoint.path, checkpoint.text_encoder or {}
-    weights = {part: _below(f"{part}.", checkpoint.weights) for part in ("text_encoder", "model")}
-    if sum(map(len, weights.values())) < len(checkpoint.weights):
+    path, weights = checkpoint.path, _below("model.", checkpoint.weights)
+    if len(weights) + len(_below(_TEXT_ENCODER, checkpoint.weights)) < len(checkpoint.weights):
         raise InputError(f"{path} holds weights of neither its model nor its text encoder.")
-    encoder = fill(
-        lambda: TextEncoder.described(description, str(path)), weights["text_encoder"], path
-    )
+    encoder = restore_text_encoder(checkpoint)
     width = checkpoint.widths.get("text")
     if type(width) is not int or width != encoder.width:
         raise InputError(
@@ -206,8 +204,15 @@ def _restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model])
             f"{encoder.width}; the file is damaged."
         )
     widths = {**checkpoint.widths, "text": encoder.config.hidden_size}
-    alone = replace(checkpoint, weights=weights["model"], widths=widths, text_encoder=None)
+    alone = replace(checkpoint, weights=weights, widths=widths, text_encoder=None)
     return WithTextEncoder(encoder, restore_model(alone, model_class)).eval()
+
+
+def restore_text_encoder(checkpoint: Checkpoint) -> TextEncoder:
+    """Return the text encoder that a checkpoint has, in evaluation mode; raises InputError."""
+    path, description = checkpoint.path, checkpoint.text_encoder or {}
+    weights = _below(_TEXT_ENCODER, checkpoint.weights)
+    return fill(lambda: TextEncoder.described(description, str(path)), weights, path)
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -65,15 +65,32 @@ class TextEncoder(nn.Module):
         for part in self.bert.parts[: layers + 1]:
             part.requires_grad_(False)
 
-    def check_pieces(self, lowest: int, highest: int, length: int, where: str) -> None:
-        """Raise InputError unless word pieces of these numbers, so many a text, can be encoded."""
-        config = self.config
-        if lowest < 0 or highest >= config.vocab_size or length > config.max_position_embeddings:
+    def check_length(self, length: int, where: str) -> None:
+        """Raise InputError unless a text of so many word pieces can be encoded."""
+        most = self.config.max_position_embeddings
+        if length > most:
             raise InputError(
-                f"{where}: word pieces from {lowest} to {highest}, {length} a text, but the text "
-                f"encoder knows {config.vocab_size} and takes {config.max_position_embeddings}; "
-                "use data that were prepared with the same --bert."
+                f"{where}: {length} word pieces a text, but the text encoder takes {most}; use "
+                "data that were prepared with the same --bert."
             )
+
+    def check_pieces(self, lowest: Sequence[int], highest: Sequence[int], where: str) -> None:
+        """Raise InputError unless word pieces of these numbers can be encoded.
+
+        `lowest` and `highest` are of the ids, of the mask, and by word, of the words' places.
+        """
+        if lowest[0] < 0 or highest[0] >= self.config.vocab_size:
+            raise InputError(
+                f"{where}: word pieces from {lowest[0]} to {highest[0]}, but the text encoder "
+                f"knows {self.config.vocab_size}; use data that were prepared with the same --bert."
+            )
+        limits = {"mask": 1, "places of words": self.config.words}
+        for (what, most), low, high in zip(limits.items(), lowest[1:], highest[1:], strict=False):
+            if low < 0 or high > most:
+                raise InputError(
+                    f"{where}: the {what} of word pieces from {low} to {high}, expected from 0 to "
+                    f"{most}; prepare the data again."
+                )
 
     def example(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
         """Return random word pieces `(batch, length, width)`, the first text's last two missing."""

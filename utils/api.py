@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.checkpoint import MODALITIES, read_checkpoint
 from models.contract import Model
 from models.registry import restore
-from models.text_encoder import text_encoder_of
+from models.text_encoder import TextEncoder, text_encoder_of
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.reports.evaluate_checkpoint import evaluate_checkpoint
@@ -78,7 +78,13 @@ def predict(
     encoder = text_encoder_of(model)
     sentences = [one for one in text if isinstance(one, str)]
     if encoder is not None and len(sentences) == len(text):
-        text = cutter_of(encoder, "the checkpoint").cut(sentences).swapaxes(1, 2)
+        cutter = cutter_of(encoder, "the checkpoint")
+        text = [cutter.cut([one])[0].T for one in sentences]  # each at its own length
+    elif encoder is not None and sentences:
+        raise InputError(
+            f"predict: {len(sentences)} of {len(text)} texts are sentences; give all as sentences, "
+            "or all as word pieces."
+        )
     given = dict(zip(MODALITIES, (visual, audio, text), strict=True))
     inputs = [_checked(kind, rows, model.widths[kind]) for kind, rows in given.items()]
     counts = {kind: len(rows) for kind, rows in zip(given, inputs, strict=True)}
@@ -86,8 +92,7 @@ def predict(
         raise InputError(f"predict: numbers of segments differ: {counts}; give one of each kind.")
     if encoder is not None:
         for pieces in inputs[MODALITIES.index("text")]:
-            ids = pieces[:, 0]
-            encoder.check_pieces(int(ids.min()), int(ids.max()), len(pieces), "predict: text")
+            _check_pieces(encoder, pieces)
     if type(batch_size) is not int or batch_size < 1:
         raise InputError(f"predict: batch_size is {batch_size!r}, expected a whole number above 0.")
     predictions = np.empty((counts["text"], model.outputs), dtype=np.float32)
@@ -100,6 +105,14 @@ def predict(
     finally:
         model.train(was_training)
     return predictions
+
+
+def _check_pieces(encoder: TextEncoder, pieces: Tensor) -> None:
+    if not torch.equal(pieces, pieces.round()):
+        raise InputError("predict: text: word pieces that are no whole numbers; give pieces50's.")
+    encoder.check_length(len(pieces), "predict: text")
+    lowest, highest = (ends.int().tolist() for ends in pieces.aminmax(dim=0))
+    encoder.check_pieces(lowest, highest, "predict: text")
 
 
 def _checked(kind: str, segments: Segments | Sequence[str], width: int) -> list[Tensor]:

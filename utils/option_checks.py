@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from utils.run_config import RunConfig
+from utils.run_config import OF_A_TEXT_ENCODER, RunConfig
 
 # The settings of a run that may be others where a worker is.
 PLACES_OF_A_WORKER = ("datadir", "resultdir", "num_workers", "log_interval", "verbose")
 BY_ID = True  # --attention without a number
-OF_A_TEXT_ENCODER = (  # the settings of a run that are of no use without one
-    *("bert_lr", "bert_weight_decay", "bert_warmup", "freeze_layers", "gradient_checkpointing"),
-)
 _OTHER_WORK = ("train", "compare", "ablate", "tune", "worker", "table", "dry_run")
 _OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
@@ -77,10 +74,11 @@ def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) 
 def _check_text_encoder(
     parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
 ) -> None:
-    works = ("train", "compare", "ablate", "tune", "dry_run")
-    if "finetune_bert" in arguments and not any(arguments[work] for work in works):
-        parser.error("--finetune_bert goes with --train, --compare, --ablate or --tune")
-    for name in OF_A_TEXT_ENCODER:
+    learns = any(arguments[work] for work in ("train", "compare", "ablate", "tune"))
+    learns = learns or (arguments["dry_run"] and config.checkpoint is None)  # or it evaluates
+    for name in ("finetune_bert", *OF_A_TEXT_ENCODER):
+        if name in arguments and not learns:
+            parser.error(f"--{name} goes with --train, --compare, --ablate or --tune")
         if name in arguments and config.finetune_bert is None and config.checkpoint is None:
             parser.error(f"--{name} goes with --finetune_bert")
 

@@ -27,6 +27,10 @@ from system.errors import InputError
 
 AS_PREPARED = "auto"  # for --finetune_bert: the BERT that encoded the text
 DEFAULT_MODEL, DEFAULT_TASK = "nhfnet", "sentiment"
+OF_A_TEXT_ENCODER = (  # settings that are of no use without one that is trained along
+    *("bert_lr", "bert_weight_decay", "bert_warmup"),
+    *("freeze_layers", "gradient_checkpointing"),
+)
 SCHEDULES = ("none", "plateau", "cosine")
 LOSSES = ("mse", "l1")
 MOST_WORKERS = 256  # more would only take memory
@@ -92,7 +96,7 @@ class RunConfig(CheckedConfig):
         1,
         _count,
         "work on each batch in N parts and add their gradients up: the same step, with as much "
-        "memory as a batch of an Nth takes",
+        "memory as a batch of an Nth takes; only BatchNorm and a dropout without keys see parts",
     )
     seed: int = setting(
         20, whole_number(0, MOST_SEED), "decides the first weights, the batch order and dropout"

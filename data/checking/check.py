@@ -23,6 +23,7 @@ from data.layout import (
     SPLITS,
     STAGE,
     TEXT_FILE,
+    TEXT_LENGTH,
     number_in,
     preparation_command,
     read_segments,
@@ -35,6 +36,8 @@ from system.progress import progress
 Value = TypeVar("Value")
 
 _BLOCK_BYTES = 8 * 2**20  # read at once
+
+_MOST_PIECES, _MOST_VOCABULARY = 2**16, 10_000_000  # of a text, of a BERT: far more than any has
 
 _AXES = {1: "rows a segment", 2: "features a row"}
 # What is the same in all splits, and where the manifest may tell it.
@@ -115,6 +118,7 @@ def check_dataset(folder: Path) -> Report:
     scale = SCALES[scores_of(manifest)]
     for split in splits:
         problems += _value_problems(split, summaries[split.name], scale)
+        problems += _piece_problems(split)
         sentences = [row["sentence"] for row in split.rows or []]
         text = (manifest or {}).get("text") or {}
         unknown = text.get("unknown_pieces", {}).get(split.name, 0)
@@ -262,6 +266,21 @@ def _value_problems(split: _Split, summary: SplitSummary, scale: Scale) -> Itera
             f"[-{scale.limit}, {scale.limit}], the first {labels[tuple(outside[0])]:g} in segment "
             f"{outside[0][0]}; expected none."
         )
+
+
+def _piece_problems(split: _Split) -> Iterator[str]:
+    """Look for ids, masks and places of words that no text encoder takes."""
+    if split.pieces is None:
+        return
+    path, (rows, length) = split.folder / PIECES_FILE, split.pieces.shape[1:]
+    if rows not in (2, 3) or length > _MOST_PIECES:
+        yield f"{path}: {rows} rows of {length}, expected 2, or 3 by word, of a text's word pieces."
+        return
+    limits = {"id": _MOST_VOCABULARY, "mask": 1, "place of a word": TEXT_LENGTH}
+    for (what, most), low, high in zip(limits.items(), *split.pieces.ranges(), strict=False):
+        if low < 0 or high > most:
+            found = low if low < 0 else high
+            yield f"{path}: a {what} that is {found}, expected 0 to {most:,}."
 
 
 def _table_problems(split: _Split, scale: Scale, is_expected: bool) -> Iterator[str]:

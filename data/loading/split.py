@@ -29,7 +29,7 @@ from data.layout import (
 from data.manifest import MOVING, read_manifest
 from data.npy import NpyReader, Rows
 from system.errors import InputError
-from system.files import file_facts
+from system.files import file_facts, whole_digest
 
 INPUTS = ("visual", "audio", "text")
 _LABELS_READ_AT_ONCE = 2**14
@@ -178,10 +178,14 @@ class Split(Dataset[Batch]):
         return tensors, not_finite
 
     @cached_property
-    def pieces_range(self) -> tuple[int, int]:
-        """The smallest and the largest number in the word pieces."""
-        pieces = self._arrays["text"].read(range(len(self)))
-        return int(pieces.min()), int(pieces.max())
+    def pieces_ranges(self) -> tuple[list[int], list[int]]:
+        """The smallest and the largest of the ids, of the mask, and by word, of the places."""
+        return self._arrays["text"].ranges()
+
+    @cached_property
+    def pieces_digest(self) -> str:
+        """What tells these word pieces from others, all of them."""
+        return whole_digest(self.folder / PIECES_FILE)
 
     def prefetch(self, rows: Rows) -> None:
         """Have the system load the given rows in the background: they are wanted next."""

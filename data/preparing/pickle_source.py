@@ -33,6 +33,7 @@ class PickleSource:
     `dataset` says whose labels it has, a name of `data.labels.SCALES`; None: CMU-MOSEI's or
     CMU-MOSI's, unless they look like SIMS's. `audio` and `visual` are other pickles that have
     the features of that modality. Unless it `uses_labels`, the file counts as unlabelled.
+    `way_out` is what to do where words are needed and it has none.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class PickleSource:
     audio: Path | None = None
     visual: Path | None = None
     uses_labels: bool = True
+    way_out: str = "leave out --bert to take the file's own features"  # where it has no words
 
     @property
     def title(self) -> str:
@@ -138,7 +140,7 @@ class PickleSource:
         if not has_words:
             raise InputError(
                 f"{self.path}: has neither raw_text nor text_bert in each split to compute BERT "
-                "features from; leave out --bert to take the file's own features."
+                f"features from; {self.way_out}."
             )
         if widths:
             warnings.warn(

@@ -20,14 +20,17 @@ from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
 from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
-from system.console import print_line
+from system.console import print_line, print_warning
 from system.errors import InputError
 from system.files import file_facts, flush_all, make_folder
 from system.processes import Processes
 from system.threads import in_parallel
 
 if TYPE_CHECKING:
+    from pytorch_pretrained_bert import BertTokenizer
+
     from data.text.encoder import TextEncoder
+    from data.text.pieces import PieceCutter
 
 
 def prepare(request: Request, processes: Processes) -> dict[str, Any]:
@@ -48,6 +51,8 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
         _move_into_place(plan, plan.in_place.manifest)
     if plan.is_done:
         return plan.in_place.manifest
+    if plan.adds_pieces:  # to text that stays as it is, as all else does
+        return processes.broadcast(_add_pieces_alone(plan) if processes.is_first else None)
     # BERT first: a mistake there should not wait for the alignment.
     encoder = _load_encoder(plan, processes) if plan.text is Text.ENCODE else None
     manifest = processes.broadcast(_have_arrays(plan) if processes.is_first else None)
@@ -58,22 +63,27 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
         manifest = {**manifest, "text": {**encoder.description, "unknown_pieces": unknown}}
     if processes.is_first:
         cut: list[str] = []
-        if encoder is not None or plan.adds_pieces:
-            manifest, cut = _add_pieces(plan, encoder, manifest)
+        if encoder is not None:
+            manifest, cut = _add_pieces(plan, encoder.tokenizer, encoder.cutter, manifest)
         if plan.arrays is not Arrays.KEEP and manifest["text"] is None:
             manifest = {
                 **manifest,
                 "text": keep_text(plan.prepared, plan.stage, splits_of(manifest)),
             }
-        files = _staged_files(plan.stage, splits_of(manifest))
         written = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest) if encoder is not None]
-        _check_staged(plan.stage, files, manifest.get("files", {}), [*written, *cut])
-        manifest = {**manifest, "files": files}
-        if plan.arrays is not Arrays.KEEP:
-            _remove_old_text(plan.request.folder)
-        write_manifest(plan.stage, {**manifest, MOVING: True})
-        manifest = _move_into_place(plan, manifest, are_checked=True)
+        manifest = _put_into_place(plan, manifest, [*written, *cut])
     return processes.broadcast(manifest)
+
+
+def _put_into_place(plan: Plan, manifest: dict[str, Any], text: Sequence[str]) -> dict[str, Any]:
+    """Move what the stage holds into place, the files of `text` among it; returns the manifest."""
+    files = _staged_files(plan.stage, splits_of(manifest))
+    _check_staged(plan.stage, files, manifest.get("files", {}), text)
+    manifest = {**manifest, "files": files}
+    if plan.arrays is not Arrays.KEEP:
+        _remove_old_text(plan.request.folder)
+    write_manifest(plan.stage, {**manifest, MOVING: True})
+    return _move_into_place(plan, manifest, are_checked=True)
 
 
 def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
@@ -90,24 +100,32 @@ def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
     return encoder
 
 
-def _add_pieces(
-    plan: Plan, encoder: TextEncoder | None, manifest: dict[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """Write the word pieces beside text features; returns the manifest, and the files' names.
+def _add_pieces_alone(plan: Plan) -> dict[str, Any]:
+    """Add word pieces to a dataset that lacks nothing else; returns its manifest.
 
-    Without an `encoder` the features are there, and their BERT's tokenizer does.
+    Where the tokenizer of the BERT that encoded its text cannot be had, all stays as it is.
     """
     from data.text.bert import load_tokenizer
     from data.text.bert_files import find_bert
-    from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_of
+    from data.text.pieces import PieceCutter
 
-    text = plan.request.text
-    assert text is not None  # whose BERT it is
-    if encoder is None:
-        tokenizer, positions = load_tokenizer(find_bert(text.bert)[0])
-        cutter = PieceCutter(tokenizer, positions, plan.request.source.is_by_word)
-    else:
-        tokenizer, cutter = encoder.tokenizer, encoder.cutter
+    text = plan.in_place.manifest["text"]
+    try:
+        folder, _ = find_bert(text["encoder"], commit=text.get("commit"), with_weights=False)
+        tokenizer, positions = load_tokenizer(folder)
+    except InputError as error:
+        print_warning(f"no word pieces are added, which --finetune_bert needs: {error}")
+        return plan.in_place.manifest
+    cutter = PieceCutter(tokenizer, positions, plan.request.source.is_by_word)
+    return _put_into_place(plan, *_add_pieces(plan, tokenizer, cutter, _have_arrays(plan)))
+
+
+def _add_pieces(
+    plan: Plan, tokenizer: BertTokenizer, cutter: PieceCutter, manifest: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Write the word pieces beside text features; returns the manifest, and the files' names."""
+    from data.text.pieces import vocabulary_digest, vocabulary_of
+
     cut = cut_text(plan, cutter, splits_of(manifest))
     if not cut:  # they came in pieces, of a vocabulary that the file does not tell
         return manifest, cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 _MOST_PIECES = 10_000_000  # far more than any vocabulary has
 
 
-def find_bert(name_or_folder: str, option: str = "--bert") -> tuple[Path, str | None]:
+def find_bert(
+    name_or_folder: str,
+    option: str = "--bert",
+    commit: str | None = None,
+    with_weights: bool = True,
+) -> tuple[Path, str | None]:
     """Return the folder that holds the BERT, and the commit where it is the Hugging Face hub's.
 
-    `option` is what gave its name.
+    `option` is what gave its name. `commit` is the one that is wanted of a name (None: the latest).
+    Without `with_weights`, the tokenizer is enough.
 
     The address built into pytorch_pretrained_bert is not to be relied on, so names are fetched
     (once, then kept) through huggingface_hub. Raises InputError when that fails.
@@ -31,7 +38,8 @@ def find_bert(name_or_folder: str, option: str = "--bert") -> tuple[Path, str | 
         raise InputError(
             f"{option} {name_or_folder} is not a folder; give a BERT folder or a name."
         )
-    folder = _fetch(name_or_folder, option)
+    needed = (VOCABULARY_FILES, WEIGHT_FILES) if with_weights else (VOCABULARY_FILES,)
+    folder = _fetch(name_or_folder, option, commit, needed)
     return folder, folder.name
 
 
@@ -49,8 +57,9 @@ def find_kept_bert(name_or_folder: str, commit: str | None) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _fetch(name: str, option: str) -> Path:
-    from huggingface_hub import hf_hub_download
+def _fetch(name: str, option: str, commit: str | None, needed: Sequence[tuple[str, ...]]) -> Path:
+    """Fetch what is not yet here: the configuration, and of each of `needed` one."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its names have moved
         EntryNotFoundError,
         LocalEntryNotFoundError,
@@ -60,9 +69,12 @@ def _fetch(name: str, option: str) -> Path:
     # Its retries are not shown; what went wrong in the end comes below.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it has no type
     try:
-        config = Path(hf_hub_download(name, CONFIG_FILES[0]))
+        config = Path(hf_hub_download(name, CONFIG_FILES[0], revision=commit))
         commit = config.parent.name  # of which all files are to be
-        for files in (VOCABULARY_FILES, WEIGHT_FILES):
+        for files in needed:
+            kept = (try_to_load_from_cache(name, file, revision=commit) for file in files)
+            if any(isinstance(path, str) for path in kept):
+                continue
             try:
                 hf_hub_download(name, files[0], revision=commit)
             except LocalEntryNotFoundError:  # no connection, as opposed to no such file

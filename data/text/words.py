@@ -47,10 +47,13 @@ def pieces_of_words(
     return pieces[: positions - 2], places[: positions - 2]
 
 
-def name_positions(folder: Path, rows: Sequence[int], length: int) -> PositionNames:
+def name_positions(
+    folder: Path, rows: Sequence[int], length: int, tokenizer: BertTokenizer | None = None
+) -> PositionNames:
     """Name the `length` positions of the texts of some rows of the split in `folder`.
 
-    Nothing is fetched. Raises InputError, which says why, where it cannot be known what they are.
+    `tokenizer` is that of the word pieces (None: of the BERT that the manifest names). Nothing is
+    fetched. Raises InputError, which says why, where it cannot be known what they are.
     """
     manifest = read_manifest(folder.parent)
     if manifest is None:
@@ -58,13 +61,14 @@ def name_positions(folder: Path, rows: Sequence[int], length: int) -> PositionNa
     if manifest["made_from"].get("alignment") == "word":
         words = {row: text.split(" ") for row, text in _sentences(folder, rows).items()}
         return PositionNames({row: _at_the_end(words[row], length) for row in rows}, True)
-    text = manifest["text"] or {}
-    if text.get("per") != "position" or length < TEXT_LENGTH:
-        raise InputError(
-            f"what stands where in the text of {folder.parent} is not known: it is "
-            f"{text.get('encoder', 'missing')}"
-        )
-    tokenizer = _find_tokenizer(text)
+    if tokenizer is None:
+        text = manifest["text"] or {}
+        if text.get("per") != "position" or length < TEXT_LENGTH:
+            raise InputError(
+                f"what stands where in the text of {folder.parent} is not known: it is "
+                f"{text.get('encoder', 'missing')}"
+            )
+        tokenizer = _find_tokenizer(text)
     if (folder / PIECES_FILE).is_file():
         pieces = _cut_elsewhere(folder / PIECES_FILE, rows, tokenizer)
     else:

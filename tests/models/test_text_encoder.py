@@ -123,6 +123,38 @@ def test_dropout_is_that_of_the_configuration():
         assert not torch.equal(other(pieces), first)
 
 
+DROPOUTS = ("embeddings.dropout", "layer.0.attention.output.dropout", "layer.1.output.dropout")
+
+
+@pytest.mark.parametrize("place", [*DROPOUTS, "layer.1.attention.self"])
+def test_each_place_drops_by_itself(place):
+    encoder, pieces = tiny().train(), tiny_pieces()
+    (module,) = [x for name, x in encoder.named_modules() if name.endswith(place)]
+    assert torch.equal(encoder(pieces), encoder(pieces))
+    if place in DROPOUTS:
+        module.p = 0.5
+    else:
+        module.dropout = 0.5
+    assert not torch.equal(encoder(pieces), encoder(pieces))
+
+
+def test_numbers_that_are_no_word_pieces_are_refused():
+    encoder = tiny(replace(TINY, words=5))
+    encoder.check_length(60, "here")
+    encoder.check_pieces([0, 0, 0], [19, 1, 5], "here")
+    for lowest, highest, message in (
+        ([-1, 0, 0], [19, 1, 5], "word pieces from -1 to 19, but the text encoder knows 20"),
+        ([0, 0, 0], [20, 1, 5], "word pieces from 0 to 20"),
+        ([0, 0, 0], [19, 2, 5], "the mask of word pieces from 0 to 2, expected from 0 to 1"),
+        ([0, 0, 0], [19, 1, 6], "the places of words of word pieces from 0 to 6"),
+        ([0, 0, -1], [19, 1, 5], "the places of words of word pieces from -1 to 5"),
+    ):
+        with pytest.raises(InputError, match=f"here: {message}"):
+            encoder.check_pieces(lowest, highest, "here")
+    with pytest.raises(InputError, match="61 word pieces a text, but the text encoder takes 60"):
+        encoder.check_length(61, "here")
+
+
 # ---------------------------------------------------------------- gradients
 
 
@@ -168,12 +200,15 @@ def test_gradients_go_through_every_model_to_the_embeddings():
         assert gradient[inputs[2][..., 0].long().unique()].abs().sum() > 0, name
 
 
-def test_computing_layers_again_gives_the_same_gradients_with_dropout():
+@pytest.mark.parametrize("frozen", [None, 0, 1])
+def test_computing_layers_again_gives_the_same_gradients_with_dropout(frozen):
     config = replace(TINY, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
     gradients, kept = [], []
     for checkpoints in (False, True):
         encoder = tiny(config).train()
         encoder.bert.checkpoints = checkpoints
+        if frozen is not None:  # what learns is computed again, from its first layer on
+            encoder.freeze(frozen)
         sizes = []
         torch.manual_seed(5)
         with torch.autograd.graph.saved_tensors_hooks(

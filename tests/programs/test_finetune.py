@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -71,8 +74,18 @@ def test_python_predicts_sentences_and_their_pieces(data, trained):
     by_sentence = predict(trained, visual, audio, split["raw_text"])
     assert by_sentence.shape == (4, 1)
     np.testing.assert_allclose(predict(trained, visual, audio, pieces), by_sentence, atol=1e-6)
-    with pytest.raises(InputError, match="predict: text: word pieces from 0 to 9999"):
-        predict(trained, visual, audio, np.where(pieces == 3, 9999, pieces.astype(int)))
+    np.testing.assert_array_equal(predict(trained, visual, audio, pieces), by_sentence)
+
+    def refused(changed, message):
+        with pytest.raises(InputError, match=message):
+            predict(trained, visual, audio, changed)
+
+    refused(np.where(pieces == 3, 9999, pieces.astype(int)), "text: word pieces from 0 to 9999")
+    refused(np.where(pieces == 3, 2.7, pieces), "text: word pieces that are no whole numbers")
+    masked = pieces.astype(int)
+    masked[-1, 0, 1] = -50
+    refused(masked, "text: the mask of word pieces from -50 to 1, expected from 0 to 1")
+    refused([*split["raw_text"][:3], pieces[3]], "3 of 4 texts are sentences; give all as")
 
 
 def test_a_model_of_features_takes_no_sentences(main, data, tmp_path):
@@ -98,7 +111,9 @@ def test_it_is_exported_without_the_berts_folder(main, data, trained, tmp_path, 
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_it_is_disturbed_and_shown_as_one_of_features(main, data, trained, tmp_path, monkeypatch):
+def test_it_is_disturbed_and_shown_as_one_of_features(
+    main, data, trained, tmp_path, monkeypatch, capsys
+):
     main("--datadir", data, *TRAIN, "--checkpointdir", "frozen")
     monkeypatch.setitem(perturbation.LEVELS, "missing_random", (0, 100))
     for kind in ("missing_block", "noise", "shift"):
@@ -111,12 +126,14 @@ def test_it_is_disturbed_and_shown_as_one_of_features(main, data, trained, tmp_p
     assert len(rows) * 2 == len(rows_of(path))
     shutil.rmtree(tmp_path / "again")
     main(*common, "--checkpoint", trained, "--attention", 1)
+    assert "are numbered" not in capsys.readouterr().err  # the checkpoint has the vocabulary
     assert float(rows[0]["mae"]) == pytest.approx(metrics(tmp_path)["mae"], abs=1e-5)
     without_text = next(r for r in rows if (r["modality"], r["level"]) == ("text", "100"))
     assert without_text["mae"] != rows[0]["mae"]
     (path,) = tmp_path.glob("again/*/test/attention/*.npz")
     with np.load(path) as arrays:
         assert arrays["text_over_fused"].shape[1] == 50
+        assert arrays["text_over_fused_rows"][0] == "[CLS]"
 
 
 def test_by_word_too(main, demo, tmp_path):
@@ -160,12 +177,27 @@ def test_a_dry_run_tells_what_learns_and_what_it_costs(main, data, capsys):
         return float(capsys.readouterr().out.strip().split()[-2])
 
     assert kept("--accumulation_steps", 3) < 0.5 * kept()
-    assert kept("--gradient_checkpointing") < 0.7 * kept()
+    assert kept("--gradient_checkpointing") < 0.8 * kept()  # of two layers
 
 
 def _bert(data):
     weights = load_file(data.parent / "bert" / "model.safetensors")
     return {name: x for name, x in weights.items() if not name.startswith("pooler")}
+
+
+def test_a_dry_run_tells_what_is_written_and_what_precision_takes(main, data, capsys):
+    def told(*options):
+        main("--datadir", data, "--finetune_bert", "--dry_run", "--model", "lf_dnn", *options)
+        output = capsys.readouterr().out
+        written = re.search(r"and one of ([0-9.]+) MB to go on from", output)[1]
+        return float(written), float(output.strip().split()[-2])
+
+    last, kept = told()
+    main("--datadir", data, *TRAIN[:3], "--finetune_bert", "--model", "lf_dnn")
+    assert last == pytest.approx((Path("checkpoints") / "last.pth").stat().st_size / 2**20, rel=0.1)
+    capsys.readouterr()
+    assert told("--precision", "bfloat16")[1] != kept
+    assert told("--freeze_layers", 1)[0] < last
 
 
 def test_a_comparison_trains_along_and_goes_on(main, data, tmp_path, capsys):
@@ -194,8 +226,13 @@ def test_training_goes_on_from_checkpoints_of_both_kinds(main, data, trained, tm
     assert not torch.equal(before[name], after[name])
     with pytest.raises(InputError, match="whose model has its text encoder"):
         main(*common, trained, "--finetune_bert", demo / "demo_bert", "--checkpointdir", "c")
+    main(*common, trained, "--config", tmp_path / "run" / "run.json", "--checkpointdir", "c")
+    assert read_checkpoint(tmp_path / "c" / "best.pth").text_encoder is not None
     main("--datadir", data, *TRAIN, "--checkpointdir", "frozen")
     frozen = tmp_path / "frozen" / "best.pth"
+    for option in (["--bert_lr", 5], ["--freeze_layers", 99], ["--gradient_checkpointing"]):
+        with pytest.raises(InputError, match=f"{option[0]} is for a text encoder .* has none"):
+            main(*common, frozen, *option, "--checkpointdir", "d")
     main(*common, frozen, "--finetune_bert", demo / "demo_bert", "--checkpointdir", "d")
     assert read_checkpoint(tmp_path / "d" / "best.pth").text_encoder["words"] == 0
 
@@ -212,12 +249,33 @@ def spoilt_pieces(data, bert):
         np.save(data / split / "pieces50.npy", np.where(pieces == 3, 200, pieces))
 
 
+def odd_masks(data, bert):
+    pieces = np.load(data / "val" / "pieces50.npy")
+    pieces[-1, 1, 0] = 7
+    np.save(data / "val" / "pieces50.npy", pieces)
+
+
+def endless_pieces(data, bert):
+    """A text longer than any memory, which takes no room on the disk."""
+    path = data / "train" / "pieces50.npy"
+    shape = (len(np.load(path)), 2, 10**11)
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + shape[0] * 2 * 10**11)
+
+
 def without_pieces(data, bert):
     (data / "train" / "pieces50.npy").unlink()
 
 
 def without_bert(data, bert):
     shutil.rmtree(bert)
+
+
+def other_weights(data, bert):
+    weights = load_file(bert / "model.safetensors")
+    save_file({name: x + 1 for name, x in weights.items()}, bert / "model.safetensors")
 
 
 def of_another_encoder(data, bert):
@@ -235,9 +293,12 @@ def with_odd_dropout(data, bert):
     ("spoil", "options", "message"),
     [
         (other_vocabulary, [], "of another vocabulary than the text encoder's"),
-        (spoilt_pieces, [], "word pieces from 0 to 200, 50 a text, but the text encoder knows"),
+        (spoilt_pieces, [], "word pieces from 0 to 200, but the text encoder knows"),
+        (odd_masks, [], r"val: the mask of word pieces from 0 to 7, expected from 0 to 1; prepare"),
+        (endless_pieces, [], "100000000000 word pieces a text, but the text encoder takes"),
         (without_pieces, [], r"has no pieces50.npy.*dataset_prep.py --datadir"),
-        (without_bert, [], "--finetune_bert .*bert is not a folder"),
+        (without_bert, [], "--finetune_bert: .*bert, which .* is not a folder any more; put it"),
+        (other_weights, [], "--finetune_bert: .*bert, which .* has other weights now; put it back"),
         (of_another_encoder, [], "--finetune_bert: .* does not say which BERT encoded its text"),
         (with_odd_dropout, [], "hidden_dropout_prob is 1, expected"),
         (None, ["--freeze_layers", 3], "--freeze_layers 3: the text encoder has 2 layers"),
@@ -274,6 +335,9 @@ def test_a_bert_of_another_width_than_the_prepared_one(main, data, tmp_path):
     ("options", "message"),
     [
         (["--checkpoint", "a.pth", "--finetune_bert"], "--finetune_bert goes with --train"),
+        (["--checkpoint", "a.pth", "--bert_lr", "1"], "--bert_lr goes with --train"),
+        (["--checkpoint", "a.pth", "--dry_run", "--finetune_bert"], "--finetune_bert goes with"),
+        (["--table", "runs", "--finetune_bert"], "--finetune_bert goes with --train"),
         (["--train", "--bert_lr", "1e-5"], "--bert_lr goes with --finetune_bert"),
         (["--train", "--freeze_layers", "0"], "--freeze_layers goes with --finetune_bert"),
         (["--train", "--gradient_checkpointing"], "--gradient_checkpointing goes with"),
@@ -290,3 +354,59 @@ def test_a_bert_beside_a_checkpoints_own_is_refused(main, trained, tmp_path, dem
     clips = tmp_path / "clips.pkl"
     with pytest.raises(InputError, match="has its own text encoder; leave --bert out"):
         main("--checkpoint", trained, "--predict", clips, "--bert", demo / "demo_bert")
+
+
+def test_a_pickle_without_words_is_no_matter_of_an_option(main, trained, tmp_path):
+    content = content_of()
+    for split in content.values():
+        del split["raw_text"]
+        split.pop("text_bert", None)
+    written(tmp_path / "nosent.pkl", content)
+    with pytest.raises(InputError, match=r"neither raw_text nor .* predicts from words alone\.$"):
+        main("--checkpoint", trained, "--predict", tmp_path / "nosent.pkl")
+
+
+def test_empty_sentences_are_told(main, trained, tmp_path, capsys):
+    content = content_of()
+    content["test"]["raw_text"][:2] = ["", " "]
+    written(tmp_path / "silent.pkl", content)
+    main("--checkpoint", trained, "--predict", tmp_path / "silent.pkl")
+    (warning,) = [x for x in capsys.readouterr().err.splitlines() if "empty" in x]
+    assert f"{tmp_path / 'silent.pkl'}: 2 of 4 sentences of test are empty" in warning
+
+
+def test_a_name_is_taken_at_the_commit_that_encoded_the_text(main, data, tmp_path, monkeypatch):
+    manifest = json.loads((data / "dataset.json").read_text())
+    commit = "c" * 40
+    manifest["text"] |= {"encoder": "somebody/bert", "weights": None, "commit": commit}
+    (data / "dataset.json").write_text(json.dumps(manifest))
+    (tmp_path / "bert").rename(tmp_path / commit)
+    asked = set()
+
+    def download(name, file, revision=None):
+        asked.add((name, revision))
+        return str(tmp_path / commit / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    main("--datadir", data, *TRAIN, "--finetune_bert")
+    assert asked == {("somebody/bert", commit)}
+    origin = read_checkpoint(tmp_path / "checkpoints" / "best.pth").text_encoder["origin"]
+    assert origin == f"somebody/bert, commit {commit}"
+
+
+def test_a_training_goes_on_with_the_text_encoder_of_its_file(main, data, tmp_path, demo):
+    options = ("--datadir", data, "--train", "--set", "layers=1", "--resume", "auto")
+    main(*options, "--epochs", 1, "--finetune_bert")
+    last = tmp_path / "checkpoints" / "last.pth"
+    begun = read_checkpoint(last)
+    name = str(tmp_path / "bert")
+    other_weights(data, tmp_path / "bert")
+    other_vocabulary(data, tmp_path / "bert")
+    main(*options, "--epochs", 2, "--finetune_bert", name)
+    shutil.rmtree(tmp_path / "bert")
+    main(*options, "--epochs", 3, "--finetune_bert")
+    after = read_checkpoint(last)
+    assert after.details["training"]["epoch"] == 4
+    assert after.text_encoder == begun.text_encoder
+    with pytest.raises(InputError, match=f"last.pth began from {name}; leave the name out"):
+        main(*options, "--epochs", 4, "--finetune_bert", demo / "demo_bert")

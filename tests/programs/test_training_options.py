@@ -28,12 +28,12 @@ def test_patience_stops_and_keeps_the_best(small, tmp_path, capsys, monkeypatch)
     trainer = make_trainer(small, tmp_path, epochs=9, patience=2, lr=1e-3)
     step, taken = TrainingStep.__call__, []
 
-    def step_then_stand_still(self, batch, keys, rows):
+    def step_then_stand_still(self, batch, keys, rows, epochs):
         taken.append(rows)
         if len(taken) == 8:  # after the first epoch the weights no longer change
             for group in self.optimizer.param_groups:
                 group["lr"] = 0.0
-        return step(self, batch, keys, rows)
+        return step(self, batch, keys, rows, epochs)
 
     monkeypatch.setattr(TrainingStep, "__call__", step_then_stand_still)
     trainer.run()

@@ -23,6 +23,7 @@ from system.progress import progress
 from utils.reports.evaluation import Evaluation
 from utils.reports.html import Picture, Section
 from utils.running.execution import Execution
+from utils.running.text_encoder import tokenizer_of
 
 if TYPE_CHECKING:
     from data.text.words import PositionNames
@@ -132,8 +133,9 @@ class AttentionReport:
         from data.text.words import name_positions  # the tokenizer's package is slow to import
 
         try:
-            length = self._length_of_text
-            return name_positions(self._split.folder, rows, length)
+            encoder = self._encoder
+            tokenizer = None if encoder is None else tokenizer_of(encoder, "the checkpoint")
+            return name_positions(self._split.folder, rows, self._length_of_text, tokenizer)
         except InputError as error:
             print_warning(f"the positions of text are numbered in the pictures: {error}")
             return None

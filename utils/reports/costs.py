@@ -8,24 +8,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.text_encoder import text_encoder_of
 from system.console import format_table
+from utils.running.execution import FLOAT32, Execution
 
 _VALUES_A_PARAMETER = 4  # in training: itself, its gradient and Adam's two moments
 
 
-def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
+def model_table(model: nn.Module, inputs: Sequence[Tensor], execution: Execution = FLOAT32) -> str:
     """Lay out each part's parameters and FLOPs a sample, and the activations of one batch.
 
-    `inputs` is a batch as the model takes it. FLOPs are those of the forward pass, by
-    PyTorch's own counter, which knows matrix products only.
+    `inputs` is a batch as the model takes it, which is run as `execution` says. FLOPs are those of
+    the forward pass, by PyTorch's own counter, which knows matrix products only.
     """
     batch = len(inputs[0])
     parts = _parts(model)
     model.train()
-    activations = _activation_bytes(model, inputs)
+    with execution.autocast(inputs[0].device):
+        activations = _activation_bytes(model, inputs)
     name_of_model = type(model).__name__
     counts = count_flops(model, inputs)
 
@@ -63,8 +66,9 @@ def _parts(model: nn.Module) -> dict[str, nn.Module]:
 def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[Any, int]]:
     """Return the FLOPs of a batch's forward pass by module (`Global`: of all) and operator."""
     counter = FlopCounterMode(display=False)
-    # In float64 on a CPU all runs on PyTorch's own operators, which its counter sees.
-    with counter, torch.no_grad():
+    # In float64 on a CPU all runs on PyTorch's own operators, which its counter sees; of attention,
+    # it sees the products alone.
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
     return counter.get_flop_counts()
 
@@ -75,7 +79,20 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def _activation_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Run the forward pass and add up the memory that the backward pass would need of it."""
+    """Run the forward pass and add up the memory that the backward pass would need of it.
+
+    What is computed again counts too: one layer's, as the backward pass has one at a time.
+    """
+    kept, encoder = _kept_bytes(model, inputs), text_encoder_of(model)
+    if encoder is None or not encoder.bert.checkpoints:
+        return kept
+    batch, length = inputs[2].shape[:2]  # of the text
+    hidden = torch.zeros(batch, length, encoder.config.hidden_size, device=inputs[2].device)
+    mask = hidden.new_zeros(batch, 1, 1, length)
+    return kept + _kept_bytes(encoder.bert.parts[-1], [hidden, mask])
+
+
+def _kept_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> int:
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 

@@ -11,9 +11,10 @@ from data.loading.split import Split
 from models.checkpoint import read_checkpoint
 from models.text_encoder import text_encoder_of
 from system.console import print_line
-from utils.reports.costs import model_table
+from utils.reports.costs import count_parameters, model_table
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
+from utils.running.execution import Execution
 from utils.running.setup import open_model, open_training
 from utils.running.text_encoder import takes_pieces
 
@@ -25,7 +26,9 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
     config, splits, model, task = open_training(config)
     steps = math.ceil(len(splits["train"]) / config.batch_size)
     states = _STATES if text_encoder_of(model) is None else 1
-    saved = states * sum(4 * parameter.numel() for parameter in model.parameters())
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    # Its weights and the best ones, and two moments of each that learns.
+    last = 2 * size + 2 * 4 * count_parameters(model)
     facts = [
         ("train", f"{config.model} for {task.name}, on {options.device}"),
         *((name, f"{len(split):,} segments of {split.folder}") for name, split in splits.items()),
@@ -33,12 +36,16 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
     ]
     if config.save:
         facts += [
-            ("write", f"{config.checkpointdir}: a checkpoint of {_megabytes(saved)} an epoch"),
+            (
+                "write",
+                f"{config.checkpointdir}: a checkpoint of {_megabytes(states * size)} an epoch",
+            ),
+            ("", f"and one of {_megabytes(last)} to go on from"),
             ("", f"{config.resultdir}: the test scores of the best"),
         ]
     batch = min(config.batch_size, len(splits["train"]))
     at_once = math.ceil(batch / config.accumulation_steps)
-    _print_plan(facts, model, splits["train"], at_once)
+    _print_plan(facts, model, splits["train"], at_once, config)
 
 
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
@@ -53,16 +60,21 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
     if config.save:
         folder = result_folder(config.resultdir, checkpoint.path, split.digest)
         facts.append(("write", f"{folder / split_name}"))
-    _print_plan(facts, model, split, options.batch_size)
+    _print_plan(facts, model, split, options.batch_size, config)
 
 
 def _print_plan(
-    facts: list[tuple[str, str]], model: nn.Module, split: Split, batch_size: int
+    facts: list[tuple[str, str]],
+    model: nn.Module,
+    split: Split,
+    batch_size: int,
+    config: RunConfig,
 ) -> None:
     for name, fact in facts:
         print_line(f"{name:<9} {fact}")
     rows = range(min(batch_size, len(split)))
-    print_line("\n" + model_table(model, split[list(rows)].inputs))
+    execution = Execution(config.precision)
+    print_line("\n" + model_table(model, split[list(rows)].inputs, execution))
 
 
 def _megabytes(count: int) -> str:

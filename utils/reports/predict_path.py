@@ -6,6 +6,7 @@ import csv
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
@@ -100,6 +101,8 @@ def _opened(
             takes_text = bert is None and not in_pieces
             scores = scores_trained_on(checkpoint)
             source = PickleSource(path, takes_text, scores, uses_labels=False)
+            if in_pieces:
+                source = replace(source, way_out=f"{checkpoint.path} predicts from words alone")
             text = None if bert is None else TextRequest(bert, "float32", device)
             manifest = prepare(Request(folder, ALIGNMENT_NAMES[0], source, text), processes)
             for reason, count in manifest["left_out"].items():
@@ -107,7 +110,7 @@ def _opened(
             folders = [folder / name for name in splits_of(manifest)]
             if in_pieces:
                 if processes.is_first:
-                    _cut_sentences(folders, checkpoint, source.is_by_word)
+                    _cut_sentences(path, folders, checkpoint, source.is_by_word)
                 processes.broadcast(None)
             elif manifest["text"] is None:
                 raise InputError(
@@ -120,13 +123,15 @@ def _opened(
             raise InputError(str(error).replace(str(folder), str(path))) from error
 
 
-def _cut_sentences(folders: Sequence[Path], checkpoint: Checkpoint, by_word: bool) -> None:
+def _cut_sentences(
+    path: Path, folders: Sequence[Path], checkpoint: Checkpoint, by_word: bool
+) -> None:
     """Give splits that have sentences the word pieces of the checkpoint's own text encoder."""
     with torch.device("meta"):  # without weights
         encoder = TextEncoder.described(checkpoint.text_encoder or {}, str(checkpoint.path))
     if by_word != (encoder.config.words > 0):
         raise InputError(
-            f"{folders[0].parent} is {'' if by_word else 'not '}aligned by word, but "
+            f"{path} is {'' if by_word else 'not '}aligned by word, but "
             f"{checkpoint.path} was trained on data that {'are not' if by_word else 'are'}; give "
             "a pickle like those."
         )
@@ -134,6 +139,11 @@ def _cut_sentences(folders: Sequence[Path], checkpoint: Checkpoint, by_word: boo
     for folder in folders:
         if not (folder / PIECES_FILE).is_file():
             sentences = [row["sentence"] for row in iterate_segments(folder)]
+            if empty := sum(not sentence.strip() for sentence in sentences):
+                print_warning(
+                    f"{path}: {empty:,} of {len(sentences):,} sentences of {folder.name} are "
+                    "empty: these segments are predicted without text"
+                )
             write_pieces(folder / PIECES_FILE, sentences, cutter)
 
 

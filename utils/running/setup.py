@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -43,14 +44,15 @@ def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
 
 
 def open_training(
-    config: RunConfig, names: Sequence[str] = SPLITS
+    config: RunConfig, names: Sequence[str] = SPLITS, resumed: Path | None = None
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
     """Return the splits of these names, and model and task of a training, which fit each other.
 
     `train` is one of them, and no other split is opened.
 
-    In the configuration that is returned, model and task have their names. Raises InputError
-    when something cannot be read or built, or does not fit.
+    In the configuration that is returned, model and task have their names. Of a training that goes
+    on from `resumed`, the text encoder is that file's. Raises InputError when something cannot be
+    read or built, or does not fit.
     """
     splits = {name: Split(config.data_folder / name) for name in names}
     checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
@@ -58,7 +60,7 @@ def open_training(
         splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
     if config.finetune_bert is not None:
-        model, splits = finetuned(model, config, splits)
+        model, splits = finetuned(model, config, splits, resumed)
     choose_what_learns(model, config)
     for name, split in splits.items():
         check_widths(model, split)

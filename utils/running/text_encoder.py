@@ -12,17 +12,21 @@ import torch
 from data.layout import TEXT_LENGTH
 from data.loading.split import INPUTS, Split
 from data.manifest import read_manifest
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
 from models.layers.bert import BertConfig
-from models.registry import build
+from models.registry import build, restore_text_encoder
 from models.text_encoder import TextEncoder, TextEncoderConfig, WithTextEncoder, text_encoder_of
 from system.console import print_line
 from system.errors import InputError
-from utils.run_config import AS_PREPARED, RunConfig
+from utils.run_config import AS_PREPARED, OF_A_TEXT_ENCODER, RunConfig
 
 if TYPE_CHECKING:
+    from pytorch_pretrained_bert import BertTokenizer
+
     from data.text.pieces import PieceCutter
+
+_DEFAULTS = RunConfig()
 
 
 def takes_pieces(checkpoint: Checkpoint) -> bool:
@@ -36,11 +40,12 @@ def in_pieces(splits: Mapping[str, Split]) -> dict[str, Split]:
 
 
 def finetuned(
-    model: Model, config: RunConfig, splits: dict[str, Split]
+    model: Model, config: RunConfig, splits: dict[str, Split], resumed: Path | None = None
 ) -> tuple[Model, dict[str, Split]]:
     """Return the model behind the text encoder that is trained along, and the splits for it.
 
-    A model that leaves text out stays as it is.
+    A model that leaves text out stays as it is. A training that goes on from `resumed` has its
+    text encoder in that file.
     """
     if text_encoder_of(model) is not None:
         raise InputError(
@@ -51,7 +56,9 @@ def finetuned(
         print_line("No text encoder is trained along: the model leaves text out")
         return model, splits
     splits = in_pieces(splits)
-    encoder = load_text_encoder(config, by_word=splits["train"].widths["text"] == 3)
+    encoder = None if resumed is None else _of_resumed(config, read_checkpoint(resumed))
+    if encoder is None:
+        encoder = load_text_encoder(config, by_word=splits["train"].widths["text"] == 3)
     width, expected = encoder.config.hidden_size, model.widths["text"]
     if width != expected and config.checkpoint is not None:
         raise InputError(
@@ -65,29 +72,50 @@ def finetuned(
     return WithTextEncoder(encoder, model), splits
 
 
+def _of_resumed(config: RunConfig, checkpoint: Checkpoint) -> TextEncoder | None:
+    """Return the text encoder that a training's file holds, None where it holds none."""
+    if not takes_pieces(checkpoint):
+        return None
+    encoder = restore_text_encoder(checkpoint)
+    name = encoder.origin.rpartition(", ")[0]
+    if config.finetune_bert not in (AS_PREPARED, name):
+        raise InputError(
+            f"--finetune_bert {config.finetune_bert}: the training in {checkpoint.path} began from "
+            f"{name}; leave the name out, or train anew in another --checkpointdir."
+        )
+    return encoder.train()
+
+
 def choose_what_learns(model: Model, config: RunConfig) -> None:
-    """Have the model's text encoder, where it has one, learn as the configuration says."""
+    """Have the model's text encoder learn as the configuration says.
+
+    Raises InputError where it says how, but neither the model nor the configuration has one.
+    """
     encoder = text_encoder_of(model)
     if encoder is not None:
         encoder.bert.checkpoints = config.gradient_checkpointing
         if config.freeze_layers is not None:
             encoder.freeze(config.freeze_layers)
+        return
+    unused = [one for one in OF_A_TEXT_ENCODER if getattr(config, one) != getattr(_DEFAULTS, one)]
+    if unused and config.finetune_bert is None:
+        raise InputError(
+            f"--{unused[0]} is for a text encoder that is trained along, but "
+            f"{config.checkpoint or 'the model'} has none; leave it out, or add --finetune_bert."
+        )
 
 
 def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
     """Load the BERT of `config.finetune_bert`; raises InputError when it cannot be had."""
     from data.text.bert import load_bert  # the package is slow to import
-    from data.text.bert_files import find_bert, find_kept_bert, weights_facts
+    from data.text.bert_files import find_bert, weights_facts
     from data.text.pieces import vocabulary_of
 
     name, commit = config.finetune_bert, None
     assert name is not None  # or nothing is to be loaded
-    folder: Path | None = None
     if name == AS_PREPARED:
         name, commit = _as_prepared(config.data_folder)
-        folder = find_kept_bert(name, commit)
-    if folder is None:
-        folder, commit = find_bert(name, "--finetune_bert")
+    folder, commit = find_bert(name, "--finetune_bert", commit)
     tokenizer, bert = load_bert(folder)
     sizes = {one.name: getattr(bert.config, one.name) for one in fields(BertConfig)}
     weights = weights_facts(name)
@@ -100,25 +128,43 @@ def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
 
 def cutter_of(encoder: TextEncoder, where: str) -> PieceCutter:
     """Return what cuts sentences for a text encoder, by the vocabulary that it has from `where`."""
-    from data.text.bert import make_tokenizer  # the package is slow to import
-    from data.text.pieces import PieceCutter
+    from data.text.pieces import PieceCutter  # the tokenizer's package is slow to import
 
     config = encoder.config
+    return PieceCutter(
+        tokenizer_of(encoder, where), config.max_position_embeddings, config.words > 0
+    )
+
+
+def tokenizer_of(encoder: TextEncoder, where: str) -> BertTokenizer:
+    """Return the tokenizer of the vocabulary that a text encoder has from `where`."""
+    from data.text.bert import make_tokenizer  # the package is slow to import
+
     vocabulary = f"The vocabulary in {where}"
-    tokenizer = make_tokenizer(encoder.vocabulary, config.vocab_size, vocabulary)
-    return PieceCutter(tokenizer, config.max_position_embeddings, config.words > 0)
+    return make_tokenizer(encoder.vocabulary, encoder.config.vocab_size, vocabulary)
 
 
 def _as_prepared(folder: Path) -> tuple[str, str | None]:
-    """Return the name of the BERT that encoded the text in `folder`, and its commit."""
+    """Return the name of the BERT that encoded the text in `folder`, and its commit.
+
+    Raises InputError where that is not known, or a folder no longer has the weights.
+    """
+    from data.text.bert_files import weights_facts
+
     text = _text_of(folder)
     if "weights" not in text:
         raise InputError(
             f"--finetune_bert: {folder} does not say which BERT encoded its text; give the BERT's "
             "name or folder, and prepare the data with it (--bert)."
         )
-    commit = text.get("commit")
-    return text["encoder"], commit if isinstance(commit, str) else None
+    name, commit = text["encoder"], text.get("commit")
+    if weights_facts(name) != text["weights"]:
+        found = "has other weights now" if Path(name).is_dir() else "is not a folder any more"
+        raise InputError(
+            f"--finetune_bert: {name}, which encoded the text in {folder}, {found}; put it back, "
+            "or give the BERT to begin from: --finetune_bert NAME_OR_DIR."
+        )
+    return name, commit if isinstance(commit, str) else None
 
 
 def _text_of(folder: Path) -> dict[str, Any]:
@@ -149,4 +195,5 @@ def check_pieces(model: Model, split: Split) -> None:
             "use the BERT that the data were prepared with, or prepare them with this one (--bert)."
         )
     length = split.shapes[INPUTS.index("text")][0]
-    encoder.check_pieces(*split.pieces_range, length, str(split.folder))
+    encoder.check_length(length, str(split.folder))  # before all of them are read
+    encoder.check_pieces(*split.pieces_ranges, str(split.folder))

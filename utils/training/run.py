@@ -54,11 +54,11 @@ def train_and_test(
     one. `overwrite` removes an earlier run from that folder; `after_epoch` is as `Trainer` takes
     it. Raises InputError when the data, the model or the folder cannot be used.
     """
-    config, splits, model, task = open_training(config)
+    resumed = file_to_resume(resume, config.checkpointdir)
+    config, splits, model, task = open_training(config, resumed=resumed)
     data = describe_data(config.data_folder, splits)
     bootstrap = Bootstrap(config, splits["test"], task)
     writes = config.save and options.processes.is_first
-    resumed = file_to_resume(resume, config.checkpointdir)
     folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
     with folder:
         model = place_model(model, config, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from models.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from models.text_encoder import text_encoder_of
+from models.text_encoder import TextEncoder, text_encoder_of
 from system.console import print_line
 from system.errors import InputError, first_line
 from utils.run_config import RunConfig
@@ -105,16 +106,17 @@ class TrainingSaver:
         """Return what has to be the same for a training to go on."""
         config = self._config
         names = _MUST_MATCH + _OF_A_SCHEDULE.get(config.scheduler, ())
-        digests = self._data["digests"]
+        digests, pieces = self._data["digests"], self._data.get("pieces", {})
         encoder = text_encoder_of(self._step.model)
         if encoder is not None:
             names += _OF_A_TEXT_ENCODER
         return {
             **{name: getattr(config, name) for name in names},
             "model settings": asdict(self._step.model.config),
-            "text encoder": None if encoder is None else asdict(encoder.config),
+            "text encoder": None if encoder is None else _described(encoder),
             "processes": self._options.processes.count,
             **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
+            **{f"{split} word pieces of digest": x[:12] for split, x in pieces.items()},
         }
 
     def _with_defaults(self, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +186,12 @@ class TrainingSaver:
         check_weights(model, checkpoint.weights, path)
         if content["epochs"]:
             check_weights(model, content["best_weights"], f"{path}: best_weights")
+
+
+def _described(encoder: TextEncoder) -> dict[str, Any]:
+    """Return where a text encoder began, and what tells it from others."""
+    vocabulary = hashlib.sha256(encoder.vocabulary.encode(errors="surrogatepass")).hexdigest()
+    return {"origin": encoder.origin, "vocabulary": vocabulary[:12], **asdict(encoder.config)}
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

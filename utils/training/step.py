@@ -31,7 +31,8 @@ class TrainingStep:
         has_text_encoder = text_encoder_of(model) is not None
         # A text encoder's dropout draws from PyTorch's generator, whatever the model's does.
         self.draws = has_text_encoder or not self.takes_keys
-        self.epochs = 0.0  # that are over with the next step; the warm-up goes by it
+        has_batch_norm = any(isinstance(one, nn.BatchNorm1d) for one in model.modules())
+        self._least_rows = 2 if has_batch_norm else 1  # of a part: one has no variance
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(config, self.optimizer)
         self.task, self._config, self._options = task, config, options
@@ -46,14 +47,14 @@ class TrainingStep:
         if options.processes.count > 1:
             self._forward = DistributedDataParallel(model)
         self._prepared = self._execution.prepared(self._forward)
-        self._step_alone: Callable[..., tuple[Tensor, ...]] = CudaGraph(
-            lambda *tensors: self._step(self._prepared, len(tensors[0]), *tensors),
-            lambda *tensors: self._step(self._forward, len(tensors[0]), *tensors),
-            options.batch_size,
-        )
+        self._step_alone: Callable[..., tuple[Tensor, ...]]
         if has_text_encoder:  # what changes from step to step is in no graph
-            self._step_alone = lambda *tensors: self._step(
-                self._prepared, len(tensors[0]), *tensors
+            self._step_alone = lambda *x: self._step(self._prepared, len(x[0]), *x)
+        else:
+            self._step_alone = CudaGraph(
+                lambda *x: self._step(self._prepared, len(x[0]), *x),
+                lambda *x: self._step(self._forward, len(x[0]), *x),
+                options.batch_size,
             )
 
     @property
@@ -67,13 +68,17 @@ class TrainingStep:
         config = self._config
         return [config.lr] + [config.bert_lr] * (len(self.optimizer.param_groups) - 1)
 
-    def __call__(self, batch: Batch, keys: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, batch: Batch, keys: Tensor, rows: int, epochs: float
+    ) -> tuple[Tensor, Tensor]:
         """Learn from this process's share of a batch of `rows` segments.
 
-        `keys` `(B,)` decide what dropout drops, in a model that takes them. Returns the share's
-        predictions `(B, outputs)`, made before the weights change, and its part of the batch's
-        loss, both detached.
+        `keys` `(B,)` decide what dropout drops, in a model that takes them; `epochs` are over with
+        this step, which the warm-up goes by. Returns the share's predictions `(B, outputs)`, made
+        before the weights change, and its part of the batch's loss, both detached.
         """
+        warmup = self._config.bert_warmup
+        self._warm_share = min(1.0, epochs / warmup) if warmup else 1.0
         device = self._options.device
         targets = batch.labels[:, self.task.columns]
         tensors = [x.to(device, non_blocking=True) for x in (*batch.inputs, keys, targets)]
@@ -103,7 +108,7 @@ class TrainingStep:
         weight *= self._options.processes.count / (rows * targets.shape[1])
         inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
         self.optimizer.zero_grad()
-        parts = min(self._config.accumulation_steps, len(targets))
+        parts = min(self._config.accumulation_steps, max(len(targets) // self._least_rows, 1))
         if parts == 1:
             prediction, loss = self._learn(forward, inputs, targets, weight)
         else:
@@ -147,12 +152,6 @@ class TrainingStep:
             predictions.append(prediction)
             losses.append(loss)
         return torch.cat(predictions), torch.stack(losses).sum()
-
-    @property
-    def _warm_share(self) -> float:
-        """The share of its learning rate that the text encoder has at the next step."""
-        warmup = self._config.bert_warmup
-        return min(1.0, self.epochs / warmup) if warmup else 1.0
 
     def end_epoch(self, score: float) -> None:
         """Let the schedule see the validation score, lower is better, of the epoch that is over."""

@@ -183,8 +183,8 @@ class Trainer:
                     self._is_within_step = True
                     whole = rows[current.step]
                     keys = segment_keys(torch.from_numpy(self.options.share(whole)), dropout_seed)
-                    self.step.epochs = current.epoch - 1 + (current.step + 1) / len(rows)
-                    prediction, loss = self.step(batch, keys, len(whole))
+                    epochs = current.epoch - 1 + (current.step + 1) / len(rows)
+                    prediction, loss = self.step(batch, keys, len(whole), epochs)
                     append_predictions(current.predicted, prediction)
                     current.not_finite += batch.not_finite
                     current.step += 1

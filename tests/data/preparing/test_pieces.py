@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -113,6 +115,31 @@ def test_those_of_another_split_are_told_by_the_check(datadir, bert):
     assert f"val/{PIECES}: 9 segments in val, expected 3" in problem
 
 
+@pytest.mark.parametrize(
+    ("row", "number", "message"),
+    [
+        (0, 10_000_001, "a id that is 10000001, expected 0 to 10,000,000"),
+        (0, -1, "a id that is -1, expected 0 to 10,000,000"),
+        (1, 7, "a mask that is 7, expected 0 to 1"),
+        (2, 51, "a place of a word that is 51, expected 0 to 50"),
+    ],
+)
+def test_numbers_that_no_text_encoder_takes_are_told_by_the_check(
+    datadir, bert, row, number, message
+):
+    asked = request(datadir, bert, alignment="word")
+    prepare(asked, SINGLE_PROCESS)
+    path = asked.folder / "val" / PIECES
+    pieces = np.load(path).astype(np.int64)
+    pieces[-1, row, 1] = number
+    np.save(path, pieces)
+    (problem,) = check_dataset(asked.folder).problems
+    assert f"{path}: {message}" in problem
+    np.save(path, pieces[:, :1])
+    (problem,) = check_dataset(asked.folder).problems
+    assert f"{path}: 1 rows of {pieces.shape[2]}, expected 2" in problem
+
+
 def test_another_bert_brings_its_own(datadir, bert, tmp_path_factory):
     prepare(request(datadir, bert), SINGLE_PROCESS)
     other = tmp_path_factory.mktemp("other") / "bert"
@@ -135,3 +162,42 @@ def test_without_a_bert_there_are_none(datadir):
     prepare(request(datadir, None), SINGLE_PROCESS)
     assert not list(datadir.glob(f"*/{PIECES}"))
     assert decide(request(datadir, None)).is_done
+
+
+COMMIT = "c" * 40
+
+
+@pytest.fixture
+def from_hub(datadir, bert, monkeypatch, tmp_path):
+    """A dataset without pieces by the BERT of a name; returns what is asked of the hub."""
+    prepare(request(datadir, bert), SINGLE_PROCESS)
+    forget_pieces(datadir)
+    manifest = manifest_of(datadir)
+    manifest["text"] |= {"encoder": "somebody/bert", "weights": None, "commit": COMMIT}
+    (datadir / "dataset.json").write_text(json.dumps(manifest))
+    asked = []
+
+    def download(name, file, revision=None):
+        asked.append((name, file, revision))
+        return str(shutil.copy(Path(bert) / file, tmp_path / COMMIT / file))
+
+    (tmp_path / COMMIT).mkdir()
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return asked
+
+
+def test_they_are_cut_by_the_commit_that_encoded_the_text(datadir, bert, from_hub):
+    prepare(request(datadir, "somebody/bert"), SINGLE_PROCESS)
+    files = [("somebody/bert", file, COMMIT) for file in ("config.json", "vocab.txt")]
+    assert from_hub == files  # without weights
+    check_pieces(datadir, bert)
+
+
+def test_all_stays_where_their_bert_cannot_be_had(datadir, from_hub, monkeypatch, capsys):
+    before, manifest = traces(datadir), manifest_of(datadir)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", Mock(side_effect=OSError("no route")))
+    assert prepare(request(datadir, "somebody/bert"), SINGLE_PROCESS) == manifest
+    assert manifest_of(datadir) == manifest
+    assert traces(datadir) == before
+    warning = capsys.readouterr().err
+    assert "no word pieces are added, which --finetune_bert needs: BERT 'somebody/bert'" in warning

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from data.layout import SPLITS
 from data.loading.options import LoaderOptions
 from models.checkpoint import read_checkpoint
 from system.errors import InputError
+from system.processes import Processes
 from tests.utils.training.test_resume import assert_same, assert_same_files, stop_at_step
 from tests.utils.training.test_several_processes import ends_of, started
 from utils.reports.describe_data import describe_data
@@ -24,13 +27,13 @@ CPU = LoaderOptions(torch.device("cpu"), batch_size=64, num_workers=0, verbose=F
 STEPS = 8  # an epoch of the demo's 466 segments
 
 
-def make_trainer(datadir, folder=None, **changes):
+def make_trainer(datadir, folder=None, options=CPU, **changes):
     """A training on the demo with its BERT; without a folder it saves nothing."""
     where = {"save": False} if folder is None else {"checkpointdir": folder}
     settings = {"epochs": 2, "batch_size": 64, "finetune_bert": AS_PREPARED, "model": "lf_dnn"}
     config = RunConfig(datadir=datadir, **{**settings, **where, **changes})
     config, splits, model, task = open_training(config)
-    return Trainer(model, splits, task, config, CPU, describe_data(datadir, splits))
+    return Trainer(model, splits, task, config, options, describe_data(datadir, splits))
 
 
 def weights(trainer):
@@ -129,8 +132,8 @@ def test_a_batch_in_parts_gives_the_same_step(demo, monkeypatch, changes, parts)
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda _, x: x)
     changes = {"model": "nhfnet", "set": {"layers": 1}, **changes}
     if "finetune_bert" not in changes:
-        changes["bert_warmup"] = 0.0
-    settings = {"grad_clip": 0.1, "bert_lr": 1e-3, **changes}
+        changes |= {"bert_warmup": 0.0, "bert_lr": 1e-3}
+    settings = {"grad_clip": 0.1, **changes}
     losses, found = [], []
     for count in (1, parts):
         trainer = make_trainer(demo, accumulation_steps=count, **settings)
@@ -138,7 +141,7 @@ def test_a_batch_in_parts_gives_the_same_step(demo, monkeypatch, changes, parts)
         if trainer.step.draws:
             trainer.model.text_encoder.bert.eval()
         keys = torch.arange(64)
-        prediction, loss = trainer.step(batch, keys, 64)
+        prediction, loss = trainer.step(batch, keys, 64, 1.0)
         losses.append(loss.item())
         found.append([prediction, *(one.grad for one in trainer.model.parameters())])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -146,10 +149,35 @@ def test_a_batch_in_parts_gives_the_same_step(demo, monkeypatch, changes, parts)
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
-def test_bfloat16_trains_too(demo):
-    trainer = make_trainer(demo, precision="bfloat16", epochs=1)
-    trainer.run()
-    assert np.isfinite(trainer.epochs[0].loss)
+@pytest.mark.parametrize("parts", [2, 64])
+def test_parts_are_large_enough_for_the_statistics_of_a_batch(demo, parts):
+    """One segment has no variance: its part would be normalised by what other batches had."""
+    trainer = make_trainer(demo, model="lf_dnn", accumulation_steps=parts)
+    norms = [x for x in trainer.model.modules() if isinstance(x, torch.nn.BatchNorm1d)]
+    sizes = {norm: [] for norm in norms}
+    for norm in norms:
+        norm.register_forward_hook(lambda it, inputs, _: sizes[it].append(len(inputs[0])))
+    trainer.step(trainer.splits["train"][range(64)], torch.arange(64), 64, 1.0)
+    assert norms
+    for norm in norms:
+        assert sizes[norm] == {2: [32] * 2, 64: [2] * 32}[parts]
+        assert norm.running_mean.abs().sum() > 0
+    trainer.step(
+        trainer.splits["train"][range(1)], torch.arange(1), 1, 1.0
+    )  # as a last batch may be
+    assert sizes[norms[0]][-1] == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bfloat16_trains_too(demo, precision):
+    trainer = make_trainer(demo, precision=precision, epochs=1)
+    found = set()
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, inputs, output: found.add(str(output.dtype)))
+    trainer.run_pass()
+    assert found == {f"torch.{precision}"}
+    assert all(np.isfinite(x).all() for x in map(torch.Tensor.numpy, weights(trainer).values()))
 
 
 def test_computing_layers_again_trains_to_the_same_weights(demo):
@@ -205,12 +233,25 @@ def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(demo, tmp_path, mo
         ({"freeze_layers": 1}, "freeze_layers"),
         ({"accumulation_steps": 2}, "accumulation_steps"),
         ({"finetune_bert": None}, "with text encoder {.*, this is None"),
+        ({"finetune_bert": "other"}, "with text encoder {'origin': .*, this is {'origin': 'other"),
     ],
 )
-def test_other_settings_are_refused(demo, tmp_path, change, message):
+def test_other_settings_are_refused(demo, tmp_path, monkeypatch, change, message):
     make_trainer(demo, tmp_path, epochs=1).run()
+    if change.get("finetune_bert"):
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(demo / "demo_bert", "other")
     with pytest.raises(InputError, match=message):
         make_trainer(demo, tmp_path, **change).resume(tmp_path / "last.pth")
+
+
+def test_other_word_pieces_are_refused(demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "data")
+    make_trainer(tmp_path / "data", tmp_path, epochs=1).run()
+    path = tmp_path / "data" / "val" / "pieces50.npy"
+    np.save(path, np.load(path)[::-1])
+    with pytest.raises(InputError, match=r"with val word pieces of digest .*, this is"):
+        make_trainer(tmp_path / "data", tmp_path).resume(tmp_path / "last.pth")
 
 
 def test_an_epoch_holds_weights_alone_and_frozen_features_more(demo, tmp_path):
@@ -248,3 +289,31 @@ def test_two_processes_and_an_interrupt_end_with_the_same_weights(interruptible,
     assert "Resumed from" in output
     found, expected = (read_checkpoint(tmp_path / x / "best.pth").weights for x in ("two", "whole"))
     assert_same(found, expected)
+
+
+def gradients(rank, count, rows, parts, datadir, folder):
+    """Write the gradients of a step of one of `count` processes, without dropout."""
+    torch.set_num_threads(1)
+    if count > 1:
+        store = f"file://{folder / 'store'}"
+        torch.distributed.init_process_group("gloo", store, rank=rank, world_size=count)
+    options = replace(CPU, processes=Processes(count, rank, rank))
+    settings = {"model": "text_only", "set": {"layers": 1}, "accumulation_steps": parts}
+    trainer = make_trainer(datadir, options=options, **settings)
+    trainer.model.eval()
+    share = options.share(np.arange(rows))
+    trainer.step(trainer.splits["train"][share], torch.from_numpy(share), rows, 1.0)
+    found = {name: x.grad for name, x in trainer.model.named_parameters() if x.grad is not None}
+    torch.save(found, folder / f"{count}_{rank}.pth")
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(64, 3), (5, 4), (1, 2)])
+def test_two_processes_add_up_the_gradients_of_their_parts(demo, tmp_path, rows, parts):
+    """They exchange them with the last part's alone; of one segment, the second has none."""
+    gradients(0, 1, rows, 1, demo, tmp_path)
+    arguments = (2, rows, parts, demo, tmp_path)
+    torch.multiprocessing.start_processes(gradients, arguments, nprocs=2, start_method="fork")
+    expected, *found = (torch.load(tmp_path / f"{x}.pth") for x in ("1_0", "2_0", "2_1"))
+    for of_process in found:
+        for name, gradient in expected.items():
+            torch.testing.assert_close(of_process[name], gradient, atol=1e-6, rtol=1e-4)

@@ -60,11 +60,11 @@ def test_checkpoints_are_written_and_best_is_by_validation_mae(small, tmp_path, 
     # A last epoch that spoils the model must not become the best.
     step, seen = TrainingStep.__call__, []
 
-    def step_then_spoil(self, batch, keys, rows):
+    def step_then_spoil(self, batch, keys, rows, epochs):
         seen.append(batch)
         if len(seen) > 2 * 8:
             self.optimizer.param_groups[0]["lr"] = 0.5
-        return step(self, batch, keys, rows)
+        return step(self, batch, keys, rows, epochs)
 
     monkeypatch.setattr(TrainingStep, "__call__", step_then_spoil)
     trainer.run()

@@ -1,0 +1,53 @@
+"""What a model with a text encoder costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.registry import build
+from models.text_encoder import WithTextEncoder
+from tests.models.test_text_encoder import TINY, WIDTHS, tiny, tiny_pieces
+from utils.reports.costs import count_flops, model_table
+from utils.running.execution import FLOAT32, Execution
+
+INPUTS = [torch.ones(3, 5, WIDTHS["visual"]), torch.ones(3, 5, WIDTHS["audio"]), tiny_pieces()]
+
+
+def model_of(checkpoints=False, **changes):
+    model = build("text_only", {"layers": 1}, WIDTHS, 1)
+    model = WithTextEncoder(tiny(replace(TINY, **changes)), model)
+    model.text_encoder.bert.checkpoints = checkpoints
+    return model
+
+
+def activations(execution=FLOAT32, **changes):
+    table = model_table(model_of(**changes), INPUTS, execution)
+    return float(table.rsplit("pass ", 1)[1].split()[0])
+
+
+def test_the_products_of_attention_are_counted_with_dropout_and_without():
+    counts = [
+        sum(count_flops(model_of(attention_probs_dropout_prob=share), INPUTS)["Global"].values())
+        for share in (0.0, 0.1)
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_the_memory_of_layers_that_are_computed_again():
+    """One layer alone saves nothing: the backward pass has all of its activations at once."""
+    large = {"hidden_size": 8, "intermediate_size": 60_000}
+    assert activations(**large, num_hidden_layers=1, checkpoints=True) == pytest.approx(
+        activations(**large, num_hidden_layers=1), rel=0.02
+    )
+    four = activations(**large, num_hidden_layers=4)
+    assert activations(**large, num_hidden_layers=4, checkpoints=True) == pytest.approx(
+        four / 4, rel=0.05
+    )
+
+
+def test_the_memory_of_bfloat16():
+    large = {"intermediate_size": 60_000}
+    assert activations(Execution("bfloat16"), **large) < 0.9 * activations(**large)
