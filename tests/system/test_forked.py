@@ -24,6 +24,13 @@ def two(monkeypatch):
     monkeypatch.setattr(forked, "usable_cpus", lambda: 2)
 
 
+@pytest.fixture
+def started():
+    """Call it for the processes that this one has started and that have not ended."""
+    before = psutil.Process().children()  # other tests' servers
+    return lambda: [one for one in psutil.Process().children() if one not in before]
+
+
 def own_process(_):
     return os.getpid()
 
@@ -60,7 +67,7 @@ def test_each_process_has_its_share_of_the_processors(two, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [0, 7, 99])
-def test_an_error_comes_in_its_items_place(two, wrong):
+def test_an_error_comes_in_its_items_place(two, started, wrong):
     def function(n):
         if n >= wrong:
             raise InputError(f"{n} is wrong")
@@ -69,7 +76,7 @@ def test_an_error_comes_in_its_items_place(two, wrong):
     found = []
     with pytest.raises(InputError, match=f"^{wrong} is wrong$"):
         found.extend(map_forked(function, MANY))
-    assert not psutil.Process().children()
+    assert not started()
 
 
 def test_a_killed_process_is_told_in_one_line(two):
@@ -79,12 +86,12 @@ def test_a_killed_process_is_told_in_one_line(two):
     assert "\n" not in str(caught.value)
 
 
-def test_who_wants_no_more_leaves_no_process_behind(two):
+def test_who_wants_no_more_leaves_no_process_behind(two, started):
     results = map_forked(lambda n: bytes(10**7), MANY)
     assert len(next(results)) == 10**7
-    assert len(psutil.Process().children()) == 2
+    assert len(started()) == 2
     results.close()
-    assert not psutil.Process().children()
+    assert not started()
 
 
 def test_an_interrupt_is_the_first_processes_alone(two, capfd):
