@@ -9,13 +9,39 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pytorch_pretrained_bert import BertTokenizer
 
 from data.layout import TEXT_LENGTH
-from data.text.words import kept_pieces, pieces_of_words
 from system.files import atomic_write
+
+if TYPE_CHECKING:
+    from pytorch_pretrained_bert import BertTokenizer  # slow to import
+
+
+def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:
+    """Return the word pieces of a sentence that are encoded."""
+    pieces: list[str] = tokenizer.tokenize(sentence)
+    return pieces[: TEXT_LENGTH - 2]
+
+
+def pieces_of_words(
+    tokenizer: BertTokenizer, sentence: str, positions: int
+) -> tuple[list[str], list[int]]:
+    """Return the pieces of a sentence's last words, and of each, its word's position in the text.
+
+    The last word has the last of `TEXT_LENGTH` positions. Of the pieces, those are left out for
+    which a BERT of so many `positions` has no room between its marks.
+    """
+    words = sentence.split(" ")[-TEXT_LENGTH:]
+    pieces: list[str] = []
+    places: list[int] = []
+    for place, word in enumerate(words, start=TEXT_LENGTH - len(words)):
+        own = tokenizer.tokenize(word)
+        pieces += own
+        places += [place] * len(own)
+    return pieces[: positions - 2], places[: positions - 2]
 
 
 class PieceCutter:

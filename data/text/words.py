@@ -13,6 +13,7 @@ from data.layout import PIECES_FILE, TEXT_LENGTH, iterate_segments
 from data.manifest import read_manifest
 from data.text.bert import load_tokenizer
 from data.text.bert_files import find_kept_bert, weights_facts
+from data.text.pieces import kept_pieces
 from system.errors import InputError, first_line
 
 
@@ -21,30 +22,6 @@ class PositionNames(NamedTuple):
 
     by_row: dict[int, list[str]]  # "" where there is padding
     are_words: bool  # the rows of visual and audio are then the same words
-
-
-def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:
-    """Return the word pieces of a sentence that are encoded."""
-    pieces: list[str] = tokenizer.tokenize(sentence)
-    return pieces[: TEXT_LENGTH - 2]
-
-
-def pieces_of_words(
-    tokenizer: BertTokenizer, sentence: str, positions: int
-) -> tuple[list[str], list[int]]:
-    """Return the pieces of a sentence's last words, and of each, its word's position in the text.
-
-    The last word has the last of `TEXT_LENGTH` positions. Of the pieces, those are left out for
-    which a BERT of so many `positions` has no room between its marks.
-    """
-    words = sentence.split(" ")[-TEXT_LENGTH:]
-    pieces: list[str] = []
-    places: list[int] = []
-    for place, word in enumerate(words, start=TEXT_LENGTH - len(words)):
-        own = tokenizer.tokenize(word)
-        pieces += own
-        places += [place] * len(own)
-    return pieces[: positions - 2], places[: positions - 2]
 
 
 def name_positions(

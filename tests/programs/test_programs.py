@@ -152,6 +152,16 @@ def test_help_needs_no_torch(name):
     assert done.stdout.rstrip().endswith("[]")
 
 
+def test_a_preparation_without_text_needs_no_torch(demo, tmp_path):
+    arguments = ["--datadir", str(tmp_path), "--csd", str(demo / "csd"), "--no_bert"]
+    code = f"import sys; sys.argv = {['dataset_prep.py', *arguments]}; import runpy\n"
+    code += "try: runpy.run_path('dataset_prep.py', run_name='__main__')\n"
+    code += "finally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("False\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
