@@ -221,7 +221,7 @@ def test_a_study_whose_database_is_only_to_be_read(run, room, small, way):
         config = RunConfig(datadir=small, model="lf_dnn", task="sentiment")
         digests = {name: Split(small / name).digest for name in SPLITS}
         about = {"config": plain_values(config), "digests": digests, "title": "Run 1 of 1"}
-        Queue(storage.create("comparison x", {}), storage).add("lf_dnn/seed1", about)
+        Queue(storage.create("comparison", {}), storage).add("lf_dnn/seed1", about)
     (folder / "study.db").chmod(0o400)
     outcome = run("main_msaf", *way, "--datadir", small, before=without_rights)
     assert_one_line(outcome, "study.db: the study's database cannot be used", "readonly")

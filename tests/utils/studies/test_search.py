@@ -322,8 +322,9 @@ def _gone(*_):
     raise InputError("no file mine.py, for all")
 
 
-def test_the_places_of_a_worker_are_its_own(begun, main, small, tmp_path, quick):
+def test_the_places_of_a_worker_are_its_own(begun, main, small, tmp_path, quick, monkeypatch):
     begun(1)
+    monkeypatch.setattr(database, "LEASE", 0.1)  # nobody begins the final trainings
     other = shutil.copytree(small, tmp_path / "other")
     main("--worker", "found", "--datadir", other, "--no_verbose")
     study = Storage(tmp_path / "found", None).load("search")
