@@ -8,6 +8,8 @@ from pytorch_pretrained_bert.modeling import ACT2FN, BertLayerNorm, BertSelfAtte
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from system import onednn
+
 
 def fuse(model: BertModel, precision: torch.dtype = torch.float32) -> BertModel:
     """Replace the encoder's element-by-element steps with PyTorch's fused ones, in place.
@@ -53,19 +55,11 @@ class FastLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., d)` to `(..., e)`."""
-        if x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn():
-            what = "gelu" if self._with_gelu else "none"
-            result: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self.weight, self.bias, what, [], "none"
-            )
-            return result
+        if onednn.multiplies(x):
+            then = "gelu" if self._with_gelu else "none"
+            return onednn.linear(x, self.weight, self.bias, then)
         result = F.linear(x, self.weight, self.bias)
         return F.gelu(result) if self._with_gelu else result
-
-
-def _has_onednn() -> bool:
-    is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return is_built_in and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class _InDouble(nn.Module):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from models.layers.tracing import is_tracing
+from system import onednn
 from system.config import CheckedConfig, setting
 from system.console import OneOf, share_below_one, whole_number
 
@@ -97,20 +98,12 @@ class _Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        is_plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        if torch.is_grad_enabled() or not is_plain or is_tracing() or not _has_onednn():
+        is_plain = self.weight.dtype == torch.float32 and onednn.multiplies(x)
+        if torch.is_grad_enabled() or not is_plain or is_tracing():
             return super().forward(x)
         if torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, "none", [], "none"
-        )
-        return result
-
-
-def _has_onednn() -> bool:
-    is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return is_built_in and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        return onednn.linear(x, self.weight, self.bias)
 
 
 class _Embeddings(nn.Module):
