@@ -99,9 +99,9 @@ class _Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         is_plain = self.weight.dtype == torch.float32 and onednn.multiplies(x)
-        if torch.is_grad_enabled() or not is_plain or is_tracing():
+        if torch.is_grad_enabled() or not is_plain or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        if torch.is_autocast_enabled("cpu"):
+        if is_tracing() or torch.compiler.is_compiling():  # compilers do not know the operator
             return super().forward(x)
         return onednn.linear(x, self.weight, self.bias)
 
