@@ -14,13 +14,12 @@ from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from data.loading.split import Split
-from models.registry import build
 from system.config import make_config, plain_values
 from system.console import print_heading, print_line
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
-from utils.running.setup import find_task, make_options
+from utils.running.setup import find_task, make_options, open_training
 from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
 from utils.studies.sampler import SeededTPE
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
@@ -100,13 +99,12 @@ class Search:
         )
 
     def check(self) -> None:
-        """Raise InputError for what would fail every trial here: device, model, or data.
+        """Raise InputError for what would fail every trial here: device, model, BERT, or data.
 
         That is also where the splits are no longer what they were.
         """
         make_options(self.config, SINGLE_PROCESS)
-        widths, outputs = self.splits["train"].widths, len(self.task.outputs)
-        build(self.config.model_name, self.config.set, widths, outputs)
+        open_training(self.config, _LOOKED_AT)
         for split in self.splits.values():
             if Split(split.folder).digest != split.digest:
                 raise InputError(f"{split.folder} has changed; start a search anew.")

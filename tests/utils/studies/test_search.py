@@ -309,7 +309,7 @@ def test_a_worker_without_the_model_or_the_device_takes_nothing(begun, main, tmp
 
 def test_a_model_that_is_gone_fails_no_trial(tune, tmp_path, monkeypatch):
     def lose(*_):
-        monkeypatch.setattr(search, "build", _gone)
+        monkeypatch.setattr(search, "open_training", _gone)
         raise InputError("no file mine.py")
 
     monkeypatch.setattr(search, "train_and_validate", lose)
@@ -529,6 +529,7 @@ def test_options_of_searches_and_workers_that_do_not_fit_are_told(
         (["--checkpoint", "a.pth"], "leave --checkpoint and --no_save out"),
         (["--set", "dropout=0.1", "--lr", "0.1"], "space.json leaves nothing to search"),
         (["--model", "lf_dmn"], "there is no such model"),
+        (["--finetune_bert"], "has no pieces50.npy"),
         (["--config", "gone.json"], "no file gone.json"),
         (["--datadir", "gone"], "No folder gone/train"),
         (["--storage", "nothing"], "--storage: the study's database cannot be used"),
