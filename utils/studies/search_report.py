@@ -8,12 +8,10 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from system.errors import InputError
-from system.processes import SINGLE_PROCESS
 from utils.reports.about import configuration_section, data_section, environment_section
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
 from utils.run_config import RunConfig
 from utils.running.environment import environment
-from utils.running.setup import make_options
 from utils.studies.queue import Queue, run_of, seconds_of, why_failed
 from utils.studies.runs import find_runs
 from utils.studies.search import Search, best_trial
@@ -47,7 +45,7 @@ def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
         + f". Each is judged by its best validation {task.chosen_by.name}; a pruned one has that "
         "of its last epoch. No trial has seen the test split."
     )
-    device = make_options(config, SINGLE_PROCESS).device
+    device = search.options(config).device
     return [
         Section("The search", [text, _draw(search, queue)]),
         Section("What it chose", [_chosen(search, queue), *_tested(search, chosen)]),

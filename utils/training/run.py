@@ -61,7 +61,7 @@ def train_and_test(
     writes = config.save and options.processes.is_first
     folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
     with folder:
-        model = place_model(model, config, options)
+        model = place_model(model, options)
         trainer = Trainer(model, splits, task, config, options, data, after_epoch)
         if resumed is not None:
             trainer.resume(resumed)
@@ -91,7 +91,7 @@ def train_and_validate(
     """
     config, splits, model, task = open_training(config, ("train", "val"))
     data = describe_data(config.data_folder, splits)
-    model = place_model(model, config, options)
+    model = place_model(model, options)
     trainer = Trainer(model, splits, task, config, options, data, after_epoch)
     trainer.run()
     return trainer.best
