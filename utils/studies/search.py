@@ -86,7 +86,7 @@ class Search:
         pruner = MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=2)
         return {"sampler": SeededTPE(self.config.seed), "pruner": pruner}
 
-    def work(self, queue: Queue, count: int, after: Callable[[], None] = lambda: None) -> None:
+    def work(self, queue: Queue, count: int, after: Callable[[], None]) -> None:
         """Take trials until all have ended, and tell how far they are after each.
 
         `after` is called then too.

@@ -17,6 +17,7 @@ from utils.studies.runs import find_runs
 from utils.studies.search import Search, best_trial
 from utils.studies.search_files import STATES, value_of, write_trials
 from utils.studies.space import describe, value_text
+from utils.studies.storage import telling_of_storage
 from utils.studies.table import make_table
 
 PICTURE = "search.png"
@@ -27,8 +28,9 @@ def write_search(search: Search, queue: Queue, chosen: RunConfig) -> None:
 
     Test scores are in it where the `chosen` configuration has been trained and tested.
     """
-    write_trials(search, queue)
     path = search.config.checkpointdir / "report.html"
+    with telling_of_storage(queue.storage):
+        write_trials(search, queue)
     with warning_if_unwritten(path):
         title = f"Search of {len(queue.runs)} trials for {chosen.model_name}"
         write_report(path, f"{title} in {path.parent}", _sections(search, queue, chosen))

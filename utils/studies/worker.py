@@ -49,13 +49,11 @@ def _work_on_search(storage: Storage, given: Mapping[str, Any]) -> None:
     if searching.best_trial(queue) is None:
         return
     chosen = chosen_config(search, queue)
-    with telling_of_storage(storage):
-        write_search(search, queue, chosen)
+    write_search(search, queue, chosen)
     runs = _runs_of_chosen(storage.folder / searching.CHOSEN, storage.url)
     if runs is not None:
         comparison.work_on_runs(runs, runs.storage.folder, given)
-        with telling_of_storage(storage):
-            write_search(search, queue, chosen)
+        write_search(search, queue, chosen)
 
 
 def _runs_of_chosen(folder: Path, url: str | None) -> Queue | None:
