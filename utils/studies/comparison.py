@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +127,8 @@ def _hand_out(left: Sequence[tuple[RunConfig, str]], folder: Path, url: str | No
                 queue.add(place_of(config), {"title": title, **_about(config)})
     work_on_runs(queue, folder, {})
     with telling_of_storage(storage):
-        failed = {run: why_failed(one) for run, one in queue.runs.items() if _has_failed(one)}
+        ended = queue.runs.items()
+        failed = {run: why_failed(one) for run, one in ended if one.state == TrialState.FAIL}
     return [
         f"{config.checkpointdir} has not ended: {failed.get(place_of(config), 'it was taken back')}"
         for config, _ in left
@@ -136,15 +136,9 @@ def _hand_out(left: Sequence[tuple[RunConfig, str]], folder: Path, url: str | No
     ]
 
 
-def _has_failed(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.FAIL
-
-
 def _about(config: RunConfig) -> dict[str, Any]:
-    """Return what whoever takes a run has to know, as it comes back from a database."""
-    about = {"config": plain_values(config), "digests": _digests(config)}
-    plain: dict[str, Any] = json.loads(json.dumps(about))
-    return plain
+    """Return what whoever takes a run has to know."""
+    return {"config": plain_values(config), "digests": _digests(config)}
 
 
 def _clear(queue: Queue, wanted: Mapping[str, RunConfig]) -> set[str]:
@@ -160,9 +154,9 @@ def _clear(queue: Queue, wanted: Mapping[str, RunConfig]) -> set[str]:
         run, config = run_of(trial), wanted.get(run_of(trial))
         if trial.state == TrialState.RUNNING:
             with damaged_study(queue.storage):
-                found = _identity(make_config(RunConfig, trial.user_attrs["config"], run))
+                found = make_config(RunConfig, trial.user_attrs["config"], run).outcome
                 found |= trial.user_attrs["digests"]
-            if config is not None and found != _identity(config) | _digests(config):
+            if config is not None and found != config.outcome | _digests(config):
                 raise InputError(
                     f"Another process trains {config.checkpointdir} with other settings or data; "
                     f"end it, or wait (one that was killed: {database.LEASE} seconds)."
@@ -173,11 +167,6 @@ def _clear(queue: Queue, wanted: Mapping[str, RunConfig]) -> set[str]:
         else:
             queue.take_back(trial, "a later command took it back")
     return there
-
-
-def _identity(config: RunConfig) -> dict[str, Any]:
-    identity: dict[str, Any] = json.loads(json.dumps(config.outcome))
-    return identity
 
 
 def work_on_runs(queue: Queue, folder: Path, given: Mapping[str, Any]) -> None:
