@@ -21,7 +21,7 @@ from utils.reports.evaluation import evaluate
 from utils.reports.predict import Predictor
 from utils.running.compiled import Compiled
 from utils.running.cuda_graph import CudaGraph
-from utils.running.execution import FLOAT32, Execution
+from utils.running.execution import Execution
 from utils.tasks import SENTIMENT
 
 needs_a_compiler = pytest.mark.skipif(
@@ -36,7 +36,7 @@ def test_bfloat16_predicts_about_the_same(small):
     options = LoaderOptions(torch.device("cpu"), 8, 0, verbose=False)
     exact, mixed = (
         evaluate(Predictor(model, execution, 8), split, SENTIMENT, options).predictions
-        for execution in (FLOAT32, Execution("bfloat16"))
+        for execution in (Execution(), Execution("bfloat16"))
     )
     assert not np.array_equal(mixed, exact)
     np.testing.assert_allclose(mixed, exact, atol=0.05)
