@@ -6,17 +6,17 @@ Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens,
 from __future__ import annotations
 
 import ctypes
+import math
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.layers.encoder import Encoder
 from models.layers.positions import sinusoids
 from models.native.compiler import Unavailable
-from models.native.weights import listed_weights
+from models.native.request import Request, differentiable_grads
+from models.native.weights import Weights, listed_weights
 
 ABI = 2  # of Call and of the library's functions
 
@@ -43,6 +43,8 @@ class Call(ctypes.Structure):
 class Library:
     """The compiled encoder for some sizes. Raises Unavailable for code that is something else."""
 
+    longest: float = math.inf
+
     def __init__(self, code: ctypes.CDLL) -> None:
         try:
             for function in (code.abi, code.call_size, code.kept_size):
@@ -50,9 +52,10 @@ class Library:
             found, expected = (code.abi(), code.call_size()), (ABI, ctypes.sizeof(Call))
             if found != expected:
                 raise Unavailable(f"{code._name} has ABI and size {found}, expected {expected}")
-            self.weights = tuple(
-                map(listed_weights, (code.layer_weight_list, code.norm_weight_list))
-            )  # of a layer, of the last norm
+            self.weights: Weights = (
+                listed_weights(code.layer_weight_list),
+                listed_weights(code.norm_weight_list),
+            )
             self.kept_size, self.forward, self.backward = (
                 code.kept_size,
                 code.forward,
@@ -61,29 +64,13 @@ class Library:
         except AttributeError as error:
             raise Unavailable(f"{code._name} is no encoder: {error}") from error
 
-
-@dataclass(frozen=True)
-class Options:
-    """What a call is to do, besides its tensors."""
-
-    library: Library
-    encoder: Encoder  # whose formula it is
-    last_tokens_only: int | None
-    dropout_keys: Tensor | None  # (B,) int64 below 2**32; None: no dropout
-    threads: int
-
-    def formula(self, x: Tensor, memory: Tensor | None) -> Tensor:
-        """Do the same in PyTorch's operators."""
-        return self.encoder.formula(x, memory, self.last_tokens_only, self.dropout_keys)
-
-    def encode(self, x: Tensor, memory: Tensor | None, weights: list[Tensor]) -> Tensor:
-        """Encode `x` `(B, T, d)` with `memory` `(B, M, d)` to `(B, Q, d)`, in float32.
-
-        `weights` are those of `plain_weights`. Nothing is checked here.
-        """
+    def encode(
+        self, request: Request, x: Tensor, memory: Tensor | None, weights: list[Tensor]
+    ) -> Tensor:
+        """Encode as `CompiledEncoder` says."""
         x, memory = x.float().contiguous(), None if memory is None else memory.float().contiguous()
         out: Tensor = _Encode.apply(  # type: ignore[no-untyped-call]  # torch has no type for it
-            self, torch.is_grad_enabled(), x, memory, *weights
+            self, request, torch.is_grad_enabled(), x, memory, *weights
         )
         return out
 
@@ -92,21 +79,21 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        options: Options,
+        library: Library,
+        request: Request,
         is_grad_enabled: bool,
         x: Tensor,
         memory: Tensor | None,
         *weights: Tensor,
     ) -> Tensor:
-        tokens, encoder, keys = x.shape[1], options.encoder, options.dropout_keys
+        tokens, encoder, keys = x.shape[1], request.encoder, request.dropout_keys
         keys = None if keys is None else keys.to(torch.uint32)
-        last = options.last_tokens_only
-        queries = tokens if last is None else min(last, tokens)
+        queries = request.queries(tokens)
         longest = tokens if memory is None else max(tokens, memory.shape[1])
         positions = sinusoids(longest, x.shape[2], x.device)
         out = x.new_empty(len(x), queries, x.shape[2])
         call = Call(
-            threads=options.threads,
+            threads=request.threads,
             has_own_threads=bool(_forked),
             batch=len(x),
             tokens=tokens,
@@ -118,23 +105,24 @@ class _Encode(torch.autograd.Function):
         call.x, call.memory, call.positions = map(_address, (x, memory, positions))
         call.dropout_keys, call.out = _address(keys), _address(out)
         if is_grad_enabled and any(ctx.needs_input_grad):
-            kept = x.new_empty(len(x), options.library.kept_size(ctypes.byref(call)))
+            kept = x.new_empty(len(x), library.kept_size(ctypes.byref(call)))
             call.kept = _address(kept)
             ctx.save_for_backward(x, memory, kept, *weights)
             # The positions may have been made in inference mode, and could not be saved.
-            ctx.rest = options, call, (positions, keys)
+            ctx.rest = library, request, call, (positions, keys)
         addresses = _addresses(weights)
         call.weights = ctypes.addressof(addresses)
-        options.library.forward(ctypes.byref(call))
+        library.forward(ctypes.byref(call))
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, memory, kept, *weights = ctx.saved_tensors
-        options, call, _alive = ctx.rest  # the call has the latter's addresses
+        library, request, call, _alive = ctx.rest  # the call has the latter's addresses
         if torch.is_grad_enabled():  # the gradients are to be differentiated themselves
-            is_wanted = ctx.needs_input_grad[2:]
-            return None, None, *_formula_grads(options, is_wanted, x, memory, weights, grad_out)
+            out, inputs = request.formula(x, memory), (x, memory, *weights)
+            wanted = ctx.needs_input_grad[3:]
+            return None, None, None, *differentiable_grads(out, inputs, wanted, grad_out)
         grad_out = grad_out.contiguous()
         grads = [None if value is None else torch.empty_like(value) for value in (x, memory)]
         grad_weights = [torch.empty_like(weight) for weight in weights]
@@ -143,23 +131,8 @@ class _Encode(torch.autograd.Function):
         call.grad_out, call.grad_x, call.grad_memory = map(_address, (grad_out, *grads))
         lists = [_addresses(weights), _addresses(grad_weights)]
         call.weights, call.grad_weights = map(ctypes.addressof, lists)
-        options.library.backward(ctypes.byref(call))
-        return None, None, *grads, *grad_weights
-
-
-def _formula_grads(
-    options: Options,
-    is_wanted: tuple[bool, ...],
-    x: Tensor,
-    memory: Tensor | None,
-    weights: list[Tensor],
-    grad_out: Tensor,
-) -> list[Tensor | None]:
-    out = options.formula(x, memory)
-    inputs = zip((x, memory, *weights), is_wanted, strict=True)
-    wanted = [value for value, wants in inputs if wants and value is not None]
-    grads = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
-    return [next(grads) if wants else None for wants in is_wanted]
+        library.backward(ctypes.byref(call))
+        return None, None, None, *grads, *grad_weights
 
 
 def _address(tensor: Tensor | None) -> int | None:
