@@ -1,21 +1,18 @@
-"""Calling the C++ encoder, as a function that PyTorch can differentiate.
-
-Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens, d width.
-"""
+"""Calling the C++ encoder."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import os
-from typing import Any
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
 
 from models.layers.positions import sinusoids
 from models.native.compiler import Unavailable
-from models.native.request import Request, differentiable_grads
+from models.native.encoding import Request
 from models.native.weights import Weights, listed_weights
 
 ABI = 2  # of Call and of the library's functions
@@ -56,7 +53,7 @@ class Library:
                 listed_weights(code.layer_weight_list),
                 listed_weights(code.norm_weight_list),
             )
-            self.kept_size, self.forward, self.backward = (
+            self._kept_size, self._forward, self._backward = (
                 code.kept_size,
                 code.forward,
                 code.backward,
@@ -64,80 +61,67 @@ class Library:
         except AttributeError as error:
             raise Unavailable(f"{code._name} is no encoder: {error}") from error
 
-    def encode(
-        self, request: Request, x: Tensor, memory: Tensor | None, weights: list[Tensor]
-    ) -> Tensor:
-        """Encode as `CompiledEncoder` says."""
-        x, memory = x.float().contiguous(), None if memory is None else memory.float().contiguous()
-        out: Tensor = _Encode.apply(  # type: ignore[no-untyped-call]  # torch has no type for it
-            self, request, torch.is_grad_enabled(), x, memory, *weights
-        )
-        return out
-
-
-class _Encode(torch.autograd.Function):
-    @staticmethod
     def forward(
-        ctx: Any,
-        library: Library,
+        self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, keeps: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encode as `CompiledEncoder` says."""
+        call, _alive = _make_call(request, x, memory)
+        out = x.new_empty(len(x), call.queries, x.shape[2])
+        kept = x.new_empty(len(x), self._kept_size(ctypes.byref(call))) if keeps else None
+        weights = self._addresses(packed, call.layers)
+        call.out, call.kept, call.weights = _address(out), _address(kept), ctypes.addressof(weights)
+        self._forward(ctypes.byref(call))
+        return out, kept
+
+    def backward(
+        self,
         request: Request,
-        is_grad_enabled: bool,
         x: Tensor,
         memory: Tensor | None,
-        *weights: Tensor,
-    ) -> Tensor:
-        tokens, encoder, keys = x.shape[1], request.encoder, request.dropout_keys
-        keys = None if keys is None else keys.to(torch.uint32)
-        queries = request.queries(tokens)
-        longest = tokens if memory is None else max(tokens, memory.shape[1])
-        positions = sinusoids(longest, x.shape[2], x.device)
-        out = x.new_empty(len(x), queries, x.shape[2])
-        call = Call(
-            threads=request.threads,
-            has_own_threads=bool(_forked),
-            batch=len(x),
-            tokens=tokens,
-            memory_tokens=0 if memory is None else memory.shape[1],
-            queries=queries,
-            layers=len(encoder.layers),
-            keep=1 - encoder.attention_dropout,
-        )
-        call.x, call.memory, call.positions = map(_address, (x, memory, positions))
-        call.dropout_keys, call.out = _address(keys), _address(out)
-        if is_grad_enabled and any(ctx.needs_input_grad):
-            kept = x.new_empty(len(x), library.kept_size(ctypes.byref(call)))
-            call.kept = _address(kept)
-            ctx.save_for_backward(x, memory, kept, *weights)
-            # The positions may have been made in inference mode, and could not be saved.
-            ctx.rest = library, request, call, (positions, keys)
-        addresses = _addresses(weights)
-        call.weights = ctypes.addressof(addresses)
-        library.forward(ctypes.byref(call))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, memory, kept, *weights = ctx.saved_tensors
-        library, request, call, _alive = ctx.rest  # the call has the latter's addresses
-        if torch.is_grad_enabled():  # the gradients are to be differentiated themselves
-            out, inputs = request.formula(x, memory), (x, memory, *weights)
-            wanted = ctx.needs_input_grad[3:]
-            return None, None, None, *differentiable_grads(out, inputs, wanted, grad_out)
-        grad_out = grad_out.contiguous()
-        grads = [None if value is None else torch.empty_like(value) for value in (x, memory)]
-        grad_weights = [torch.empty_like(weight) for weight in weights]
-        # Hooks may have had the saved ones elsewhere meanwhile.
-        call.x, call.memory, call.kept = map(_address, (x, memory, kept))
-        call.grad_out, call.grad_x, call.grad_memory = map(_address, (grad_out, *grads))
-        lists = [_addresses(weights), _addresses(grad_weights)]
+        packed: Tensor,
+        kept: Tensor,
+        grad_out: Tensor,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return gradients as `CompiledEncoder` says."""
+        call, _alive = _make_call(request, x, memory)
+        grad_x, grad_packed = torch.empty_like(x), torch.empty_like(packed)
+        grad_memory = None if memory is None else torch.empty_like(memory)
+        call.kept, call.grad_out = _address(kept), _address(grad_out)
+        call.grad_x, call.grad_memory = _address(grad_x), _address(grad_memory)
+        lists = [self._addresses(values, call.layers) for values in (packed, grad_packed)]
         call.weights, call.grad_weights = map(ctypes.addressof, lists)
-        library.backward(ctypes.byref(call))
-        return None, None, None, *grads, *grad_weights
+        self._backward(ctypes.byref(call))
+        return grad_x, grad_memory, grad_packed
+
+    def _addresses(self, packed: Tensor, layers: int) -> ctypes.Array[ctypes.c_void_p]:
+        """Return where each weight begins."""
+        of_a_layer, of_the_norm = self.weights
+        weights = (*(of_a_layer * layers), *of_the_norm)
+        sizes = (weight.size * packed.element_size() for weight in weights)
+        places = accumulate(sizes, initial=packed.data_ptr())
+        return (ctypes.c_void_p * len(weights))(*islice(places, len(weights)))
+
+
+def _make_call(request: Request, x: Tensor, memory: Tensor | None) -> tuple[Call, object]:
+    """Return the call, and what must live as long as it does."""
+    tokens, keys = x.shape[1], request.dropout_keys
+    keys = None if keys is None else keys.to(torch.uint32)
+    longest = tokens if memory is None else max(tokens, memory.shape[1])
+    positions = sinusoids(longest, x.shape[2], x.device)
+    call = Call(
+        threads=request.threads,
+        has_own_threads=bool(_forked),
+        batch=len(x),
+        tokens=tokens,
+        memory_tokens=0 if memory is None else memory.shape[1],
+        queries=request.queries(tokens),
+        layers=len(request.encoder.layers),
+        keep=1 - request.encoder.attention_dropout,
+    )
+    call.x, call.memory, call.positions = map(_address, (x, memory, positions))
+    call.dropout_keys = _address(keys)
+    return call, (positions, keys)
 
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _addresses(tensors: tuple[Tensor, ...] | list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))

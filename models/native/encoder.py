@@ -11,8 +11,9 @@ from torch.nn.modules import module as all_modules
 
 from models.layers.encoder import Encoder, Extras
 from models.layers.tracing import is_tracing
+from models.native.encoding import CompiledEncoder, Request, encode
 from models.native.library import kernels, library
-from models.native.request import CompiledEncoder, Request
+from models.native.packing import share_weights
 from models.native.weights import plain_weights
 
 # PyTorch's hooks on all modules: its own `_has_any_global_hook` is of version 2.9 or later.
@@ -47,6 +48,8 @@ def accelerate(
         for name, child in list(module._modules.items()):
             if child in natives:
                 module._modules[name] = natives[child]
+    if natives and model not in natives:
+        share_weights(model)
     return natives.get(model, model)
 
 
@@ -79,7 +82,7 @@ class NativeEncoder(Encoder):
                 if weights is not None:
                     threads = self._threads(x, memory)
                     request = Request(self, last_tokens_only, keys, threads)
-                    return compiled.encode(request, x, memory, weights)
+                    return encode(compiled, request, x, memory, weights)
         return self.formula(x, memory, last_tokens_only, keys)
 
     def _threads(self, x: Tensor, memory: Tensor | None) -> int:

@@ -18,8 +18,8 @@ from torch import Tensor
 from models.layers.encoder import Encoder
 from models.native import compiler
 from models.native.call import ABI, Library
+from models.native.encoding import CompiledEncoder, Request, encode
 from models.native.gpu import Kernels, unsuited
-from models.native.request import CompiledEncoder, Request
 from models.native.weights import plain_weights
 from system.console import print_line
 from system.errors import described
@@ -131,11 +131,14 @@ def _outcomes(
         raise compiler.Unavailable("the compiled encoder wants weights of other shapes")
     request = Request(encoder, last_tokens_only, keys, threads=2)
     if not torch.is_grad_enabled():
-        return [[compiled.encode(request, x, memory, weights)], [request.formula(x, memory)]]
+        return [[encode(compiled, request, x, memory, weights)], [request.formula(x, memory)]]
     x = x.clone().requires_grad_()
     memory = None if memory is None else memory.clone().requires_grad_()
     wanted = [v for v in (x, memory, *weights) if v is not None]
     return [
         [output, *torch.autograd.grad(output.sin().sum(), wanted)]
-        for output in (compiled.encode(request, x, memory, weights), request.formula(x, memory))
+        for output in (
+            encode(compiled, request, x, memory, weights),
+            request.formula(x, memory),
+        )
     ]

@@ -6,6 +6,7 @@ They go by name, and their shapes are compared with the code's.
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,11 @@ class Weight(NamedTuple):
     def path(self) -> str:
         """The name within the layer, or the encoder."""
         return f"{self.module}.{self.name}"
+
+    @property
+    def size(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
 
     @classmethod
     def at(cls, path: str, shape: tuple[int, ...]) -> Weight:

@@ -10,8 +10,8 @@ import torch
 from models.layers.encoder import Encoder
 from models.native import gpu, library
 from models.native.encoder import NativeEncoder, accelerate
+from models.native.encoding import Request, encode
 from models.native.gpu import Kernels, unsuited
-from models.native.request import Request
 from models.native.weights import plain_weights
 from tests.cuda import DEVICES, needs_cuda
 
@@ -68,7 +68,7 @@ def test_outputs_and_gradients_are_those_of_the_formula(case, device):
     request, compiled = Request(encoder, last, keys), kernels(encoder)
     weights = plain_weights(encoder, compiled.weights, x.device)
     wanted = [v for v in (x, memory, *encoder.parameters()) if v is not None]
-    found = outcomes(lambda: compiled.encode(request, x, memory, weights), wanted)
+    found = outcomes(lambda: encode(compiled, request, x, memory, weights), wanted)
     expected = outcomes(lambda: request.formula(x, memory), wanted)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(
@@ -83,7 +83,7 @@ def test_other_sizes(sizes, device):
     x, compiled = make_tokens(2, 5, sizes[0], device), kernels(encoder)
     weights = plain_weights(encoder, compiled.weights, x.device)
     request = Request(encoder, None, None)
-    found = outcomes(lambda: compiled.encode(request, x, None, weights), [x, *weights])
+    found = outcomes(lambda: encode(compiled, request, x, None, weights), [x, *weights])
     expected = outcomes(lambda: request.formula(x, None), [x, *weights])
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(
@@ -94,15 +94,15 @@ def test_other_sizes(sizes, device):
 @pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_gradients_of_many_segments_are_added_up_part_by_part(device, monkeypatch):
     encoder, found = make_encoder(device), []
-    x, compiled = make_tokens(5, 4, 32, device), kernels(encoder)
+    x, compiled = make_tokens(3, 4, 32, device), kernels(encoder)
     weights = plain_weights(encoder, compiled.weights, x.device)
 
-    def encode():
-        return compiled.encode(Request(encoder, None, None), x, None, weights)
+    def compiled_call():
+        return encode(compiled, Request(encoder, None, None), x, None, weights)
 
-    for at_once in (2, 5):
+    for at_once in (2, 3):
         monkeypatch.setattr(gpu, "_SEGMENTS_AT_ONCE", at_once)
-        found.append(outcomes(encode, [x, *weights]))
+        found.append(outcomes(compiled_call, [x, *weights]))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -114,11 +114,11 @@ def test_calls_of_an_encoder_share_its_weights_until_they_change(device):
     weights = plain_weights(encoder, compiled.weights, x.device)
     request = Request(encoder, None, None)
 
-    def twice(encode):
-        return encode(encode(x))
+    def twice(call):
+        return call(call(x))
 
     def compiled_call(y):
-        return compiled.encode(request, y, None, weights)
+        return encode(compiled, request, y, None, weights)
 
     for _ in range(2):  # the second time after a step
         found = outcomes(lambda: twice(compiled_call), weights)
@@ -138,7 +138,7 @@ def test_gradients_of_gradients(device):
     x, compiled = make_tokens(1, 3, 32, device), kernels(encoder)
     weights = plain_weights(encoder, compiled.weights, x.device)
     request, found = Request(encoder, None, None), []
-    for out in (compiled.encode(request, x, None, weights), request.formula(x, None)):
+    for out in (encode(compiled, request, x, None, weights), request.formula(x, None)):
         (grad,) = torch.autograd.grad(out.sin().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(grad.square().sum(), [x, encoder.layers[0].fc1.weight]))
     for ours, theirs in zip(*found, strict=True):
@@ -159,12 +159,34 @@ def test_long_sequences_are_left_to_the_formula():
     assert not torch.equal(encoder(x[:, 1:]), encoder.formula(x[:, 1:], None, None, None))
 
 
-@needs_cuda
-def test_a_gpu_without_triton_says_so_once_and_goes_on(monkeypatch):
-    monkeypatch.setitem(sys.modules, KERNELS, None)
+@pytest.fixture
+def _made_anew():
     library.kernels.cache_clear()
-    device = torch.device("cuda", torch.cuda.current_device())
-    with pytest.warns(UserWarning, match="needs Triton"):
-        encoder = accelerate(make_encoder("cuda"), device=device)
-    assert type(encoder) is Encoder
+    yield
     library.kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("_made_anew")
+@pytest.mark.parametrize("fault", ["none", "no Triton", "wrong numbers"])
+def test_kernels_are_tried_before_they_are_used(monkeypatch, fault):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if fault == "none":
+        assert isinstance(library.kernels(32, 8, 32, device, learns=False), Kernels)
+        return
+    expected = fault
+    if fault == "no Triton":
+        monkeypatch.setitem(sys.modules, KERNELS, None)
+        monkeypatch.delattr(KERNELS, raising=False)
+        expected = "needs Triton"
+    else:
+        forward = Kernels.forward
+        monkeypatch.setattr(
+            Kernels, "forward", lambda *args: (1.01 * forward(*args)[0], forward(*args)[1])
+        )
+    with pytest.warns(UserWarning, match=f"no encoder in Triton, running without it.*{expected}"):
+        assert isinstance(library.kernels(32, 8, 32, device, learns=False), str)
+
+
+def test_sizes_without_kernels_bring_no_warning(recwarn):
+    assert "not for width 24" in library.kernels(24, 8, 32, torch.device("cpu"), learns=False)
+    assert not recwarn
