@@ -73,10 +73,12 @@ def test_a_compiled_module_gives_the_same():
 
 @needs_a_compiler
 def test_a_compiled_text_encoder_encodes_the_same():
-    """By the real compiler, as when it predicts."""
-    encoder = tiny(replace(TINY, num_hidden_layers=1)).eval()
-    compiled, pieces = Compiled(encoder), tiny_pieces()
+    """By the real compiler, as when it predicts; then and in training as one graph."""
+    encoder, pieces = tiny(replace(TINY, num_hidden_layers=1)), tiny_pieces()
+    assert torch._dynamo.explain(encoder)(pieces).graph_break_count == 0
+    compiled = Compiled(encoder.eval())
     with torch.no_grad():
+        assert torch._dynamo.explain(encoder)(pieces).graph_break_count == 0
         found = compiled(pieces)
         assert compiled._chosen is not encoder
         torch.testing.assert_close(found, encoder(pieces), rtol=1e-4, atol=1e-5)
