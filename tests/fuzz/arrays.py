@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data.layout import PIECES_FILE
 from tests.fuzz.mutate import (
     NUMBERS,
     STRANGE_NUMBERS,
@@ -35,7 +36,8 @@ def cases(seed: int, count: int, sound: dict[str, bytes]) -> Iterator[tuple[str,
     def one(rng: random.Random) -> tuple[str, bytes]:
         path = rng.choice(list(sound))
         suffix = path.rpartition(".")[2]
-        mutate = rng.choice((_damaged, *_BY_SUFFIX[suffix]))
+        mutators = (_pieces,) * 4 if path.endswith(PIECES_FILE) else _BY_SUFFIX[suffix]
+        mutate = rng.choice((_damaged, *mutators))
         return f"{path} {mutate.__name__[1:]}", mutate(rng, sound[path])
 
     return each_case(seed, count, [one])
@@ -127,6 +129,21 @@ def _json_text(rng: random.Random, content: bytes) -> bytes:
     return rng.choice(
         (*deep, b"", b"null", b"NaN", b"\xef\xbb\xbf" + content, content * 2, b"\xff")
     )
+
+
+def _pieces(rng: random.Random, content: bytes) -> bytes:
+    """Change ids, the mask or places of words, or how many of these rows there are."""
+    array = np.load(io.BytesIO(content)).astype(rng.choice(("i8", ">i4", "u8", "f8")))
+    number = rng.choice((-1, 2, 50, 51, 63, 64, 255, 2**15, -(2**31), 2**24 + 1, 2**62, np.nan))
+    with np.errstate(all="ignore"):
+        number = np.array(number).astype(array.dtype)
+    rows = rng.choice((0, 1, slice(None)))
+    array[rng.choice((slice(None), 0, -1)), rows, rng.choice((slice(None), 0, -1))] = number
+    odd = array[:, :1], np.repeat(array, 2, axis=1), np.repeat(array, 2, axis=2), array[..., :1]
+    by_word = np.concatenate([array, array[:, :1]], axis=1)
+    file = io.BytesIO()
+    np.save(file, rng.choice((array, array, by_word, array[:0], *odd)))
+    return file.getvalue()
 
 
 _BY_SUFFIX = {

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 TARGET = "run/best.pth"  # the file that is evaluated, and resumed
+ENCODER = " with a text encoder"  # what the name of a sound file ends with that has one
 
 
 def saved(content: Any, zipped: bool = True) -> bytes:
@@ -129,6 +130,22 @@ def revalue(content: bytes, rng: random.Random) -> bytes:
     return saved(tree, rng.random() < 0.7)
 
 
+def redescribe(content: bytes, rng: random.Random) -> bytes:
+    """Change what a file says of its text encoder, often its vocabulary."""
+    tree = torch.load(io.BytesIO(content), weights_only=True)
+    described = tree["text_encoder"]
+    lines = described["vocabulary"].split("\n")
+    place = rng.randrange(len(lines))
+    lines[place : place + rng.choice((0, 1, 2, 99))] = rng.choice(
+        ([], [""], ["[CLS]"], ["\ud800"], ["a b"], ["x" * 10**5], [str(n) for n in range(10**5)])
+    )
+    name = rng.choice(list(described))
+    changes = {"vocabulary": "\n".join(lines)}, {name: rng.choice(STRANGE)(rng)}
+    number = described[name] if isinstance(described[name], int) else 0
+    changes += ({name: rng.choice((number + 1, number * 2, number // 2, -number, float(number)))},)
+    return saved({**tree, "text_encoder": {**described, **rng.choice(changes)}})
+
+
 def renamed(items: dict, key: str, name: str | None) -> dict:
     """Return a dict with another name for a key, or without it."""
     pairs = [(name if one == key else one, value) for one, value in items.items()]
@@ -181,9 +198,10 @@ def cases(seed: int, count: int, sound: Mapping[str, bytes]) -> Iterator[tuple[s
         rng = random.Random(f"{seed}/{number}")
         torch.manual_seed(rng.randrange(2**32))
         name = rng.choice(list(sound))
-        mutate = rng.choice((flip, cut, rearrange, revalue, revalue, recode))
+        of_encoder = (redescribe,) * 3 if name.endswith(ENCODER) else ()
+        mutate = rng.choice((flip, cut, rearrange, revalue, revalue, recode, *of_encoder))
         content, form = sound[name], rng.choice(("zip", "zip", "legacy", "bare"))
-        if mutate is not recode and form != "zip":
+        if mutate not in (recode, redescribe) and form != "zip":
             tree = torch.load(io.BytesIO(content), weights_only=True)
             tree = tree["model_state_dict"] if form == "bare" else tree
             content = saved(tree, zipped=form != "legacy")

@@ -53,7 +53,7 @@ def contents() -> tuple[dict, ...]:
     for split, n in {"train": 3, "valid": 2, "test": 2}.items():
         mmsa[split] = {
             "id": [f"{split}{k}$_$1" for k in range(n)],
-            "raw_text": np.array([f"sentence {k}" for k in range(n)]),
+            "raw_text": np.array(["great movie", "really awful", "bad story"][:n]),
             "audio": rng.normal(size=(n, 4, 5)),
             "vision": rng.normal(size=(n, 3, 4)).astype(np.float32),
             "text": rng.normal(size=(n, 4, 6)).astype(np.float32),
