@@ -43,6 +43,13 @@ def cases(seed: int, count: int, sound: dict[str, bytes]) -> Iterator[tuple[str,
     return each_case(seed, count, [one])
 
 
+def npy(array: np.ndarray) -> bytes:
+    """Return what `np.save` writes."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def _damaged(rng: random.Random, content: bytes) -> bytes:
     return damaged(rng, content, [0, 32, 64] if rng.random() < 0.5 else None)
 
@@ -79,21 +86,17 @@ def _values(rng: random.Random, content: bytes) -> bytes:
         array = array.astype(rng.choice(dtypes))
     else:
         array = rng.choice((np.asfortranarray(array), array[0], array[None], array[..., 0]))
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
+    return npy(array)
 
 
 def _pickled(rng: random.Random, content: bytes) -> bytes:
-    file = io.BytesIO()
-    value = np.array([rng.choice(PAYLOADS)], object)
-    kind = rng.randrange(3)
+    value, kind = np.array([rng.choice(PAYLOADS)], object), rng.randrange(3)
     if kind == 0:
-        np.save(file, value, allow_pickle=True)
-    elif kind == 1:
-        np.savez(file, a=np.load(io.BytesIO(content)))
-    else:
-        file.write(pickle.dumps(rng.choice(PAYLOADS)))
+        return npy(value)
+    if kind == 2:
+        return pickle.dumps(rng.choice(PAYLOADS))
+    file = io.BytesIO()
+    np.savez(file, a=np.load(io.BytesIO(content)))
     return file.getvalue()
 
 
@@ -141,9 +144,7 @@ def _pieces(rng: random.Random, content: bytes) -> bytes:
     array[rng.choice((slice(None), 0, -1)), rows, rng.choice((slice(None), 0, -1))] = number
     odd = array[:, :1], np.repeat(array, 2, axis=1), np.repeat(array, 2, axis=2), array[..., :1]
     by_word = np.concatenate([array, array[:, :1]], axis=1)
-    file = io.BytesIO()
-    np.save(file, rng.choice((array, array, by_word, array[:0], *odd)))
-    return file.getvalue()
+    return npy(rng.choice((array, array, by_word, array[:0], *odd)))
 
 
 _BY_SUFFIX = {

@@ -31,12 +31,26 @@ def damage(content: bytes, rng: random.Random) -> bytes:
     return damaged(rng, content, places)
 
 
+def records_of(content: bytes) -> list[list]:
+    """Return name and content of each record of a zip."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return [[name, archive.read(name)] for name in archive.namelist()]
+
+
+def archive_of(records: list[list], kind: int = zipfile.ZIP_STORED) -> bytes:
+    """Return a zip of records."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", kind) as archive:
+        for name, record in records:
+            archive.writestr(name, record)
+    return buffer.getvalue()
+
+
 def rearrange(content: bytes, rng: random.Random) -> bytes:
     """Swap, drop, repeat, rename, empty or compress the records of a zip."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
         return damage(content, rng)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        records = [[name, archive.read(name)] for name in archive.namelist()]
+    records = records_of(content)
     first, second = rng.choice(records), rng.choice(records)
     how = rng.choice(("swap", "drop", "repeat", "rename", "empty", "longer", "compress"))
     if how == "swap":
@@ -51,12 +65,7 @@ def rearrange(content: bytes, rng: random.Random) -> bytes:
         first[1] = b""
     elif how == "longer":
         first[1] += bytes(rng.choice((1, 4, 10**6)))
-    kind = zipfile.ZIP_DEFLATED if how == "compress" else zipfile.ZIP_STORED
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", kind) as archive:
-        for name, record in records:
-            archive.writestr(name, record)
-    return buffer.getvalue()
+    return archive_of(records, zipfile.ZIP_DEFLATED if how == "compress" else zipfile.ZIP_STORED)
 
 
 STRANGE: tuple[Callable[[random.Random], Any], ...] = (
@@ -134,19 +143,14 @@ CODES = (
 
 def recode(content: bytes, rng: random.Random) -> bytes:
     """Put instructions of pickle's machine into the pickle of a zip."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        records = {name: archive.read(name) for name in archive.namelist()}
-    (main,) = (name for name in records if name.endswith("/data.pkl"))
-    code = records[main]
+    records = records_of(content)
+    (main,) = (record for record in records if record[0].endswith("/data.pkl"))
+    code = main[1]
     for _ in range(rng.choice((1, 2, 5))):
         place = rng.choice((2, rng.randrange(2, len(code)), len(code) - 1))
         code = code[:place] + b"".join(rng.choices(CODES, k=rng.choice((1, 3)))) + code[place:]
-    records[main] = code
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, record in records.items():
-            archive.writestr(name, record)
-    return buffer.getvalue()
+    main[1] = code
+    return archive_of(records)
 
 
 def cases(seed: int, count: int, sound: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:

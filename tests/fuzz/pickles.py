@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import pickletools
@@ -14,6 +13,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from tests.fuzz.checkpoints import saved
 from tests.fuzz.mutate import (
     STRANGE_NUMBERS,
     STRANGE_TEXT,
@@ -90,11 +90,7 @@ def cases(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
 
 def _dumped(rng: random.Random, content: object) -> bytes:
     kind = rng.randrange(8)
-    if kind < 6:
-        return pickle.dumps(content, kind)
-    file = io.BytesIO()
-    torch.save(content, file, _use_new_zipfile_serialization=kind == 6)
-    return file.getvalue()
+    return pickle.dumps(content, kind) if kind < 6 else saved(content, zipped=kind == 6)
 
 
 def _bytes(rng: random.Random) -> tuple[str, bytes]:
