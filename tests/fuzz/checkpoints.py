@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,17 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.fuzz.mutate import damaged, each_case, nested, replaced_somewhere
+from tests.fuzz.mutate import damaged, each_case, nested, replaced_somewhere, saved
+from tests.fuzz.pickles import instruction
 
 TARGET = "run/best.pth"  # the file that is evaluated, and resumed
 ENCODER = " with a text encoder"  # what the name of a sound file ends with that has one
-
-
-def saved(content: Any, zipped: bool = True) -> bytes:
-    """Return what `torch.save` writes."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
-    return buffer.getvalue()
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
@@ -121,34 +114,14 @@ def redescribe(content: bytes, rng: random.Random) -> bytes:
     return saved({**tree, "text_encoder": {**described, name: new}})
 
 
-CODES = (
-    *(b")", b"]", b"}", b"(", b"t", b"\x85", b"\x86", b"a", b"e", b"s", b"u", b"0", b"2", b"R"),
-    *(b"b", b"Q", b"\x81", b"\x8f", b"\x90", b"\x91", b"\x93", b"\x94", b"N", b"\x88", b"q\x00"),
-    *(b"h\x00", b"j\xff\xff\xff\x7f", b"r\xff\xff\xff\x7f", b"J\xff\xff\xff\x7f", b"K\x01"),
-    b"\x8b\xff\xff\xff\x7f",
-    b"\x96" + struct.pack("<Q", 2**40),
-    b"\x8e" + struct.pack("<Q", 2**62),
-    b"\x95" + struct.pack("<Q", 2**62),
-    b"X\x05\x00\x00\x00items",
-    b"X\xff\xff\xff\xff",
-    b"c" + b"a" * 20_000 + b"\nb\n",
-    *(b"cos\nsystem\n", b"cbuiltins\neval\n", b"ccollections\nOrderedDict\n"),
-    *(b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nSize\n"),
-    *(b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\nscalar\n", b"ctorch\ndevice\n"),
-    b"ctorch._utils\n_rebuild_wrapper_subclass\n",
-    b")" + b"\x85" * 100_000,
-    b"I" + b"9" * 10_000 + b"\n",
-)
-
-
 def recode(content: bytes, rng: random.Random) -> bytes:
     """Put instructions of pickle's machine into the pickle of a zip."""
     records = records_of(content)
     (main,) = (record for record in records if record[0].endswith("/data.pkl"))
     code = main[1]
-    for _ in range(rng.choice((1, 2, 5))):
+    for _ in range(rng.choice((1, 2, 5, 15))):
         place = rng.choice((2, rng.randrange(2, len(code)), len(code) - 1))
-        code = code[:place] + b"".join(rng.choices(CODES, k=rng.choice((1, 3)))) + code[place:]
+        code = code[:place] + instruction(rng)[0] + code[place:]
     main[1] = code
     return archive_of(records)
 

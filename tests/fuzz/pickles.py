@@ -13,7 +13,6 @@ from functools import cache
 import numpy as np
 import torch
 
-from tests.fuzz.checkpoints import saved
 from tests.fuzz.mutate import (
     STRANGE_NUMBERS,
     STRANGE_TEXT,
@@ -21,6 +20,7 @@ from tests.fuzz.mutate import (
     each_case,
     nested,
     replaced_somewhere,
+    saved,
 )
 
 TARGET = "data.pkl"
@@ -174,7 +174,7 @@ def _instructions(rng: random.Random) -> tuple[str, bytes]:
         elif kind == "swap":
             parts[place], parts[other] = parts[other], parts[place]
         else:
-            inserted, kind = _instruction(rng)
+            inserted, kind = instruction(rng)
             parts.insert(place, inserted)
         done.append(kind)
     return f"{TARGET} instructions {', '.join(done)}", b"".join(parts)
@@ -190,7 +190,8 @@ _NAMES = (
 _TYPES = ("V1500000000", "S1500000000", "U0", "S0", "f8", "O", "f4,O", "U999999999999999999999")
 
 
-def _instruction(rng: random.Random) -> tuple[bytes, str]:
+def instruction(rng: random.Random) -> tuple[bytes, str]:
+    """Return an instruction of pickle's machine, and what it is."""
     kind = rng.randrange(7)
     if kind == 0:
         return rng.choice(pickletools.opcodes).code.encode("latin-1"), "any"
