@@ -94,13 +94,13 @@ def test_other_sizes(sizes, device):
 @pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_gradients_of_many_segments_are_added_up_part_by_part(device, monkeypatch):
     encoder, found = make_encoder(device), []
-    x, compiled = make_tokens(5, 4, 32, device), kernels(encoder)
+    x, compiled = make_tokens(3, 4, 32, device), kernels(encoder)
     weights = plain_weights(encoder, compiled.weights, x.device)
 
     def compiled_call():
         return encode(compiled, Request(encoder, None, None), x, None, weights)
 
-    for at_once in (2, 5):
+    for at_once in (2, 3):
         monkeypatch.setattr(gpu, "_SEGMENTS_AT_ONCE", at_once)
         found.append(outcomes(compiled_call, [x, *weights]))
     for ours, theirs in zip(*found, strict=True):
@@ -159,12 +159,34 @@ def test_long_sequences_are_left_to_the_formula():
     assert not torch.equal(encoder(x[:, 1:]), encoder.formula(x[:, 1:], None, None, None))
 
 
-@needs_cuda
-def test_a_gpu_without_triton_says_so_once_and_goes_on(monkeypatch):
-    monkeypatch.setitem(sys.modules, KERNELS, None)
+@pytest.fixture
+def _made_anew():
     library.kernels.cache_clear()
-    device = torch.device("cuda", torch.cuda.current_device())
-    with pytest.warns(UserWarning, match="needs Triton"):
-        encoder = accelerate(make_encoder("cuda"), device=device)
-    assert type(encoder) is Encoder
+    yield
     library.kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("_made_anew")
+@pytest.mark.parametrize("fault", ["none", "no Triton", "wrong numbers"])
+def test_kernels_are_tried_before_they_are_used(monkeypatch, fault):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if fault == "none":
+        assert isinstance(library.kernels(32, 8, 32, device, learns=False), Kernels)
+        return
+    expected = fault
+    if fault == "no Triton":
+        monkeypatch.setitem(sys.modules, KERNELS, None)
+        monkeypatch.delattr(KERNELS, raising=False)
+        expected = "needs Triton"
+    else:
+        forward = Kernels.forward
+        monkeypatch.setattr(
+            Kernels, "forward", lambda *args: (1.01 * forward(*args)[0], forward(*args)[1])
+        )
+    with pytest.warns(UserWarning, match=f"no encoder in Triton, running without it.*{expected}"):
+        assert isinstance(library.kernels(32, 8, 32, device, learns=False), str)
+
+
+def test_sizes_without_kernels_bring_no_warning(recwarn):
+    assert "not for width 24" in library.kernels(24, 8, 32, torch.device("cpu"), learns=False)
+    assert not recwarn
