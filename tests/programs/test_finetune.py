@@ -265,6 +265,11 @@ def endless_pieces(data, bert):
         file.truncate(file.tell() + shape[0] * 2 * 10**11)
 
 
+def single_rows(data, bert):
+    pieces = np.load(data / "val" / "pieces50.npy")
+    np.save(data / "val" / "pieces50.npy", pieces[:, :1])
+
+
 def without_pieces(data, bert):
     (data / "train" / "pieces50.npy").unlink()
 
@@ -296,6 +301,7 @@ def with_odd_dropout(data, bert):
         (spoilt_pieces, [], "word pieces from 0 to 200, but the text encoder knows"),
         (odd_masks, [], r"val: the mask of word pieces from 0 to 7, expected from 0 to 1; prepare"),
         (endless_pieces, [], "100000000000 word pieces a text, but the text encoder takes"),
+        (single_rows, [], "val: 1 rows of word pieces a text, expected 2; prepare the data again"),
         (without_pieces, [], r"has no pieces50.npy.*dataset_prep.py --datadir"),
         (without_bert, [], "--finetune_bert: .*bert, which .* is not a folder any more; put it"),
         (other_weights, [], "--finetune_bert: .*bert, which .* has other weights now; put it back"),
