@@ -94,8 +94,11 @@ class NativeEncoder(Encoder):
 def _compiled(encoder: Encoder, device: torch.device, learns: bool) -> CompiledEncoder | None:
     layer = encoder.layers[0]
     sizes = layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features
-    if device.type != "cuda":
-        made: CompiledEncoder | str = library(*sizes)
+    made: CompiledEncoder | str
+    if device.type == "cpu":
+        made = library(*sizes)
+    elif device.type != "cuda":
+        return None
     else:
         index = torch.cuda.current_device() if device.index is None else device.index
         made = kernels(*sizes, torch.device("cuda", index), learns)

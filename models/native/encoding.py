@@ -5,7 +5,7 @@ Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ class Request:
 
     def queries(self, tokens: int) -> int:
         """Return how many of `tokens` tokens come out."""
-        return tokens if self.last_tokens_only is None else min(self.last_tokens_only, tokens)
+        return min(self.last_tokens_only or tokens, tokens)
 
     def formula(self, x: Tensor, memory: Tensor | None) -> Tensor:
         """Do the same in PyTorch's operators."""
@@ -96,15 +96,20 @@ class _Encode(torch.autograd.Function):
         keeps = is_grad_enabled and any(ctx.needs_input_grad)
         out, kept = compiled.forward(request, x, memory, packed, keeps)
         if keeps:
-            ctx.save_for_backward(x, memory, packed, kept)
+            # The keys too: filled anew before the backward pass, they would choose another mask.
+            ctx.save_for_backward(x, memory, packed, kept, request.dropout_keys)
             ctx.rest = compiled, request
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, memory, packed, kept = ctx.saved_tensors
+        x, memory, packed, kept, keys = ctx.saved_tensors
         compiled, request = ctx.rest
+        request = replace(request, dropout_keys=keys)
         if torch.is_grad_enabled():  # the gradients are to be differentiated themselves
+            # One may depend on another: what goes through each of them alone is wanted.
+            x, packed = x.view_as(x), packed.view_as(packed)
+            memory = None if memory is None else memory.view_as(memory)
             weights = _by_name(request.encoder, compiled.weights, packed)
             out = functional_call(_Formula(request), weights, (x, memory))
             is_wanted = ctx.needs_input_grad[3:]

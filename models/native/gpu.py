@@ -18,10 +18,11 @@ from models.native.weights import Weight, Weights
 
 _LONGEST = 64  # tokens that a program's registers hold
 _WIDTHS = (16, 32, 64)
-_CHUNK = 32  # of the feed-forward width, as in kernels.py
+_CHUNK = 32  # feed-forward channels at a time
 _FIRST_WITH_TF32 = (8, 0)  # compute capability
 _LEAST_BLOCK = 16  # tokens: what a matrix unit takes
-_SEGMENTS_AT_ONCE = 256  # whose gradients of weights lie beside each other
+_SEGMENTS_AT_ONCE = 256  # at most, whose gradients of weights lie beside each other
+_VALUES_AT_ONCE = 2**26  # in those
 _LAUNCH = {"num_warps": 4, "num_stages": 1}
 
 
@@ -50,7 +51,7 @@ class Kernels:
         *places, end = accumulate((weight.size for weight in of_a_layer), initial=0)
         begins = {weight.path: place for weight, place in zip(of_a_layer, places, strict=True)}
         self._sizes = {
-            **{"D": width, "HEAD": width // heads},
+            **{"D": width, "HEAD": width // heads, "CHUNK": _CHUNK},
             "OUT": begins["self_attn.out_proj.weight"],
             **{"FC1": begins["fc1.weight"], "FC2": begins["fc2.weight"]},
             "NORMS": begins["layer_norms.0.weight"],
@@ -89,10 +90,11 @@ class Kernels:
         )
         inputs, numbers, sizes = self._arguments(request, x, memory)
         of_memory = grad_x if grad_memory is None else grad_memory
-        of_weights = packed.new_empty(min(len(x), _SEGMENTS_AT_ONCE), len(packed))
+        at_once = min(len(x), _SEGMENTS_AT_ONCE, max(1, _VALUES_AT_ONCE // len(packed)))
+        of_weights = packed.new_empty(at_once, len(packed))
         sums = []
-        for begin in range(0, len(x), _SEGMENTS_AT_ONCE):
-            some = slice(begin, min(begin + _SEGMENTS_AT_ONCE, len(x)))
+        for begin in range(0, len(x), at_once):
+            some = slice(begin, min(begin + at_once, len(x)))
             segments = some.stop - some.start
             x_part, memory_part, positions, keys = inputs
             with _on_device_of(x):

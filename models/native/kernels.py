@@ -15,8 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+_LENGTHS = ["T", "M", "Q", "below"]  # for which nothing is compiled anew
 _EPSILON = tl.constexpr(1e-5)  # of the layer norms
-_CHUNK = tl.constexpr(32)  # feed-forward channels at a time
 
 
 @triton.jit
@@ -90,18 +90,19 @@ def _projected(x, weight, bias, rows, channels, D: tl.constexpr):
 
 
 @triton.jit
-def _hidden(x, w1, b1, begin, channels, D: tl.constexpr):
+def _hidden(x, w1, b1, begin, channels, D: tl.constexpr, CHUNK: tl.constexpr):
     """Return a chunk of the feed-forward block's hidden channels, and the chunk's weights."""
-    rows = begin + tl.arange(0, _CHUNK)
+    rows = begin + tl.arange(0, CHUNK)
     weight = _matrix(w1, D, rows, channels)
-    return tl.maximum(_dot(x, tl.trans(weight)) + tl.load(b1 + rows)[None, :], 0.0), weight, rows
+    hidden = _dot(x, tl.trans(weight)) + tl.load(b1 + rows)[None, :]
+    return tl.where(hidden <= 0, 0.0, hidden), weight, rows  # what is no number stays none
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LENGTHS)
 def forward(
     x_at, memory_at, positions, keys, weights, kept, out,
     T, M, Q, L, H, F, below,
-    D: tl.constexpr, HEAD: tl.constexpr,
+    D: tl.constexpr, HEAD: tl.constexpr, CHUNK: tl.constexpr,
     TB: tl.constexpr, MB: tl.constexpr,
     OUT: tl.constexpr, FC1: tl.constexpr, FC2: tl.constexpr, NORMS: tl.constexpr,
     LAYER: tl.constexpr,
@@ -146,8 +147,8 @@ def forward(
             + tl.load(norm + 3 * D + channels)[None, :]
         )
         x += tl.load(w2 + D * F + channels)[None, :]
-        for begin in range(0, F, _CHUNK):
-            hidden, _weight, chunk = _hidden(n, w1, w1 + D * F, begin, channels, D)
+        for begin in range(0, F, CHUNK):
+            hidden, _weight, chunk = _hidden(n, w1, w1 + D * F, begin, channels, D, CHUNK)
             x += _dot(hidden, tl.trans(_matrix(w2, F, channels, chunk)))
     if IS_KEPT:
         tl.store(kept + 2 * L * T * D + places, x, mask=is_there)
@@ -158,11 +159,11 @@ def forward(
     tl.store(out + segment * Q * D + places - (T - Q) * D, n, mask=is_out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_LENGTHS)
 def backward(
     x_at, memory_at, positions, keys, weights, kept, grad_out, grad_x, grad_memory, grad_weights,
     T, M, Q, L, H, F, below,
-    D: tl.constexpr, HEAD: tl.constexpr,
+    D: tl.constexpr, HEAD: tl.constexpr, CHUNK: tl.constexpr,
     TB: tl.constexpr, MB: tl.constexpr,
     OUT: tl.constexpr, FC1: tl.constexpr, FC2: tl.constexpr, NORMS: tl.constexpr,
     LAYER: tl.constexpr,
@@ -202,12 +203,12 @@ def backward(
         ready = n * gain + tl.load(norm + 3 * D + channels)[None, :]
         tl.store(to_2 + D * F + channels, tl.sum(grad, 0))
         inner = tl.zeros((TB, D), tl.float32)
-        for begin in range(0, F, _CHUNK):
-            hidden, weight, chunk = _hidden(ready, w1, w1 + D * F, begin, channels, D)
+        for begin in range(0, F, CHUNK):
+            hidden, weight, chunk = _hidden(ready, w1, w1 + D * F, begin, channels, D, CHUNK)
             at = channels[:, None] * F + chunk[None, :]
             tl.store(to_2 + at, _dot(tl.trans(grad), hidden))
             grad_hidden = _dot(grad, tl.load(w2 + at))
-            grad_hidden = tl.where(hidden > 0, grad_hidden, 0.0)
+            grad_hidden = tl.where(hidden <= 0, 0.0, grad_hidden)
             at = chunk[:, None] * D + channels[None, :]
             tl.store(to_1 + at, _dot(tl.trans(grad_hidden), ready))
             tl.store(to_1 + D * F + chunk, tl.sum(grad_hidden, 0))

@@ -1,12 +1,14 @@
 """An encoder's weights as one array, which its calls within one pass of a model share.
 
-Its gradients are then added up as one array, too, where the weights' own would be some fifty.
+Its gradients are then added up as one array, too, where the weights' own would be some fifty; they
+stay parts of that array.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,18 @@ from models.layers.encoder import Encoder
 from models.layers.tracing import is_tracing
 
 
+class _Packed(NamedTuple):
+    array: Tensor
+    weights: list[Tensor]  # that it was made from
+    versions: list[int]
+
+    def is_of(self, weights: list[Tensor]) -> bool:
+        """Tell whether it was made from these, as they are."""
+        return self.versions == _versions(weights) and all(map(is_, self.weights, weights))
+
+
 class _Pass(threading.local):
-    packed: dict[tuple[Encoder, bool], Tensor] | None = None  # None: outside a pass
+    packed: dict[tuple[Encoder, bool], _Packed] | None = None  # None: outside a pass
 
 
 _pass = _Pass()
@@ -39,11 +51,19 @@ def _end(_model: nn.Module, _inputs: Any, _output: Any) -> None:
 
 
 def packed_weights(encoder: Encoder, weights: list[Tensor]) -> Tensor:
-    """Return the encoder's `weights` as one array `(values,)`; gradients go through to them."""
+    """Return the encoder's `weights` as one array `(values,)`; gradients go through to them.
+
+    Weights that are changed within a pass are packed again, but where `.data` hides the change.
+    """
     shared, key = _pass.packed, (encoder, torch.is_grad_enabled())
-    if shared is not None and key in shared:
-        return shared[key]
+    if shared is not None and key in shared and shared[key].is_of(weights):
+        return shared[key].array
     packed = torch.cat([weight.flatten() for weight in weights])
-    if shared is not None:
-        shared[key] = packed
+    # Tensors made in inference mode have no versions.
+    if shared is not None and not any(map(torch.is_inference, weights)):
+        shared[key] = _Packed(packed, weights, _versions(weights))
     return packed
+
+
+def _versions(weights: list[Tensor]) -> list[int]:
+    return [weight._version for weight in weights]

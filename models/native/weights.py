@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.layers.encoder import Encoder, EncoderLayer, MultiHeadAttention
 
 _PLAIN = {EncoderLayer, MultiHeadAttention, nn.Linear, nn.LayerNorm, nn.ModuleList, nn.Softmax}
-_EPSILON = 1e-5  # of the layer norms in sizes.h
+_EPSILON = 1e-5  # of the layer norms in sizes.h and kernels.py
 
 
 class Weight(NamedTuple):
@@ -69,6 +69,7 @@ class WeightPlaces:
 
     def __init__(self, encoder: Encoder, weights: Weights) -> None:
         """Find the places of each layer's parameters, then of those of the last norm."""
+        self._listed = weights
         of_a_layer, of_the_norm = weights
         modules = [*encoder.get_submodule("layers").modules(), encoder.layer_norm]
         self._modules = [(module, module.__dict__) for module in modules]
@@ -86,9 +87,11 @@ class WeightPlaces:
         ]
         self._is_whole = len(self._weights) == sum(len(weights) for _, weights in named)
 
-    def are_current(self) -> bool:
-        """Tell whether the encoder still consists of the same modules."""
-        return all(state["_modules"] == children for state, children in self._children)
+    def are_current(self, listed: Weights) -> bool:
+        """Tell whether these are the places of those weights, in the modules of today."""
+        return self._listed is listed and all(
+            state["_modules"] == children for state, children in self._children
+        )
 
     def weights(self, device: torch.device) -> list[Tensor] | None:
         """Return the parameters, which lie on `device`.
@@ -137,6 +140,6 @@ _places: WeakKeyDictionary[Encoder, WeightPlaces] = WeakKeyDictionary()
 def plain_weights(encoder: Encoder, weights: Weights, device: torch.device) -> list[Tensor] | None:
     """Return the parameters of each layer, then those of the last norm; see WeightPlaces."""
     places = _places.get(encoder)
-    if places is None or not places.are_current():
+    if places is None or not places.are_current(weights):
         places = _places[encoder] = WeightPlaces(encoder, weights)
     return places.weights(device)

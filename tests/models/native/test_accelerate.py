@@ -298,3 +298,58 @@ def test_the_calls_of_a_pass_share_the_array_of_the_weights(calls, monkeypatch):
     native(*inputs()).sum().backward()
     assert (len(packed), len({id(array) for array in packed})) == (9, 3)
     assert all(parameter.grad is not None for parameter in native.parameters())
+
+
+class TwoCalls(nn.Module):
+    """An encoder, called in ways that share its weights."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.encoder, self.way = encoder(), way
+
+    def forward(self, x):
+        first = self.encoder(x)
+        if self.way == "other weights":
+            doubled = {name: 2 * value for name, value in self.encoder.named_parameters()}
+            return first + torch.func.functional_call(self.encoder, doubled, x)
+        if self.way == "changed weights":
+            with torch.no_grad():
+                self.encoder.layers[0].fc1.weight.mul_(2)
+            return first.detach() + self.encoder(x)
+        return first + self.encoder(first, memory=2 * first)
+
+
+@pytest.mark.parametrize("way", ["the same weights", "other weights", "changed weights"])
+def test_what_shares_weights_within_a_pass(calls, way):
+    x, outcomes = torch.randn(2, 3, 32), []
+    for model in (TwoCalls(way), accelerate(TwoCalls(way))):
+        out = model(x)
+        weights = list(model.parameters())
+        outcomes.append([out, *torch.autograd.grad(out.sin().sum(), weights)])
+    assert calls
+    for ours, theirs in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_gradients_of_calls_that_depend_on_each_other(calls):
+    x, outcomes = torch.randn(2, 3, 32), []
+    for model in (TwoCalls("the same weights"), accelerate(TwoCalls("the same weights"))):
+        y = x.clone().requires_grad_()
+        weight = model.encoder.layers[0].fc1.weight
+        (grad,) = torch.autograd.grad(model(y).sin().sum(), weight, create_graph=True)
+        outcomes.append([grad, *torch.autograd.grad(grad.square().sum(), [y, weight])])
+    for ours, theirs in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_keys_that_change_before_the_backward_pass_are_refused(calls):
+    native, keys = accelerate(encoder(dropout=0.4)).train(), torch.tensor([3, 4])
+    out = native(torch.randn(2, 3, 32), dropout_keys=keys)
+    keys.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_the_self_test_leaves_the_generators_of_gpus_alone(compiled, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    self_test(compiled, 32, 8, 128)

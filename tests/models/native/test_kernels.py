@@ -12,6 +12,7 @@ from models.native import gpu, library
 from models.native.encoder import NativeEncoder, accelerate
 from models.native.encoding import Request, encode
 from models.native.gpu import Kernels, unsuited
+from models.native.packing import share_weights
 from models.native.weights import plain_weights
 from tests.cuda import DEVICES, needs_cuda
 
@@ -23,7 +24,7 @@ KERNEL_DEVICES = DEVICES[1:] if torch.cuda.is_available() else DEVICES
 
 
 def kernels(encoder):
-    """Return the kernels for an encoder; a CPU interprets them (tests/conftest.py)."""
+    """Return the kernels for an encoder; a CPU interprets them (tests/__init__.py)."""
     layer = encoder.layers[0]
     return Kernels(layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features)
 
@@ -120,8 +121,13 @@ def test_calls_of_an_encoder_share_its_weights_until_they_change(device):
     def compiled_call(y):
         return encode(compiled, request, y, None, weights)
 
+    class Twice(torch.nn.Module):
+        def forward(self, call):
+            return twice(call)
+
+    share_weights(model := Twice())
     for _ in range(2):  # the second time after a step
-        found = outcomes(lambda: twice(compiled_call), weights)
+        found = outcomes(lambda: model(compiled_call), weights)
         expected = outcomes(lambda: twice(lambda y: request.formula(y, None)), weights)
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(
@@ -145,6 +151,19 @@ def test_gradients_of_gradients(device):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+def test_what_is_no_number_stays_none(device):
+    encoder = make_encoder(device, dropout=0.0)
+    with torch.no_grad():
+        encoder.layers[0].fc1.weight[3, 4] = torch.nan
+    x, compiled = make_tokens(1, 2, 32, device), kernels(encoder)
+    weights = plain_weights(encoder, compiled.weights, x.device)
+    request = Request(encoder, None, None)
+    found = outcomes(lambda: encode(compiled, request, x, None, weights), [x, *weights])
+    expected = outcomes(lambda: request.formula(x, None), [x, *weights])
+    assert [v.isnan().any() for v in found] == [v.isnan().any() for v in expected]
+
+
 @pytest.mark.parametrize("sizes", [(24, 8, 128), (32, 5, 128), (32, 8, 100), (128, 8, 128)])
 def test_sizes_that_the_kernels_are_not_for(sizes):
     assert "kernels.py is not for width" in unsuited(*sizes, torch.device("cpu"))
@@ -159,17 +178,10 @@ def test_long_sequences_are_left_to_the_formula():
     assert not torch.equal(encoder(x[:, 1:]), encoder.formula(x[:, 1:], None, None, None))
 
 
-@pytest.fixture
-def _made_anew():
-    library.kernels.cache_clear()
-    yield
-    library.kernels.cache_clear()
-
-
-@pytest.mark.usefixtures("_made_anew")
 @pytest.mark.parametrize("fault", ["none", "no Triton", "wrong numbers"])
 def test_kernels_are_tried_before_they_are_used(monkeypatch, fault):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(library, "_tried", {})
     if fault == "none":
         assert isinstance(library.kernels(32, 8, 32, device, learns=False), Kernels)
         return
