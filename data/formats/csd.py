@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,10 +29,14 @@ def sort_order(intervals: np.ndarray) -> np.ndarray:
 
     Rows without a time (NaN) belong to no segment and are left out.
     """
-    if (np.diff(intervals[:, 0]) >= 0).all() and not np.isnan(intervals).any():  # as most are
-        return np.arange(len(intervals))
     timed = np.flatnonzero(~np.isnan(intervals).any(axis=1))
     return timed[np.argsort(intervals[timed, 0], kind="stable")]
+
+
+def _are_sorted(intervals: np.ndarray) -> bool:
+    """Tell whether all rows have a time, and are sorted: whether `sort_order` would be theirs."""
+    starts = intervals[:, 0]
+    return bool((starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any())
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class VideoRows:
     """One video's rows in one sequence, sorted by start time."""
 
     intervals: np.ndarray  # (n, 2) seconds, float64
-    _order: np.ndarray  # (n,) the sorted rows' numbers in the file, parts one after another
+    # (n,) the sorted rows' numbers in the file, parts one after another; None where all are sorted
+    _order: np.ndarray | None
     _parts: list[StoredRows]
     _path: Path
 
@@ -50,10 +55,10 @@ class VideoRows:
         Nothing else is read, but for the rest of compressed chunks. Ask for many rows at once:
         a chunk is decompressed anew in each call.
         """
-        numbers = self._order[rows]
+        numbers = rows if self._order is None else self._order[rows]
         if not len(numbers):
             return np.empty((0, self._parts[0].shape[1]))
-        if (np.diff(numbers) > 0).all():
+        if (numbers[1:] > numbers[:-1]).all():
             return self._in_file_order(numbers)
         numbers, places = np.unique(numbers, return_inverse=True)
         return self._in_file_order(numbers)[places]
@@ -71,7 +76,7 @@ class VideoRows:
     def words(self, rows: np.ndarray) -> list[str]:
         """Read the given sorted rows of a words sequence as text."""
         return [
-            word.decode("utf-8", errors="replace") if isinstance(word, bytes) else str(word)
+            word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
             for word in self.features(rows)[:, 0].tolist()
         ]
 
@@ -105,9 +110,9 @@ class ComputationalSequence:
         self._file.close()
 
     @property
-    def videos(self) -> set[str]:
+    def videos(self) -> KeysView[str]:
         """The ids of the videos that have an entry here."""
-        return set(self._entries)
+        return self._entries.keys()
 
     @cached_property
     def _first_features(self) -> StoredRows:
@@ -138,6 +143,8 @@ class ComputationalSequence:
     def read(self, video: str) -> VideoRows:
         """Read the intervals of `video` and make its features readable."""
         intervals, parts = self._open_parts(video)
+        if _are_sorted(intervals):  # as most are
+            return VideoRows(intervals, None, parts, self.path)
         order = sort_order(intervals)
         return VideoRows(intervals[order], order, parts, self.path)
 
@@ -151,7 +158,7 @@ class ComputationalSequence:
         """Return the intervals of a video's parts, one after another, and their features."""
         with _reading(self.path):
             parts = [self._part(key) for key in self._entries[video]]
-            intervals = np.concatenate([np.asarray(times, dtype=np.float64) for _, times in parts])
+            intervals = np.concatenate([times for _, times in parts], dtype=np.float64)
         return intervals, [features for features, _ in parts]
 
     def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:

@@ -76,7 +76,8 @@ class StoredRows:
     def _find_chunks(self) -> Chunks | None:
         if self._settings is None or self._settings.get_layout() != h5d.CHUNKED:
             return None
-        return Chunks(self._id, self._settings.get_chunk(), self._filters, self._item_bytes)
+        shape, descriptor = self._settings.get_chunk(), self._descriptor
+        return Chunks(self._id, shape, self._filters, self._item_bytes, descriptor)
 
     def check_size(self) -> None:
         """Raise InputError where the shape claims more than the file can hold."""
@@ -101,10 +102,11 @@ class StoredRows:
         count, chunk_bytes = math.prod(per_axis), chunks.bytes
         if count > self._file_bytes:  # counting them would take hours
             return claimed, self._file_bytes, 0
-        held, written = self._id.get_storage_size(), self._id.get_num_chunks()
-        if written != count:
+        stored = chunks.stored
+        held = sum([chunk.size for chunk in stored.values()])
+        if len(stored) != count:
             raise InputError(
-                f"{self._where}: {written:,} of {count:,} chunks were written; it is damaged, "
+                f"{self._where}: {len(stored):,} of {count:,} chunks were written; it is damaged, "
                 "download it again."
             )
         if self._is_gzipped:
