@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
-from h5py import h5d, h5z
+from h5py import h5z
 
+from data.formats.chunk_index import ChunkIndex, StoredChunk
+from data.formats.dataset_layout import Layout
 from data.formats.inflate import inflate
 from system.threads import in_parallel
 
@@ -24,36 +26,19 @@ _Piece = tuple[int, int, int]  # place in the result, first and last row in the 
 
 
 class Chunks:
-    """The chunks of a dataset `(n, width)`, the values of which have `item_bytes` each.
+    """The chunks of a dataset `(n, width)`, read through the open file's `descriptor`."""
 
-    `shape` is a chunk's, and `filters` are those of its chunks, in the order of writing. They are
-    read through `descriptor`, the open file's.
-    """
-
-    def __init__(
-        self,
-        dataset: h5d.DatasetID,
-        shape: tuple[int, ...],
-        filters: list[int],
-        item_bytes: int,
-        descriptor: int,
-    ) -> None:
-        self.shape = shape
-        self.bytes = math.prod(shape) * item_bytes  # when the filters are undone
-        self._dataset, self._descriptor = dataset, descriptor
-        self._filters, self._item_bytes = filters, item_bytes
+    def __init__(self, layout: Layout, descriptor: int) -> None:
+        assert layout.chunk_shape is not None
+        self.shape = layout.chunk_shape
+        self._filters, self._item_bytes = layout.type.filters, layout.type.item_bytes
+        self.bytes = math.prod(self.shape) * self._item_bytes  # when the filters are undone
+        self._find, self._descriptor = layout.find_chunks, descriptor
 
     @cached_property
-    def stored(self) -> dict[tuple[int, ...], h5d.StoreInfo]:
-        """Where each chunk is in the file, by its first row and column."""
-        # The library's own ways to look up one chunk, or to count them, walk the index each time.
-        found: dict[tuple[int, ...], h5d.StoreInfo] = {}
-
-        def note(chunk: h5d.StoreInfo) -> None:
-            found[chunk.chunk_offset] = chunk
-
-        self._dataset.chunk_iter(note)
-        return found
+    def index(self) -> ChunkIndex:
+        """Where each chunk is in the file; it is read once."""
+        return self._find()
 
     def read(self, runs: list[tuple[int, int]], width: int) -> np.ndarray:
         """Read runs of rows (first, one past the last), `(rows, width)`, as raw values.
@@ -71,24 +56,24 @@ class Chunks:
         """Copy pieces of the chunks that begin with `row` to their places in the result."""
         width, step = result.shape[1], self.shape[1]
         columns = range(0, width, step)
-        chunks = [self.stored[row, column] for column in columns]
+        chunks = [self.index[row, column] for column in columns]
         for column, chunk, content in zip(columns, chunks, self._contents(chunks), strict=True):
-            values = np.ndarray(self.shape, result.dtype, self._decoded(chunk.filter_mask, content))
+            values = np.ndarray(self.shape, result.dtype, self._decoded(chunk.skipped, content))
             target = result[:, column : column + step]
             values = values[:, : target.shape[1]]
             for place, first, last in pieces:
                 target[place : place + last - first] = values[first:last]
 
-    def _contents(self, chunks: list[h5d.StoreInfo]) -> Iterator[bytes | memoryview]:
+    def _contents(self, chunks: list[StoredChunk]) -> Iterator[bytes | memoryview]:
         """Read chunks, all at once where they lie one behind another, as HDF5 writes them."""
-        begin, size = chunks[0].byte_offset, sum([chunk.size for chunk in chunks])
+        begin, size = chunks[0].offset, sum([chunk.size for chunk in chunks])
         together = memoryview(os.pread(self._descriptor, size, begin))
         for chunk in chunks:
-            place = chunk.byte_offset - begin
+            place = chunk.offset - begin
             if 0 <= place <= size - chunk.size:
                 yield together[place : place + chunk.size]
             else:
-                yield os.pread(self._descriptor, chunk.size, chunk.byte_offset)
+                yield os.pread(self._descriptor, chunk.size, chunk.offset)
 
     def _pieces(self, runs: list[tuple[int, int]]) -> dict[int, list[_Piece]]:
         """Cut runs at the chunks' edges, grouped by the chunk's first row."""

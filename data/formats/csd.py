@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g
 
+from data.formats.dataset_layout import Layouts
 from data.formats.own_objects import OwnObjects, names_in
 from data.formats.stored_rows import StoredRows
 from system.errors import InputError, first_line, refuse_if_out_of_memory
@@ -97,6 +98,7 @@ class ComputationalSequence:
             self._descriptor = self._file.id.get_vfd_handle()
             self._bytes = os.fstat(self._descriptor).st_size
             self._own = OwnObjects(self._file.id)
+            self._layouts = Layouts(self._own.headers)
             self._data = _data_group(self._file, self._own, path)
             self._entries = self._group_by_video()
         except BaseException:
@@ -186,16 +188,22 @@ class ComputationalSequence:
         return features, intervals[:]
 
     def _stored(self, key: str, name: str) -> StoredRows:
-        where, dataset = f"{self.path}, entry {key}", None
-        if self._is_itself[key]:
-            dataset = self._own.open_directly(self._data, f"{key}/{name}")
+        where, dataset, messages = f"{self.path}, entry {key}", None, {}
+        link = self._own.link_to(self._data, f"{key}/{name}") if self._is_itself[key] else None
+        if link is not None:
+            messages = self._own.headers.messages(link)
+            layout = self._layouts.in_header(messages)
+            if layout is not None:
+                return StoredRows(layout, self._descriptor, self._bytes, f"{where}, {name}")
+            dataset = self._own.open_directly(self._data, f"{key}/{name}", link)
         if dataset is None:  # look at every step, to follow it or to say what is wrong
             entry = self._own.find(h5g.GroupID, self._data, key, where)
             if entry is not None:
                 dataset = self._own.find(h5d.DatasetID, entry, name, where)
         if dataset is None:
             raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
-        return StoredRows(dataset, self._descriptor, self._bytes, f"{where}, {name}")
+        layout = self._layouts.by_library(dataset, messages, f"{where}, {name}")
+        return StoredRows(layout, self._descriptor, self._bytes, f"{where}, {name}")
 
 
 def check_csd(path: Path) -> None:
