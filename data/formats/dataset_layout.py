@@ -20,8 +20,8 @@ from data.formats.object_header import LAYOUT, HeaderReader
 from data.formats.own_objects import own_filters
 
 _SPACE, _TYPE, _EXTERNAL, _FILTERS = 0x01, 0x03, 0x07, 0x0B  # types of messages
-_SPACE_HEAD = {1: 8, 2: 4}  # bytes before the sizes, by the message's version
-_CONTIGUOUS, _CHUNKED = (3, 1), (3, 2)  # versions of the layout message, and classes
+# Versions of messages; newer ones, which have checksums, are left to the library. And classes.
+_SPACE_VERSION, _CONTIGUOUS, _CHUNKED = 1, (3, 1), (3, 2)
 _WIDTHS, _UNDEFINED = (8, 8), 2**64 - 1  # bytes of an address, and of a size; no address
 
 
@@ -62,22 +62,21 @@ class Layouts:
             return None
         try:
             space, layout, base = messages[_SPACE], messages[LAYOUT], self._headers.base
-            shape = struct.unpack_from(f"<{space[1]}Q", space, _SPACE_HEAD[space[0]])
-            kind, rank = (layout[0], layout[1]), len(shape)
+            version, rank = space[:2]
+            shape, kind = struct.unpack_from(f"<{rank}Q", space, 8), tuple(layout[:2])
             (address,) = struct.unpack_from("<Q", layout, 2 if kind == _CONTIGUOUS else 3)
-            if address == _UNDEFINED or kind not in (_CONTIGUOUS, _CHUNKED):
+            is_usual = version == _SPACE_VERSION and kind in (_CONTIGUOUS, _CHUNKED)
+            if not is_usual or address == _UNDEFINED:
                 return None
             if kind == _CONTIGUOUS:
                 return Layout(shape, known, base + address, None, dict, None)
             chunk_shape = struct.unpack_from(f"<{rank}I", layout, 11)
-        except (struct.error, LookupError):
+        except (struct.error, LookupError, ValueError):
             return None
         find = partial(index_in_tree, self._headers.descriptor, base, address, rank)
         return Layout(shape, known, None, chunk_shape, find, None)
 
-    def by_library(
-        self, dataset: h5d.DatasetID, messages: dict[int, bytes], where: str
-    ) -> Layout:
+    def by_library(self, dataset: h5d.DatasetID, messages: dict[int, bytes], where: str) -> Layout:
         """Ask the library for a layout, and keep the type for other datasets with such messages.
 
         Raises InputError, which begins with `where`, for what is not in the file.
@@ -93,8 +92,9 @@ class Layouts:
         is_plain = type_of(dtype) == stored_as
         known = StoredType(stored_as, dtype, item_bytes, is_plain, filters)
         is_usual = is_plain and dtype.kind != "O" and h5z.FILTER_FLETCHER32 not in filters
-        if is_usual and messages.get(_TYPE) and self._headers.widths == _WIDTHS:
-            self._known[_type_messages(messages)] = known
+        told_by = _type_messages(messages)
+        if is_usual and told_by[0] and told_by[1] != b"" and self._headers.widths == _WIDTHS:
+            self._known[told_by] = known
         is_chunked = settings is not None and settings.get_layout() == h5d.CHUNKED
         chunk_shape = settings.get_chunk() if settings is not None and is_chunked else None
         find = partial(index_by_library, dataset)

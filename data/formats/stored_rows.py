@@ -138,4 +138,3 @@ class StoredRows:
                 f"{self._where}: its words claim {claimed:,} bytes, more than the file has; it is "
                 "damaged, download it again."
             )
-
