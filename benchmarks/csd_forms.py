@@ -70,7 +70,7 @@ def write_compressed(
     shape = dataset.chunks
     places = list(product(*map(range, [0, 0], values.shape, shape)))
 
-    def content(place: tuple[int, ...]) -> bytes:  # without h5py, whose lock is who loops over files
+    def content(place: tuple[int, ...]) -> bytes:  # h5py's lock is with who loops over a file
         chunk = np.zeros(shape, values.dtype)
         part = values[tuple(slice(n, n + size) for n, size in zip(place, chunk.shape, strict=True))]
         chunk[tuple(map(slice, part.shape))] = part

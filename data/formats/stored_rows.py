@@ -87,9 +87,10 @@ class StoredRows:
         if count > self._file_bytes:  # counting them would take hours
             return claimed, self._file_bytes, 0
         held = sum([chunk.size for chunk in chunks.index.values()])
-        if len(chunks.index) != count:
+        written = len(chunks.index)
+        if written != count:
             raise InputError(
-                f"{self._where}: {len(chunks.index):,} of {count:,} chunks were written; it is damaged, "
+                f"{self._where}: {written:,} of {count:,} chunks were written; it is damaged, "
                 "download it again."
             )
         if self._is_gzipped:
