@@ -111,10 +111,7 @@ def new_model(text_width: int = _WIDTHS["text"]) -> nn.Module:
 
 def fast_model(setting: Setting, text_width: int = _WIDTHS["text"]) -> nn.Module:
     """Return that model as the program runs it."""
-    model = new_model(text_width)
-    if setting.device.type == "cpu":
-        accelerate(model)
-    return model.to(setting.device)
+    return accelerate(new_model(text_width), device=setting.device).to(setting.device)
 
 
 def eager_model(setting: Setting) -> EagerNHFNet:

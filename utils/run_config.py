@@ -136,7 +136,7 @@ class RunConfig(CheckedConfig):
     )
     compile: bool = setting(False, truth_value, "use torch.compile, which takes minutes to start")
     native: bool = setting(
-        True, truth_value, "on a CPU, run the encoders in PyTorch instead of compiled C++"
+        True, truth_value, "run the encoders in PyTorch instead of C++ (CPU) or Triton (CUDA)"
     )
     num_workers: int | None = setting(
         None,

@@ -1,4 +1,4 @@
-"""The encoder in C++, for CPUs: `accelerate(model)` puts it in place."""
+"""The encoder in C++, for CPUs, and in Triton, for GPUs: `accelerate(model)` puts it in place."""
 
 from models.native.encoder import accelerate
 

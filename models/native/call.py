@@ -1,22 +1,19 @@
-"""Calling the C++ encoder, as a function that PyTorch can differentiate.
-
-Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens, d width.
-"""
+"""Calling the C++ encoder."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
-from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
 
-from models.layers.encoder import Encoder
 from models.layers.positions import sinusoids
 from models.native.compiler import Unavailable
-from models.native.weights import listed_weights
+from models.native.encoding import Request
+from models.native.weights import Weights, listed_weights
 
 ABI = 2  # of Call and of the library's functions
 
@@ -43,6 +40,8 @@ class Call(ctypes.Structure):
 class Library:
     """The compiled encoder for some sizes. Raises Unavailable for code that is something else."""
 
+    longest: float = math.inf
+
     def __init__(self, code: ctypes.CDLL) -> None:
         try:
             for function in (code.abi, code.call_size, code.kept_size):
@@ -50,10 +49,11 @@ class Library:
             found, expected = (code.abi(), code.call_size()), (ABI, ctypes.sizeof(Call))
             if found != expected:
                 raise Unavailable(f"{code._name} has ABI and size {found}, expected {expected}")
-            self.weights = tuple(
-                map(listed_weights, (code.layer_weight_list, code.norm_weight_list))
-            )  # of a layer, of the last norm
-            self.kept_size, self.forward, self.backward = (
+            self.weights: Weights = (
+                listed_weights(code.layer_weight_list),
+                listed_weights(code.norm_weight_list),
+            )
+            self._kept_size, self._forward, self._backward = (
                 code.kept_size,
                 code.forward,
                 code.backward,
@@ -61,110 +61,67 @@ class Library:
         except AttributeError as error:
             raise Unavailable(f"{code._name} is no encoder: {error}") from error
 
-
-@dataclass(frozen=True)
-class Options:
-    """What a call is to do, besides its tensors."""
-
-    library: Library
-    encoder: Encoder  # whose formula it is
-    last_tokens_only: int | None
-    dropout_keys: Tensor | None  # (B,) int64 below 2**32; None: no dropout
-    threads: int
-
-    def formula(self, x: Tensor, memory: Tensor | None) -> Tensor:
-        """Do the same in PyTorch's operators."""
-        return self.encoder.formula(x, memory, self.last_tokens_only, self.dropout_keys)
-
-    def encode(self, x: Tensor, memory: Tensor | None, weights: list[Tensor]) -> Tensor:
-        """Encode `x` `(B, T, d)` with `memory` `(B, M, d)` to `(B, Q, d)`, in float32.
-
-        `weights` are those of `plain_weights`. Nothing is checked here.
-        """
-        x, memory = x.float().contiguous(), None if memory is None else memory.float().contiguous()
-        out: Tensor = _Encode.apply(  # type: ignore[no-untyped-call]  # torch has no type for it
-            self, torch.is_grad_enabled(), x, memory, *weights
-        )
-        return out
-
-
-class _Encode(torch.autograd.Function):
-    @staticmethod
     def forward(
-        ctx: Any,
-        options: Options,
-        is_grad_enabled: bool,
+        self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, keeps: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encode as `CompiledEncoder` says."""
+        call, _alive = _make_call(request, x, memory)
+        out = x.new_empty(len(x), call.queries, x.shape[2])
+        kept = x.new_empty(len(x), self._kept_size(ctypes.byref(call))) if keeps else None
+        weights = self._addresses(packed, call.layers)
+        call.out, call.kept, call.weights = _address(out), _address(kept), ctypes.addressof(weights)
+        self._forward(ctypes.byref(call))
+        return out, kept
+
+    def backward(
+        self,
+        request: Request,
         x: Tensor,
         memory: Tensor | None,
-        *weights: Tensor,
-    ) -> Tensor:
-        tokens, encoder, keys = x.shape[1], options.encoder, options.dropout_keys
-        keys = None if keys is None else keys.to(torch.uint32)
-        last = options.last_tokens_only
-        queries = tokens if last is None else min(last, tokens)
-        longest = tokens if memory is None else max(tokens, memory.shape[1])
-        positions = sinusoids(longest, x.shape[2], x.device)
-        out = x.new_empty(len(x), queries, x.shape[2])
-        call = Call(
-            threads=options.threads,
-            has_own_threads=bool(_forked),
-            batch=len(x),
-            tokens=tokens,
-            memory_tokens=0 if memory is None else memory.shape[1],
-            queries=queries,
-            layers=len(encoder.layers),
-            keep=1 - encoder.attention_dropout,
-        )
-        call.x, call.memory, call.positions = map(_address, (x, memory, positions))
-        call.dropout_keys, call.out = _address(keys), _address(out)
-        if is_grad_enabled and any(ctx.needs_input_grad):
-            kept = x.new_empty(len(x), options.library.kept_size(ctypes.byref(call)))
-            call.kept = _address(kept)
-            ctx.save_for_backward(x, memory, kept, *weights)
-            # The positions may have been made in inference mode, and could not be saved.
-            ctx.rest = options, call, (positions, keys)
-        addresses = _addresses(weights)
-        call.weights = ctypes.addressof(addresses)
-        options.library.forward(ctypes.byref(call))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, memory, kept, *weights = ctx.saved_tensors
-        options, call, _alive = ctx.rest  # the call has the latter's addresses
-        if torch.is_grad_enabled():  # the gradients are to be differentiated themselves
-            is_wanted = ctx.needs_input_grad[2:]
-            return None, None, *_formula_grads(options, is_wanted, x, memory, weights, grad_out)
-        grad_out = grad_out.contiguous()
-        grads = [None if value is None else torch.empty_like(value) for value in (x, memory)]
-        grad_weights = [torch.empty_like(weight) for weight in weights]
-        # Hooks may have had the saved ones elsewhere meanwhile.
-        call.x, call.memory, call.kept = map(_address, (x, memory, kept))
-        call.grad_out, call.grad_x, call.grad_memory = map(_address, (grad_out, *grads))
-        lists = [_addresses(weights), _addresses(grad_weights)]
+        packed: Tensor,
+        kept: Tensor,
+        grad_out: Tensor,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return gradients as `CompiledEncoder` says."""
+        call, _alive = _make_call(request, x, memory)
+        grad_x, grad_packed = torch.empty_like(x), torch.empty_like(packed)
+        grad_memory = None if memory is None else torch.empty_like(memory)
+        call.kept, call.grad_out = _address(kept), _address(grad_out)
+        call.grad_x, call.grad_memory = _address(grad_x), _address(grad_memory)
+        lists = [self._addresses(values, call.layers) for values in (packed, grad_packed)]
         call.weights, call.grad_weights = map(ctypes.addressof, lists)
-        options.library.backward(ctypes.byref(call))
-        return None, None, *grads, *grad_weights
+        self._backward(ctypes.byref(call))
+        return grad_x, grad_memory, grad_packed
+
+    def _addresses(self, packed: Tensor, layers: int) -> ctypes.Array[ctypes.c_void_p]:
+        """Return where each weight begins."""
+        of_a_layer, of_the_norm = self.weights
+        weights = (*(of_a_layer * layers), *of_the_norm)
+        sizes = (weight.size * packed.element_size() for weight in weights)
+        places = accumulate(sizes, initial=packed.data_ptr())
+        return (ctypes.c_void_p * len(weights))(*islice(places, len(weights)))
 
 
-def _formula_grads(
-    options: Options,
-    is_wanted: tuple[bool, ...],
-    x: Tensor,
-    memory: Tensor | None,
-    weights: list[Tensor],
-    grad_out: Tensor,
-) -> list[Tensor | None]:
-    out = options.formula(x, memory)
-    inputs = zip((x, memory, *weights), is_wanted, strict=True)
-    wanted = [value for value, wants in inputs if wants and value is not None]
-    grads = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
-    return [next(grads) if wants else None for wants in is_wanted]
+def _make_call(request: Request, x: Tensor, memory: Tensor | None) -> tuple[Call, object]:
+    """Return the call, and what must live as long as it does."""
+    tokens, keys = x.shape[1], request.dropout_keys
+    keys = None if keys is None else keys.to(torch.uint32)
+    longest = tokens if memory is None else max(tokens, memory.shape[1])
+    positions = sinusoids(longest, x.shape[2], x.device)
+    call = Call(
+        threads=request.threads,
+        has_own_threads=bool(_forked),
+        batch=len(x),
+        tokens=tokens,
+        memory_tokens=0 if memory is None else memory.shape[1],
+        queries=request.queries(tokens),
+        layers=len(request.encoder.layers),
+        keep=1 - request.encoder.attention_dropout,
+    )
+    call.x, call.memory, call.positions = map(_address, (x, memory, positions))
+    call.dropout_keys = _address(keys)
+    return call, (positions, keys)
 
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _addresses(tensors: tuple[Tensor, ...] | list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))

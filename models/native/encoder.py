@@ -11,8 +11,9 @@ from torch.nn.modules import module as all_modules
 
 from models.layers.encoder import Encoder, Extras
 from models.layers.tracing import is_tracing
-from models.native.call import Library, Options
-from models.native.library import library
+from models.native.encoding import CompiledEncoder, Request, encode
+from models.native.library import kernels, library
+from models.native.packing import share_weights
 from models.native.weights import plain_weights
 
 # PyTorch's hooks on all modules: its own `_has_any_global_hook` is of version 2.9 or later.
@@ -23,13 +24,16 @@ _GLOBAL_HOOKS = (
 _TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
 
 
-def accelerate(model: nn.Module, threads: int | None = None) -> nn.Module:
+def accelerate(
+    model: nn.Module, threads: int | None = None, device: torch.device | None = None
+) -> nn.Module:
     """Put a `NativeEncoder` in the place of every `Encoder` in `model`, and return the model.
 
     Parameters, their names and the optimizer that has them stay. Where there is no compiled
-    code for an encoder, it stays as it is, as one with extras always does; when that is a
-    failure, one warning says why. It uses `threads`, by default as many as PyTorch.
-    NHFNET_NATIVE=0 in the environment leaves all as it is.
+    code for an encoder on the `device` that the model will run on, by default a CPU, it stays as
+    it is, as one with extras always does; when that is a failure, one warning says why. On a CPU
+    it uses `threads`, by default as many as PyTorch. NHFNET_NATIVE=0 in the environment leaves
+    all as it is.
     """
     if os.environ.get("NHFNET_NATIVE") == "0":
         return model
@@ -38,12 +42,14 @@ def accelerate(model: nn.Module, threads: int | None = None) -> nn.Module:
         for module in list(model.modules())
         if type(module) is Encoder
         and module.extras == Extras()
-        and isinstance(_library(module), Library)
+        and _compiled(module, device or torch.device("cpu"), learns=False) is not None
     }
     for module in list(model.modules()):
         for name, child in list(module._modules.items()):
             if child in natives:
                 module._modules[name] = natives[child]
+    if natives and model not in natives:
+        share_weights(model)
     return natives.get(model, model)
 
 
@@ -70,13 +76,13 @@ class NativeEncoder(Encoder):
         """Encode as `Encoder.forward` does."""
         keys = self.active_keys(x, dropout_keys)
         if _is_plain_call() and _fit(self, x, memory, keys):
-            compiled = _library(self)
-            if isinstance(compiled, Library):
-                weights = plain_weights(self, *compiled.weights)
+            compiled = _compiled(self, x.device, torch.is_grad_enabled())
+            if compiled is not None and _longest(x, memory) <= compiled.longest:
+                weights = plain_weights(self, compiled.weights, x.device)
                 if weights is not None:
                     threads = self._threads(x, memory)
-                    options = Options(compiled, self, last_tokens_only, keys, threads)
-                    return options.encode(x, memory, weights)
+                    request = Request(self, last_tokens_only, keys, threads)
+                    return encode(compiled, request, x, memory, weights)
         return self.formula(x, memory, last_tokens_only, keys)
 
     def _threads(self, x: Tensor, memory: Tensor | None) -> int:
@@ -85,9 +91,19 @@ class NativeEncoder(Encoder):
         return max(1, min(most, len(x) * tokens // _TOKENS_A_THREAD))
 
 
-def _library(encoder: Encoder) -> Library | str:
+def _compiled(encoder: Encoder, device: torch.device, learns: bool) -> CompiledEncoder | None:
     layer = encoder.layers[0]
-    return library(layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features)
+    sizes = layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features
+    if device.type != "cuda":
+        made: CompiledEncoder | str = library(*sizes)
+    else:
+        index = torch.cuda.current_device() if device.index is None else device.index
+        made = kernels(*sizes, torch.device("cuda", index), learns)
+    return None if isinstance(made, str) else made
+
+
+def _longest(x: Tensor, memory: Tensor | None) -> int:
+    return x.shape[1] if memory is None else max(x.shape[1], memory.shape[1])
 
 
 def _is_plain_call() -> bool:
@@ -111,13 +127,15 @@ def _fit(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None
     return (
         all(
             type(value) in (Tensor, nn.Parameter)
-            and value.is_cpu
+            and value.device == x.device
+            and value.device.type in ("cpu", "cuda")
             and value.layout is torch.strided
             and value.dtype in (torch.float32, torch.bfloat16)  # the latter from under autocast
             and value.dim() == 3
+            and value.shape[0] > 0
             and value.shape[1] > 0
             and (value.shape[0], value.shape[2]) == (x.shape[0], width)
             for value in ([x] if memory is None else [x, memory])
         )
-        and (keys is None or (keys.is_cpu and keys.shape == x.shape[:1]))
+        and (keys is None or (keys.device == x.device and keys.shape == x.shape[:1]))
     )

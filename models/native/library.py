@@ -1,4 +1,7 @@
-"""The compiled encoder for given sizes: made when first needed, and tested before it is used."""
+"""The compiled encoder for given sizes: made when first needed, and tested before it is used.
+
+In C++ on a CPU, in Triton on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,16 @@ from torch import Tensor
 
 from models.layers.encoder import Encoder
 from models.native import compiler
-from models.native.call import ABI, Library, Options
+from models.native.call import ABI, Library
+from models.native.encoding import CompiledEncoder, Request, encode
+from models.native.gpu import Kernels, unsuited
 from models.native.weights import plain_weights
+from system.console import print_line
+from system.errors import described
 
 _SOURCE = Path(__file__).parent / "encoder.cpp"
+_CPU = torch.device("cpu")
+_TESTED_TOKENS = 40, 36  # and of memory: on a GPU, the blocks that aligned data needs
 _TOLERANCE = 1e-4  # of a tensor's largest value: rounding gives a tenth of that
 
 
@@ -40,28 +49,62 @@ def library(width: int, heads: int, feedforward: int) -> Library | str:
         return str(problem)
 
 
+@cache
+def kernels(
+    width: int, heads: int, feedforward: int, device: torch.device, learns: bool
+) -> Kernels | str:
+    """Return the GPU's encoder for these sizes, or why there is none; a failure brings a warning.
+
+    Its gradients are compiled, and tested, where it `learns`.
+    """
+    if problem := unsuited(width, heads, feedforward, device):
+        return problem
+    part = "gradients" if learns else "outputs"
+    print_line(f"Making the encoders' kernels ({part}); the first time takes up to half a minute")
+    try:
+        made = Kernels(width, heads, feedforward)
+        self_test(made, width, heads, feedforward, device, learns)
+        return made
+    # A compiler can fail in any way: there is none, or it cannot do this device.
+    except Exception as error:
+        warnings.warn(
+            f"no encoder in Triton, running without it ({described(error)})", stacklevel=2
+        )
+        return str(error)
+
+
 @torch.inference_mode(False)
-@torch.enable_grad()
-def self_test(library: Library, width: int, heads: int, feedforward: int) -> None:
-    """Compare a few tokens' outputs and gradients with the formula's; it takes milliseconds.
+def self_test(
+    compiled: CompiledEncoder,
+    width: int,
+    heads: int,
+    feedforward: int,
+    device: torch.device = _CPU,
+    learns: bool = True,
+) -> None:
+    """Compare a few tokens' outputs and gradients with the formula's; in C++ it takes milliseconds.
 
     Raises Unavailable when they differ.
     """
+    generators = [device] if device.type == "cuda" else []
     with (
         _one_thread(),  # the formula's operators would wait for each other
-        torch.random.fork_rng(devices=[]),
-        torch.autocast("cpu", enabled=False),
+        torch.random.fork_rng(devices=generators),
+        torch.autocast(device.type, enabled=False),
         torch.device("cpu"),
+        torch.set_grad_enabled(learns),
     ):
         torch.manual_seed(0)
-        encoder = Encoder(width, heads, 2, feedforward, attention_dropout=0.4).float()
-        x, memory = (torch.randn(6, n, width, dtype=torch.float32) for n in (19, 5))
-        keys = torch.randint(2**32, (6,))
+        encoder = Encoder(width, heads, 2, feedforward, attention_dropout=0.4).float().to(device)
+        x, memory = (
+            torch.randn(6, n, width, dtype=torch.float32).to(device) for n in _TESTED_TOKENS
+        )
+        keys = torch.randint(2**32, (6,)).to(device) if learns else None
         for case in ((None, None, None), (memory, 2, keys)):
-            found, expected = _outcomes(library, encoder, x, *case)
+            found, expected = _outcomes(compiled, encoder, x, *case)
             for ours, theirs in zip(found, expected, strict=True):
                 if not (ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max():
-                    raise compiler.Unavailable(f"{_SOURCE.name}, compiled, computes wrong numbers")
+                    raise compiler.Unavailable("the compiled encoder computes wrong numbers")
 
 
 @contextmanager
@@ -75,7 +118,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _outcomes(
-    library: Library,
+    compiled: CompiledEncoder,
     encoder: Encoder,
     x: Tensor,
     memory: Tensor | None,
@@ -83,14 +126,19 @@ def _outcomes(
     keys: Tensor | None,
 ) -> list[list[Tensor]]:
     """Return output and gradients as compiled, and by the formula."""
-    weights = plain_weights(encoder, *library.weights)
+    weights = plain_weights(encoder, compiled.weights, x.device)
     if weights is None:
-        raise compiler.Unavailable(f"{_SOURCE.name}, compiled, wants weights of other shapes")
+        raise compiler.Unavailable("the compiled encoder wants weights of other shapes")
+    request = Request(encoder, last_tokens_only, keys, threads=2)
+    if not torch.is_grad_enabled():
+        return [[encode(compiled, request, x, memory, weights)], [request.formula(x, memory)]]
     x = x.clone().requires_grad_()
     memory = None if memory is None else memory.clone().requires_grad_()
-    options = Options(library, encoder, last_tokens_only, keys, threads=2)
     wanted = [v for v in (x, memory, *weights) if v is not None]
     return [
         [output, *torch.autograd.grad(output.sin().sum(), wanted)]
-        for output in (options.encode(x, memory, weights), options.formula(x, memory))
+        for output in (
+            encode(compiled, request, x, memory, weights),
+            request.formula(x, memory),
+        )
     ]

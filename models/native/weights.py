@@ -6,6 +6,7 @@ They go by name, and their shapes are compared with the code's.
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,25 @@ class Weight(NamedTuple):
     name: str
     shape: tuple[int, ...]
 
+    @property
+    def path(self) -> str:
+        """The name within the layer, or the encoder."""
+        return f"{self.module}.{self.name}"
+
+    @property
+    def size(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+    @classmethod
+    def at(cls, path: str, shape: tuple[int, ...]) -> Weight:
+        """Return the parameter of that name."""
+        module, _, name = path.rpartition(".")
+        return cls(module, name, shape)
+
+
+Weights = tuple[tuple[Weight, ...], tuple[Weight, ...]]  # of a layer, of the last norm
+
 
 class _ListedWeight(ctypes.Structure):
     """The `Weight` of encoder.cpp; a matrix has columns."""
@@ -39,19 +59,17 @@ def listed_weights(function: Any) -> tuple[Weight, ...]:
     weights: list[Weight] = []
     while listed[len(weights)].name is not None:  # the list's end
         entry = listed[len(weights)]
-        module, _, name = entry.name.decode().rpartition(".")
         shape = (entry.rows, entry.columns) if entry.columns else (entry.rows,)
-        weights.append(Weight(module, name, shape))
+        weights.append(Weight.at(entry.name.decode(), shape))
     return tuple(weights)
 
 
 class WeightPlaces:
     """Where an encoder's parameters are: to walk through its modules takes longer than to look."""
 
-    def __init__(
-        self, encoder: Encoder, of_a_layer: tuple[Weight, ...], of_the_norm: tuple[Weight, ...]
-    ) -> None:
+    def __init__(self, encoder: Encoder, weights: Weights) -> None:
         """Find the places of each layer's parameters, then of those of the last norm."""
+        of_a_layer, of_the_norm = weights
         modules = [*encoder.get_submodule("layers").modules(), encoder.layer_norm]
         self._modules = [(module, module.__dict__) for module in modules]
         parents = [encoder, *(module for module in modules if module._modules)]
@@ -72,12 +90,12 @@ class WeightPlaces:
         """Tell whether the encoder still consists of the same modules."""
         return all(state["_modules"] == children for state, children in self._children)
 
-    def weights(self) -> list[Tensor] | None:
-        """Return the parameters.
+    def weights(self, device: torch.device) -> list[Tensor] | None:
+        """Return the parameters, which lie on `device`.
 
         None where a module does other than its formula (hooks, a parametrisation, a class or a
         `forward` of its own, another epsilon), or a parameter is not as the compiled code takes
-        it: missing, of another shape, not float32, not on the CPU, not contiguous.
+        it: missing, of another shape, not float32, elsewhere, not contiguous.
         """
         if not self._is_whole:
             return None
@@ -105,7 +123,7 @@ class WeightPlaces:
                 type(value) in (nn.Parameter, Tensor)
                 and value.shape == shape
                 and value.dtype is torch.float32
-                and value.is_cpu
+                and value.device == device
                 and value.is_contiguous()
             ):
                 return None
@@ -116,11 +134,9 @@ class WeightPlaces:
 _places: WeakKeyDictionary[Encoder, WeightPlaces] = WeakKeyDictionary()
 
 
-def plain_weights(
-    encoder: Encoder, of_a_layer: tuple[Weight, ...], of_the_norm: tuple[Weight, ...]
-) -> list[Tensor] | None:
+def plain_weights(encoder: Encoder, weights: Weights, device: torch.device) -> list[Tensor] | None:
     """Return the parameters of each layer, then those of the last norm; see WeightPlaces."""
     places = _places.get(encoder)
     if places is None or not places.are_current():
-        places = _places[encoder] = WeightPlaces(encoder, of_a_layer, of_the_norm)
-    return places.weights()
+        places = _places[encoder] = WeightPlaces(encoder, weights)
+    return places.weights(device)

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -227,7 +227,11 @@ def test_the_compiled_encoder_agrees_with_the_formula(
     native = accelerate(deepcopy(encoder))
     assert type(native) is NativeEncoder
     found = outputs_and_gradients(native, *arguments)
-    exact = outputs_and_gradients(encoder.double(), *arguments)
+    hidden = []
+    for layer in encoder.double().layers:
+        layer.fc1.register_forward_hook(lambda *call: hidden.append(call[-1].abs().min().item()))
+    exact = outputs_and_gradients(encoder, *arguments)
+    assume(min(hidden) > 3e-6)  # rounding decides which side of the relu's corner it is on
     for ours, theirs, expected in zip(found, formula, exact, strict=True):
         rounding = (theirs - expected).abs().max().item()
         limit = 4 * rounding + 1e-5 * expected.abs().max().item() + 1e-7
@@ -279,14 +283,13 @@ def test_one_memory_serves_a_whole_batch(path):
 
 def test_nothing_is_kept_for_a_backward_pass_that_does_not_come(compiled, monkeypatch):
     encoder = accelerate(random_encoder())
-    kept_size = mock.Mock(wraps=compiled.kept_size)
-    monkeypatch.setattr(compiled, "kept_size", kept_size)
+    forward = mock.Mock(wraps=compiled.forward)
+    monkeypatch.setattr(compiled, "forward", forward)
     x = torch.randn(2, 5, 32)
     with torch.no_grad():
         encoder(x)
-    assert not kept_size.called
     encoder(x)
-    assert kept_size.called
+    assert [call.args[-1] for call in forward.call_args_list] == [False, True]
 
 
 def test_saved_tensors_may_be_elsewhere_meanwhile(compiled):

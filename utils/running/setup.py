@@ -181,15 +181,16 @@ def check_widths(model: Model, split: Split) -> None:
 
 
 def place_model(model: Model, config: RunConfig, options: LoaderOptions) -> Model:
-    """Return the model on the options' device, with the encoders in C++ where that is wanted.
+    """Return the model on the options' device, with compiled encoders where they are wanted.
 
     On a CPU, it also chooses how many threads compute.
     """
+    threads = None
     if options.device.type == "cpu":
         values = sum(model.widths.values())
         if (encoder := text_encoder_of(model)) is not None:  # which works on whole texts at once
             values += TEXT_LENGTH * encoder.config.hidden_size
         threads = choose_threads(options.share_size * values)
-        if config.native and not config.compile:
-            accelerate(model, threads)
+    if config.native and not config.compile:
+        accelerate(model, threads, options.device)
     return model.to(options.device)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from models.layers.encoder import Encoder, Extras
-from models.native import accelerate
+from models.native import accelerate, packing
 from models.native.encoder import NativeEncoder
 from models.native.library import library, self_test
 from models.registry import build
@@ -36,7 +36,7 @@ def calls(compiled, monkeypatch):
     for name in ("forward", "backward"):
         function = getattr(compiled, name)
         monkeypatch.setattr(
-            compiled, name, lambda call, f=function, n=name: (seen.append(n), f(call))
+            compiled, name, lambda *args, f=function, n=name: (seen.append(n), f(*args))[1]
         )
     return seen
 
@@ -263,3 +263,38 @@ def test_a_wrapped_module_is_left_to_the_formula(calls, place):
         native.layers[1].self_attn = Wrapped(native.layers[1].self_attn)
     torch.testing.assert_close(native(x), plain(x))
     assert not calls
+
+
+def test_weights_that_change_between_calls_are_seen(calls):
+    model, x = build("nhfnet", {}, WIDTHS, 1).eval(), inputs()
+    native = accelerate(deepcopy(model))
+    with torch.no_grad():
+        native(*x)
+    for one in (model, native):  # in a way that no version of a tensor tells
+        one.self_attention_encoder.layers[0].fc1.weight.data.mul_(2)
+    torch.testing.assert_close(native(*x), model(*x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pass_that_fails_shares_nothing_with_the_next(calls):
+    model, x = build("nhfnet", {}, WIDTHS, 1).eval(), inputs()
+    native = accelerate(deepcopy(model))
+    with pytest.raises(RuntimeError):
+        native(x[0], x[1], x[2][..., 1:])  # after the encoder of audio and visual
+    assert packing._pass.packed is None
+    encoder = native.audio_visual_encoder
+    with torch.no_grad():
+        before = encoder(torch.ones(1, 2, 32))
+        encoder.layers[0].fc1.weight.data.mul_(2)
+        assert not torch.equal(encoder(torch.ones(1, 2, 32)), before)
+
+
+def test_the_calls_of_a_pass_share_the_array_of_the_weights(calls, monkeypatch):
+    native, packed = accelerate(build("nhfnet", {}, WIDTHS, 1)), []
+    take = packing.packed_weights
+    monkeypatch.setattr(
+        "models.native.encoding.packed_weights",
+        lambda *args: packed.append(take(*args)) or packed[-1],
+    )
+    native(*inputs()).sum().backward()
+    assert (len(packed), len({id(array) for array in packed})) == (9, 3)
+    assert all(parameter.grad is not None for parameter in native.parameters())

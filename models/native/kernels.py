@@ -1,0 +1,274 @@
+"""The encoder of models/layers for GPUs, forward and backward, in Triton: a segment is one program.
+
+A segment's tokens stay in registers through all layers, where PyTorch would start some 15 kernels a
+layer. Heads are too narrow for matrix units: each head's product takes all channels, with those of
+the other heads set to 0. Products are float32 from three of TF32, which is as exact.
+
+T tokens, M memory tokens, Q tokens that come out; L layers, H heads, D width, HEAD a head's width,
+F feed-forward width. TB and MB are T and M rounded up to powers of two, which rows of zeros fill.
+Weights are one array: layer after layer, then the last norm. Within a layer, of LAYER values, OUT,
+FC1, FC2 and NORMS are where those modules' weights begin.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+_EPSILON = tl.constexpr(1e-5)  # of the layer norms
+_CHUNK = tl.constexpr(32)  # feed-forward channels at a time
+
+
+@triton.jit
+def _dot(a, b):
+    return tl.dot(a, b, input_precision="tf32x3")
+
+
+@triton.jit
+def _matrix(at, D: tl.constexpr, rows, columns):
+    """Return a matrix's given rows and columns, where a row has D values."""
+    return tl.load(at + rows[:, None] * D + columns[None, :])
+
+
+@triton.jit
+def _normed(x, D: tl.constexpr):
+    """Return rows of mean 0 and variance 1, and what they were multiplied by."""
+    x = x - tl.sum(x, 1)[:, None] / D
+    scale = 1 / tl.sqrt(tl.sum(x * x, 1) / D + _EPSILON)
+    return x * scale[:, None], scale
+
+
+@triton.jit
+def _normed_grad(grad, normed, scale, D: tl.constexpr):
+    """Return the gradient of what `_normed` took from that of what it gave."""
+    along = tl.sum(grad * normed, 1)[:, None] / D
+    return scale[:, None] * (grad - tl.sum(grad, 1)[:, None] / D - normed * along)
+
+
+@triton.jit
+def _tokens(at, count, positions, rows, channels, D: tl.constexpr):
+    """Load tokens, scale them and add their positions; a first channel of 0 gets none."""
+    places = rows[:, None] * D + channels[None, :]
+    is_there = rows[:, None] < count
+    x = tl.load(at + places, mask=is_there, other=0.0)
+    first = tl.load(at + rows * D, mask=rows < count, other=0.0)
+    position = tl.load(positions + places, mask=is_there & (first[:, None] != 0), other=0.0)
+    return x * D**0.5 + position
+
+
+@triton.jit
+def _scrambled(x):
+    """Hash as models.layers.dropout.scramble does."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _kept(key, head, queries, first, M, below, rows, others, IS_DROPPED: tl.constexpr):
+    """Return 1 / kept where a weight stays and 0 where it is dropped; see models.layers.dropout."""
+    if IS_DROPPED:
+        place = (head * M + others[None, :]) * queries + rows[:, None] - first
+        hashed = _scrambled(_scrambled(key) + place.to(tl.uint32) * 0x9E3779B1)
+        return tl.where(hashed < below, 4294967296.0 / below.to(tl.float32), 0.0)
+    else:
+        return tl.full((rows.shape[0], others.shape[0]), 1.0, tl.float32)
+
+
+@triton.jit
+def _softmax(q, k, M, others):
+    scores = tl.where(others[None, :] < M, _dot(q, tl.trans(k)), -float("inf"))
+    weights = tl.exp(scores - tl.max(scores, 1)[:, None])
+    return weights / tl.sum(weights, 1)[:, None]
+
+
+@triton.jit
+def _projected(x, weight, bias, rows, channels, D: tl.constexpr):
+    """Return `x` times the given rows of a weight `(rows, D)`, and their bias."""
+    product = _dot(x, tl.trans(_matrix(weight, D, rows, channels)))
+    return product + tl.load(bias + rows)[None, :]
+
+
+@triton.jit
+def _hidden(x, w1, b1, begin, channels, D: tl.constexpr):
+    """Return a chunk of the feed-forward block's hidden channels, and the chunk's weights."""
+    rows = begin + tl.arange(0, _CHUNK)
+    weight = _matrix(w1, D, rows, channels)
+    return tl.maximum(_dot(x, tl.trans(weight)) + tl.load(b1 + rows)[None, :], 0.0), weight, rows
+
+
+@triton.jit
+def forward(
+    x_at, memory_at, positions, keys, weights, kept, out,
+    T, M, Q, L, H, F, below,
+    D: tl.constexpr, HEAD: tl.constexpr,
+    TB: tl.constexpr, MB: tl.constexpr,
+    OUT: tl.constexpr, FC1: tl.constexpr, FC2: tl.constexpr, NORMS: tl.constexpr,
+    LAYER: tl.constexpr,
+    HAS_MEMORY: tl.constexpr, IS_DROPPED: tl.constexpr, IS_KEPT: tl.constexpr,
+):  # fmt: skip
+    """Encode a segment; where IS_KEPT, keep each layer's input and heads' outputs."""
+    segment = tl.program_id(0).to(tl.int64)
+    rows, channels, others = tl.arange(0, TB), tl.arange(0, D), tl.arange(0, MB)
+    places, is_there = rows[:, None] * D + channels[None, :], rows[:, None] < T
+    x = _tokens(x_at + segment * T * D, T, positions, rows, channels, D)
+    if HAS_MEMORY:
+        memory = _tokens(memory_at + segment * M * D, M, positions, others, channels, D)
+        memory, _memory_scale = _normed(memory, D)
+    kept += segment * (2 * L + 1) * T * D
+    for layer in range(L):
+        w_in = weights + layer * LAYER
+        w_out, w1, w2, norm = w_in + OUT, w_in + FC1, w_in + FC2, w_in + NORMS
+        queries = tl.where(layer == L - 1, Q, T)
+        n, _scale = _normed(x, D)
+        n = n * tl.load(norm + channels)[None, :] + tl.load(norm + D + channels)[None, :]
+        m = n
+        if HAS_MEMORY:
+            m = memory * tl.load(norm + channels)[None, :] + tl.load(norm + D + channels)[None, :]
+        b_in = w_in + 3 * D * D
+        q = _projected(n, w_in, b_in, channels, channels, D) * HEAD**-0.5
+        k = _projected(m, w_in, b_in, D + channels, channels, D)
+        v = _projected(m, w_in, b_in, 2 * D + channels, channels, D)
+        found = tl.zeros((TB, D), tl.float32)
+        key = tl.load(keys + segment).to(tl.uint32) + layer if IS_DROPPED else 0
+        for head in range(H):
+            is_own = (channels // HEAD == head)[None, :]
+            p = _softmax(tl.where(is_own, q, 0.0), k, M, others)
+            p *= _kept(key, head, queries, T - queries, M, below, rows, others, IS_DROPPED)
+            found += _dot(p, tl.where(is_own, v, 0.0))
+        if IS_KEPT:
+            tl.store(kept + 2 * layer * T * D + places, x, mask=is_there)
+            tl.store(kept + (2 * layer + 1) * T * D + places, found, mask=is_there)
+        x += _projected(found, w_out, w_out + D * D, channels, channels, D)
+        n, _scale = _normed(x, D)
+        n = (
+            n * tl.load(norm + 2 * D + channels)[None, :]
+            + tl.load(norm + 3 * D + channels)[None, :]
+        )
+        x += tl.load(w2 + D * F + channels)[None, :]
+        for begin in range(0, F, _CHUNK):
+            hidden, _weight, chunk = _hidden(n, w1, w1 + D * F, begin, channels, D)
+            x += _dot(hidden, tl.trans(_matrix(w2, F, channels, chunk)))
+    if IS_KEPT:
+        tl.store(kept + 2 * L * T * D + places, x, mask=is_there)
+    norm = weights + L * LAYER
+    n, _scale = _normed(x, D)
+    n = n * tl.load(norm + channels)[None, :] + tl.load(norm + D + channels)[None, :]
+    is_out = is_there & (rows[:, None] >= T - Q)
+    tl.store(out + segment * Q * D + places - (T - Q) * D, n, mask=is_out)
+
+
+@triton.jit
+def backward(
+    x_at, memory_at, positions, keys, weights, kept, grad_out, grad_x, grad_memory, grad_weights,
+    T, M, Q, L, H, F, below,
+    D: tl.constexpr, HEAD: tl.constexpr,
+    TB: tl.constexpr, MB: tl.constexpr,
+    OUT: tl.constexpr, FC1: tl.constexpr, FC2: tl.constexpr, NORMS: tl.constexpr,
+    LAYER: tl.constexpr,
+    HAS_MEMORY: tl.constexpr, IS_DROPPED: tl.constexpr,
+):  # fmt: skip
+    """Give the gradients that a segment brings; those of weights are for the caller to add up."""
+    segment = tl.program_id(0).to(tl.int64)
+    grads = grad_weights + segment * (L * LAYER + 2 * D)
+    rows, channels, others = tl.arange(0, TB), tl.arange(0, D), tl.arange(0, MB)
+    square = channels[:, None] * D + channels[None, :]
+    places, is_there = rows[:, None] * D + channels[None, :], rows[:, None] < T
+    memory_places = others[:, None] * D + channels[None, :]
+    kept_at = kept + segment * (2 * L + 1) * T * D
+    if HAS_MEMORY:
+        memory = _tokens(memory_at + segment * M * D, M, positions, others, channels, D)
+        memory, memory_scale = _normed(memory, D)
+        grad_m = tl.zeros((MB, D), tl.float32)
+    norm, to_norm = weights + L * LAYER, grads + L * LAYER
+    n, scale = _normed(tl.load(kept_at + 2 * L * T * D + places, mask=is_there, other=0.0), D)
+    is_out = is_there & (rows[:, None] >= T - Q)
+    grad = tl.load(grad_out + segment * Q * D + places - (T - Q) * D, mask=is_out, other=0.0)
+    tl.store(to_norm + channels, tl.sum(grad * n, 0))
+    tl.store(to_norm + D + channels, tl.sum(grad, 0))
+    grad = _normed_grad(grad * tl.load(norm + channels)[None, :], n, scale, D)
+    for down in range(L):
+        layer = L - 1 - down
+        w_in = weights + layer * LAYER
+        to_in = grads + layer * LAYER
+        b_in = w_in + 3 * D * D
+        w_out, w1, w2, norm = w_in + OUT, w_in + FC1, w_in + FC2, w_in + NORMS
+        to_out, to_1, to_2, to_norm = to_in + OUT, to_in + FC1, to_in + FC2, to_in + NORMS
+        x = tl.load(kept_at + 2 * layer * T * D + places, mask=is_there, other=0.0)
+        found = tl.load(kept_at + (2 * layer + 1) * T * D + places, mask=is_there, other=0.0)
+        # The feed-forward block.
+        n, scale = _normed(x + _projected(found, w_out, w_out + D * D, channels, channels, D), D)
+        gain = tl.load(norm + 2 * D + channels)[None, :]
+        ready = n * gain + tl.load(norm + 3 * D + channels)[None, :]
+        tl.store(to_2 + D * F + channels, tl.sum(grad, 0))
+        inner = tl.zeros((TB, D), tl.float32)
+        for begin in range(0, F, _CHUNK):
+            hidden, weight, chunk = _hidden(ready, w1, w1 + D * F, begin, channels, D)
+            at = channels[:, None] * F + chunk[None, :]
+            tl.store(to_2 + at, _dot(tl.trans(grad), hidden))
+            grad_hidden = _dot(grad, tl.load(w2 + at))
+            grad_hidden = tl.where(hidden > 0, grad_hidden, 0.0)
+            at = chunk[:, None] * D + channels[None, :]
+            tl.store(to_1 + at, _dot(tl.trans(grad_hidden), ready))
+            tl.store(to_1 + D * F + chunk, tl.sum(grad_hidden, 0))
+            inner += _dot(grad_hidden, weight)
+        tl.store(to_norm + 2 * D + channels, tl.sum(inner * n, 0))
+        tl.store(to_norm + 3 * D + channels, tl.sum(inner, 0))
+        grad += _normed_grad(inner * gain, n, scale, D)
+        # Attention.
+        tl.store(to_out + square, _dot(tl.trans(grad), found))
+        tl.store(to_out + D * D + channels, tl.sum(grad, 0))
+        grad_found = _dot(grad, tl.load(w_out + square))
+        n, scale = _normed(x, D)
+        gain = tl.load(norm + channels)[None, :]
+        offset = tl.load(norm + D + channels)[None, :]
+        ready = n * gain + offset
+        attended = ready
+        if HAS_MEMORY:
+            attended = memory * gain + offset
+        q = _projected(ready, w_in, b_in, channels, channels, D) * HEAD**-0.5
+        k = _projected(attended, w_in, b_in, D + channels, channels, D)
+        v = _projected(attended, w_in, b_in, 2 * D + channels, channels, D)
+        queries = tl.where(layer == L - 1, Q, T)
+        key = tl.load(keys + segment).to(tl.uint32) + layer if IS_DROPPED else 0
+        grad_q = tl.zeros((TB, D), tl.float32)
+        grad_k = tl.zeros((MB, D), tl.float32)
+        grad_v = tl.zeros((MB, D), tl.float32)
+        for head in range(H):
+            is_own = (channels // HEAD == head)[None, :]
+            own_q, own_grad = tl.where(is_own, q, 0.0), tl.where(is_own, grad_found, 0.0)
+            p = _softmax(own_q, k, M, others)
+            stays = _kept(key, head, queries, T - queries, M, below, rows, others, IS_DROPPED)
+            grad_v += _dot(tl.trans(p * stays), own_grad)
+            grad_p = _dot(own_grad, tl.trans(v)) * stays
+            grad_p = p * (grad_p - tl.sum(grad_p * p, 1)[:, None])
+            grad_q += tl.where(is_own, _dot(grad_p, k), 0.0)
+            grad_k += _dot(tl.trans(grad_p), own_q)
+        grad_q *= HEAD**-0.5
+        to_bias = to_in + 3 * D * D + channels
+        tl.store(to_in + square, _dot(tl.trans(grad_q), ready))
+        tl.store(to_bias, tl.sum(grad_q, 0))
+        tl.store(to_in + D * D + square, _dot(tl.trans(grad_k), attended))
+        tl.store(to_bias + D, tl.sum(grad_k, 0))
+        tl.store(to_in + 2 * D * D + square, _dot(tl.trans(grad_v), attended))
+        tl.store(to_bias + 2 * D, tl.sum(grad_v, 0))
+        inner = _dot(grad_q, tl.load(w_in + square))
+        of_memory = _dot(grad_k, tl.load(w_in + D * D + square))
+        of_memory += _dot(grad_v, tl.load(w_in + 2 * D * D + square))
+        if HAS_MEMORY:
+            grad_gain = tl.sum(inner * n, 0) + tl.sum(of_memory * memory, 0)
+            grad_offset = tl.sum(inner, 0) + tl.sum(of_memory, 0)
+            grad_m += _normed_grad(of_memory * gain, memory, memory_scale, D)
+        else:
+            inner += of_memory
+            grad_gain, grad_offset = tl.sum(inner * n, 0), tl.sum(inner, 0)
+        tl.store(to_norm + channels, grad_gain)
+        tl.store(to_norm + D + channels, grad_offset)
+        grad += _normed_grad(inner * gain, n, scale, D)
+    tl.store(grad_x + segment * T * D + places, grad * D**0.5, mask=is_there)
+    if HAS_MEMORY:
+        tl.store(
+            grad_memory + segment * M * D + memory_places,
+            grad_m * D**0.5,
+            mask=others[:, None] < M,
+        )

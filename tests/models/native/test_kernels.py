@@ -1,0 +1,192 @@
+"""The encoder in Triton is the formula: interpreted on a CPU, compiled on a GPU."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from models.layers.encoder import Encoder
+from models.native import gpu, library
+from models.native.encoder import NativeEncoder, accelerate
+from models.native.encoding import Request, encode
+from models.native.gpu import Kernels, unsuited
+from models.native.weights import plain_weights
+from tests.cuda import DEVICES, needs_cuda
+
+pytest.importorskip("triton")
+
+KERNELS = "models.native.kernels"
+# Where there is a GPU, nothing is interpreted.
+KERNEL_DEVICES = DEVICES[1:] if torch.cuda.is_available() else DEVICES
+
+
+def kernels(encoder):
+    """Return the kernels for an encoder; a CPU interprets them (tests/conftest.py)."""
+    layer = encoder.layers[0]
+    return Kernels(layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features)
+
+
+def make_encoder(device, width=32, heads=8, feedforward=64, dropout=0.4):
+    torch.manual_seed(0)
+    encoder = Encoder(width, heads, 2, feedforward, dropout)
+    for parameter in encoder.parameters():  # zeros and ones would hide mistakes
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return encoder.to(device)
+
+
+def make_tokens(batch, count, width, device):
+    x = torch.randn(batch, count, width)
+    x[:, : count // 3, 0] = 0  # padding has no positions
+    return x.to(device).requires_grad_()
+
+
+def outcomes(encode, wanted):
+    out = encode()
+    return [out, *torch.autograd.grad(out.sin().sum(), wanted)]
+
+
+CASES = {
+    "itself": (19, None, None, False),
+    "itself, some tokens": (20, None, 4, False),
+    "memory": (3, 19, None, False),
+    "memory, dropout": (19, 5, None, True),
+    "memory, dropout, some tokens": (17, 18, 2, True),
+    "a token": (1, 1, 1, True),
+}
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_outputs_and_gradients_are_those_of_the_formula(case, device):
+    tokens, attended, last, is_dropped = case
+    encoder = make_encoder(device)
+    x = make_tokens(3, tokens, 32, device)
+    memory = None if attended is None else make_tokens(3, attended, 32, device)
+    keys = torch.tensor([5, 2**31, 2**32 - 1], device=device) if is_dropped else None
+    request, compiled = Request(encoder, last, keys), kernels(encoder)
+    weights = plain_weights(encoder, compiled.weights, x.device)
+    wanted = [v for v in (x, memory, *encoder.parameters()) if v is not None]
+    found = outcomes(lambda: encode(compiled, request, x, memory, weights), wanted)
+    expected = outcomes(lambda: request.formula(x, memory), wanted)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            ours, theirs, atol=2e-5 * theirs.detach().abs().max().item(), rtol=0
+        )
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize("sizes", [(16, 2, 32), (64, 4, 96)])
+def test_other_sizes(sizes, device):
+    encoder = make_encoder(device, *sizes)
+    x, compiled = make_tokens(2, 5, sizes[0], device), kernels(encoder)
+    weights = plain_weights(encoder, compiled.weights, x.device)
+    request = Request(encoder, None, None)
+    found = outcomes(lambda: encode(compiled, request, x, None, weights), [x, *weights])
+    expected = outcomes(lambda: request.formula(x, None), [x, *weights])
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            ours, theirs, atol=2e-5 * theirs.detach().abs().max().item(), rtol=0
+        )
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+def test_gradients_of_many_segments_are_added_up_part_by_part(device, monkeypatch):
+    encoder, found = make_encoder(device), []
+    x, compiled = make_tokens(3, 4, 32, device), kernels(encoder)
+    weights = plain_weights(encoder, compiled.weights, x.device)
+
+    def compiled_call():
+        return encode(compiled, Request(encoder, None, None), x, None, weights)
+
+    for at_once in (2, 3):
+        monkeypatch.setattr(gpu, "_SEGMENTS_AT_ONCE", at_once)
+        found.append(outcomes(compiled_call, [x, *weights]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+def test_calls_of_an_encoder_share_its_weights_until_they_change(device):
+    encoder = make_encoder(device)
+    x, compiled = make_tokens(2, 4, 32, device), kernels(encoder)
+    weights = plain_weights(encoder, compiled.weights, x.device)
+    request = Request(encoder, None, None)
+
+    def twice(call):
+        return call(call(x))
+
+    def compiled_call(y):
+        return encode(compiled, request, y, None, weights)
+
+    for _ in range(2):  # the second time after a step
+        found = outcomes(lambda: twice(compiled_call), weights)
+        expected = outcomes(lambda: twice(lambda y: request.formula(y, None)), weights)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(
+                ours, theirs, atol=5e-5 * theirs.detach().abs().max().item(), rtol=0
+            )
+        with torch.no_grad():
+            for weight in weights:
+                weight.mul_(1.1)
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+def test_gradients_of_gradients(device):
+    encoder = make_encoder(device)
+    x, compiled = make_tokens(1, 3, 32, device), kernels(encoder)
+    weights = plain_weights(encoder, compiled.weights, x.device)
+    request, found = Request(encoder, None, None), []
+    for out in (encode(compiled, request, x, None, weights), request.formula(x, None)):
+        (grad,) = torch.autograd.grad(out.sin().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), [x, encoder.layers[0].fc1.weight]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(24, 8, 128), (32, 5, 128), (32, 8, 100), (128, 8, 128)])
+def test_sizes_that_the_kernels_are_not_for(sizes):
+    assert "kernels.py is not for width" in unsuited(*sizes, torch.device("cpu"))
+
+
+@needs_cuda
+def test_long_sequences_are_left_to_the_formula():
+    encoder = accelerate(make_encoder("cuda", dropout=0.0), device=torch.device("cuda"))
+    assert type(encoder) is NativeEncoder
+    x = make_tokens(2, 65, 32, "cuda")
+    assert torch.equal(encoder(x), encoder.formula(x, None, None, None))
+    assert not torch.equal(encoder(x[:, 1:]), encoder.formula(x[:, 1:], None, None, None))
+
+
+@pytest.fixture
+def _made_anew():
+    library.kernels.cache_clear()
+    yield
+    library.kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("_made_anew")
+@pytest.mark.parametrize("fault", ["none", "no Triton", "wrong numbers"])
+def test_kernels_are_tried_before_they_are_used(monkeypatch, fault):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if fault == "none":
+        assert isinstance(library.kernels(32, 8, 32, device, learns=False), Kernels)
+        return
+    expected = fault
+    if fault == "no Triton":
+        monkeypatch.setitem(sys.modules, KERNELS, None)
+        monkeypatch.delattr(KERNELS, raising=False)
+        expected = "needs Triton"
+    else:
+        forward = Kernels.forward
+        monkeypatch.setattr(
+            Kernels, "forward", lambda *args: (1.01 * forward(*args)[0], forward(*args)[1])
+        )
+    with pytest.warns(UserWarning, match=f"no encoder in Triton, running without it.*{expected}"):
+        assert isinstance(library.kernels(32, 8, 32, device, learns=False), str)
+
+
+def test_sizes_without_kernels_bring_no_warning(recwarn):
+    assert "not for width 24" in library.kernels(24, 8, 32, torch.device("cpu"), learns=False)
+    assert not recwarn
