@@ -48,11 +48,7 @@ def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> S
     Raises InputError, which begins with `where`, for a name that the dataclass lacks, and for a
     value of another type or out of range.
     """
-    known = {one.name: one for one in fields(cls)}
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        expected = ", ".join(known) or "none"
-        raise InputError(f"{where}: there is no setting {shown(unknown[0])}, only: {expected}.")
+    known = {name: _field_of(cls, name, where) for name in values}
     try:
         return cls(**{name: _checked(known[name], value) for name, value in values.items()})
     except (TypeError, ValueError) as error:
@@ -64,9 +60,7 @@ def check_setting(cls: type[DataclassInstance], name: str, value: Any, where: st
 
     Raises InputError as `make_config` does.
     """
-    one = next((one for one in fields(cls) if one.name == name), None)
-    if one is None:
-        return make_config(cls, {name: value}, where)
+    one = _field_of(cls, name, where)
     try:
         return _checked(one, value)
     except (TypeError, ValueError) as error:
@@ -80,17 +74,14 @@ def parse_assignments(
 
     Raises InputError for a text without `=`, a key that the dataclass lacks, or a bad value.
     """
-    known = {one.name: one for one in fields(cls)}
     values = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"{where} {text}: expected KEY=VALUE.")
-        if name not in known:
-            expected = ", ".join(known) or "none"
-            raise InputError(f"{where} {text}: there is no setting {name!r}, only: {expected}.")
+        one = _field_of(cls, name, f"{where} {text}")
         try:
-            values[name] = _parse_of(known[name])(value)
+            values[name] = _parse_of(one)(value)
         except Exception as error:
             raise InputError(f"{where} {text}: {_reason(error)}.") from error
     return values
@@ -102,6 +93,14 @@ def plain_values(config: DataclassInstance) -> dict[str, Any]:
         name: value if isinstance(value, (bool, int, float, dict, type(None))) else str(value)
         for name, value in asdict(config).items()
     }
+
+
+def _field_of(cls: type[DataclassInstance], name: str, where: str) -> Field[Any]:
+    known = {one.name: one for one in fields(cls)}
+    if name not in known:
+        expected = ", ".join(known) or "none"
+        raise InputError(f"{where}: there is no setting {shown(name)}, only: {expected}.")
+    return known[name]
 
 
 def _checked(one: Field[Any], value: Any) -> Any:

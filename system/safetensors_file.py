@@ -12,9 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from system.errors import InputError, first_line, refuse_if_out_of_memory
 from system.files import atomic_write
-from system.what_it_is import refuse_if_something_else
+from system.what_it_is import refuse_unread
 
 SUFFIX = ".safetensors"
 KEY = "checkpoint"  # of the value in a file's metadata, which are texts by name
@@ -43,9 +42,4 @@ def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
     except OSError:
         raise
     except Exception as error:  # damaged bytes can fail in any way
-        refuse_if_out_of_memory(error, path)
-        refuse_if_something_else(error, path, f"a {SUFFIX} file", advice)
-        raise InputError(
-            f"{path} is no {SUFFIX} file, or is damaged ({path.stat().st_size:,} bytes; "
-            f"{first_line(error)}); {advice}"
-        ) from error
+        refuse_unread(error, path, f"a {SUFFIX} file", advice)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from system.errors import InputError, first_line, refuse_if_out_of_memory
+from system.errors import InputError
 from system.tensor_pickle import RefusedName, TensorUnpickler
 from system.torch_layout import (
     LEGACY_MAGIC,
@@ -20,7 +20,7 @@ from system.torch_layout import (
     read_zip,
     require,
 )
-from system.what_it_is import refuse_if_something_else
+from system.what_it_is import refuse_unread
 
 _LARGEST_PICKLE = 2**23  # bytes, read in seconds; a training's has some thousand
 
@@ -47,12 +47,7 @@ def load_torch_file(path: Path, what: str, advice: str) -> Any:
                 "get it from its authors."
             ) from error
         except Exception as error:  # damaged bytes can fail in any way
-            refuse_if_out_of_memory(error, path)
-            refuse_if_something_else(error, path, what, advice)
-            raise InputError(
-                f"{path} is not {what}, or is damaged ({path.stat().st_size:,} bytes; "
-                f"{first_line(error)}); {advice}"
-            ) from error
+            refuse_unread(error, path, what, advice)
 
 
 def _unpickle(part: BinaryIO, storage_of: StorageOf | None) -> Any:

@@ -7,13 +7,15 @@ pickle is read by whom this is called by. Memory is asked for only where the fil
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
@@ -55,10 +57,27 @@ class BoundedFile:
         return self._file.readline(max(self._end - self._file.tell(), 0))
 
 
+@contextmanager
+def _telling_of_damage() -> Iterator[None]:
+    """Raise UnpicklingError for whatever damaged bytes make `zipfile` raise in the block."""
+    try:
+        yield
+    except (pickle.UnpicklingError, MemoryError):
+        raise
+    except Exception as error:
+        # A table may name places that no file has; any other such error is the disk's.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        complaint = "its zip archive is damaged, as by a copy that broke off; copy it again"
+        raise pickle.UnpicklingError(complaint) from error
+
+
 def read_zip(file: BinaryIO, unpickle: Unpickle, largest_pickle: int = sys.maxsize) -> Any:
     """Return what is in a zip archive; raises any exception for another one, or a damaged one."""
     size = file.seek(0, os.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
+    with _telling_of_damage():
+        opened = zipfile.ZipFile(file)
+    with opened as archive:
         records = archive.infolist()
         sizes = {one.filename: one.file_size for one in records}
         is_stored = all(one.compress_type == zipfile.ZIP_STORED for one in records)
@@ -69,20 +88,24 @@ def read_zip(file: BinaryIO, unpickle: Unpickle, largest_pickle: int = sys.maxsi
         (main,) = [name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
         require(sizes[main] <= largest_pickle, "too large a pickle")
         folder = main.removesuffix("data.pkl")
-        order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in sizes else b"little"
-        require(order == sys.byteorder.encode(), "numbers of another byte order")
+
+        def content_of(name: str) -> np.ndarray:
+            content = np.empty(sizes[name], np.uint8)
+            with _telling_of_damage(), cast("zipfile.ZipExtFile", archive.open(name)) as record:
+                require(record.readinto(content.data) == len(content), "it ends too early")
+            return content
+
+        order = f"{folder}byteorder"
+        is_ours = order not in sizes or content_of(order).tobytes() == sys.byteorder.encode()
+        require(is_ours, "numbers of another byte order")
         storages: dict[str, np.ndarray] = {}
 
         def storage_of(itemsize: int, key: str, count: int) -> np.ndarray:
             if key not in storages:
-                name = f"{folder}data/{key}"
-                content = np.empty(sizes[name], np.uint8)
-                with cast("zipfile.ZipExtFile", archive.open(name)) as record:
-                    require(record.readinto(content.data) == len(content), "it ends too early")
-                storages[key] = content
+                storages[key] = content_of(f"{folder}data/{key}")
             return _of_size(storages[key], itemsize, count)
 
-        return unpickle(io.BytesIO(archive.read(main)), storage_of)
+        return unpickle(io.BytesIO(content_of(main).tobytes()), storage_of)
 
 
 def read_legacy(file: io.BytesIO | io.BufferedReader, unpickle: Unpickle) -> Any:

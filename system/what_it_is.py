@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
-from system.errors import InputError
+from system.errors import InputError, first_line, refuse_if_out_of_memory
 
 _LONGEST_START = 400  # bytes, after which the first record of a zip archive is named
 _KINDS = {
@@ -38,8 +39,16 @@ def what_it_is(path: Path) -> str | None:
     )
 
 
-def refuse_if_something_else(error: Exception, path: Path, expected: str, advice: str) -> None:
-    """Raise InputError, which ends with `advice`, if `path` is another kind of file altogether."""
+def refuse_unread(error: Exception, path: Path, expected: str, advice: str) -> NoReturn:
+    """Raise InputError, which says why `path` could not be read and ends with `advice`.
+
+    It is another kind of file than `expected`, or damaged, or takes more memory than is free.
+    """
+    refuse_if_out_of_memory(error, path)
     found = what_it_is(path)
     if found is not None:
         raise InputError(f"{path} is {found}; expected {expected}: {advice}") from error
+    raise InputError(
+        f"{path} is not {expected}, or is damaged ({path.stat().st_size:,} bytes; "
+        f"{first_line(error)}); {advice}"
+    ) from error

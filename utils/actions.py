@@ -83,10 +83,10 @@ def _given_settings(arguments: Mapping[str, Any]) -> set[str]:
 
 
 def _work(asked: _Request) -> None:
-    from utils.option_checks import PLACES_OF_A_WORKER
+    from utils.option_checks import OF_A_WORKER
     from utils.studies.worker import work_in
 
-    given = {name: asked[name] for name in PLACES_OF_A_WORKER if name in asked.arguments}
+    given = {name: asked[name] for name in OF_A_WORKER if name in asked.arguments}
     work_in(asked["worker"], given, asked["storage"], asked.processes)
 
 

@@ -22,7 +22,7 @@ from utils.run_config import RunConfig
 from utils.running.setup import make_options
 from utils.running.text_encoder import cutter_of
 from utils.tasks import Scores
-from utils.training.run import train_and_test
+from utils.training.run import train
 
 Segments = np.ndarray | Tensor | Sequence[np.ndarray | Tensor]
 
@@ -41,7 +41,7 @@ def run(config: RunConfig, resume: str | None = None, overwrite: bool = False) -
     `resume` and `overwrite` are its options of these names. Raises InputError for what the
     command line would refuse.
     """
-    evaluation = train_and_test(config, make_options(config, SINGLE_PROCESS), resume, overwrite)
+    evaluation = train(config, make_options(config, SINGLE_PROCESS), resume, overwrite)
     return Run(evaluation.scores, evaluation.predictions, config.checkpointdir)
 
 

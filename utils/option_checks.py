@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from utils.run_config import OF_A_TEXT_ENCODER, RunConfig
+from utils.run_config import OF_A_MACHINE, OF_A_TEXT_ENCODER, RunConfig
 
 # The settings of a run that may be others where a worker is.
-PLACES_OF_A_WORKER = ("datadir", "resultdir", "num_workers", "log_interval", "verbose")
+OF_A_WORKER = ("datadir", "resultdir", "log_interval", "verbose", *OF_A_MACHINE)
 BY_ID = True  # --attention without a number
 _OTHER_WORK = ("train", "compare", "ablate", "tune", "worker", "table", "dry_run")
 _OF_SCORES = ("bootstrap", "against")
@@ -60,7 +60,7 @@ def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) 
             parser.error(f"--{name} goes with {ways}")
     if arguments["worker"]:
         of_run = [name for name in vars(RunConfig()) if name in arguments]
-        given = [name for name in of_run if name not in PLACES_OF_A_WORKER]
+        given = [name for name in of_run if name not in OF_A_WORKER]
         if given:
             parser.error(
                 f"--worker takes its settings from {arguments['worker']}: leave --{given[0]} out"

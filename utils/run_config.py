@@ -31,6 +31,7 @@ OF_A_TEXT_ENCODER = (  # settings that are of no use without one that is trained
     *("bert_lr", "bert_weight_decay", "bert_warmup"),
     *("freeze_layers", "gradient_checkpointing"),
 )
+OF_A_MACHINE = ("device", "num_workers", "native", "compile")  # and of no experiment
 SCHEDULES = ("none", "plateau", "cosine")
 LOSSES = ("mse", "l1")
 MOST_WORKERS = 256  # more would only take memory

@@ -270,8 +270,8 @@ def _value_problems(split: _Split, summary: SplitSummary, scale: Scale) -> Itera
 
 def _piece_problems(split: _Split) -> Iterator[str]:
     """Look for ids, masks and places of words that no text encoder takes."""
-    if split.pieces is None:
-        return
+    if split.pieces is None or not len(split.pieces):
+        return  # how many there are is a line of its own
     path, (rows, length) = split.folder / PIECES_FILE, split.pieces.shape[1:]
     if rows not in (2, 3) or length > _MOST_PIECES:
         yield f"{path}: {rows} rows of {length}, expected 2, or 3 by word, of a text's word pieces."

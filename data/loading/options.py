@@ -37,13 +37,15 @@ class RowBatches(Generic[Order]):
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How batches are made and where they go."""
+    """How batches are made, where they go, and how a model runs there."""
 
     device: torch.device
     batch_size: int
     num_workers: int
     verbose: bool  # show progress
     processes: Processes = SINGLE_PROCESS  # that share each batch
+    native: bool = True  # encoders that are compiled for it
+    compiles: bool = False  # by torch.compile
 
     def rows(self, order: Order) -> RowBatches[Order]:
         """Cut `order` into batches, whole ones, before they are shared."""

@@ -19,9 +19,12 @@ from data.text.bert_files import (
     read_config,
     read_vocabulary,
 )
-from system.errors import InputError, refuse_if_out_of_memory
+from system.errors import InputError
+from system.safetensors_file import SUFFIX as SAFETENSORS
+from system.safetensors_file import load_safetensors
 from system.torch_file import load_torch_file
 
+_ADVICE = "fetch it again."
 _SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 # What the encoder's shape needs of a configuration, besides the activation.
@@ -169,19 +172,10 @@ def _modern_norm_name(match: re.Match[str]) -> str:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = load_torch_file(path, "a BERT's weights", "fetch it again.")
-    except PermissionError:
-        raise
-    # A damaged file can make either loader fail in any way.
-    except Exception as error:
-        refuse_if_out_of_memory(error, path)
-        raise InputError(f"{path} is damaged, or holds no weights; fetch it again.") from error
+    if path.suffix == SAFETENSORS:
+        tensors, _ = load_safetensors(path, _ADVICE)
+    else:
+        tensors = load_torch_file(path, "a BERT's weights", _ADVICE)
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     ):

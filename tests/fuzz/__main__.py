@@ -17,13 +17,15 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: a fork has no threads
 
+from data.fetching.demo import write_demo
+from data.layout import PIECES_FILE
 from tests.fuzz import arrays, checkpoints, csd, pickles
 from tests.fuzz.programs import Command, Room, import_what_runs_import
 
@@ -34,19 +36,23 @@ PREPARE_CSD = (
     *("--alignment", "segment", "word"),
 )
 PREPARE_PICKLE = ("dataset_prep", "--datadir", "{out}", "--from", f"{{in}}/{pickles.TARGET}")
+PREPARE_TEXT = (*PREPARE_PICKLE, "--bert", "{in}/demo_bert")
 CHECK = ("dataset_prep", "--datadir", "{in}", "--check")
 PLAN = ("main_msaf", "--datadir", "{in}", "--train", "--dry_run", "--checkpointdir", "{out}")
 TRAIN = (
-    *("main_msaf", "--datadir", "{out}", "--checkpointdir", "{out}/run", "--resultdir", "{out}"),
+    *("main_msaf", "--datadir", "{in}", "--checkpointdir", "{out}/run", "--resultdir", "{out}"),
     *("--train", "--epochs", "1", "--model", "lf_dnn", "--num_workers", "0"),
     *("--scheduler", "plateau", "--batch_size", "1"),
 )
-HALFWAY = ("tests.fuzz.halfway", *TRAIN[1:], "--overwrite", "--epochs", "2")
+HALFWAY = ("tests.fuzz.halfway", *TRAIN[1:], "--epochs", "2")
+ALONG = ("--finetune_bert", "{in}/demo_bert")
 EVALUATE = (
     *("main_msaf", "--datadir", "{in}", "--resultdir", "{out}", "--num_workers", "0"),
     *("--checkpoint", f"{{in}}/{checkpoints.TARGET}"),
 )
-RESUME = (*TRAIN, "--datadir", "{in}", "--epochs", "2", "--resume", f"{{in}}/{checkpoints.TARGET}")
+RESUME = (*TRAIN, "--epochs", "2", "--resume", f"{{in}}/{checkpoints.TARGET}")
+PREDICT = (*EVALUATE, "--predict", f"{{in}}/{pickles.TARGET}")
+ENCODER_COMMANDS = (EVALUATE, (*RESUME, "--finetune_bert"), PREDICT)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,14 @@ class Kind:
     cases: Cases
     commands: tuple[Command, ...]
     slow: tuple[Command, ...] = ()  # on one case in eight
+    of_some: Mapping[str, tuple[Command, ...]] = field(default_factory=dict)  # instead, by a name
+
+    def commands_of(self, target: str, what: str, content: bytes) -> tuple[Command, ...]:
+        """Return what is run on a case."""
+        for name, commands in self.of_some.items():
+            if name in f"{target} {what}":
+                return commands
+        return (*self.commands, *(self.slow if zlib.crc32(content) % 8 == 0 else ()))
 
 
 KINDS = ("csd", "array", "pickle", "checkpoint")
@@ -66,29 +80,45 @@ def kinds(folder: Path) -> dict[str, Kind]:
     """Make the sound files of all kinds; everything that the programs need is imported then."""
     rest = folder / "sound"
     import_what_runs_import(rest, csd.files(), [PREPARE_CSD])
-    content = {pickles.TARGET: pickles.dumped()}
-    made = import_what_runs_import(rest, content, [PREPARE_PICKLE, TRAIN])
-    within = import_what_runs_import(rest, content, [PREPARE_PICKLE, HALFWAY])
-    trained = {"weights": made["run/best.pth"], "a training": within["run/last.pth"]}
-    keep = ("train/", "val/", "test/", "dataset.json", "run/best.pth")
-    dataset = {name: content for name, content in made.items() if name.startswith(keep)}
-    import_what_runs_import(rest, dataset, [CHECK, PLAN, EVALUATE])
-    resumable = {**dataset, checkpoints.TARGET: within["run/last.pth"]}
-    import_what_runs_import(rest, resumable, [RESUME])
-    changed = {name: content for name, content in dataset.items() if not name.endswith(".pth")}
+    bert = {f"demo_bert/{path.name}": path.read_bytes() for path in write_demo(folder).iterdir()}
+    given = {pickles.TARGET: pickles.dumped(), **bert}
+    import_what_runs_import(rest, given, [PREPARE_PICKLE])
+    made = import_what_runs_import(rest, given, [PREPARE_TEXT])
+    keep = ("train/", "val/", "test/", "dataset.json")
+    arrays_of = {name: content for name, content in made.items() if name.startswith(keep)}
+    dataset, trained = {**given, **arrays_of}, {}
+    for name, options in {"": (), checkpoints.ENCODER: ALONG}.items():
+        made = import_what_runs_import(rest, dataset, [(*TRAIN, *options)])
+        trained[f"weights{name}"] = made["run/best.pth"]
+        made = import_what_runs_import(rest, dataset, [(*HALFWAY, *options)])
+        trained[f"a training{name}"] = made["run/last.pth"]
+        whole = {**dataset, checkpoints.TARGET: trained[f"a training{name}"]}
+        import_what_runs_import(rest, whole, ENCODER_COMMANDS if options else (EVALUATE, RESUME))
+    evaluated = {**dataset, checkpoints.TARGET: trained["weights"]}
+    import_what_runs_import(rest, evaluated, [CHECK, PLAN])
     return {
         "csd": Kind(csd.files(), csd.cases, (PREPARE_CSD,)),
         "pickle": Kind({}, pickles.cases, (PREPARE_PICKLE,)),
-        "array": Kind(dataset, partial(arrays.cases, sound=changed), (CHECK, PLAN), (EVALUATE,)),
-        "checkpoint": Kind(dataset, partial(checkpoints.cases, sound=trained), (EVALUATE, RESUME)),
+        "array": Kind(
+            evaluated,
+            partial(arrays.cases, sound=arrays_of),
+            (CHECK, PLAN),
+            (EVALUATE,),
+            {PIECES_FILE: (CHECK, (*TRAIN, *ALONG))},
+        ),
+        "checkpoint": Kind(
+            dataset,
+            partial(checkpoints.cases, sound=trained),
+            (EVALUATE, RESUME),
+            of_some={checkpoints.ENCODER: ENCODER_COMMANDS},
+        ),
     }
 
 
 def fault_of(kind: Kind, folder: Path, target: str, what: str, content: bytes) -> str | None:
     """Run all programs on a case; returns what was wrong, with the output."""
     must_fail = what.startswith("outside: ") and "," not in what
-    slow = kind.slow if zlib.crc32(content) % 8 == 0 else ()
-    for command in (*kind.commands, *slow):
+    for command in kind.commands_of(target, what, content):
         room = Room(folder, {**kind.sound, target: content})
         outcome = room.run(command)
         fault = room.fault_of(outcome, must_fail)

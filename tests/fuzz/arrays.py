@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data.layout import PIECES_FILE
 from tests.fuzz.mutate import (
     NUMBERS,
     STRANGE_NUMBERS,
@@ -35,10 +36,18 @@ def cases(seed: int, count: int, sound: dict[str, bytes]) -> Iterator[tuple[str,
     def one(rng: random.Random) -> tuple[str, bytes]:
         path = rng.choice(list(sound))
         suffix = path.rpartition(".")[2]
-        mutate = rng.choice((_damaged, *_BY_SUFFIX[suffix]))
+        mutators = (_pieces,) * 4 if path.endswith(PIECES_FILE) else _BY_SUFFIX[suffix]
+        mutate = rng.choice((_damaged, *mutators))
         return f"{path} {mutate.__name__[1:]}", mutate(rng, sound[path])
 
     return each_case(seed, count, [one])
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return what `np.save` writes."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def _damaged(rng: random.Random, content: bytes) -> bytes:
@@ -77,21 +86,17 @@ def _values(rng: random.Random, content: bytes) -> bytes:
         array = array.astype(rng.choice(dtypes))
     else:
         array = rng.choice((np.asfortranarray(array), array[0], array[None], array[..., 0]))
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
+    return npy(array)
 
 
 def _pickled(rng: random.Random, content: bytes) -> bytes:
-    file = io.BytesIO()
-    value = np.array([rng.choice(PAYLOADS)], object)
-    kind = rng.randrange(3)
+    value, kind = np.array([rng.choice(PAYLOADS)], object), rng.randrange(3)
     if kind == 0:
-        np.save(file, value, allow_pickle=True)
-    elif kind == 1:
-        np.savez(file, a=np.load(io.BytesIO(content)))
-    else:
-        file.write(pickle.dumps(rng.choice(PAYLOADS)))
+        return npy(value)
+    if kind == 2:
+        return pickle.dumps(rng.choice(PAYLOADS))
+    file = io.BytesIO()
+    np.savez(file, a=np.load(io.BytesIO(content)))
     return file.getvalue()
 
 
@@ -127,6 +132,19 @@ def _json_text(rng: random.Random, content: bytes) -> bytes:
     return rng.choice(
         (*deep, b"", b"null", b"NaN", b"\xef\xbb\xbf" + content, content * 2, b"\xff")
     )
+
+
+def _pieces(rng: random.Random, content: bytes) -> bytes:
+    """Change ids, the mask or places of words, or how many of these rows there are."""
+    array = np.load(io.BytesIO(content)).astype(rng.choice(("i8", ">i4", "u8", "f8")))
+    number = rng.choice((-1, 2, 50, 51, 63, 64, 255, 2**15, -(2**31), 2**24 + 1, 2**62, np.nan))
+    with np.errstate(all="ignore"):
+        number = np.array(number).astype(array.dtype)
+    rows = rng.choice((0, 1, slice(None)))
+    array[rng.choice((slice(None), 0, -1)), rows, rng.choice((slice(None), 0, -1))] = number
+    odd = array[:, :1], np.repeat(array, 2, axis=1), np.repeat(array, 2, axis=2), array[..., :1]
+    by_word = np.concatenate([array, array[:, :1]], axis=1)
+    return npy(rng.choice((array, array, by_word, array[:0], *odd)))
 
 
 _BY_SUFFIX = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,39 +11,39 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.fuzz.mutate import damaged, each_case, nested, replaced_somewhere, saved
+from tests.fuzz.pickles import instruction
+
 TARGET = "run/best.pth"  # the file that is evaluated, and resumed
+ENCODER = " with a text encoder"  # what the name of a sound file ends with that has one
 
 
-def saved(content: Any, zipped: bool = True) -> bytes:
-    """Return what `torch.save` writes."""
+def damage(content: bytes, rng: random.Random) -> bytes:
+    """Damage bytes, mostly near the ends, where a file's tables are."""
+    places = [*range(0, 600, 64), *range(max(len(content) - 2000, 0), len(content), 64)]
+    return damaged(rng, content, places)
+
+
+def records_of(content: bytes) -> list[list]:
+    """Return name and content of each record of a zip."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return [[name, archive.read(name)] for name in archive.namelist()]
+
+
+def archive_of(records: list[list], kind: int = zipfile.ZIP_STORED) -> bytes:
+    """Return a zip of records."""
     buffer = io.BytesIO()
-    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+    with zipfile.ZipFile(buffer, "w", kind) as archive:
+        for name, record in records:
+            archive.writestr(name, record)
     return buffer.getvalue()
-
-
-def flip(content: bytes, rng: random.Random) -> bytes:
-    """Change some bytes, often near the ends, where a file's tables are."""
-    changed = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 8, 64))):
-        place = rng.randrange(len(changed))
-        near = rng.choice((place, place % 600, -1 - place % 2000))
-        changed[near] = rng.choice((0, 255, rng.randrange(256), changed[near] ^ 1))
-    return bytes(changed)
-
-
-def cut(content: bytes, rng: random.Random) -> bytes:
-    """Cut the file off, take a piece out, or put one in twice."""
-    start, end = sorted(rng.randrange(len(content)) for _ in range(2))
-    pieces = (content[:start], content[:start] + content[end:], content[:end] + content[start:])
-    return rng.choice(pieces)
 
 
 def rearrange(content: bytes, rng: random.Random) -> bytes:
     """Swap, drop, repeat, rename, empty or compress the records of a zip."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        return flip(content, rng)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        records = [[name, archive.read(name)] for name in archive.namelist()]
+        return damage(content, rng)
+    records = records_of(content)
     first, second = rng.choice(records), rng.choice(records)
     how = rng.choice(("swap", "drop", "repeat", "rename", "empty", "longer", "compress"))
     if how == "swap":
@@ -59,20 +58,7 @@ def rearrange(content: bytes, rng: random.Random) -> bytes:
         first[1] = b""
     elif how == "longer":
         first[1] += bytes(rng.choice((1, 4, 10**6)))
-    kind = zipfile.ZIP_DEFLATED if how == "compress" else zipfile.ZIP_STORED
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", kind) as archive:
-        for name, record in records:
-            archive.writestr(name, record)
-    return buffer.getvalue()
-
-
-def nested(rng: random.Random) -> Any:
-    """Return a list in a list in a list."""
-    value: Any = 0
-    for _ in range(rng.choice((3, 49, 60, 300))):
-        value = [value]
-    return value
+    return archive_of(records, zipfile.ZIP_DEFLATED if how == "compress" else zipfile.ZIP_STORED)
 
 
 STRANGE: tuple[Callable[[random.Random], Any], ...] = (
@@ -90,86 +76,54 @@ STRANGE: tuple[Callable[[random.Random], Any], ...] = (
     lambda rng: rng.choice((torch.ones(2, dtype=torch.complex64), torch.empty(3, device="meta"))),
     lambda rng: torch.randint(0, 256, (5056,), dtype=torch.uint8),
     lambda rng: rng.choice((np.float64(1), np.ones(2), np.dtype("V1500000000"), torch.float32)),
-    nested,
+    lambda rng: nested(rng.choice((3, 49, 60, 300))),
 )
-
-
-def places_in(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Yield every place in a tree of dicts, lists and tuples."""
-    yield path
-    if isinstance(value, (dict, list, tuple)):
-        for name in value if isinstance(value, dict) else range(len(value)):
-            yield from places_in(value[name], (*path, name))
-
-
-def changed(value: Any, path: tuple, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of a tree in which one place is changed."""
-    if not path:
-        return change(value)
-    copied = dict(value) if isinstance(value, dict) else list(value)
-    copied[path[0]] = changed(value[path[0]], path[1:], change)
-    return tuple(copied) if isinstance(value, tuple) else copied
 
 
 def revalue(content: bytes, rng: random.Random) -> bytes:
-    """Put strange values into the tree that a file holds, take some out, or rename them."""
+    """Put strange values into the tree that a file holds, or take some out."""
     tree = torch.load(io.BytesIO(content), weights_only=True)
     for _ in range(rng.choice((1, 1, 1, 3))):
-        path = rng.choice(list(places_in(tree)))
-        new = rng.choice(STRANGE)(rng)
-        how = rng.choice(("put", "put", "put", "drop", "rename"))
-        parent = path[:-1]
-        if how == "put" or not path or not isinstance(path[-1], str):
-            tree = changed(tree, path, lambda _, new=new: new)
-        else:
-            name = None if how == "drop" else f"module.{path[-1]}"
-            tree = changed(
-                tree, parent, lambda old, key=path[-1], name=name: renamed(old, key, name)
-            )
+        tree = replaced_somewhere(rng, tree, lambda: rng.choice(STRANGE)(rng))
     return saved(tree, rng.random() < 0.7)
 
 
-def renamed(items: dict, key: str, name: str | None) -> dict:
-    """Return a dict with another name for a key, or without it."""
-    pairs = [(name if one == key else one, value) for one, value in items.items()]
-    return {one: value for one, value in pairs if one is not None}
-
-
-CODES = (
-    *(b")", b"]", b"}", b"(", b"t", b"\x85", b"\x86", b"a", b"e", b"s", b"u", b"0", b"2", b"R"),
-    *(b"b", b"Q", b"\x81", b"\x8f", b"\x90", b"\x91", b"\x93", b"\x94", b"N", b"\x88", b"q\x00"),
-    *(b"h\x00", b"j\xff\xff\xff\x7f", b"r\xff\xff\xff\x7f", b"J\xff\xff\xff\x7f", b"K\x01"),
-    b"\x8b\xff\xff\xff\x7f",
-    b"\x96" + struct.pack("<Q", 2**40),
-    b"\x8e" + struct.pack("<Q", 2**62),
-    b"\x95" + struct.pack("<Q", 2**62),
-    b"X\x05\x00\x00\x00items",
-    b"X\xff\xff\xff\xff",
-    b"c" + b"a" * 20_000 + b"\nb\n",
-    *(b"cos\nsystem\n", b"cbuiltins\neval\n", b"ccollections\nOrderedDict\n"),
-    *(b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nSize\n"),
-    *(b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\nscalar\n", b"ctorch\ndevice\n"),
-    b"ctorch._utils\n_rebuild_wrapper_subclass\n",
-    b")" + b"\x85" * 100_000,
-    b"I" + b"9" * 10_000 + b"\n",
-)
+def redescribe(content: bytes, rng: random.Random) -> bytes:
+    """Change what a file says of its text encoder, often its vocabulary."""
+    tree = torch.load(io.BytesIO(content), weights_only=True)
+    described = tree["text_encoder"]
+    name, value = rng.choice(list(described.items()))
+    new = rng.choice(STRANGE)(rng)
+    if rng.random() < 0.4:
+        lines = described["vocabulary"].split("\n")
+        place = rng.randrange(len(lines))
+        lines[place : place + rng.choice((0, 1, 2, 99))] = rng.choice(
+            (
+                [],
+                [""],
+                ["[CLS]"],
+                ["\ud800"],
+                ["a b"],
+                ["x" * 10**5],
+                [str(n) for n in range(10**5)],
+            )
+        )
+        name, new = "vocabulary", "\n".join(lines)
+    elif type(value) is int:
+        new = rng.choice((new, value + 1, value * 2, value // 2, -value, float(value)))
+    return saved({**tree, "text_encoder": {**described, name: new}})
 
 
 def recode(content: bytes, rng: random.Random) -> bytes:
     """Put instructions of pickle's machine into the pickle of a zip."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        records = {name: archive.read(name) for name in archive.namelist()}
-    (main,) = (name for name in records if name.endswith("/data.pkl"))
-    code = records[main]
-    for _ in range(rng.choice((1, 2, 5))):
+    records = records_of(content)
+    (main,) = (record for record in records if record[0].endswith("/data.pkl"))
+    code = main[1]
+    for _ in range(rng.choice((1, 2, 5, 15))):
         place = rng.choice((2, rng.randrange(2, len(code)), len(code) - 1))
-        code = code[:place] + b"".join(rng.choices(CODES, k=rng.choice((1, 3)))) + code[place:]
-    records[main] = code
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, record in records.items():
-            archive.writestr(name, record)
-    return buffer.getvalue()
+        code = code[:place] + instruction(rng)[0] + code[place:]
+    main[1] = code
+    return archive_of(records)
 
 
 def cases(seed: int, count: int, sound: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
@@ -177,14 +131,17 @@ def cases(seed: int, count: int, sound: Mapping[str, bytes]) -> Iterator[tuple[s
 
     `sound` are checkpoints in PyTorch's present form, by what they are.
     """
-    for number in range(count):
-        rng = random.Random(f"{seed}/{number}")
+
+    def one(rng: random.Random) -> tuple[str, bytes]:
         torch.manual_seed(rng.randrange(2**32))
         name = rng.choice(list(sound))
-        mutate = rng.choice((flip, cut, rearrange, revalue, revalue, recode))
+        of_encoder = (redescribe,) * 3 if name.endswith(ENCODER) else ()
+        mutate = rng.choice((damage, damage, rearrange, revalue, revalue, recode, *of_encoder))
         content, form = sound[name], rng.choice(("zip", "zip", "legacy", "bare"))
-        if mutate is not recode and form != "zip":
+        if mutate not in (recode, redescribe) and form != "zip":
             tree = torch.load(io.BytesIO(content), weights_only=True)
             tree = tree["model_state_dict"] if form == "bare" else tree
             content = saved(tree, zipped=form != "legacy")
-        yield f"{TARGET} {mutate.__name__} {form} {name}", mutate(content, rng)
+        return f"{TARGET} {mutate.__name__} {form} {name}", mutate(content, rng)
+
+    return each_case(seed, count, [one])

@@ -40,7 +40,7 @@ PREPARE = (
     *("--device", "cpu"),
 )
 TRAIN_ON = (
-    *(*TRAIN, "--datadir", "{in}", "--epochs", "3", "--device", "cpu"),
+    *(*TRAIN, "--epochs", "3", "--device", "cpu"),
     *("--save_every", "1", "--resume", "auto"),
 )
 CHANGING = ("made_at", "speed", "started", "ended", "samples_per_second", "seconds")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable, Iterator
+
+import torch
 
 Mutator = Callable[[random.Random], tuple[str, bytes]]  # what was done, with the target first
 
@@ -23,6 +26,13 @@ def each_case(seed: int, count: int, mutators: list[Mutator]) -> Iterator[tuple[
     for index in range(count):
         rng = random.Random(f"{seed}/{index}")
         yield rng.choice(mutators)(rng)
+
+
+def saved(content: object, zipped: bool = True) -> bytes:
+    """Return what `torch.save` writes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
 
 
 def nested(depth: int) -> list:

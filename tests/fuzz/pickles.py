@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import pickletools
@@ -21,6 +20,7 @@ from tests.fuzz.mutate import (
     each_case,
     nested,
     replaced_somewhere,
+    saved,
 )
 
 TARGET = "data.pkl"
@@ -53,7 +53,7 @@ def contents() -> tuple[dict, ...]:
     for split, n in {"train": 3, "valid": 2, "test": 2}.items():
         mmsa[split] = {
             "id": [f"{split}{k}$_$1" for k in range(n)],
-            "raw_text": np.array([f"sentence {k}" for k in range(n)]),
+            "raw_text": np.array(["great movie", "really awful", "bad story"][:n]),
             "audio": rng.normal(size=(n, 4, 5)),
             "vision": rng.normal(size=(n, 3, 4)).astype(np.float32),
             "text": rng.normal(size=(n, 4, 6)).astype(np.float32),
@@ -90,11 +90,7 @@ def cases(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
 
 def _dumped(rng: random.Random, content: object) -> bytes:
     kind = rng.randrange(8)
-    if kind < 6:
-        return pickle.dumps(content, kind)
-    file = io.BytesIO()
-    torch.save(content, file, _use_new_zipfile_serialization=kind == 6)
-    return file.getvalue()
+    return pickle.dumps(content, kind) if kind < 6 else saved(content, zipped=kind == 6)
 
 
 def _bytes(rng: random.Random) -> tuple[str, bytes]:
@@ -178,7 +174,7 @@ def _instructions(rng: random.Random) -> tuple[str, bytes]:
         elif kind == "swap":
             parts[place], parts[other] = parts[other], parts[place]
         else:
-            inserted, kind = _instruction(rng)
+            inserted, kind = instruction(rng)
             parts.insert(place, inserted)
         done.append(kind)
     return f"{TARGET} instructions {', '.join(done)}", b"".join(parts)
@@ -194,7 +190,8 @@ _NAMES = (
 _TYPES = ("V1500000000", "S1500000000", "U0", "S0", "f8", "O", "f4,O", "U999999999999999999999")
 
 
-def _instruction(rng: random.Random) -> tuple[bytes, str]:
+def instruction(rng: random.Random) -> tuple[bytes, str]:
+    """Return an instruction of pickle's machine, and what it is."""
     kind = rng.randrange(7)
     if kind == 0:
         return rng.choice(pickletools.opcodes).code.encode("latin-1"), "any"

@@ -151,7 +151,7 @@ def import_what_runs_import(folder: Path, files: dict[str, bytes], commands: Seq
             with suppress(Exception):
                 importlib.import_module(name)
     out = folder / "out"
-    found = [path for path in out.rglob("*") if path.is_file()]
+    found = sorted(path for path in out.rglob("*") if path.is_file())
     return {str(path.relative_to(out)): path.read_bytes() for path in found}
 
 

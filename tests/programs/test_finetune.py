@@ -265,6 +265,11 @@ def endless_pieces(data, bert):
         file.truncate(file.tell() + shape[0] * 2 * 10**11)
 
 
+def single_rows(data, bert):
+    pieces = np.load(data / "val" / "pieces50.npy")
+    np.save(data / "val" / "pieces50.npy", pieces[:, :1])
+
+
 def without_pieces(data, bert):
     (data / "train" / "pieces50.npy").unlink()
 
@@ -296,6 +301,7 @@ def with_odd_dropout(data, bert):
         (spoilt_pieces, [], "word pieces from 0 to 200, but the text encoder knows"),
         (odd_masks, [], r"val: the mask of word pieces from 0 to 7, expected from 0 to 1; prepare"),
         (endless_pieces, [], "100000000000 word pieces a text, but the text encoder takes"),
+        (single_rows, [], "val: 1 rows of word pieces a text, expected 2; prepare the data again"),
         (without_pieces, [], r"has no pieces50.npy.*dataset_prep.py --datadir"),
         (without_bert, [], "--finetune_bert: .*bert, which .* is not a folder any more; put it"),
         (other_weights, [], "--finetune_bert: .*bert, which .* has other weights now; put it back"),
@@ -314,7 +320,7 @@ def test_mistakes_are_told_in_a_line(main, data, tmp_path, spoil, options, messa
 
 
 def test_a_bert_of_another_width_than_the_prepared_one(main, data, tmp_path):
-    """A new model takes it; one of a checkpoint cannot."""
+    """A new model takes it, in a search too; one of a checkpoint cannot."""
     vocabulary = (tmp_path / "bert" / "vocab.txt").read_text().splitlines()
     (tmp_path / "narrow").mkdir()
     write_vocabulary(tmp_path / "narrow", vocabulary)
@@ -326,6 +332,11 @@ def test_a_bert_of_another_width_than_the_prepared_one(main, data, tmp_path):
     main(*common, "--checkpointdir", "run", "--set", "layers=1")
     assert read_checkpoint(tmp_path / "run" / "best.pth").text_encoder["hidden_size"] == 16
     main("--datadir", data, "--checkpoint", "run/best.pth")
+    (tmp_path / "space.json").write_text('{"bert_lr": [1e-3], "text_hidden": [8]}')
+    of_search = ("--tune", 1, "--model", "lf_dnn", "--space", "space.json", "--batch_size", 3)
+    main("--datadir", data, *of_search, *common[3:], "--checkpointdir", "found")
+    chosen = tmp_path / "found" / "tuned" / "lf_dnn" / "seed20" / "best.pth"
+    assert read_checkpoint(chosen).text_encoder["hidden_size"] == 16
     main("--datadir", data, *TRAIN, "--checkpointdir", "frozen")
     with pytest.raises(InputError, match=r"16 wide from this BERT, but the model of .* takes 64"):
         main(*common, "--checkpoint", "frozen/best.pth", "--checkpointdir", "more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import struct
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.formats import safe_pickle
 from system.errors import InputError
 from system.torch_file import load_torch_file
 
@@ -236,7 +238,31 @@ def test_compressed_and_overlapping_records_are_refused(tmp_path):
 def test_weights_that_were_changed_on_the_way_are_told(tmp_path):
     path = write(tmp_path / "a.pth", torch.full((100,), 0.5))
     path.write_bytes(path.read_bytes().replace(struct.pack("<ff", 0.5, 0.5), b"changed!", 1))
-    assert "CRC" in refusal(path)
+    assert "its zip archive is damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("read", [load, safe_pickle.load], ids=["checkpoint", "pickle"])
+@pytest.mark.parametrize("place", [-20, -43, -45, -50])
+def test_a_zip_archive_that_is_damaged_says_so(tmp_path, read, place):
+    """What places outside the file its table then names, the system calls an invalid argument."""
+    path = write(tmp_path / "a.pth", {"weights": torch.ones(100)})
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{path}.*\(.*its zip archive is damaged.*copy it again"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [load, safe_pickle.load], ids=["checkpoint", "pickle"])
+def test_a_disk_that_fails_is_no_damage(tmp_path, monkeypatch, read):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = write(tmp_path / "a.pth", 1)
+    monkeypatch.setattr(zipfile.ZipFile, "open", fail)
+    with pytest.raises(InputError, match="Input/output error") as caught:
+        read(path)
+    assert "damaged, as by" not in str(caught.value)
 
 
 @pytest.mark.parametrize("first", [b"#", b"\x00", b"\xff"])

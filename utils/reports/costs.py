@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.text_encoder import text_encoder_of
 from system.console import format_table
-from utils.running.execution import FLOAT32, Execution
+from utils.running.execution import Execution
 
 _VALUES_A_PARAMETER = 4  # in training: itself, its gradient and Adam's two moments
 
 
-def model_table(model: nn.Module, inputs: Sequence[Tensor], execution: Execution = FLOAT32) -> str:
+def model_table(model: nn.Module, inputs: Sequence[Tensor], execution: Execution) -> str:
     """Lay out each part's parameters and FLOPs a sample, and the activations of one batch.
 
     `inputs` is a batch as the model takes it, which is run as `execution` says. FLOPs are those of

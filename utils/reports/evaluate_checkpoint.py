@@ -48,8 +48,8 @@ def evaluate_checkpoint(
     bootstrap = Bootstrap(config, split, task)
     if config.save:
         check_writable(config.resultdir)  # told before the work
-    execution = Execution(config.precision, config.compile)
-    predictor = Predictor(place_model(model, config, options), execution, options.share_size)
+    execution = Execution(config.precision, options.compiles)
+    predictor = Predictor(place_model(model, options), execution, options.share_size)
     evaluation = evaluate(predictor, split, task, options)
     report_not_finite({split_name: evaluation.not_finite})
     print_heading(f"{checkpoint.path} on {split.folder}")

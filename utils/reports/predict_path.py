@@ -60,8 +60,8 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
         config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
         for split in splits[1:]:
             check_widths(model, split)
-        execution = Execution(config.precision, config.compile)
-        predictor = Predictor(place_model(model, config, options), execution, options.share_size)
+        execution = Execution(config.precision, options.compiles)
+        predictor = Predictor(place_model(model, options), execution, options.share_size)
         digest = " ".join(split.digest for split in splits)
         folder = result_folder(config.resultdir, checkpoint.path, digest) / "predicted"
         for split in splits:

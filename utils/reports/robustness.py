@@ -158,8 +158,8 @@ def _scores(
 ) -> dict[Perturbation, Scores]:
     """Return the scores by perturbation; where several leave the same data, it is scored once."""
     config, model, task, split = opened
-    execution = Execution(config.precision, config.compile)
-    predictor = Predictor(place_model(model, config, options), execution, options.share_size)
+    execution = Execution(config.precision, options.compiles)
+    predictor = Predictor(place_model(model, options), execution, options.share_size)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
     by_effect: dict[Perturbation, Scores] = {}
     scores = {}

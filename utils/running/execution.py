@@ -26,6 +26,3 @@ class Execution:
     def prepared(self, module: nn.Module) -> Callable[..., Tensor]:
         """Return `module`, to be compiled at its first call if that is wanted."""
         return Compiled(module) if self.compiles else module
-
-
-FLOAT32 = Execution()

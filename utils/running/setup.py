@@ -36,11 +36,12 @@ _WORKERS = {"cuda": 4, "cpu": 0}
 
 
 def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
-    """Return how batches are made, on the device that the configuration means here."""
+    """Return how a run works on this machine, on the device that the configuration means here."""
     device = pick_device(processes.device(config.device))
     workers = _WORKERS[device.type] if config.num_workers is None else config.num_workers
     verbose = processes.is_first and config.verbose
-    return LoaderOptions(device, config.batch_size, workers, verbose, processes)
+    how = config.native, config.compile
+    return LoaderOptions(device, config.batch_size, workers, verbose, processes, *how)
 
 
 def open_training(
@@ -180,7 +181,7 @@ def check_widths(model: Model, split: Split) -> None:
             )
 
 
-def place_model(model: Model, config: RunConfig, options: LoaderOptions) -> Model:
+def place_model(model: Model, options: LoaderOptions) -> Model:
     """Return the model on the options' device, with compiled encoders where they are wanted.
 
     On a CPU, it also chooses how many threads compute.
@@ -191,6 +192,6 @@ def place_model(model: Model, config: RunConfig, options: LoaderOptions) -> Mode
         if (encoder := text_encoder_of(model)) is not None:  # which works on whole texts at once
             values += TEXT_LENGTH * encoder.config.hidden_size
         threads = choose_threads(options.share_size * values)
-    if config.native and not config.compile:
+    if options.native and not options.compiles:
         accelerate(model, threads, options.device)
     return model.to(options.device)

@@ -184,9 +184,14 @@ def check_pieces(model: Model, split: Split) -> None:
     found, expected = split.widths["text"], encoder.width
     if found != expected:
         by = {2: "segment", 3: "word"}
+        if found not in by:
+            raise InputError(
+                f"{split.folder}: {found} rows of word pieces a text, expected {expected}; prepare "
+                "the data again."
+            )
         raise InputError(
-            f"{split.folder}: its word pieces are those of --alignment {by.get(found, found)}, but "
-            f"the text encoder takes those of {by[expected]}; use data aligned like that."
+            f"{split.folder}: its word pieces are those of --alignment {by[found]}, but the text "
+            f"encoder takes those of {by[expected]}; use data aligned like that."
         )
     vocabulary = _text_of(split.folder.parent).get("vocabulary")
     if vocabulary not in (None, vocabulary_digest(encoder.vocabulary)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from data.layout import SPLITS
+from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.registry import config_class
 from system.config import make_config, plain_values
@@ -20,11 +21,11 @@ from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
 from utils.studies import database
-from utils.studies.plan import place_of, plan_runs, runs_of_studies
+from utils.studies.plan import place_of, plan_runs, recorded, runs_of_studies
 from utils.studies.queue import RUN, Queue, run_of, why_failed
 from utils.studies.report import tabulate, write_study
 from utils.studies.runs import read_run
-from utils.studies.storage import Storage, damaged_study, holds_studies, telling_of_storage
+from utils.studies.storage import Storage, damaged_study, telling_of_storage
 from utils.training.history import Epoch
 from utils.training.run import train
 from utils.training.run_folder import LAST, open_run_folder
@@ -68,7 +69,7 @@ def run_study(
         unended = _hand_out(left, folder, url)
     else:
         for config, title in left:
-            train_run(config, title, processes)
+            train_run(config, title, make_options(config, processes))
     if processes.is_first and len(unended) < len(runs):
         tabulate(runs_of_studies(folder), folder)
     if unended:
@@ -91,7 +92,7 @@ def _remove(runs: Sequence[RunConfig], processes: Processes) -> None:
 def train_run(
     config: RunConfig,
     title: str,
-    processes: Processes,
+    options: LoaderOptions,
     after_epoch: Callable[[Epoch], None] | None = None,
 ) -> None:
     """Train one run as far as it is not yet, and write the table of its study.
@@ -102,9 +103,8 @@ def train_run(
     _print_state(config, title, state)
     if state != _COMPLETE:
         resume = "auto" if state == _GOES_ON else None
-        options, overwrite = make_options(config, processes), state == _AGAIN
-        train(config, options, resume, overwrite, after_epoch)
-    if processes.is_first:
+        train(config, options, resume, state == _AGAIN, after_epoch)
+    if options.processes.is_first:
         folder = config.checkpointdir.parent.parent
         write_study(runs_of_studies(folder), folder)
 
@@ -125,9 +125,10 @@ def _hand_out(left: Sequence[tuple[RunConfig, str]], folder: Path, url: str | No
         for config, title in left:
             if place_of(config) not in there:
                 queue.add(place_of(config), {"title": title, **_about(config)})
-    work_on_runs(queue, folder)
+    work_on_runs(queue, folder, {})
     with telling_of_storage(storage):
-        failed = {run: why_failed(one) for run, one in queue.runs.items() if _has_failed(one)}
+        ended = queue.runs.items()
+        failed = {run: why_failed(one) for run, one in ended if one.state == TrialState.FAIL}
     return [
         f"{config.checkpointdir} has not ended: {failed.get(place_of(config), 'it was taken back')}"
         for config, _ in left
@@ -135,15 +136,9 @@ def _hand_out(left: Sequence[tuple[RunConfig, str]], folder: Path, url: str | No
     ]
 
 
-def _has_failed(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.FAIL
-
-
 def _about(config: RunConfig) -> dict[str, Any]:
-    """Return what whoever takes a run has to know, as it comes back from a database."""
-    about = {"config": plain_values(config), "digests": _digests(config)}
-    plain: dict[str, Any] = json.loads(json.dumps(about))
-    return plain
+    """Return what whoever takes a run has to know."""
+    return {"config": plain_values(config), "digests": _digests(config)}
 
 
 def _clear(queue: Queue, wanted: Mapping[str, RunConfig]) -> set[str]:
@@ -159,9 +154,9 @@ def _clear(queue: Queue, wanted: Mapping[str, RunConfig]) -> set[str]:
         run, config = run_of(trial), wanted.get(run_of(trial))
         if trial.state == TrialState.RUNNING:
             with damaged_study(queue.storage):
-                found = _identity(make_config(RunConfig, trial.user_attrs["config"], run))
+                found = make_config(RunConfig, trial.user_attrs["config"], run).outcome
                 found |= trial.user_attrs["digests"]
-            if config is not None and found != _identity(config) | _digests(config):
+            if config is not None and found != config.outcome | _digests(config):
                 raise InputError(
                     f"Another process trains {config.checkpointdir} with other settings or data; "
                     f"end it, or wait (one that was killed: {database.LEASE} seconds)."
@@ -174,26 +169,24 @@ def _clear(queue: Queue, wanted: Mapping[str, RunConfig]) -> set[str]:
     return there
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
-    identity: dict[str, Any] = json.loads(json.dumps(config.outcome))
-    return identity
-
-
-def work_on_runs(queue: Queue, folder: Path, places: Mapping[str, Any] | None = None) -> None:
+def work_on_runs(queue: Queue, folder: Path, given: Mapping[str, Any]) -> None:
     """Take runs of a comparison in `folder` until all have ended.
 
-    `places` are this machine's settings. Raises InputError when the data here are others.
+    `given` are this machine's settings. Raises InputError when the data here are others.
     """
 
     def config_of(attributes: Mapping[str, Any]) -> RunConfig:
         run = folder / attributes[RUN]
-        values = {**attributes["config"], **(places or {}), "checkpointdir": str(run)}
+        values = {**attributes["config"], **recorded(given), "checkpointdir": str(run)}
         return make_config(RunConfig, values, str(run))
+
+    def options_of(config: RunConfig) -> LoaderOptions:
+        return make_options(replace(config, **given), SINGLE_PROCESS)
 
     def check(trial: FrozenTrial) -> None:
         with damaged_study(queue.storage):
             config, expected = config_of(trial.user_attrs), dict(trial.user_attrs["digests"])
-        make_options(config, SINGLE_PROCESS)  # that there is its device
+        options_of(config)  # that there is its device
         config_class(config.model_name)  # and its model
         for name, digest in _digests(config).items():
             if expected.get(name) != digest:
@@ -208,23 +201,11 @@ def work_on_runs(queue: Queue, folder: Path, places: Mapping[str, Any] | None = 
         def report(epoch: Epoch) -> None:
             trial.report(epoch.number, epoch.number)  # raises when it is no longer this process's
 
-        title = attributes.get("title", "Run")
-        train_run(config_of(attributes), title, SINGLE_PROCESS, report)
+        config = config_of(attributes)
+        train_run(config, attributes.get("title", "Run"), options_of(config), report)
         return 0.0  # Optuna wants a value; scores are in the run's folder
 
     queue.work(train_taken, check, after=lambda: None)
-
-
-def find_runs_of(folder: Path, url: str | None) -> Queue | None:
-    """Return the runs that were handed out in a folder; None where there are none yet."""
-    if not holds_studies(folder):
-        return None
-    storage = Storage(folder, url)
-    if NAME not in storage.names:
-        return None
-    queue = Queue(storage.load(NAME), storage)
-    with telling_of_storage(storage):
-        return queue if queue.trials else None
 
 
 def _digests(config: RunConfig) -> dict[str, str]:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from system.errors import InputError
-from utils.run_config import RunConfig
+from utils.run_config import OF_A_MACHINE, RunConfig
 from utils.training.run_folder import RUN_FILE
 
 
@@ -57,6 +58,14 @@ def _folder_name(name: str) -> str:
 def _in_folder(config: RunConfig, name: str) -> RunConfig:
     folder = config.checkpointdir / _folder_name(name)
     return replace(config, checkpointdir=folder, task=config.task_name)
+
+
+def recorded(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the runs of a worker record of its own settings: where things are.
+
+    How it runs them plays no part in what a study is of.
+    """
+    return {name: value for name, value in given.items() if name not in OF_A_MACHINE}
 
 
 def place_of(config: RunConfig) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from system.console import print_line, print_warning
+from system.console import hold_interrupts, print_line, print_warning
 from system.errors import InputError, is_out_of_memory
 from system.locks import FolderInUse
 from system.processes import Processes
@@ -122,6 +122,8 @@ class Queue:
 
         Returns what it was given back for.
         """
+        # An interrupt within Optuna waits until there is a run that can be given back.
+        held = ExitStack()
         taken: list[int] = []
         raised: list[BaseException] = []  # by `function`
         given_back: list[BaseException] = []
@@ -132,6 +134,7 @@ class Queue:
                 raise _Ended
             taken.append(trial.number)
             try:
+                held.close()
                 return function(trial)
             except _OF_OPTUNA as error:
                 raised.append(error)
@@ -148,7 +151,9 @@ class Queue:
                 raise _Ended from None
 
         try:
-            self.study.optimize(call, n_trials=1, catch=(_Ended,))
+            with held:
+                held.enter_context(hold_interrupts())
+                self.study.optimize(call, n_trials=1, catch=(_Ended,))
         except Exception as error:
             trial = next((one for one in self.trials if one.number in taken), None)
             if error in raised or trial is None or not trial.state.is_finished():

@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from optuna import Study
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial
 
 from utils.studies.queue import run_of
 
 
-class SeededTPE(BaseSampler):
-    """A TPE for each trial, by the seed and the run's number, so that processes draw differently.
+class SeededTPE(TPESampler):
+    """TPE that draws each trial by the seed and the run's number: processes draw differently.
 
     It also draws by the trials that have ended, and counts what others try as bad.
     """
 
     def __init__(self, seed: int) -> None:
-        self._seed, self._tpe = seed, TPESampler()
+        self._begin(seed)
+        self._seed = seed
 
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Begin a trial."""
+    def _begin(self, seed: int) -> None:
+        super().__init__(seed=seed, multivariate=True, constant_liar=True)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Begin a trial anew."""
         run = run_of(trial) if trial.user_attrs else "0"
-        drawn = np.random.default_rng([self._seed, int(run)]).integers(2**32)
-        self._tpe = TPESampler(seed=int(drawn), multivariate=True, constant_liar=True)
-        return self._tpe.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Draw what is drawn together."""
-        return self._tpe.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Draw one value."""
-        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """End a trial."""
-        self._tpe.after_trial(study, trial, state, values)
+        self._begin(int(np.random.default_rng([self._seed, int(run)]).integers(2**32)))

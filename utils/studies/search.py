@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,14 +13,15 @@ from optuna.distributions import json_to_distribution
 from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, TrialState
 
+from data.loading.options import LoaderOptions
 from data.loading.split import Split
-from models.registry import build
 from system.config import make_config, plain_values
 from system.console import print_heading, print_line
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
-from utils.running.setup import find_task, make_options
+from utils.running.setup import find_task, make_options, open_training
+from utils.studies.plan import recorded
 from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
 from utils.studies.sampler import SeededTPE
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
@@ -39,11 +40,13 @@ CHOSEN = "tuned"  # the folder of the runs that the test split is opened for
 class Search:
     """What is searched: around which configuration, whose folder is the search's, in which space.
 
-    Of a configuration that says nothing else, task and model have their names.
+    Of a configuration that says nothing else, task and model have their names. `given` are this
+    machine's settings, as far as it has its own.
     """
 
     config: RunConfig
     space: Space
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def splits(self) -> dict[str, Split]:
@@ -83,7 +86,7 @@ class Search:
         pruner = MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=2)
         return {"sampler": SeededTPE(self.config.seed), "pruner": pruner}
 
-    def work(self, queue: Queue, count: int, after: Callable[[], None] = lambda: None) -> None:
+    def work(self, queue: Queue, count: int, after: Callable[[], None]) -> None:
         """Take trials until all have ended, and tell how far they are after each.
 
         `after` is called then too.
@@ -99,14 +102,17 @@ class Search:
             after=tell,
         )
 
+    def options(self, config: RunConfig) -> LoaderOptions:
+        """Return how a trial of a configuration runs on this machine."""
+        return make_options(replace(config, **self.given), SINGLE_PROCESS)
+
     def check(self) -> None:
-        """Raise InputError for what would fail every trial here: device, model, or data.
+        """Raise InputError for what would fail every trial here: device, model, BERT, or data.
 
         That is also where the splits are no longer what they were.
         """
-        make_options(self.config, SINGLE_PROCESS)
-        widths, outputs = self.splits["train"].widths, len(self.task.outputs)
-        build(self.config.model_name, self.config.set, widths, outputs)
+        self.options(self.config)
+        open_training(self.config, _LOOKED_AT)
         for split in self.splits.values():
             if Split(split.folder).digest != split.digest:
                 raise InputError(f"{split.folder} has changed; start a search anew.")
@@ -128,26 +134,27 @@ class Search:
 
         config = replace(with_values(self.config, values), save=False)
         try:
-            best = train_and_validate(config, make_options(config, SINGLE_PROCESS), report)
+            best = train_and_validate(config, self.options(config), report)
         except InputError as error:
             self.check()  # what is wrong with all trials is not this one's fault
             raise RunFailed(str(error)) from error
         return best.scores["val"][measure.key]
 
 
-def find_search(storage: Storage, places: Mapping[str, Any]) -> tuple[Search, Queue]:
-    """Return the search that a storage has, and its trials; `places` are this machine's settings.
+def find_search(storage: Storage, given: Mapping[str, Any]) -> tuple[Search, Queue]:
+    """Return the search that a storage has, and its trials; `given` are this machine's settings.
 
     Raises InputError when it cannot be read, or when the data here are others.
     """
     study = storage.load(NAME)
     with damaged_study(storage):
-        values = {**study.user_attrs["config"], "checkpointdir": str(storage.folder), **places}
+        places = {"checkpointdir": str(storage.folder), **recorded(given)}
+        values = {**study.user_attrs["config"], **places}
         config = make_config(RunConfig, values, storage.where)
         space = {
             name: json_to_distribution(text) for name, text in study.user_attrs["space"].items()
         }
-    search = Search(config, space)
+    search = Search(config, space, given)
     return search, search.open(storage)
 
 

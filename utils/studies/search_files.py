@@ -44,7 +44,8 @@ def write_trials(search: Search, queue: Queue) -> None:
             "values": best.params,
         }
         config = with_values(search.config, best.params)
-        values = {**config.outcome, "datadir": str(config.datadir)}
+        datadir = queue.study.user_attrs["config"]["datadir"]  # whoever's data these are
+        values = {**config.outcome, "datadir": datadir}
         write_json(folder / RUN_FILE, {"search": chosen, "config": values})
 
 

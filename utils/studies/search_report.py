@@ -8,17 +8,16 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from system.errors import InputError
-from system.processes import SINGLE_PROCESS
 from utils.reports.about import configuration_section, data_section, environment_section
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
 from utils.run_config import RunConfig
 from utils.running.environment import environment
-from utils.running.setup import make_options
 from utils.studies.queue import Queue, run_of, seconds_of, why_failed
 from utils.studies.runs import find_runs
 from utils.studies.search import Search, best_trial
 from utils.studies.search_files import STATES, value_of, write_trials
 from utils.studies.space import describe, value_text
+from utils.studies.storage import telling_of_storage
 from utils.studies.table import make_table
 
 PICTURE = "search.png"
@@ -29,8 +28,9 @@ def write_search(search: Search, queue: Queue, chosen: RunConfig) -> None:
 
     Test scores are in it where the `chosen` configuration has been trained and tested.
     """
-    write_trials(search, queue)
     path = search.config.checkpointdir / "report.html"
+    with telling_of_storage(queue.storage):
+        write_trials(search, queue)
     with warning_if_unwritten(path):
         title = f"Search of {len(queue.runs)} trials for {chosen.model_name}"
         write_report(path, f"{title} in {path.parent}", _sections(search, queue, chosen))
@@ -47,7 +47,7 @@ def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
         + f". Each is judged by its best validation {task.chosen_by.name}; a pruned one has that "
         "of its last epoch. No trial has seen the test split."
     )
-    device = make_options(config, SINGLE_PROCESS).device
+    device = search.options(config).device
     return [
         Section("The search", [text, _draw(search, queue)]),
         Section("What it chose", [_chosen(search, queue), *_tested(search, chosen)]),

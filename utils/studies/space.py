@@ -17,12 +17,13 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
+from optuna.samplers import RandomSampler
 
 from models.registry import config_class
-from system.config import check_setting
+from system.config import check_setting, make_config
 from system.errors import InputError, first_line, shown
 from system.files import read_json
-from utils.run_config import RunConfig
+from utils.run_config import OF_A_TEXT_ENCODER, RunConfig
 
 Space: TypeAlias = Mapping[str, BaseDistribution]  # by a setting's name
 
@@ -33,6 +34,7 @@ _NOT_SEARCHED = (
 )
 _OF_A_RUN = tuple(name for name in RunConfig().outcome if name not in _NOT_SEARCHED)
 _OF_A_RANGE = {"low", "high", "log", "step"}
+_DRAWS = 100  # random trials, none of which the model takes, before a space is refused
 
 
 def read_space(path: Path, config: RunConfig, fixed: Collection[str] = ()) -> Space:
@@ -53,7 +55,22 @@ def read_space(path: Path, config: RunConfig, fixed: Collection[str] = ()) -> Sp
     free = {name: values for name, values in space.items() if name not in fixed}
     if not free:
         raise InputError(f"{path} leaves nothing to search; name a setting that is not given.")
+    _refuse_what_never_fits(free, config, f"{path}: no trial of it could be built")
     return free
+
+
+def _refuse_what_never_fits(space: Space, config: RunConfig, where: str) -> None:
+    """Raise InputError unless the model takes one of some random trials: settings go together."""
+    study, refused = optuna.create_study(sampler=RandomSampler(seed=0)), None
+    for _ in range(_DRAWS):
+        settings = with_values(config, suggest(study.ask(), space)).set
+        try:
+            make_config(config_class(config.model_name), settings, where)
+            return
+        except InputError as error:
+            refused = error
+    assert refused is not None
+    raise refused
 
 
 def _distribution(name: str, values: Any, config: RunConfig, where: str) -> BaseDistribution:
@@ -61,6 +78,11 @@ def _distribution(name: str, values: Any, config: RunConfig, where: str) -> Base
     known = [*_OF_A_RUN, *cls.__dataclass_fields__]
     if name not in known:
         raise InputError(f"{where}: this is not searched, only: {', '.join(known)}.")
+    if name in OF_A_TEXT_ENCODER and config.finetune_bert is None:
+        raise InputError(
+            f"{where} is for a text encoder that is trained along; leave it out, or add "
+            "--finetune_bert."
+        )
     if isinstance(values, list) and values:
         return CategoricalDistribution([check_setting(cls, name, one, where) for one in values])
     if not (isinstance(values, dict) and {"low", "high"} <= values.keys() <= _OF_A_RANGE):

@@ -20,7 +20,7 @@ from utils.studies.search import CHOSEN, Search, best_trial, progress_line
 from utils.studies.search_files import write_trials
 from utils.studies.search_report import write_search
 from utils.studies.space import describe, read_space, with_values
-from utils.studies.storage import Storage, holds_studies, telling_of_storage
+from utils.studies.storage import Storage, holds_studies
 
 _CLOSED = "closed"  # attribute of a study: no more trials, as the test split is opened
 
@@ -62,12 +62,10 @@ def tune(
     while chosen is None:
         search.work(queue, count, lambda: write_trials(search, queue))
         chosen = _choose(search, queue, storage)
-    with telling_of_storage(storage):
-        write_search(search, queue, chosen)
+    write_search(search, queue, chosen)
     print_heading("The chosen configuration, on the test split")
     run_study({config.model_name: chosen}, seeds, SINGLE_PROCESS, url=storage.url)
-    with telling_of_storage(storage):
-        write_search(search, queue, chosen)
+    write_search(search, queue, chosen)
     print_line(f"In {config.checkpointdir}: run.json, trials.csv, search.png and report.html")
 
 

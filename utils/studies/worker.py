@@ -13,14 +13,17 @@ from system.processes import Processes
 from utils.studies import comparison, database
 from utils.studies import search as searching
 from utils.studies.queue import Queue, refuse_several
-from utils.studies.storage import Storage, holds_studies
+from utils.studies.search_files import write_trials
+from utils.studies.search_report import write_search
+from utils.studies.storage import Storage, holds_studies, telling_of_storage
+from utils.studies.tune import chosen_config
 
 
-def work_in(folder: Path, places: Mapping[str, Any], url: str | None, processes: Processes) -> None:
+def work_in(folder: Path, given: Mapping[str, Any], url: str | None, processes: Processes) -> None:
     """Take what waits in a folder, one after the other, until all has ended.
 
-    `places` are this machine's settings, such as where the data lie. Raises InputError when
-    nothing was begun in the folder, or when the data here are others.
+    `given` are this machine's settings, such as its device, and where the data lie. Raises
+    InputError when nothing was begun in the folder, or when the data here are others.
     """
     refuse_several(processes, folder)
     if not holds_studies(folder):
@@ -30,20 +33,38 @@ def work_in(folder: Path, places: Mapping[str, Any], url: str | None, processes:
         )
     storage = Storage(folder, url)
     if searching.NAME in storage.names:
-        search, queue = searching.find_search(storage, places)
-        search.work(queue, len(queue.runs))
-        if searching.best_trial(queue) is not None:
-            _work_on_chosen(folder / searching.CHOSEN, places, storage.url)
+        _work_on_search(storage, given)
     elif comparison.NAME in storage.names:
-        comparison.work_on_runs(Queue(storage.load(comparison.NAME), storage), folder, places)
+        comparison.work_on_runs(Queue(storage.load(comparison.NAME), storage), folder, given)
     print_line(f"Nothing waits in {folder} any more")
 
 
-def _work_on_chosen(folder: Path, places: Mapping[str, Any], url: str | None) -> None:
-    """Take trainings of what a search chose, if whoever began it hands them out soon."""
+def _work_on_search(storage: Storage, given: Mapping[str, Any]) -> None:
+    """Take trials, and trainings of what they chose; then write what whoever began it writes.
+
+    That is the last of those who work: what is written before is written anew.
+    """
+    search, queue = searching.find_search(storage, given)
+    search.work(queue, len(queue.runs), lambda: write_trials(search, queue))
+    if searching.best_trial(queue) is None:
+        return
+    chosen = chosen_config(search, queue)
+    write_search(search, queue, chosen)
+    runs = _runs_of_chosen(storage.folder / searching.CHOSEN, storage.url)
+    if runs is not None:
+        comparison.work_on_runs(runs, runs.storage.folder, given)
+        write_search(search, queue, chosen)
+
+
+def _runs_of_chosen(folder: Path, url: str | None) -> Queue | None:
+    """Return the trainings of what a search chose, if whoever began it hands them out soon."""
     until = time.monotonic() + database.LEASE
-    while (queue := comparison.find_runs_of(folder, url)) is None:
+    while True:
+        if holds_studies(folder) and comparison.NAME in (storage := Storage(folder, url)).names:
+            queue = Queue(storage.load(comparison.NAME), storage)
+            with telling_of_storage(storage):
+                if queue.trials:
+                    return queue
         if time.monotonic() > until:
-            return
+            return None
         time.sleep(database.BEAT)
-    comparison.work_on_runs(queue, folder, places)

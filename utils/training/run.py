@@ -21,7 +21,6 @@ from utils.reports.html import Picture, warning_if_unwritten
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
-from utils.tasks import Scores
 from utils.training.history import Epoch, picked_on_test
 from utils.training.provenance import RunRecord, RunResult
 from utils.training.report import CURVES, write_training_report
@@ -31,17 +30,6 @@ from utils.training.trainer import Trainer
 
 
 def train(
-    config: RunConfig,
-    options: LoaderOptions,
-    resume: str | None = None,
-    overwrite: bool = False,
-    after_epoch: Callable[[Epoch], None] | None = None,
-) -> Scores:
-    """Return the scores of `train_and_test`."""
-    return train_and_test(config, options, resume, overwrite, after_epoch).scores
-
-
-def train_and_test(
     config: RunConfig,
     options: LoaderOptions,
     resume: str | None = None,
@@ -61,7 +49,7 @@ def train_and_test(
     writes = config.save and options.processes.is_first
     folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
     with folder:
-        model = place_model(model, config, options)
+        model = place_model(model, options)
         trainer = Trainer(model, splits, task, config, options, data, after_epoch)
         if resumed is not None:
             trainer.resume(resumed)
@@ -87,11 +75,11 @@ def train_and_validate(
     """Train, and return the best epoch by validation; the test split is never opened.
 
     `after_epoch` is as `Trainer` takes it. Nothing is written unless the configuration saves.
-    Raises InputError as `train_and_test` does.
+    Raises InputError as `train` does.
     """
     config, splits, model, task = open_training(config, ("train", "val"))
     data = describe_data(config.data_folder, splits)
-    model = place_model(model, config, options)
+    model = place_model(model, options)
     trainer = Trainer(model, splits, task, config, options, data, after_epoch)
     trainer.run()
     return trainer.best
@@ -162,18 +150,17 @@ def train_by_seed(
     config: RunConfig,
     seeds: Sequence[int],
     options: LoaderOptions,
-    resume: str | None = None,
-    overwrite: bool = False,
-) -> dict[int, Scores]:
+    resume: str | None,
+    overwrite: bool,
+) -> None:
     """Train once per seed, each in a folder of its own, and report mean and deviation."""
     scores = {}
     for seed in seeds:
         print_heading(f"Seed {seed}")
-        scores[seed] = train(config.for_seed(seed), options, resume, overwrite)
+        scores[seed] = train(config.for_seed(seed), options, resume, overwrite).scores
     print_heading(f"Test scores over the seeds {', '.join(map(str, scores))}")
     print_spread(scores)
     if config.save and options.processes.is_first:
         path = config.checkpointdir / "seeds.json"
         write_spread(path, scores)
         print_line(f"\nIn {path}")
-    return scores

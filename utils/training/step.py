@@ -36,7 +36,7 @@ class TrainingStep:
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(config, self.optimizer)
         self.task, self._config, self._options = task, config, options
-        self._execution = Execution(config.precision, config.compile)
+        self._execution = Execution(config.precision, options.compiles)
         # On CUDA the rate stays in one place on the device, where a CUDA graph reads it.
         self._rates = [
             torch.tensor(group["lr"], device=options.device)

@@ -72,7 +72,7 @@ class Trainer:
         self.splits = place_splits(splits, options)
         self.state = TrainingState()
         self.saver = TrainingSaver(self.step, config, options, data)
-        execution = Execution(config.precision, config.compile)
+        execution = Execution(config.precision, options.compiles)
         self.predictor = Predictor(model, execution, options.share_size)
         self._after_epoch = after_epoch
         self._is_within_step = False

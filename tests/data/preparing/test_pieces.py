@@ -108,6 +108,14 @@ def test_a_damaged_one_is_made_again(datadir, bert):
     check_pieces(datadir, bert)
 
 
+def test_none_at_all_are_told_by_the_check(datadir, bert):
+    prepare(request(datadir, bert), SINGLE_PROCESS)
+    path = datadir / "val" / PIECES
+    np.save(path, np.load(path)[:0])
+    (problem,) = check_dataset(datadir).problems
+    assert f"{path}: 0 segments in val, expected 3" in problem
+
+
 def test_those_of_another_split_are_told_by_the_check(datadir, bert):
     prepare(request(datadir, bert), SINGLE_PROCESS)
     shutil.copy(datadir / "train" / PIECES, datadir / "val" / PIECES)

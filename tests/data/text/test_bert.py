@@ -337,6 +337,13 @@ def test_a_pickle_of_something_else(bert, content):
     refusal(bert, bert / "pytorch_model.bin")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_what_is_there_instead_of_weights_is_told(bert, name):
+    (bert / "model.safetensors").unlink()
+    (bert / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    refusal(bert, bert / name, "is a Git-LFS pointer", "git lfs pull", "fetch it again")
+
+
 class RunsCode:
     def __init__(self, mark: Path) -> None:
         self.mark = mark

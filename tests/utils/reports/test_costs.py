@@ -11,7 +11,7 @@ from models.registry import build
 from models.text_encoder import WithTextEncoder
 from tests.models.test_text_encoder import TINY, WIDTHS, tiny, tiny_pieces
 from utils.reports.costs import count_flops, model_table
-from utils.running.execution import FLOAT32, Execution
+from utils.running.execution import Execution
 
 INPUTS = [torch.ones(3, 5, WIDTHS["visual"]), torch.ones(3, 5, WIDTHS["audio"]), tiny_pieces()]
 
@@ -23,8 +23,8 @@ def model_of(checkpoints=False, **changes):
     return model
 
 
-def activations(execution=FLOAT32, **changes):
-    table = model_table(model_of(**changes), INPUTS, execution)
+def activations(precision="float32", **changes):
+    table = model_table(model_of(**changes), INPUTS, Execution(precision))
     return float(table.rsplit("pass ", 1)[1].split()[0])
 
 
@@ -50,4 +50,4 @@ def test_the_memory_of_layers_that_are_computed_again():
 
 def test_the_memory_of_bfloat16():
     large = {"intermediate_size": 60_000}
-    assert activations(Execution("bfloat16"), **large) < 0.9 * activations(**large)
+    assert activations("bfloat16", **large) < 0.9 * activations(**large)

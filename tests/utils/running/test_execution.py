@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,18 @@ from models.layers.encoder import Encoder
 from models.registry import MODELS, build
 from system.devices import pick_device
 from tests.cuda import needs_cuda
+from tests.models.test_text_encoder import TINY, tiny, tiny_pieces
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.evaluation import evaluate
 from utils.reports.predict import Predictor
 from utils.running.compiled import Compiled
 from utils.running.cuda_graph import CudaGraph
-from utils.running.execution import FLOAT32, Execution
+from utils.running.execution import Execution
 from utils.tasks import SENTIMENT
+
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="torch.compile wants a C++ compiler"
+)
 
 
 def test_bfloat16_predicts_about_the_same(small):
@@ -30,7 +36,7 @@ def test_bfloat16_predicts_about_the_same(small):
     options = LoaderOptions(torch.device("cpu"), 8, 0, verbose=False)
     exact, mixed = (
         evaluate(Predictor(model, execution, 8), split, SENTIMENT, options).predictions
-        for execution in (FLOAT32, Execution("bfloat16"))
+        for execution in (Execution(), Execution("bfloat16"))
     )
     assert not np.array_equal(mixed, exact)
     np.testing.assert_allclose(mixed, exact, atol=0.05)
@@ -48,14 +54,13 @@ def test_bfloat16_trains(small, tmp_path):
     assert all(value.dtype == torch.float32 for value in mixed.model.state_dict().values())
 
 
-def test_a_compiled_module_gives_the_same(capsys):
+@needs_a_compiler
+def test_a_compiled_module_gives_the_same():
     """By the real compiler, which takes a while."""
     torch.manual_seed(0)
     encoder = Encoder(width=16, heads=4, layers=1, feedforward=16, attention_dropout=0.4).train()
     x, memory, keys = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randint(2**32, (2,))
     compiled = Compiled(encoder)
-    if shutil.which("c++") is None:
-        pytest.skip("torch.compile wants a C++ compiler")
     found = compiled(x, memory, None, keys)
     assert compiled._chosen is not encoder
     torch.testing.assert_close(found, encoder(x, memory, None, keys), rtol=1e-4, atol=1e-5)
@@ -64,6 +69,19 @@ def test_a_compiled_module_gives_the_same(capsys):
     encoder.zero_grad()
     encoder(x, memory, None, keys).sum().backward()
     torch.testing.assert_close(gradient, encoder.layers[0].fc1.weight.grad, rtol=1e-3, atol=1e-4)
+
+
+@needs_a_compiler
+def test_a_compiled_text_encoder_encodes_the_same():
+    """By the real compiler, as when it predicts; then and in training as one graph."""
+    encoder, pieces = tiny(replace(TINY, num_hidden_layers=1)), tiny_pieces()
+    assert torch._dynamo.explain(encoder)(pieces).graph_break_count == 0
+    compiled = Compiled(encoder.eval())
+    with torch.no_grad():
+        assert torch._dynamo.explain(encoder)(pieces).graph_break_count == 0
+        found = compiled(pieces)
+        assert compiled._chosen is not encoder
+        torch.testing.assert_close(found, encoder(pieces), rtol=1e-4, atol=1e-5)
 
 
 def test_where_compiling_fails_the_module_runs_with_one_warning(monkeypatch):

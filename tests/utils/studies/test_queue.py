@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sqlite3
 import time
 import weakref
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 
 from system.errors import InputError
 from system.locks import FolderInUse
+from tests.utils.training.test_resume import handled
 from utils.studies import database
 from utils.studies.queue import Queue, RunFailed, seconds_of, why_failed
 from utils.studies.sampler import SeededTPE
@@ -73,6 +75,18 @@ def test_a_run_is_not_lost_when_whoever_ended_its_trial_died_then(queue_of):
     assert queue.open_runs == ["1"]
     work(queue, lambda _: 0.5)
     assert states_of(queue) == {TrialState.FAIL: 1, TrialState.COMPLETE: 1}
+
+
+def test_an_interrupt_while_a_trial_is_taken_gives_it_back_at_once(queue_of, monkeypatch):
+    class Interrupted(SeededTPE):
+        def before_trial(self, study, trial):
+            signal.raise_signal(signal.SIGINT)
+
+    queue, begun = queue_of("1", sampler=Interrupted(1)), []
+    with handled(signal.SIGINT, monkeypatch), pytest.raises(KeyboardInterrupt):
+        work(queue, begun.append)
+    assert begun == []
+    assert states_of(queue) == {TrialState.FAIL: 1, TrialState.WAITING: 1}
 
 
 def test_a_trial_that_was_taken_without_a_sign_of_life_waits_again(queue_of, monkeypatch):

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
 from system.errors import InputError
@@ -309,7 +310,7 @@ def test_a_worker_without_the_model_or_the_device_takes_nothing(begun, main, tmp
 
 def test_a_model_that_is_gone_fails_no_trial(tune, tmp_path, monkeypatch):
     def lose(*_):
-        monkeypatch.setattr(search, "build", _gone)
+        monkeypatch.setattr(search, "open_training", _gone)
         raise InputError("no file mine.py")
 
     monkeypatch.setattr(search, "train_and_validate", lose)
@@ -322,23 +323,71 @@ def _gone(*_):
     raise InputError("no file mine.py, for all")
 
 
-def test_the_places_of_a_worker_are_its_own(begun, main, small, tmp_path, quick, monkeypatch):
-    begun(1)
+@pytest.fixture
+def placed(monkeypatch):
+    """How the models of trainings are placed, one after the other."""
+    seen, place = [], training.place_model
+    monkeypatch.setattr(training, "place_model", lambda *a: seen.append(a[1]) or place(*a))
+    return seen
+
+
+OF_A_MACHINE = ("--device", "cpu", "--num_workers", 1, "--no_native", "--compile")
+
+
+def is_this_machines(options):
+    return (str(options.device), options.num_workers, options.native, options.compiles) == (
+        *("cpu", 1, False, True),
+    )
+
+
+def test_a_search_that_workers_alone_finish_leaves_the_same_whoever_they_are(
+    begun, main, small, tmp_path, quick, placed, monkeypatch
+):
+    """Their data lie elsewhere, and their machines differ."""
+    begun(2)
     monkeypatch.setattr(database, "LEASE", 0.1)  # nobody begins the final trainings
+    monkeypatch.setattr(database, "BEAT", 0.1)
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     other = shutil.copytree(small, tmp_path / "other")
-    main("--worker", "found", "--datadir", other, "--no_verbose")
-    study = Storage(tmp_path / "found", None).load("search")
-    assert study.user_attrs["config"]["datadir"] == str(small)
+    main("--worker", "found", "--datadir", other, "--no_verbose", *OF_A_MACHINE)
+    assert list(map(is_this_machines, placed)) == [True] * 2
+    folder = tmp_path / "found"
+    begun_with = Storage(folder, None).load("search").user_attrs["config"]
+    chosen = json.loads((folder / "run.json").read_text())["config"]
+    for name in ("datadir", "device", "native", "compile"):
+        assert chosen[name] == begun_with[name], name
+    assert chosen["datadir"] == str(small)
+    assert [row["state"] for row in trials_of(folder)] == ["complete"] * 2
+    assert (folder / "search.png").is_file()
+    assert "It has not been trained and tested yet." in texts(
+        check_page(folder / "report.html"), "p"
+    )
+    assert not (folder / "tuned").exists()
 
 
-def test_a_worker_takes_the_final_trainings_too(tune, main, tmp_path, monkeypatch):
+def test_a_worker_takes_the_final_trainings_too(tune, main, tmp_path, placed, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("utils.studies.comparison.work_on_runs", lambda *_: None)
         with pytest.raises(InputError, match="has not ended: it was taken back"):
             tune(1)
-    main("--worker", "found", "--no_verbose")
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    main("--worker", "found", "--no_verbose", *OF_A_MACHINE)
+    assert is_this_machines(placed[-1])
     run = json.loads((tmp_path / "found/tuned/lf_dnn/seed20/run.json").read_text())
-    assert run["result"] is not None
+    own = {name: run["config"][name] for name in ("device", "num_workers", "native", "compile")}
+    assert own == {"device": "auto", "num_workers": None, "native": True, "compile": False}
+    mae = SENTIMENT.chosen_by.text(run["result"]["scores"]["mae"])
+    cells = texts(check_page(tmp_path / "found" / "report.html"), "td")
+    assert any(f"{float(mae):.3f}" == cell for cell in cells)
+    tune(1)  # nothing is left of it
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_worker_without_the_device_that_it_is_given_takes_nothing(begun, main, tmp_path):
+    begun(1)
+    with pytest.raises(InputError, match=r"--device cuda:1: .* sees no CUDA device here"):
+        main("--worker", "found", "--device", "cuda:1")
+    assert waiting_in(tmp_path / "found") == [True]
 
 
 def test_a_worker_does_not_wait_for_final_trainings_for_ever(tune, main, untested, monkeypatch):
@@ -529,6 +578,7 @@ def test_options_of_searches_and_workers_that_do_not_fit_are_told(
         (["--checkpoint", "a.pth"], "leave --checkpoint and --no_save out"),
         (["--set", "dropout=0.1", "--lr", "0.1"], "space.json leaves nothing to search"),
         (["--model", "lf_dmn"], "there is no such model"),
+        (["--finetune_bert"], "has no pieces50.npy"),
         (["--config", "gone.json"], "no file gone.json"),
         (["--datadir", "gone"], "No folder gone/train"),
         (["--storage", "nothing"], "--storage: the study's database cannot be used"),

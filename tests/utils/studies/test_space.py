@@ -36,10 +36,10 @@ def test_every_model_has_a_space_whose_values_can_be_built(model):
 
 @pytest.fixture
 def space_of(tmp_path):
-    def read(content, fixed=(), model="lf_dnn"):
+    def read(content, fixed=(), **config):
         path = tmp_path / "space.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return read_space(path, RunConfig(model=model), fixed)
+        return read_space(path, RunConfig(**{"model": "lf_dnn", **config}), fixed)
 
     return read
 
@@ -106,6 +106,7 @@ def test_what_is_given_is_not_searched(space_of):
         ({"set": {"dropout": [0.1]}}, "set: this is not searched"),
         ({"widht": [1]}, "widht: this is not searched, only: .*text_hidden"),
         ({"dropout": [1.5]}, "dropout is 1.5: expected a number from 0, below 1"),
+        ({"bert_lr": [1e-5]}, "bert_lr is for a text encoder that is trained along; leave it out"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(space_of, content, message):
@@ -113,6 +114,18 @@ def test_what_cannot_be_is_told_in_one_line(space_of, content, message):
         space_of(content)
     assert "\n" not in str(told.value)
     assert "space.json" in str(told.value)
+
+
+def test_a_text_encoder_that_is_trained_along_has_settings_to_search(space_of):
+    content = {"bert_lr": [1e-5, 3e-5], "freeze_layers": [None, 1]}
+    assert space_of(content, finetune_bert="auto").keys() == content.keys()
+
+
+def test_settings_that_the_model_takes_at_most_together_are_drawn_before_they_are_refused(space_of):
+    assert space_of({"width": [7, 9, 14], "heads": [7]}, model="nhfnet")
+    message = "space.json: no trial of it could be built: width [79] is not divisible by twice 8"
+    with pytest.raises(InputError, match=message):
+        space_of({"width": [7, 9]}, model="nhfnet")
 
 
 def test_a_missing_file_is_told(tmp_path):

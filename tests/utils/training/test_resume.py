@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -121,6 +122,29 @@ def assert_same_files(tmp_path):
         assert_same(found, expected, name)
 
 
+def resumed(make, folder, position):
+    """Take up the training `make(folder)`, which was saved at this epoch and step."""
+    trainer = make(folder)
+    trainer.resume(folder / "last.pth")
+    assert (trainer.state.epoch, trainer.state.step) == position
+    return trainer
+
+
+def assert_a_stop_changes_nothing(make, steps, tmp_path, monkeypatch):
+    """Stop `make(folder)` at the third step of its second epoch; an epoch has so many `steps`."""
+    make(tmp_path / "whole").run()
+    stopped = make(tmp_path / "two")
+    stop_at_step(monkeypatch, steps + 3)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    torch.manual_seed(1)  # whatever else has drawn meanwhile
+    resumed(make, tmp_path / "two", (2, 2)).run()
+    assert_same_files(tmp_path)
+    # Results are named by the file's bytes.
+    both = ((tmp_path / folder / "best.pth").read_bytes() for folder in ("two", "whole"))
+    assert next(both) == next(both)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("model", ["nhfnet", "lf_dnn"])
 def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(
@@ -128,21 +152,14 @@ def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(
 ):
     """Models with dropout keys of their own, and those that draw from PyTorch's generator."""
     loading = replace(CPU, device=pick_device(device))
-    options = {"model": model, "save_every": 1, "options": loading}
-    make_trainer(small, tmp_path / "whole", **options).run()
-    stopped = make_trainer(small, tmp_path / "two", **options)
-    stop_at_step(monkeypatch, 11)  # the third step of the second epoch
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run()
-    torch.manual_seed(1)  # whatever else has drawn meanwhile
-    resumed = make_trainer(small, tmp_path / "two", **options)
-    resumed.resume(tmp_path / "two" / "last.pth")
-    assert (resumed.state.epoch, resumed.state.step) == (2, 2)
-    resumed.run()
-    assert_same_files(tmp_path)
-    # Results are named by the file's bytes.
-    both = ((tmp_path / folder / "best.pth").read_bytes() for folder in ("two", "whole"))
-    assert next(both) == next(both)
+    make = partial(make_trainer, small, options=loading, model=model, save_every=1)
+    assert_a_stop_changes_nothing(make, 8, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def make(small):
+    """Make a training without dropout keys: `make(folder)`."""
+    return partial(make_trainer, small, model="lf_dnn")
 
 
 @contextmanager
@@ -158,10 +175,10 @@ def handled(number, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_saves_the_step_that_it_met(small, tmp_path, monkeypatch, number):
+def test_an_interrupt_saves_the_step_that_it_met(make, tmp_path, monkeypatch, number):
     """The step is taken to its end, saved, and not taken again."""
-    make_trainer(small, tmp_path / "whole", model="lf_dnn").run()
-    stopped, taken = make_trainer(small, tmp_path / "two", model="lf_dnn"), []
+    make(tmp_path / "whole").run()
+    stopped, taken = make(tmp_path / "two"), []
     step = TrainingStep.__call__
 
     def interrupted(self, *arguments):
@@ -175,18 +192,15 @@ def test_an_interrupt_saves_the_step_that_it_met(small, tmp_path, monkeypatch, n
         with pytest.raises(KeyboardInterrupt):
             stopped.run()
         assert console._exit_code() == 128 + number
-    resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
-    resumed.resume(tmp_path / "two" / "last.pth")
-    assert (resumed.state.epoch, resumed.state.step) == (2, 3)
-    resumed.run()
+    resumed(make, tmp_path / "two", (2, 3)).run()
     assert len(taken) == 16
     found, expected = (read_checkpoint(tmp_path / name / "best.pth") for name in ("two", "whole"))
     assert_same(found.weights, expected.weights)
 
 
-def test_stopped_while_it_scores_no_step_is_lost(small, tmp_path, monkeypatch):
-    make_trainer(small, tmp_path / "whole", model="lf_dnn").run()
-    stopped, scored = make_trainer(small, tmp_path / "two", model="lf_dnn"), []
+def test_stopped_while_it_scores_no_step_is_lost(make, tmp_path, monkeypatch):
+    make(tmp_path / "whole").run()
+    stopped, scored = make(tmp_path / "two"), []
     score = trainer.evaluate
 
     def interrupted(*arguments):
@@ -198,26 +212,21 @@ def test_stopped_while_it_scores_no_step_is_lost(small, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
-    resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
-    resumed.resume(tmp_path / "two" / "last.pth")
-    assert (resumed.state.epoch, resumed.state.step) == (2, 8)
     monkeypatch.setattr(TrainingStep, "__call__", None)
-    resumed.run()
+    resumed(make, tmp_path / "two", (2, 8)).run()
     assert_same_files(tmp_path)
 
 
-def test_an_epoch_that_is_over_is_saved_whole(small, tmp_path, monkeypatch):
+def test_an_epoch_that_is_over_is_saved_whole(make, tmp_path, monkeypatch):
     """An interrupt that comes while it is saved waits until it is."""
-    stopped, number = make_trainer(small, tmp_path / "two", model="lf_dnn"), signal.SIGINT
+    stopped, number = make(tmp_path / "two"), signal.SIGINT
     save = stopped.saver.save_epoch
     monkeypatch.setattr(
         stopped.saver, "save_epoch", lambda *a: (signal.raise_signal(number), save(*a))
     )
     with handled(number, monkeypatch), pytest.raises(KeyboardInterrupt):
         stopped.run()
-    resumed = make_trainer(small, tmp_path / "two", model="lf_dnn")
-    resumed.resume(tmp_path / "two" / "last.pth")
-    assert (resumed.state.epoch, resumed.state.step) == (2, 0)
+    resumed(make, tmp_path / "two", (2, 0))
     assert (tmp_path / "two" / "metrics.csv").is_file()
 
 

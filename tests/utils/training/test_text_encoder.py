@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from data.loading.options import LoaderOptions
 from models.checkpoint import read_checkpoint
 from system.errors import InputError
 from system.processes import Processes
-from tests.utils.training.test_resume import assert_same, assert_same_files, stop_at_step
+from tests.utils.training.test_resume import assert_a_stop_changes_nothing, assert_same
 from tests.utils.training.test_several_processes import ends_of, started
 from utils.reports.describe_data import describe_data
 from utils.run_config import AS_PREPARED, RunConfig
@@ -210,19 +211,8 @@ def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(demo, tmp_path, mo
     """With dropout in the text encoder, within the warm-up, and a schedule."""
     options = {"model": model, "save_every": 1, "scheduler": "cosine", "bert_warmup": 1.5}
     options |= {"set": {"layers": 1}} if model == "nhfnet" else {}
-    make_trainer(demo, tmp_path / "whole", **options).run()
-    stopped = make_trainer(demo, tmp_path / "two", **options)
-    stop_at_step(monkeypatch, STEPS + 3)
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run()
-    torch.manual_seed(1)  # whatever else has drawn meanwhile
-    resumed = make_trainer(demo, tmp_path / "two", **options)
-    resumed.resume(tmp_path / "two" / "last.pth")
-    assert (resumed.state.epoch, resumed.state.step) == (2, 2)
-    resumed.run()
-    assert_same_files(tmp_path)
-    both = ((tmp_path / folder / "best.pth").read_bytes() for folder in ("two", "whole"))
-    assert next(both) == next(both)
+    make = partial(make_trainer, demo, **options)
+    assert_a_stop_changes_nothing(make, STEPS, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
