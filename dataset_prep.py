@@ -184,7 +184,6 @@ def main() -> None:
         inspect(datadir, options.alignment, options.check, options.plot)
         return
     from data.fetching.demo import DEMO, demo_bert, demo_is_written, write_demo
-    from data.preparing.pickle_source import PickleSource
     from data.preparing.plan import Request, TextRequest
     from data.preparing.segments import Lengths
     from data.preparing.sources import CsdSource
@@ -199,6 +198,8 @@ def main() -> None:
     files: list[SequenceFile] = []
     sources: dict[str, DataSource]
     if "pickle" in given:
+        from data.preparing.pickle_source import PickleSource
+
         scores = options.dataset if "dataset" in given else None
         others = options.audio, options.visual
         source = PickleSource(options.pickle, "bert" not in given, scores, *others)

@@ -1,22 +1,24 @@
 """Preparation without BERT: dataset_prep.py against the literal aligner of tests/plain.py.
 
     python -m benchmarks.prepare [CSD_DIR] [--alignment segment word]
-                                 [--forms plain gzip rounded] [--videos 40 330]
+                                 [--forms plain gzip rounded] [--videos 20 330]
 
 CSD_DIR holds the four .csd files of CMU-MOSEI; without it, made-up videos are prepared, of
 CMU-MOSEI's mean length: 3,293 are as many as it has, for which a folder on a disk with 20 GB is
 wanted (TMPDIR). Other forms than `plain` are copies, compressed as the CMU SDK does it (level 9,
 HDF5's own chunks); `rounded` ones have audio and visual features of three decimals, which compress
 better. Each side runs in a process of its own, as a whole: start, reading, aligning and writing
-the arrays. Memory is that of all its processes, looked at every 20 ms (Linux). The literal aligner
-loads the files first, as the CMU SDK does, and loops over rows and words in Python: it takes part
-up to 60 videos. Beside compressed files stands what decompressing the needed chunks takes alone,
-from memory into memory, in as many threads as the process may use processors.
+the arrays. Memory is that of all its processes, looked at every 20 ms (Linux), and processor time
+that of all too. The literal aligner loads the files first, as the CMU SDK does, and loops over rows
+and words in Python: it takes part on plain files of up to 60 videos. Beside compressed files stands
+what decompressing the needed chunks takes alone, from memory into memory, in as many threads as the
+process may use processors.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +27,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -33,6 +34,7 @@ import h5py
 import numpy as np
 
 from benchmarks import record
+from benchmarks.csd_forms import FORMS, in_form, made_up
 from benchmarks.record import ROOT
 from data.fetching.server import MOSEI
 from data.formats import chunks
@@ -42,7 +44,6 @@ from data.formats.inflate import inflate
 from data.preparing import segments
 from data.preparing.segments import Lengths, Sequences
 from system.cpus import usable_cpus
-from tests.csd_files import random_video
 from tests.plain import plain_segments, plain_word_segments
 
 
@@ -69,18 +70,18 @@ def load(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {key: (data[key]["intervals"][:], data[key]["features"][:]) for key in data}
 
 
-def run(command: list[str]) -> tuple[float, float]:
-    """Run a command; its wall seconds, and the peak memory of its processes in MB (Linux)."""
-    begin, peak = time.perf_counter(), 0.0
+def run(command: list[str]) -> tuple[float, float, float]:
+    """Run a command; its wall and processor seconds, and its processes' peak memory in MB."""
+    begin, before, peak = time.perf_counter(), os.times(), 0.0
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=ROOT, **quiet) as process:
         while process.poll() is None:
             peak = max(peak, memory_of(process.pid))
             time.sleep(0.02)
-        taken = time.perf_counter() - begin
+        taken, after = time.perf_counter() - begin, os.times()
     if process.returncode:
         raise SystemExit(f"{command} ended with exit code {process.returncode}")
-    return taken, peak
+    return taken, sum(after[2:4]) - sum(before[2:4]), peak  # of children
 
 
 def memory_of(pid: int) -> float:
@@ -96,38 +97,12 @@ def memory_of(pid: int) -> float:
     return total
 
 
-@contextmanager
-def in_form(csd: Path, form: str) -> Iterator[Path]:
-    """Give the folder with the files in `form`, one of FORMS."""
-    if form == "plain":
-        yield csd
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, source in MOSEI.sequences.items():
-            with (
-                h5py.File(csd / source.name) as old,
-                h5py.File(Path(folder) / source.name, "w") as new,
-            ):
-                is_rounded = form == "rounded" and kind in ("audio", "visual")
-                root = next(iter(old))
-                for key, entry in old[root]["data"].items():
-                    for name in ("features", "intervals"):
-                        values = entry[name][:]
-                        if is_rounded and name == "features":
-                            values = np.round(values, 3)
-                        path = f"{root}/data/{key}/{name}"
-                        new.create_dataset(
-                            path, data=values, compression="gzip", compression_opts=9
-                        )
-        yield Path(folder)
-
-
-def decompressing(csd: Path, alignment: str) -> float:
-    """Measure decompressing alone what an alignment needs; seconds."""
+def decompressing(csd: Path, alignment: str, rounds: int) -> float:
+    """Measure decompressing alone what an alignment needs; median seconds."""
     needed: list[tuple[bytes, int]] = []
 
-    def note(content: bytes, size: int) -> bytes | bytearray:
-        needed.append((content, size))
+    def note(content: memoryview, size: int) -> bytes | bytearray:
+        needed.append((bytes(content), size))
         return inflate(content, size)
 
     paths = {kind: csd / source.name for kind, source in MOSEI.sequences.items()}
@@ -143,19 +118,21 @@ def decompressing(csd: Path, alignment: str) -> float:
         for content, size in needed[first::cpus]:
             inflate(content, size)
 
-    cpus = usable_cpus()
+    cpus, taken = usable_cpus(), []
     with ThreadPoolExecutor(cpus) as executor:
-        begin = time.perf_counter()
-        list(executor.map(share, range(cpus)))
-        return time.perf_counter() - begin
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            list(executor.map(share, range(cpus)))
+            taken.append(time.perf_counter() - begin)
+    return float(np.median(taken))
 
 
-FORMS = ("plain", "gzip", "rounded")
 COLUMNS = {
     "videos": "{videos:,}",
     "form": "{form}",
     "alignment": "{alignment}",
     "dataset_prep.py": "{seconds:.2f} s, {memory:.0f} MB",
+    "processor time": "{processor:.2f} s",
     "decompressing alone": "{alone}",
     "literal aligner": "{slow}",
     "times as fast": "{ratio}",
@@ -168,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csd", type=Path, nargs="?", metavar="CSD_DIR")
     parser.add_argument("--alignment", nargs="+", default=["segment", "word"])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
-    parser.add_argument("--videos", nargs="+", type=int, default=[40, 330], metavar="N")
+    parser.add_argument("--videos", nargs="+", type=int, default=[20, 330], metavar="N")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--literal", metavar="OUT", type=Path, help=argparse.SUPPRESS)
 
@@ -187,45 +164,29 @@ def measure(arguments: argparse.Namespace) -> Iterator[record.Row]:
                         yield compare(files, form, alignment, arguments.rounds)
 
 
-def made_up(folder: Path, count: int) -> Path:
-    """Write videos in CMU-MOSEI's shape, of random numbers: 75 seconds and 7 segments each."""
-    rng, split_of = np.random.default_rng(0), read_folds(MOSEI.folds)
-    names = [list(split_of)[round(k)] for k in np.linspace(0, len(split_of) - 1, count)]
-    with ExitStack() as stack:
-        files = {
-            kind: stack.enter_context(h5py.File(folder / source.name, "w"))
-            for kind, source in MOSEI.sequences.items()
-        }
-        for name in names:
-            video = random_video(rng, 75, 7, {"visual": 30, "audio": 100})
-            for kind, (intervals, features) in video.items():
-                group = files[kind].create_group(f"{MOSEI.sequences[kind].name[:-4]}/data/{name}")
-                group["intervals"], group["features"] = intervals, features
-    return folder
-
-
 def compare(csd: Path, form: str, alignment: str, rounds: int) -> record.Row:
     """Measure both sides on one form of the files."""
-    fast = [fast_run(csd, alignment) for _ in range(rounds)]
-    seconds = float(np.median([one[0] for one in fast]))
+    fast = np.array([fast_run(csd, alignment) for _ in range(rounds)])
+    seconds, processor, _ = np.median(fast, axis=0).tolist()
     with ComputationalSequence(csd / MOSEI.sequences["labels"].name) as labels:
         videos = len(labels.videos)
     alone = slow = ratio = ""
     if form != "plain":
-        bound = float(np.median([decompressing(csd, alignment) for _ in range(rounds)]))
+        bound = decompressing(csd, alignment, rounds)
         alone = f"{bound:.2f} s (1 to {seconds / bound:.1f})"
-    if videos <= LITERAL_MOST:
+    elif videos <= LITERAL_MOST:
         with tempfile.TemporaryDirectory() as out:
             options = [str(csd), "--alignment", alignment, "--literal", out]
-            taken, memory = run([sys.executable, "-m", "benchmarks.prepare", *options])
+            taken, _, memory = run([sys.executable, "-m", "benchmarks.prepare", *options])
         slow, ratio = f"{taken:.2f} s, {memory:.0f} MB", f"{taken / seconds:.1f}"
     return {
         **{"videos": videos, "form": form, "alignment": alignment, "seconds": seconds},
-        **{"memory": max(one[1] for one in fast), "alone": alone, "slow": slow, "ratio": ratio},
+        **{"processor": processor, "memory": fast[:, 2].max(), "alone": alone},
+        **{"slow": slow, "ratio": ratio},
     }
 
 
-def fast_run(csd: Path, alignment: str) -> tuple[float, float]:
+def fast_run(csd: Path, alignment: str) -> tuple[float, float, float]:
     """Measure dataset_prep.py into a fresh folder."""
     with tempfile.TemporaryDirectory() as out:
         options = ["--datadir", out, "--csd", str(csd), "--alignment", alignment, "--no_bert"]

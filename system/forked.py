@@ -6,18 +6,17 @@ come up every so often, and waits when what it sends is not taken: little is hel
 
 from __future__ import annotations
 
+import os
+import pickle
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from system.cpus import share_cpus, usable_cpus
 from system.errors import InputError
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,85 +38,91 @@ def map_forked(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
     if count < 2 or sys.platform != "linux":  # where libraries do not mind a fork
         yield from map(function, items)
         return
-    workers: list[tuple[Any, Connection]] = []
+    workers: list[tuple[int, BinaryIO]] = []
     try:
         for first in range(count):
             workers.append(_start(function, items[first::count], count, workers))
         for place in range(len(items)):
             yield _received(*workers[place % count])
     finally:
-        for process, connection in workers:
-            connection.close()
-            process.kill()
-            process.join()
+        for process, results in workers:
+            results.close()
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
 
 
 def _start(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     count: int,
-    others: list[tuple[Any, Connection]],
-) -> tuple[Any, Connection]:
-    """Start a process on its share; returns it, and where its results come from."""
-    import multiprocessing  # slow to import
+    others: list[tuple[int, BinaryIO]],
+) -> tuple[int, BinaryIO]:
+    """Start a process on its share; returns its number, and where its results come from.
 
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    readers = [receiver, *(connection for _, connection in others)]
-    arguments = function, items, count, sender, readers
-    process = multiprocessing.get_context("fork").Process(target=_work, args=arguments)
+    The module multiprocessing would take longer to import than to fork, and copy results more.
+    """
+    receiver, sender = os.pipe()
     # Until the process has said what becomes of them, signals wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with warnings.catch_warnings():  # Python's, where there are threads: they hold no locks
             warnings.simplefilter("ignore", DeprecationWarning)
-            process.start()
+            process = os.fork()
+        if not process:
+            # With a reader of its own, writing would never fail.
+            for reader in (receiver, *(results.fileno() for _, results in others)):
+                os.close(reader)
+            _work(function, items, count, sender)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        sender.close()
-    return process, receiver
+        os.close(sender)
+    return process, os.fdopen(receiver, "rb")
 
 
 def _work(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    count: int,
-    sender: Connection,
-    readers: list[Connection],
-) -> None:
+    function: Callable[[Item], Result], items: Sequence[Item], count: int, sender: int
+) -> NoReturn:
     """Send the results of a share; ends without a word when nobody is left to take them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process acts
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    for reader in readers:  # or writing would never fail
-        reader.close()
-    share_cpus(count)
-    _widen(sender)
-    with suppress(BrokenPipeError):
-        for item in items:
-            try:
-                result = function(item), None
-            except Exception as error:
-                sender.send((None, error))
-                return
-            sender.send(result)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process acts
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        share_cpus(count)
+        _widen(sender)
+        with os.fdopen(sender, "wb") as target, suppress(BrokenPipeError):
+            for item in items:
+                try:
+                    result, error = function(item), None
+                except Exception as raised:
+                    result, error = None, raised
+                # From this protocol on, arrays go through the pipe without a copy.
+                pickle.dump((result, error), target, protocol=5)
+                target.flush()
+                if error is not None:
+                    break
+        os._exit(0)
+    finally:  # nothing of what the first process does at its end
+        os._exit(1)
 
 
-def _widen(sender: Connection) -> None:
+def _widen(sender: int) -> None:
     """Let a pipe hold more, so that a process can go on while another one's result is taken."""
     import fcntl
 
     with suppress(OSError, AttributeError):  # not more than the system allows
-        fcntl.fcntl(sender.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        fcntl.fcntl(sender, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _received(process: Any, connection: Connection) -> Any:
+def _received(process: int, results: BinaryIO) -> Any:
     try:
-        result, error = connection.recv()
-    except EOFError:
-        process.join()
+        result, error = pickle.load(results)
+    except (EOFError, pickle.UnpicklingError):  # it ended before, or within, a result
+        end = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        assert end is not None  # it has waited
+        code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
         raise InputError(
-            f"A process of this program has ended before its work (exit code {process.exitcode}), "
-            "perhaps for want of memory; run the same command again."
+            f"A process of this program has ended before its work (exit code {code}), perhaps for "
+            "want of memory; run the same command again."
         ) from None
     if error is not None:
         raise error

@@ -6,33 +6,39 @@ The HDF5 library decompresses in one thread, and takes a file's word for how lar
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
-from h5py import h5d, h5z
+from h5py import h5z
 
+from data.formats.chunk_index import ChunkIndex, StoredChunk
+from data.formats.dataset_layout import Layout
 from data.formats.inflate import inflate
-from system.cpus import usable_cpus
 from system.threads import in_parallel
 
 _GZIP_ALONE = [h5z.FILTER_DEFLATE]
-_BYTES_AT_ONCE = 4 * 2**20  # what is decompressed and not copied yet
 _BYTES_A_THREAD = 2**17  # with less, waking it takes longer than what it does
+
+_Piece = tuple[int, int, int]  # place in the result, first and last row in the chunk
 
 
 class Chunks:
-    """The chunks of a dataset `(n, width)`, the values of which have `item_bytes` each.
+    """The chunks of a dataset `(n, width)`, read through the open file's `descriptor`."""
 
-    `shape` is a chunk's, and `filters` are those of its chunks, in the order of writing.
-    """
+    def __init__(self, layout: Layout, descriptor: int) -> None:
+        assert layout.chunk_shape is not None
+        self.shape = layout.chunk_shape
+        self._filters, self._item_bytes = layout.type.filters, layout.type.item_bytes
+        self.bytes = math.prod(self.shape) * self._item_bytes  # when the filters are undone
+        self._find, self._descriptor = layout.find_chunks, descriptor
 
-    def __init__(
-        self, dataset: h5d.DatasetID, shape: tuple[int, ...], filters: list[int], item_bytes: int
-    ) -> None:
-        self.shape = shape
-        self.bytes = math.prod(shape) * item_bytes  # when the filters are undone
-        self._read_chunk = dataset.read_direct_chunk
-        self._filters, self._item_bytes = filters, item_bytes
+    @cached_property
+    def index(self) -> ChunkIndex:
+        """Where each chunk is in the file; it is read once."""
+        return self._find()
 
     def read(self, runs: list[tuple[int, int]], width: int) -> np.ndarray:
         """Read runs of rows (first, one past the last), `(rows, width)`, as raw values.
@@ -41,33 +47,36 @@ class Chunks:
         """
         result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
         pieces = self._pieces(runs)
-        places = [(row, column) for row in pieces for column in range(0, width, self.shape[1])]
-        # One thread takes one at a time: the next lies where the last was, still in the cache.
-        count = max(1, _BYTES_AT_ONCE // self.bytes) if usable_cpus() > 1 else 1
-        for begin in range(0, len(places), count):
-            some = places[begin : begin + count]
-            for (row, column), content in zip(some, self._contents(some), strict=True):
-                chunk = np.ndarray(self.shape, result.dtype, content)
-                columns = result[:, column : column + self.shape[1]]
-                values = chunk[:, : columns.shape[1]]
-                for place, first, last in pieces[row]:
-                    columns[place : place + last - first] = values[first:last]
+        row_bytes = self.bytes * -(-width // self.shape[1])
+        work = [(result, row, places) for row, places in pieces.items()]
+        in_parallel(self._copy, work, len(pieces) * row_bytes // _BYTES_A_THREAD)
         return result
 
-    def _contents(self, places: list[tuple[int, int]]) -> list[bytes | bytearray]:
-        """Read chunks, by their first row and column, and undo their filters.
+    def _copy(self, result: np.ndarray, row: int, pieces: list[_Piece]) -> None:
+        """Copy pieces of the chunks that begin with `row` to their places in the result."""
+        width, step = result.shape[1], self.shape[1]
+        columns = range(0, width, step)
+        chunks = [self.index[row, column] for column in columns]
+        for column, chunk, content in zip(columns, chunks, self._contents(chunks), strict=True):
+            values = np.ndarray(self.shape, result.dtype, self._decoded(chunk.skipped, content))
+            target = result[:, column : column + step]
+            values = values[:, : target.shape[1]]
+            for place, first, last in pieces:
+                target[place : place + last - first] = values[first:last]
 
-        Python's lock is the reason for doing one after the other for many chunks: threads that
-        decompress need it for moments only, and would wait for one that reads.
-        """
-        stored = [self._read_chunk(place) for place in places]
-        return in_parallel(self._decoded, stored, len(places) * self.bytes // _BYTES_A_THREAD)
+    def _contents(self, chunks: list[StoredChunk]) -> Iterator[bytes | memoryview]:
+        """Read chunks, all at once where they lie one behind another, as HDF5 writes them."""
+        begin, size = chunks[0].offset, sum([chunk.size for chunk in chunks])
+        together = memoryview(os.pread(self._descriptor, size, begin))
+        for chunk in chunks:
+            place = chunk.offset - begin
+            if 0 <= place <= size - chunk.size:
+                yield together[place : place + chunk.size]
+            else:
+                yield os.pread(self._descriptor, chunk.size, chunk.offset)
 
-    def _pieces(self, runs: list[tuple[int, int]]) -> dict[int, list[tuple[int, int, int]]]:
-        """Cut runs at the chunks' edges: place in the result, first and last row in the chunk.
-
-        They are grouped by the chunk's first row.
-        """
+    def _pieces(self, runs: list[tuple[int, int]]) -> dict[int, list[_Piece]]:
+        """Cut runs at the chunks' edges, grouped by the chunk's first row."""
         pieces, place, size = defaultdict(list), 0, self.shape[0]
         for begin, end in runs:
             for row in range(begin - begin % size, end, size):
@@ -76,7 +85,7 @@ class Chunks:
                 place += last - first
         return pieces
 
-    def _decoded(self, skipped: int, stored: bytes) -> bytes | bytearray:
+    def _decoded(self, skipped: int, stored: bytes | memoryview) -> bytes | bytearray | memoryview:
         """Undo a chunk's filters, of which `skipped` has a bit for each that was not used."""
         if not skipped and self._filters == _GZIP_ALONE:  # as the CMU SDK writes them
             return inflate(stored, self.bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g
 
+from data.formats.dataset_layout import Layouts
 from data.formats.own_objects import OwnObjects, names_in
 from data.formats.stored_rows import StoredRows
 from system.errors import InputError, first_line, refuse_if_out_of_memory
@@ -29,10 +30,14 @@ def sort_order(intervals: np.ndarray) -> np.ndarray:
 
     Rows without a time (NaN) belong to no segment and are left out.
     """
-    if (np.diff(intervals[:, 0]) >= 0).all() and not np.isnan(intervals).any():  # as most are
-        return np.arange(len(intervals))
     timed = np.flatnonzero(~np.isnan(intervals).any(axis=1))
     return timed[np.argsort(intervals[timed, 0], kind="stable")]
+
+
+def _are_sorted(intervals: np.ndarray) -> bool:
+    """Tell whether all rows have a time, and are sorted: whether `sort_order` would be theirs."""
+    starts = intervals[:, 0]
+    return bool((starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any())
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class VideoRows:
     """One video's rows in one sequence, sorted by start time."""
 
     intervals: np.ndarray  # (n, 2) seconds, float64
-    _order: np.ndarray  # (n,) the sorted rows' numbers in the file, parts one after another
+    # (n,) the sorted rows' numbers in the file, parts one after another; None where all are sorted
+    _order: np.ndarray | None
     _parts: list[StoredRows]
     _path: Path
 
@@ -50,10 +56,10 @@ class VideoRows:
         Nothing else is read, but for the rest of compressed chunks. Ask for many rows at once:
         a chunk is decompressed anew in each call.
         """
-        numbers = self._order[rows]
+        numbers = rows if self._order is None else self._order[rows]
         if not len(numbers):
             return np.empty((0, self._parts[0].shape[1]))
-        if (np.diff(numbers) > 0).all():
+        if (numbers[1:] > numbers[:-1]).all():
             return self._in_file_order(numbers)
         numbers, places = np.unique(numbers, return_inverse=True)
         return self._in_file_order(numbers)[places]
@@ -71,7 +77,7 @@ class VideoRows:
     def words(self, rows: np.ndarray) -> list[str]:
         """Read the given sorted rows of a words sequence as text."""
         return [
-            word.decode("utf-8", errors="replace") if isinstance(word, bytes) else str(word)
+            word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
             for word in self.features(rows)[:, 0].tolist()
         ]
 
@@ -92,6 +98,7 @@ class ComputationalSequence:
             self._descriptor = self._file.id.get_vfd_handle()
             self._bytes = os.fstat(self._descriptor).st_size
             self._own = OwnObjects(self._file.id)
+            self._layouts = Layouts(self._own.headers)
             self._data = _data_group(self._file, self._own, path)
             self._entries = self._group_by_video()
         except BaseException:
@@ -105,9 +112,9 @@ class ComputationalSequence:
         self._file.close()
 
     @property
-    def videos(self) -> set[str]:
+    def videos(self) -> KeysView[str]:
         """The ids of the videos that have an entry here."""
-        return set(self._entries)
+        return self._entries.keys()
 
     @cached_property
     def _first_features(self) -> StoredRows:
@@ -138,6 +145,8 @@ class ComputationalSequence:
     def read(self, video: str) -> VideoRows:
         """Read the intervals of `video` and make its features readable."""
         intervals, parts = self._open_parts(video)
+        if _are_sorted(intervals):  # as most are
+            return VideoRows(intervals, None, parts, self.path)
         order = sort_order(intervals)
         return VideoRows(intervals[order], order, parts, self.path)
 
@@ -151,7 +160,7 @@ class ComputationalSequence:
         """Return the intervals of a video's parts, one after another, and their features."""
         with _reading(self.path):
             parts = [self._part(key) for key in self._entries[video]]
-            intervals = np.concatenate([np.asarray(times, dtype=np.float64) for _, times in parts])
+            intervals = np.concatenate([times for _, times in parts], dtype=np.float64)
         return intervals, [features for features, _ in parts]
 
     def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
@@ -179,16 +188,22 @@ class ComputationalSequence:
         return features, intervals[:]
 
     def _stored(self, key: str, name: str) -> StoredRows:
-        where, dataset = f"{self.path}, entry {key}", None
-        if self._is_itself[key]:
-            dataset = self._own.open_directly(self._data, f"{key}/{name}")
+        where, dataset, messages = f"{self.path}, entry {key}", None, {}
+        link = self._own.link_to(self._data, f"{key}/{name}") if self._is_itself[key] else None
+        if link is not None:
+            messages = self._own.headers.messages(link)
+            layout = self._layouts.in_header(messages)
+            if layout is not None:
+                return StoredRows(layout, self._descriptor, self._bytes, f"{where}, {name}")
+            dataset = self._own.open_directly(self._data, f"{key}/{name}", link)
         if dataset is None:  # look at every step, to follow it or to say what is wrong
             entry = self._own.find(h5g.GroupID, self._data, key, where)
             if entry is not None:
                 dataset = self._own.find(h5d.DatasetID, entry, name, where)
         if dataset is None:
             raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
-        return StoredRows(dataset, self._descriptor, self._bytes, f"{where}, {name}")
+        layout = self._layouts.by_library(dataset, messages, f"{where}, {name}")
+        return StoredRows(layout, self._descriptor, self._bytes, f"{where}, {name}")
 
 
 def check_csd(path: Path) -> None:

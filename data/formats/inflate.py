@@ -8,7 +8,7 @@ from collections.abc import Callable
 _MOST_EXPANSION = 1032  # 258 bytes for two bits: more than any stream can become
 
 
-def inflate(content: bytes, size: int) -> bytes | bytearray:
+def inflate(content: bytes | memoryview, size: int) -> bytes | bytearray:
     """Return the `size` bytes that a zlib stream holds; what follows it is ignored.
 
     No more memory is asked for than the stream can fill. Other threads run meanwhile. Raises
@@ -26,14 +26,14 @@ def inflate(content: bytes, size: int) -> bytes | bytearray:
     return values
 
 
-def decompress_with_zlib(content: bytes, size: int) -> bytes:
+def decompress_with_zlib(content: bytes | memoryview, size: int) -> bytes:
     """Return at most one byte more than `size` of what a zlib stream holds."""
     stream = zlib.decompressobj()
     values = stream.decompress(content, size + 1)
     return values if stream.eof else b""
 
 
-decompress: Callable[[bytes, int], bytes | bytearray]
+decompress: Callable[[bytes | memoryview, int], bytes | bytearray]
 _ERRORS: tuple[type[Exception], ...]
 try:  # libdeflate, in about half of zlib's time
     import deflate

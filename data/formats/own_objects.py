@@ -43,14 +43,22 @@ class OwnObjects:
     """Opens objects of an HDF5 file."""
 
     def __init__(self, file: h5f.FileID) -> None:
-        self._headers = HeaderReader(file)
+        self.headers = HeaderReader(file)
 
-    def open_directly(self, group: h5g.GroupID, path: str) -> h5d.DatasetID | None:
-        """Open a dataset of an entry that is itself in the file; None where it is not as plain."""
+    def link_to(self, group: h5g.GroupID, path: str) -> h5l.LinkInfo | None:
+        """Look an object of an entry up that is itself in the file; None where it is elsewhere."""
         try:
             link = group.links.get_info(path.encode())
-            is_plain = link.type == h5l.TYPE_HARD and not self._headers.is_virtual(link)
-            return h5d.open(group, path.encode()) if is_plain else None
+        except (RuntimeError, KeyError):
+            return None
+        return link if link.type == h5l.TYPE_HARD else None
+
+    def open_directly(
+        self, group: h5g.GroupID, path: str, link: h5l.LinkInfo
+    ) -> h5d.DatasetID | None:
+        """Open the dataset that `link_to` has found; None where it is not one, or not as plain."""
+        try:
+            return None if self.headers.is_virtual(link) else h5d.open(group, path.encode())
         except (RuntimeError, KeyError):
             return None
 
@@ -73,7 +81,7 @@ class OwnObjects:
                 raise
             raise KeyError(f"no {_quoted(name)}") from error
         if link.type == h5l.TYPE_HARD:
-            if self._headers.is_virtual(link):
+            if self.headers.is_virtual(link):
                 raise InputError(
                     f"{where}: {_quoted(name)} is a virtual dataset, made of other ones; {_ADVICE}."
                 )

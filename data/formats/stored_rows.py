@@ -7,14 +7,13 @@ sizes are held against the file's before memory is asked for: `check_size` comes
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import h5py
 import numpy as np
-from h5py import h5d, h5i, h5t, h5z
+from h5py import h5t, h5z
 
 from data.formats.chunks import Chunks
-from data.formats.own_objects import own_filters
+from data.formats.dataset_layout import Layout, type_of
 from system.errors import InputError
 from system.file_rows import fill, runs_of
 
@@ -29,26 +28,15 @@ class StoredRows:
     Raises InputError, which begins with `where`, when the values are not in the file.
     """
 
-    def __init__(
-        self, dataset: h5d.DatasetID, descriptor: int, file_bytes: int, where: str
-    ) -> None:
-        self._id = dataset
+    def __init__(self, layout: Layout, descriptor: int, file_bytes: int, where: str) -> None:
+        self._type, self._offset, self._dataset = layout.type, layout.offset, layout.dataset
         self._where, self._descriptor, self._file_bytes = where, descriptor, file_bytes
-        # None unless in one piece, and in this file: the settings take longer to look at.
-        self._offset = dataset.get_offset()
-        self._settings = None if self._offset is not None else dataset.get_create_plist()
-        self._filters = [] if self._settings is None else own_filters(self._settings, where)
-        self.shape: tuple[int, ...] = dataset.shape or ()
-        stored_as = dataset.get_type()
-        self.dtype: np.dtype = stored_as.dtype
-        self._item_bytes = stored_as.get_size()
-        if self.dtype.kind == "O":  # a length, a place in the file, and a number
-            self._item_bytes = 8 + h5i.get_file_id(dataset).get_create_plist().get_sizes()[0]
-        self._is_plain = _type_of(self.dtype) == stored_as
-        self._chunks = self._find_chunks()
-        self._is_gzipped = h5z.FILTER_DEFLATE in self._filters
+        self.shape, self.dtype = layout.shape, layout.type.dtype
+        self._item_bytes = layout.type.item_bytes
+        self._chunks = None if layout.chunk_shape is None else Chunks(layout, descriptor)
+        self._is_gzipped = h5z.FILTER_DEFLATE in layout.type.filters
         # A checksum is left to the library, except beside gzip, which has its own.
-        has_checksum = h5z.FILTER_FLETCHER32 in self._filters and not self._is_gzipped
+        has_checksum = h5z.FILTER_FLETCHER32 in layout.type.filters and not self._is_gzipped
         self._read_chunks = None if self._chunks is None or has_checksum else self._chunks.read
 
     def __len__(self) -> int:
@@ -66,17 +54,13 @@ class StoredRows:
         """Read rows in runs (first, one past the last), one after another."""
         if self.dtype.kind == "O":
             self._check_text(runs)
-        elif self._is_plain and self._offset is not None:
+        elif self._type.is_plain and self._offset is not None:
             return self._read_in_place(runs).view(self.dtype)
         elif self._read_chunks is not None:
             return self._converted(self._read_chunks(runs, self.shape[1]))
-        pieces: list[np.ndarray] = [h5py.Dataset(self._id)[begin:end] for begin, end in runs]
+        dataset = h5py.Dataset(self._dataset)
+        pieces: list[np.ndarray] = [dataset[begin:end] for begin, end in runs]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    def _find_chunks(self) -> Chunks | None:
-        if self._settings is None or self._settings.get_layout() != h5d.CHUNKED:
-            return None
-        return Chunks(self._id, self._settings.get_chunk(), self._filters, self._item_bytes)
 
     def check_size(self) -> None:
         """Raise InputError where the shape claims more than the file can hold."""
@@ -86,7 +70,8 @@ class StoredRows:
         if self._offset is not None:
             held, most = self._file_bytes - self._offset, self._file_bytes - self._offset
         elif self._chunks is None:
-            held = most = self._id.get_storage_size()
+            assert self._dataset is not None  # neither in one piece nor in chunks
+            held = most = self._dataset.get_storage_size()
         else:
             claimed, held, most = self._chunk_sizes(self._chunks, claimed)
         if claimed > most or held > self._file_bytes:
@@ -101,7 +86,8 @@ class StoredRows:
         count, chunk_bytes = math.prod(per_axis), chunks.bytes
         if count > self._file_bytes:  # counting them would take hours
             return claimed, self._file_bytes, 0
-        held, written = self._id.get_storage_size(), self._id.get_num_chunks()
+        held = sum([chunk.size for chunk in chunks.index.values()])
+        written = len(chunks.index)
         if written != count:
             raise InputError(
                 f"{self._where}: {written:,} of {count:,} chunks were written; it is damaged, "
@@ -109,10 +95,11 @@ class StoredRows:
             )
         if self._is_gzipped:
             return max(claimed, chunk_bytes), held, held * _MOST_EXPANSION + _ALWAYS_FITS
-        checksum_bytes = 4 * (h5z.FILTER_FLETCHER32 in self._filters)
+        checksum_bytes = 4 * (h5z.FILTER_FLETCHER32 in self._type.filters)
         return count * (chunk_bytes + checksum_bytes), held, held
 
     def _read_in_place(self, runs: list[tuple[int, int]]) -> np.ndarray:
+        assert self._offset is not None  # who calls this has looked
         row_bytes, width = self._item_bytes * self.shape[1], self.shape[1]
         result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
         target = result.reshape(-1).view(np.uint8).data
@@ -125,12 +112,12 @@ class StoredRows:
 
     def _converted(self, values: np.ndarray) -> np.ndarray:
         """Return raw values as NumPy has them; text that is padded with spaces loses them."""
-        if self._is_plain:
+        if self._type.is_plain:
             return values.view(self.dtype)
         most = max(self._item_bytes, self.dtype.itemsize)
         buffer = np.zeros(values.size * most, np.uint8)
         buffer[: values.nbytes] = np.frombuffer(values.tobytes(), np.uint8)
-        h5t.convert(self._id.get_type(), _type_of(self.dtype), values.size, buffer)
+        h5t.convert(self._type.stored_as, type_of(self.dtype), values.size, buffer)
         size = values.size * self.dtype.itemsize
         return buffer[:size].view(self.dtype).reshape(values.shape)
 
@@ -152,9 +139,3 @@ class StoredRows:
                 f"{self._where}: its words claim {claimed:,} bytes, more than the file has; it is "
                 "damaged, download it again."
             )
-
-
-@lru_cache(maxsize=64)
-def _type_of(dtype: np.dtype) -> h5t.TypeID:
-    """Return HDF5's type for a NumPy one."""
-    return h5t.py_create(dtype)

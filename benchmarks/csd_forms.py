@@ -1,0 +1,80 @@
+"""Made-up .csd files, plain and compressed."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import product
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from data.fetching.server import MOSEI
+from data.formats.folds import read_folds
+from system.cpus import usable_cpus
+from tests.csd_files import random_video
+
+FORMS = ("plain", "gzip", "rounded")
+
+
+def made_up(folder: Path, count: int) -> Path:
+    """Write videos in CMU-MOSEI's shape, of random numbers: 75 seconds and 7 segments each."""
+    rng, split_of = np.random.default_rng(0), read_folds(MOSEI.folds)
+    names = [list(split_of)[round(k)] for k in np.linspace(0, len(split_of) - 1, count)]
+    with ExitStack() as stack:
+        files = {
+            kind: stack.enter_context(h5py.File(folder / source.name, "w"))
+            for kind, source in MOSEI.sequences.items()
+        }
+        for name in names:
+            video = random_video(rng, 75, 7, {"visual": 30, "audio": 100})
+            for kind, (intervals, features) in video.items():
+                group = files[kind].create_group(f"{MOSEI.sequences[kind].name[:-4]}/data/{name}")
+                group["intervals"], group["features"] = intervals, features
+    return folder
+
+
+@contextmanager
+def in_form(csd: Path, form: str) -> Iterator[Path]:
+    """Give the folder with the files in `form`, one of FORMS."""
+    if form == "plain":
+        yield csd
+        return
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(usable_cpus()) as threads:
+        for kind, source in MOSEI.sequences.items():
+            with (
+                h5py.File(csd / source.name) as old,
+                h5py.File(Path(folder) / source.name, "w") as new,
+            ):
+                is_rounded = form == "rounded" and kind in ("audio", "visual")
+                root = next(iter(old))
+                for key, entry in old[root]["data"].items():
+                    for name in ("features", "intervals"):
+                        values = entry[name][:]
+                        if is_rounded and name == "features":
+                            values = np.round(values, 3)
+                        write_compressed(new, f"{root}/data/{key}/{name}", values, threads)
+        yield Path(folder)
+
+
+def write_compressed(
+    file: h5py.File, path: str, values: np.ndarray, threads: ThreadPoolExecutor
+) -> None:
+    """Write a dataset as HDF5 compresses it at level 9, which does so in one thread."""
+    gzip = {"compression": "gzip", "compression_opts": 9}
+    dataset = file.create_dataset(path, values.shape, values.dtype, **gzip)
+    shape = dataset.chunks
+    places = list(product(*map(range, [0, 0], values.shape, shape)))
+
+    def content(place: tuple[int, ...]) -> bytes:  # h5py's lock is with who loops over a file
+        chunk = np.zeros(shape, values.dtype)
+        part = values[tuple(slice(n, n + size) for n, size in zip(place, chunk.shape, strict=True))]
+        chunk[tuple(map(slice, part.shape))] = part
+        return zlib.compress(chunk.tobytes(), 9)
+
+    for place, stored in zip(places, threads.map(content, places), strict=True):
+        dataset.id.write_direct_chunk(place, stored)
