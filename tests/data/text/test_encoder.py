@@ -85,8 +85,9 @@ def test_features_do_not_depend_on_the_batch(minilm, sentences):
     together = minilm.encode(sentences)
     backwards = minilm.encode(sentences[::-1])[::-1]
     alone = np.concatenate([minilm.encode([sentence]) for sentence in sentences[-6:]])
-    np.testing.assert_allclose(backwards, together, atol=1e-5, rtol=0)
-    np.testing.assert_allclose(alone, together[-6:], atol=1e-5, rtol=0)
+    for features, expected in ((backwards, together), (alone, together[-6:])):
+        # Products round by their sizes: by 1.4e-5 in PyTorch 2.6.
+        np.testing.assert_allclose(features, expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
