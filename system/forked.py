@@ -41,23 +41,25 @@ def map_forked(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
     workers: list[tuple[int, BinaryIO]] = []
     try:
         for first in range(count):
-            workers.append(_start(function, items[first::count], count, workers))
+            _start(function, items[first::count], count, workers)
         for place in range(len(items)):
             yield _received(*workers[place % count])
     finally:
         for process, results in workers:
             results.close()
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
+            # Where SIGCHLD is ignored, the system has forgotten a process that has ended.
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
 
 
 def _start(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     count: int,
-    others: list[tuple[int, BinaryIO]],
-) -> tuple[int, BinaryIO]:
-    """Start a process on its share; returns its number, and where its results come from.
+    workers: list[tuple[int, BinaryIO]],
+) -> None:
+    """Start a process on its share; adds to `workers` its number, and where its results come from.
 
     The module multiprocessing would take longer to import than to fork, and copy results more.
     """
@@ -70,13 +72,16 @@ def _start(
             process = os.fork()
         if not process:
             # With a reader of its own, writing would never fail.
-            for reader in (receiver, *(results.fileno() for _, results in others)):
+            for reader in (receiver, *(results.fileno() for _, results in workers)):
                 os.close(reader)
             _work(function, items, count, sender)
+        workers.append((process, os.fdopen(receiver, "rb")))
+    except OSError:  # no process can be started
+        os.close(receiver)
+        raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(sender)
-    return process, os.fdopen(receiver, "rb")
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # raises what came meanwhile
 
 
 def _work(
@@ -117,12 +122,15 @@ def _received(process: int, results: BinaryIO) -> Any:
     try:
         result, error = pickle.load(results)
     except (EOFError, pickle.UnpicklingError):  # it ended before, or within, a result
-        end = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
-        assert end is not None  # it has waited
-        code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        how = ""
+        with suppress(ChildProcessError):
+            end = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+            assert end is not None  # it has waited
+            code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+            how = f" (exit code {code})"
         raise InputError(
-            f"A process of this program has ended before its work (exit code {code}), perhaps for "
-            "want of memory; run the same command again."
+            f"A process of this program has ended before its work{how}, perhaps for want of "
+            "memory; run the same command again."
         ) from None
     if error is not None:
         raise error

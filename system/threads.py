@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -46,3 +47,7 @@ def in_parallel(
 def _helpers() -> ThreadPoolExecutor:
     """Return the threads beside the caller's, which are kept for the next time."""
     return ThreadPoolExecutor(max(1, usable_cpus() - 1))
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of them
+    os.register_at_fork(after_in_child=_helpers.cache_clear)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from h5py import h5d
 
-_NODE_BYTES, _HEAD_BYTES = 4096, 24  # more than a tree's node has, and what its entries follow
+_NODE_BYTES, _HEAD_BYTES = 4096, 24  # more than a node usually has, and what its entries follow
 _OF_CHUNKS = 1  # a kind of nodes
 
 
@@ -35,8 +35,8 @@ def index_by_library(dataset: h5d.DatasetID) -> ChunkIndex:
     return found
 
 
-def index_in_tree(descriptor: int, base: int, root: int, rank: int) -> ChunkIndex:
-    """Read the index of chunks of `rank` axes, a tree from `root` on, without the library.
+def index_in_tree(descriptor: int, base: int, root: int, rank: int, most: int) -> ChunkIndex:
+    """Read the index of `most` chunks of `rank` axes, a tree from `root` on, without the library.
 
     It is a "Version 1 B-tree" of the HDF5 File Format Specification, III.A.1, whose addresses are
     from `base` on. Raises OSError or ValueError where it is damaged.
@@ -48,9 +48,12 @@ def index_in_tree(descriptor: int, base: int, root: int, rank: int) -> ChunkInde
     for node in nodes:
         content = os.pread(descriptor, _NODE_BYTES, base + node)
         signature, kind, level, used = struct.unpack("<4sBBH", content[:8].ljust(8))
-        if signature != b"TREE" or kind != _OF_CHUNKS or node in seen:
+        if signature != b"TREE" or kind != _OF_CHUNKS or node in seen or len(nodes) > 2 * most + 1:
             raise OSError("the index of its chunks is damaged")
         seen.add(node)
+        size = _HEAD_BYTES + used * entry.itemsize
+        if size > _NODE_BYTES:  # a file whose maker chose so
+            content = os.pread(descriptor, size, base + node)
         entries = np.frombuffer(content, entry, used, _HEAD_BYTES)
         if level:
             nodes += entries["address"].tolist()

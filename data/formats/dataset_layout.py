@@ -7,6 +7,7 @@ File Format Specification, IV.A.2 "Data Object Header Messages".
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,11 +71,14 @@ class Layouts:
                 return None
             if kind == _CONTIGUOUS:
                 return Layout(shape, known, base + address, None, dict, None)
-            chunk_shape = struct.unpack_from(f"<{rank}I", layout, 11)
+            *chunk_shape, item_bytes = struct.unpack_from(f"<{rank + 1}I", layout, 11)
+            if layout[2] != rank + 1 or item_bytes != known.item_bytes or not all(chunk_shape):
+                return None
         except (struct.error, LookupError, ValueError):
             return None
-        find = partial(index_in_tree, self._headers.descriptor, base, address, rank)
-        return Layout(shape, known, None, chunk_shape, find, None)
+        chunks = math.prod(-(-n // each) for n, each in zip(shape, chunk_shape, strict=True))
+        find = partial(index_in_tree, self._headers.descriptor, base, address, rank, chunks)
+        return Layout(shape, known, None, tuple(chunk_shape), find, None)
 
     def by_library(self, dataset: h5d.DatasetID, messages: dict[int, bytes], where: str) -> Layout:
         """Ask the library for a layout, and keep the type for other datasets with such messages.

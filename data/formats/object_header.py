@@ -64,6 +64,7 @@ class HeaderReader:
         blocks = [start[place : place + size]]
         if len(blocks[0]) < size:
             blocks = [self._read(size, address + place)]
+        seen = set[int]()
         for block in blocks:
             place = 0
             while place + head <= len(block):
@@ -73,10 +74,11 @@ class HeaderReader:
                 yield kind, block[place + type_bytes + 2], body
                 place += head + size
                 if kind == _CONTINUATION:
-                    if len(blocks) == _MOST_BLOCKS:
-                        raise OSError("a header in too many parts")
                     width = self.widths[0]
                     where, length = _number(body[:width]), _number(body[width : sum(self.widths)])
+                    if len(blocks) == _MOST_BLOCKS or where in seen:
+                        raise OSError("a header in too many parts")
+                    seen.add(where)
                     more = self._read(length, where)
                     blocks.append(more[4:-4] if is_new else more)  # a signature, a checksum
 

@@ -124,3 +124,28 @@ def test_nobody_outlives_the_first_process(tmp_path):
     assert program.communicate(timeout=20) == (b"", b"")
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
+
+
+def test_a_system_that_forgets_processes_that_end(two):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as some launchers leave it
+    try:
+        assert list(map_forked(abs, MANY)) == MANY
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_an_interrupt_as_processes_start_leaves_none(two, started, monkeypatch):
+    fork = os.fork
+
+    def interrupted_fork():
+        process = fork()
+        if process:
+            os.kill(os.getpid(), signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(os, "fork", interrupted_fork)
+    descriptors = psutil.Process().num_fds()
+    with pytest.raises(KeyboardInterrupt):
+        list(map_forked(abs, MANY))
+    assert not started()
+    assert psutil.Process().num_fds() == descriptors

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pytest
 from h5py import h5d
 
+from data.formats import chunk_index
 from data.formats.csd import ComputationalSequence
 from system.errors import InputError
 from tests.csd_files import all_features, write_csd
@@ -122,6 +125,22 @@ def test_an_index_that_leads_to_itself_is_told(tmp_path):
     path.write_bytes(node)
     with pytest.raises(InputError, match="damaged"):
         read_all(path)
+
+
+def test_nodes_that_hold_more_than_usual_are_read_whole(tmp_path, opened, monkeypatch):
+    path = written(tmp_path / "a.csd", {"chunks": (200, 3), **GZIP})
+    monkeypatch.setattr(chunk_index, "_NODE_BYTES", 64)  # as if this file's were larger
+    np.testing.assert_array_equal(read_all(path), FEATURES)
+
+
+def test_an_index_of_more_nodes_than_there_are_chunks_is_told(tmp_path):
+    path = written(tmp_path / "a.csd", {"chunks": (200, 3), **GZIP})
+    descriptor = os.open(path, os.O_RDONLY)
+    root = path.read_bytes().rindex(b"TREE\1\0")
+    assert chunk_index.index_in_tree(descriptor, 0, root, 2, most=45)
+    with pytest.raises(OSError, match="damaged"):
+        chunk_index.index_in_tree(descriptor, 0, root, 2, most=-1)
+    os.close(descriptor)
 
 
 def test_the_first_of_a_type_decides_only_for_its_like(tmp_path):
