@@ -39,6 +39,12 @@ def _normed(x, D: tl.constexpr):
 
 
 @triton.jit
+def _scaled(normed, at, channels, D: tl.constexpr):
+    """Multiply rows by a norm's weights, and add its biases, which lie behind those."""
+    return normed * tl.load(at + channels)[None, :] + tl.load(at + D + channels)[None, :]
+
+
+@triton.jit
 def _normed_grad(grad, normed, scale, D: tl.constexpr):
     """Return the gradient of what `_normed` took from that of what it gave."""
     along = tl.sum(grad * normed, 1)[:, None] / D
@@ -122,10 +128,10 @@ def forward(
         w_out, w1, w2, norm = w_in + OUT, w_in + FC1, w_in + FC2, w_in + NORMS
         queries = tl.where(layer == L - 1, Q, T)
         n, _scale = _normed(x, D)
-        n = n * tl.load(norm + channels)[None, :] + tl.load(norm + D + channels)[None, :]
+        n = _scaled(n, norm, channels, D)
         m = n
         if HAS_MEMORY:
-            m = memory * tl.load(norm + channels)[None, :] + tl.load(norm + D + channels)[None, :]
+            m = _scaled(memory, norm, channels, D)
         b_in = w_in + 3 * D * D
         q = _projected(n, w_in, b_in, channels, channels, D) * HEAD**-0.5
         k = _projected(m, w_in, b_in, D + channels, channels, D)
@@ -142,10 +148,7 @@ def forward(
             tl.store(kept + (2 * layer + 1) * T * D + places, found, mask=is_there)
         x += _projected(found, w_out, w_out + D * D, channels, channels, D)
         n, _scale = _normed(x, D)
-        n = (
-            n * tl.load(norm + 2 * D + channels)[None, :]
-            + tl.load(norm + 3 * D + channels)[None, :]
-        )
+        n = _scaled(n, norm + 2 * D, channels, D)
         x += tl.load(w2 + D * F + channels)[None, :]
         for begin in range(0, F, CHUNK):
             hidden, _weight, chunk = _hidden(n, w1, w1 + D * F, begin, channels, D, CHUNK)
@@ -154,7 +157,7 @@ def forward(
         tl.store(kept + 2 * L * T * D + places, x, mask=is_there)
     norm = weights + L * LAYER
     n, _scale = _normed(x, D)
-    n = n * tl.load(norm + channels)[None, :] + tl.load(norm + D + channels)[None, :]
+    n = _scaled(n, norm, channels, D)
     is_out = is_there & (rows[:, None] >= T - Q)
     tl.store(out + segment * Q * D + places - (T - Q) * D, n, mask=is_out)
 
