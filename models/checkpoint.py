@@ -17,7 +17,7 @@ from models.contract import Model
 from models.text_encoder import text_encoder_of
 from system.config import make_config
 from system.errors import InputError, shown
-from system.files import atomic_write
+from system.files import write_bytes
 from system.safetensors_file import SUFFIX as SAFETENSORS
 from system.safetensors_file import load_safetensors, write_safetensors
 from system.torch_file import load_torch_file
@@ -87,8 +87,7 @@ def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> Non
     # Through memory, because torch.save hides a full disk behind a RuntimeError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
 
 
 def describe_model(model: Model, name: str, **details: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from models.checkpoint import ONNX as SUFFIX
 from models.contract import Model
 from models.text_encoder import text_encoder_of
 from system.errors import InputError, described
-from system.files import atomic_write
+from system.files import write_bytes
 from system.safetensors_file import KEY
 
 OUTPUT = "prediction"
@@ -50,8 +50,7 @@ def write_onnx(path: Path, model: Model, value: Any) -> None:
             f"--export {path}: {type(model).__name__} cannot be written as {SUFFIX} "
             f"({described(error)}); export it as .safetensors."
         ) from error
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)
 
 
 def _check_packages() -> None:

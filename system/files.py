@@ -6,13 +6,14 @@ as well as after a kill. `flush_file` and `flush_folder` do the same for files w
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -103,12 +104,23 @@ def _remove_abandoned(path: Path) -> None:
                 leftover.unlink()
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` to `path`, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, atomically."""
-    with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        # A file name that is no UTF-8 is written as JSON writes half characters, \udcff.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # A file name that is no UTF-8 is written as JSON writes half characters, \udcff.
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, its header first, to `path`, atomically."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
 
 
 def read_json(path: Path, advice: str = "") -> Any:

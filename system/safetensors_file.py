@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from system.files import atomic_write
+from system.files import write_bytes
 from system.what_it_is import refuse_unread
 
 SUFFIX = ".safetensors"
@@ -24,8 +24,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], value: Any) -> 
     from safetensors.torch import save
 
     content = save({name: x.contiguous() for name, x in tensors.items()}, {KEY: json.dumps(value)})
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)
 
 
 def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:

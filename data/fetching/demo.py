@@ -19,7 +19,7 @@ from data.fetching.server import MOSEI
 from data.formats.folds import read_folds
 from data.layout import SPLITS
 from system.errors import InputError
-from system.files import atomic_write
+from system.files import write_bytes
 
 DEMO = replace(MOSEI, title="CMU-MOSEI's shape, made-up data")
 
@@ -172,8 +172,7 @@ def _write_csd(path: Path, entries: dict[str, _Sequence]) -> None:
         for field, value in {"root name": path.stem, "description": DEMO.title}.items():
             text = np.array([json.dumps(value)], dtype=h5py.string_dtype())
             file.create_dataset(f"{path.stem}/metadata/{field}", data=text)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    write_bytes(path, content.getbuffer())
 
 
 def _write_bert(folder: Path, seed: int) -> None:
@@ -202,5 +201,4 @@ def _write_bert(folder: Path, seed: int) -> None:
         "model.safetensors": save(model.state_dict()),
     }
     for name, content in contents.items():
-        with atomic_write(folder / name) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(folder / name, content)

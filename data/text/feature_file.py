@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from data.layout import TEXT_LENGTH
-from system.files import atomic_write, flush_folder
+from system.files import atomic_write, flush_folder, write_bytes
 from system.processes import Processes
 from system.progress import progress
 
@@ -140,8 +140,7 @@ class FeatureFile:
         if _is_begun(path, begin, size) and _is_begun(marks, b"", marks_size):
             return
         path.unlink(missing_ok=True)
-        with atomic_write(marks) as temporary:
-            temporary.write_bytes(bytes(marks_size))
+        write_bytes(marks, bytes(marks_size))
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             file.write(begin)
             file.truncate(size)

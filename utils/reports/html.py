@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from system.console import print_warning, printable
 from system.errors import described
-from system.files import atomic_write
+from system.files import write_bytes
 
 _LONGEST_UNBROKEN = 24  # characters of a cell that stays in one line
 _LONGEST_TEXT = 300  # characters of a cell; a strange file may hold a sentence of megabytes
@@ -80,8 +80,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
     environment.filters["plain"] = _plain
     environment.filters["cell"] = _cell
     page = environment.get_template(_TEMPLATE).render(title=title, sections=sections)
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_bytes(path, page.encode())
 
 
 @contextmanager

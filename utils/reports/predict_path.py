@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +31,12 @@ from models.checkpoint import Checkpoint, read_checkpoint
 from models.text_encoder import TextEncoder
 from system.console import print_line, print_warning
 from system.errors import InputError
-from system.files import atomic_write
+from system.files import write_csv
 from utils.reports.evaluation import predict_split, report_not_finite
 from utils.reports.html import warning_if_unwritten
 from utils.reports.predict import Predictor
 from utils.reports.predict_report import write_prediction_report
-from utils.reports.results import result_folder
+from utils.reports.results import result_folder, values_by_segment
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
 from utils.running.setup import check_widths, open_model, place_model, scores_trained_on
@@ -69,8 +68,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
             predictions, not_finite = predict_split(predictor, split, task, options)
             report_not_finite({name: not_finite})
             if options.processes.is_first:
-                with atomic_write(folder / name / "predictions.csv") as temporary:
-                    _write(temporary, split, predictions, task)
+                _write(folder / name / "predictions.csv", split, predictions, task)
                 with warning_if_unwritten(report := folder / name / "report.html"):
                     write_prediction_report(
                         report, config, split, predictions, task, options.device, path
@@ -149,18 +147,14 @@ def _cut_sentences(
 
 def _write(path: Path, split: Split, predictions: np.ndarray, task: Task) -> None:
     """Write a row a segment: id, each output's prediction and class, and the sentence."""
-    columns = [predictions]
+    columns = [predictions.astype(object)]
     if task.scale is not None:
         names = np.array(task.scale.class_names)
         columns.append(names[task.scale.classes(predictions.ravel())].reshape(predictions.shape))
     sentences: Iterable[str] = repeat("", len(split))
     if (split.folder / SEGMENTS_FILE).is_file():
         sentences = (row["sentence"] for row in iterate_segments(split.folder))
-    rows = zip(split.ids, *(column.tolist() for column in columns), sentences, strict=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        what = ("prediction", "class")[: len(columns)]
-        writer.writerow(["id", *task.column_names(*what), "sentence"])
-        for id_, *values, sentence in rows:
-            pairs = zip(*values, strict=True)
-            writer.writerow([id_, *(value for pair in pairs for value in pair), sentence])
+    what = ("prediction", "class")[: len(columns)]
+    rows = zip(split.ids, values_by_segment(columns), sentences, strict=True)
+    lines = ([id_, *values, sentence] for id_, values, sentence in rows)
+    write_csv(path, chain([["id", *task.column_names(*what), "sentence"]], lines))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from system.console import format_table, print_line
-from system.files import atomic_write, write_json
+from system.files import write_csv, write_json
 from utils.reports.evaluation import Evaluation
 from utils.reports.html import Picture
 from utils.tasks import Task
@@ -53,8 +55,10 @@ def write_evaluation(
 
     counts = {"n": len(evaluation.labels)}
     write_json(folder / "metrics.json", {**evaluation.scores, **counts, **details})
-    with atomic_write(folder / "predictions.csv") as temporary:
-        _write_predictions(temporary, evaluation, task)
+    header = ["id", *task.column_names("label", "prediction")]
+    rows = values_by_segment([evaluation.labels, evaluation.predictions])
+    lines = ([id_, *values] for id_, values in zip(evaluation.ids, rows, strict=True))
+    write_csv(folder / "predictions.csv", chain([header], lines))
     pictures = []
     for column, name in enumerate(task.outputs):
         suffix = f"_{name}" if len(task.outputs) > 1 else ""
@@ -69,12 +73,6 @@ def write_evaluation(
     return pictures
 
 
-def _write_predictions(path: Path, evaluation: Evaluation, task: Task) -> None:
-    """Write one row a segment; of several outputs, each has two columns of its own."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", *task.column_names("label", "prediction")])
-        labels, predictions = evaluation.labels.tolist(), evaluation.predictions.tolist()
-        for id_, *values in zip(evaluation.ids, labels, predictions, strict=True):
-            pairs = zip(*values, strict=True)
-            writer.writerow([id_, *(value for pair in pairs for value in pair)])
+def values_by_segment(columns: Sequence[np.ndarray]) -> list[list[Any]]:
+    """Return a list a segment, of arrays `(N, outputs)` each: the values of one output together."""
+    return np.stack(columns, axis=2).reshape(len(columns[0]), -1).tolist()

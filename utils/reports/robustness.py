@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -20,7 +19,7 @@ from models.registry import MODELS
 from models.text_encoder import WithTextEncoder
 from system.console import format_table, print_heading, print_line
 from system.errors import InputError
-from system.files import atomic_write
+from system.files import write_csv
 from system.progress import progress
 from utils.reports.about import about_run
 from utils.reports.encoded import encode_split
@@ -194,20 +193,15 @@ def _write(
 ) -> None:
     from utils.reports.robustness_plot import plot_robustness  # matplotlib is slow to import
 
-    with (
-        atomic_write(folder / "robustness.csv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        keys = [measure.key for measure in task.measures]
-        writer.writerow(["checkpoint", "model", "modality", "kind", "level", "rows", *keys])
-        for one in found:
-            for how, scores in one.scores.items():
-                rows: int | str = ""
-                if how.kind == "shift":
-                    rows = shift_in_rows(how.level, rates[how.modality])
-                about = (one.checkpoint, one.model, how.modality, how.kind, how.level, rows)
-                writer.writerow([*about, *(scores[key] for key in keys)])
+    keys = [measure.key for measure in task.measures]
+    lines: list[list[Any]] = [["checkpoint", "model", "modality", "kind", "level", "rows", *keys]]
+    for one in found:
+        for how, scores in one.scores.items():
+            is_shift = how.kind == "shift"
+            rows = shift_in_rows(how.level, rates[how.modality]) if is_shift else ""
+            about = (one.checkpoint, one.model, how.modality, how.kind, how.level, rows)
+            lines.append([*about, *(scores[key] for key in keys)])
+    write_csv(folder / "robustness.csv", lines)
     measure = task.chosen_by
     curves = {
         one.name: {how: scores[measure.key] for how, scores in one.scores.items()} for one in found

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from system.files import atomic_write, write_json
+from system.files import write_csv, write_json
 from utils.studies.queue import Queue, attempt_of, run_of, seconds_of, why_failed
 from utils.studies.search import Search, best_trial, ended_runs
 from utils.studies.space import with_values
@@ -28,13 +27,8 @@ def write_trials(search: Search, queue: Queue) -> None:
     """Write the trials, and the best configuration as `--config` takes it, into their folder."""
     folder, measure = search.config.checkpointdir, search.task.chosen_by
     header = ["trial", "attempt", "state", f"val_{measure.key}", "epochs", "started", "seconds"]
-    with (
-        atomic_write(folder / TRIALS) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow([*header, *search.space, "why"])
-        writer.writerows(_row(trial, list(search.space)) for trial in queue.trials)
+    rows = [_row(trial, list(search.space)) for trial in queue.trials]
+    write_csv(folder / TRIALS, [[*header, *search.space, "why"], *rows])
     best = best_trial(queue)
     if best is not None:
         chosen = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from system.console import print_line
 from system.errors import InputError
-from system.files import atomic_write, write_json
+from system.files import write_bytes, write_csv, write_json
 from utils.studies.runs import Run, find_runs
 from utils.tasks import Measure, Task
 from utils.training.provenance import RunResult
@@ -144,13 +143,8 @@ def write_table(places: Sequence[Path], folder: Path) -> Table:
     table = make_table(find_runs(places))
     write_json(folder / "comparison.json", _plain(table))
     for suffix, text in {"md": _markdown(table), "tex": _latex(table)}.items():
-        with atomic_write(folder / f"comparison.{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    with (
-        atomic_write(folder / "comparison.csv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        csv.writer(file).writerows(_numbers(table))
+        write_bytes(folder / f"comparison.{suffix}", text.encode())
+    write_csv(folder / "comparison.csv", _numbers(table))
     return table
 
 

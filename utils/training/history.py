@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from system.errors import InputError
-from system.files import atomic_write
+from system.files import write_csv
 from utils.tasks import Scores, Task
 from utils.training.run_folder import HISTORY, LOGS
 
@@ -47,13 +46,13 @@ class History:
     def write(self, epochs: Sequence[Epoch]) -> None:
         """Write the table of all epochs anew, and log the last of them."""
         names = list(epochs[-1].scores["val"])
-        with atomic_write(self._table) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["epoch", "lr", "samples_per_second", "loss", "split", *names])
-            for epoch in epochs:
-                for split, scores in epoch.scores.items():
-                    columns = (epoch.number, epoch.lr, epoch.speed, epoch.loss, split)
-                    writer.writerow([*columns, *scores.values()])
+        header = ["epoch", "lr", "samples_per_second", "loss", "split", *names]
+        rows = [
+            [one.number, one.lr, one.speed, one.loss, split, *scores.values()]
+            for one in epochs
+            for split, scores in one.scores.items()
+        ]
+        write_csv(self._table, [header, *rows])
         self._log_epoch(epochs[-1])
 
     def _log_epoch(self, epoch: Epoch) -> None:
