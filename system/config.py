@@ -105,7 +105,8 @@ def _field_of(cls: type[DataclassInstance], name: str, where: str) -> Field[Any]
 
 def _checked(one: Field[Any], value: Any) -> Any:
     """Return `value` as the field's check gives it; raises ValueError when it does not pass."""
-    if (value is None and one.default is None) or _is_dict(one, value):
+    is_dict = _type_of(one).startswith("dict") and isinstance(value, dict)
+    if is_dict or (value is None and one.default is None):
         return value
     if not isinstance(value, (bool, int, float, str, Path)):
         raise ValueError(f"{one.name} is {shown(value)}, expected one value")
@@ -117,10 +118,6 @@ def _checked(one: Field[Any], value: Any) -> Any:
     if not is_path and (parsed != value or isinstance(parsed, bool) is not isinstance(value, bool)):
         raise ValueError(f"{one.name} is {shown(value)}, expected {type(parsed).__name__}")
     return parsed
-
-
-def _is_dict(one: Field[Any], value: Any) -> bool:
-    return _type_of(one).startswith("dict") and isinstance(value, dict)
 
 
 def _parse_of(one: Field[Any]) -> Callable[[str], Any]:

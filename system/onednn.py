@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 def multiplies(x: Tensor) -> bool:
     """Tell whether oneDNN can map `x`."""
-    import torch
-
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -20,7 +16,5 @@ def multiplies(x: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, then: str = "none") -> Tensor:
     """Map `(..., d)` to `(..., e)` without gradients; `then` is "none" or "gelu"."""
-    import torch
-
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
     return result

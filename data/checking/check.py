@@ -112,7 +112,9 @@ def check_dataset(folder: Path) -> Report:
         for name in SPLITS
         if (name in wanted or (folder / name).is_dir()) and _is_there(folder / name, problems)
     ]
-    summaries = _summaries(splits)
+    total = sum(array.nbytes for split in splits for array in split.arrays.values())
+    with progress(total=total, desc="Checking", unit="B", unit_scale=True) as bar:
+        summaries = {split.name: _summary(split, bar) for split in splits}
     problems += _count_problems(folder, manifest, splits)
     problems += _shape_problems(folder, manifest, splits)
     scale = SCALES[scores_of(manifest)]
@@ -167,13 +169,6 @@ def _open_split(folder: Path, text_is_made: bool, problems: list[str]) -> _Split
     if (folder / PIECES_FILE).exists():
         pieces = _attempt(partial(NpyReader, whole=True), folder / PIECES_FILE, problems)
     return _Split(folder.name, folder, arrays, pieces, rows)
-
-
-def _summaries(splits: list[_Split]) -> dict[str, SplitSummary]:
-    """Read everything, once."""
-    total = sum(array.nbytes for split in splits for array in split.arrays.values())
-    with progress(total=total, desc="Checking", unit="B", unit_scale=True) as bar:
-        return {split.name: _summary(split, bar) for split in splits}
 
 
 def _summary(split: _Split, bar: tqdm) -> SplitSummary:

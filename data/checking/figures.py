@@ -27,7 +27,8 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -
     if not filled:
         raise InputError(f"No segments to draw {path} from; prepare the dataset first.")
     figure, panels = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    _draw_classes(panels[0], filled, scale)
+    _draw_bars(panels[0], {name: split.class_shares(scale) for name, split in filled.items()})
+    panels[0].set(xlabel="sentiment, by class", ylabel="share of segments", title="Sentiment")
     _draw_lengths(panels[1], filled)
     _draw_padding(panels[2], filled)
     for axes in panels:
@@ -39,11 +40,6 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -
     names = [f"{name}: {len(split.sentiments):,} segments" for name, split in filled.items()]
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
     save_figure(figure, path)
-
-
-def _draw_classes(axes: Axes, splits: Mapping[str, SplitSummary], scale: Scale) -> None:
-    _draw_bars(axes, {name: split.class_shares(scale) for name, split in splits.items()})
-    axes.set(xlabel="sentiment, by class", ylabel="share of segments", title="Sentiment")
 
 
 def _draw_lengths(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:

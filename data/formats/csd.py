@@ -117,15 +117,11 @@ class ComputationalSequence:
         return self._entries.keys()
 
     @cached_property
-    def _first_features(self) -> StoredRows:
-        key = next(iter(self._entries.values()))[0]
-        with _reading(self.path):
-            return self._stored(key, "features")
-
-    @property
     def width(self) -> int:
         """How many features a row has, by the first entry."""
-        shape = self._first_features.shape
+        key = next(iter(self._entries.values()))[0]
+        with _reading(self.path):
+            shape = self._stored(key, "features").shape
         if len(shape) != 2 or shape[1] == 0 or (self.holds_text and shape[1] != 1):
             expected = "(n, 1), a word a row" if self.holds_text else "(n, width)"
             raise InputError(f"{self.path}: features have shape {shape}, expected {expected}.")

@@ -40,15 +40,12 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
-    def error(
-        self,
-        key: str,
-        found: str,
-        expected: str,
-        advice: str = "check that the file is complete and as it was published",
-    ) -> InputError:
+    def error(self, key: str, found: str, expected: str) -> InputError:
         """Return the error that an entry is not as expected."""
-        return InputError(f"{self._where}, {key!r}: found {found}, expected {expected}; {advice}")
+        return InputError(
+            f"{self._where}, {key!r}: found {found}, expected {expected}; check that the file is "
+            "complete and as it was published"
+        )
 
     def texts(self, key: str) -> list[str]:
         """Take one text a segment."""

@@ -163,12 +163,8 @@ def _load_weights(model: BertModel, path: Path) -> None:
 
 def _plain_name(name: str) -> str:
     """Undo the names of other programs: `bert.` in front, LayerNorm's gamma and beta."""
-    name = name.removeprefix("bert.")
-    return re.sub(r"LayerNorm\.(gamma|beta)$", _modern_norm_name, name)
-
-
-def _modern_norm_name(match: re.Match[str]) -> str:
-    return "LayerNorm." + {"gamma": "weight", "beta": "bias"}[match[1]]
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert."))
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -122,7 +122,8 @@ class FeatureFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("r+b")
-        self._row_shape = _read_shape(self._file)[1:]
+        npy_format.read_magic(self._file)
+        self._row_shape = npy_format.read_array_header_1_0(self._file)[0][1:]
         self._begin = self._file.tell()
         self._row_bytes = 4 * int(np.prod(self._row_shape))
         self._marks = _marks_of(path).open("r+b", buffering=0)
@@ -201,11 +202,6 @@ def _is_begun(path: Path, begin: bytes, size: int) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(begin)) == begin
-
-
-def _read_shape(file: BinaryIO) -> tuple[int, ...]:
-    npy_format.read_magic(file)
-    return npy_format.read_array_header_1_0(file)[0]
 
 
 def _marks_of(path: Path) -> Path:

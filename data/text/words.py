@@ -37,7 +37,8 @@ def name_positions(
         raise InputError(f"{folder.parent} has no dataset.json")
     if manifest["made_from"].get("alignment") == "word":
         words = {row: text.split(" ") for row, text in _sentences(folder, rows).items()}
-        return PositionNames({row: _at_the_end(words[row], length) for row in rows}, True)
+        at_the_end = {row: [""] * (length - len(own)) + own[-length:] for row, own in words.items()}
+        return PositionNames(at_the_end, True)
     if tokenizer is None:
         text = manifest["text"] or {}
         if text.get("per") != "position" or length < TEXT_LENGTH:
@@ -53,7 +54,8 @@ def name_positions(
             row: ["[CLS]", *kept_pieces(tokenizer, sentence), "[SEP]"]
             for row, sentence in _sentences(folder, rows).items()
         }
-    return PositionNames({row: _padded(pieces[row], length) for row in rows}, False)
+    padded = {row: own + [""] * (length - len(own)) for row, own in pieces.items()}
+    return PositionNames(padded, False)
 
 
 def _sentences(folder: Path, rows: Sequence[int]) -> dict[int, str]:
@@ -62,14 +64,6 @@ def _sentences(folder: Path, rows: Sequence[int]) -> dict[int, str]:
     if len(found) < len(wanted):
         raise InputError(f"{folder} has no sentences")
     return found
-
-
-def _at_the_end(words: list[str], length: int) -> list[str]:
-    return [""] * (length - len(words)) + words[-length:]
-
-
-def _padded(pieces: list[str], length: int) -> list[str]:
-    return pieces + [""] * (length - len(pieces))
 
 
 def _find_tokenizer(text: Mapping[str, Any]) -> BertTokenizer:

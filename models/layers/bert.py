@@ -80,15 +80,12 @@ class Bert(nn.Module):
         added = ((1.0 - mask) * _MASKED)[:, None, None]
         for number, layer in enumerate(layers):
             is_first = number == 0
-            if self.checkpoints and torch.is_grad_enabled() and _learns(layer):
+            learns = any(one.requires_grad for one in layer.parameters())
+            if self.checkpoints and torch.is_grad_enabled() and learns:
                 hidden = checkpoint(layer, hidden, added, is_first, use_reentrant=False)
             else:
                 hidden = layer(hidden, added, is_first)
         return hidden
-
-
-def _learns(module: nn.Module) -> bool:
-    return any(one.requires_grad for one in module.parameters())
 
 
 class _Linear(nn.Linear):

@@ -76,7 +76,9 @@ class AttentionReport:
             with torch.no_grad(), execution.autocast(options.device):
                 inputs = self._inputs(row, options.device)
                 prediction, maps = self._model.with_attention(*inputs)
-            maps = {name: _of_one_segment(one) for name, one in maps.items()}
+            maps = {
+                name: one._replace(weights=one.weights[:, 0].cpu()) for name, one in maps.items()
+            }
             padding = dict(zip(INPUTS, map(_padding, inputs), strict=True))
             its_names = self._names_of(row, names)
             path = folder / _file_name(row, evaluation.ids[row])
@@ -175,10 +177,6 @@ def _check_segments(wanted: Wanted, split: Split) -> None:
             f"--ids: there is no segment {sorted(unknown)[0]!r} in {split.folder}; give ids as in "
             "its segments.csv, or in predictions.csv."
         )
-
-
-def _of_one_segment(found: AttentionMap) -> AttentionMap:
-    return found._replace(weights=found.weights[:, 0].cpu())
 
 
 def _padding(x: torch.Tensor) -> int:

@@ -78,8 +78,8 @@ def length_groups(seconds: np.ndarray) -> list[tuple[str, np.ndarray]]:
         return []
     group = np.where(known, np.digitize(seconds, _LENGTHS), -1)
     ends = [f"{low} to {high} s" for low, high in pairwise(_LENGTHS)]
-    names = [f"under {_LENGTHS[0]} s", *ends, f"{_LENGTHS[-1]} s and more", "not known"]
-    return [(name, group == k) for k, name in _numbered(names)]
+    names = [f"under {_LENGTHS[0]} s", *ends, f"{_LENGTHS[-1]} s and more"]
+    return [*((name, group == k) for k, name in enumerate(names)), ("not known", ~known)]
 
 
 def _by_class(evaluation: Evaluation, task: Task) -> list[str | Table]:
@@ -96,10 +96,6 @@ def _by_length(evaluation: Evaluation, seconds: np.ndarray) -> list[str | Table]
     if not groups:
         return ["The times of these segments are not known."]
     return [_grouped("length", [(name, wrong[rows]) for name, rows in groups])]
-
-
-def _numbered(names: Sequence[str]) -> list[tuple[int, str]]:
-    return [*enumerate(names[:-1]), (-1, names[-1])]
 
 
 def _grouped(title: str, groups: Sequence[tuple[str, np.ndarray]]) -> Table:

@@ -34,11 +34,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; with `has_names`, the first column says what the others are of."""
+    """A table, whose first column says what the others are of."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]  # values or Cells
-    has_names: bool = True
 
 
 @dataclass(frozen=True)

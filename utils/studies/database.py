@@ -13,7 +13,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy import URL, ColumnClause, Connection, column, event, make_url, select, table
+from sqlalchemy import ColumnClause, Connection, column, event, make_url, select, table
 
 from system.errors import InputError
 from system.passwords import without_passwords
@@ -86,11 +86,6 @@ def open_database(url: str) -> Database:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return storage
-
-
-def url_of_file(path: Path) -> str:
-    """Return the URL of an SQLite file."""
-    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def whole_url(url: str) -> str:

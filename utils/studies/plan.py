@@ -34,11 +34,12 @@ def plan_runs(
             raise InputError(
                 f"{other} and {name} would share the folder {_folder_name(name)}; rename one."
             )
-    return [
-        _in_folder(config, name).for_seed(seed)
-        for name, config in configs.items()
-        for seed in seeds or [config.seed]
-    ]
+    runs = []
+    for name, config in configs.items():
+        folder = config.checkpointdir / _folder_name(name)
+        placed = replace(config, checkpointdir=folder, task=config.task_name)
+        runs += [placed.for_seed(seed) for seed in seeds or [config.seed]]
+    return runs
 
 
 def refuse_unsaved(configs: Iterable[RunConfig]) -> None:
@@ -53,11 +54,6 @@ def refuse_unsaved(configs: Iterable[RunConfig]) -> None:
 def _folder_name(name: str) -> str:
     """Return what the folder of a configuration's runs is called."""
     return re.sub(r"[^\w.,=-]+", "_", name)
-
-
-def _in_folder(config: RunConfig, name: str) -> RunConfig:
-    folder = config.checkpointdir / _folder_name(name)
-    return replace(config, checkpointdir=folder, task=config.task_name)
 
 
 def recorded(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,14 +77,10 @@ class Search:
             self.identity,
             {"config": plain_values(self.config), "space": plain_space(self.space)},
             direction="minimize" if measure.lower_is_better else "maximize",
-            **self._how,
+            sampler=SeededTPE(self.config.seed),
+            pruner=MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=2),
         )
         return Queue(study, storage)
-
-    @property
-    def _how(self) -> dict[str, Any]:
-        pruner = MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=2)
-        return {"sampler": SeededTPE(self.config.seed), "pruner": pruner}
 
     def work(self, queue: Queue, count: int, after: Callable[[], None]) -> None:
         """Take trials until all have ended, and tell how far they are after each.

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import OptunaError, TrialPruned
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from system.errors import InputError, described, first_line, shown
@@ -22,7 +23,6 @@ from utils.studies.database import (
     PATIENCE,
     check_is_ours,
     open_database,
-    url_of_file,
     whole_url,
 )
 
@@ -63,7 +63,8 @@ class Storage:
         check_writable(next(path for path in (folder, *folder.parents) if path.exists()))
         with self.alone():
             self._prefix, self.url = self._place(url)
-            self.database = open_database(self.url or url_of_file(folder / FILE))
+            own = URL.create("sqlite", database=str(folder / FILE)).render_as_string()
+            self.database = open_database(self.url or own)
             self.names = self._own_names()
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.loading.options import LoaderOptions
+from data.text.pieces import vocabulary_digest
 from models.checkpoint import (
     Checkpoint,
     check_weights,
@@ -190,8 +190,8 @@ class TrainingSaver:
 
 def _described(encoder: TextEncoder) -> dict[str, Any]:
     """Return where a text encoder began, and what tells it from others."""
-    vocabulary = hashlib.sha256(encoder.vocabulary.encode(errors="surrogatepass")).hexdigest()
-    return {"origin": encoder.origin, "vocabulary": vocabulary[:12], **asdict(encoder.config)}
+    vocabulary = vocabulary_digest(encoder.vocabulary)[:12]
+    return {"origin": encoder.origin, "vocabulary": vocabulary, **asdict(encoder.config)}
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
