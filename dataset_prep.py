@@ -185,7 +185,7 @@ def main() -> None:
         return
     from data.fetching.demo import DEMO, demo_bert, demo_is_written, write_demo
     from data.preparing.plan import Request, TextRequest
-    from data.preparing.segments import Lengths
+    from data.preparing.segments import ALIGNED_LENGTHS
     from data.preparing.sources import CsdSource
     from system.processes import join_processes, leave_processes
 
@@ -209,9 +209,11 @@ def main() -> None:
         files = list(dataset.sequences.values())
         paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
         folds = options.folds or dataset.folds
-        lengths = {"unaligned": Lengths(options.visual_length, options.audio_length)}
+        own = {"visual": options.visual_length, "audio": options.audio_length}
         sources = {
-            name: CsdSource(paths, dataset, folds, name, lengths.get(name, Lengths()))
+            name: CsdSource(
+                paths, dataset, folds, name, own if name == "unaligned" else ALIGNED_LENGTHS
+            )
             for name in options.alignment
         }
     missing = [file for file in files if not (csd_dir / file.name).is_file()]

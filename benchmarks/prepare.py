@@ -42,7 +42,7 @@ from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
 from data.formats.inflate import inflate
 from data.preparing import segments
-from data.preparing.segments import Lengths, Sequences
+from data.preparing.segments import ALIGNED_LENGTHS, Sequences
 from system.cpus import usable_cpus
 from tests.plain import plain_segments, plain_word_segments
 
@@ -111,7 +111,7 @@ def decompressing(csd: Path, alignment: str, rounds: int) -> float:
         patch.object(segments, "map_forked", map),  # what other processes note would be lost
         Sequences(MOSEI, paths) as sequences,
     ):
-        for _ in sequences.segments(read_folds(MOSEI.folds), alignment, Lengths(), Counter()):
+        for _ in sequences.segments(read_folds(MOSEI.folds), alignment, ALIGNED_LENGTHS, Counter()):
             pass
 
     def share(first: int) -> None:

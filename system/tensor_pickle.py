@@ -18,8 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from system.pickled_parts import Instructions, latin1_bytes, no_bytes
-from system.torch_layout import BoundedFile, check_view, require, storage_named
+from system.torch_layout import (
+    BoundedFile,
+    Instructions,
+    check_view,
+    latin1_bytes,
+    no_bytes,
+    require,
+    storage_named,
+)
 
 DTYPES = {
     "DoubleStorage": torch.float64,

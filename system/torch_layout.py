@@ -2,7 +2,8 @@
 
 A file is a zip archive with a pickle and a record for each storage of values, or (before PyTorch
 1.6, and still within `pickle.dump`) a row of pickles with the storages behind. What is in the
-pickle is read by whom this is called by. Memory is asked for only where the file is that large.
+pickle is read by whom this is called by, with what both such readers have in common. Memory is
+asked for only where the file is that large.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
 import numpy as np
 
@@ -55,6 +56,28 @@ class BoundedFile:
     def readline(self) -> bytes:
         """Read a line."""
         return self._file.readline(max(self._end - self._file.tell(), 0))
+
+
+class Instructions(dict[int, Callable[[Any], None]]):
+    """What a pickle's instructions do, by their byte; UnpicklingError for any other byte."""
+
+    def __missing__(self, code: int) -> NoReturn:
+        raise pickle.UnpicklingError(f"{code:#04x} is no instruction of a pickle")
+
+
+def no_bytes() -> bytes:
+    """Return b"", which protocols 0 to 2 have as a call of `bytes` without arguments."""
+    return b""
+
+
+def latin1_bytes(text: str, encoding: str) -> bytes:
+    """Return the bytes that protocols 0 to 2 hold as text: the one use of `_codecs.encode`.
+
+    Raises UnpicklingError for another use.
+    """
+    if type(text) is not str or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("an unusual encoding")
+    return text.encode("latin-1")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from data.fetching.demo import DEMO
 from data.fetching.server import MOSEI
 from data.preparing.plan import Request, TextRequest
-from data.preparing.segments import Lengths
 from data.preparing.sources import CsdSource
 from system.processes import Processes
 
@@ -15,7 +14,8 @@ SINGLE_PROCESS = Processes(1, 0, 0)
 def request(datadir, bert, csd_dir=None, dataset=MOSEI, alignment="segment", lengths=(50, 50)):
     csd_dir = csd_dir or datadir / "csd"
     paths = {kind: csd_dir / source.name for kind, source in dataset.sequences.items()}
-    source = CsdSource(paths, dataset, dataset.folds, alignment, Lengths(*lengths))
+    kept = dict(zip(("visual", "audio"), lengths, strict=True))
+    source = CsdSource(paths, dataset, dataset.folds, alignment, kept)
     text = None if bert is None else TextRequest(bert, "float32", "cpu")
     return Request(datadir, alignment, source, text)
 

@@ -23,13 +23,15 @@ import numpy as np
 from data.formats import tensors
 from data.formats.pickle_bounds import check_key, check_size
 from system.errors import InputError, described, first_line, refuse_if_out_of_memory
-from system.pickled_parts import Instructions, latin1_bytes, no_bytes
 from system.torch_layout import (
     LEGACY_MAGIC,
     ZIP_START,
     BoundedFile,
+    Instructions,
     StorageOf,
     Unpickle,
+    latin1_bytes,
+    no_bytes,
     read_legacy,
     read_zip,
     require,

@@ -25,6 +25,8 @@ from system.forked import map_forked
 from system.progress import progress
 
 MODALITIES = ("words", "visual", "audio")
+Lengths = dict[str, int]  # how many rows a segment keeps, of visual and audio
+ALIGNED_LENGTHS: Lengths = {"visual": 50, "audio": 50}
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,6 @@ class VideoSegments:
     def ids(self) -> list[str]:
         """What each segment is called: its video, and its row in the labels file."""
         return [f"{self.video}[{row}]" for row in self.rows]
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How many rows a segment keeps of each modality."""
-
-    visual: int = 50
-    audio: int = 50
 
 
 @dataclass
@@ -159,14 +153,13 @@ def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Ali
     members = video.members()
     present = _with_rows(members, left_out)
 
-    def last_rows(kind: str, length: int) -> np.ndarray:
-        groups = [members[kind][index][-length:] for index in present]
+    def last_rows(kind: str) -> np.ndarray:
+        groups = [members[kind][index][-lengths[kind] :] for index in present]
         features = video.rows[kind].features(_one_after_another(groups))
-        return pad_in_front(features, list(map(len, groups)), length)
+        return pad_in_front(features, list(map(len, groups)), lengths[kind])
 
     words = _words(video.rows["words"], [members["words"][index] for index in present])
-    visual, audio = last_rows("visual", lengths.visual), last_rows("audio", lengths.audio)
-    return _Aligned(present, words, visual, audio)
+    return _Aligned(present, words, last_rows("visual"), last_rows("audio"))
 
 
 def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
@@ -181,16 +174,15 @@ def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligne
     present = _with_rows(members, left_out)
     rows = [members["words"][index] for index in present]
 
-    def last_means(kind: str, length: int) -> np.ndarray:
-        groups = [own[-length:] for own in rows]
+    def last_means(kind: str) -> np.ndarray:
+        groups = [own[-lengths[kind] :] for own in rows]
         averages = _word_means(video.rows[kind], intervals)[_one_after_another(groups)]
-        return pad_in_front(averages, list(map(len, groups)), length)
+        return pad_in_front(averages, list(map(len, groups)), lengths[kind])
 
     spoken = _words(words, [timed[own] for own in rows])
     # The text keeps one word a row: a space inside a word would make two of it.
     spoken = [[word.replace(" ", "_") for word in texts] for texts in spoken]
-    visual, audio = last_means("visual", lengths.visual), last_means("audio", lengths.audio)
-    return _Aligned(present, spoken, visual, audio)
+    return _Aligned(present, spoken, last_means("visual"), last_means("audio"))
 
 
 def _word_means(rows: VideoRows, intervals: np.ndarray) -> np.ndarray:

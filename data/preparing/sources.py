@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,8 +83,7 @@ class CsdSource:
         return self.alignment == "word"
 
     def _shapes(self, sequences: Sequences) -> dict[str, tuple[int, int]]:
-        lengths = {"visual": self.lengths.visual, "audio": self.lengths.audio}
-        shapes = {kind: (length, sequences.width(kind)) for kind, length in lengths.items()}
+        shapes = {kind: (n, sequences.width(kind)) for kind, n in self.lengths.items()}
         return {**shapes, "label": (1, sequences.width("labels"))}
 
     @cached_property  # the files are sampled once
@@ -94,7 +93,7 @@ class CsdSource:
             "dataset": self.title,
             "scores": self.dataset.name,
             "alignment": self.alignment,
-            "lengths": asdict(self.lengths),
+            "lengths": self.lengths,
             "files": {kind: file_facts(path, is_timed=True) for kind, path in self.paths.items()},
             "folds": file_facts(self.folds),
         }

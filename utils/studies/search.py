@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import json_to_distribution
 from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from data.loading.options import LoaderOptions
@@ -23,7 +25,6 @@ from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options, open_training
 from utils.studies.plan import recorded
 from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
-from utils.studies.sampler import SeededTPE
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
 from utils.studies.storage import Storage, damaged_study
 from utils.tasks import Measure, Task
@@ -34,6 +35,25 @@ NAME = "search"
 _LOOKED_AT = ("train", "val")  # and never the test split
 _UNPRUNED = 5  # trials before any is pruned, and none is after its first epoch
 CHOSEN = "tuned"  # the folder of the runs that the test split is opened for
+
+
+class SeededTPE(TPESampler):
+    """TPE that draws each trial by the seed and the run's number: processes draw differently.
+
+    It also draws by the trials that have ended, and counts what others try as bad.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._begin(seed)
+        self._seed = seed
+
+    def _begin(self, seed: int) -> None:
+        super().__init__(seed=seed, multivariate=True, constant_liar=True)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Begin a trial anew."""
+        run = run_of(trial) if trial.user_attrs else "0"
+        self._begin(int(np.random.default_rng([self._seed, int(run)]).integers(2**32)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The optimizer of a training: Adam, and for a text encoder that is trained along, AdamW's way."""
+"""The optimizer of a training, and how its learning rate changes.
+
+It is Adam, and for a text encoder that is trained along, AdamW's way.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from models.contract import Model
 from models.text_encoder import text_encoder_of
@@ -54,3 +58,24 @@ def warming_up(optimizer: Adam, share: float) -> Iterator[None]:
     finally:
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
+
+
+class _Cosine(CosineAnnealingLR):
+    """Cosine annealing to 0 over all epochs, whatever the MAE."""
+
+    def step(self, mae: float | None = None) -> Any:
+        """Take the next rate; `mae` is not looked at."""
+        return super().step()
+
+
+def make_scheduler(config: RunConfig, optimizer: Optimizer) -> ReduceLROnPlateau | _Cosine | None:
+    """Return the schedule that a run's configuration names; None for `none`.
+
+    It is stepped once an epoch with the validation score.
+    """
+    if config.scheduler == "plateau":
+        factor, patience = config.plateau_factor, config.plateau_patience
+        return ReduceLROnPlateau(optimizer, factor=factor, patience=patience)
+    if config.scheduler == "cosine":
+        return _Cosine(optimizer, T_max=config.epochs)
+    return None

@@ -18,8 +18,7 @@ from utils.run_config import RunConfig
 from utils.running.cuda_graph import CudaGraph
 from utils.running.execution import Execution
 from utils.tasks import Task
-from utils.training.optimizer import make_optimizer, warming_up
-from utils.training.schedules import make_scheduler
+from utils.training.optimizer import make_optimizer, make_scheduler, warming_up
 
 
 class TrainingStep:

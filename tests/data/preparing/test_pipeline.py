@@ -19,7 +19,7 @@ from data.loading.split import Split
 from data.preparing import pipeline as prepare_module
 from data.preparing import sources
 from data.preparing.pipeline import prepare
-from data.preparing.segments import Lengths, Sequences
+from data.preparing.segments import ALIGNED_LENGTHS, Sequences
 from data.text import encoder as text
 from system import files, forked
 from system.errors import InputError
@@ -75,7 +75,7 @@ def test_words_are_the_sdks(split):
     with Sequences(MOSEI, paths) as sequences:
         videos = [
             video
-            for video in sequences.segments(split_of, "word", Lengths(50, 50), Counter())
+            for video in sequences.segments(split_of, "word", ALIGNED_LENGTHS, Counter())
             if video.split == split
         ]
     assert [one for video in videos for one in video.ids] == expected["ids"].tolist()
@@ -94,7 +94,8 @@ def test_segments_are_the_literal_aligners(tmp_path, seed, alignment):
     plain = plain_word_segments if alignment == "word" else plain_segments
     split_of = read_folds(MOSEI.folds)
     with Sequences(MOSEI, paths) as sequences:
-        found = list(sequences.segments(split_of, alignment, Lengths(*lengths), Counter()))
+        kept = dict(zip(("visual", "audio"), lengths, strict=True))
+        found = list(sequences.segments(split_of, alignment, kept, Counter()))
     expected = [
         (video, *segment)
         for video in sorted(data["labels"], key=str.encode)

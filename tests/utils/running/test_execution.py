@@ -19,9 +19,8 @@ from tests.models.test_text_encoder import TINY, tiny, tiny_pieces
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.evaluation import evaluate
 from utils.reports.predict import Predictor
-from utils.running.compiled import Compiled
 from utils.running.cuda_graph import CudaGraph
-from utils.running.execution import Execution
+from utils.running.execution import Compiled, Execution
 from utils.tasks import SENTIMENT
 
 needs_a_compiler = pytest.mark.skipif(

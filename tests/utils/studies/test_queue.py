@@ -18,7 +18,7 @@ from system.locks import FolderInUse
 from tests.utils.training.test_resume import handled
 from utils.studies import database
 from utils.studies.queue import Queue, RunFailed, seconds_of, why_failed
-from utils.studies.sampler import SeededTPE
+from utils.studies.search import SeededTPE
 from utils.studies.storage import Storage
 
 

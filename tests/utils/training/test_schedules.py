@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from utils.run_config import RunConfig
-from utils.training.schedules import make_scheduler
+from utils.training.optimizer import make_scheduler
 
 
 def rates(scores, **settings):
