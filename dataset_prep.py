@@ -33,8 +33,7 @@ from system.errors import InputError
 
 if TYPE_CHECKING:
     from data.fetching.server import SequenceFile
-    from data.preparing.plan import Request
-    from data.preparing.sources import DataSource
+    from data.preparing.plan import DataSource, Request
     from system.processes import Processes
 
 

@@ -91,12 +91,15 @@ class NpyReader:
             self._fill(target[begin : begin + size], offset)
         return values
 
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Read all, some MB at a time: the number of a block's first segment, and the block."""
+        at_once = max(_BYTES_AT_ONCE // self.row_bytes, 1)
+        for first in range(0, len(self), at_once):
+            yield first, self.read(range(first, min(first + at_once, len(self))))
+
     def ranges(self) -> tuple[list[int], list[int]]:
         """Read all; returns the smallest and the largest number of each of a segment's rows."""
-        at_once = max(_BYTES_AT_ONCE // self.row_bytes, 1)
-        starts = range(0, len(self), at_once)
-        blocks = (self.read(range(n, min(n + at_once, len(self)))) for n in starts)
-        of_blocks = [(block.min(axis=(0, 2)), block.max(axis=(0, 2))) for block in blocks]
+        of_blocks = [(x.min(axis=(0, 2)), x.max(axis=(0, 2))) for _, x in self.blocks()]
         lowest, highest = zip(*of_blocks, strict=True)
         return np.min(lowest, axis=0).tolist(), np.max(highest, axis=0).tolist()
 

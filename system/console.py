@@ -272,34 +272,25 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
     return parse
 
 
-def finite_number(text: str) -> float:
-    """Parse an argparse value: a number that is neither infinite nor NaN."""
-    return _number(text, "a number", math.isfinite)
+def _number(expected: str, is_good: Callable[[float], bool]) -> Callable[[str], float]:
+    """Make an argparse type: a number that is good, which NaN never is."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not is_good(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
+        return value
+
+    return parse
 
 
-def positive_number(text: str) -> float:
-    """Parse an argparse value: a finite number above 0."""
-    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
-
-
-def number_from_zero(text: str) -> float:
-    """Parse an argparse value: a finite number, 0 or above."""
-    return _number(text, "a number of at least 0", lambda value: 0 <= value < math.inf)
-
-
-def share_below_one(text: str) -> float:
-    """Parse an argparse value: a number from 0, below 1, such as a dropout."""
-    return _number(text, "a number from 0, below 1", lambda value: 0 <= value < 1)
-
-
-def _number(text: str, expected: str, is_good: Callable[[float], bool]) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not is_good(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
-    return value
+finite_number = _number("a number", math.isfinite)
+positive_number = _number("a number above 0", lambda value: 0 < value < math.inf)
+number_from_zero = _number("a number of at least 0", lambda value: 0 <= value < math.inf)
+share_below_one = _number("a number from 0, below 1", lambda value: 0 <= value < 1)  # a dropout
 
 
 def truth_value(text: str) -> bool:

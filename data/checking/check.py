@@ -35,8 +35,6 @@ from system.progress import progress
 
 Value = TypeVar("Value")
 
-_BLOCK_BYTES = 8 * 2**20  # read at once
-
 _MOST_PIECES, _MOST_VOCABULARY = 2**16, 10_000_000  # of a text, of a BERT: far more than any has
 
 _AXES = {1: "rows a segment", 2: "features a row"}
@@ -175,10 +173,8 @@ def _summary(split: _Split, bar: tqdm) -> SplitSummary:
     arrays = {}
     for kind, array in split.arrays.items():
         arrays[kind] = ArraySummary(split.path(kind), array.shape, array.dtype)
-        segments = max(_BLOCK_BYTES // array.row_bytes, 1)
-        for start in range(0, len(array), segments):
-            block = array.read(range(start, min(start + segments, len(array))))
-            arrays[kind].add(block, start)
+        for first, block in array.blocks():
+            arrays[kind].add(block, first)
             if kind == "text":
                 arrays[kind].segment_hashes += [hash(row.tobytes()) for row in block]
             bar.update(block.nbytes)

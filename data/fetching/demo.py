@@ -88,8 +88,7 @@ _Sequence = tuple[np.ndarray, np.ndarray]  # intervals and features
 def _videos(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, _Sequence]]]:
     """Draw each video's id and its sequences, by kind."""
     split_of = read_folds(DEMO.folds)
-    widths = {"visual": DEMO.visual.width, "audio": DEMO.audio.width}
-    directions = {kind: rng.normal(size=width) for kind, width in widths.items()}
+    directions = {kind: rng.normal(size=DEMO.sequences[kind].width) for kind in ("visual", "audio")}
     for split in SPLITS:
         ids = sorted(video for video, name in split_of.items() if name == split)
         for video in rng.choice(ids, _VIDEOS[split], replace=False):
@@ -119,7 +118,7 @@ def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def _labels(sentiments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Add the emotions: most are 0, as CMU-MOSEI's, and some lean on the sentiment."""
-    emotions = rng.uniform(0, 3, (len(sentiments), DEMO.labels.width - 1)) - 1.8
+    emotions = rng.uniform(0, 3, (len(sentiments), DEMO.sequences["labels"].width - 1)) - 1.8
     emotions += np.outer(sentiments, _LEANING)
     return np.column_stack([sentiments, np.clip(emotions, 0, 3)]).astype(np.float32)
 

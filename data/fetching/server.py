@@ -29,40 +29,31 @@ class Dataset:
 
     name: str  # whose labels they are too: a name of `data.labels.SCALES`
     title: str
-    words: SequenceFile
-    visual: SequenceFile
-    audio: SequenceFile
-    labels: SequenceFile  # one row a segment, sentiment first
+    sequences: dict[str, SequenceFile]  # words, visual, audio, labels (a row a segment)
     folds: Path
-
-    @property
-    def sequences(self) -> dict[str, SequenceFile]:
-        """The four files by what they hold."""
-        return {
-            "words": self.words,
-            "visual": self.visual,
-            "audio": self.audio,
-            "labels": self.labels,
-        }
 
 
 MOSEI = Dataset(
     name="mosei",
     title="CMU-MOSEI",
-    words=SequenceFile("CMU-MOSEI/language/CMU_MOSEI_TimestampedWords.csd", 1),
-    visual=SequenceFile("CMU-MOSEI/visual/CMU_MOSEI_VisualFacet42.csd", 35),
-    audio=SequenceFile("CMU-MOSEI/acoustic/CMU_MOSEI_COVAREP.csd", 74),
-    labels=SequenceFile("CMU-MOSEI/labels/CMU_MOSEI_Labels.csd", 7),
+    sequences={
+        "words": SequenceFile("CMU-MOSEI/language/CMU_MOSEI_TimestampedWords.csd", 1),
+        "visual": SequenceFile("CMU-MOSEI/visual/CMU_MOSEI_VisualFacet42.csd", 35),
+        "audio": SequenceFile("CMU-MOSEI/acoustic/CMU_MOSEI_COVAREP.csd", 74),
+        "labels": SequenceFile("CMU-MOSEI/labels/CMU_MOSEI_Labels.csd", 7),
+    },
     folds=_FOLDS / "mosei.json",
 )
 
 MOSI = Dataset(
     name="mosi",
     title="CMU-MOSI",
-    words=SequenceFile("CMU-MOSI/language/CMU_MOSI_TimestampedWords.csd", 1),
-    visual=SequenceFile("CMU-MOSI/visual/CMU_MOSI_Visual_Facet_41.csd", 47),
-    audio=SequenceFile("CMU-MOSI/acoustic/CMU_MOSI_COVAREP.csd", 74),
-    labels=SequenceFile("CMU-MOSI/labels/CMU_MOSI_Opinion_Labels.csd", 1),
+    sequences={
+        "words": SequenceFile("CMU-MOSI/language/CMU_MOSI_TimestampedWords.csd", 1),
+        "visual": SequenceFile("CMU-MOSI/visual/CMU_MOSI_Visual_Facet_41.csd", 47),
+        "audio": SequenceFile("CMU-MOSI/acoustic/CMU_MOSI_COVAREP.csd", 74),
+        "labels": SequenceFile("CMU-MOSI/labels/CMU_MOSI_Opinion_Labels.csd", 1),
+    },
     folds=_FOLDS / "mosi.json",
 )
 

@@ -32,7 +32,6 @@ from system.errors import InputError
 from system.files import file_facts, whole_digest
 
 INPUTS = ("visual", "audio", "text")
-_LABELS_READ_AT_ONCE = 2**14
 
 
 class Batch(NamedTuple):
@@ -201,7 +200,6 @@ def _read_labels(array: NpyReader) -> np.ndarray:
             "segment; prepare the dataset again."
         )
     labels = np.empty((len(array), array.shape[2]), dtype=np.float32)
-    for begin in range(0, len(array), _LABELS_READ_AT_ONCE):
-        rows = range(begin, min(begin + _LABELS_READ_AT_ONCE, len(array)))
-        labels[rows.start : rows.stop] = array.read(rows)[:, 0]
+    for first, block in array.blocks():
+        labels[first : first + len(block)] = block[:, 0]
     return labels

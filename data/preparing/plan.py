@@ -20,9 +20,12 @@ from data.layout import (
     refuse_foreign_arrays,
 )
 from data.manifest import MOVING, is_vouched, read_manifest, splits_of
-from data.preparing.sources import DataSource
+from data.preparing.pickle_source import PickleSource
+from data.preparing.sources import CsdSource
 from data.text.bert_files import weights_facts
 from system.errors import InputError
+
+DataSource = CsdSource | PickleSource
 
 
 @dataclass(frozen=True)

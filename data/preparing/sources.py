@@ -1,7 +1,4 @@
-"""Where a dataset comes from: what every source can do, and the .csd files.
-
-Each source says what decides the arrays' content, and writes the arrays of all splits.
-"""
+"""A dataset that comes from .csd files; another, `data.preparing.pickle_source`, does the same."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -33,32 +30,6 @@ class WriteResult:
     counts: dict[str, dict[str, int]]  # by split: segments, videos
     left_out: dict[str, int]  # segments, or rows of the labels file, by reason
     text: dict[str, Any] | None = None  # the text features' description, when it brought them
-
-
-class DataSource(Protocol):
-    """What both sources can do."""
-
-    @property
-    def title(self) -> str:
-        """The dataset's name."""
-
-    @property
-    def uses_own_text(self) -> bool:
-        """Whether text features that the source has are taken, not computed."""
-
-    @property
-    def is_by_word(self) -> bool:
-        """Whether a row of the arrays is a word, and the text wants one vector a word."""
-
-    @property
-    def made_from(self) -> dict[str, Any]:
-        """Everything that decides what the arrays hold, as plain values."""
-
-    def estimate(self) -> tuple[dict[str, int], int] | None:
-        """Return the most segments that each split can get, and a segment's bytes, if known."""
-
-    def write(self, stage: Path) -> WriteResult:
-        """Write all splits below `stage`; raises InputError for anything wrong."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import numpy as np
 from data.layout import PIECES_FILE, TEXT_FILE, iterate_segments
 from data.manifest import splits_of
 from data.preparing.plan import Plan, Prepared
-from data.text.feature_file import WordPieces
-from data.text.pieces import PieceCutter, write_pieces
+from data.text.pieces import PieceCutter, WordPieces, write_pieces
 from system.errors import InputError
 from system.files import flush_file, flush_folder, make_folder, read_json, write_json
 

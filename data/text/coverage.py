@@ -10,7 +10,7 @@ import numpy as np
 
 from data.layout import DOUBTFUL_SHARE
 from data.text.encoder import TextEncoder
-from data.text.feature_file import Sentence
+from data.text.pieces import Sentence
 
 
 def unknown_share(encoder: TextEncoder, split: str, sentences: Iterable[Sentence]) -> float:

@@ -10,9 +10,8 @@ import torch
 from data.layout import TEXT_LENGTH
 from data.text.bert import load_bert
 from data.text.bert_files import find_bert, weights_facts
-from data.text.feature_file import Sentence
 from data.text.fused_bert import fuse
-from data.text.pieces import PieceCutter
+from data.text.pieces import PieceCutter, Sentence
 from data.text.precision import compare_with_float32
 from system.devices import pick_device
 from system.errors import InputError

@@ -8,39 +8,29 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib import format as npy_format
 
 from data.layout import TEXT_LENGTH
+from data.text.pieces import Sentence
 from system.files import atomic_write, flush_folder, write_bytes
 from system.processes import Processes
 from system.progress import progress
 
-# Input ids and attention mask of one sentence that was cut into pieces elsewhere.
-WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
-Sentence = str | WordPieces
+if TYPE_CHECKING:
+    from data.text.encoder import TextEncoder  # PyTorch, slow to import
 
 # A kill costs the batches encoded since the last time that they were put on the disk.
 _SECONDS_BETWEEN_FLUSHES = 2.0
 _MARK_BYTES = 4  # a CRC-32
 
 
-class Encoder(Protocol):
-    """What writing features needs of a text encoder."""
-
-    width: int
-    batch_size: int
-
-    def encode(self, sentences: Sequence[Sentence]) -> np.ndarray:
-        """Encode `n` sentences as one batch, `(n, length, width)` float32."""
-
-
 def write_text_features(
     path: Path,
     sentences: Sequence[Sentence],
-    encoder: Encoder,
+    encoder: TextEncoder,
     processes: Processes,
 ) -> None:
     """Write the features of `sentences` to `path`, `(n, TEXT_LENGTH, width)`, as they come.
@@ -91,7 +81,7 @@ def encode_share(
     batches: list[list[Sentence]],
     first_row: dict[Sentence, int],
     file: FeatureFile,
-    encoder: Encoder,
+    encoder: TextEncoder,
     processes: Processes,
 ) -> None:
     """Encode this process's share of the batches that are not done yet."""

@@ -19,6 +19,10 @@ from system.files import atomic_write
 if TYPE_CHECKING:
     from pytorch_pretrained_bert import BertTokenizer  # slow to import
 
+# Input ids and attention mask of one sentence that was cut into pieces elsewhere.
+WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
+Sentence = str | WordPieces
+
 
 def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:
     """Return the word pieces of a sentence that are encoded."""

@@ -17,6 +17,8 @@ from utils.tasks import Task
 
 WORST = 20  # segments
 _LENGTHS = (2, 4, 8, 16, 32)  # seconds, where one group of segments ends and the next begins
+# A name, and what of an array `(N, outputs)` is of the group: rows `(N,)`, perhaps one column.
+Group = tuple[str, tuple[Any, ...]]
 
 
 def evaluation_sections(
@@ -31,14 +33,20 @@ def evaluation_sections(
     `certainty` is what `Bootstrap.find` returned, `pictures` what `write_evaluation` did. Raises
     InputError when the split's segment table is damaged.
     """
-    errors = np.abs(evaluation.predictions - evaluation.labels).mean(axis=1)
+    wrong = evaluation.predictions - evaluation.labels
+    errors = np.abs(wrong).mean(axis=1)
     worst = np.argsort(-errors, kind="stable")[:WORST].tolist()
     segments = SegmentTable(split, worst)
+    classes = class_groups(evaluation.labels, task)
+    lengths = length_groups(segments.seconds)
+    by_class = _by_group("true class", classes, wrong) if classes else "The task has no classes."
+    unknown = "The times of these segments are not known."
+    by_length = _by_group("length", lengths, wrong) if lengths else unknown
     return [
         Section(f"Scores of {split.folder.name}", _scores(evaluation, task, certainty)),
         Section("Predicted against true", list(pictures)),
-        Section("Error by class", _by_class(evaluation, task)),
-        Section("Error by length of the segment", _by_length(evaluation, segments.seconds)),
+        Section("Error by class", [by_class]),
+        Section("Error by length of the segment", [by_length]),
         Section(
             f"The {len(worst)} worst segments", [_worst(evaluation, task, errors, worst, segments)]
         ),
@@ -58,54 +66,38 @@ def _scores(evaluation: Evaluation, task: Task, certainty: dict[str, Any]) -> li
     return [table, text, *other]
 
 
-def class_groups(labels: np.ndarray, task: Task) -> list[tuple[str, int, np.ndarray]]:
-    """Return name, output and which segments `(N,)`, of each class of labels `(N, outputs)`."""
+def class_groups(labels: np.ndarray, task: Task) -> list[Group]:
+    """Return each class of labels `(N, outputs)`."""
     if task.scale is None:
         return []
-    groups = []
+    groups: list[Group] = []
     for column, output in enumerate(task.outputs):
         classes = task.scale.classes(labels[:, column])
         for number, name in enumerate(task.scale.class_names):
             title = f"{output} {name}" if len(task.outputs) > 1 else name
-            groups.append((title, column, classes == number))
+            groups.append((title, (classes == number, column)))
     return groups
 
 
-def length_groups(seconds: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Return name and which segments, of each range of lengths `(N,)`; none of unknown ones."""
+def length_groups(seconds: np.ndarray) -> list[Group]:
+    """Return each range of lengths `(N,)`; none of unknown ones."""
     known = seconds > 0
     if not known.any():
         return []
     group = np.where(known, np.digitize(seconds, _LENGTHS), -1)
     ends = [f"{low} to {high} s" for low, high in pairwise(_LENGTHS)]
     names = [f"under {_LENGTHS[0]} s", *ends, f"{_LENGTHS[-1]} s and more"]
-    return [*((name, group == k) for k, name in enumerate(names)), ("not known", ~known)]
+    return [*((name, (group == k,)) for k, name in enumerate(names)), ("not known", (~known,))]
 
 
-def _by_class(evaluation: Evaluation, task: Task) -> list[str | Table]:
-    wrong = evaluation.predictions - evaluation.labels
-    groups = class_groups(evaluation.labels, task)
-    if not groups:
-        return ["The task has no classes."]
-    return [_grouped("true class", [(name, wrong[rows, n]) for name, n, rows in groups])]
-
-
-def _by_length(evaluation: Evaluation, seconds: np.ndarray) -> list[str | Table]:
-    wrong = evaluation.predictions - evaluation.labels
-    groups = length_groups(seconds)
-    if not groups:
-        return ["The times of these segments are not known."]
-    return [_grouped("length", [(name, wrong[rows]) for name, rows in groups])]
-
-
-def _grouped(title: str, groups: Sequence[tuple[str, np.ndarray]]) -> Table:
-    """Lay out the errors of each group that has segments, given as predicted minus true."""
-    filled = [(name, wrong) for name, wrong in groups if len(wrong)]
-    maes = [float(np.abs(wrong).mean()) for _, wrong in filled]
+def _by_group(title: str, groups: Sequence[Group], wrong: np.ndarray) -> Table:
+    """Lay out the errors, predicted minus true, of each group that has segments."""
+    filled = [(name, wrong[place]) for name, place in groups if np.any(place[0])]
+    maes = [float(np.abs(own).mean()) for _, own in filled]
     largest = max(maes) or 1.0
     rows = [
-        [name, f"{len(wrong):,}", Cell(f"{mae:.3f}", share=mae / largest), f"{wrong.mean():+.3f}"]
-        for (name, wrong), mae in zip(filled, maes, strict=True)
+        [name, f"{len(own):,}", Cell(f"{mae:.3f}", share=mae / largest), f"{own.mean():+.3f}"]
+        for (name, own), mae in zip(filled, maes, strict=True)
     ]
     return Table([title, "segments", "MAE", "mean of predicted minus true"], rows)
 

@@ -11,7 +11,13 @@ import numpy as np
 from data.loading.split import Split
 from system.errors import InputError
 from utils.reports.bootstrap import read_predictions
-from utils.reports.evaluation_report import WORST, class_groups, length_groups, values_text
+from utils.reports.evaluation_report import (
+    WORST,
+    Group,
+    class_groups,
+    length_groups,
+    values_text,
+)
 from utils.reports.html import Cell, Picture, Section
 from utils.reports.html import Table as Layout
 from utils.reports.results import result_folder
@@ -52,8 +58,7 @@ def error_sections(table: Table) -> list[Section]:
     of_all = np.mean([row.error for row in rows], axis=0).mean(axis=1)
     worst = np.argsort(-of_all, kind="stable")[:WORST].tolist()
     segments = SegmentTable(split, worst)
-    classes = [(name, (row_of, n)) for name, n, row_of in class_groups(labels, table.task)]
-    lengths = [(name, (row_of,)) for name, row_of in length_groups(segments.seconds)]
+    classes, lengths = class_groups(labels, table.task), length_groups(segments.seconds)
     pictures = [picture for row in rows for picture in row.pictures][:_MOST_PICTURES]
     sections = [
         Section(f"MAE by {what}", [_by_group(what, groups, rows)])
@@ -94,12 +99,10 @@ def _predicted(row: Row, split: Split, labels: np.ndarray, task: Task) -> Predic
     return Predicted(row.name, np.mean(predictions, axis=0), np.mean(errors, axis=0), pictures[:1])
 
 
-def _by_group(
-    what: str, groups: Sequence[tuple[str, tuple[object, ...]]], rows: Sequence[Predicted]
-) -> Layout:
+def _by_group(what: str, groups: Sequence[Group], rows: Sequence[Predicted]) -> Layout:
     lines = []
     for name, place in groups:
-        errors = [row.error[place] for row in rows]  # type: ignore[index]  # rows, and a column
+        errors = [row.error[place] for row in rows]
         if errors[0].size:
             means = [float(error.mean()) for error in errors]
             largest = max(means) or 1.0

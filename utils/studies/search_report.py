@@ -8,10 +8,9 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from system.errors import InputError
-from utils.reports.about import configuration_section, data_section, environment_section
+from utils.reports.about import about_run
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
 from utils.run_config import RunConfig
-from utils.running.environment import environment
 from utils.studies.queue import Queue, run_of, seconds_of, why_failed
 from utils.studies.runs import find_runs
 from utils.studies.search import Search, best_trial
@@ -47,14 +46,11 @@ def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
         + f". Each is judged by its best validation {task.chosen_by.name}; a pruned one has that "
         "of its last epoch. No trial has seen the test split."
     )
-    device = search.options(config).device
     return [
         Section("The search", [text, _draw(search, queue)]),
         Section("What it chose", [_chosen(search, queue), *_tested(search, chosen)]),
         Section("Trials", [_trials(search, queue)]),
-        data_section(config.data_folder, search.splits, task),
-        configuration_section(config),
-        environment_section(environment(device)),
+        *about_run(config, search.splits, task, search.options(config).device),
     ]
 
 

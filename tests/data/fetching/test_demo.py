@@ -74,17 +74,17 @@ def test_the_videos_are_the_standard_folds_own(written):
 
 def test_labels_and_words_are_as_the_real_ones(written):
     folder = written / "csd"
-    with ComputationalSequence(folder / MOSEI.labels.name) as labels:
+    with ComputationalSequence(folder / MOSEI.sequences["labels"].name) as labels:
         values = np.concatenate([labels.read_unsorted(video)[1] for video in labels.videos])
     thirds = values[:, 0] * 3
     np.testing.assert_allclose(thirds, thirds.round(), atol=1e-5)
     assert np.abs(values[:, 0]).max() <= 3
     assert {-1, 0, 1} <= set(np.sign(values[:, 0]))
     assert values[:, 1:].min() >= 0
-    with ComputationalSequence(folder / MOSEI.words.name, holds_text=True) as words:
+    with ComputationalSequence(folder / MOSEI.sequences["words"].name, holds_text=True) as words:
         spoken = np.concatenate([words.read_unsorted(video)[1] for video in words.videos])
     assert {b"sp", b"great", b"the"} <= set(spoken[:, 0])
-    with ComputationalSequence(folder / MOSEI.audio.name) as audio:
+    with ComputationalSequence(folder / MOSEI.sequences["audio"].name) as audio:
         rows = np.concatenate([audio.read_unsorted(video)[1] for video in audio.videos])
     assert np.isneginf(rows).any()
     assert not np.isnan(rows).any()

@@ -374,7 +374,7 @@ def test_arrays_of_another_program_are_not_overwritten(datadir, tiny_bert):
 def test_no_segment_left_is_told_with_reasons(datadir, tiny_bert):
     data = random_dataset()
     write_csd(
-        datadir / "csd" / MOSEI.words.name,
+        datadir / "csd" / MOSEI.sequences["words"].name,
         {"elsewhere": data["words"][TEST_VIDEO]},
     )
     with pytest.raises(
