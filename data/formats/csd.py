@@ -34,12 +34,6 @@ def sort_order(intervals: np.ndarray) -> np.ndarray:
     return timed[np.argsort(intervals[timed, 0], kind="stable")]
 
 
-def _are_sorted(intervals: np.ndarray) -> bool:
-    """Tell whether all rows have a time, and are sorted: whether `sort_order` would be theirs."""
-    starts = intervals[:, 0]
-    return bool((starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any())
-
-
 @dataclass(frozen=True)
 class VideoRows:
     """One video's rows in one sequence, sorted by start time."""
@@ -141,7 +135,8 @@ class ComputationalSequence:
     def read(self, video: str) -> VideoRows:
         """Read the intervals of `video` and make its features readable."""
         intervals, parts = self._open_parts(video)
-        if _are_sorted(intervals):  # as most are
+        starts = intervals[:, 0]
+        if (starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any():  # as most are
             return VideoRows(intervals, None, parts, self.path)
         order = sort_order(intervals)
         return VideoRows(intervals[order], order, parts, self.path)
@@ -213,7 +208,11 @@ def _open(path: Path) -> h5py.File:
         raise InputError(f"No file {path}; expected a computational sequence (.csd).")
     try:
         file = _open_for_reading(path)
-        _limit_cache(file)
+        # HDF5 holds on to nothing that it read about an entry: each is opened once.
+        settings = file.id.get_mdc_config()
+        settings.set_initial_size = True
+        settings.initial_size = settings.min_size = settings.max_size = _CACHE_BYTES
+        file.id.set_mdc_config(settings)
         return file
     except OSError as error:
         size = f"{path.stat().st_size:,} bytes"
@@ -243,14 +242,6 @@ def _open_for_reading(path: Path) -> h5py.File:
         if "unable to lock file" not in str(error):
             raise
         return h5py.File(path, "r", locking=False)
-
-
-def _limit_cache(file: h5py.File) -> None:
-    """Keep HDF5 from holding on to what it read about every entry: each is opened once."""
-    settings = file.id.get_mdc_config()
-    settings.set_initial_size = True
-    settings.initial_size = settings.min_size = settings.max_size = _CACHE_BYTES
-    file.id.set_mdc_config(settings)
 
 
 def _data_group(file: h5py.File, own: OwnObjects, path: Path) -> h5g.GroupID:

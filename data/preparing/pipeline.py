@@ -76,9 +76,17 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
 
 
 def _put_into_place(plan: Plan, manifest: dict[str, Any], text: Sequence[str]) -> dict[str, Any]:
-    """Move what the stage holds into place, the files of `text` among it; returns the manifest."""
-    files = _staged_files(plan.stage, splits_of(manifest))
-    _check_staged(plan.stage, files, manifest.get("files", {}), text)
+    """Move what the stage holds into place, the files of `text` among it; returns the manifest.
+
+    Raises InputError where a file in the stage is gone since it was written, or another one.
+    """
+    files, arrays = _staged_files(plan.stage, splits_of(manifest)), manifest.get("files", {})
+    changed = [name for name, facts in arrays.items() if files.get(name) != facts]
+    for name in [*changed, *(name for name in text if name not in files)]:
+        raise InputError(
+            f"{plan.stage / name} has vanished or changed since it was written; run the same "
+            "command again, and let nothing else write there."
+        )
     manifest = {**manifest, "files": files}
     if plan.arrays is not Arrays.KEEP:
         _remove_old_text(plan.request.folder)
@@ -174,18 +182,6 @@ def _staged_files(stage: Path, splits: Iterable[str]) -> dict[str, Any]:
     names = [name for name in names if (stage / name).exists()]
     facts = in_parallel(file_facts, [(stage / name,) for name in names], len(names))
     return dict(zip(names, facts, strict=True))
-
-
-def _check_staged(
-    stage: Path, files: dict[str, Any], arrays: dict[str, Any], text: Sequence[str]
-) -> None:
-    """Raise InputError where a file in the stage is gone since it was written, or another one."""
-    changed = [name for name, facts in arrays.items() if files.get(name) != facts]
-    for name in [*changed, *(name for name in text if name not in files)]:
-        raise InputError(
-            f"{stage / name} has vanished or changed since it was written; run the same command "
-            "again, and let nothing else write there."
-        )
 
 
 def _write_text(

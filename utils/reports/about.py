@@ -90,7 +90,8 @@ def _table_of_splits(
             rows.append(row + [""] * (len(task.outputs) + 1))
         else:
             rows.append([*row, *_labels(split, task), split.digest[:16]])
-    labels = [f"label, mean ± deviation{_of(name, task)}" for name in task.outputs]
+    what = "label, mean ± deviation"
+    labels = [f"{what} ({name})" for name in task.outputs] if len(task.outputs) > 1 else [what]
     return Table(["split", "segments", "videos", *labels, "digest"], rows)
 
 
@@ -99,10 +100,6 @@ def _labels(split: Split, task: Task) -> list[str]:
         return ["none"] * len(task.outputs)
     columns = split.labels[:, task.columns].T
     return [f"{column.mean():.2f} ± {column.std():.2f}" for column in columns]
-
-
-def _of(name: str, task: Task) -> str:
-    return f" ({name})" if len(task.outputs) > 1 else ""
 
 
 def environment_section(found: Mapping[str, Any]) -> Section:

@@ -75,40 +75,30 @@ def measure_robustness(
     Prints what a missing modality costs, and writes robustness.csv, a picture and report.html.
     Raises InputError when a checkpoint cannot be read, does not fit, or is of another task.
     """
-    with tempfile.TemporaryDirectory(prefix="nhfnet-") as folder:
-        split = Split(config.data_folder / split_name)
-        opened = _open(config, split, beside, options, Path(folder))
-        return _measure(opened, config, split, options, beside)
-
-
-def _measure(
-    opened: Sequence[_Opened],
-    config: RunConfig,
-    split: Split,
-    options: LoaderOptions,
-    beside: Sequence[Path],
-) -> list[Robustness]:
-    task, split_name = opened[0].task, split.folder.name
-    if config.save:
-        config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
-    rates = shift_rates(split)
-    shifts = ", ".join(f"{rate:.4g} rows of {name}" for name, rate in rates.items())
-    print_line(f"To shift them, a second is taken as {shifts}")
-    bar = progress(
-        total=len(opened) * len(perturbations()),
-        desc="Disturbing",
-        unit="score",
-        disable=not options.verbose,
-    )
-    with bar:
-        found = [
-            Robustness(
-                one.config.needed_checkpoint,
-                one.config.model_name,
-                _scores(one, rates, options, bar),
-            )
-            for one in opened
-        ]
+    split = Split(config.data_folder / split_name)
+    with tempfile.TemporaryDirectory(prefix="nhfnet-") as encoded:
+        opened = _open(config, split, beside, options, Path(encoded))
+        task = opened[0].task
+        if config.save:
+            config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
+        rates = shift_rates(split)
+        shifts = ", ".join(f"{rate:.4g} rows of {name}" for name, rate in rates.items())
+        print_line(f"To shift them, a second is taken as {shifts}")
+        bar = progress(
+            total=len(opened) * len(perturbations()),
+            desc="Disturbing",
+            unit="score",
+            disable=not options.verbose,
+        )
+        with bar:
+            found = [
+                Robustness(
+                    one.config.needed_checkpoint,
+                    one.config.model_name,
+                    _scores(one, rates, options, bar),
+                )
+                for one in opened
+            ]
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(found, task)))
     if config.save and options.processes.is_first:

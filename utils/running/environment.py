@@ -25,11 +25,17 @@ def command_line() -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return versions, this program's revision, and the machine."""
+    is_cuda = device.type == "cuda"
     return {
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in _PACKAGES},
         "revision": _revision(),
-        "machine": _machine(device),
+        "machine": {
+            "platform": platform.platform(),
+            "processors": usable_cpus(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if is_cuda else str(device),
+        },
     }
 
 
@@ -43,13 +49,3 @@ def _revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    is_cuda = device.type == "cuda"
-    return {
-        "platform": platform.platform(),
-        "processors": usable_cpus(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if is_cuda else str(device),
-    }

@@ -63,7 +63,10 @@ def run_study(
     if dry_run:
         return
     if overwrite:
-        _remove([config for config, _ in left], processes)
+        for config, _ in left if processes.is_first else ():
+            with open_run_folder(config.checkpointdir, None, overwrite=True):
+                pass  # what an earlier run wrote is removed
+        processes.highest(0)  # none begins before
     unended: list[str] = []
     if processes.count == 1:
         unended = _hand_out(left, folder, url)
@@ -78,15 +81,6 @@ def run_study(
 
 def _print_state(config: RunConfig, title: str, state: str) -> None:
     print_heading(f"{title}, {config.checkpointdir}: {state}")
-
-
-def _remove(runs: Sequence[RunConfig], processes: Processes) -> None:
-    """Remove what earlier runs wrote into these folders."""
-    for config in runs:
-        if processes.is_first:
-            with open_run_folder(config.checkpointdir, None, overwrite=True):
-                pass
-    processes.highest(0)  # none begins before
 
 
 def train_run(

@@ -18,7 +18,6 @@ from utils.studies.errors import error_sections
 from utils.studies.runs import Run
 from utils.studies.table import Row, write_table
 from utils.studies.table import Table as Comparison
-from utils.tasks import Measure
 from utils.training.run_folder import HISTORY
 
 
@@ -57,7 +56,11 @@ def _write_report(folder: Path, table: Comparison) -> None:
     reference = None if table.whole is None else lines[table.rows.index(table.whole)]
     plot_comparison(picture.path, lines, measure.name, reference)
     header, *rows = table.lines(Cell)
-    about_runs = [one for row in table.rows for one in _about_runs(row, measure)]
+    about_runs = [
+        (row.name, run.config.seed, of.epoch, measure.text(of.scores[measure.key]), run.folder)
+        for row in table.rows
+        for run, of in zip(row.runs, row.results, strict=True)
+    ]
     text = (
         "Mean ± sample deviation over the seeds, on the test split at the epoch that is the best "
         f"by validation {measure.name}; the best mean of each score is bold."
@@ -73,16 +76,6 @@ def _write_report(folder: Path, table: Comparison) -> None:
         environment_section(_together([run.environment for run in runs])),
     ]
     write_report(folder / "report.html", f"Comparison of {len(runs)} runs in {folder}", sections)
-
-
-def _about_runs(row: Row, measure: Measure) -> list[list[Any]]:
-    return [
-        [
-            *(row.name, run.config.seed, result.epoch),
-            *(measure.text(result.scores[measure.key]), run.folder),
-        ]
-        for run, result in zip(row.runs, row.results, strict=True)
-    ]
 
 
 def _validation(run: Run, key: str) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from models.registry import config_class
 from system.errors import InputError
 from utils.reports.about import about_run
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
@@ -81,19 +82,13 @@ def _importance(queue: Queue) -> dict[str, float]:
 def _chosen(search: Search, queue: Queue) -> Table:
     best = best_trial(queue)
     values = {} if best is None else best.params
-    around = {**search.config.outcome, **_own_settings(search)}
+    own = vars(config_class(search.config.model_name)())  # that the search went out from
+    around = {**search.config.outcome, **own, **search.config.set}
     rows = [
         [name, Cell(value_text(values.get(name)), is_best=True), around.get(name), describe(space)]
         for name, space in search.space.items()
     ]
     return Table(["setting", "chosen", "before", "among"], rows)
-
-
-def _own_settings(search: Search) -> dict[str, object]:
-    """Return the model's settings that the search went out from."""
-    from models.registry import config_class
-
-    return {**vars(config_class(search.config.model_name)()), **search.config.set}
 
 
 def _tested(search: Search, chosen: RunConfig) -> list[str | Table]:

@@ -149,11 +149,7 @@ class Storage:
                 for key, value in (told or {}).items():
                     study.set_user_attr(key, value)
                 study.set_user_attr(_ABOUT, dict(about))
-            else:
-                self._refuse_another(found, about)
-        return study
-
-    def _refuse_another(self, found: Any, about: Mapping[str, Any]) -> None:
+                return study
         found = found if isinstance(found, dict) else {}
         for name in (*about, *found):
             before, now = found.get(name), about.get(name)
@@ -162,6 +158,7 @@ class Storage:
                     f"{self.folder} holds a search with {name} {before}, this one is {now}; give "
                     "the same settings, space and data, or another --checkpointdir."
                 )
+        return study
 
     def load(self, name: str) -> optuna.Study:
         """Return a study that there is."""

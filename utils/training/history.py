@@ -53,10 +53,7 @@ class History:
             for split, scores in one.scores.items()
         ]
         write_csv(self._table, [header, *rows])
-        self._log_epoch(epochs[-1])
-
-    def _log_epoch(self, epoch: Epoch) -> None:
-        add = self._log.add_scalar
+        epoch, add = epochs[-1], self._log.add_scalar
         add("loss/train", epoch.loss, epoch.number)
         add("learning_rate", epoch.lr, epoch.number)
         add("samples_per_second", epoch.speed, epoch.number)
