@@ -22,6 +22,9 @@ _EXCLUDES = {
     "attention": (*_OTHER_WORK, "predict", "export", "robustness"),
 }
 _GOES_WITH = {
+    "resume": ("train",),
+    "beside": ("robustness",),
+    "ids": ("attention",),
     "seeds": ("train", "compare", "ablate", "tune", "dry_run"),
     "overwrite": ("train", "compare", "ablate", "dry_run"),
     "space": ("tune",),
@@ -41,18 +44,15 @@ def check_options(
                 parser.error(f"--{this} and --{other} exclude each other")
     if arguments["bert"] and not arguments["predict"]:
         parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
-    for name in ("predict", "export", "table"):
+    for name in ("predict", "export", "table", "attention"):
         if arguments[name] and not config.save:
             parser.error(f"--{name} writes files: leave --no_save out")
     _check_training(parser, arguments)
     _check_text_encoder(parser, arguments, config)
-    if arguments["beside"] and not arguments["robustness"]:
-        parser.error("--beside goes with --robustness")
-    _check_attention(parser, arguments, config)
+    _check_attention(parser, arguments)
 
 
 def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
-    trains, resume = arguments["train"], arguments["resume"]
     for name, works in _GOES_WITH.items():
         if arguments[name] and not any(arguments[work] for work in works):
             shown = [f"--{work}" for work in works if work != "dry_run"]
@@ -65,9 +65,7 @@ def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) 
             parser.error(
                 f"--worker takes its settings from {arguments['worker']}: leave --{given[0]} out"
             )
-    if resume and not trains:
-        parser.error("--resume goes with --train")
-    if resume not in (None, "auto") and arguments["seeds"]:
+    if arguments["resume"] not in (None, "auto") and arguments["seeds"]:
         parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
 
 
@@ -83,15 +81,9 @@ def _check_text_encoder(
             parser.error(f"--{name} goes with --finetune_bert")
 
 
-def _check_attention(
-    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
-) -> None:
+def _check_attention(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
     wanted, ids = arguments["attention"], arguments["ids"]
-    if ids and not wanted:
-        parser.error("--ids goes with --attention")
     if wanted is BY_ID and not ids:
         parser.error("--attention: give it a number of segments, or --ids")
     if wanted and wanted is not BY_ID and ids and wanted != len(ids):
         parser.error(f"--attention {wanted}, but --ids names {len(ids)}: leave the number out")
-    if wanted and not config.save:
-        parser.error("--attention writes files: leave --no_save out")

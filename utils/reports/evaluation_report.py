@@ -37,6 +37,11 @@ def evaluation_sections(
     errors = np.abs(wrong).mean(axis=1)
     worst = np.argsort(-errors, kind="stable")[:WORST].tolist()
     segments = SegmentTable(split, worst)
+    columns = [
+        ("true", lambda row: values_text(task, evaluation.labels[row])),
+        ("predicted", lambda row: values_text(task, evaluation.predictions[row])),
+        ("error", lambda row: f"{errors[row]:.2f}"),
+    ]
     classes = class_groups(evaluation.labels, task)
     lengths = length_groups(segments.seconds)
     by_class = _by_group("true class", classes, wrong) if classes else "The task has no classes."
@@ -47,9 +52,7 @@ def evaluation_sections(
         Section("Predicted against true", list(pictures)),
         Section("Error by class", [by_class]),
         Section("Error by length of the segment", [by_length]),
-        Section(
-            f"The {len(worst)} worst segments", [_worst(evaluation, task, errors, worst, segments)]
-        ),
+        Section(f"The {len(worst)} worst segments", [segments.table(columns)]),
     ]
 
 
@@ -100,24 +103,6 @@ def _by_group(title: str, groups: Sequence[Group], wrong: np.ndarray) -> Table:
         for (name, own), mae in zip(filled, maes, strict=True)
     ]
     return Table([title, "segments", "MAE", "mean of predicted minus true"], rows)
-
-
-def _worst(
-    evaluation: Evaluation,
-    task: Task,
-    errors: np.ndarray,
-    worst: Sequence[int],
-    segments: SegmentTable,
-) -> Table:
-    rows = [
-        [
-            *(evaluation.ids[row], *segments.spoken(row)),
-            *(values_text(task, x[row]) for x in (evaluation.labels, evaluation.predictions)),
-            f"{errors[row]:.2f}",
-        ]
-        for row in worst
-    ]
-    return Table(["segment", "time", "sentence", "true", "predicted", "error"], rows)
 
 
 def values_text(task: Task, values: np.ndarray) -> str:

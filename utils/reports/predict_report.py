@@ -32,18 +32,12 @@ def write_prediction_report(
     strength = np.abs(predictions).mean(axis=1)
     chosen = np.argsort(-strength, kind="stable")[:_STRONGEST].tolist()
     segments = SegmentTable(split, chosen)
-    rows = [
-        [split.ids[row], *segments.spoken(row), values_text(task, predictions[row])]
-        for row in chosen
-    ]
+    strongest = segments.table([("predicted", lambda row: values_text(task, predictions[row]))])
     name = split.folder.resolve().name
     sections = [
         Section("Scores", ["None: --predict looks at no labels. With labels, evaluate instead."]),
         Section("Predictions", [_distribution(predictions, task)]),
-        Section(
-            f"The {len(rows)} strongest predictions",
-            [Table(["segment", "time", "sentence", "predicted"], rows)],
-        ),
+        Section(f"The {len(chosen)} strongest predictions", [strongest]),
         data_section(split.folder.resolve().parent, {name: split}, task, shown_as=predicted),
         configuration_section(config),
         environment_section(environment(device)),

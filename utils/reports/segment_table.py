@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from data.layout import iterate_segments, number_in
 from data.loading.split import Split
+from utils.reports.html import Table
 
 
 class SegmentTable:
@@ -18,16 +19,20 @@ class SegmentTable:
     """
 
     def __init__(self, split: Split, chosen: Sequence[int]) -> None:
-        wanted = set(chosen)
-        self.seconds = np.full(len(split), np.nan)
-        self._spoken = dict.fromkeys(wanted, ("", ""))
+        self._ids, self.seconds = split.ids, np.full(len(split), np.nan)
+        self._spoken = dict.fromkeys(chosen, ("", ""))
         for number, row in zip(range(len(split)), iterate_segments(split.folder), strict=False):
             start, end = number_in(row["start"]), number_in(row["end"])
             self.seconds[number] = end - start
-            if number in wanted:
+            if number in self._spoken:
                 times = f"{start:.2f} to {end:.2f} s" if end > start else ""
                 self._spoken[number] = (times, row["sentence"] or "")
 
-    def spoken(self, row: int) -> tuple[str, str]:
-        """Return the times and the sentence of one of the chosen rows."""
-        return self._spoken[row]
+    def table(self, columns: Sequence[tuple[str, Callable[[int], str]]]) -> Table:
+        """Lay out the chosen rows, and in further columns what is to be said of each."""
+        header = ["segment", "time", "sentence", *(name for name, _ in columns)]
+        rows = [
+            [self._ids[row], *spoken, *(text_of(row) for _, text_of in columns)]
+            for row, spoken in self._spoken.items()
+        ]
+        return Table(header, rows)

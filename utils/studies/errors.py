@@ -68,7 +68,11 @@ def error_sections(table: Table) -> list[Section]:
     if pictures:
         sections.append(Section("Confusion matrices of each model's first run", [*pictures]))
     title = f"The {len(worst)} segments that all models together predict worst"
-    return [*sections, Section(title, [_worst(worst, split, labels, rows, segments, table.task)])]
+    values = [("true", labels), *((row.name, row.mean) for row in rows)]
+    columns = [
+        (name, lambda number, of=of: values_text(table.task, of[number])) for name, of in values
+    ]
+    return [*sections, Section(title, [segments.table(columns)])]
 
 
 def _common_split(runs: Sequence[Run]) -> Split | None:
@@ -109,21 +113,3 @@ def _by_group(what: str, groups: Sequence[Group], rows: Sequence[Predicted]) -> 
             cells = [Cell(f"{mean:.3f}", share=mean / largest) for mean in means]
             lines.append([name, f"{len(errors[0]):,}", *cells])
     return Layout([what, "segments", *(row.name for row in rows)], lines)
-
-
-def _worst(
-    worst: Sequence[int],
-    split: Split,
-    labels: np.ndarray,
-    rows: Sequence[Predicted],
-    segments: SegmentTable,
-    task: Task,
-) -> Layout:
-    lines = [
-        [
-            *(split.ids[number], *segments.spoken(number), values_text(task, labels[number])),
-            *(values_text(task, row.mean[number]) for row in rows),
-        ]
-        for number in worst
-    ]
-    return Layout(["segment", "time", "sentence", "true", *(row.name for row in rows)], lines)
