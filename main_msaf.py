@@ -14,13 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from system.config import parse_assignments
-from system.console import (
-    ArgumentParser,
-    file_path,
-    print_line,
-    run,
-    whole_number,
-)
+from system.console import ArgumentParser, file_path, print_line, run, whole_number
 from utils.actions import act
 from utils.option_checks import BY_ID, check_options
 from utils.run_config import (

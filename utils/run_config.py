@@ -146,9 +146,7 @@ class RunConfig(CheckedConfig):
     )
     # output
     checkpointdir: Path = setting(
-        Path("checkpoints"),
-        file_path,
-        "the run's folder, with its checkpoints and logs",
+        Path("checkpoints"), file_path, "the run's folder, with its checkpoints and logs"
     )
     resultdir: Path = setting(Path("result"), file_path, "where results are written")
     bootstrap: int | None = setting(

@@ -99,10 +99,7 @@ def _video(directions: dict[str, np.ndarray], rng: np.random.Generator) -> dict[
     segments, sentiments = _segments(rng)
     words = [_words(*row, rng) for row in zip(segments, sentiments, strict=True)]
     intervals, spoken = (np.concatenate(column) for column in zip(*words, strict=True))
-    sequences = {
-        "words": (intervals, spoken),
-        "labels": (segments, _labels(sentiments, rng)),
-    }
+    sequences = {"words": (intervals, spoken), "labels": (segments, _labels(sentiments, rng))}
     for kind, direction in directions.items():
         sequences[kind] = _rows(kind, segments, sentiments, direction, rng)
     return sequences

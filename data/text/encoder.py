@@ -29,11 +29,7 @@ class TextEncoder:
     """
 
     def __init__(
-        self,
-        name_or_folder: str,
-        device: str,
-        precision: str = "float32",
-        by_word: bool = False,
+        self, name_or_folder: str, device: str, precision: str = "float32", by_word: bool = False
     ) -> None:
         self._device = pick_device(device)
         folder, commit = find_bert(name_or_folder)

@@ -28,10 +28,7 @@ _MARK_BYTES = 4  # a CRC-32
 
 
 def write_text_features(
-    path: Path,
-    sentences: Sequence[Sentence],
-    encoder: TextEncoder,
-    processes: Processes,
+    path: Path, sentences: Sequence[Sentence], encoder: TextEncoder, processes: Processes
 ) -> None:
     """Write the features of `sentences` to `path`, `(n, TEXT_LENGTH, width)`, as they come.
 

@@ -15,12 +15,7 @@ from torch.nn import functional as F
 from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.encoder import Encoder, Extras
-from models.layers.recording import (
-    AttentionMap,
-    layer_names,
-    mean_over_heads,
-    recorded_attention,
-)
+from models.layers.recording import AttentionMap, layer_names, mean_over_heads, recorded_attention
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 

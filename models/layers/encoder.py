@@ -96,12 +96,7 @@ class EncoderLayer(nn.Module):
     """Attention and a feed-forward block, each behind its own LayerNorm and residual."""
 
     def __init__(
-        self,
-        width: int,
-        heads: int,
-        feedforward: int,
-        dropout: float,
-        extras: Extras = _NO_EXTRAS,
+        self, width: int, heads: int, feedforward: int, dropout: float, extras: Extras = _NO_EXTRAS
     ) -> None:
         super().__init__()
         self.extras = extras

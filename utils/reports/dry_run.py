@@ -64,11 +64,7 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
 
 
 def _print_plan(
-    facts: list[tuple[str, str]],
-    model: nn.Module,
-    split: Split,
-    batch_size: int,
-    config: RunConfig,
+    facts: list[tuple[str, str]], model: nn.Module, split: Split, batch_size: int, config: RunConfig
 ) -> None:
     for name, fact in facts:
         print_line(f"{name:<9} {fact}")

@@ -26,10 +26,7 @@ from utils.running.text_encoder import takes_pieces
 
 
 def evaluate_checkpoint(
-    config: RunConfig,
-    split_name: str,
-    options: LoaderOptions,
-    attention: Wanted | None = None,
+    config: RunConfig, split_name: str, options: LoaderOptions, attention: Wanted | None = None
 ) -> Evaluation:
     """Score `config.checkpoint` on a split, print the scores and write what came out.
 

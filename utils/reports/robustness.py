@@ -111,11 +111,7 @@ def measure_robustness(
 
 
 def _open(
-    config: RunConfig,
-    split: Split,
-    beside: Sequence[Path],
-    options: LoaderOptions,
-    folder: Path,
+    config: RunConfig, split: Split, beside: Sequence[Path], options: LoaderOptions, folder: Path
 ) -> list[_Opened]:
     """Open each checkpoint; the task of all is the same.
 

@@ -7,13 +7,7 @@ from pathlib import Path
 
 from system.console import printable
 from system.figures import pyplot, save_figure
-from utils.reports.perturbation import (
-    LEVELS,
-    MODALITIES,
-    UNDISTURBED,
-    Perturbation,
-    perturbations,
-)
+from utils.reports.perturbation import LEVELS, MODALITIES, UNDISTURBED, Perturbation, perturbations
 
 _TITLES = {
     "missing_random": ("missing, at random", "% of the frames"),

@@ -11,13 +11,7 @@ import numpy as np
 from data.loading.split import Split
 from system.errors import InputError
 from utils.reports.bootstrap import read_predictions
-from utils.reports.evaluation_report import (
-    WORST,
-    Group,
-    class_groups,
-    length_groups,
-    values_text,
-)
+from utils.reports.evaluation_report import WORST, Group, class_groups, length_groups, values_text
 from utils.reports.html import Cell, Picture, Section
 from utils.reports.html import Table as Layout
 from utils.reports.results import result_folder

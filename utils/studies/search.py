@@ -112,11 +112,7 @@ class Search:
             print_line(progress_line(queue, self.task.chosen_by, count))
             after()
 
-        queue.work(
-            lambda trial: self._try(trial, count),
-            check=lambda _: self.check(),
-            after=tell,
-        )
+        queue.work(lambda trial: self._try(trial, count), check=lambda _: self.check(), after=tell)
 
     def options(self, config: RunConfig) -> LoaderOptions:
         """Return how a trial of a configuration runs on this machine."""

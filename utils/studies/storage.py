@@ -18,13 +18,7 @@ from system.errors import InputError, described, first_line, shown
 from system.files import check_writable, read_json, write_json
 from system.locks import lock_folder
 from system.passwords import without_passwords
-from utils.studies.database import (
-    FILE,
-    PATIENCE,
-    check_is_ours,
-    open_database,
-    whole_url,
-)
+from utils.studies.database import FILE, PATIENCE, check_is_ours, open_database, whole_url
 
 _PLACE = "study.json"  # which other database it is
 _LOCK = ".study.lock"
@@ -123,11 +117,7 @@ class Storage:
         return own
 
     def create(
-        self,
-        name: str,
-        about: Mapping[str, Any],
-        told: Mapping[str, Any] | None = None,
-        **how: Any,
+        self, name: str, about: Mapping[str, Any], told: Mapping[str, Any] | None = None, **how: Any
     ) -> optuna.Study:
         """Return the study of this name, made when missing; `how` is as Optuna takes it.
 

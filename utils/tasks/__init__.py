@@ -10,13 +10,4 @@ TASKS = {
     "emotion": {"mosei": EMOTION},
 }
 
-__all__ = [
-    "EMOTION",
-    "LOSSES",
-    "SENTIMENT",
-    "SIMS_SENTIMENT",
-    "TASKS",
-    "Measure",
-    "Scores",
-    "Task",
-]
+__all__ = ["EMOTION", "LOSSES", "SENTIMENT", "SIMS_SENTIMENT", "TASKS", "Measure", "Scores", "Task"]

@@ -60,11 +60,7 @@ class TrainingSaver:
     """
 
     def __init__(
-        self,
-        step: TrainingStep,
-        config: RunConfig,
-        options: LoaderOptions,
-        data: Mapping[str, Any],
+        self, step: TrainingStep, config: RunConfig, options: LoaderOptions, data: Mapping[str, Any]
     ) -> None:
         self._step, self._config, self._options, self._data = step, config, options, data
 

@@ -21,21 +21,10 @@ from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
 from models.contract import Model
 from models.layers.dropout import segment_keys
-from system.console import (
-    hold_interrupts,
-    interrupt,
-    interrupted_by,
-    is_terminal,
-    print_line,
-)
+from system.console import hold_interrupts, interrupt, interrupted_by, is_terminal, print_line
 from system.errors import InputError
 from system.progress import progress
-from utils.reports.evaluation import (
-    append_predictions,
-    evaluate,
-    gather_rows,
-    report_not_finite,
-)
+from utils.reports.evaluation import append_predictions, evaluate, gather_rows, report_not_finite
 from utils.reports.predict import Predictor
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
