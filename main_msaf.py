@@ -236,7 +236,7 @@ def main() -> None:
     parser = build_parser()
     arguments = vars(parser.parse_args())
     if arguments["models"]:
-        from utils.reports.model_list import model_list
+        from utils.reports.costs import model_list
 
         print_line(model_list())
         return

@@ -44,10 +44,6 @@ class DeviceSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, order: Rows, options: LoaderOptions) -> _DeviceBatches:
-        """Iterate over the rows of `order` in batches that lie on the device."""
-        return _DeviceBatches(self, order, options)
-
     def gather(self, rows: Rows, rows_on_device: Tensor) -> Batch:
         """Return the segments `rows`, given on the CPU and on the device."""
         every = (*self._inputs, self._labels)
@@ -55,7 +51,9 @@ class DeviceSplit:
         return Batch(visual, audio, text, labels, int(self._not_finite[rows].sum()))
 
 
-class _DeviceBatches:
+class DeviceBatches:
+    """The rows of `order` in batches that lie on the device."""
+
     def __init__(self, split: DeviceSplit, order: Rows, options: LoaderOptions) -> None:
         self._split, self._options = split, options
         self._order = np.asarray(order)

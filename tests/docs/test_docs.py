@@ -14,7 +14,7 @@ from docs.make_options import PAGE, options_page
 from models.registry import MODELS
 from tests.forked_programs import ROOT
 from tests.own_model import OWN_MODEL
-from utils.reports.model_list import model_list
+from utils.reports.costs import model_list
 from utils.studies.ablations import ABLATIONS, ablation_name
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,4 +1,4 @@
-"""What every report says of where its numbers come from: data, configuration, environment."""
+"""What reports, and files beside them, say of where numbers come from: data, settings, machine."""
 
 from __future__ import annotations
 
@@ -57,6 +57,24 @@ def data_section(
         rows = [(name, *shape) for name, shape in shapes]
         parts.append(Table(["modality", "rows a segment", "width"], rows))
     return Section("Data", parts)
+
+
+def describe_data(folder: Path, splits: Mapping[str, Split]) -> dict[str, Any]:
+    """Return a dataset's title, how it is aligned and scored, and a digest of each of `splits`.
+
+    `folder` has the splits; title and alignment are None where no manifest lies beside them. Word
+    pieces that are read for text have digests of their own.
+    """
+    manifest = read_manifest(folder)
+    made_from = manifest["made_from"] if manifest else {}
+    pieces = {name: split.pieces_digest for name, split in splits.items() if split.takes_pieces}
+    return {
+        "dataset": made_from.get("dataset"),
+        "alignment": made_from.get("alignment"),
+        "scores": scores_of(manifest),
+        "digests": {name: split.digest for name, split in splits.items()},
+        **({"pieces": pieces} if pieces else {}),
+    }
 
 
 def _facts(manifest: dict[str, Any] | None) -> list[tuple[str, Any]]:

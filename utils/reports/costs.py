@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.registry import MODELS, build, describe_config
 from models.text_encoder import text_encoder_of
 from system.console import format_table
 from utils.running.execution import Execution
 
 _VALUES_A_PARAMETER = 4  # in training: itself, its gradient and Adam's two moments
+# The widths of CMU-MOSEI's features: FACET, COVAREP and bert-base.
+_MOSEI = {"visual": 35, "audio": 74, "text": 768}
 
 
 def model_table(model: nn.Module, inputs: Sequence[Tensor], execution: Execution) -> str:
@@ -52,6 +55,17 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor], execution: Execution
         + f"Weights, gradients and Adam's moments {4 * states / 2**20:.1f} MB\n"
         f"Inputs {sizes}: activations kept for the backward pass {activations / 2**20:.1f} MB"
     )
+
+
+def model_list() -> str:
+    """Lay out each model's name, parameters on CMU-MOSEI, and settings with their defaults."""
+    rows = []
+    for name in MODELS:
+        model = build(name, {}, _MOSEI, outputs=1)
+        rows.append([name, f"{count_parameters(model):,}"])
+    lines = [format_table(["model", "parameters"], rows), ""]
+    lines += [f"{name}: {describe_config(name)}" for name in MODELS]
+    return "\n".join(lines)
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:

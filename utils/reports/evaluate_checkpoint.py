@@ -10,10 +10,9 @@ from data.loading.split import Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from system.console import print_heading, print_line
 from system.files import check_writable
-from utils.reports.about import about_run
+from utils.reports.about import about_run, describe_data
 from utils.reports.attention import AttentionReport, Wanted, attention_section
 from utils.reports.bootstrap import Bootstrap
-from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
 from utils.reports.evaluation_report import evaluation_sections
 from utils.reports.html import warning_if_unwritten, write_report

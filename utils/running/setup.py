@@ -84,8 +84,7 @@ def _new_model(
     task = find_task(config.task_name, split.scores, config.loss)
     task.check_labels(split)
     model = build(name, config.set, split.widths, len(task.outputs))
-    _try_own_model(name, model, split)
-    _say_what_is_left_out(name, model)
+    _look_at(name, model, split)
     return config, model, task
 
 
@@ -115,22 +114,18 @@ def open_model(
             f"{len(task.outputs)}; give the checkpoint that belongs to it."
         )
     check_widths(model, split)
-    _try_own_model(name, model, split)
-    _say_what_is_left_out(name, model)
+    _look_at(name, model, split)
     return config, model, task
 
 
-def _say_what_is_left_out(name: str, model: Model) -> None:
-    left_out = getattr(model.config, "left_out", [])
-    if left_out:
-        print_line(f"{name} leaves out: {', '.join(left_out)}")
+def _look_at(name: str, model: Model, split: Split) -> None:
+    """Say what a model leaves out; a user's own is tried on two segments.
 
-
-def _try_own_model(name: str, model: Model, split: Split) -> None:
-    """Raise InputError when a user's own model does not predict two segments as the contract says.
-
-    PyTorch's generator stays as it was.
+    Raises InputError when it does not predict them as the contract says. PyTorch's generator stays
+    as it was.
     """
+    if left_out := getattr(model.config, "left_out", []):
+        print_line(f"{name} leaves out: {', '.join(left_out)}")
     if name in MODELS:
         return
     inputs = split[range(min(2, len(split)))].inputs

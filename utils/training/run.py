@@ -13,9 +13,9 @@ from torch import Tensor
 from data.loading.options import LoaderOptions
 from system.console import print_heading, print_line
 from system.files import check_writable
+from utils.reports.about import describe_data
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.costs import count_flops, count_parameters
-from utils.reports.describe_data import describe_data
 from utils.reports.evaluation import Evaluation, evaluate
 from utils.reports.html import Picture, warning_if_unwritten
 from utils.reports.results import print_scores, result_folder, write_evaluation

@@ -18,7 +18,7 @@ from system.errors import InputError
 from system.processes import Processes
 from tests.utils.training.test_resume import assert_a_stop_changes_nothing, assert_same
 from tests.utils.training.test_several_processes import ends_of, started
-from utils.reports.describe_data import describe_data
+from utils.reports.about import describe_data
 from utils.run_config import AS_PREPARED, RunConfig
 from utils.running.setup import open_training
 from utils.training.run_folder import epoch_file
