@@ -17,7 +17,7 @@ from data.formats.word_pickles import holds_words
 from data.labels import SCALES
 from data.layout import PIECES_FILE
 from data.preparing.doubts import warn_of_doubts
-from data.preparing.other_features import OtherFeatures, keys_of
+from data.preparing.other_features import keys_of, read_other_features
 from data.preparing.sources import WriteResult, nothing_left
 from data.preparing.split_writer import SplitWriter
 from system.errors import InputError
@@ -156,14 +156,16 @@ class PickleSource:
             if content.is_by_word and not holds_words(path):
                 raise InputError(f"{path}: is not aligned by word, as {self.path} is.")
             keys_of(self.path, [split.names for split in splits.values()])
-            other = OtherFeatures(path, kind)
+            values, row_of = read_other_features(path, kind)
+            used: set[int] = set()
             for name, split in splits.items():
-                rows = other.rows_for(split.names)
+                rows = np.array([row_of.get(key, -1) for key in split.names.keys or ()])
                 found = rows >= 0
+                used.update(rows[found].tolist())
                 left_out[f"segment has no {kind} in {path.name}"] += int(np.count_nonzero(~found))
-                features: dict[str, Any] = {kind: other.features(rows[found])}
+                features: dict[str, Any] = {kind: values[rows[found]]}
                 splits[name] = replace(split.at(np.flatnonzero(found)), **features)
-            left_out[f"segment is in {path.name} only"] += other.unused
+            left_out[f"segment is in {path.name} only"] += len(values) - len(used)
         return splits
 
     def _with_labels(self, splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
