@@ -107,11 +107,7 @@ class TrainingStep:
         weight *= self._options.processes.count / (rows * targets.shape[1])
         inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
         self.optimizer.zero_grad()
-        parts = min(self._config.accumulation_steps, max(len(targets) // self._least_rows, 1))
-        if parts == 1:
-            prediction, loss = self._learn(forward, inputs, targets, weight)
-        else:
-            prediction, loss = self._learn_in_parts(parts, forward, inputs, targets, weight)
+        prediction, loss = self._learn(forward, inputs, targets, weight)
         if self._config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.grad_clip)
         with warming_up(self.optimizer, self._warm_share):
@@ -125,31 +121,23 @@ class TrainingStep:
         targets: Tensor,
         weight: float,
     ) -> tuple[Tensor, Tensor]:
-        """Add the gradients of some rows; returns their predictions, and their part of the loss."""
-        with self._execution.autocast(targets.device):
-            prediction = forward(*inputs).float()
-        loss = self.task.loss(prediction, targets).sum() * weight
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
-        return prediction.detach(), loss.detach()
+        """Add the gradients of some rows; returns their predictions, and their part of the loss.
 
-    def _learn_in_parts(
-        self,
-        parts: int,
-        forward: Callable[..., Tensor],
-        inputs: tuple[Tensor, ...],
-        targets: Tensor,
-        weight: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Do the same part by part, so that the activations of one alone are kept at a time."""
-        cut = zip(*(x.tensor_split(parts) for x in (*inputs, targets)), strict=True)
+        It is done part by part, so that the activations of one alone are kept at a time.
+        """
+        count = min(self._config.accumulation_steps, max(len(targets) // self._least_rows, 1))
         predictions, losses = [], []
-        for number, (*part, of_part) in enumerate(cut, start=1):
+        parts = zip(*(x.tensor_split(count) for x in (*inputs, targets)), strict=True)
+        for number, (*part, of_part) in enumerate(parts, start=1):
             # Several processes exchange their gradients with the last part's.
             no_sync = getattr(self._forward, "no_sync", nullcontext)
-            with nullcontext() if number == parts else no_sync():
-                prediction, loss = self._learn(forward, tuple(part), of_part, weight)
-            predictions.append(prediction)
-            losses.append(loss)
+            with nullcontext() if number == count else no_sync():
+                with self._execution.autocast(targets.device):
+                    prediction = forward(*part).float()
+                loss = self.task.loss(prediction, of_part).sum() * weight
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+            predictions.append(prediction.detach())
+            losses.append(loss.detach())
         return torch.cat(predictions), torch.stack(losses).sum()
 
     def end_epoch(self, score: float) -> None:
