@@ -37,8 +37,8 @@ def name_positions(
         raise InputError(f"{folder.parent} has no dataset.json")
     if manifest["made_from"].get("alignment") == "word":
         words = {row: text.split(" ") for row, text in _sentences(folder, rows).items()}
-        at_the_end = {row: [""] * (length - len(own)) + own[-length:] for row, own in words.items()}
-        return PositionNames(at_the_end, True)
+        padding = {row: [""] * (length - len(words[row])) for row in rows}
+        return PositionNames({row: padding[row] + words[row][-length:] for row in rows}, True)
     if tokenizer is None:
         text = manifest["text"] or {}
         if text.get("per") != "position" or length < TEXT_LENGTH:
@@ -54,8 +54,8 @@ def name_positions(
             row: ["[CLS]", *kept_pieces(tokenizer, sentence), "[SEP]"]
             for row, sentence in _sentences(folder, rows).items()
         }
-    padded = {row: own + [""] * (length - len(own)) for row, own in pieces.items()}
-    return PositionNames(padded, False)
+    padding = {row: [""] * (length - len(pieces[row])) for row in rows}
+    return PositionNames({row: pieces[row] + padding[row] for row in rows}, False)
 
 
 def _sentences(folder: Path, rows: Sequence[int]) -> dict[int, str]:
