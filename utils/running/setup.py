@@ -119,25 +119,24 @@ def open_model(
 
 
 def _look_at(name: str, model: Model, split: Split) -> None:
-    """Say what a model leaves out; a user's own is tried on two segments.
+    """Try a user's own model on two segments, and say what a model leaves out.
 
     Raises InputError when it does not predict them as the contract says. PyTorch's generator stays
     as it was.
     """
+    if name not in MODELS:
+        inputs = split[range(min(2, len(split)))].inputs
+        expected = (len(inputs[0]), model.outputs)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                found = tuple(model.eval()(*inputs).shape)
+        except Exception as error:  # somebody's own code can fail in any way
+            reason = described(error)
+            raise InputError(f"--model {name} does not predict ({reason}).") from error
+        if found != expected:
+            raise InputError(f"--model {name} predicts shape {found}, expected {expected}.")
     if left_out := getattr(model.config, "left_out", []):
         print_line(f"{name} leaves out: {', '.join(left_out)}")
-    if name in MODELS:
-        return
-    inputs = split[range(min(2, len(split)))].inputs
-    expected = (len(inputs[0]), model.outputs)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = tuple(model.eval()(*inputs).shape)
-    except Exception as error:  # somebody's own code can fail in any way
-        reason = described(error)
-        raise InputError(f"--model {name} does not predict ({reason}).") from error
-    if found != expected:
-        raise InputError(f"--model {name} predicts shape {found}, expected {expected}.")
 
 
 def scores_trained_on(checkpoint: Checkpoint) -> str | None:
