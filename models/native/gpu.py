@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from models.native.weights import Weight, Weights
 
 _LONGEST = 64  # tokens that a program's registers hold
 _WIDTHS = (16, 32, 64)
-_CHUNK = 32  # feed-forward channels at a time
+_CHUNKS = 32, 64  # feed-forward channels at a time, at least and at most
 _FIRST_WITH_TF32 = (8, 0)  # compute capability
 _LEAST_BLOCK = 16  # tokens: what a matrix unit takes
 _SEGMENTS_AT_ONCE = 256  # at most, whose gradients of weights lie beside each other
@@ -28,7 +29,7 @@ _LAUNCH = {"num_warps": 4, "num_stages": 1}
 
 def unsuited(width: int, heads: int, feedforward: int, device: torch.device) -> str | None:
     """Return why the kernels are not for these sizes, or this device; None where they are."""
-    if width not in _WIDTHS or width % heads or feedforward % _CHUNK:
+    if width not in _WIDTHS or width % heads or feedforward % _CHUNKS[0]:
         return f"kernels.py is not for width {width}, {heads} heads, feedforward {feedforward}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FIRST_WITH_TF32:
         return f"kernels.py is not for {torch.cuda.get_device_name(device)}"
@@ -51,7 +52,7 @@ class Kernels:
         *places, end = accumulate((weight.size for weight in of_a_layer), initial=0)
         begins = {weight.path: place for weight, place in zip(of_a_layer, places, strict=True)}
         self._sizes = {
-            **{"D": width, "HEAD": width // heads, "CHUNK": _CHUNK},
+            **{"D": width, "HEAD": width // heads, "CHUNK": gcd(feedforward, _CHUNKS[1])},
             "OUT": begins["self_attn.out_proj.weight"],
             **{"FC1": begins["fc1.weight"], "FC2": begins["fc2.weight"]},
             "NORMS": begins["layer_norms.0.weight"],
@@ -62,17 +63,17 @@ class Kernels:
     def forward(
         self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, keeps: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Encode as `CompiledEncoder` says; `(B, 2 layers + 1, T, d)` are kept."""
+        """Encode as `CompiledEncoder` says; what is kept, kernels.py says."""
         out = x.new_empty(len(x), request.queries(x.shape[1]), x.shape[2])
-        places = 2 * len(request.encoder.layers) + 1
-        kept = x.new_empty(len(x), places, *x.shape[1:]) if keeps else None
         inputs, numbers, sizes = self._arguments(request, x, memory)
-        rest = (packed, x if kept is None else kept, out)
+        of_a_layer = 3 * sizes["TB"] + 2 * sizes["MB"]
+        rows = len(request.encoder.layers) * of_a_layer + sizes["TB"] if keeps else of_a_layer
+        kept = x.new_empty(len(x), rows, x.shape[2])
         with _on_device_of(x):
             self._kernels.forward[(len(x),)](
-                *inputs, *rest, *numbers, **sizes, IS_KEPT=keeps, **_LAUNCH
+                *(*inputs, packed, kept, out, *numbers), **sizes, IS_KEPT=keeps, **_LAUNCH
             )
-        return out, kept
+        return out, kept if keeps else None
 
     def backward(
         self,
@@ -92,6 +93,7 @@ class Kernels:
         of_memory = grad_x if grad_memory is None else grad_memory
         at_once = min(len(x), _SEGMENTS_AT_ONCE, max(1, _VALUES_AT_ONCE // len(packed)))
         of_weights = packed.new_empty(at_once, len(packed))
+        scratch = x.new_empty(at_once, 2 * (sizes["TB"] + sizes["MB"]), x.shape[2])
         sums = []
         for begin in range(0, len(x), at_once):
             some = slice(begin, min(begin + at_once, len(x)))
@@ -100,7 +102,7 @@ class Kernels:
             with _on_device_of(x):
                 self._kernels.backward[(segments,)](
                     *(x_part[some], memory_part[some], positions, keys[some], packed, kept[some]),
-                    *(grad_out[some], grad_x[some], of_memory[some], of_weights),
+                    *(scratch, grad_out[some], grad_x[some], of_memory[some], of_weights),
                     *numbers,
                     **sizes,
                     **_LAUNCH,
