@@ -41,9 +41,8 @@ def batches(
         # Its own: PyTorch's, which checkpoints keep, then depends on the steps alone.
         generator=torch.Generator(),
     )
-    return (
-        loader if options.device.type == "cpu" or options.num_workers else _Ahead(loader, options)
-    )
+    has_to_wait = options.device.type == "cuda" and not options.num_workers
+    return _Ahead(loader, options.device) if has_to_wait else loader
 
 
 class _Ahead:

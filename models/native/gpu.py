@@ -114,7 +114,8 @@ class Kernels:
 
     def _start(self, name: str, given: dict[str, Any], layer: int, layers: int) -> None:
         """Start a kernel for a layer, with those of the arguments that it names."""
-        kernel, grid = getattr(self._kernels, name), (len(given["kept"]),)
+        kernel = getattr(self._kernels, name)
+        grid: tuple[int, ...] = (len(given["kept"]),)
         given = {**given, "layer": layer, "IS_FIRST": layer == 0, "IS_LAST": layer == layers}
         if name.startswith("attend"):
             grid += (self._heads,)
