@@ -16,6 +16,7 @@ from pathlib import Path
 # What the programs import when they need it.
 import h5py  # noqa: F401
 import pytorch_pretrained_bert  # noqa: F401
+import sklearn.metrics  # noqa: F401
 import torch.utils.data  # noqa: F401
 
 import models.registry  # noqa: F401

@@ -26,6 +26,7 @@ import h5py  # noqa: F401
 import hypothesis  # noqa: F401
 import numpy  # noqa: F401
 import pytest
+import sklearn.metrics  # noqa: F401
 import torch  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +35,7 @@ SECONDS = 120  # a mutant may loop
 TARGETS = {
     "alignment": (["data.preparing.alignment"], ["tests/data/preparing/test_alignment.py"]),
     "scores": (
-        ["utils.tasks.sentiment", "utils.tasks.sums"],
+        ["utils.tasks.sentiment", "utils.tasks.sums", "utils.tasks.binary"],
         ["tests/utils/tasks"],
     ),
     "model": (

@@ -120,7 +120,7 @@ def resampled_scores(
     `counts` `(R, V)` is how often a resample has each video, `video_of` `(N,)` a segment's.
     """
     if task.sums is not None:
-        terms = task.sums.terms(labels, predictions)
+        terms = task.sums.terms(labels, predictions).T
         of_videos = [np.bincount(video_of, term, counts.shape[1]) for term in terms]
         return task.sums.scores(counts @ np.transpose(of_videos))
     scores = []

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 from data.labels import Scale
 from system.figures import pyplot, save_figure
@@ -18,14 +19,15 @@ def plot_confusion_matrix(
 ) -> None:
     """Draw how often each class of the values `(n,)` was taken for which."""
     names = scale.class_names
-    counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (scale.classes(labels), scale.classes(predictions)), 1)
+    counts = confusion_matrix(
+        scale.classes(labels), scale.classes(predictions), labels=range(len(names))
+    )
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = pyplot.subplots(figsize=(6, 5.2), layout="constrained")
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         color = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=9)
+        axes.text(column, row, count, ha="center", va="center", color=color, fontsize=9)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from statistics import fmean
 
 import numpy as np
+from sklearn.metrics import mean_absolute_error
 
 from data.labels import EMOTION_SCALE, EMOTIONS
-from utils.tasks.sums import Sums, accuracy_and_f1, pairs, ratio
+from utils.tasks.binary import accuracy_and_f1
+from utils.tasks.sums import EMOTION_SUMS
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
 
@@ -18,49 +21,46 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     and the weighted F1, as fractions. Where all segments have an emotion, or none, its weighted
     accuracy is the share of them that is told right, with a warning.
     """
-    for name, is_present in zip(EMOTIONS, (labels > 0).T, strict=True):
-        if is_present.all() or not is_present.any():
-            what = "every" if is_present.any() else "no"
-            warnings.warn(
-                f"{what} segment is labelled {name}: its weighted accuracy is the share of "
-                "segments told right",
-                stacklevel=2,
-            )
-    return _SUMS.score(labels, predictions)
-
-
-def _terms(labels: np.ndarray, predictions: np.ndarray) -> list[np.ndarray]:
-    """Return the error of each emotion of `(N, 6)`, and which of the four pairs it is."""
-    columns = zip(labels.T, predictions.T, strict=True)
-    return [term for x, y in columns for term in (np.abs(x - y), *pairs(x > 0, y > 0))]
-
-
-def _scores(sums: np.ndarray) -> dict[str, np.ndarray]:
-    by_emotion = {}
-    for name, of_one in zip(EMOTIONS, np.split(sums, len(EMOTIONS), axis=1), strict=True):
-        counts = of_one[:, 1:]
-        _, f1 = accuracy_and_f1(counts)
-        mae = of_one[:, 0] / counts.sum(axis=1)
-        by_emotion[name] = {"mae": mae, "wacc": _weighted_accuracy(counts), "f1": f1}
+    by_emotion = {
+        name: _score_one(name, labels[:, column], predictions[:, column])
+        for column, name in enumerate(EMOTIONS)
+    }
     keys = [measure.key for measure in _MEANS]
-    means = {key: np.mean([of[key] for of in by_emotion.values()], axis=0) for key in keys}
+    means = {key: fmean(scores[key] for scores in by_emotion.values()) for key in keys}
     of_each = {f"{key}_{name}": by_emotion[name][key] for name in EMOTIONS for key in keys}
     return means | of_each
 
 
-def _weighted_accuracy(counts: np.ndarray) -> np.ndarray:
-    """Return `(TP N/P + TN) / 2N` (Zadeh et al., ACL 2018), the mean of both classes' recalls.
+def _score_one(name: str, labels: np.ndarray, predictions: np.ndarray) -> Scores:
+    _, f1 = accuracy_and_f1(labels > 0, predictions > 0)
+    return {
+        "mae": float(mean_absolute_error(labels, predictions)),
+        "wacc": weighted_accuracy(name, labels > 0, predictions > 0),
+        "f1": f1,
+    }
 
-    Where there is one class, it is its recall.
+
+def weighted_accuracy(name: str, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return `(TP N/P + TN) / 2N` (Zadeh et al., ACL 2018) of truth values `(n,)`.
+
+    It is the mean of both classes' recalls. Without one of them, it is the other's, with a
+    warning that has the emotion's name.
     """
-    true_neg, false_pos, false_neg, true_pos = counts.T
-    negatives, positives = true_neg + false_pos, false_neg + true_pos
-    classes = (negatives > 0).astype(float) + (positives > 0)
-    mean: np.ndarray = (ratio(true_neg, negatives) + ratio(true_pos, positives)) / classes
-    return mean
+    recalls = [
+        float(np.mean(predictions[labels == side] == side))
+        for side in (False, True)
+        if (labels == side).any()
+    ]
+    if len(recalls) == 1:
+        what = "every" if labels.any() else "no"
+        warnings.warn(
+            f"{what} segment is labelled {name}: its weighted accuracy is the share of segments "
+            "told right",
+            stacklevel=4,
+        )
+    return fmean(recalls)
 
 
-_SUMS = Sums(_terms, _scores)
 _MEANS = (
     Measure("mae", "MAE", lower_is_better=True),
     Measure("wacc", "WAcc", is_percent=True),
@@ -82,6 +82,6 @@ EMOTION = Task(
     ),
     chosen_by=_MEANS[0],
     in_a_line=("mae", "wacc", "f1"),
-    sums=_SUMS,
+    sums=EMOTION_SUMS,
     scale=EMOTION_SCALE,
 )

@@ -6,12 +6,15 @@ They are those of CMU-MOSEI and CMU-MOSI, and those of CH-SIMS.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from sklearn.metrics import accuracy_score, mean_absolute_error
 
 from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
-from utils.tasks.sums import Sums, accuracy_and_f1, mae_and_corr, moments, pairs
+from utils.tasks.binary import accuracy_and_f1
+from utils.tasks.sums import SENTIMENT_SUMS, SIMS_SUMS
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
 
@@ -21,25 +24,22 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     Accuracies and F1 are fractions. Warns, and gives 0, where a score is not defined: Corr of
     constant predictions or labels, negative/positive without a label other than 0.
     """
-    if not labels.any():
+    labels, predictions = labels.reshape(-1), predictions.reshape(-1)
+    signed = labels != 0
+    if not signed.any():
         warnings.warn("all labels are 0: Acc-2 and F1 (neg/pos) are given as 0", stacklevel=2)
-    _warn_of_a_constant(labels, predictions)
-    return _SUMS.score(labels, predictions)
-
-
-def _terms(labels: np.ndarray, predictions: np.ndarray) -> list[np.ndarray]:
-    x, y = labels.reshape(-1), predictions.reshape(-1)
-    right = [sentiment_class(x, limit) == sentiment_class(y, limit) for limit in (3, 2)]
-    signed = [pair & (x != 0) for pair in pairs(x > 0, y > 0)]
-    return [*moments(x, y), *right, *signed, *pairs(x >= 0, y >= 0)]
-
-
-def _scores(sums: np.ndarray) -> dict[str, np.ndarray]:
-    acc2, f1 = accuracy_and_f1(sums[:, 9:13])
-    acc2_nonneg, f1_nonneg = accuracy_and_f1(sums[:, 13:])
-    right = dict(zip(("acc7", "acc5"), sums[:, 7:9].T / sums[:, 0], strict=True))
-    binary = {"acc2": acc2, "f1": f1, "acc2_nonneg": acc2_nonneg, "f1_nonneg": f1_nonneg}
-    return mae_and_corr(sums[:, :7]) | right | binary
+    acc2, f1 = accuracy_and_f1(labels[signed] > 0, predictions[signed] > 0)
+    acc2_nonneg, f1_nonneg = accuracy_and_f1(labels >= 0, predictions >= 0)
+    return {
+        "mae": float(mean_absolute_error(labels, predictions)),
+        "corr": _pearson(labels, predictions),
+        "acc7": _accuracy(sentiment_class, labels, predictions),
+        "acc5": _accuracy(partial(sentiment_class, limit=2), labels, predictions),
+        "acc2": acc2,
+        "f1": f1,
+        "acc2_nonneg": acc2_nonneg,
+        "f1_nonneg": f1_nonneg,
+    }
 
 
 def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
@@ -47,31 +47,39 @@ def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
 
     A value on the border of two classes belongs to the lower one. Source: MMSA's metrics.
     """
-    _warn_of_a_constant(np.clip(labels, -1, 1), np.clip(predictions, -1, 1))
-    return _SIMS_SUMS.score(labels, predictions)
+    labels, predictions = (np.clip(x.reshape(-1), -1, 1) for x in (labels, predictions))
+    acc2, f1 = accuracy_and_f1(labels > 0, predictions > 0)
+    by_borders = {"acc3": SIMS_BORDERS[1:3], "acc5": SIMS_BORDERS}
+    return {
+        "mae": float(mean_absolute_error(labels, predictions)),
+        "corr": _pearson(labels, predictions),
+        "acc2": acc2,
+        "f1": f1,
+        **{
+            key: _accuracy(partial(class_between, borders=borders), labels, predictions)
+            for key, borders in by_borders.items()
+        },
+    }
 
 
-def _sims_terms(labels: np.ndarray, predictions: np.ndarray) -> list[np.ndarray]:
-    x, y = (np.clip(v.reshape(-1), -1, 1) for v in (labels, predictions))
-    to_classes = [partial(class_between, borders=b) for b in (SIMS_BORDERS[1:3], SIMS_BORDERS)]
-    right = [to_class(x) == to_class(y) for to_class in to_classes]
-    return [*moments(x, y), *right, *pairs(x > 0, y > 0)]
+def _accuracy(
+    to_class: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, predictions: np.ndarray
+) -> float:
+    return float(accuracy_score(to_class(labels), to_class(predictions)))
 
 
-def _sims_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
-    acc2, f1 = accuracy_and_f1(sums[:, 9:])
-    right = dict(zip(("acc3", "acc5"), sums[:, 7:9].T / sums[:, 0], strict=True))
-    return mae_and_corr(sums[:, :7]) | {"acc2": acc2, "f1": f1} | right
-
-
-def _warn_of_a_constant(labels: np.ndarray, predictions: np.ndarray) -> None:
+def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
     for name, values in (("labels", labels), ("predictions", predictions)):
         if np.ptp(values) == 0:
-            warnings.warn(f"all {name} are {values.item(0):g}: Corr is given as 0", stacklevel=3)
-            return
+            warnings.warn(f"all {name} are {values[0]:g}: Corr is given as 0", stacklevel=3)
+            return 0.0
+    # As np.corrcoef, in half its memory. NumPy 1 would subtract in float32 without being told.
+    x, y = (
+        np.subtract(v, v.mean(dtype=np.float64), dtype=np.float64) for v in (labels, predictions)
+    )
+    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
 
 
-_SUMS, _SIMS_SUMS = Sums(_terms, _scores), Sums(_sims_terms, _sims_scores)
 _CORR = Measure("corr", "Corr")  # Pearson
 _MAE = Measure("mae", "MAE", lower_is_better=True)
 
@@ -93,7 +101,7 @@ SENTIMENT = Task(
     ),
     chosen_by=_MAE,
     in_a_line=("mae", "corr", "acc7", "acc2", "f1"),
-    sums=_SUMS,
+    sums=SENTIMENT_SUMS,
     scale=SCALES["mosei"],
     released_names={"Acc7": "acc7", "Acc2": "acc2", "F1": "f1", "Corr": "corr", "MAE": "mae"},
 )
@@ -113,6 +121,6 @@ SIMS_SENTIMENT = Task(
     ),
     chosen_by=_MAE,
     in_a_line=("mae", "corr", "acc2", "f1", "acc5"),
-    sums=_SIMS_SUMS,
+    sums=SIMS_SUMS,
     scale=SCALES["sims"],
 )

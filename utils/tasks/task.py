@@ -15,7 +15,6 @@ from data.labels import Scale
 from data.layout import BATCH_FILES
 from data.loading.split import Split
 from system.errors import InputError
-from utils.tasks.sums import Sums
 
 Scores = dict[str, float]  # by a measure's key
 # What a task's loss can be, value by value.
@@ -37,6 +36,14 @@ class Measure:
     def text(self, value: float) -> str:
         """Return a value as it is shown."""
         return f"{100 * value:.2f} %" if self.is_percent else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Scores from sums over segments: of many resamples at once."""
+
+    terms: Callable[[np.ndarray, np.ndarray], np.ndarray]  # of targets and predictions, (N, K)
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]]  # of sums (R, K), each measure's (R,)
 
 
 @dataclass(frozen=True)
