@@ -35,7 +35,7 @@ SECONDS = 120  # a mutant may loop
 TARGETS = {
     "alignment": (["data.preparing.alignment"], ["tests/data/preparing/test_alignment.py"]),
     "scores": (
-        ["utils.tasks.sentiment", "utils.tasks.sums", "utils.tasks.binary"],
+        ["utils.tasks.sentiment", "utils.tasks.sums", "utils.tasks.metrics"],
         ["tests/utils/tasks"],
     ),
     "model": (

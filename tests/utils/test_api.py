@@ -111,3 +111,9 @@ def test_names_cost_nothing_until_they_are_used():
     code += "assert 'torch' in sys.modules; assert not hasattr(utils, 'other')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_scikit_learn_which_is_slow_to_import_is_not_needed_to_train_and_score():
+    code = "import sys, utils.training.run; assert not {'sklearn', 'scipy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

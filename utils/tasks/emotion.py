@@ -6,10 +6,9 @@ import warnings
 from statistics import fmean
 
 import numpy as np
-from sklearn.metrics import mean_absolute_error
 
 from data.labels import EMOTION_SCALE, EMOTIONS
-from utils.tasks.binary import accuracy_and_f1
+from utils.tasks.metrics import accuracy_and_f1, mean_absolute_error
 from utils.tasks.sums import EMOTION_SUMS
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
@@ -34,7 +33,7 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
 def _score_one(name: str, labels: np.ndarray, predictions: np.ndarray) -> Scores:
     _, f1 = accuracy_and_f1(labels > 0, predictions > 0)
     return {
-        "mae": float(mean_absolute_error(labels, predictions)),
+        "mae": mean_absolute_error(labels, predictions),
         "wacc": weighted_accuracy(name, labels > 0, predictions > 0),
         "f1": f1,
     }

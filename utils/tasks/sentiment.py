@@ -10,10 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from sklearn.metrics import accuracy_score, mean_absolute_error
 
 from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
-from utils.tasks.binary import accuracy_and_f1
+from utils.tasks.metrics import accuracy, accuracy_and_f1, mean_absolute_error
 from utils.tasks.sums import SENTIMENT_SUMS, SIMS_SUMS
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
@@ -31,7 +30,7 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     acc2, f1 = accuracy_and_f1(labels[signed] > 0, predictions[signed] > 0)
     acc2_nonneg, f1_nonneg = accuracy_and_f1(labels >= 0, predictions >= 0)
     return {
-        "mae": float(mean_absolute_error(labels, predictions)),
+        "mae": mean_absolute_error(labels, predictions),
         "corr": _pearson(labels, predictions),
         "acc7": _accuracy(sentiment_class, labels, predictions),
         "acc5": _accuracy(partial(sentiment_class, limit=2), labels, predictions),
@@ -51,7 +50,7 @@ def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     acc2, f1 = accuracy_and_f1(labels > 0, predictions > 0)
     by_borders = {"acc3": SIMS_BORDERS[1:3], "acc5": SIMS_BORDERS}
     return {
-        "mae": float(mean_absolute_error(labels, predictions)),
+        "mae": mean_absolute_error(labels, predictions),
         "corr": _pearson(labels, predictions),
         "acc2": acc2,
         "f1": f1,
@@ -65,7 +64,7 @@ def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
 def _accuracy(
     to_class: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, predictions: np.ndarray
 ) -> float:
-    return float(accuracy_score(to_class(labels), to_class(predictions)))
+    return accuracy(to_class(labels), to_class(predictions))
 
 
 def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
