@@ -137,7 +137,7 @@ class RunConfig(CheckedConfig):
     )
     compile: bool = setting(False, truth_value, "use torch.compile, which takes minutes to start")
     native: bool = setting(
-        True, truth_value, "run the encoders in PyTorch instead of C++ (CPU) or Triton (CUDA)"
+        True, truth_value, "run encoders and LSTMs in PyTorch, not in C++ (CPU) or Triton (CUDA)"
     )
     num_workers: int | None = setting(
         None,
