@@ -72,6 +72,16 @@ def test_it_is_pytorchs(calls, batch, steps, hidden):
     assert calls == ["lstm_forward", "lstm_backward"]
 
 
+def test_inputs_and_gradients_may_stand_in_any_order(calls):
+    plain, x = lstm(), torch.randn(6, 3, 2).transpose(0, 2)
+    native, grad = accelerate(deepcopy(plain)), torch.randn(32, 3, 2).transpose(0, 2)
+    found = [
+        torch.autograd.grad(one(x)[0], list(one.parameters()), grad) for one in (native, plain)
+    ]
+    assert_same(*found)
+    assert calls
+
+
 def test_gates_that_are_saturated_and_numbers_that_are_none(calls):
     plain = lstm()
     for size in (30, 1e4, torch.inf, torch.nan):
@@ -174,11 +184,13 @@ def test_it_keeps_full_precision_under_autocast(calls):
     assert calls
 
 
-def test_gradients_of_gradients(calls):
-    plain, x, found = lstm(), torch.randn(2, 3, 6), []
+@pytest.mark.parametrize("calls_of_it", [1, 2])
+def test_gradients_of_gradients(calls, calls_of_it):
+    plain, x, found = lstm(inputs=32), torch.randn(2, 3, 32), []
     for one in (accelerate(deepcopy(plain)), plain):
-        y = x.clone().requires_grad_()
-        out, (_, cell) = one(y)
+        out = y = x.clone().requires_grad_()
+        for _ in range(calls_of_it):  # the second's input depends on its weights
+            out, (_, cell) = one(out)
         wanted = [y, one.weight_hh_l0]
         grads = torch.autograd.grad(out.sin().sum() + cell.sum(), wanted, create_graph=True)
         found.append(torch.autograd.grad(sum(g.square().sum() for g in grads), wanted))
@@ -196,12 +208,12 @@ def test_only_wanted_gradients_are_made_and_a_pass_can_be_repeated(calls):
 
 
 def test_weights_and_gradients_may_begin_anywhere_in_memory(calls):
-    plain, x = lstm(), torch.randn(2, 3, 6)
+    plain, x = lstm(), torch.randn(9, 3, 6)
     native = accelerate(deepcopy(plain))
     for parameter in native.parameters():
         moved = torch.empty(parameter.numel() + 1)[1:].view(parameter.shape)
         parameter.data = moved.copy_(parameter.detach())
-    grad = torch.randn(2 * 3 * 32 + 1)[1:].view(2, 3, 32)
+    grad = torch.randn(9 * 3 * 32 + 1)[1:].view(9, 3, 32)
     found = [
         torch.autograd.grad(one(x)[0], list(one.parameters()), grad) for one in (native, plain)
     ]
