@@ -24,8 +24,7 @@ struct Call {
     float* grad_sums;                   // (B, T, 4 H): of what the gates' functions take
 };
 
-// Samples of a group: what a panel's product holds in registers.
-constexpr int ROWS = LANES / 2;
+constexpr int ROWS = TILE_ROWS;  // samples of a group
 
 Vector sigmoid(Vector x) {
     const Vector power = power_of_two((x > 0.0f ? -x : x) * (1 / LN_2));

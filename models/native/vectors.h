@@ -6,9 +6,9 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE = 4;  // TILE: vectors side by side in a product's inner tile
+constexpr int LANES = 16;
 #else
-constexpr int LANES = 8, TILE = 2;
+constexpr int LANES = 8;
 #endif
 typedef float Vector __attribute__((vector_size(LANES * 4), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(LANES * 4), may_alias));
