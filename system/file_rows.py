@@ -11,10 +11,11 @@ import numpy as np
 def runs_of(rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
     """Return the runs of consecutive numbers in `rows`, each as its first and one past its last."""
     rows = np.asarray(rows, dtype=np.int64)
-    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-    counts = np.diff(begins, append=len(rows))
-    firsts = rows[begins]
-    return list(zip(firsts.tolist(), (firsts + counts).tolist(), strict=True))
+    if not len(rows):
+        return []
+    ends = np.flatnonzero(rows[1:] != rows[:-1] + 1)
+    firsts, lasts = rows[[0, *(ends + 1)]], rows[[*ends, -1]]
+    return list(zip(firsts.tolist(), (lasts + 1).tolist(), strict=True))
 
 
 def fill(descriptor: int, target: memoryview, offset: int) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
+from math import gcd
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from models.native.weights import Weight, Weights
 
 _LONGEST = 64  # tokens that a program's registers hold
 _WIDTHS = (16, 32, 64)
-_CHUNK = 32  # feed-forward channels at a time
+_CHUNKS = 32, 64  # feed-forward channels at a time, at least and at most
 _FIRST_WITH_TF32 = (8, 0)  # compute capability
 _LEAST_BLOCK = 16  # tokens: what a matrix unit takes
 _SEGMENTS_AT_ONCE = 256  # at most, whose gradients of weights lie beside each other
@@ -28,7 +30,7 @@ _LAUNCH = {"num_warps": 4, "num_stages": 1}
 
 def unsuited(width: int, heads: int, feedforward: int, device: torch.device) -> str | None:
     """Return why the kernels are not for these sizes, or this device; None where they are."""
-    if width not in _WIDTHS or width % heads or feedforward % _CHUNK:
+    if width not in _WIDTHS or width % heads or feedforward % _CHUNKS[0]:
         return f"kernels.py is not for width {width}, {heads} heads, feedforward {feedforward}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FIRST_WITH_TF32:
         return f"kernels.py is not for {torch.cuda.get_device_name(device)}"
@@ -51,28 +53,30 @@ class Kernels:
         *places, end = accumulate((weight.size for weight in of_a_layer), initial=0)
         begins = {weight.path: place for weight, place in zip(of_a_layer, places, strict=True)}
         self._sizes = {
-            **{"D": width, "HEAD": width // heads, "CHUNK": _CHUNK},
+            **{"D": width, "HEAD": width // heads},
+            **{"F": feedforward, "CHUNK": gcd(feedforward, _CHUNKS[1])},
             "OUT": begins["self_attn.out_proj.weight"],
             **{"FC1": begins["fc1.weight"], "FC2": begins["fc2.weight"]},
             "NORMS": begins["layer_norms.0.weight"],
             "LAYER": end,
         }
-        self._feedforward = feedforward
 
     def forward(
         self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, keeps: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Encode as `CompiledEncoder` says; `(B, 2 layers + 1, T, d)` are kept."""
-        out = x.new_empty(len(x), request.queries(x.shape[1]), x.shape[2])
-        places = 2 * len(request.encoder.layers) + 1
-        kept = x.new_empty(len(x), places, *x.shape[1:]) if keeps else None
-        inputs, numbers, sizes = self._arguments(request, x, memory)
-        rest = (packed, x if kept is None else kept, out)
+        """Encode as `CompiledEncoder` says; what is kept, kernels.py says."""
+        layers, given = len(request.encoder.layers), self._arguments(request, x, memory)
+        out = x.new_empty(len(x), given["Q"], x.shape[2])
+        if not keeps:  # each layer takes the place of the one before
+            given.update(size=given["stride"], stride=0)
+        kept = x.new_empty(len(x), given["size"])
+        given.update(x_at=x, weights=packed, kept=kept, out=out)
         with _on_device_of(x):
-            self._kernels.forward[(len(x),)](
-                *inputs, *rest, *numbers, **sizes, IS_KEPT=keeps, **_LAUNCH
-            )
-        return out, kept
+            for layer in range(layers + 1):
+                self._start("forward", given, layer, layers)
+                if layer < layers:
+                    self._start("attend", given, layer, layers)
+        return out, kept if keeps else None
 
     def backward(
         self,
@@ -84,45 +88,57 @@ class Kernels:
         grad_out: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return gradients as `CompiledEncoder` says."""
-        grad_x, grad_memory = (
-            torch.empty_like(x),
-            None if memory is None else torch.empty_like(memory),
-        )
-        inputs, numbers, sizes = self._arguments(request, x, memory)
-        of_memory = grad_x if grad_memory is None else grad_memory
+        grad_x = torch.empty_like(x)
+        grad_memory = None if memory is None else torch.empty_like(memory)
         at_once = min(len(x), _SEGMENTS_AT_ONCE, max(1, _VALUES_AT_ONCE // len(packed)))
         of_weights = packed.new_empty(at_once, len(packed))
-        sums = []
+        given = self._arguments(request, x, memory)
+        grads = x.new_empty(at_once, 3 * (given["TB"] + given["MB"]) * x.shape[2])
+        given.update(weights=packed, grads=grads, grad_weights=of_weights)
+        of_segments = {
+            **{"memory_at": given["memory_at"], "keys": given["keys"], "kept": kept},
+            **{"grad_out": grad_out, "grad_x": grad_x},
+            "grad_memory": grad_x if grad_memory is None else grad_memory,
+        }
+        layers, sums = len(request.encoder.layers), []
         for begin in range(0, len(x), at_once):
             some = slice(begin, min(begin + at_once, len(x)))
-            segments = some.stop - some.start
-            x_part, memory_part, positions, keys = inputs
+            given.update({name: tensor[some] for name, tensor in of_segments.items()})
             with _on_device_of(x):
-                self._kernels.backward[(segments,)](
-                    *(x_part[some], memory_part[some], positions, keys[some], packed, kept[some]),
-                    *(grad_out[some], grad_x[some], of_memory[some], of_weights),
-                    *numbers,
-                    **sizes,
-                    **_LAUNCH,
-                )
-            sums.append(of_weights[:segments].sum(0))
+                for layer in reversed(range(layers + 1)):
+                    if layer < layers:
+                        self._start("attend_backward", given, layer, layers)
+                    self._start("backward", given, layer, layers)
+            sums.append(of_weights[: some.stop - some.start].sum(0))
         return grad_x, grad_memory, sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
-    def _arguments(
-        self, request: Request, x: Tensor, memory: Tensor | None
-    ) -> tuple[list[Tensor], list[int], dict[str, int | bool]]:
-        """Return the kernels' first tensors, their numbers, and what they are compiled for."""
-        tokens = x.shape[1]
+    def _start(self, name: str, given: dict[str, Any], layer: int, layers: int) -> None:
+        """Start a kernel for a layer, with those of the arguments that it names."""
+        kernel = getattr(self._kernels, name)
+        grid: tuple[int, ...] = (len(given["kept"]),)
+        given = {**given, "layer": layer, "IS_FIRST": layer == 0, "IS_LAST": layer == layers}
+        if name.startswith("attend"):
+            grid += (self._heads,)
+            given["Q"] = given["Q"] if layer == layers - 1 else given["T"]
+        kernel[grid](**{name: given[name] for name in kernel.arg_names}, **_LAUNCH)
+
+    def _arguments(self, request: Request, x: Tensor, memory: Tensor | None) -> dict[str, Any]:
+        """Return the kernels' arguments that forward and backward pass have in common."""
+        tokens, width = x.shape[1:]
         attended = tokens if memory is None else memory.shape[1]
-        keys, encoder = request.dropout_keys, request.encoder
-        positions = sinusoids(max(tokens, attended), x.shape[2], x.device)
-        keys = x if keys is None else keys.contiguous()
-        inputs = [x, x if memory is None else memory, positions, keys]
-        below = int((1 - encoder.attention_dropout) * 2**32)  # hashes that keep a weight
-        numbers = [tokens, attended, request.queries(tokens), len(encoder.layers), self._heads]
-        blocks = {"TB": _block(tokens), "MB": _block(attended)}
-        is_so = {"HAS_MEMORY": memory is not None, "IS_DROPPED": request.dropout_keys is not None}
-        return inputs, [*numbers, self._feedforward, below], {**self._sizes, **blocks, **is_so}
+        keys, layers = request.dropout_keys, len(request.encoder.layers)
+        blocks = _block(tokens), _block(attended)
+        stride = (3 * blocks[0] + 2 * blocks[1]) * width
+        return {
+            **self._sizes,
+            **{"T": tokens, "M": attended, "Q": request.queries(tokens), "L": layers},
+            **{"TB": blocks[0], "MB": blocks[1]},
+            **{"size": layers * stride + blocks[0] * width, "stride": stride},
+            "below": int((1 - request.encoder.attention_dropout) * 2**32),  # hashes that keep
+            "positions": sinusoids(max(tokens, attended), width, x.device),
+            **{"memory_at": x if memory is None else memory, "HAS_MEMORY": memory is not None},
+            **{"keys": x if keys is None else keys.contiguous(), "IS_DROPPED": keys is not None},
+        }
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[None]:

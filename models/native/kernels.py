@@ -1,13 +1,20 @@
-"""The encoder of models/layers for GPUs, forward and backward, in Triton: a segment is one program.
+"""The encoder of models/layers for GPUs, forward and backward, in Triton.
 
-A segment's tokens stay in registers through all layers, where PyTorch would start some 15 kernels a
-layer. Heads are too narrow for matrix units: each head's product takes all channels, with those of
-the other heads set to 0. Products are float32 from three of TF32, which is as exact.
+By turns, a kernel has one program a segment, for all that stands between two attentions, and one a
+segment and head: PyTorch would start some 15 kernels a layer. Products are float32 from three of
+TF32, which is as exact. Heads are too narrow for matrix units: their scores are summed up channel
+by channel.
 
-T tokens, M memory tokens, Q tokens that come out; L layers, H heads, D width, HEAD a head's width,
-F feed-forward width. TB and MB are T and M rounded up to powers of two, which rows of zeros fill.
+T tokens, M memory tokens, Q tokens that come out; L layers, D width, HEAD a head's width, F
+feed-forward width. TB and MB are T and M rounded up to powers of two, which rows of zeros fill.
 Weights are one array: layer after layer, then the last norm. Within a layer, of LAYER values, OUT,
 FC1, FC2 and NORMS are where those modules' weights begin.
+
+What kernels leave for each other, of a segment `size` and of a layer `stride` values on:
+of a layer its input (TB, D), the heads' outputs (D, TB), queries (D, TB), keys and values
+(2 D, MB); behind the last layer, what it gave. In the backward pass, of a segment: the gradient
+that has come down so far (TB, D), those of heads' outputs (D, TB), queries (D, TB), keys and values
+(2 D, MB), and of the memory, normed (MB, D).
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_LENGTHS = ["T", "M", "Q", "below"]  # for which nothing is compiled anew
+_NUMBERS = ["T", "M", "Q", "L", "below", "layer", "size", "stride"]  # nothing compiled anew for one
 _EPSILON = tl.constexpr(1e-5)  # of the layer norms
 
 
@@ -71,9 +78,10 @@ def _scrambled(x):
 
 
 @triton.jit
-def _kept(key, head, queries, first, M, below, rows, others, IS_DROPPED: tl.constexpr):
+def _kept(keys, layer, head, queries, first, M, below, rows, others, IS_DROPPED: tl.constexpr):
     """Return 1 / kept where a weight stays and 0 where it is dropped; see models.layers.dropout."""
     if IS_DROPPED:
+        key = tl.load(keys + tl.program_id(0)).to(tl.uint32) + layer
         place = (head * M + others[None, :]) * queries + rows[:, None] - first
         hashed = _scrambled(_scrambled(key) + place.to(tl.uint32) * 0x9E3779B1)
         return tl.where(hashed < below, 4294967296.0 / below.to(tl.float32), 0.0)
@@ -82,17 +90,51 @@ def _kept(key, head, queries, first, M, below, rows, others, IS_DROPPED: tl.cons
 
 
 @triton.jit
-def _softmax(q, k, M, others):
-    scores = tl.where(others[None, :] < M, _dot(q, tl.trans(k)), -float("inf"))
-    weights = tl.exp(scores - tl.max(scores, 1)[:, None])
-    return weights / tl.sum(weights, 1)[:, None]
+def _channel(at, channel, BLOCK: tl.constexpr):
+    """Return a channel of queries, keys or values for all tokens."""
+    return tl.load(at + channel * BLOCK + tl.arange(0, BLOCK))
 
 
 @triton.jit
-def _projected(x, weight, bias, rows, channels, D: tl.constexpr):
-    """Return `x` times the given rows of a weight `(rows, D)`, and their bias."""
-    product = _dot(x, tl.trans(_matrix(weight, D, rows, channels)))
-    return product + tl.load(bias + rows)[None, :]
+def _outer(a_at, b_at, HEAD: tl.constexpr, TB: tl.constexpr, MB: tl.constexpr):
+    """Return a head's channels of `a` times those of `b`, `(TB, MB)`.
+
+    It begins with a product of zeros: along the rows of a product's result, sums take few steps
+    between threads.
+    """
+    product = _dot(tl.zeros((TB, 16), tl.float32), tl.zeros((16, MB), tl.float32))
+    for channel in tl.range(HEAD, loop_unroll_factor=4):
+        a, b = _channel(a_at, channel, TB), _channel(b_at, channel, MB)
+        product += a[:, None] * b[None, :]
+    return product
+
+
+@triton.jit
+def _attention(q_at, k_at, M, others, HEAD: tl.constexpr, TB: tl.constexpr, MB: tl.constexpr):
+    """Return a head's weights.
+
+    Beside them each query's highest score, and the sum that its weights were divided by.
+    """
+    scores = _outer(q_at, k_at, HEAD, TB, MB)
+    scores = tl.where(others[None, :] < M, scores, -float("inf"))
+    highest = tl.max(scores, 1)
+    weights = tl.exp(scores - highest[:, None])
+    total = tl.sum(weights, 1)
+    return weights / total[:, None], highest, total
+
+
+@triton.jit
+def _projected(x, weight, bias, channels, D: tl.constexpr):
+    """Return `x` times a weight `(D, D)`, and its bias."""
+    product = _dot(x, tl.trans(_matrix(weight, D, channels, channels)))
+    return product + tl.load(bias + channels)[None, :]
+
+
+@triton.jit
+def _across(x, weight, bias, rows, channels, D: tl.constexpr):
+    """Return the same for the given rows of a weight `(rows, D)`, channel after channel."""
+    product = _dot(_matrix(weight, D, rows, channels), tl.trans(x))
+    return product + tl.load(bias + rows)[:, None]
 
 
 @triton.jit
@@ -104,175 +146,212 @@ def _hidden(x, w1, b1, begin, channels, D: tl.constexpr, CHUNK: tl.constexpr):
     return tl.where(hidden <= 0, 0.0, hidden), weight, rows  # what is no number stays none
 
 
-@triton.jit(do_not_specialize=_LENGTHS)
+@triton.jit(do_not_specialize=_NUMBERS)
+def attend(
+    keys, kept, layer, size, stride, T, M, Q, below,
+    D: tl.constexpr, HEAD: tl.constexpr, TB: tl.constexpr, MB: tl.constexpr,
+    IS_DROPPED: tl.constexpr,
+):  # fmt: skip
+    """Give a head's outputs for a segment; of the queries, the last Q are wanted."""
+    head, rows, others = tl.program_id(1), tl.arange(0, TB), tl.arange(0, MB)
+    begin = head * HEAD
+    at = kept + tl.program_id(0).to(tl.int64) * size + layer * stride
+    found_at, q_at = at + (D + begin) * TB, at + (2 * D + begin) * TB
+    k_at = at + 3 * D * TB + begin * MB
+    p, _highest, _total = _attention(q_at, k_at, M, others, HEAD, TB, MB)
+    p *= _kept(keys, layer, head, Q, T - Q, M, below, rows, others, IS_DROPPED)
+    for channel in tl.range(HEAD, loop_unroll_factor=4):
+        v = _channel(k_at, D + channel, MB)
+        tl.store(found_at + channel * TB + rows, tl.sum(p * v[None, :], 1))
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
 def forward(
-    x_at, memory_at, positions, keys, weights, kept, out,
-    T, M, Q, L, H, F, below,
-    D: tl.constexpr, HEAD: tl.constexpr, CHUNK: tl.constexpr,
+    x_at, memory_at, positions, weights, kept, out, layer, size, stride, T, M, Q,
+    D: tl.constexpr, HEAD: tl.constexpr, F: tl.constexpr, CHUNK: tl.constexpr,
     TB: tl.constexpr, MB: tl.constexpr,
     OUT: tl.constexpr, FC1: tl.constexpr, FC2: tl.constexpr, NORMS: tl.constexpr,
     LAYER: tl.constexpr,
-    HAS_MEMORY: tl.constexpr, IS_DROPPED: tl.constexpr, IS_KEPT: tl.constexpr,
+    HAS_MEMORY: tl.constexpr, IS_FIRST: tl.constexpr, IS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Encode a segment; where IS_KEPT, keep each layer's input and heads' outputs."""
+    """Go from the heads' outputs of a layer to the queries, keys and values of `layer`, the next.
+
+    Before the first layer stand the tokens, behind the last its norm and what comes out.
+    """
     segment = tl.program_id(0).to(tl.int64)
     rows, channels, others = tl.arange(0, TB), tl.arange(0, D), tl.arange(0, MB)
-    places, is_there = rows[:, None] * D + channels[None, :], rows[:, None] < T
-    x = _tokens(x_at + segment * T * D, T, positions, rows, channels, D)
-    if HAS_MEMORY:
-        memory = _tokens(memory_at + segment * M * D, M, positions, others, channels, D)
-        memory, _memory_scale = _normed(memory, D)
-    kept += segment * (2 * L + 1) * T * D
-    for layer in range(L):
-        w_in = weights + layer * LAYER
-        w_out, w1, w2, norm = w_in + OUT, w_in + FC1, w_in + FC2, w_in + NORMS
-        queries = tl.where(layer == L - 1, Q, T)
+    places, row_places = (
+        rows[:, None] * D + channels[None, :],
+        channels[:, None] * TB + rows[None, :],
+    )
+    at, weights = kept + segment * size + layer * stride, weights + layer * LAYER
+    if IS_FIRST:
+        x = _tokens(x_at + segment * T * D, T, positions, rows, channels, D)
+    else:
+        w_out, w1, w2 = weights - LAYER + OUT, weights - LAYER + FC1, weights - LAYER + FC2
+        found = tl.trans(tl.load(at - stride + TB * D + row_places))
+        x = tl.load(at - stride + places)
+        x += _projected(found, w_out, w_out + D * D, channels, D)
         n, _scale = _normed(x, D)
-        n = _scaled(n, norm, channels, D)
-        m = n
-        if HAS_MEMORY:
-            m = _scaled(memory, norm, channels, D)
-        b_in = w_in + 3 * D * D
-        q = _projected(n, w_in, b_in, channels, channels, D) * HEAD**-0.5
-        k = _projected(m, w_in, b_in, D + channels, channels, D)
-        v = _projected(m, w_in, b_in, 2 * D + channels, channels, D)
-        found = tl.zeros((TB, D), tl.float32)
-        key = tl.load(keys + segment).to(tl.uint32) + layer if IS_DROPPED else 0
-        for head in range(H):
-            is_own = (channels // HEAD == head)[None, :]
-            p = _softmax(tl.where(is_own, q, 0.0), k, M, others)
-            p *= _kept(key, head, queries, T - queries, M, below, rows, others, IS_DROPPED)
-            found += _dot(p, tl.where(is_own, v, 0.0))
-        if IS_KEPT:
-            tl.store(kept + 2 * layer * T * D + places, x, mask=is_there)
-            tl.store(kept + (2 * layer + 1) * T * D + places, found, mask=is_there)
-        x += _projected(found, w_out, w_out + D * D, channels, channels, D)
-        n, _scale = _normed(x, D)
-        n = _scaled(n, norm + 2 * D, channels, D)
+        n = _scaled(n, weights - LAYER + NORMS + 2 * D, channels, D)
         x += tl.load(w2 + D * F + channels)[None, :]
         for begin in range(0, F, CHUNK):
             hidden, _weight, chunk = _hidden(n, w1, w1 + D * F, begin, channels, D, CHUNK)
             x += _dot(hidden, tl.trans(_matrix(w2, F, channels, chunk)))
-    if IS_KEPT:
-        tl.store(kept + 2 * L * T * D + places, x, mask=is_there)
-    norm = weights + L * LAYER
+    tl.store(at + places, x)
     n, _scale = _normed(x, D)
-    n = _scaled(n, norm, channels, D)
-    is_out = is_there & (rows[:, None] >= T - Q)
-    tl.store(out + segment * Q * D + places - (T - Q) * D, n, mask=is_out)
+    if IS_LAST:
+        is_out = (rows[:, None] < T) & (rows[:, None] >= T - Q)
+        n = _scaled(n, weights, channels, D)
+        tl.store(out + segment * Q * D + places - (T - Q) * D, n, mask=is_out)
+    else:
+        n = _scaled(n, weights + NORMS, channels, D)
+        m = n
+        if HAS_MEMORY:
+            m = _tokens(memory_at + segment * M * D, M, positions, others, channels, D)
+            m, _scale = _normed(m, D)
+            m = _scaled(m, weights + NORMS, channels, D)
+        both, bias = tl.arange(0, 2 * D), weights + 3 * D * D
+        q = _across(n, weights, bias, channels, channels, D) * HEAD**-0.5
+        k_and_v = _across(m, weights + D * D, bias + D, both, channels, D)
+        tl.store(at + 2 * D * TB + row_places, q)
+        tl.store(at + 3 * D * TB + both[:, None] * MB + others[None, :], k_and_v)
 
 
-@triton.jit(do_not_specialize=_LENGTHS)
+@triton.jit(do_not_specialize=_NUMBERS)
+def attend_backward(
+    keys, kept, grads, layer, size, stride, T, M, Q, below,
+    D: tl.constexpr, HEAD: tl.constexpr, TB: tl.constexpr, MB: tl.constexpr,
+    IS_DROPPED: tl.constexpr,
+):  # fmt: skip
+    """Give the gradients of a head's queries, keys and values."""
+    segment, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    rows, others, begin = tl.arange(0, TB), tl.arange(0, MB), head * HEAD
+    at, grads = kept + segment * size + layer * stride, grads + segment * 3 * (TB + MB) * D
+    q_at, k_at = at + (2 * D + begin) * TB, at + 3 * D * TB + begin * MB
+    grad_at, grad_q_at = grads + (D + begin) * TB, grads + (2 * D + begin) * TB
+    grad_k_at = grads + 3 * D * TB + begin * MB
+    p, highest, total = _attention(q_at, k_at, M, others, HEAD, TB, MB)
+    stays = _kept(keys, layer, head, Q, T - Q, M, below, rows, others, IS_DROPPED)
+    grad_p = _outer(grad_at, k_at + D * MB, HEAD, TB, MB) * stays
+    common = tl.sum(grad_p * p, 1)
+    grad_scores = p * (grad_p - common[:, None])
+    for channel in tl.range(HEAD, loop_unroll_factor=4):
+        k = _channel(k_at, channel, MB)
+        tl.store(grad_q_at + channel * TB + rows, tl.sum(grad_scores * k[None, :], 1))
+    # The same turned, for sums over the queries.
+    p = tl.exp(_outer(k_at, q_at, HEAD, MB, TB) - highest[None, :]) / total[None, :]
+    p = tl.where(others[:, None] < M, p, 0.0)
+    stays = tl.trans(stays)
+    grad_p = _outer(k_at + D * MB, grad_at, HEAD, MB, TB) * stays
+    grad_scores = p * (grad_p - common[None, :])
+    p *= stays
+    for channel in tl.range(HEAD, loop_unroll_factor=4):
+        q, grad = _channel(q_at, channel, TB), _channel(grad_at, channel, TB)
+        tl.store(grad_k_at + channel * MB + others, tl.sum(grad_scores * q[None, :], 1))
+        tl.store(grad_k_at + (D + channel) * MB + others, tl.sum(p * grad[None, :], 1))
+
+
+@triton.jit(do_not_specialize=_NUMBERS)
 def backward(
-    x_at, memory_at, positions, keys, weights, kept, grad_out, grad_x, grad_memory, grad_weights,
-    T, M, Q, L, H, F, below,
-    D: tl.constexpr, HEAD: tl.constexpr, CHUNK: tl.constexpr,
+    memory_at, positions, weights, kept, grads, grad_out, grad_x, grad_memory, grad_weights,
+    layer, size, stride, T, M, Q, L,
+    D: tl.constexpr, HEAD: tl.constexpr, F: tl.constexpr, CHUNK: tl.constexpr,
     TB: tl.constexpr, MB: tl.constexpr,
     OUT: tl.constexpr, FC1: tl.constexpr, FC2: tl.constexpr, NORMS: tl.constexpr,
     LAYER: tl.constexpr,
-    HAS_MEMORY: tl.constexpr, IS_DROPPED: tl.constexpr,
+    HAS_MEMORY: tl.constexpr, IS_FIRST: tl.constexpr, IS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Give the gradients that a segment brings; those of weights are for the caller to add up."""
+    """Go back where `forward` went, and give the gradients of weights that the segment brings.
+
+    Those are for the caller to add up.
+    """
     segment = tl.program_id(0).to(tl.int64)
-    grads = grad_weights + segment * (L * LAYER + 2 * D)
     rows, channels, others = tl.arange(0, TB), tl.arange(0, D), tl.arange(0, MB)
+    places, row_places = (
+        rows[:, None] * D + channels[None, :],
+        channels[:, None] * TB + rows[None, :],
+    )
     square = channels[:, None] * D + channels[None, :]
-    places, is_there = rows[:, None] * D + channels[None, :], rows[:, None] < T
-    memory_places = others[:, None] * D + channels[None, :]
-    kept_at = kept + segment * (2 * L + 1) * T * D
-    if HAS_MEMORY:
-        memory = _tokens(memory_at + segment * M * D, M, positions, others, channels, D)
-        memory, memory_scale = _normed(memory, D)
-        grad_m = tl.zeros((MB, D), tl.float32)
-    norm, to_norm = weights + L * LAYER, grads + L * LAYER
-    n, scale = _normed(tl.load(kept_at + 2 * L * T * D + places, mask=is_there, other=0.0), D)
-    is_out = is_there & (rows[:, None] >= T - Q)
-    grad = tl.load(grad_out + segment * Q * D + places - (T - Q) * D, mask=is_out, other=0.0)
-    tl.store(to_norm + channels, tl.sum(grad * n, 0))
-    tl.store(to_norm + D + channels, tl.sum(grad, 0))
-    grad = _normed_grad(grad * tl.load(norm + channels)[None, :], n, scale, D)
-    for down in range(L):
-        layer = L - 1 - down
-        w_in = weights + layer * LAYER
-        to_in = grads + layer * LAYER
-        b_in = w_in + 3 * D * D
-        w_out, w1, w2, norm = w_in + OUT, w_in + FC1, w_in + FC2, w_in + NORMS
-        to_out, to_1, to_2, to_norm = to_in + OUT, to_in + FC1, to_in + FC2, to_in + NORMS
-        x = tl.load(kept_at + 2 * layer * T * D + places, mask=is_there, other=0.0)
-        found = tl.load(kept_at + (2 * layer + 1) * T * D + places, mask=is_there, other=0.0)
-        # The feed-forward block.
-        n, scale = _normed(x + _projected(found, w_out, w_out + D * D, channels, channels, D), D)
-        gain = tl.load(norm + 2 * D + channels)[None, :]
-        ready = n * gain + tl.load(norm + 3 * D + channels)[None, :]
+    is_there = rows[:, None] < T
+    at, weights = kept + segment * size + layer * stride, weights + layer * LAYER
+    to, grads = grad_weights + segment * (L * LAYER + 2 * D), grads + segment * 3 * (TB + MB) * D
+    to += layer * LAYER
+    n, scale = _normed(tl.load(at + places), D)
+    if IS_LAST:
+        is_out = is_there & (rows[:, None] >= T - Q)
+        inner = tl.load(grad_out + segment * Q * D + places - (T - Q) * D, mask=is_out, other=0.0)
+        grad_gain, grad_offset = tl.sum(inner * n, 0), tl.sum(inner, 0)
+        gain, to_norm = tl.load(weights + channels)[None, :], to
+        grad = tl.zeros((TB, D), tl.float32)
+    else:
+        gain = tl.load(weights + NORMS + channels)[None, :]
+        offset = tl.load(weights + NORMS + D + channels)[None, :]
+        to_norm, to_bias = to + NORMS, to + 3 * D * D
+        grad = tl.load(grads + places)
+        both = tl.arange(0, 2 * D)
+        both_places = D * D + both[:, None] * D + channels[None, :]
+        grad_q = tl.load(grads + 2 * D * TB + row_places) * HEAD**-0.5
+        grad_k_and_v = tl.load(grads + 3 * D * TB + both[:, None] * MB + others[None, :])
+        tl.store(to + square, _dot(grad_q, n * gain + offset))
+        tl.store(to_bias + channels, tl.sum(grad_q, 1))
+        tl.store(to_bias + D + both, tl.sum(grad_k_and_v, 1))
+        inner = _dot(tl.trans(grad_q), tl.load(weights + square))
+        of_memory = _dot(tl.trans(grad_k_and_v), tl.load(weights + both_places))
+        if HAS_MEMORY:
+            m = _tokens(memory_at + segment * M * D, M, positions, others, channels, D)
+            m, m_scale = _normed(m, D)
+            tl.store(to + both_places, _dot(grad_k_and_v, m * gain + offset))
+            grad_gain = tl.sum(inner * n, 0) + tl.sum(of_memory * m, 0)
+            grad_offset = tl.sum(inner, 0) + tl.sum(of_memory, 0)
+            memory_places = others[:, None] * D + channels[None, :]
+            grad_m_at = grads + (3 * TB + 2 * MB) * D + memory_places
+            is_begun = tl.zeros((MB, 1), tl.int32) + layer < L - 1
+            grad_m = tl.load(grad_m_at, mask=is_begun, other=0.0)
+            grad_m += _normed_grad(of_memory * gain, m, m_scale, D)
+            if IS_FIRST:
+                tl.store(
+                    grad_memory + segment * M * D + memory_places,
+                    grad_m * D**0.5,
+                    mask=others[:, None] < M,
+                )
+            else:
+                tl.store(grad_m_at, grad_m)
+        else:
+            tl.store(to + both_places, _dot(grad_k_and_v, n * gain + offset))
+            inner += of_memory
+            grad_gain, grad_offset = tl.sum(inner * n, 0), tl.sum(inner, 0)
+    tl.store(to_norm + channels, grad_gain)
+    tl.store(to_norm + D + channels, grad_offset)
+    grad += _normed_grad(inner * gain, n, scale, D)
+    if IS_FIRST:
+        tl.store(grad_x + segment * T * D + places, grad * D**0.5, mask=is_there)
+    else:
+        at, weights, to = at - stride, weights - LAYER, to - LAYER
+        w_out, w1, w2, norm = weights + OUT, weights + FC1, weights + FC2, weights + NORMS + 2 * D
+        to_out, to_1, to_2, to_norm = to + OUT, to + FC1, to + FC2, to + NORMS + 2 * D
+        found = tl.load(at + TB * D + row_places)
+        n = _projected(tl.trans(found), w_out, w_out + D * D, channels, D)
+        n, scale = _normed(tl.load(at + places) + n, D)
+        gain = tl.load(norm + channels)[None, :]
+        ready = n * gain + tl.load(norm + D + channels)[None, :]
         tl.store(to_2 + D * F + channels, tl.sum(grad, 0))
         inner = tl.zeros((TB, D), tl.float32)
         for begin in range(0, F, CHUNK):
             hidden, weight, chunk = _hidden(ready, w1, w1 + D * F, begin, channels, D, CHUNK)
-            at = channels[:, None] * F + chunk[None, :]
-            tl.store(to_2 + at, _dot(tl.trans(grad), hidden))
-            grad_hidden = _dot(grad, tl.load(w2 + at))
+            turned = channels[None, :] * F + chunk[:, None]
+            tl.store(to_2 + turned, _dot(tl.trans(hidden), grad))
+            grad_hidden = _dot(grad, tl.trans(tl.load(w2 + turned)))
             grad_hidden = tl.where(hidden <= 0, 0.0, grad_hidden)
-            at = chunk[:, None] * D + channels[None, :]
-            tl.store(to_1 + at, _dot(tl.trans(grad_hidden), ready))
+            chunk_places = chunk[:, None] * D + channels[None, :]
+            tl.store(to_1 + chunk_places, _dot(tl.trans(grad_hidden), ready))
             tl.store(to_1 + D * F + chunk, tl.sum(grad_hidden, 0))
             inner += _dot(grad_hidden, weight)
-        tl.store(to_norm + 2 * D + channels, tl.sum(inner * n, 0))
-        tl.store(to_norm + 3 * D + channels, tl.sum(inner, 0))
+        tl.store(to_norm + channels, tl.sum(inner * n, 0))
+        tl.store(to_norm + D + channels, tl.sum(inner, 0))
         grad += _normed_grad(inner * gain, n, scale, D)
-        # Attention.
-        tl.store(to_out + square, _dot(tl.trans(grad), found))
+        tl.store(to_out + square, _dot(tl.trans(grad), tl.trans(found)))
         tl.store(to_out + D * D + channels, tl.sum(grad, 0))
-        grad_found = _dot(grad, tl.load(w_out + square))
-        n, scale = _normed(x, D)
-        gain = tl.load(norm + channels)[None, :]
-        offset = tl.load(norm + D + channels)[None, :]
-        ready = n * gain + offset
-        attended = ready
-        if HAS_MEMORY:
-            attended = memory * gain + offset
-        q = _projected(ready, w_in, b_in, channels, channels, D) * HEAD**-0.5
-        k = _projected(attended, w_in, b_in, D + channels, channels, D)
-        v = _projected(attended, w_in, b_in, 2 * D + channels, channels, D)
-        queries = tl.where(layer == L - 1, Q, T)
-        key = tl.load(keys + segment).to(tl.uint32) + layer if IS_DROPPED else 0
-        grad_q = tl.zeros((TB, D), tl.float32)
-        grad_k = tl.zeros((MB, D), tl.float32)
-        grad_v = tl.zeros((MB, D), tl.float32)
-        for head in range(H):
-            is_own = (channels // HEAD == head)[None, :]
-            own_q, own_grad = tl.where(is_own, q, 0.0), tl.where(is_own, grad_found, 0.0)
-            p = _softmax(own_q, k, M, others)
-            stays = _kept(key, head, queries, T - queries, M, below, rows, others, IS_DROPPED)
-            grad_v += _dot(tl.trans(p * stays), own_grad)
-            grad_p = _dot(own_grad, tl.trans(v)) * stays
-            grad_p = p * (grad_p - tl.sum(grad_p * p, 1)[:, None])
-            grad_q += tl.where(is_own, _dot(grad_p, k), 0.0)
-            grad_k += _dot(tl.trans(grad_p), own_q)
-        grad_q *= HEAD**-0.5
-        to_bias = to_in + 3 * D * D + channels
-        tl.store(to_in + square, _dot(tl.trans(grad_q), ready))
-        tl.store(to_bias, tl.sum(grad_q, 0))
-        tl.store(to_in + D * D + square, _dot(tl.trans(grad_k), attended))
-        tl.store(to_bias + D, tl.sum(grad_k, 0))
-        tl.store(to_in + 2 * D * D + square, _dot(tl.trans(grad_v), attended))
-        tl.store(to_bias + 2 * D, tl.sum(grad_v, 0))
-        inner = _dot(grad_q, tl.load(w_in + square))
-        of_memory = _dot(grad_k, tl.load(w_in + D * D + square))
-        of_memory += _dot(grad_v, tl.load(w_in + 2 * D * D + square))
-        if HAS_MEMORY:
-            grad_gain = tl.sum(inner * n, 0) + tl.sum(of_memory * memory, 0)
-            grad_offset = tl.sum(inner, 0) + tl.sum(of_memory, 0)
-            grad_m += _normed_grad(of_memory * gain, memory, memory_scale, D)
-        else:
-            inner += of_memory
-            grad_gain, grad_offset = tl.sum(inner * n, 0), tl.sum(inner, 0)
-        tl.store(to_norm + channels, grad_gain)
-        tl.store(to_norm + D + channels, grad_offset)
-        grad += _normed_grad(inner * gain, n, scale, D)
-    tl.store(grad_x + segment * T * D + places, grad * D**0.5, mask=is_there)
-    if HAS_MEMORY:
-        tl.store(
-            grad_memory + segment * M * D + memory_places,
-            grad_m * D**0.5,
-            mask=others[:, None] < M,
-        )
+        grad_found = _dot(tl.trans(tl.load(w_out + square)), tl.trans(grad))
+        tl.store(grads + places, grad)
+        tl.store(grads + D * TB + row_places, grad_found)
