@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import torch
@@ -31,7 +30,7 @@ def batches(
     if isinstance(split, DeviceSplit):
         return split.batches(rows, options)
     # batch_size=None hands each whole list of rows to Split at once.
-    loader = _Loader(
+    return _Loader(
         split,
         batch_size=None,
         sampler=_Sampler(split, options.rows(rows), options),
@@ -41,30 +40,6 @@ def batches(
         # Its own: PyTorch's, which checkpoints keep, then depends on the steps alone.
         generator=torch.Generator(),
     )
-    has_to_wait = options.device.type == "cuda" and not options.num_workers
-    return _Ahead(loader, options.device) if has_to_wait else loader
-
-
-class _Ahead:
-    """Batches of a loader, of which a thread reads the next while a GPU works on the last."""
-
-    def __init__(self, loader: _Loader, device: torch.device) -> None:
-        self._loader, self._device = loader, device
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        rest = iter(self._loader)
-        with ThreadPoolExecutor(1) as reader:
-            batch = reader.submit(self._next, rest)
-            while (found := batch.result()) is not None:
-                batch = reader.submit(self._next, rest)
-                yield found
-
-    def _next(self, rest: Iterator[Batch]) -> Batch | None:
-        with torch.cuda.device(self._device):  # whose memory it pins
-            return next(rest, None)
 
 
 def _outlast_interrupts(_worker: int) -> None:

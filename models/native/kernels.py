@@ -180,10 +180,8 @@ def forward(
     """
     segment = tl.program_id(0).to(tl.int64)
     rows, channels, others = tl.arange(0, TB), tl.arange(0, D), tl.arange(0, MB)
-    places, row_places = (
-        rows[:, None] * D + channels[None, :],
-        channels[:, None] * TB + rows[None, :],
-    )
+    places = rows[:, None] * D + channels[None, :]
+    row_places = channels[:, None] * TB + rows[None, :]
     at, weights = kept + segment * size + layer * stride, weights + layer * LAYER
     if IS_FIRST:
         x = _tokens(x_at + segment * T * D, T, positions, rows, channels, D)
@@ -268,10 +266,8 @@ def backward(
     """
     segment = tl.program_id(0).to(tl.int64)
     rows, channels, others = tl.arange(0, TB), tl.arange(0, D), tl.arange(0, MB)
-    places, row_places = (
-        rows[:, None] * D + channels[None, :],
-        channels[:, None] * TB + rows[None, :],
-    )
+    places = rows[:, None] * D + channels[None, :]
+    row_places = channels[:, None] * TB + rows[None, :]
     square = channels[:, None] * D + channels[None, :]
     is_there = rows[:, None] < T
     at, weights = kept + segment * size + layer * stride, weights + layer * LAYER

@@ -73,7 +73,7 @@ def _try_kernels(
     if problem := unsuited(width, heads, feedforward, device):
         return problem
     part = "gradients" if learns else "outputs"
-    print_line(f"Making the encoders' kernels ({part}); the first time takes up to half a minute")
+    print_line(f"Making the encoders' kernels ({part}); the first time takes up to a minute")
     try:
         made = Kernels(width, heads, feedforward)
         self_test(made, width, heads, feedforward, device, learns)

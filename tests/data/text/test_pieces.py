@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data.text.bert import make_tokenizer
 from data.text.encoder import TextEncoder
-from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_of, write_pieces
+from data.text.pieces import (
+    PieceCutter,
+    kept_pieces,
+    vocabulary_digest,
+    vocabulary_of,
+    write_pieces,
+)
 from system.errors import InputError
 from tests.data.text.test_encoder import MINILM
 from tests.golden import GOLDEN
@@ -31,6 +39,11 @@ def test_pieces_are_written_as_ids_and_mask(minilm, tmp_path):
     found = np.load(tmp_path / "pieces50.npy")
     np.testing.assert_array_equal(found, expected)
     assert found.nbytes == 200 * len(sentences)
+
+
+@given(st.text(st.sampled_from("aé ΟΣ好,[UNK]\t\n\x1c\x85\xa0\u2028\u200b")))
+def test_words_cut_by_themselves_give_the_sentences_pieces(minilm, sentence):
+    assert kept_pieces(minilm.tokenizer, sentence) == minilm.tokenizer.tokenize(sentence)[:48]
 
 
 def test_pieces_of_words_tell_the_position_of_their_word(by_word, minilm):
