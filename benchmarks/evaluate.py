@@ -1,4 +1,4 @@
-"""Evaluation: eager PyTorch against this program, without and with its C++ encoder.
+"""Evaluation: eager PyTorch against this program, without and with its C++.
 
     python -m benchmarks.evaluate [--cases 50@16 50@128 500/375@16x3] [--rounds 7] [--device cpu]
                                   [--precision float32]

@@ -2,7 +2,7 @@
 
 Three sides run in one process, in turn, round after round; a round is a whole pass over a made-up
 split, loading included. The first is benchmarks/eager.py, loading one segment at a time; then come
-this program on PyTorch's operators, and on its C++ encoder.
+this program on PyTorch's operators, and on its C++ encoders and LSTMs.
 """
 
 from __future__ import annotations

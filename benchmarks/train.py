@@ -1,4 +1,4 @@
-"""Training: eager PyTorch against this program, without and with its C++ encoder.
+"""Training: eager PyTorch against this program, without and with its C++.
 
     python -m benchmarks.train [--cases 50@16 50@128 500/375@16x3] [--rounds 7] [--device cpu]
                                [--precision float32]

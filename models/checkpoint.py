@@ -136,11 +136,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = load_torch_file(path, "a checkpoint", _ADVICE)
     if _is_state_dict(content):
         content = {"model_state_dict": content}
-    weights = content.pop("model_state_dict", None) if isinstance(content, dict) else None
+    named = [name for name in _WEIGHTS if isinstance(content, dict) and name in content]
+    weights = content.pop(named[0]) if named else None
     if not _is_state_dict(weights):
         raise InputError(
-            f"{path} is not a checkpoint: expected a dict with a model_state_dict of tensors, or "
-            f"these alone; {_ADVICE}"
+            f"{path} is not a checkpoint: expected a dict with a {' or '.join(_WEIGHTS)} of "
+            f"tensors, or these alone; {_ADVICE}"
         )
     if isinstance(content.get("sizes"), dict):  # this program before it had other models
         sizes = content.pop("sizes")
@@ -157,6 +158,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 _ADVICE = "give a .pth file written by main_msaf.py --train or the released code."
+_WEIGHTS = ("model_state_dict", "state_dict")  # ours, and what many programs write
 _PARTS = {"model": str, "config": dict, "widths": dict, "outputs": int, "text_encoder": dict}
 
 

@@ -126,7 +126,7 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 def read_json(path: Path, advice: str = "") -> Any:
     """Read JSON; raises InputError, which ends with `advice`, when it is something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark in front
     except (ValueError, RecursionError) as error:  # no UTF-8, digits without end, nested too deep
         raise InputError(f"{path} is not JSON: {error}{advice}.") from error
 

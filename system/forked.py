@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from system.cpus import share_cpus, usable_cpus
-from system.errors import InputError
+from system.errors import InputError, described
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,7 +99,7 @@ def _work(
                 try:
                     result, error = function(item), None
                 except Exception as raised:
-                    result, error = None, raised
+                    result, error = None, _sendable(raised)
                 # From this protocol on, arrays go through the pipe without a copy.
                 pickle.dump((result, error), target, protocol=5)
                 target.flush()
@@ -108,6 +108,15 @@ def _work(
         os._exit(0)
     finally:  # nothing of what the first process does at its end
         os._exit(1)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an exception that can be pickled and back: itself, or one with its type and words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(described(error))
+    return error
 
 
 def _widen(sender: int) -> None:

@@ -39,6 +39,8 @@ def lock_folder(
                 stack.callback(_remove_if_unused, folder, lock)
         except Timeout:
             raise FolderInUse(what_is_at_work, folder, option) from None
+        except (FileExistsError, NotADirectoryError):  # which making the folder tells of
+            raise
         except OSError as error:  # a network drive without locks, or a folder only to be read
             warnings.warn(
                 f"{folder} cannot be locked ({error.strerror}); let no other program write into "

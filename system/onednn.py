@@ -14,7 +14,7 @@ def multiplies(x: Tensor) -> bool:
     return is_built_in and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, then: str = "none") -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
     """Map `(..., d)` to `(..., e)` without gradients; `then` is "none" or "gelu"."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
     return result

@@ -12,6 +12,7 @@ _KINDS = {
     b"\x1f\x8b": "compressed by gzip; unpack it first (gunzip)",
     b"BZh": "compressed by bzip2; unpack it first (bunzip2)",
     b"\xfd7zXZ": "compressed by xz; unpack it first (unxz)",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard; unpack it first (unzstd)",
     b"PK\x03\x04": "a zip archive; unpack it first (unzip)",
     b"Rar!": "a rar archive; unpack it first",
     b"7z\xbc\xaf": "a 7z archive; unpack it first",
@@ -33,6 +34,8 @@ def what_it_is(path: Path) -> str | None:
         return None  # a zip archive that torch.save wrote: a damaged one
     if not start:
         return "an empty file; delete it and download it anew"
+    if start[257:262] == b"ustar":  # where tar has its mark
+        return "a tar archive; unpack it first (tar -xf)"
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     return next(
         (kind for begin, kind in _KINDS.items() if start.lower().startswith(begin.lower())), None

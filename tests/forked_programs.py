@@ -36,13 +36,20 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run_program(
-    name: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
+    name: str,
+    *arguments: object,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Done:
-    """Run a program to its end, as subprocess.run does that captures its text."""
+    """Run a program to its end, as subprocess.run does that captures its text.
+
+    `before` is called in its process.
+    """
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / stream for stream in ("out", "err")]
         command = [str(ROOT / name), *map(str, arguments)]
-        process = start_program(command, outputs, cwd, env)
+        process = start_program(command, outputs, cwd, env, before)
         process.join(SECONDS)
         if process.exitcode is None:
             process.kill()

@@ -44,6 +44,8 @@ def check_options(
                 parser.error(f"--{this} and --{other} exclude each other")
     if arguments["bert"] and not arguments["predict"]:
         parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
+    if arguments.get("set") and config.checkpoint is not None:
+        parser.error("--set goes without --checkpoint, whose model has its settings")
     for name in ("predict", "export", "table", "attention"):
         if arguments[name] and not config.save:
             parser.error(f"--{name} writes files: leave --no_save out")

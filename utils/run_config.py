@@ -5,7 +5,6 @@ The command line is made from it, `run.json` and checkpoints hold it. Nothing sl
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from system.console import (
 )
 from system.devices import PRECISIONS
 from system.errors import InputError
+from system.files import read_json
 
 AS_PREPARED = "auto"  # for --finetune_bert: the BERT that encoded the text
 DEFAULT_MODEL, DEFAULT_TASK = "nhfnet", "sentiment"
@@ -137,7 +137,7 @@ class RunConfig(CheckedConfig):
     )
     compile: bool = setting(False, truth_value, "use torch.compile, which takes minutes to start")
     native: bool = setting(
-        True, truth_value, "run the encoders in PyTorch instead of C++ (CPU) or Triton (CUDA)"
+        True, truth_value, "run encoders and LSTMs in PyTorch, not in C++ (CPU) or Triton (CUDA)"
     )
     num_workers: int | None = setting(
         None,
@@ -213,10 +213,7 @@ def read_run_config(path: Path) -> RunConfig:
     """
     if not path.is_file():
         raise InputError(f"--config: no file {path}; give the run.json of a run.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"--config {path} is not JSON: {error}.") from error
+    content = read_json(path)
     values = content.get("config", content) if isinstance(content, dict) else None
     if not isinstance(values, dict):
         raise InputError(f"--config {path} holds no settings; give the run.json of a run.")

@@ -8,6 +8,7 @@ feature extraction writes; MulT (github.com/yaohungt/Multimodal-Transformer) has
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,13 @@ def _read_file(path: Path) -> dict[str, Any]:
         )
     splits = {name: content[name] for name in SPLIT_NAMES if name in content}
     if splits:
+        others = {name: None for name in content if name not in splits}
+        if others:
+            known = listed(dict.fromkeys(SPLIT_NAMES))
+            warnings.warn(
+                f"{path}: {listed(others)}, which it holds too, is not taken: splits are {known}",
+                stacklevel=2,
+            )
         return splits
     if "vision" in content or "feature_V" in content:
         return {"test": content}

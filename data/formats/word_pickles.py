@@ -19,7 +19,11 @@ import numpy as np
 from system.errors import InputError
 from system.torch_layout import BoundedFile
 
-SPLIT_NAMES = {"train": "train", "valid": "val", "dev": "val", "val": "val", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    **dict.fromkeys(("valid", "dev", "val", "validation"), "val"),
+    "test": "test",
+}
 _MOST_WORDS = 50  # the last ones, as the alignment by word keeps
 _OPCODES_READ = 30
 

@@ -92,6 +92,8 @@ class PickleSource:
         if not self.uses_labels:
             splits = {name: replace(split, labels=None) for name, split in content.splits.items()}
             content = replace(content, splits=splits)
+        elif len(content.splits) > 1:
+            self._warn_of_missing_labels(content.splits)
         self._refuse_labels_like_sims(content)
         takes_text = self._takes_text(content)
         left_out: Counter[str] = Counter({"segment has no words": content.without_words})
@@ -121,6 +123,15 @@ class PickleSource:
                 f"{self.path}: all labels lie in [-{limit}, {limit}], as SIMS's do, where those "
                 "of CMU-MOSEI and CMU-MOSI go to 3; say whose they are with --dataset sims, "
                 "mosei or mosi."
+            )
+
+    def _warn_of_missing_labels(self, splits: dict[str, PickleSplit]) -> None:
+        without = [name for name, split in splits.items() if split.labels is None]
+        if without:
+            warnings.warn(
+                f"{self.path}: no 'regression_labels' or 'labels' in {', '.join(without)}: there "
+                "is nothing to learn from or to score",
+                stacklevel=3,
             )
 
     def _takes_text(self, content: PickleContent) -> bool:

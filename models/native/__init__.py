@@ -1,4 +1,4 @@
-"""The encoder in C++, for CPUs, and in Triton, for GPUs: `accelerate(model)` puts it in place."""
+"""Encoders and LSTMs in C++ on CPUs, encoders in Triton on GPUs: `accelerate` puts them in."""
 
 from models.native.encoder import accelerate
 

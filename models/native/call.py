@@ -18,9 +18,9 @@ from models.native.weights import Weights, listed_weights
 ABI = 2  # of Call and of the library's functions
 
 
-_forked: list[bool] = []  # filled in a process that was forked: PyTorch's threads are not there
+forked: list[bool] = []  # filled in a process that was forked: PyTorch's threads are not there
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _forked.append(True))
+    os.register_at_fork(after_in_child=lambda: forked.append(True))
 
 
 class Call(ctypes.Structure):
@@ -110,7 +110,7 @@ def _make_call(request: Request, x: Tensor, memory: Tensor | None) -> tuple[Call
     positions = sinusoids(longest, x.shape[2], x.device)
     call = Call(
         threads=request.threads,
-        has_own_threads=bool(_forked),
+        has_own_threads=bool(forked),
         batch=len(x),
         tokens=tokens,
         memory_tokens=0 if memory is None else memory.shape[1],

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,18 @@ _PROCESSOR_FLAGS = (("-march=native",), ())
 
 class Unavailable(Exception):
     """There is no compiled code here; the message says why."""
+
+
+def load_or_warn(
+    source: Path, make: Callable[[ctypes.CDLL], Library], **macros: int
+) -> Library | str:
+    """Return what `load` returns, or why there is none, of which one warning tells."""
+    try:
+        return load(source, make, **macros)
+    except Unavailable as problem:
+        # Of this line: that there is no compiler is told once, whoever wants one.
+        warnings.warn(f"{problem}; a step takes up to three times as long", stacklevel=1)
+        return str(problem)
 
 
 def load(source: Path, make: Callable[[ctypes.CDLL], Library], **macros: int) -> Library:

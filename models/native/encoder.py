@@ -6,44 +6,40 @@ import os
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules import module as all_modules
 
 from models.layers.encoder import Encoder, Extras
-from models.layers.tracing import is_tracing
+from models.layers.lstm import LSTM
 from models.native.encoding import CompiledEncoder, Request, encode
 from models.native.library import kernels, library
+from models.native.lstm import NativeLSTM, is_compiled
 from models.native.packing import share_weights
+from models.native.plain_call import is_plain_call
 from models.native.weights import plain_weights
 
-# PyTorch's hooks on all modules: its own `_has_any_global_hook` is of version 2.9 or later.
-_GLOBAL_HOOKS = (
-    *(all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks),
-    *(all_modules._global_backward_hooks, all_modules._global_backward_pre_hooks),
-)
 _TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
 
 
 def accelerate(
     model: nn.Module, threads: int | None = None, device: torch.device | None = None
 ) -> nn.Module:
-    """Put a `NativeEncoder` in the place of every `Encoder` in `model`, and return the model.
+    """Put native ones in the place of every `Encoder` and `LSTM` in `model`, and return the model.
 
     Parameters, their names and the optimizer that has them stay. Where there is no compiled
-    code for an encoder on the `device` that the model will run on, by default a CPU, it stays as
-    it is, as one with extras always does; when that is a failure, one warning says why. On a CPU
-    it uses `threads`, by default as many as PyTorch. NHFNET_NATIVE=0 in the environment leaves
+    code for one on the `device` that the model will run on, by default a CPU, it stays as it is,
+    as an encoder with extras always does; when that is a failure, one warning says why. On a CPU
+    they use `threads`, by default as many as PyTorch. NHFNET_NATIVE=0 in the environment leaves
     all as it is.
     """
     if os.environ.get("NHFNET_NATIVE") == "0":
         return model
-    natives: dict[nn.Module, nn.Module] = {
-        module: NativeEncoder.of(module, threads)
-        for module in list(model.modules())
-        if type(module) is Encoder
-        and module.extras == Extras()
-        and _compiled(module, device or torch.device("cpu"), learns=False) is not None
-    }
+    device = device or torch.device("cpu")
+    natives: dict[nn.Module, nn.Module] = {}
+    for module in list(model.modules()):
+        if type(module) is Encoder and module.extras == Extras():
+            if _compiled(module, device, learns=False) is not None:
+                natives[module] = NativeEncoder.of(module, threads)
+        elif type(module) is LSTM and device.type == "cpu" and is_compiled(module):
+            natives[module] = NativeLSTM.of(module, threads)
     for module in list(model.modules()):
         for name, child in list(module._modules.items()):
             if child in natives:
@@ -75,7 +71,7 @@ class NativeEncoder(Encoder):
     ) -> Tensor:
         """Encode as `Encoder.forward` does."""
         keys = self.active_keys(x, dropout_keys)
-        if _is_plain_call() and _fit(self, x, memory, keys):
+        if is_plain_call() and _fit(self, x, memory, keys):
             compiled = _compiled(self, x.device, torch.is_grad_enabled())
             if compiled is not None and _longest(x, memory) <= compiled.longest:
                 weights = plain_weights(self, compiled.weights, x.device)
@@ -107,18 +103,6 @@ def _compiled(encoder: Encoder, device: torch.device, learns: bool) -> CompiledE
 
 def _longest(x: Tensor, memory: Tensor | None) -> int:
     return x.shape[1] if memory is None else max(x.shape[1], memory.shape[1])
-
-
-def _is_plain_call() -> bool:
-    """Tell whether nobody wants to see, or transform, the operators or modules of a call."""
-    return not (
-        torch.compiler.is_compiling()
-        or is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or forward_ad._current_level >= 0
-        or any(_GLOBAL_HOOKS)
-    )
 
 
 def _fit(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None) -> bool:

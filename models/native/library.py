@@ -42,11 +42,7 @@ def library(width: int, heads: int, feedforward: int) -> Library | str:
         return made
 
     sizes = {"WIDTH": width, "HEADS": heads, "FEEDFORWARD": feedforward}
-    try:
-        return compiler.load(_SOURCE, tested, ABI=ABI, **sizes)
-    except compiler.Unavailable as problem:
-        warnings.warn(f"{problem}; a step takes about three times as long", stacklevel=2)
-        return str(problem)
+    return compiler.load_or_warn(_SOURCE, tested, ABI=ABI, **sizes)
 
 
 def kernels(

@@ -2,25 +2,41 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "vectors.h"
 
 namespace {
 
+constexpr int TILE_ROWS = LANES / 2;  // of two vectors: what the registers hold
+
+// Calls `work` with 0, 1, ... below COUNT as constants: GCC keeps an array in registers only where
+// its indices are that, and unrolls loops too late for it.
+template <int COUNT, typename Work>
+inline __attribute__((always_inline)) void unrolled(const Work& work) {
+    if constexpr (COUNT > 0) {
+        unrolled<COUNT - 1>(work);
+        work(std::integral_constant<int, COUNT - 1>{});
+    }
+}
+
 template <int ROWS, int VECTORS>
 void tile(const float* a, long row, long column, const float* b, long b_row, float* c, long c_row,
           int inner) {
     Vector sum[ROWS][VECTORS];
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) sum[r][v] = at(c + r * c_row + v * LANES);
+    unrolled<ROWS>([&](auto r) {
+        unrolled<VECTORS>([&](auto v) { sum[r][v] = at(c + r * c_row + v * LANES); });
+    });
     for (int k = 0; k < inner; k++) {
         Vector factor[VECTORS];
-        for (int v = 0; v < VECTORS; v++) factor[v] = at(b + k * b_row + v * LANES);
-        for (int r = 0; r < ROWS; r++)
-            for (int v = 0; v < VECTORS; v++) sum[r][v] += a[r * row + k * column] * factor[v];
+        unrolled<VECTORS>([&](auto v) { factor[v] = at(b + k * b_row + v * LANES); });
+        unrolled<ROWS>([&](auto r) {
+            unrolled<VECTORS>([&](auto v) { sum[r][v] += a[r * row + k * column] * factor[v]; });
+        });
     }
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) at(c + r * c_row + v * LANES) = sum[r][v];
+    unrolled<ROWS>([&](auto r) {
+        unrolled<VECTORS>([&](auto v) { at(c + r * c_row + v * LANES) = sum[r][v]; });
+    });
 }
 
 template <int ROWS, int VECTORS>
@@ -34,19 +50,9 @@ void tiles(const float* a, long row, long column, const float* b, long b_row, fl
 // be read transposed. `rows` is a multiple of 8, `columns` of LANES.
 void add_product(const float* a, long row, long column, const float* b, long b_row, float* c,
                  long c_row, int rows, int columns, int inner) {
-    for (int n = 0; n < columns; n += TILE * LANES) {
-        const int vectors = (columns - n) / LANES;
-        const auto part = [&](auto multiply) {
-            multiply(a, row, column, b + n, b_row, c + n, c_row, rows, inner);
-        };
-        if (vectors >= TILE)
-            part(tiles<4, TILE>);
-        else if (vectors == 3)
-            part(tiles<4, 3>);
-        else if (vectors == 2)
-            part(tiles<8, 2>);
-        else
-            part(tiles<8, 1>);
+    for (int n = 0; n < columns; n += 2 * LANES) {
+        const auto multiply = columns - n > LANES ? tiles<TILE_ROWS, 2> : tiles<8, 1>;
+        multiply(a, row, column, b + n, b_row, c + n, c_row, rows, inner);
     }
 }
 

@@ -6,6 +6,5 @@ namespace {
 constexpr int D = WIDTH, H = HEADS, HEAD = D / H, F = FEEDFORWARD;
 static_assert(D % 16 == 0 && F % 16 == 0 && D % H == 0 && HEAD % 4 == 0, "sizes");
 constexpr float EPSILON = 1e-5f;  // of the layer norms
-constexpr float LN_2 = 0.693147181f;
 
 }  // namespace

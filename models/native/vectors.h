@@ -1,4 +1,4 @@
-// A register of tokens, and turning tokens from lanes to rows.
+// A register of tokens, powers in it, and turning tokens from lanes to rows.
 #pragma once
 
 #include <cstdint>
@@ -6,9 +6,9 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE = 4;  // TILE: vectors side by side in a product's inner tile
+constexpr int LANES = 16;
 #else
-constexpr int LANES = 8, TILE = 2;
+constexpr int LANES = 8;
 #endif
 typedef float Vector __attribute__((vector_size(LANES * 4), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(LANES * 4), may_alias));
@@ -35,6 +35,23 @@ int padded(int tokens) { return (tokens + LANES - 1) / LANES * LANES; }
 Vector& at(float* x) { return *reinterpret_cast<Vector*>(x); }
 const Vector& at(const float* x) { return *reinterpret_cast<const Vector*>(x); }
 Vector same(float value) { return Vector{} + value; }
+
+constexpr float LN_2 = 0.693147181f;
+
+// 2^x for x <= 0, to a float's precision: the whole part becomes the exponent, a polynomial
+// (fitted at Chebyshev's points; exact at 0, relative error 5e-9) the rest.
+Vector power_of_two(Vector x) {
+    x = x < -126.0f ? same(-126.0f) : x;     // not-a-number stays
+    const Vector shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds, and holds the whole part
+    const Vector rest = x - (shifted - 12582912.0f);
+    Vector power = rest * 0.000154614475f + 0.00133908674f;
+    power = power * rest + 0.00961805667f;
+    power = power * rest + 0.055503571f;
+    power = power * rest + 0.240226509f;
+    power = power * rest + 0.693147188f;
+    power = power * rest + 1.0f;
+    return (Vector)((Bits)power + ((Bits)shifted << 23));
+}
 
 // Four rows of lanes to each lane's four values, group by group of four lanes.
 void transpose(const Vector (&rows)[4], Vector (&groups)[4]) {

@@ -510,7 +510,11 @@ def test_a_bare_state_dict_loads_whatever_was_around_the_model(tmp_path, prefix)
     torch.manual_seed(0)
     model = NHFNet(NHFNetConfig(), WIDTHS)
     weights = {prefix + name: weight for name, weight in model.state_dict().items()}
-    for content in (weights, {"model_state_dict": weights}):
+    for content in (
+        weights,
+        {"model_state_dict": weights},
+        {"epoch": 3, "state_dict": weights, "optimizer": {"param_groups": []}},
+    ):
         loaded = NHFNet.from_checkpoint(save(tmp_path / "bare.pth", content))
         assert loaded.widths == WIDTHS
         assert_same_weights(loaded.state_dict(), model.state_dict())

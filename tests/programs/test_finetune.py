@@ -20,6 +20,7 @@ from tests.data.preparing.test_pickle_source import content_of, prepared, writte
 from tests.data.text.test_bert import CONFIG, random_model, write_vocabulary
 from tests.preparation import SINGLE_PROCESS, request
 from tests.programs.test_predict import predicted, rows_of, values_of
+from tests.programs.test_runs import contents
 from utils import predict
 from utils.reports import perturbation
 
@@ -209,6 +210,32 @@ def test_a_comparison_trains_along_and_goes_on(main, data, tmp_path, capsys):
     for name in ("text_only", "lf_dnn"):
         checkpoint = read_checkpoint(tmp_path / "study" / name / "seed1" / "best.pth")
         assert checkpoint.text_encoder["hidden_size"] == 64
+
+
+def test_another_bert_in_the_same_folder_is_noticed_by_studies(main, data, tmp_path):
+    options = ("--datadir", data, "--epochs", 1, "--finetune_bert", tmp_path / "bert")
+    study = (*options, "--compare", "text_only", "lf_dnn", "--checkpointdir", "study", "--seeds", 1)
+    (tmp_path / "space.json").write_text('{"lr": [0.001, 0.002]}')
+    search = (*options, "--checkpointdir", "search", "--space", "space.json", "--tune", 1)
+    search = (*search, "--model", "lf_dnn", "--no_verbose")
+    main(*study)
+    main(*search)
+    other_weights(data, tmp_path / "bert")
+    for command, folder in ((study, "study/text_only/seed1"), (search, "search")):
+        before = contents(tmp_path / folder)
+        with pytest.raises(InputError, match=f"{folder} holds a .* with BERT .*/bert, [0-9a-f]+, "):
+            main(*command)
+        assert contents(tmp_path / folder) == before
+
+
+def test_a_search_says_once_a_trial_what_is_left_out(main, data, tmp_path, capsys):
+    (tmp_path / "space.json").write_text('{"lr": [0.001, 0.002]}')
+    options = ("--datadir", data, "--epochs", 1, "--finetune_bert", "--set", "modalities=audio")
+    main(*options, "--space", "space.json", "--tune", 2, "--no_verbose", "--no_native")
+    out = capsys.readouterr().out
+    trainings = 2 + 1  # two trials, and the best of them
+    assert out.count("nhfnet leaves out: text, visual") == trainings
+    assert out.count("No text encoder is trained along") == trainings
 
 
 def test_a_model_that_leaves_text_out_is_trained_as_it_is(main, data, tmp_path, capsys):

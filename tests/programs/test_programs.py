@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.fetching import download
 from data.layout import LOCK
 from tests.csd_files import random_dataset, write_dataset
 from tests.forked_programs import ROOT
@@ -279,13 +280,16 @@ def test_a_bert_folder_that_lacks_a_file(program, datadir, demo, tmp_path, file)
     assert files_below(datadir) == before
 
 
+def without_pauses():
+    download.sleep = lambda _: None
+
+
 def test_a_csd_that_is_missing_and_a_server_that_is_down(program, datadir, demo):
     """The host is one that cannot be resolved or reached; the file stays missing."""
     (datadir / "csd" / "CMU_MOSEI_Labels.csd").unlink()
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
-    done = program(
-        "dataset_prep.py", "--datadir", datadir, "--bert", demo / "demo_bert", env=environment
-    )
+    options = ("--datadir", datadir, "--bert", demo / "demo_bert")
+    done = program("dataset_prep.py", *options, env=environment, before=without_pauses)
     assert_one_line(done, "immortal.multicomp.cs.cmu.edu")
     assert not (datadir / "csd" / "CMU_MOSEI_Labels.csd").exists()
 

@@ -179,6 +179,7 @@ def test_the_run_file_makes_the_same_checkpoint_again(program, train, small, tmp
         (None, "no file"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
+        ("1" * 10_001, "is not JSON"),
         ("[]", "holds no settings"),
         ('{"config": 3}', "holds no settings"),
         ('{"config": {"lr": "fast"}}', "lr is 'fast'"),
@@ -186,6 +187,7 @@ def test_the_run_file_makes_the_same_checkpoint_again(program, train, small, tmp
         ('{"batch_size": 0}', "at least 1"),
         ('{"colour": "red"}', "no setting 'colour'"),
         ('{"set": [1]}', "set is [1]"),
+        ('\ufeff{"colour": "red"}', "no setting 'colour'"),  # a byte order mark, as Windows puts
         ('{"set": {"colour": 1}}', "no setting 'colour', only: width"),
     ],
 )

@@ -79,6 +79,22 @@ def test_an_error_comes_in_its_items_place(two, started, wrong):
     assert not started()
 
 
+class Odd(Exception):
+    """It is pickled, but not read back: that calls it with its one argument."""
+
+    def __init__(self, where, what):
+        super().__init__(f"{what} in {where}")
+
+
+@pytest.mark.parametrize("error", [Odd("here", "wrong"), Exception("wrong in here", lambda: 0)])
+def test_an_error_that_cannot_be_sent_is_told_by_its_type_and_words(two, error):
+    def function(n):
+        raise error
+
+    with pytest.raises(RuntimeError, match=f"{type(error).__name__}: .*wrong in here"):
+        list(map_forked(function, MANY))
+
+
 def test_a_killed_process_is_told_in_one_line(two):
     results = map_forked(lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == 5 else n, MANY)
     with pytest.raises(InputError, match=r"exit code -9.*run the same command again") as caught:

@@ -58,6 +58,14 @@ def test_a_folder_made_for_nothing_goes_again(program, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_where_a_folder_is_needed_is_told_in_one_line(program, tmp_path, place):
+    (tmp_path / "file").touch()
+    done = program("dataset_prep.py", "--from", "nothing.pkl", "--datadir", tmp_path / place)
+    assert done.stderr.count("\n") == 1
+    assert "is a file" in done.stderr or "a file where a folder is needed" in done.stderr
+
+
 def test_where_there_are_no_locks_a_preparation_goes_on_with_a_warning(tmp_path, monkeypatch):
     def no_locks(*_, **__):
         raise OSError(37, "No locks available")

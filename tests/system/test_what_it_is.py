@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import tarfile
 import zipfile
 
 import pytest
@@ -23,12 +24,22 @@ def zipped(content):
     return archive.getvalue()
 
 
+def tarred(content):
+    archive, member = io.BytesIO(), tarfile.TarInfo("folder/file.pkl")
+    member.size = len(content)
+    with tarfile.open(fileobj=archive, mode="w") as file:
+        file.addfile(member, io.BytesIO(content))
+    return archive.getvalue()
+
+
 FILES = {
     "page": (b"\r\n<!DOCTYPE HTML><html>Sign in", "a web page"),
     "plain page": (b"<HTML><head>", "a web page"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     "gzip": (gzip.compress(pickle.dumps({})), "gunzip"),
     "zip": (zipped(pickle.dumps({})), "unzip"),
+    "zstd": (b"\x28\xb5\x2f\xfd\x04\x00", "unzstd"),
+    "tar": (tarred(pickle.dumps({})), "tar -xf"),
     "empty": (b"", "an empty file"),
 }
 

@@ -155,7 +155,7 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
     """
     columns = task.column_names("label", "prediction")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             missing = {"id", *columns} - set(reader.fieldnames or [])
             if missing:

@@ -18,7 +18,8 @@ class Compiled:
     """A module under torch.compile; where that fails, the module itself, with a warning.
 
     It is tried at the first call, backward pass included, so give it no input whose gradients
-    must be kept.
+    must be kept. The trial leaves no trace: buffers (BatchNorm's) and PyTorch's generators stay as
+    they were, so that a training that goes on does as if it had not been stopped.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -36,8 +37,10 @@ class Compiled:
         compiled = torch.compile(self._module, dynamic=False)
         # Processes may differ in whether they try: no gradients are exchanged for it.
         no_sync = getattr(self._module, "no_sync", nullcontext)
+        before = [(one, one.clone()) for one in self._module.buffers()]
+        devices = [inputs[0].device] if inputs[0].is_cuda else []
         try:
-            with no_sync():
+            with no_sync(), torch.random.fork_rng(devices):
                 output = compiled(*inputs)
                 if output.requires_grad:
                     output.sum().backward()
@@ -47,6 +50,10 @@ class Compiled:
             reason = described(error)
             warnings.warn(f"torch.compile failed, running without it ({reason})", stacklevel=2)
             return self._module
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
         return compiled
 
 

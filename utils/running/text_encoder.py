@@ -108,7 +108,7 @@ def choose_what_learns(model: Model, config: RunConfig) -> None:
 def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
     """Load the BERT of `config.finetune_bert`; raises InputError when it cannot be had."""
     from data.text.bert import load_bert  # the package is slow to import
-    from data.text.bert_files import find_bert, weights_facts
+    from data.text.bert_files import find_bert
     from data.text.pieces import vocabulary_of
 
     name, commit = config.finetune_bert, None
@@ -118,12 +118,27 @@ def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
     folder, commit = find_bert(name, "--finetune_bert", commit)
     tokenizer, bert = load_bert(folder)
     sizes = {one.name: getattr(bert.config, one.name) for one in fields(BertConfig)}
-    weights = weights_facts(name)
-    origin = f"{name}, " + (f"commit {commit}" if weights is None else weights["sha256"])
+    origin = _origin_in_folder(name) or f"{name}, commit {commit}"
     words = TEXT_LENGTH if by_word else 0
     encoder = TextEncoder(TextEncoderConfig(**sizes, words=words), vocabulary_of(tokenizer), origin)
     encoder.bert.load_state_dict(bert.state_dict())
     return encoder
+
+
+def given_bert(config: RunConfig) -> str | None:
+    """Return the origin of a text encoder from the folder that a configuration names.
+
+    None without one. A name on the hub, and what the data were prepared with, say it themselves.
+    """
+    name = config.finetune_bert
+    return None if name is None or name == AS_PREPARED else _origin_in_folder(name)
+
+
+def _origin_in_folder(name: str) -> str | None:
+    from data.text.bert_files import weights_facts
+
+    weights = weights_facts(name)
+    return None if weights is None else f"{name}, {weights['sha256']}"
 
 
 def cutter_of(encoder: TextEncoder, where: str) -> PieceCutter:

@@ -20,6 +20,7 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
+from utils.running.text_encoder import given_bert
 from utils.studies import database
 from utils.studies.plan import place_of, plan_runs, recorded, runs_of_studies
 from utils.studies.queue import RUN, Queue, run_of, why_failed
@@ -31,6 +32,7 @@ from utils.training.run import train
 from utils.training.run_folder import LAST, open_run_folder
 
 NAME = "comparison"  # of the one study in a folder
+_BERT = "BERT"  # the one of a folder, beside the splits' digests
 _NEW, _AGAIN, _GOES_ON, _COMPLETE = "new", "begins again", "goes on", "complete"
 
 
@@ -184,9 +186,10 @@ def work_on_runs(queue: Queue, folder: Path, given: Mapping[str, Any]) -> None:
         config_class(config.model_name)  # and its model
         for name, digest in _digests(config).items():
             if expected.get(name) != digest:
+                what = config.finetune_bert if name == _BERT else config.data_folder / name
                 raise InputError(
-                    f"{config.data_folder / name} is not what {folder} is a comparison on; give "
-                    "the same data: --datadir."
+                    f"{what} is not what {folder} is a comparison on; give the same data "
+                    "(--datadir) and BERT."
                 )
 
     def train_taken(trial: optuna.Trial) -> float:
@@ -203,7 +206,9 @@ def work_on_runs(queue: Queue, folder: Path, given: Mapping[str, Any]) -> None:
 
 
 def _digests(config: RunConfig) -> dict[str, str]:
-    return {name: Split(config.data_folder / name).digest for name in SPLITS}
+    digests = {name: Split(config.data_folder / name).digest for name in SPLITS}
+    bert = given_bert(config)
+    return digests if bert is None else {**digests, _BERT: bert}
 
 
 def _state_of(config: RunConfig) -> str:
@@ -211,12 +216,13 @@ def _state_of(config: RunConfig) -> str:
     run = read_run(config.checkpointdir)
     if run is None:
         return _NEW
-    found = run.config.outcome | run.digests
+    found = run.config.outcome | run.digests | {_BERT: run.bert}
     for name, value in (config.outcome | _digests(config)).items():
-        if found[name] != value:
+        is_known = name != _BERT or run.bert is not None  # it was trained along
+        if is_known and found.get(name) != value:
             raise InputError(
-                f"{run.folder} holds a run with {name} {found[name]}, this one is {value}; give "
-                "the same settings and data, another --checkpointdir, or --overwrite."
+                f"{run.folder} holds a run with {name} {found.get(name)}, this one is {value}; "
+                "give the same settings and data, another --checkpointdir, or --overwrite."
             )
     if run.result is not None:
         return _COMPLETE

@@ -122,7 +122,8 @@ class Queue:
 
         Returns what it was given back for.
         """
-        # An interrupt within Optuna waits until there is a run that can be given back.
+        # An interrupt within Optuna waits until there is a run that can be given back, or until
+        # what came out of it has been told.
         held = ExitStack()
         taken: list[int] = []
         raised: list[BaseException] = []  # by `function`
@@ -135,7 +136,10 @@ class Queue:
             taken.append(trial.number)
             try:
                 held.close()
-                return function(trial)
+                try:
+                    return function(trial)
+                finally:
+                    held.enter_context(hold_interrupts())
             except _OF_OPTUNA as error:
                 raised.append(error)
                 raise
@@ -154,6 +158,8 @@ class Queue:
             with held:
                 held.enter_context(hold_interrupts())
                 self.study.optimize(call, n_trials=1, catch=(_Ended,))
+        except KeyboardInterrupt as error:  # one that was held
+            given_back.append(error)
         except Exception as error:
             trial = next((one for one in self.trials if one.number in taken), None)
             if error in raised or trial is None or not trial.state.is_finished():

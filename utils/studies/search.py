@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options, open_training
+from utils.running.text_encoder import given_bert
 from utils.studies.plan import recorded
 from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
@@ -84,7 +86,9 @@ class Search:
         """What all who work on the search have to agree on."""
         spaces = {f"space of {name}": text for name, text in plain_space(self.space).items()}
         digests = {f"{name} data": split.digest for name, split in self.splits.items()}
-        return {**self.config.outcome, **spaces, **digests}
+        bert = given_bert(self.config)
+        berts = {"BERT": bert} if bert is not None else {}
+        return {**self.config.outcome, **spaces, **digests, **berts}
 
     def open(self, storage: Storage) -> Queue:
         """Return its trials, which its folder has or will have.
@@ -124,7 +128,8 @@ class Search:
         That is also where the splits are no longer what they were.
         """
         self.options(self.config)
-        open_training(self.config, _LOOKED_AT)
+        with redirect_stdout(None):  # each trial tells of itself
+            open_training(self.config, _LOOKED_AT)
         for split in self.splits.values():
             if Split(split.folder).digest != split.digest:
                 raise InputError(f"{split.folder} has changed; start a search anew.")

@@ -65,7 +65,13 @@ def _refuse_what_never_fits(space: Space, config: RunConfig, where: str) -> None
     for _ in range(_DRAWS):
         settings = with_values(config, suggest(study.ask(), space)).set
         try:
-            make_config(config_class(config.model_name), settings, where)
+            model = make_config(config_class(config.model_name), settings, where)
+            unused = OF_A_TEXT_ENCODER if "text" in getattr(model, "left_out", []) else []
+            for name in filter(space.__contains__, unused):
+                raise InputError(
+                    f"{where}: {name} is for a text encoder, but the model leaves text out; leave "
+                    "this out too."
+                )
             return
         except InputError as error:
             refused = error

@@ -38,13 +38,17 @@ class RunResult:
 class RunRecord:
     """A run's `run.json`, written when the run starts and again when it has ended."""
 
-    def __init__(self, config: RunConfig, data: dict[str, Any], device: torch.device) -> None:
+    def __init__(
+        self, config: RunConfig, data: dict[str, Any], device: torch.device, bert: str | None
+    ) -> None:
+        """Keep what is to be written; `bert` is the origin of a text encoder."""
         self._path = config.checkpointdir / RUN_FILE
         earlier = read_record(config.checkpointdir) or {}
         self._content = {
             "config": plain_values(config),
             "command": command_line(),
             "dataset": data,
+            "bert": bert,
             **environment(device),
             "started": earlier.get("started") or now(),
             "resumed": [*earlier.get("resumed", []), now()] if earlier else [],

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from data.loading.options import LoaderOptions
+from models.text_encoder import text_encoder_of
 from system.console import print_heading, print_line
 from system.files import check_writable
 from utils.reports.about import describe_data
@@ -53,7 +54,8 @@ def train(
         trainer = Trainer(model, splits, task, config, options, data, after_epoch)
         if resumed is not None:
             trainer.resume(resumed)
-        record = RunRecord(config, data, options.device) if writes else None
+        bert = getattr(text_encoder_of(model), "origin", None)
+        record = RunRecord(config, data, options.device, bert) if writes else None
         if record is not None:
             check_writable(config.resultdir)  # told now, not after the training
             record.write()

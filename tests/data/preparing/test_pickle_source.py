@@ -123,6 +123,24 @@ def test_sims_has_no_csd_files(program, tmp_path):
     assert "--dataset sims has no .csd files here" in done.stderr
 
 
+def test_labels_and_splits_by_other_names_are_not_passed_over_in_silence(tmp_path):
+    content = content_of()
+    for split in content.values():
+        split["label"] = split.pop("regression_labels")
+    with pytest.warns(UserWarning, match="no 'regression_labels' or 'labels' in train, val, test"):
+        prepared(written(tmp_path / "x.pkl", content), tmp_path / "x")
+    content = content_of()
+    content = {"train": content["train"], "validation": content["valid"], "Test": content["test"]}
+    with (
+        pytest.warns(UserWarning, match="'Test', which it holds too, is not taken: splits are"),
+        pytest.raises(InputError, match="holds 'train', 'validation', expected"),
+    ):
+        prepared(written(tmp_path / "y.pkl", content), tmp_path / "y")
+    content["test"] = content.pop("Test")
+    prepared(written(tmp_path / "y.pkl", content), tmp_path / "y")
+    assert len(Split(tmp_path / "y" / "val")) == SIZES["valid"]
+
+
 def test_labels_that_cannot_be_are_left_out_by_reason(tmp_path):
     content = content_of()
     content["train"]["regression_labels"][[1, 2, 4]] = [np.nan, 3.5, -np.inf]

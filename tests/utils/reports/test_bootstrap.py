@@ -156,6 +156,7 @@ def test_differences_are_paired(split, other, capsys):
 
 
 def test_the_same_predictions_do_not_differ(split, other):
+    other.write_bytes(b"\xef\xbb\xbf" + other.read_bytes())  # as Excel saves a table
     config = RunConfig(against=other, bootstrap=100)
     found = Bootstrap(config, split, SENTIMENT).measure(evaluation_of(split, 0.3))["against"]
     for of in found["scores"].values():

@@ -98,6 +98,18 @@ def test_where_compiling_fails_the_module_runs_with_one_warning(monkeypatch):
     assert len(seen) == 1
 
 
+def test_trying_to_compile_leaves_no_trace(monkeypatch):
+    """As a training that goes on tries again, in its middle."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    module, x = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout()), torch.rand(8, 3)
+    compiled = Compiled(module)
+    torch.manual_seed(1)
+    first, calls = compiled(x), module[0].num_batches_tracked.item()
+    torch.manual_seed(1)
+    assert torch.equal(compiled(x), first)
+    assert calls == 1
+
+
 def test_batches_of_another_size_go_past_what_is_made_for_whole_ones():
     def answer(text):
         return lambda *_: (torch.tensor([ord(text)]),)

@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 
 import pytest
+from optuna.exceptions import TrialPruned
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
@@ -87,6 +88,32 @@ def test_an_interrupt_while_a_trial_is_taken_gives_it_back_at_once(queue_of, mon
         work(queue, begun.append)
     assert begun == []
     assert states_of(queue) == {TrialState.FAIL: 1, TrialState.WAITING: 1}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (None, TrialState.COMPLETE),
+        (TrialPruned(), TrialState.PRUNED),
+        (RunFailed("too wide"), TrialState.FAIL),
+    ],
+)
+def test_an_interrupt_while_a_result_is_told_repeats_no_run(queue_of, monkeypatch, outcome, state):
+    class Interrupted(SeededTPE):
+        def after_trial(self, *_):
+            signal.raise_signal(signal.SIGINT)
+
+    def train(trial):
+        trial.report(0.5, 1)
+        if outcome is not None:
+            raise outcome
+        return 0.5
+
+    queue = queue_of("1", "2", sampler=Interrupted(1))
+    with handled(signal.SIGINT, monkeypatch), pytest.raises(KeyboardInterrupt):
+        work(queue, train)
+    assert states_of(queue) == {state: 1, TrialState.WAITING: 1}
+    assert queue.open_runs == ["2"]
 
 
 def test_a_trial_that_was_taken_without_a_sign_of_life_waits_again(queue_of, monkeypatch):

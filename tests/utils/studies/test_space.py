@@ -116,6 +116,14 @@ def test_what_cannot_be_is_told_in_one_line(space_of, content, message):
     assert "space.json" in str(told.value)
 
 
+def test_a_text_encoders_settings_are_not_for_a_model_without_text(space_of):
+    along = {"model": "nhfnet", "finetune_bert": "auto"}
+    content = {"lr": [0.1], "bert_lr": [1e-5]}
+    with pytest.raises(InputError, match="bert_lr is for a text encoder, but the model leaves"):
+        space_of(content, **along, set={"modalities": "audio,visual"})
+    assert space_of({**content, "modalities": ["audio", "text"]}, **along)
+
+
 def test_a_text_encoder_that_is_trained_along_has_settings_to_search(space_of):
     content = {"bert_lr": [1e-5, 3e-5], "freeze_layers": [None, 1]}
     assert space_of(content, finetune_bert="auto").keys() == content.keys()
