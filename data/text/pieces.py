@@ -24,14 +24,23 @@ if TYPE_CHECKING:
 # Input ids and attention mask of one sentence that was cut into pieces elsewhere.
 WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
 Sentence = str | WordPieces
-_WORDS_REMEMBERED = 2**16  # cutting a word takes some ten microseconds
+# Cutting a word takes some ten microseconds; long ones, in writing without spaces, seldom return.
+_WORDS_REMEMBERED, _LONGEST_REMEMBERED = 2**16, 40
 
 
-@lru_cache(_WORDS_REMEMBERED)
 def _pieces_of(tokenizer: BertTokenizer, word: str) -> list[str]:
     """Return the pieces of what stands between spaces, which no other word has a say in."""
+    if len(word) > _LONGEST_REMEMBERED:
+        return _cut_word(tokenizer, word)
+    return _remembered_pieces(tokenizer, word)
+
+
+def _cut_word(tokenizer: BertTokenizer, word: str) -> list[str]:
     pieces: list[str] = tokenizer.tokenize(word)
     return pieces
+
+
+_remembered_pieces = lru_cache(_WORDS_REMEMBERED)(_cut_word)
 
 
 def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from models.layers.encoder import Encoder
 from models.native.packing import packed_weights
+from models.native.plain_call import as_new, is_plain_call
 from models.native.weights import Weights
 
 
@@ -106,18 +107,22 @@ class _Encode(torch.autograd.Function):
         x, memory, packed, kept, keys = ctx.saved_tensors
         compiled, request = ctx.rest
         request = replace(request, dropout_keys=keys)
-        if torch.is_grad_enabled():  # the gradients are to be differentiated themselves
+        differentiated = torch.is_grad_enabled()  # the gradients themselves
+        if differentiated or not is_plain_call(grad_out):
             # One may depend on another: what goes through each of them alone is wanted.
-            x, packed = x.view_as(x), packed.view_as(packed)
-            memory = None if memory is None else memory.view_as(memory)
-            weights = _by_name(request.encoder, compiled.weights, packed)
-            out = functional_call(_Formula(request), weights, (x, memory))
+            with torch.enable_grad():
+                x, packed = x.view_as(x), packed.view_as(packed)
+                memory = None if memory is None else memory.view_as(memory)
+                weights = _by_name(request.encoder, compiled.weights, packed)
+                out = functional_call(_Formula(request), weights, (x, memory))
             is_wanted = ctx.needs_input_grad[3:]
             wanted = list(compress((x, memory, packed), is_wanted))
-            found = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
+            found = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=differentiated))
             grads = [next(found) if wants else None for wants in is_wanted]
         else:
-            grads = compiled.backward(request, x, memory, packed, kept, grad_out.contiguous())
+            x, packed, kept, grad_out = map(as_new, (x, packed, kept, grad_out))
+            memory = None if memory is None else as_new(memory)
+            grads = compiled.backward(request, x, memory, packed, kept, grad_out)
         return None, None, None, *grads
 
 

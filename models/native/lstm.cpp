@@ -138,6 +138,7 @@ template <typename Work>
 void share_groups(const Call& call, const Work& work) {
     const int64_t groups = (call.batch + ROWS - 1) / ROWS;
     std::vector<Group> states;
+    states.reserve(call.threads);  // they point into their own memory
     while (int64_t(states.size()) < std::min(groups, call.threads)) states.emplace_back(call);
     share_out(groups, states, call.has_own_threads, work);
 }

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from models.layers.lstm import LSTM
 from models.native import compiler
 from models.native.call import forked
-from models.native.plain_call import is_plain_call
+from models.native.plain_call import as_new, is_plain_call
 from system import onednn
 
 _SOURCE = Path(__file__).parent / "lstm.cpp"
@@ -71,7 +71,7 @@ class NativeLSTM(LSTM):
         with torch.autocast("cpu", enabled=False):
             inputs = input.float().contiguous(), of_input, recurrent, bias + other_bias
             out, cell = _run(code, threads, *inputs)
-        return out, (out[None, :, -1], cell[None])
+        return out, (out[None, :, -1].clone(), cell[None])
 
     def _takes(self, input: Tensor, weights: list[Tensor]) -> bool:
         """Tell whether the compiled code takes these tensors; PyTorch says what fits nothing."""
@@ -178,18 +178,21 @@ class _Run(torch.autograd.Function):
         return out, cells[:, -1].clone()
 
     @staticmethod
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, gates, cells, out = ctx.saved_tensors
         code, threads = ctx.rest
         is_wanted = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled():  # the gradients are to be differentiated themselves
+        differentiated = torch.is_grad_enabled()  # the gradients themselves
+        if differentiated or not is_plain_call(*grads):
             # One may depend on another: what goes through each of them alone is wanted.
-            inputs = [value.view_as(value) for value in inputs]
-            wanted = list(compress(inputs, is_wanted))
-            found = iter(torch.autograd.grad(_formula(*inputs), wanted, grads, create_graph=True))
+            with torch.enable_grad():
+                inputs = [value.view_as(value) for value in inputs]
+                wanted, outs = list(compress(inputs, is_wanted)), _formula(*inputs)
+            found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=differentiated))
             return None, None, *(next(found) if wants else None for wants in is_wanted)
         x, of_input, recurrent, _ = inputs
-        grad_out, grad_cell = (grad.contiguous() for grad in grads)
+        gates, cells, grad_out, grad_cell = map(as_new, (gates, cells, *grads))
         sums = torch.empty_like(gates)
         given = {"gates": gates, "cells": cells, "grad_out": grad_out, "grad_cell": grad_cell}
         _call(code.lstm_backward, threads, recurrent, **given, grad_sums=sums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as all_modules
 
@@ -14,10 +15,15 @@ _GLOBAL_HOOKS = (
     *(all_modules._global_backward_hooks, all_modules._global_backward_pre_hooks),
 )
 
+_ALIGNMENT = 64  # bytes
 
-def is_plain_call() -> bool:
-    """Tell whether nobody wants to see, or transform, the operators or modules of a call."""
-    return not (
+
+def is_plain_call(*tensors: Tensor) -> bool:
+    """Tell whether nobody wants to see, or transform, the operators or modules of a call.
+
+    Its `tensors` have memory: those that stand for several at once have none.
+    """
+    return all(map(torch._C._has_storage, tensors)) and not (
         torch.compiler.is_compiling()
         or is_tracing()
         or torch._C._are_functorch_transforms_active()
@@ -25,3 +31,12 @@ def is_plain_call() -> bool:
         or forward_ad._current_level >= 0
         or any(_GLOBAL_HOOKS)
     )
+
+
+def as_new(tensor: Tensor) -> Tensor:
+    """Return the tensor laid out, and begun, as new ones are, as compiled code reads it.
+
+    Hooks on tensors that are saved for a backward pass may give them back otherwise.
+    """
+    is_new = tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0
+    return tensor if is_new else tensor.clone(memory_format=torch.contiguous_format)

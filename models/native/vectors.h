@@ -41,7 +41,7 @@ constexpr float LN_2 = 0.693147181f;
 // 2^x for x <= 0, to a float's precision: the whole part becomes the exponent, a polynomial
 // (fitted at Chebyshev's points; exact at 0, relative error 5e-9) the rest.
 Vector power_of_two(Vector x) {
-    x = x < -126.0f ? same(-126.0f) : x;     // not-a-number stays
+    x = x < -126.0f ? same(-126.0f) : x;
     const Vector shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds, and holds the whole part
     const Vector rest = x - (shifted - 12582912.0f);
     Vector power = rest * 0.000154614475f + 0.00133908674f;
@@ -50,7 +50,7 @@ Vector power_of_two(Vector x) {
     power = power * rest + 0.240226509f;
     power = power * rest + 0.693147188f;
     power = power * rest + 1.0f;
-    return (Vector)((Bits)power + ((Bits)shifted << 23));
+    return x == x ? (Vector)((Bits)power + ((Bits)shifted << 23)) : x;  // not-a-number stays
 }
 
 // Four rows of lanes to each lane's four values, group by group of four lanes.

@@ -143,6 +143,32 @@ def test_gradients_of_gradients(calls):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_what_hooks_on_saved_tensors_give_back_may_lie_anywhere(calls):
+    plain, x = encoder(), torch.randn(3, 5, 32, requires_grad=True)
+    native = accelerate(deepcopy(plain))
+
+    def elsewhere(saved):
+        room = torch.empty(2 * saved.numel() + 1, dtype=saved.dtype)
+        return room[1::2].view(saved.shape).copy_(saved)
+
+    expected = torch.autograd.grad(plain(x).sin().sum(), [x, *plain.parameters()])
+    with torch.autograd.graph.saved_tensors_hooks(elsewhere, lambda saved: saved):
+        found = torch.autograd.grad(native(x).sin().sum(), [x, *native.parameters()])
+    assert calls == ["forward", "backward"]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_many_sums_at_once():
+    plain, x, several = encoder(), torch.randn(3, 5, 32), torch.randn(4, 3, 5, 32)
+    found = [
+        torch.autograd.grad(one(x), list(one.parameters()), several, is_grads_batched=True)
+        for one in (accelerate(deepcopy(plain)), plain)
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 def test_the_formula_can_be_differentiated_twice():
     torch.manual_seed(0)
     small = Encoder(8, 2, 1, 4, 0.0).double()

@@ -82,10 +82,45 @@ def test_inputs_and_gradients_may_stand_in_any_order(calls):
     assert calls
 
 
+def test_what_hooks_on_saved_tensors_give_back_may_lie_anywhere(calls):
+    plain, x = lstm(), torch.randn(5, 3, 6)
+
+    def elsewhere(saved):
+        room = torch.empty(2 * saved.numel() + 1, dtype=saved.dtype)
+        return room[1::2].view(saved.shape).copy_(saved)
+
+    expected = outcomes(plain, x)
+    with torch.autograd.graph.saved_tensors_hooks(elsewhere, lambda saved: saved):
+        found = outcomes(accelerate(plain), x)
+    assert_same(found, expected)
+    assert calls == ["lstm_forward", "lstm_backward"]
+
+
+def test_gradients_of_many_sums_at_once():
+    plain, x, several = lstm(), torch.randn(5, 3, 6), torch.randn(4, 5, 3, 32)
+    found = [
+        torch.autograd.grad(one(x)[0], list(one.parameters()), several, is_grads_batched=True)
+        for one in (plain, accelerate(deepcopy(plain)))
+    ]
+    assert_same(*found)
+
+
+def test_gradients_are_of_full_precision_within_autocast():
+    plain, x = lstm(), torch.randn(5, 3, 6)
+    found = []
+    for one in (plain, accelerate(deepcopy(plain))):
+        given = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            one(given)[0].sum().backward()
+        found.append([given.grad])
+    assert_same(*found)
+
+
 def test_gates_that_are_saturated_and_numbers_that_are_none(calls):
     plain = lstm()
-    for size in (30, 1e4, torch.inf, torch.nan):
-        x = torch.full((2, 3, 6), float(size))
+    of_a_gpu = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # no number
+    for size in (30, 1e4, torch.inf, torch.nan, of_a_gpu):
+        x = torch.zeros(2, 3, 6) + size
         with torch.no_grad():
             found, expected = accelerate(deepcopy(plain))(x)[0], plain(x)[0]
         torch.testing.assert_close(found, expected, equal_nan=True)
