@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
+from system.console import hold_interrupts
 from system.cpus import share_cpus, usable_cpus
 from system.errors import InputError, described
 
@@ -41,7 +42,8 @@ def map_forked(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
     workers: list[tuple[int, BinaryIO]] = []
     try:
         for first in range(count):
-            _start(function, items[first::count], count, workers)
+            with hold_interrupts():  # that another thread gets, too
+                _start(function, items[first::count], count, workers)
         for place in range(len(items)):
             yield _received(*workers[place % count])
     finally:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
@@ -155,8 +156,8 @@ def test_an_interrupt_as_processes_start_leaves_none(two, started, monkeypatch):
 
     def interrupted_fork():
         process = fork()
-        if process:
-            os.kill(os.getpid(), signal.SIGINT)
+        if process:  # this thread, as Ctrl-C does where it can
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         return process
 
     monkeypatch.setattr(os, "fork", interrupted_fork)
@@ -165,3 +166,37 @@ def test_an_interrupt_as_processes_start_leaves_none(two, started, monkeypatch):
         list(map_forked(abs, MANY))
     assert not started()
     assert psutil.Process().num_fds() == descriptors
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import psutil
+from system import forked
+from system.console import run
+from system.forked import map_forked
+
+fork = os.fork
+
+def interrupted_fork():
+    process = fork()
+    if process:  # no thread blocks it but this one
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+    return process
+
+def program():
+    threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+    try:
+        list(map_forked(abs, list(range(100))))
+    finally:
+        print(psutil.Process().children())
+
+forked.usable_cpus = lambda: 2
+os.fork = interrupted_fork
+run(program)
+"""
+
+
+def test_an_interrupt_that_another_thread_gets_leaves_none():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True)
+    assert (done.returncode, done.stdout) == (130, b"[]\n"), done.stderr
