@@ -24,7 +24,6 @@ from models.layers.lstm import LSTM
 from models.native import compiler
 from models.native.call import forked
 from models.native.plain_call import as_new, is_plain_call
-from system import onednn
 
 _SOURCE = Path(__file__).parent / "lstm.cpp"
 _PANEL = 32  # columns of a weight that stand together for the compiled code
@@ -169,7 +168,7 @@ class _Run(torch.autograd.Function):
         recurrent: Tensor,
         bias: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        gates = _product(x, of_input, bias)
+        gates = F.linear(x, of_input, bias)
         out = x.new_empty(*x.shape[:2], recurrent.shape[1])
         cells = torch.empty_like(out)
         _call(code.lstm_forward, threads, recurrent.t(), gates=gates, cells=cells, out=out)
@@ -202,16 +201,10 @@ class _Run(torch.autograd.Function):
             None,
             None,
             sums @ of_input if is_wanted[0] else None,
-            _product(by_gate, x.flatten(0, 1).t()),
-            _product(by_gate, before.flatten(0, 1).t()),
+            by_gate @ x.flatten(0, 1),
+            by_gate @ before.flatten(0, 1),
             by_gate.sum(1),
         )
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if onednn.multiplies(x):
-        return onednn.linear(x, weight, bias)
-    return F.linear(x, weight, bias)
 
 
 def _call(function: Any, threads: int, weight: Tensor, **tensors: Tensor) -> None:
