@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from torch import Tensor
+
 from system.files import flush_file, flush_folder
 
 Library = TypeVar("Library")
@@ -23,10 +25,18 @@ Library = TypeVar("Library")
 _FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-pthread", "-fPIC", "-shared")
 # Some of Apple's compilers know no native processor on ARM, and take it for granted.
 _PROCESSOR_FLAGS = (("-march=native",), ())
+_TOLERANCE = 1e-4  # of a tensor's largest value: rounding gives a tenth of that
 
 
 class Unavailable(Exception):
     """There is no compiled code here; the message says why."""
+
+
+def require_same(what: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Raise Unavailable when what compiled code computes is not what the formula gives."""
+    for ours, theirs in zip(found, expected, strict=True):
+        if not (ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max():
+            raise Unavailable(f"the compiled {what} computes wrong numbers")
 
 
 def load_or_warn(

@@ -13,7 +13,7 @@ from models.native.encoding import CompiledEncoder, Request, encode
 from models.native.library import kernels, library
 from models.native.lstm import NativeLSTM, is_compiled
 from models.native.packing import share_weights
-from models.native.plain_call import is_plain_call
+from models.native.plain_call import Native, is_plain_call
 from models.native.weights import plain_weights
 
 _TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
@@ -49,18 +49,8 @@ def accelerate(
     return natives.get(model, model)
 
 
-class NativeEncoder(Encoder):
+class NativeEncoder(Native, Encoder):
     """An `Encoder` whose calls the compiled code answers, where it can; else the formula does."""
-
-    threads: int | None  # None: as many as PyTorch has
-
-    @classmethod
-    def of(cls, encoder: Encoder, threads: int | None = None) -> NativeEncoder:
-        """Return the native form of `encoder`: the same modules, parameters and hooks."""
-        native = cls.__new__(cls)
-        native.__dict__.update(encoder.__dict__)
-        native.threads = threads
-        return native
 
     def forward(
         self,
@@ -83,8 +73,7 @@ class NativeEncoder(Encoder):
 
     def _threads(self, x: Tensor, memory: Tensor | None) -> int:
         tokens = x.shape[1] + (0 if memory is None else memory.shape[1])
-        most = torch.get_num_threads() if self.threads is None else self.threads
-        return max(1, min(most, len(x) * tokens // _TOKENS_A_THREAD))
+        return max(1, min(self.most_threads, len(x) * tokens // _TOKENS_A_THREAD))
 
 
 def _compiled(encoder: Encoder, device: torch.device, learns: bool) -> CompiledEncoder | None:

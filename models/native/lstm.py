@@ -23,11 +23,10 @@ from torch.nn import functional as F
 from models.layers.lstm import LSTM
 from models.native import compiler
 from models.native.call import forked
-from models.native.plain_call import as_new, is_plain_call
+from models.native.plain_call import Native, as_new, is_plain_call
 
 _SOURCE = Path(__file__).parent / "lstm.cpp"
 _PANEL = 32  # columns of a weight that stand together for the compiled code
-_TOLERANCE = 1e-4  # of a tensor's largest value: rounding gives a tenth of that
 
 
 class _Call(ctypes.Structure):
@@ -41,18 +40,8 @@ class _Call(ctypes.Structure):
     )
 
 
-class NativeLSTM(LSTM):
+class NativeLSTM(Native, LSTM):
     """An `LSTM` whose calls the compiled code answers, where it can; else PyTorch does."""
-
-    threads: int | None  # None: as many as PyTorch has
-
-    @classmethod
-    def of(cls, lstm: LSTM, threads: int | None = None) -> NativeLSTM:
-        """Return the native form of `lstm`: the same parameters and hooks."""
-        native = cls.__new__(cls)
-        native.__dict__.update(lstm.__dict__)
-        native.threads = threads
-        return native
 
     def forward(  # type: ignore[override]  # torch's takes packed sequences too
         self, input: Tensor, *states: Any
@@ -65,11 +54,10 @@ class NativeLSTM(LSTM):
         code = library()
         if isinstance(code, str):
             return super().forward(input)
-        threads = torch.get_num_threads() if self.threads is None else self.threads
         of_input, recurrent, bias, other_bias = weights
         with torch.autocast("cpu", enabled=False):
             inputs = input.float().contiguous(), of_input, recurrent, bias + other_bias
-            out, cell = _run(code, threads, *inputs)
+            out, cell = _run(code, self.most_threads, *inputs)
         return out, (out[None, :, -1].clone(), cell[None])
 
     def _takes(self, input: Tensor, weights: list[Tensor]) -> bool:
@@ -126,9 +114,7 @@ def _tested(code: ctypes.CDLL) -> ctypes.CDLL:
     for out, cell in (_run(code, 2, *inputs), _formula(*inputs)):
         loss = (out.square() + cell[:, None].cos()).sum()
         outcomes.append([out, cell, *torch.autograd.grad(loss, inputs)])
-    for ours, theirs in zip(*outcomes, strict=True):
-        if not (ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max():
-            raise compiler.Unavailable("the compiled LSTM computes wrong numbers")
+    compiler.require_same("LSTM", *outcomes)
     return code
 
 

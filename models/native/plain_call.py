@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as all_modules
 
@@ -16,6 +18,27 @@ _GLOBAL_HOOKS = (
 )
 
 _ALIGNMENT = 64  # bytes
+
+Form = TypeVar("Form", bound="Native")
+
+
+class Native(nn.Module):
+    """A module whose plain calls compiled code answers."""
+
+    threads: int | None  # None: as many as PyTorch has
+
+    @classmethod
+    def of(cls: type[Form], module: nn.Module, threads: int | None = None) -> Form:
+        """Return the native form of `module`: the same modules, parameters and hooks."""
+        native = cls.__new__(cls)
+        native.__dict__.update(module.__dict__)
+        native.threads = threads
+        return native
+
+    @property
+    def most_threads(self) -> int:
+        """How many threads a call may have."""
+        return torch.get_num_threads() if self.threads is None else self.threads
 
 
 def is_plain_call(*tensors: Tensor) -> bool:

@@ -17,6 +17,7 @@ from models.native import accelerate, packing
 from models.native.encoder import NativeEncoder
 from models.native.library import library, self_test
 from models.registry import build
+from tests.models.native.calls import recorded_calls
 
 WIDTHS = {"visual": 5, "audio": 6, "text": 7}
 
@@ -32,13 +33,7 @@ def compiled():
 @pytest.fixture
 def calls(compiled, monkeypatch):
     """The names of the compiled functions that were called."""
-    seen = []
-    for name in ("forward", "backward"):
-        function = getattr(compiled, name)
-        monkeypatch.setattr(
-            compiled, name, lambda *args, f=function, n=name: (seen.append(n), f(*args))[1]
-        )
-    return seen
+    return recorded_calls(monkeypatch, compiled, "forward", "backward")
 
 
 def encoder(dropout=0.0):

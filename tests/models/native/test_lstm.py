@@ -19,6 +19,7 @@ from models.native.encoder import NativeEncoder
 from models.native.library import library as encoder_library
 from models.native.lstm import NativeLSTM, library
 from models.registry import build
+from tests.models.native.calls import recorded_calls
 
 WIDTHS = {"visual": 5, "audio": 6, "text": 7}
 
@@ -35,13 +36,7 @@ def compiled():
 @pytest.fixture
 def calls(compiled, monkeypatch):
     """The names of the compiled functions that were called."""
-    seen = []
-    for name in ("lstm_forward", "lstm_backward"):
-        function = getattr(compiled, name)
-        monkeypatch.setattr(
-            compiled, name, lambda *args, f=function, n=name: (seen.append(n), f(*args))[1]
-        )
-    return seen
+    return recorded_calls(monkeypatch, compiled, "lstm_forward", "lstm_backward")
 
 
 def lstm(inputs=6, hidden=32):
