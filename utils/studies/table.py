@@ -95,11 +95,12 @@ def _cost_cells(row: Row) -> list[tuple[str, bool]]:
 
 
 def make_table(runs: Sequence[Run]) -> Table:
-    """Return the table of the runs that have ended; says which have not.
+    """Return the table of the runs that have ended, in the order they began; says which have not.
 
     Raises InputError when none has, or when they cannot be compared.
     """
     ended = [run for run in runs if run.result is not None]
+    ended.sort(key=lambda run: run.started)
     for run in runs:
         if run.result is None:
             print_line(f"Not in the table, for it has not ended: {run.folder}")

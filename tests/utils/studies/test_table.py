@@ -71,6 +71,14 @@ def test_the_whole_model_is_known_among_its_changes(tmp_path):
     assert make_table(find_runs([tmp_path])).whole is None
 
 
+def test_rows_stand_in_the_order_in_which_their_runs_began(tmp_path):
+    for folder, model, day in [("a", "lf_dnn", 3), ("b", "nhfnet", 1), ("c", "mult", 2)]:
+        path = write_run(tmp_path / folder, 0.1, model=model) / "run.json"
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "started": f"2026-11-0{day}T00:00:00+00:00"}))
+    assert names(make_table(find_runs([tmp_path]))) == ["nhfnet", "mult", "lf_dnn"]
+
+
 def test_the_best_mean_is_marked_in_every_form(study):
     write_table([study], study)
     plain = json.loads((study / "comparison.json").read_text())
