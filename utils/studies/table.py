@@ -197,7 +197,9 @@ def _latex(table: Table) -> str:
         text = "".join(_TEX.get(character, character) for character in " ".join(text.split()))
         return rf"\textbf{{{text}}}" if is_best else text
 
-    header, *rows = (" & ".join(line) + r" \\" for line in table.lines(mark))
+    # Without the number of runs and the speed, which a paper has no column for.
+    lines = (line[:1] + line[2:-1] for line in table.lines(mark))
+    header, *rows = (" & ".join(line) + r" \\" for line in lines)
     columns = "l" + "r" * header.count("&")
     return "\n".join(
         [

@@ -159,4 +159,4 @@ def test_the_picture_has_a_panel_for_each_modality_and_kind(tmp_path):
         for number, name in enumerate(("a", "$\\frac{a$ \ud800\n"))
     }
     robustness_plot.plot_robustness(tmp_path / "robustness.png", curves, "MAE")
-    check_png(tmp_path / "robustness.png", 1560, 960)
+    check_png(tmp_path / "robustness.png", 1320, 840)

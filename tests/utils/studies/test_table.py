@@ -92,7 +92,11 @@ def test_the_best_mean_is_marked_in_every_form(study):
     _, _, nhfnet, lf_dnn = (study / "comparison.md").read_text().splitlines()
     assert "| 0.300 ± 0.141 |" in nhfnet
     assert lf_dnn.startswith(r"| lf\_dnn | 2 | **0.150 ± 0.071** |")
-    assert r"\textbf{0.150 $\pm$ 0.071}" in (study / "comparison.tex").read_text()
+    latex = (study / "comparison.tex").read_text()
+    assert r"\textbf{0.150 $\pm$ 0.071}" in latex
+    header = latex.splitlines()[3]
+    assert header.startswith("model & MAE & Corr & ")
+    assert header.endswith(r"& parameters & MFLOPs \\")
 
 
 def test_higher_scores_are_the_better_ones_but_of_mae(tmp_path):
@@ -177,7 +181,7 @@ def test_strange_names_are_escaped(tmp_path):
     line = (tmp_path / "comparison.tex").read_text().splitlines()[5]
     assert line.startswith(
         r"a\_b\&c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
-        r"\textless{}l\textgreater{}\textbar{}m n.py:M & 1 & 0.100 & "
+        r"\textless{}l\textgreater{}\textbar{}m n.py:M & 0.100 & "
     )
     markdown = (tmp_path / "comparison.md").read_text().splitlines()
     assert len(markdown) == 3
