@@ -15,6 +15,7 @@ from utils.reports.html import Cell, Section, Table
 from utils.studies.predicted import Predicted
 from utils.tasks import Measure, Task
 
+DIFFERENCES = "differences.csv"  # the file
 _SIGNIFICANT = 0.05
 _DRAWN_BY = 0  # the seed of the resamples
 
@@ -84,7 +85,7 @@ def difference_section(first: str, found: Sequence[Difference]) -> Section:
     text = (
         f"Mean minus that of {first}, and p, two-sided, of {RESAMPLES:,} resamples of the videos "
         f"and of each model's runs; below {_SIGNIFICANT} bold, which by chance alone one of "
-        f"{1 / _SIGNIFICANT:.0f} is. differences.csv has the 95 % intervals."
+        f"{1 / _SIGNIFICANT:.0f} is. {DIFFERENCES} has the 95 % intervals."
     )
     rows = [[model, *of_model] for model, of_model in cells.items()]
     return Section(f"Differences from {first}", [text, Table(["model", *names], rows)])

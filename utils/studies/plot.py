@@ -33,7 +33,7 @@ def plot_comparison(
     Behind a panel's curves are those of `reference`, or without one, of all other lines. The
     deviation is the sample's, as in the table.
     """
-    figure = pyplot.figure(figsize=(11, 1.8 + 0.36 * max(len(lines), 7)), layout="constrained")
+    figure = pyplot.figure(figsize=(12, 1.8 + 0.36 * max(len(lines), 7)), layout="constrained")
     columns = min(math.ceil(math.sqrt(len(lines))), _MOST_COLUMNS)
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
     scores = left.subplots()

@@ -14,7 +14,12 @@ from system.console import format_table, print_line
 from system.errors import InputError
 from utils.reports.about import data_section, environment_section
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
-from utils.studies.differences import difference_section, differences, write_differences
+from utils.studies.differences import (
+    DIFFERENCES,
+    difference_section,
+    differences,
+    write_differences,
+)
 from utils.studies.errors import error_sections
 from utils.studies.predicted import read_predicted
 from utils.studies.runs import Run
@@ -28,7 +33,8 @@ def tabulate(places: Sequence[Path], folder: Path) -> None:
     table = write_study(places, folder)
     header, *rows = table.lines(lambda text, is_best: f"{text} *" if is_best else text)
     print_line(format_table(header, rows))
-    print_line(f"\nIn {folder}: comparison.md, .csv, .tex, .json and .png, and report.html")
+    also = "differences.csv, " if (folder / DIFFERENCES).is_file() else ""
+    print_line(f"\nIn {folder}: comparison.md, .csv, .tex, .json and .png, {also}and report.html")
 
 
 def write_study(places: Sequence[Path], folder: Path) -> Comparison:
@@ -91,7 +97,7 @@ def _about_predictions(folder: Path, table: Comparison) -> list[Section]:
     apart = differences(table.task, *found)
     sections = []
     if apart:
-        write_differences(folder / "differences.csv", apart)
+        write_differences(folder / DIFFERENCES, apart)
         sections.append(difference_section(found[1][0].name, apart))
     return [*sections, *error_sections(table.task, *found)]
 
