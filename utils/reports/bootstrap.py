@@ -106,9 +106,7 @@ def _range(measure: Measure, ends: Sequence[float]) -> str:
     return " to ".join(measure.text(end) for end in ends)
 
 
-def draw_videos(
-    videos: Sequence[str], resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_videos(videos: Sequence[str], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return how often each of V videos is drawn `(R, V)`, of V draws, and each segment's `(N,)`.
 
     `videos` are the segments' own.

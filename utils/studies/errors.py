@@ -33,9 +33,7 @@ def error_sections(task: Task, split: Split, rows: Sequence[Predicted]) -> list[
         sections.append(Section("Confusion matrices of each model's first run", [*pictures]))
     title = f"The {len(worst)} segments that all models together predict worst"
     values = [("true", labels), *((row.name, row.mean) for row in rows)]
-    columns = [
-        (name, lambda number, of=of: values_text(task, of[number])) for name, of in values
-    ]
+    columns = [(name, lambda number, of=of: values_text(task, of[number])) for name, of in values]
     return [*sections, Section(title, [segments.table(columns)])]
 
 
