@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import matplotlib
 import pytest
 
+import main_msaf
 from system.figures import also_write_pdfs, pyplot, save_figure
+from tests.utils.studies.test_table import write_run
 
 
 def draw(path):
@@ -22,6 +26,16 @@ def test_a_picture_is_a_png_and_a_pdf_beside_it_where_that_is_asked(tmp_path, wi
         draw(tmp_path / "a.png")
     kinds = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
     assert kinds == {"a.png": b"\x89PNG"} | ({"a.pdf": b"%PDF"} if with_pdfs else {})
+
+
+def test_the_option_asks_for_pdfs(tmp_path, monkeypatch):
+    write_run(tmp_path / "run", 0.1)
+    words = ["--table", tmp_path / "run", "--resultdir", tmp_path / "out", "--pdf"]
+    monkeypatch.setattr(sys, "argv", ["main_msaf.py", *map(str, words)])
+    with matplotlib.rc_context():
+        main_msaf.main()
+    assert (tmp_path / "out" / "comparison.pdf").is_file()
+    assert (tmp_path / "out" / "comparison.png").is_file()
 
 
 def test_lines_differ_in_more_than_colour():
