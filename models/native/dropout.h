@@ -37,8 +37,7 @@ struct Dropout {
     // The vector where kept, elsewhere 0. `row` counts heads and keys.
     Vector keep(Vector x, int row, int query) const {
         const uint32_t index = uint32_t(row) * uint32_t(queries) + uint32_t(query);
-        Bits number = Bits{} + (key + index * STRIDE);
-        for (int lane = 0; lane < LANES; lane++) number[lane] += lane * STRIDE;
+        const Bits number = (key + index * STRIDE) + LANE_NUMBERS * STRIDE;
         return (Vector)((Bits)x & (Bits)(scramble(number) < limit));
     }
 };

@@ -20,11 +20,13 @@ typedef float Four __attribute__((vector_size(16), may_alias));
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Bits){__VA_ARGS__})
 #endif
 #if defined(__AVX512F__)
+constexpr Bits LANE_NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #define PAIRS_LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
 #define PAIRS_HIGH 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
 #define HALVES_LOW 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
 #define HALVES_HIGH 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
 #else
+constexpr Bits LANE_NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7};
 #define PAIRS_LOW 0, 8, 1, 9, 4, 12, 5, 13
 #define PAIRS_HIGH 2, 10, 3, 11, 6, 14, 7, 15
 #define HALVES_LOW 0, 1, 8, 9, 4, 5, 12, 13

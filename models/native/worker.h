@@ -61,28 +61,29 @@ class Worker {
                D * last;
     }
 
-    void forward(int64_t sample, const LayerWeights* layers, const NormWeights& norm) {
+    void forward(int64_t sample, const Weights& weights) {
         begin(sample);
         embed(call.x + sample * tokens * D, tokens, stride, kept(0).x);
         for (int n = 0; n < call.layers; n++) {
             const Kept its = kept(n);
-            project(layers[n], its.x, n);
+            const LayerWeights& w = weights.layers[n];
+            project(w, its.x, n);
             attend_to(sample, n, its);
-            feed_forward(layers[n], its.context);
+            feed_forward(w, its.context);
             float* out = kept(n + 1).x;
             std::memcpy(out, y, sizeof(float) * D * q_stride);
             for (int c = 0; c < D; c++)
                 for (int t = 0; t < q_stride; t += LANES)
-                    at(out + c * q_stride + t) += layers[n].b2[c];
-            add_product(layers[n].w2, F, 1, hidden, q_stride, out, q_stride, D, q_stride, F);
+                    at(out + c * q_stride + t) += w.b2[c];
+            add_product(w.w2, F, 1, hidden, q_stride, out, q_stride, D, q_stride, F);
         }
-        layer_norm(kept(call.layers).x, norm.gamma, norm.beta, y, q_stride);
+        layer_norm(kept(call.layers).x, weights.norm.gamma, weights.norm.beta, y, q_stride);
         to_tokens(y, D, q_stride, queries, by_token);
         std::memcpy(call.out + sample * queries * D, by_token, sizeof(float) * queries * D);
     }
 
-    void backward(int64_t sample, const LayerWeights* layers, LayerGrads* grads,
-                  const NormWeights& norm, NormGrads& norm_grads) {
+    void backward(int64_t sample, const Weights& weights, LayerGrads* grads,
+                  NormGrads& norm_grads) {
         begin(sample);
         select(call.layers - 1);
         clear(grad_memory, D, attended_stride);
@@ -91,9 +92,10 @@ class Worker {
         for (int t = 0; t < queries; t++)
             for (int c = 0; c < D; c++) y[c * q_stride + t] = grad_out[t * D + c];
         clear(grad, D, q_stride);
-        layer_norm_backward(y, kept(call.layers).x, norm.gamma, norm_grads.gamma, norm_grads.beta,
-                            grad, q_stride);
-        for (int n = call.layers - 1; n >= 0; n--) layer_backward(sample, layers[n], grads[n], n);
+        layer_norm_backward(y, kept(call.layers).x, weights.norm.gamma, norm_grads.gamma,
+                            norm_grads.beta, grad, q_stride);
+        for (int n = call.layers - 1; n >= 0; n--)
+            layer_backward(sample, weights.layers[n], grads[n], n);
         write_embedded_grad(grad, tokens, stride, call.grad_x + sample * tokens * D);
         if (call.memory_tokens)
             write_embedded_grad(grad_memory, attended_tokens, attended_stride,
