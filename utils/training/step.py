@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Batch
@@ -142,9 +143,11 @@ class TrainingStep:
 
     def end_epoch(self, score: float) -> None:
         """Let the schedule see the validation score, lower is better, of the epoch that is over."""
-        if self.scheduler is not None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(score)
-            self._adapt_optimizer()
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        self._adapt_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer and the schedule; the model has its own.
