@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks import record, sides
-from utils.reports.evaluation import evaluate
-from utils.reports.predict import Predictor
+from utils.reports.evaluation import Predictor, evaluate
 from utils.tasks import SENTIMENT
 
 

@@ -19,7 +19,8 @@ def usable_cpus() -> int:
     """
     from joblib import cpu_count  # slow to import
 
-    return max(1, cpu_count() // _sharing[-1])
+    count: int = cpu_count()
+    return max(1, count // _sharing[-1])
 
 
 def share_cpus(count: int) -> None:

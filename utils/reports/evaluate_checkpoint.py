@@ -13,10 +13,9 @@ from system.files import check_writable
 from utils.reports.about import about_run, describe_data
 from utils.reports.attention import AttentionReport, Wanted, attention_section
 from utils.reports.bootstrap import Bootstrap
-from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
+from utils.reports.evaluation import Evaluation, Predictor, evaluate, report_not_finite
 from utils.reports.evaluation_report import evaluation_sections
 from utils.reports.html import warning_if_unwritten, write_report
-from utils.reports.predict import Predictor
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.execution import Execution

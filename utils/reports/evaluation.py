@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,36 @@ from data.loading.split import Split
 from system.console import is_terminal, print_line
 from system.errors import InputError
 from system.progress import progress
+from utils.running.cuda_graph import CudaGraph
+from utils.running.execution import Execution
 from utils.tasks import Scores, Task
 
 _MOST_PARTS = 1000
+
+
+class Predictor(nn.Module):
+    """A model for evaluation: `(B, outputs)` float32 from its inputs, without gradients."""
+
+    def __init__(self, model: nn.Module, execution: Execution, batch_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self._execution = execution
+        prepared = execution.prepared(model)
+        self._predict = CudaGraph(
+            lambda *inputs: (self._run(prepared, inputs),),
+            lambda *inputs: (self._run(model, inputs),),
+            batch_size,
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Predict."""
+        (prediction,) = self._predict(*inputs)
+        return prediction
+
+    @torch.no_grad()
+    def _run(self, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+        with self._execution.autocast(inputs[0].device):
+            return forward(*inputs).float()
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,8 @@ from models.text_encoder import TextEncoder
 from system.console import print_line, print_warning
 from system.errors import InputError
 from system.files import write_csv
-from utils.reports.evaluation import predict_split, report_not_finite
+from utils.reports.evaluation import Predictor, predict_split, report_not_finite
 from utils.reports.html import warning_if_unwritten
-from utils.reports.predict import Predictor
 from utils.reports.predict_report import write_prediction_report
 from utils.reports.results import result_folder, values_by_segment
 from utils.run_config import RunConfig

@@ -23,7 +23,7 @@ from system.files import write_csv
 from system.progress import progress
 from utils.reports.about import about_run
 from utils.reports.encoded import encode_split
-from utils.reports.evaluation import evaluate
+from utils.reports.evaluation import Predictor, evaluate
 from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
 from utils.reports.perturbation import (
     MODALITIES,
@@ -35,7 +35,6 @@ from utils.reports.perturbation import (
     shift_in_rows,
     shift_rates,
 )
-from utils.reports.predict import Predictor
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.execution import Execution

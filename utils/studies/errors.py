@@ -11,11 +11,17 @@ import numpy as np
 from data.loading.split import Split
 from system.errors import InputError
 from utils.reports.bootstrap import read_predictions
-from utils.reports.evaluation_report import WORST, Group, class_groups, length_groups, values_text
+from utils.reports.evaluation_report import (
+    WORST,
+    Group,
+    SegmentTable,
+    class_groups,
+    length_groups,
+    values_text,
+)
 from utils.reports.html import Cell, Picture, Section
 from utils.reports.html import Table as Layout
 from utils.reports.results import result_folder
-from utils.reports.segment_table import SegmentTable
 from utils.studies.runs import Run
 from utils.studies.table import Row, Table
 from utils.tasks import Task

@@ -24,8 +24,13 @@ from models.layers.dropout import segment_keys
 from system.console import hold_interrupts, interrupt, interrupted_by, is_terminal, print_line
 from system.errors import InputError
 from system.progress import progress
-from utils.reports.evaluation import append_predictions, evaluate, gather_rows, report_not_finite
-from utils.reports.predict import Predictor
+from utils.reports.evaluation import (
+    Predictor,
+    append_predictions,
+    evaluate,
+    gather_rows,
+    report_not_finite,
+)
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
 from utils.tasks import Scores, Task

@@ -17,8 +17,7 @@ from system.devices import pick_device
 from tests.cuda import needs_cuda
 from tests.models.test_text_encoder import TINY, tiny, tiny_pieces
 from tests.utils.training.test_trainer import make_trainer
-from utils.reports.evaluation import evaluate
-from utils.reports.predict import Predictor
+from utils.reports.evaluation import Predictor, evaluate
 from utils.running.cuda_graph import CudaGraph
 from utils.running.execution import Compiled, Execution
 from utils.tasks import SENTIMENT
