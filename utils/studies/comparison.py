@@ -59,7 +59,7 @@ def run_study(
     left = []
     for config, state, title in zip(runs, states, titles, strict=True):
         if dry_run or state == _COMPLETE:
-            _print_state(config, title, state)
+            print_heading(f"{title}, {config.checkpointdir}: {state}")
         else:
             left.append((config, title))
     if dry_run:
@@ -81,10 +81,6 @@ def run_study(
         raise InputError(f"{'; '.join(unended)}; the same command trains what is left")
 
 
-def _print_state(config: RunConfig, title: str, state: str) -> None:
-    print_heading(f"{title}, {config.checkpointdir}: {state}")
-
-
 def train_run(
     config: RunConfig,
     title: str,
@@ -96,7 +92,7 @@ def train_run(
     `after_epoch` is as `Trainer` takes it.
     """
     state = _state_of(config)
-    _print_state(config, title, state)
+    print_heading(f"{title}, {config.checkpointdir}: {state}")
     if state != _COMPLETE:
         resume = "auto" if state == _GOES_ON else None
         train(config, options, resume, state == _AGAIN, after_epoch)

@@ -220,22 +220,19 @@ def refuse_several(processes: Processes, folder: Path) -> None:
 
 def run_of(trial: FrozenTrial) -> str:
     """Return the name of the run that a trial is of."""
-    name: str = trial.user_attrs[RUN]
-    return name
+    return str(trial.user_attrs[RUN])
 
 
 def attempt_of(trial: FrozenTrial) -> int:
     """Return how many trials of its run there were, with this one."""
-    number: int = trial.user_attrs.get(_ATTEMPT, 1)
-    return number
+    return int(trial.user_attrs.get(_ATTEMPT, 1))
 
 
 def why_failed(trial: FrozenTrial) -> str:
     """Return why a trial failed."""
     if _GIVEN_BACK in trial.user_attrs:
         return "it was given back"
-    reason: str = trial.user_attrs.get(_FAILED, "its process ended")
-    return reason
+    return str(trial.user_attrs.get(_FAILED, "its process ended"))
 
 
 def seconds_of(trial: FrozenTrial) -> float | None:

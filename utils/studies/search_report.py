@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -97,27 +98,16 @@ def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
 
 
 def _draw(search: Search, queue: Queue) -> Picture:
-    from utils.studies.search_plot import Point, plot_search  # matplotlib is slow to import
+    from utils.studies.search_plot import plot_search  # matplotlib is slow to import
 
     measure = search.task.chosen_by
-    points = [
-        Point(int(run_of(trial)), trial.value, trial.state == TrialState.PRUNED)
-        for trial in queue.trials
-        if trial.value is not None
-    ]
     what = f"Validation {measure.name} by trial, and how much each setting mattered"
     picture = Picture(search.config.checkpointdir / "search.png", what, is_wide=True)
-    importance = _importance(queue)
-    plot_search(picture.path, points, importance, measure.name, measure.lower_is_better)
+    importance: dict[str, float] = {}  # of each setting, its share of the variance among trials
+    with suppress(ValueError, RuntimeError):  # too few trials, or all alike
+        importance = get_param_importances(queue.study, evaluator=FanovaImportanceEvaluator(seed=0))
+    plot_search(picture.path, queue.trials, importance, measure)
     return picture
-
-
-def _importance(queue: Queue) -> dict[str, float]:
-    """Return each setting's share of the variance among trials; nothing where it is not told."""
-    try:
-        return get_param_importances(queue.study, evaluator=FanovaImportanceEvaluator(seed=0))
-    except (ValueError, RuntimeError):  # too few trials, or all alike
-        return {}
 
 
 def _chosen(search: Search, queue: Queue) -> Table:
