@@ -17,7 +17,7 @@ from system.console import is_terminal, print_line
 from system.errors import InputError
 from system.progress import progress
 from utils.running.cuda_graph import CudaGraph
-from utils.running.execution import Execution
+from utils.running.execution import Compiled, autocast
 from utils.tasks import Scores, Task
 
 _MOST_PARTS = 1000
@@ -26,15 +26,15 @@ _MOST_PARTS = 1000
 class Predictor(nn.Module):
     """A model for evaluation: `(B, outputs)` float32 from its inputs, without gradients."""
 
-    def __init__(self, model: nn.Module, execution: Execution, batch_size: int) -> None:
+    def __init__(self, model: nn.Module, precision: str, options: LoaderOptions) -> None:
         super().__init__()
         self.model = model
-        self._execution = execution
-        prepared = execution.prepared(model)
+        self._precision = precision
+        prepared = Compiled(model) if options.compiles else model
         self._predict = CudaGraph(
             lambda *inputs: (self._run(prepared, inputs),),
             lambda *inputs: (self._run(model, inputs),),
-            batch_size,
+            options.share_size,
         )
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def _run(self, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-        with self._execution.autocast(inputs[0].device):
+        with autocast(self._precision, inputs[0].device):
             return forward(*inputs).float()
 
 

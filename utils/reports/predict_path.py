@@ -37,7 +37,6 @@ from utils.reports.html import warning_if_unwritten
 from utils.reports.predict_report import write_prediction_report
 from utils.reports.results import result_folder, values_by_segment
 from utils.run_config import RunConfig
-from utils.running.execution import Execution
 from utils.running.setup import check_widths, open_model, place_model, scores_trained_on
 from utils.running.text_encoder import cutter_of, takes_pieces
 from utils.tasks import Task
@@ -58,8 +57,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
         config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
         for split in splits[1:]:
             check_widths(model, split)
-        execution = Execution(config.precision, options.compiles)
-        predictor = Predictor(place_model(model, options), execution, options.share_size)
+        predictor = Predictor(place_model(model, options), config.precision, options)
         digest = " ".join(split.digest for split in splits)
         folder = result_folder(config.resultdir, checkpoint.path, digest) / "predicted"
         for split in splits:

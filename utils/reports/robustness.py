@@ -37,7 +37,6 @@ from utils.reports.perturbation import (
 )
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
-from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
 from utils.running.text_encoder import takes_pieces
 from utils.tasks import Scores, Task
@@ -142,8 +141,7 @@ def _scores(
 ) -> dict[Perturbation, Scores]:
     """Return the scores by perturbation; where several leave the same data, it is scored once."""
     config, model, task, split = opened
-    execution = Execution(config.precision, options.compiles)
-    predictor = Predictor(place_model(model, options), execution, options.share_size)
+    predictor = Predictor(place_model(model, options), config.precision, options)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
     by_effect: dict[Perturbation, Scores] = {}
     scores = {}

@@ -32,7 +32,6 @@ from utils.reports.evaluation import (
     report_not_finite,
 )
 from utils.run_config import RunConfig
-from utils.running.execution import Execution
 from utils.tasks import Scores, Task
 from utils.training.history import Epoch, History
 from utils.training.saved_state import TrainingSaver, TrainingState
@@ -66,8 +65,7 @@ class Trainer:
         self.splits = place_splits(splits, options)
         self.state = TrainingState()
         self.saver = TrainingSaver(self.step, config, options, data)
-        execution = Execution(config.precision, options.compiles)
-        self.predictor = Predictor(model, execution, options.share_size)
+        self.predictor = Predictor(model, config.precision, options)
         self._after_epoch = after_epoch
         self._is_within_step = False
         self._unseen: list[Tensor] = []  # losses since the last look
