@@ -13,7 +13,7 @@ from data.loading.batches import batches
 from data.loading.on_device import DeviceSplit
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
-from system.console import is_terminal, print_line
+from system.console import print_line
 from system.errors import InputError
 from system.progress import progress
 from utils.running.cuda_graph import CudaGraph
@@ -106,7 +106,7 @@ def predict_split(
         desc=f"Predicting {split.folder.name}",
         unit="batch",
         leave=False,
-        disable=not (options.verbose and is_terminal()),
+        disable=None if options.verbose else True,  # None: where nobody watches
     )
     for batch in bar:
         if len(batch.labels):

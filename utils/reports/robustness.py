@@ -32,7 +32,6 @@ from utils.reports.perturbation import (
     PerturbedSplit,
     effect,
     perturbations,
-    shift_in_rows,
     shift_rates,
 )
 from utils.reports.results import result_folder
@@ -181,7 +180,7 @@ def _write(
     for one in found:
         for how, scores in one.scores.items():
             is_shift = how.kind == "shift"
-            rows = shift_in_rows(how.level, rates[how.modality]) if is_shift else ""
+            rows = round(how.level * rates[how.modality]) if is_shift else ""
             about = (one.checkpoint, one.model, how.modality, how.kind, how.level, rows)
             lines.append([*about, *(scores[key] for key in keys)])
     write_csv(folder / "robustness.csv", lines)

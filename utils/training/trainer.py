@@ -21,7 +21,7 @@ from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
 from models.contract import Model
 from models.layers.dropout import segment_keys
-from system.console import hold_interrupts, interrupt, interrupted_by, is_terminal, print_line
+from system.console import hold_interrupts, interrupt, interrupted_by, print_line
 from system.errors import InputError
 from system.progress import progress
 from utils.reports.evaluation import (
@@ -238,7 +238,7 @@ class Trainer:
             desc="Training",
             unit="step",
             leave=False,
-            disable=not (self.options.verbose and is_terminal()),
+            disable=None if self.options.verbose else True,  # None: where nobody watches
         )
 
     def _look_at_loss(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
