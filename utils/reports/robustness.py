@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from data.loading.options import LoaderOptions
 from data.loading.split import INPUTS, Split
 from models.checkpoint import read_checkpoint
@@ -81,21 +79,12 @@ def measure_robustness(
         rates = shift_rates(split)
         shifts = ", ".join(f"{rate:.4g} rows of {name}" for name, rate in rates.items())
         print_line(f"To shift them, a second is taken as {shifts}")
-        bar = progress(
-            total=len(opened) * len(perturbations()),
-            desc="Disturbing",
-            unit="score",
-            disable=not options.verbose,
-        )
-        with bar:
-            found = [
-                Robustness(
-                    one.config.needed_checkpoint,
-                    one.config.model_name,
-                    _scores(one, rates, options, bar),
-                )
-                for one in opened
-            ]
+        found = [
+            Robustness(
+                one.config.needed_checkpoint, one.config.model_name, _scores(one, rates, options)
+            )
+            for one in opened
+        ]
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(found, task)))
     if config.save and options.processes.is_first:
@@ -136,7 +125,7 @@ def _open(
 
 
 def _scores(
-    opened: _Opened, rates: Mapping[str, float], options: LoaderOptions, bar: tqdm
+    opened: _Opened, rates: Mapping[str, float], options: LoaderOptions
 ) -> dict[Perturbation, Scores]:
     """Return the scores by perturbation; where several leave the same data, it is scored once."""
     config, model, task, split = opened
@@ -144,7 +133,8 @@ def _scores(
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
     by_effect: dict[Perturbation, Scores] = {}
     scores = {}
-    for perturbation in perturbations():
+    bar = progress(perturbations(), desc="Disturbing", unit="score", disable=not options.verbose)
+    for perturbation in bar:
         modality = perturbation.modality
         same = effect(perturbation, rates.get(modality, 0), lengths[modality])
         if modality in getattr(model.config, "left_out", []):
@@ -156,7 +146,6 @@ def _scores(
                 found = evaluate(predictor, disturbed, task, replace(options, verbose=False))
             by_effect[same] = found.scores
         scores[perturbation] = by_effect[same]
-        bar.update()
     return scores
 
 
