@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks import record, sides
-from utils.reports.evaluation import evaluate
-from utils.reports.predict import Predictor
+from utils.reports.evaluation import Predictor, evaluate
 from utils.tasks import SENTIMENT
 
 
@@ -36,7 +35,7 @@ def eager(setting: sides.Setting) -> sides.OnePass:
 
 def program(setting: sides.Setting, model: nn.Module) -> sides.OnePass:
     """Evaluate as main_msaf.py does."""
-    predictor = Predictor(model, setting.execution, setting.batch_size)
+    predictor = Predictor(model, setting.precision, setting.options)
     split = sides.open_split(setting)
 
     def one_pass() -> None:

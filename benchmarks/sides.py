@@ -35,7 +35,6 @@ from models.registry import build
 from system.devices import PRECISIONS, pick_device
 from system.progress import progress
 from utils.run_config import RunConfig
-from utils.running.execution import Execution
 
 Value = TypeVar("Value")
 Lengths = dict[str, int]  # rows of a segment, by modality
@@ -59,11 +58,6 @@ class Setting:
     def options(self) -> LoaderOptions:
         """How the program loads."""
         return LoaderOptions(self.device, self.batch_size, num_workers=0, verbose=False)
-
-    @property
-    def execution(self) -> Execution:
-        """How the program runs the model."""
-        return Execution(self.precision)
 
     @property
     def config(self) -> RunConfig:

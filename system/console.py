@@ -230,11 +230,6 @@ def print_line(message: str) -> None:
     print(message, flush=True)
 
 
-def is_terminal() -> bool:
-    """Tell whether somebody watches, so that a moving bar is of use."""
-    return sys.stderr.isatty()
-
-
 def print_heading(message: str) -> None:
     """Print a line that stands out."""
     print_line(f"{Style.BRIGHT}{message}{Style.RESET_ALL}")

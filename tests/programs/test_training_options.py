@@ -19,7 +19,6 @@ from system.errors import InputError
 from tests.forked_programs import ROOT
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.costs import model_table
-from utils.running.execution import Execution
 from utils.tasks.sentiment import score
 from utils.training.seeds import spread
 from utils.training.step import TrainingStep
@@ -126,7 +125,7 @@ def test_costs_are_the_papers_parameters():
     inputs = [torch.randn(2, 50, width) for width in (35, 74, 768)]
     rows = {
         line.split()[0]: line.split()[1:]
-        for line in model_table(nhfnet(), inputs, Execution()).splitlines()
+        for line in model_table(nhfnet(), inputs, "float32").splitlines()
         if " M" in line
     }
     assert rows["all"][0] == "636,801"
@@ -139,9 +138,7 @@ def test_costs_are_the_papers_parameters():
 
 def test_activations_are_those_of_the_batch():
     tables = [
-        model_table(
-            nhfnet(), [torch.randn(batch, 50, width) for width in (35, 74, 768)], Execution()
-        )
+        model_table(nhfnet(), [torch.randn(batch, 50, width) for width in (35, 74, 768)], "float32")
         for batch in (2, 4)
     ]
     small, large = (float(table.rsplit("pass ", 1)[1].split()[0]) for table in tables)

@@ -22,7 +22,7 @@ from system.files import atomic_write
 from system.progress import progress
 from utils.reports.evaluation import Evaluation
 from utils.reports.html import Picture, Section
-from utils.running.execution import Execution
+from utils.running.execution import autocast
 from utils.running.text_encoder import tokenizer_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class AttentionReport:
             print_line(f"No attention maps of what is left out: {', '.join(missing)}")
 
     def write(
-        self, folder: Path, evaluation: Evaluation, execution: Execution, options: LoaderOptions
+        self, folder: Path, evaluation: Evaluation, precision: str, options: LoaderOptions
     ) -> list[Picture]:
         """Write a `.npz` and a `.png` a segment into `folder`; returns the pictures.
 
@@ -73,7 +73,7 @@ class AttentionReport:
         names = self._position_names(rows)
         bar = progress(rows, desc="Attention", unit="segment", disable=not options.verbose)
         for row in bar:
-            with torch.no_grad(), execution.autocast(options.device):
+            with torch.no_grad(), autocast(precision, options.device):
                 inputs = self._inputs(row, options.device)
                 prediction, maps = self._model.with_attention(*inputs)
             maps = {

@@ -14,23 +14,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.registry import MODELS, build, describe_config
 from models.text_encoder import text_encoder_of
 from system.console import format_table
-from utils.running.execution import Execution
+from utils.running.execution import autocast
 
 _VALUES_A_PARAMETER = 4  # in training: itself, its gradient and Adam's two moments
 # The widths of CMU-MOSEI's features: FACET, COVAREP and bert-base.
 _MOSEI = {"visual": 35, "audio": 74, "text": 768}
 
 
-def model_table(model: nn.Module, inputs: Sequence[Tensor], execution: Execution) -> str:
+def model_table(model: nn.Module, inputs: Sequence[Tensor], precision: str) -> str:
     """Lay out each part's parameters and FLOPs a sample, and the activations of one batch.
 
-    `inputs` is a batch as the model takes it, which is run as `execution` says. FLOPs are those of
+    `inputs` is a batch as the model takes it, which is run in this precision. FLOPs are those of
     the forward pass, by PyTorch's own counter, which knows matrix products only.
     """
     batch = len(inputs[0])
     parts = _parts(model)
     model.train()
-    with execution.autocast(inputs[0].device):
+    with autocast(precision, inputs[0].device):
         activations = _activation_bytes(model, inputs)
     name_of_model = type(model).__name__
     counts = count_flops(model, inputs)

@@ -14,7 +14,6 @@ from system.console import print_line
 from utils.reports.costs import count_parameters, model_table
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
-from utils.running.execution import Execution
 from utils.running.setup import open_model, open_training
 from utils.running.text_encoder import takes_pieces
 
@@ -69,8 +68,7 @@ def _print_plan(
     for name, fact in facts:
         print_line(f"{name:<9} {fact}")
     rows = range(min(batch_size, len(split)))
-    execution = Execution(config.precision)
-    print_line("\n" + model_table(model, split[list(rows)].inputs, execution))
+    print_line("\n" + model_table(model, split[list(rows)].inputs, config.precision))
 
 
 def _megabytes(count: int) -> str:

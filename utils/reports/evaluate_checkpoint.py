@@ -13,13 +13,11 @@ from system.files import check_writable
 from utils.reports.about import about_run, describe_data
 from utils.reports.attention import AttentionReport, Wanted, attention_section
 from utils.reports.bootstrap import Bootstrap
-from utils.reports.evaluation import Evaluation, evaluate, report_not_finite
+from utils.reports.evaluation import Evaluation, Predictor, evaluate, report_not_finite
 from utils.reports.evaluation_report import evaluation_sections
 from utils.reports.html import warning_if_unwritten, write_report
-from utils.reports.predict import Predictor
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
-from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
 from utils.running.text_encoder import takes_pieces
 
@@ -44,8 +42,7 @@ def evaluate_checkpoint(
     bootstrap = Bootstrap(config, split, task)
     if config.save:
         check_writable(config.resultdir)  # told before the work
-    execution = Execution(config.precision, options.compiles)
-    predictor = Predictor(place_model(model, options), execution, options.share_size)
+    predictor = Predictor(place_model(model, options), config.precision, options)
     evaluation = evaluate(predictor, split, task, options)
     report_not_finite({split_name: evaluation.not_finite})
     print_heading(f"{checkpoint.path} on {split.folder}")
@@ -59,7 +56,8 @@ def evaluate_checkpoint(
         pictures = write_evaluation(folder, evaluation, task, details)
         attended = None
         if maps is not None:
-            attended = maps.write(folder / "attention", evaluation, execution, options)
+            place = folder / "attention"
+            attended = maps.write(place, evaluation, config.precision, options)
         with warning_if_unwritten(report := folder / "report.html"):
             certainty = certainty or bootstrap.find(evaluation)
             sections = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,39 @@ from data.loading.batches import batches
 from data.loading.on_device import DeviceSplit
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
-from system.console import is_terminal, print_line
+from system.console import print_line
 from system.errors import InputError
 from system.progress import progress
+from utils.running.cuda_graph import CudaGraph
+from utils.running.execution import Compiled, autocast
 from utils.tasks import Scores, Task
 
 _MOST_PARTS = 1000
+
+
+class Predictor(nn.Module):
+    """A model for evaluation: `(B, outputs)` float32 from its inputs, without gradients."""
+
+    def __init__(self, model: nn.Module, precision: str, options: LoaderOptions) -> None:
+        super().__init__()
+        self.model = model
+        self._precision = precision
+        prepared = Compiled(model) if options.compiles else model
+        self._predict = CudaGraph(
+            lambda *inputs: (self._run(prepared, inputs),),
+            lambda *inputs: (self._run(model, inputs),),
+            options.share_size,
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Predict."""
+        (prediction,) = self._predict(*inputs)
+        return prediction
+
+    @torch.no_grad()
+    def _run(self, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+        with autocast(self._precision, inputs[0].device):
+            return forward(*inputs).float()
 
 
 @dataclass(frozen=True)
@@ -79,7 +106,7 @@ def predict_split(
         desc=f"Predicting {split.folder.name}",
         unit="batch",
         leave=False,
-        disable=not (options.verbose and is_terminal()),
+        disable=None if options.verbose else True,  # None: where nobody watches
     )
     for batch in bar:
         if len(batch.labels):

@@ -56,7 +56,7 @@ def effect(perturbation: Perturbation, rows_a_second: float, length: int) -> Per
     """
     modality, kind, level = perturbation.modality, perturbation.kind, perturbation.level
     if kind == "shift":
-        level = shift_in_rows(level, rows_a_second)
+        level = round(level * rows_a_second)
         if abs(level) >= length:  # none is left
             kind, level = "missing_random", 100
     if kind != "noise" and level == 0:
@@ -64,11 +64,6 @@ def effect(perturbation: Perturbation, rows_a_second: float, length: int) -> Per
     if kind == "missing_block" and level == 100:
         kind = "missing_random"
     return Perturbation(modality, kind, level)
-
-
-def shift_in_rows(seconds: float, rows_a_second: float) -> int:
-    """Return the whole number of rows that is nearest to a shift."""
-    return round(seconds * rows_a_second)
 
 
 class PerturbedSplit(Split):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 from data.labels import Scale
 from system.figures import pyplot, save_figure
-from utils.tasks.metrics import confusion_matrix
 
 _MOST_POINTS = 2000  # more would hide each other
 
@@ -19,7 +19,8 @@ def plot_confusion_matrix(
 ) -> None:
     """Draw how often each class of the values `(n,)` was taken for which."""
     names = scale.class_names
-    counts = confusion_matrix(scale.classes(labels), scale.classes(predictions), len(names))
+    classes = scale.classes(labels), scale.classes(predictions)
+    counts = confusion_matrix(*classes, labels=range(len(names)))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = pyplot.subplots(figsize=(6, 5.2), layout="constrained")
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)

@@ -9,9 +9,8 @@ import torch
 
 from data.loading.split import Split
 from utils.reports.about import configuration_section, data_section, environment_section
-from utils.reports.evaluation_report import values_text
+from utils.reports.evaluation_report import SegmentTable, values_text
 from utils.reports.html import Cell, Section, Table, write_report
-from utils.reports.segment_table import SegmentTable
 from utils.run_config import RunConfig
 from utils.running.environment import environment
 from utils.tasks import Task

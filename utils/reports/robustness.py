@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from data.loading.options import LoaderOptions
 from data.loading.split import INPUTS, Split
 from models.checkpoint import read_checkpoint
@@ -23,7 +21,7 @@ from system.files import write_csv
 from system.progress import progress
 from utils.reports.about import about_run
 from utils.reports.encoded import encode_split
-from utils.reports.evaluation import evaluate
+from utils.reports.evaluation import Predictor, evaluate
 from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
 from utils.reports.perturbation import (
     MODALITIES,
@@ -32,13 +30,10 @@ from utils.reports.perturbation import (
     PerturbedSplit,
     effect,
     perturbations,
-    shift_in_rows,
     shift_rates,
 )
-from utils.reports.predict import Predictor
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
-from utils.running.execution import Execution
 from utils.running.setup import open_model, place_model
 from utils.running.text_encoder import takes_pieces
 from utils.tasks import Scores, Task
@@ -84,21 +79,12 @@ def measure_robustness(
         rates = shift_rates(split)
         shifts = ", ".join(f"{rate:.4g} rows of {name}" for name, rate in rates.items())
         print_line(f"To shift them, a second is taken as {shifts}")
-        bar = progress(
-            total=len(opened) * len(perturbations()),
-            desc="Disturbing",
-            unit="score",
-            disable=not options.verbose,
-        )
-        with bar:
-            found = [
-                Robustness(
-                    one.config.needed_checkpoint,
-                    one.config.model_name,
-                    _scores(one, rates, options, bar),
-                )
-                for one in opened
-            ]
+        found = [
+            Robustness(
+                one.config.needed_checkpoint, one.config.model_name, _scores(one, rates, options)
+            )
+            for one in opened
+        ]
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(found, task)))
     if config.save and options.processes.is_first:
@@ -139,16 +125,16 @@ def _open(
 
 
 def _scores(
-    opened: _Opened, rates: Mapping[str, float], options: LoaderOptions, bar: tqdm
+    opened: _Opened, rates: Mapping[str, float], options: LoaderOptions
 ) -> dict[Perturbation, Scores]:
     """Return the scores by perturbation; where several leave the same data, it is scored once."""
     config, model, task, split = opened
-    execution = Execution(config.precision, options.compiles)
-    predictor = Predictor(place_model(model, options), execution, options.share_size)
+    predictor = Predictor(place_model(model, options), config.precision, options)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
     by_effect: dict[Perturbation, Scores] = {}
     scores = {}
-    for perturbation in perturbations():
+    bar = progress(perturbations(), desc="Disturbing", unit="score", disable=not options.verbose)
+    for perturbation in bar:
         modality = perturbation.modality
         same = effect(perturbation, rates.get(modality, 0), lengths[modality])
         if modality in getattr(model.config, "left_out", []):
@@ -160,7 +146,6 @@ def _scores(
                 found = evaluate(predictor, disturbed, task, replace(options, verbose=False))
             by_effect[same] = found.scores
         scores[perturbation] = by_effect[same]
-        bar.update()
     return scores
 
 
@@ -184,7 +169,7 @@ def _write(
     for one in found:
         for how, scores in one.scores.items():
             is_shift = how.kind == "shift"
-            rows = shift_in_rows(how.level, rates[how.modality]) if is_shift else ""
+            rows = round(how.level * rates[how.modality]) if is_shift else ""
             about = (one.checkpoint, one.model, how.modality, how.kind, how.level, rows)
             lines.append([*about, *(scores[key] for key in keys)])
     write_csv(folder / "robustness.csv", lines)

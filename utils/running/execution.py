@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -57,18 +56,6 @@ class Compiled:
         return compiled
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a model is run; `precision` is one of `system.devices.PRECISIONS`."""
-
-    precision: str = "float32"
-    compiles: bool = False  # by torch.compile
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """Return the context in which to run the model."""
-        is_mixed = self.precision != "float32"
-        return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed)
-
-    def prepared(self, module: nn.Module) -> Callable[..., Tensor]:
-        """Return `module`, to be compiled at its first call if that is wanted."""
-        return Compiled(module) if self.compiles else module
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a model runs; `precision` is one of `devices.PRECISIONS`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision != "float32")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -166,7 +166,7 @@ def _as_prepared(folder: Path) -> tuple[str, str | None]:
     """
     from data.text.bert_files import weights_facts
 
-    text = _text_of(folder)
+    text = (read_manifest(folder) or {}).get("text") or {}
     if "weights" not in text:
         raise InputError(
             f"--finetune_bert: {folder} does not say which BERT encoded its text; give the BERT's "
@@ -180,13 +180,6 @@ def _as_prepared(folder: Path) -> tuple[str, str | None]:
             "or give the BERT to begin from: --finetune_bert NAME_OR_DIR."
         )
     return name, commit if isinstance(commit, str) else None
-
-
-def _text_of(folder: Path) -> dict[str, Any]:
-    """Return what the manifest in a folder says of the text."""
-    manifest = read_manifest(folder)
-    text: dict[str, Any] = (manifest or {}).get("text") or {}
-    return text
 
 
 def check_pieces(model: Model, split: Split) -> None:
@@ -208,8 +201,8 @@ def check_pieces(model: Model, split: Split) -> None:
             f"{split.folder}: its word pieces are those of --alignment {by[found]}, but the text "
             f"encoder takes those of {by[expected]}; use data aligned like that."
         )
-    vocabulary = _text_of(split.folder.parent).get("vocabulary")
-    if vocabulary not in (None, vocabulary_digest(encoder.vocabulary)):
+    text = (read_manifest(split.folder.parent) or {}).get("text") or {}
+    if text.get("vocabulary") not in (None, vocabulary_digest(encoder.vocabulary)):
         raise InputError(
             f"{split.folder}: its word pieces are of another vocabulary than the text encoder's; "
             "use the BERT that the data were prepared with, or prepare them with this one (--bert)."

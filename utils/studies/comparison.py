@@ -59,7 +59,8 @@ def run_study(
     left = []
     for config, state, title in zip(runs, states, titles, strict=True):
         if dry_run or state == _COMPLETE:
-            _print_state(config, title, state)
+            work = f", {config.epochs} epochs in batches of {config.batch_size}"
+            print_heading(f"{title}, {config.checkpointdir}: {state}{work * (state != _COMPLETE)}")
         else:
             left.append((config, title))
     if dry_run:
@@ -81,11 +82,6 @@ def run_study(
         raise InputError(f"{'; '.join(unended)}; the same command trains what is left")
 
 
-def _print_state(config: RunConfig, title: str, state: str) -> None:
-    work = f", {config.epochs} epochs in batches of {config.batch_size}"
-    print_heading(f"{title}, {config.checkpointdir}: {state}{work * (state != _COMPLETE)}")
-
-
 def train_run(
     config: RunConfig,
     title: str,
@@ -97,7 +93,7 @@ def train_run(
     `after_epoch` is as `Trainer` takes it.
     """
     state = _state_of(config)
-    _print_state(config, title, state)
+    print_heading(f"{title}, {config.checkpointdir}: {state}")
     if state != _COMPLETE:
         resume = "auto" if state == _GOES_ON else None
         train(config, options, resume, state == _AGAIN, after_epoch)
@@ -203,7 +199,7 @@ def work_on_runs(queue: Queue, folder: Path, given: Mapping[str, Any]) -> None:
         train_run(config, attributes.get("title", "Run"), options_of(config), report)
         return 0.0  # Optuna wants a value; scores are in the run's folder
 
-    queue.work(train_taken, check, after=lambda: None)
+    queue.work(train_taken, check)
 
 
 def _digests(config: RunConfig) -> dict[str, str]:

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.loading.split import Split
-from utils.reports.evaluation_report import WORST, Group, class_groups, length_groups, values_text
+from utils.reports.evaluation_report import (
+    WORST,
+    Group,
+    SegmentTable,
+    class_groups,
+    length_groups,
+    values_text,
+)
 from utils.reports.html import Cell, Section, Table
-from utils.reports.segment_table import SegmentTable
 from utils.studies.predicted import Predicted
 from utils.tasks import Task
 

@@ -27,17 +27,16 @@ def plan_runs(
     checkpoint, or keeps nothing, and for two that would share a folder.
     """
     refuse_unsaved(configs.values())
-    names: dict[str, str] = {}
+    names: dict[str, str] = {}  # by the folder
     for name in configs:
-        other = names.setdefault(_folder_name(name), name)
+        folder = re.sub(r"[^\w.,=-]+", "_", name)
+        other = names.setdefault(folder, name)
         if other != name:
-            raise InputError(
-                f"{other} and {name} would share the folder {_folder_name(name)}; rename one."
-            )
+            raise InputError(f"{other} and {name} would share the folder {folder}; rename one.")
     runs = []
-    for name, config in configs.items():
-        folder = config.checkpointdir / _folder_name(name)
-        placed = replace(config, checkpointdir=folder, task=config.task_name)
+    for folder, name in names.items():
+        config = configs[name]
+        placed = replace(config, checkpointdir=config.checkpointdir / folder, task=config.task_name)
         runs += [placed.for_seed(seed) for seed in seeds or [config.seed]]
     return runs
 
@@ -49,11 +48,6 @@ def refuse_unsaved(configs: Iterable[RunConfig]) -> None:
             "A comparison or search trains from the start and needs what a run writes: leave "
             "--checkpoint and --no_save out."
         )
-
-
-def _folder_name(name: str) -> str:
-    """Return what the folder of a configuration's runs is called."""
-    return re.sub(r"[^\w.,=-]+", "_", name)
 
 
 def recorded(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,26 +1,68 @@
-"""A search as one report."""
+"""A search as files to go on with (trials.csv, the best run.json), and as one report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from models.registry import config_class
 from system.errors import InputError
+from system.files import write_csv, write_json
 from utils.reports.about import about_run
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
 from utils.run_config import RunConfig
-from utils.studies.queue import Queue, run_of, seconds_of, why_failed
+from utils.studies.queue import Queue, attempt_of, run_of, seconds_of, why_failed
 from utils.studies.runs import find_runs
-from utils.studies.search import Search, best_trial
-from utils.studies.search_files import STATES, value_of, write_trials
-from utils.studies.space import describe, value_text
+from utils.studies.search import Search, best_trial, ended_runs
+from utils.studies.space import describe, value_text, with_values
 from utils.studies.storage import telling_of_storage
 from utils.studies.table import make_table
+from utils.training.run_folder import RUN_FILE
 
-PICTURE = "search.png"
+TRIALS = "trials.csv"
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def write_trials(search: Search, queue: Queue) -> None:
+    """Write the trials, and the best configuration as `--config` takes it, into their folder."""
+    folder, measure = search.config.checkpointdir, search.task.chosen_by
+    header = ["trial", "attempt", "state", f"val_{measure.key}", "epochs", "started", "seconds"]
+    rows = [_line(trial, list(search.space)) for trial in queue.trials]
+    write_csv(folder / TRIALS, [[*header, *search.space, "why"], *rows])
+    best = best_trial(queue)
+    if best is not None:
+        chosen = {
+            "trial": run_of(best),
+            "trials": len(ended_runs(queue)),
+            f"val_{measure.key}": best.value,
+            "values": best.params,
+        }
+        config = with_values(search.config, best.params)
+        datadir = queue.study.user_attrs["config"]["datadir"]  # whoever's data these are
+        values = {**config.outcome, "datadir": datadir}
+        write_json(folder / RUN_FILE, {"search": chosen, "config": values})
+
+
+def _line(trial: FrozenTrial, names: Sequence[str]) -> list[Any]:
+    started, seconds = trial.datetime_start, seconds_of(trial)
+    return [
+        *(run_of(trial), attempt_of(trial), STATES[trial.state], trial.value),
+        trial.last_step,
+        None if started is None else started.isoformat(timespec="seconds"),
+        None if seconds is None else round(seconds, 1),
+        *(trial.params.get(name) for name in names),
+        why_failed(trial) if trial.state == TrialState.FAIL else None,
+    ]
 
 
 def write_search(search: Search, queue: Queue, chosen: RunConfig) -> None:
@@ -56,27 +98,16 @@ def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
 
 
 def _draw(search: Search, queue: Queue) -> Picture:
-    from utils.studies.search_plot import Point, plot_search  # matplotlib is slow to import
+    from utils.studies.search_plot import plot_search  # matplotlib is slow to import
 
     measure = search.task.chosen_by
-    points = [
-        Point(int(run_of(trial)), value, trial.state == TrialState.PRUNED)
-        for trial in queue.trials
-        if (value := value_of(trial)) is not None
-    ]
     what = f"Validation {measure.name} by trial, and how much each setting mattered"
-    picture = Picture(search.config.checkpointdir / PICTURE, what, is_wide=True)
-    importance = _importance(queue)
-    plot_search(picture.path, points, importance, measure.name, measure.lower_is_better)
+    picture = Picture(search.config.checkpointdir / "search.png", what, is_wide=True)
+    importance: dict[str, float] = {}  # of each setting, its share of the variance among trials
+    with suppress(ValueError, RuntimeError):  # too few trials, or all alike
+        importance = get_param_importances(queue.study, evaluator=FanovaImportanceEvaluator(seed=0))
+    plot_search(picture.path, queue.trials, importance, measure)
     return picture
-
-
-def _importance(queue: Queue) -> dict[str, float]:
-    """Return each setting's share of the variance among trials; nothing where it is not told."""
-    try:
-        return get_param_importances(queue.study, evaluator=FanovaImportanceEvaluator(seed=0))
-    except (ValueError, RuntimeError):  # too few trials, or all alike
-        return {}
 
 
 def _chosen(search: Search, queue: Queue) -> Table:
@@ -104,32 +135,24 @@ def _tested(search: Search, chosen: RunConfig) -> list[str | Table]:
 
 
 def _trials(search: Search, queue: Queue) -> Table:
+    """Lay out the trials, the best first, and those without a score last."""
     measure, best = search.task.chosen_by, best_trial(queue)
-    header = ["trial", "state", f"val {measure.name}", "epochs", "seconds", *search.space, "why"]
-    best_number = None if best is None else best.number
-    trials = _ordered(search, queue)
-    return Table(header, [_row(search, one, one.number == best_number) for one in trials])
-
-
-def _ordered(search: Search, queue: Queue) -> Sequence[FrozenTrial]:
-    """Return the trials, the best first, and those without a score last."""
-    sign = 1 if search.task.chosen_by.lower_is_better else -1
+    sign = 1 if measure.lower_is_better else -1
 
     def place(trial: FrozenTrial) -> tuple[bool, bool, float]:
-        value = value_of(trial)
-        return value is None, trial.state != TrialState.COMPLETE, sign * (value or 0)
+        is_pruned = trial.state != TrialState.COMPLETE
+        return trial.value is None, is_pruned, sign * (trial.value or 0)
 
-    return sorted(queue.trials, key=place)
-
-
-def _row(search: Search, trial: FrozenTrial, is_best: bool) -> list[object]:
-    value = value_of(trial)
-    shown = "-" if value is None else search.task.chosen_by.text(value)
-    spent = seconds_of(trial)
-    seconds = "-" if spent is None else f"{spent:.0f}"
-    return [
-        *(run_of(trial), STATES[trial.state], Cell(shown, is_best)),
-        *(trial.last_step, seconds),
-        *(value_text(trial.params.get(name)) for name in search.space),
-        why_failed(trial) if trial.state == TrialState.FAIL else "",
-    ]
+    rows = []
+    for trial in sorted(queue.trials, key=place):
+        shown = "-" if trial.value is None else measure.text(trial.value)
+        spent = seconds_of(trial)
+        row = [
+            *(run_of(trial), STATES[trial.state], Cell(shown, trial == best), trial.last_step),
+            "-" if spent is None else f"{spent:.0f}",
+            *(value_text(trial.params.get(name)) for name in search.space),
+            why_failed(trial) if trial.state == TrialState.FAIL else "",
+        ]
+        rows.append(row)
+    header = ["trial", "state", f"val {measure.name}", "epochs", "seconds", *search.space, "why"]
+    return Table(header, rows)

@@ -17,8 +17,7 @@ from utils.studies.comparison import run_study
 from utils.studies.plan import refuse_unsaved
 from utils.studies.queue import Queue, refuse_several, why_failed
 from utils.studies.search import CHOSEN, Search, best_trial, progress_line
-from utils.studies.search_files import write_trials
-from utils.studies.search_report import write_search
+from utils.studies.search_report import write_search, write_trials
 from utils.studies.space import describe, read_space, with_values
 from utils.studies.storage import Storage, holds_studies
 

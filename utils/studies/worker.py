@@ -13,8 +13,7 @@ from system.processes import Processes
 from utils.studies import comparison, database
 from utils.studies import search as searching
 from utils.studies.queue import Queue, refuse_several
-from utils.studies.search_files import write_trials
-from utils.studies.search_report import write_search
+from utils.studies.search_report import write_search, write_trials
 from utils.studies.storage import Storage, holds_studies, telling_of_storage
 from utils.studies.tune import chosen_config
 

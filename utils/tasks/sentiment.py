@@ -72,11 +72,7 @@ def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
         if np.ptp(values) == 0:
             warnings.warn(f"all {name} are {values[0]:g}: Corr is given as 0", stacklevel=3)
             return 0.0
-    # As np.corrcoef, in half its memory. NumPy 1 would subtract in float32 without being told.
-    x, y = (
-        np.subtract(v, v.mean(dtype=np.float64), dtype=np.float64) for v in (labels, predictions)
-    )
-    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
+    return float(np.corrcoef(labels, predictions, dtype=np.float64)[0, 1])
 
 
 _CORR = Measure("corr", "Corr")  # Pearson

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
@@ -30,19 +29,12 @@ def make_optimizer(model: Model, config: RunConfig) -> Adam:
         of_encoder = [one for one in encoder.parameters() if one.requires_grad]
         known = set(map(id, encoder.parameters()))
         groups[0]["params"] = [one for one in model.parameters() if id(one) not in known]
-        is_decayed = _decayed(encoder)
-        for decay, flag in ((config.bert_weight_decay, True), (0.0, False)):
-            params = [one for one in of_encoder if (id(one) in is_decayed) is flag]
+        for decay, is_matrix in ((config.bert_weight_decay, True), (0.0, False)):
+            params = [one for one in of_encoder if (one.dim() > 1) is is_matrix]
             options = {"lr": config.bert_lr, "weight_decay": decay}
             if params:
                 groups.append({"params": params, "decoupled_weight_decay": True, **options})
     return Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-
-
-def _decayed(encoder: nn.Module) -> set[int]:
-    """Return the ids of the parameters that decay: weights of linear maps and embeddings."""
-    kinds = (nn.Linear, nn.Embedding)
-    return {id(one.weight) for one in encoder.modules() if isinstance(one, kinds)}
 
 
 @contextmanager
@@ -60,22 +52,13 @@ def warming_up(optimizer: Adam, share: float) -> Iterator[None]:
             group["lr"] = rate
 
 
-class _Cosine(CosineAnnealingLR):
-    """Cosine annealing to 0 over all epochs, whatever the MAE."""
-
-    def step(self, mae: float | None = None) -> Any:
-        """Take the next rate; `mae` is not looked at."""
-        return super().step()
-
-
-def make_scheduler(config: RunConfig, optimizer: Optimizer) -> ReduceLROnPlateau | _Cosine | None:
-    """Return the schedule that a run's configuration names; None for `none`.
-
-    It is stepped once an epoch with the validation score.
-    """
+def make_scheduler(
+    config: RunConfig, optimizer: Optimizer
+) -> ReduceLROnPlateau | CosineAnnealingLR | None:
+    """Return the schedule that a run's configuration names, a step an epoch; None for `none`."""
     if config.scheduler == "plateau":
         factor, patience = config.plateau_factor, config.plateau_patience
         return ReduceLROnPlateau(optimizer, factor=factor, patience=patience)
     if config.scheduler == "cosine":
-        return _Cosine(optimizer, T_max=config.epochs)
+        return CosineAnnealingLR(optimizer, T_max=config.epochs)
     return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from data.loading.options import LoaderOptions
 from models.text_encoder import text_encoder_of
 from system.console import print_heading, print_line
-from system.files import check_writable
+from system.files import check_writable, write_json
 from utils.reports.about import describe_data
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.costs import count_flops, count_parameters
@@ -26,7 +26,7 @@ from utils.training.history import Epoch, picked_on_test
 from utils.training.provenance import RunRecord, RunResult
 from utils.training.report import CURVES, write_training_report
 from utils.training.run_folder import BEST, file_to_resume, open_run_folder
-from utils.training.seeds import print_spread, write_spread
+from utils.training.seeds import print_spread, spread
 from utils.training.trainer import Trainer
 
 
@@ -164,5 +164,5 @@ def train_by_seed(
     print_spread(scores)
     if config.save and options.processes.is_first:
         path = config.checkpointdir / "seeds.json"
-        write_spread(path, scores)
+        write_json(path, {"spread": spread(scores), "seeds": scores})
         print_line(f"\nIn {path}")

@@ -141,7 +141,10 @@ class TrainingSaver:
             self._check(checkpoint, content, segments)
             self._step.load_state_dict(content)
             rank, device = self._options.processes.rank, self._options.device
-            _set_random_state(content["random"][rank], device)
+            state = content["random"][rank]
+            torch.set_rng_state(state["cpu"])
+            if device.type == "cuda" and "cuda" in state:
+                torch.cuda.set_rng_state(state["cuda"], device)
         except InputError:
             raise
         except Exception as error:  # what a damaged file holds can fail in any way
@@ -196,9 +199,3 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
-
-
-def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 
 from system.console import format_table, print_line
-from system.files import write_json
 from utils.tasks import Scores
 
 
@@ -33,9 +31,3 @@ def print_spread(scores: dict[int, Scores]) -> None:
         for name, of in spread(scores).items()
     ]
     print_line(format_table(["score", "mean", "std", *(f"seed {seed}" for seed in scores)], rows))
-
-
-def write_spread(path: Path, scores: dict[int, Scores]) -> None:
-    """Write the same as JSON."""
-    by_seed = {str(seed): of_seed for seed, of_seed in scores.items()}
-    write_json(path, {"spread": spread(scores), "seeds": by_seed})

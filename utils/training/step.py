@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Batch
@@ -16,7 +17,7 @@ from models.contract import Model
 from models.text_encoder import text_encoder_of
 from utils.run_config import RunConfig
 from utils.running.cuda_graph import CudaGraph
-from utils.running.execution import Execution
+from utils.running.execution import Compiled, autocast
 from utils.tasks import Task
 from utils.training.optimizer import make_optimizer, make_scheduler, warming_up
 
@@ -35,7 +36,6 @@ class TrainingStep:
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(config, self.optimizer)
         self.task, self._config, self._options = task, config, options
-        self._execution = Execution(config.precision, options.compiles)
         # On CUDA the rate stays in one place on the device, where a CUDA graph reads it.
         self._rates = [
             torch.tensor(group["lr"], device=options.device)
@@ -45,7 +45,7 @@ class TrainingStep:
         self._forward: nn.Module = model
         if options.processes.count > 1:
             self._forward = DistributedDataParallel(model)
-        self._prepared = self._execution.prepared(self._forward)
+        self._prepared = Compiled(self._forward) if options.compiles else self._forward
         self._step_alone: Callable[..., tuple[Tensor, ...]]
         if has_text_encoder:  # what changes from step to step is in no graph
             self._step_alone = lambda *x: self._step(self._prepared, len(x[0]), *x)
@@ -132,7 +132,7 @@ class TrainingStep:
             # Several processes exchange their gradients with the last part's.
             no_sync = getattr(self._forward, "no_sync", nullcontext)
             with nullcontext() if number == count else no_sync():
-                with self._execution.autocast(targets.device):
+                with autocast(self._config.precision, targets.device):
                     prediction = forward(*part).float()
                 loss = self.task.loss(prediction, of_part).sum() * weight
                 loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
@@ -142,9 +142,11 @@ class TrainingStep:
 
     def end_epoch(self, score: float) -> None:
         """Let the schedule see the validation score, lower is better, of the epoch that is over."""
-        if self.scheduler is not None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(score)
-            self._adapt_optimizer()
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        self._adapt_optimizer()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer and the schedule; the model has its own.

@@ -21,13 +21,17 @@ from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
 from models.contract import Model
 from models.layers.dropout import segment_keys
-from system.console import hold_interrupts, interrupt, interrupted_by, is_terminal, print_line
+from system.console import hold_interrupts, interrupt, interrupted_by, print_line
 from system.errors import InputError
 from system.progress import progress
-from utils.reports.evaluation import append_predictions, evaluate, gather_rows, report_not_finite
-from utils.reports.predict import Predictor
+from utils.reports.evaluation import (
+    Predictor,
+    append_predictions,
+    evaluate,
+    gather_rows,
+    report_not_finite,
+)
 from utils.run_config import RunConfig
-from utils.running.execution import Execution
 from utils.tasks import Scores, Task
 from utils.training.history import Epoch, History
 from utils.training.saved_state import TrainingSaver, TrainingState
@@ -61,8 +65,7 @@ class Trainer:
         self.splits = place_splits(splits, options)
         self.state = TrainingState()
         self.saver = TrainingSaver(self.step, config, options, data)
-        execution = Execution(config.precision, options.compiles)
-        self.predictor = Predictor(model, execution, options.share_size)
+        self.predictor = Predictor(model, config.precision, options)
         self._after_epoch = after_epoch
         self._is_within_step = False
         self._unseen: list[Tensor] = []  # losses since the last look
@@ -235,7 +238,7 @@ class Trainer:
             desc="Training",
             unit="step",
             leave=False,
-            disable=not (self.options.verbose and is_terminal()),
+            disable=None if self.options.verbose else True,  # None: where nobody watches
         )
 
     def _look_at_loss(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:

@@ -11,7 +11,6 @@ from models.registry import build
 from models.text_encoder import WithTextEncoder
 from tests.models.test_text_encoder import TINY, WIDTHS, tiny, tiny_pieces
 from utils.reports.costs import count_flops, model_table
-from utils.running.execution import Execution
 
 INPUTS = [torch.ones(3, 5, WIDTHS["visual"]), torch.ones(3, 5, WIDTHS["audio"]), tiny_pieces()]
 
@@ -24,7 +23,7 @@ def model_of(checkpoints=False, **changes):
 
 
 def activations(precision="float32", **changes):
-    table = model_table(model_of(**changes), INPUTS, Execution(precision))
+    table = model_table(model_of(**changes), INPUTS, precision)
     return float(table.rsplit("pass ", 1)[1].split()[0])
 
 

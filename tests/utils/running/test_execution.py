@@ -17,10 +17,9 @@ from system.devices import pick_device
 from tests.cuda import needs_cuda
 from tests.models.test_text_encoder import TINY, tiny, tiny_pieces
 from tests.utils.training.test_trainer import make_trainer
-from utils.reports.evaluation import evaluate
-from utils.reports.predict import Predictor
+from utils.reports.evaluation import Predictor, evaluate
 from utils.running.cuda_graph import CudaGraph
-from utils.running.execution import Compiled, Execution
+from utils.running.execution import Compiled
 from utils.tasks import SENTIMENT
 
 needs_a_compiler = pytest.mark.skipif(
@@ -34,8 +33,8 @@ def test_bfloat16_predicts_about_the_same(small):
     model = build("nhfnet", {}, split.widths, 1).eval()
     options = LoaderOptions(torch.device("cpu"), 8, 0, verbose=False)
     exact, mixed = (
-        evaluate(Predictor(model, execution, 8), split, SENTIMENT, options).predictions
-        for execution in (Execution(), Execution("bfloat16"))
+        evaluate(Predictor(model, precision, options), split, SENTIMENT, options).predictions
+        for precision in ("float32", "bfloat16")
     )
     assert not np.array_equal(mixed, exact)
     np.testing.assert_allclose(mixed, exact, atol=0.05)

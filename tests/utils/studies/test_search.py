@@ -20,7 +20,7 @@ from tests.utils.reports.test_evaluation import check_png
 from utils.run_config import RunConfig
 from utils.studies import database, plot, search
 from utils.studies.queue import Queue
-from utils.studies.search_plot import Point, plot_search
+from utils.studies.search_plot import plot_search
 from utils.studies.storage import FILE, Storage
 from utils.tasks import SENTIMENT, Measure
 from utils.training import run as training
@@ -646,7 +646,13 @@ def test_a_search_is_not_for_torchrun(small, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 30])
 def test_the_picture_is_drawn_of_any_number_of_trials(tmp_path, count):
-    points = [Point(number, 1 / number, number % 3 == 0) for number in range(1, count + 1)]
+    states = [TrialState.PRUNED, TrialState.COMPLETE, TrialState.COMPLETE]
+    trials = [
+        optuna.create_trial(
+            state=states[number % 3], value=1 / number, user_attrs={"run": str(number)}
+        )
+        for number in range(1, count + 1)
+    ]
     importance = {"lr": 0.8, "a_$name$": 0.2} if count > 1 else {}
-    plot_search(tmp_path / "search.png", points, importance, "MAE", True)
+    plot_search(tmp_path / "search.png", trials, importance, SENTIMENT.chosen_by)
     check_png(tmp_path / "search.png", 1200, 480)
