@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import Model
-from models.layers.bert import Bert, BertConfig
+from system.bert import Bert, BertConfig
 from system.config import make_config, setting
 from system.console import whole_number
 from system.errors import InputError, shown

@@ -10,14 +10,12 @@ import torch
 from data.layout import TEXT_LENGTH
 from data.text.bert import load_bert
 from data.text.bert_files import find_bert, weights_facts
-from data.text.fused_bert import fuse
 from data.text.pieces import PieceCutter, Sentence
 from data.text.precision import compare_with_float32
 from system.devices import pick_device
 from system.errors import InputError
 
 _BATCH_SIZE = {"cpu": 32, "cuda": 512}
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TextEncoder:
@@ -42,7 +40,8 @@ class TextEncoder:
             )
         self.cutter = PieceCutter(self.tokenizer, self._positions, by_word)
         self.width: int = model.config.hidden_size
-        self._model = fuse(model, _PRECISIONS[precision]).to(self._device)
+        self._precision: torch.dtype = getattr(torch, precision)
+        self._model = model.to(self._device, self._precision)
         self.batch_size = _BATCH_SIZE[self._device.type]
         self.description = {
             "encoder": name_or_folder,
@@ -57,12 +56,11 @@ class TextEncoder:
 
     def compare_precisions(self) -> str | None:
         """Measure whether the precision asked for pays here; None in float32, which is exact."""
-        precision = _PRECISIONS[self.description["precision"]]
-        if precision == torch.float32:
+        if self._precision == torch.float32:
             return None
         shape = self.batch_size, TEXT_LENGTH, self.width
-        batch = torch.randn(shape, device=self._device, dtype=precision)
-        return compare_with_float32(self._model.encoder.layer[-1], batch)
+        batch = torch.randn(shape, device=self._device, dtype=self._precision)
+        return compare_with_float32(self._model.parts[-1], batch)
 
     def pieces(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:
         """Return a sentence's input ids and attention mask, each `(TEXT_LENGTH,)`, or by word."""
@@ -111,10 +109,7 @@ class TextEncoder:
 
     def _features(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
-        hidden, _ = self._model(
-            on_device[0], attention_mask=on_device[1], output_all_encoded_layers=False
-        )
-        features: np.ndarray = hidden.float().cpu().numpy()
+        features: np.ndarray = self._model(*on_device).float().cpu().numpy()
         return features
 
 
