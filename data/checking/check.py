@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from data.checking.summary import ArraySummary, SplitSummary
-from data.checking.useless import useless_features
+from data.checking.summary import ArraySummary, SplitSummary, useless_features
 from data.labels import SCALES, Scale, scores_of
 from data.layout import (
     BATCH_FILES,

@@ -15,6 +15,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, cast
 
@@ -29,7 +30,6 @@ from system.torch_layout import (
     BoundedFile,
     Instructions,
     StorageOf,
-    Unpickle,
     latin1_bytes,
     no_bytes,
     read_legacy,
@@ -86,7 +86,7 @@ def load(path: Path) -> Any:
 
 
 def _content(path: Path, file: io.BufferedReader) -> Any:
-    unpickle = _within_torch(path)
+    unpickle = partial(_unpickle_within_torch, path)
     if file.read(4) == ZIP_START:
         return read_zip(file, unpickle)
     file.seek(0)
@@ -94,9 +94,8 @@ def _content(path: Path, file: io.BufferedReader) -> Any:
     return read_legacy(file, unpickle) if _is_magic(content) else content
 
 
-def _within_torch(path: Path) -> Unpickle:
-    """Return what reads the pickles of a file of PyTorch's."""
-    return lambda part, storage_of: _Unpickler(part, path, storage_of, is_within_torch=True).load()
+def _unpickle_within_torch(path: Path, part: BinaryIO, storage_of: StorageOf | None) -> Any:
+    return _Unpickler(part, path, storage_of, is_within_torch=True).load()
 
 
 def _is_magic(content: Any) -> bool:
@@ -173,26 +172,22 @@ def _from_buffer(
     """Return an array of protocol 5, as `numpy._core.numeric._frombuffer` does."""
     _check_content(buffer, kind.dtype, shape)
     array = np.frombuffer(buffer, kind.dtype)
-    if axis_order is not None:
-        array = array.reshape(shape).transpose(axis_order)
-    else:
-        array = array.reshape(shape, order=order)
-    return array
+    if axis_order is None:
+        return array.reshape(shape, order=order)
+    return array.reshape(shape).transpose(axis_order)
 
 
 def _scalar(kind: _Type, content: bytes) -> np.generic:
     """Return one NumPy number or text."""
-    array = _from_buffer(content, kind, (), "C")
-    return array[()]  # type: ignore[return-value]  # the stubs know no index that takes the item
+    return _from_buffer(content, kind, (), "C")[()]  # type: ignore[return-value]  # the stubs know no index that takes the item
 
 
 def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
     """Return a dict, which Python 2 made of a list of keys and values."""
-    made = {}
-    for key, value in items:
+    pairs = list(items)
+    for key, _ in pairs:
         check_key(key)
-        made[key] = value
-    return made
+    return dict(pairs)
 
 
 _KNOWN = {
@@ -204,7 +199,7 @@ _KNOWN = {
     ("collections", "OrderedDict"): _ordered_dict,
     **{("torch", name): kind for name, kind in tensors.VALUE_TYPES.items()},
     ("torch._utils", "_rebuild_tensor_v2"): tensors.rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): tensors.rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter"): lambda array, *_: array,
 }
 for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
     _KNOWN[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
@@ -246,7 +241,7 @@ class _Unpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         if self._storage_of is None:
             raise pickle.UnpicklingError("a persistent id")
-        return tensors.Storage.named(pid, self._storage_of)
+        return tensors.storage_of_pid(pid, self._storage_of)
 
     def find_class(self, module: str, name: str) -> Any:
         # In a file of PyTorch's own there is none: each within another would take twice as long.
@@ -264,7 +259,7 @@ class _Unpickler(pickle._Unpickler):
     def _storage_from_bytes(self, content: bytes) -> tensors.Storage:
         """Return the storage that a pickled tensor holds, `torch.storage._load_from_bytes`."""
         require(type(content) is bytes, "a tensor without bytes")
-        file, unpickle = io.BytesIO(content), _within_torch(self._path)
+        file, unpickle = io.BytesIO(content), partial(_unpickle_within_torch, self._path)
         require(_is_magic(unpickle(file, None)), "a storage of another kind")
         storage: tensors.Storage = read_legacy(file, unpickle)
         return storage

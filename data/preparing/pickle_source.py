@@ -16,10 +16,9 @@ from data.formats.pickles import PickleContent, read_pickle
 from data.formats.word_pickles import holds_words
 from data.labels import SCALES
 from data.layout import PIECES_FILE
-from data.preparing.doubts import warn_of_doubts
 from data.preparing.other_features import keys_of, read_other_features
 from data.preparing.sources import WriteResult, nothing_left
-from data.preparing.split_writer import SplitWriter
+from data.preparing.split_writer import SplitWriter, warn_of_doubts
 from system.errors import InputError
 from system.files import file_facts
 

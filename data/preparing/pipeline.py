@@ -188,7 +188,7 @@ def _write_text(
     plan: Plan, encoder: TextEncoder, processes: Processes, splits: Sequence[str]
 ) -> dict[str, float]:
     """Write each split's text features; returns the share of unknown word pieces of each."""
-    from data.text.coverage import unknown_share
+    from data.text.encoder import unknown_share
     from data.text.feature_file import write_text_features
 
     taken = processes.broadcast(

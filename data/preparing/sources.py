@@ -16,9 +16,8 @@ from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
 from data.labels import SCALES
 from data.layout import SPLITS
-from data.preparing.doubts import warn_of_doubts
 from data.preparing.segments import Lengths, Sequences, VideoSegments
-from data.preparing.split_writer import SplitWriter
+from data.preparing.split_writer import SplitWriter, warn_of_doubts
 from system.errors import InputError
 from system.files import file_facts
 

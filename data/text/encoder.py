@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
-from data.layout import TEXT_LENGTH
+from data.layout import DOUBTFUL_SHARE, TEXT_LENGTH
 from data.text.bert import load_bert
 from data.text.bert_files import find_bert, weights_facts
 from data.text.pieces import PieceCutter, Sentence
@@ -111,6 +113,33 @@ class TextEncoder:
         on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
         features: np.ndarray = self._model(*on_device).float().cpu().numpy()
         return features
+
+
+def unknown_share(encoder: TextEncoder, split: str, sentences: Iterable[Sentence]) -> float:
+    """Return the share of word pieces that the encoder does not know.
+
+    Warns where it is high, or many different sentences are cut into the same pieces: their
+    features are equal.
+    """
+    unknown = encoder.tokenizer.vocab["[UNK]"]
+    pieces = unknown_pieces = 0
+    cut: Counter[bytes] = Counter()
+    for sentence in set(sentences):
+        ids, mask = encoder.pieces(sentence) if isinstance(sentence, str) else sentence
+        own = np.array(ids)[np.array(mask, dtype=bool)]
+        pieces += max(len(own) - 2, 0)  # besides [CLS] and [SEP]
+        unknown_pieces += int(np.count_nonzero(own == unknown))
+        cut[own.tobytes()] += 1
+    equal = sum(count for count in cut.values() if count > 1)
+    shares = unknown_pieces / max(pieces, 1), equal / max(sum(cut.values()), 1)
+    if max(shares) > DOUBTFUL_SHARE:
+        warnings.warn(
+            f"{split}: BERT {encoder.description['encoder']} does not know "
+            f"{100 * shares[0]:.0f} % of the word pieces, and gives {100 * shares[1]:.0f} % of the "
+            "different sentences the features of another; is it one for this language (--bert)?",
+            stacklevel=2,
+        )
+    return shares[0]
 
 
 def _means_of_words(hidden: np.ndarray, places: np.ndarray) -> np.ndarray:
