@@ -94,11 +94,6 @@ class _Part:
         """Make the next attempt start over; the bytes stay until a server sends new ones."""
         self._version_path.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove the bytes and the note."""
-        self.path.unlink()
-        self.forget_version()
-
     def finish(self) -> None:
         """Turn the part into the target, once its bytes are on the disk."""
         flush_file(self.path)
@@ -175,7 +170,8 @@ def _check(url: str, part: _Part, check: Callable[[Path], object]) -> None:
             f"{url} is not the expected file: {error}. The server sent {part.size} bytes that "
             f"start with {start!r}, now removed; {_ELSEWHERE}"
         )
-        part.remove()
+        part.path.unlink()
+        part.forget_version()
         raise InputError(message) from error
 
 

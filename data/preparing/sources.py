@@ -92,7 +92,7 @@ class CsdSource:
             for segments in videos:
                 faults = scale.faults(segments.label)
                 left_out.update(faults[faults != ""].tolist())
-                _append(writers[segments.split], segments, np.flatnonzero(faults == ""))
+                _write(writers[segments.split], segments, np.flatnonzero(faults == ""))
         counts = {split: writer.counts for split, writer in writers.items()}
         for split, count in counts.items():
             if not count["segments"]:
@@ -102,8 +102,7 @@ class CsdSource:
         return WriteResult(counts, dict(+left_out))
 
 
-def _append(writer: SplitWriter, segments: VideoSegments, kept: np.ndarray) -> None:
-    """Write some of a video's segments."""
+def _write(writer: SplitWriter, segments: VideoSegments, kept: np.ndarray) -> None:
     times, ids = segments.intervals.tolist(), segments.ids
     rows = [(ids[k], segments.video, *times[k], " ".join(segments.words[k])) for k in kept.tolist()]
     if rows:
