@@ -16,7 +16,7 @@ from data.formats.pickles import PickleContent, keys_of, read_features, read_pic
 from data.formats.word_pickles import holds_words
 from data.labels import SCALES
 from data.layout import PIECES_FILE
-from data.preparing.sources import WriteResult, nothing_left
+from data.preparing.sources import nothing_left
 from data.preparing.split_writer import SplitWriter, warn_of_doubts
 from system.errors import InputError
 from system.files import file_facts
@@ -79,7 +79,7 @@ class PickleSource:
     def estimate(self) -> None:
         """Nothing is known before the whole file is read."""
 
-    def write(self, stage: Path) -> WriteResult:
+    def write(self, stage: Path) -> dict[str, Any]:
         """Copy the arrays, split by split; raises InputError where labels may be SIMS's."""
         content = read_pickle(self.path)
         if content.is_by_word != self.is_by_word:
@@ -115,7 +115,7 @@ class PickleSource:
         text = {"encoder": f"as in {self.path.name}", "width": width} if takes_text else None
         warn_of_doubts(writers)
         counts = {name: writer.counts for name, writer in writers.items()}
-        return WriteResult(counts, dict(+left_out), text)
+        return {"splits": counts, "left_out": dict(+left_out), "text": text}
 
     def _refuse_labels_like_sims(self, content: PickleContent) -> None:
         """Raise InputError when nobody has said whose labels these are, and they may be SIMS's."""

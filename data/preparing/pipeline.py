@@ -66,10 +66,8 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
         if encoder is not None:
             manifest, cut = _add_pieces(plan, encoder.tokenizer, encoder.cutter, manifest)
         if plan.arrays is not Arrays.KEEP and manifest["text"] is None:
-            manifest = {
-                **manifest,
-                "text": keep_text(plan.prepared, plan.stage, splits_of(manifest)),
-            }
+            text = keep_text(plan.prepared, plan.stage, splits_of(manifest))
+            manifest = {**manifest, "text": text}
         written = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest) if encoder is not None]
         manifest = _put_into_place(plan, manifest, [*written, *cut])
     return processes.broadcast(manifest)
@@ -162,17 +160,12 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
             "infinite in the arrays, and read as 0",
             stacklevel=2,
         )
-    manifest = {
-        "made_from": plan.request.source.made_from,
-        "splits": written.counts,
-        "left_out": written.left_out,
-        "text": written.text,
-    }
-    folders = [plan.stage / split for split in written.counts]
+    folders = [plan.stage / split for split in written["splits"]]
     made = [path for folder in folders for path in folder.iterdir()]
     flush_all(made, [*folders, plan.stage])
+    manifest = {"made_from": plan.request.source.made_from, **written}
     return write_manifest(
-        plan.stage, {**manifest, "files": _staged_files(plan.stage, written.counts)}
+        plan.stage, {**manifest, "files": _staged_files(plan.stage, written["splits"])}
     )
 
 

@@ -23,15 +23,6 @@ from system.files import file_facts
 
 
 @dataclass(frozen=True)
-class WriteResult:
-    """What a source wrote."""
-
-    counts: dict[str, dict[str, int]]  # by split: segments, videos
-    left_out: dict[str, int]  # segments, or rows of the labels file, by reason
-    text: dict[str, Any] | None = None  # the text features' description, when it brought them
-
-
-@dataclass(frozen=True)
 class CsdSource:
     """Computational sequences, to be aligned."""
 
@@ -78,8 +69,12 @@ class CsdSource:
             shapes = self._shapes(sequences)
         return segments, 4 * sum(rows * width for rows, width in shapes.values())
 
-    def write(self, stage: Path) -> WriteResult:
-        """Align video by video, writing each segment as it comes."""
+    def write(self, stage: Path) -> dict[str, Any]:
+        """Align video by video, writing each segment as it comes; returns the manifest's part.
+
+        That is what came out, what did not by reason, in segments or rows of the labels file, and
+        the description of text features where the source brought them.
+        """
         split_of, scale = read_folds(self.folds), SCALES[self.dataset.name]
         left_out: Counter[str] = Counter()
         with ExitStack() as stack:
@@ -99,7 +94,7 @@ class CsdSource:
                 advice = "check that the .csd files belong together, and to the folds"
                 raise nothing_left(split, +left_out, advice)
         warn_of_doubts(writers)
-        return WriteResult(counts, dict(+left_out))
+        return {"splits": counts, "left_out": dict(+left_out), "text": None}
 
 
 def _write(writer: SplitWriter, segments: VideoSegments, kept: np.ndarray) -> None:

@@ -100,7 +100,9 @@ class TextEncoder:
                 "with --bert."
             )
         try:
-            return self._features(ids, mask)
+            on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
+            features: np.ndarray = self._model(*on_device).float().cpu().numpy()
+            return features
         except torch.OutOfMemoryError:  # others may compute on the same GPU
             if len(ids) == 1:
                 raise
@@ -108,11 +110,6 @@ class TextEncoder:
         half = len(ids) // 2
         halves = (ids[:half], mask[:half]), (ids[half:], mask[half:])
         return np.concatenate([self.encode_pieces(*part) for part in halves])
-
-    def _features(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
-        features: np.ndarray = self._model(*on_device).float().cpu().numpy()
-        return features
 
 
 def unknown_share(encoder: TextEncoder, split: str, sentences: Iterable[Sentence]) -> float:
