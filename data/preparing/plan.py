@@ -103,7 +103,7 @@ class Text(Enum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What `carry_out` will do to one alignment."""
+    """What a preparation will do to one alignment."""
 
     request: Request
     ends_move: bool  # an interrupted one, first

@@ -39,33 +39,25 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, Bert]:
     vocabulary, and weights as safetensors or as a PyTorch file. Raises InputError when one is
     missing or does not fit the others.
     """
-    config = _load_config(one_of(folder, CONFIG_FILES))
-    tokenizer = _load_tokenizer(one_of(folder, VOCABULARY_FILES), config.vocab_size)
+    tokenizer, config = load_tokenizer(folder)
     with torch.device("meta"):  # no memory for weights before the file's are known to fit
         model = Bert(config)
     _load_weights(model, one_of(folder, WEIGHT_FILES))
     return tokenizer, model.eval()
 
 
-def load_tokenizer(folder: Path) -> tuple[BertTokenizer, int]:
-    """Load the tokenizer as `load_bert` does, and how many pieces the BERT takes.
-
-    The weights may be missing.
-    """
-    config = _load_config(one_of(folder, CONFIG_FILES))
-    tokenizer = _load_tokenizer(one_of(folder, VOCABULARY_FILES), config.vocab_size)
-    return tokenizer, config.max_position_embeddings
+def load_tokenizer(folder: Path) -> tuple[BertTokenizer, BertConfig]:
+    """Load the tokenizer and the configuration as `load_bert` does; the weights may be missing."""
+    path = one_of(folder, CONFIG_FILES)
+    values = read_config(path)
+    known = {one.name: values[one.name] for one in fields(BertConfig) if one.name in values}
+    config = make_config(BertConfig, known, str(path))
+    return _load_tokenizer(one_of(folder, VOCABULARY_FILES), config.vocab_size), config
 
 
 def make_tokenizer(vocabulary: str, vocab_size: int, where: str) -> BertTokenizer:
     """Make the tokenizer of a vocabulary, one piece a line, that is kept at `where`."""
     return _checked(_tokenizer_of(vocabulary.split("\n")), vocab_size, where)
-
-
-def _load_config(path: Path) -> BertConfig:
-    values = read_config(path)
-    known = {one.name: values[one.name] for one in fields(BertConfig) if one.name in values}
-    return make_config(BertConfig, known, str(path))
 
 
 def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
