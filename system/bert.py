@@ -100,8 +100,8 @@ class _Linear(nn.Linear):
         self._with_gelu = with_gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        is_plain = self.weight.dtype == torch.float32 and onednn.multiplies(x)
-        if is_plain and _is_free() and not torch.is_autocast_enabled("cpu"):
+        is_plain = _is_free() and not torch.is_autocast_enabled("cpu")
+        if is_plain and self.weight.dtype == torch.float32 and onednn.multiplies(x):
             return onednn.linear(x, self.weight, self.bias, "gelu" if self._with_gelu else "none")
         result = super().forward(x)
         return F.gelu(result) if self._with_gelu else result
