@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from system import onednn
 from system.config import CheckedConfig, setting
-from system.console import OneOf, positive_number, share_below_one, whole_number
+from system.console import OneOf, positive_share, share_below_one, whole_number
 from system.tracing import is_tracing
 
 _MOST = 2**16  # of channels and positions
@@ -43,7 +43,7 @@ class BertConfig(CheckedConfig):
     max_position_embeddings: int = setting(512, whole_number(1, _MOST))
     type_vocab_size: int = setting(2, whole_number(1, _MOST))
     hidden_act: str = setting("gelu", OneOf(*_ACTIVATIONS))
-    layer_norm_eps: float = setting(1e-12, positive_number)
+    layer_norm_eps: float = setting(1e-12, positive_share)
     hidden_dropout_prob: float = setting(0.1, share_below_one)
     attention_probs_dropout_prob: float = setting(0.1, share_below_one)
 

@@ -276,8 +276,9 @@ def test_a_size_that_is_none(bert, name, value):
         ({"hidden_act": None}, "None"),
         ({"hidden_act": ["gelu"]}, "gelu"),
         ({"num_attention_heads": 3}, "16 is not divisible by 3 heads"),
-        ({"layer_norm_eps": "1"}, "layer_norm_eps is '1', expected float"),
-        ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0: expected a number above 0"),
+        ({"layer_norm_eps": "0.5"}, "layer_norm_eps is '0.5', expected float"),
+        ({"layer_norm_eps": 1}, "layer_norm_eps is 1: expected a number above 0, below 1"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0: expected a number above 0, below 1"),
     ],
 )
 def test_other_nonsense_in_the_configuration(bert, changes, message):
