@@ -219,3 +219,14 @@ class _Added(nn.Module):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         normalised: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
         return normalised
+
+
+def means_of_words(hidden: Tensor, places: Tensor, words: int) -> Tensor:
+    """Give each of so many `words` the mean of its pieces' vectors, `(B, words, d)`.
+
+    `places` says which word each of the pieces `hidden` `(B, T, d)` is of, from 1. A word without a
+    piece has zeros.
+    """
+    numbers = torch.arange(1, words + 1, device=hidden.device)
+    belongs = (places[:, None] == numbers[:, None]).to(hidden.dtype)  # (B, words, T)
+    return belongs @ hidden / belongs.sum(dim=2, keepdim=True).clamp(min=1)

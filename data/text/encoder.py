@@ -14,6 +14,7 @@ from data.text.bert import load_bert
 from data.text.bert_files import find_bert, weights_facts
 from data.text.pieces import PieceCutter, Sentence
 from data.text.precision import compare_with_float32
+from system.bert import means_of_words
 from system.devices import pick_device
 from system.errors import InputError
 
@@ -80,7 +81,10 @@ class TextEncoder:
             return self.encode_pieces(ids, mask)
         ids, mask, *places = self.cutter.cut(texts).swapaxes(0, 1)
         hidden = self.encode_pieces(ids, mask)
-        return _means_of_words(hidden, *places) if places else hidden
+        if not places:
+            return hidden
+        on_cpu = torch.from_numpy(hidden), torch.from_numpy(places[0])
+        return means_of_words(*on_cpu, TEXT_LENGTH).numpy()
 
     @torch.inference_mode()
     def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -137,15 +141,3 @@ def unknown_share(encoder: TextEncoder, split: str, sentences: Iterable[Sentence
             stacklevel=2,
         )
     return shares[0]
-
-
-def _means_of_words(hidden: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Give each word the mean of its pieces' vectors `(n, T, width)`, zeros where there is none.
-
-    `places` `(n, T)` says which position each piece's word has, from 1.
-    """
-    features = np.zeros((len(hidden), TEXT_LENGTH, hidden.shape[2]), dtype=np.float32)
-    for own, vectors, its_places in zip(features, hidden, places, strict=True):
-        for place in set(its_places[its_places > 0].tolist()):
-            own[place - 1] = vectors[its_places == place].mean(axis=0)
-    return features
