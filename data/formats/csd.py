@@ -33,7 +33,8 @@ class VideoRows:
     """One video's rows in one sequence, sorted by start time."""
 
     intervals: np.ndarray  # (n, 2) seconds, float64
-    _order: np.ndarray  # (n,) the sorted rows' numbers in the file, parts one after another
+    # (n,) the sorted rows' numbers in the file, parts one after another; None where all are sorted
+    _order: np.ndarray | None
     _parts: list[StoredRows]
     _path: Path
 
@@ -43,7 +44,7 @@ class VideoRows:
         Nothing else is read, but for the rest of compressed chunks. Ask for many rows at once:
         a chunk is decompressed anew in each call.
         """
-        numbers = self._order[rows]
+        numbers = rows if self._order is None else self._order[rows]
         if not len(numbers):
             return np.empty((0, self._parts[0].shape[1]))
         if (numbers[1:] > numbers[:-1]).all():
@@ -128,6 +129,9 @@ class ComputationalSequence:
     def read(self, video: str) -> VideoRows:
         """Read the intervals of `video` and make its features readable."""
         intervals, parts = self._open_parts(video)
+        starts = intervals[:, 0]
+        if (starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any():  # as most are
+            return VideoRows(intervals, None, parts, self.path)
         order = sort_order(intervals)
         return VideoRows(intervals[order], order, parts, self.path)
 
