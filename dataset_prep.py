@@ -9,9 +9,8 @@ if __name__ == "__main__":  # before the other imports, which take a while
     let_threads_sleep()
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,64 +42,50 @@ def build_parser() -> ArgumentParser:
     _add_steps(parser.add_argument_group("what to do"))
     _add_data(parser.add_argument_group("data"))
     _add_text(parser.add_argument_group("text"))
-    add = parser.add_argument_group("running").add_argument
     where = "auto (CUDA where there is a device, else the CPU), cpu, cuda or cuda:N"
-    help_text = f"where the text encoder runs: {where} (default: %(default)s)"
-    add("--device", type=device_name, default="auto", help=help_text)
+    parser.add_argument_group("running").add_argument(
+        "--device",
+        type=device_name,
+        default="auto",
+        help=f"where the text encoder runs: {where} (default: %(default)s)",
+    )
     return parser
 
 
 def _add_steps(group: argparse._ArgumentGroup) -> None:
-    def add(name: str, help_text: str) -> None:
-        group.add_argument(name, action="store_true", help=help_text)
-
-    add("--demo", "write a small made-up CMU-MOSEI first, and prepare that; needs no network")
-    add(
-        "--dry_run",
-        "print what the command would do and what that costs, as far as it is known: files to "
-        "download, segments, bytes to write, sentences to encode; nothing is written or downloaded",
-    )
-    add(
-        "--check",
-        "instead of preparing, verify what is prepared and print what it holds; the exit code is "
-        "1 when anything is wrong",
-    )
-    add(
-        "--force",
-        "make everything again, arrays and text, also where nothing seems to have changed",
-    )
-    add(
-        "--plot",
-        "instead of preparing, draw the labels, lengths and padding of what is prepared into "
-        "dataset.png beside the splits",
-    )
+    for name, meaning in {
+        "--demo": "write a small made-up CMU-MOSEI first, and prepare that; needs no network",
+        "--dry_run": "print what the command would do and what that costs, as far as it is known: "
+        "files to download, segments, bytes to write, sentences to encode; nothing is written or "
+        "downloaded",
+        "--check": "instead of preparing, verify what is prepared and print what it holds; the "
+        "exit code is 1 when anything is wrong",
+        "--force": "make everything again, arrays and text, also where nothing seems to have "
+        "changed",
+        "--plot": "instead of preparing, draw the labels, lengths and padding of what is prepared "
+        "into dataset.png beside the splits",
+    }.items():
+        group.add_argument(name, action="store_true", help=meaning)
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
-    def add(name: str, help_text: str, **options: Any) -> None:
-        if "default" in options:
-            help_text += " (default: %(default)s)"
-        group.add_argument(name, help=help_text, **options)
+    def add(name: str, meaning: str, **options: Any) -> None:
+        shown = " (default: %(default)s)" if "default" in options else ""
+        group.add_argument(name, help=meaning + shown, **options)
 
-    add(
-        "--datadir",
-        "the dataset's folder, which train/, val/ and test/ go into",
-        type=file_path,
-        metavar="DIR",
-        default=Path("CMU_MOSEI"),
-    )
+    folder = {"type": file_path, "metavar": "DIR"}
+    where = "the dataset's folder, which train/, val/ and test/ go into"
+    add("--datadir", where, default=Path("CMU_MOSEI"), **folder)
     which = "which .csd files; with --from, whose labels and scores a pickle has"
     add("--dataset", which, choices=DATASET_NAMES, default="mosei")
     csd = "where the .csd files are, and missing ones are downloaded to (default: DATADIR/csd)"
-    add("--csd", csd, type=file_path, metavar="DIR")
+    add("--csd", csd, **folder)
     add("--mirror", "the host to download missing .csd files from", metavar="URL", default=CMU_HOST)
-    add(
-        "--folds",
+    folds = (
         'a split of one\'s own, {"train": [video id, ...], "val": [...], "test": [...]} (default: '
-        "the dataset's standard folds)",
-        type=file_path,
-        metavar="FILE.json",
+        "the dataset's standard folds)"
     )
+    add("--folds", folds, type=file_path, metavar="FILE.json")
     pickle = (
         "prepare a processed pickle instead of .csd files: MMSA's, MulT's, MAG-BERT's, or MISA's "
         "folder of train.pkl, dev.pkl and test.pkl"
@@ -178,62 +163,67 @@ def parse_arguments() -> tuple[argparse.Namespace, set[str]]:
 def main() -> None:
     """Parse, check and call."""
     options, given = parse_arguments()
-    datadir, csd_dir = options.datadir, options.csd or options.datadir / "csd"
     if options.check or options.plot:
-        inspect(datadir, options.alignment, options.check, options.plot)
+        inspect(options.datadir, options.alignment, options.check, options.plot)
         return
-    from data.fetching.demo import DEMO, demo_bert, demo_is_written, write_demo
-    from data.preparing.plan import Request, TextRequest
-    from data.preparing.segments import ALIGNED_LENGTHS
-    from data.preparing.sources import CsdSource
     from system.processes import join_processes, leave_processes
 
-    check_folders(datadir, options.csd, may_be_new=options.demo or "pickle" in given)
-    host = options.mirror
+    check_folders(options.datadir, options.csd, may_be_new=options.demo or "pickle" in given)
     if "mirror" in given:
         from data.fetching.download import checked_host
 
-        host = checked_host(host)
-    files: list[SequenceFile] = []
-    sources: dict[str, DataSource]
-    if "pickle" in given:
-        from data.preparing.pickle_source import PickleSource
+        options.mirror = checked_host(options.mirror)
+    requests, missing = read_requests(options, given)
+    processes = join_processes()
+    if not options.dry_run:
+        prepare_all(options, requests, missing, processes)
+    elif processes.is_first:
+        how = "write the demo" if options.demo else f"download from {options.mirror}"
+        print_plans(requests, dict.fromkeys(missing, how))
+    leave_processes(processes)
 
+
+def read_requests(
+    options: argparse.Namespace, given: set[str]
+) -> tuple[list[Request], dict[Path, SequenceFile]]:
+    """Return what is asked for, an alignment each, and the .csd files that are not there."""
+    from data.fetching.demo import DEMO, demo_bert, demo_is_written
+    from data.preparing.pickle_source import PickleSource
+    from data.preparing.plan import Request, TextRequest
+    from data.preparing.segments import ALIGNED_LENGTHS
+    from data.preparing.sources import CsdSource
+
+    sources: dict[str, DataSource]
+    missing: dict[Path, SequenceFile] = {}
+    if "pickle" in given:
         scores = options.dataset if "dataset" in given else None
         others = options.audio, options.visual
         source = PickleSource(options.pickle, "bert" not in given, scores, *others)
         sources = {ALIGNMENT_NAMES[0]: source}
     else:
         dataset = DEMO if options.demo else DATASETS[options.dataset]
-        files = list(dataset.sequences.values())
+        csd_dir = options.csd or options.datadir / "csd"
         paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
         folds = options.folds or dataset.folds
-        own = {"visual": options.visual_length, "audio": options.audio_length}
+        lengths = dict.fromkeys(ALIGNMENT_NAMES, ALIGNED_LENGTHS)
+        lengths["unaligned"] = {"visual": options.visual_length, "audio": options.audio_length}
         sources = {
-            name: CsdSource(
-                paths, dataset, folds, name, own if name == "unaligned" else ALIGNED_LENGTHS
-            )
+            name: CsdSource(paths, dataset, folds, name, lengths[name])
             for name in options.alignment
         }
-    missing = [file for file in files if not (csd_dir / file.name).is_file()]
-    if options.demo:
-        missing = [] if demo_is_written(datadir) else files
-    bert = str(demo_bert(datadir)) if options.demo else options.bert
-    text = TextRequest(bert, options.bert_precision, options.device)
+        demo_lacks = options.demo and not demo_is_written(options.datadir)
+        missing = {
+            path: dataset.sequences[kind]
+            for kind, path in paths.items()
+            if (demo_lacks if options.demo else not path.is_file())
+        }
+    bert = str(demo_bert(options.datadir)) if options.demo else options.bert
+    text = None if options.no_bert else TextRequest(bert, options.bert_precision, options.device)
     requests = [
-        Request(datadir, name, source, None if options.no_bert else text, options.force)
+        Request(options.datadir, name, source, text, options.force)
         for name, source in sources.items()
     ]
-    fetch: Callable[[], object] = partial(download_missing, missing, csd_dir, host)
-    if options.demo:
-        fetch = partial(write_demo, datadir)
-    processes = join_processes()
-    if not options.dry_run:
-        prepare_all(requests, fetch, processes)
-    elif processes.is_first:
-        how = "write the demo" if options.demo else f"download from {host}"
-        print_plans(requests, {csd_dir / file.name: how for file in missing})
-    leave_processes(processes)
+    return requests, missing
 
 
 def check_folders(datadir: Path, csd_dir: Path | None, may_be_new: bool) -> None:
@@ -286,17 +276,22 @@ def print_plans(requests: Sequence[Request], missing: dict[Path, str]) -> None:
 
 
 def prepare_all(
-    requests: Sequence[Request], fetch: Callable[[], object], processes: Processes
+    options: argparse.Namespace,
+    requests: Sequence[Request],
+    missing: dict[Path, SequenceFile],
+    processes: Processes,
 ) -> None:
     """Fetch what is missing, then prepare each alignment and print what came out."""
+    from data.fetching.demo import write_demo
     from data.preparing.pipeline import prepare
     from system.locks import lock_folder
 
-    datadir = requests[0].datadir
-    lock = lock_folder(datadir, LOCK, "Another preparation is working in", "--datadir")
+    lock = lock_folder(options.datadir, LOCK, "Another preparation is working in", "--datadir")
     with lock if processes.is_first else nullcontext():
-        if processes.is_first:
-            fetch()
+        if processes.is_first and options.demo:
+            write_demo(options.datadir)
+        elif processes.is_first and missing:
+            download_missing(missing, options.mirror)
         processes.broadcast(None)
         for request in requests:
             manifest = prepare(request, processes)
@@ -304,16 +299,14 @@ def prepare_all(
                 print_summary(request.folder, manifest)
 
 
-def download_missing(files: Sequence[SequenceFile], csd_dir: Path, host: str) -> None:
+def download_missing(missing: dict[Path, SequenceFile], host: str) -> None:
     """Download the sequences that are not there."""
-    if not files:
-        return
     from data.fetching.download import download
     from data.formats.csd import check_csd
 
-    for file in files:
+    for path, file in missing.items():
         print_line(f"Downloading {file.name}")
-        download(f"{host}/{file.server_path}", csd_dir / file.name, check_csd)
+        download(f"{host}/{file.server_path}", path, check_csd)
 
 
 def print_summary(folder: Path, manifest: dict[str, Any]) -> None:

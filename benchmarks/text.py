@@ -23,10 +23,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks import record
-from data.text.bert import load_bert
 from data.text.encoder import TextEncoder
 from data.text.feature_file import TEXT_LENGTH
-from data.text.fused_bert import FastLinear
+from system import onednn
 from system.devices import PRECISIONS
 
 WORDS = [f"word{n}" for n in range(500)]
@@ -34,14 +33,16 @@ _FIRST = "pytorch_pretrained_bert, one at a time"
 _LARGE = 4096
 
 
-def write_bert(folder: Path) -> None:
-    """Write a BERT of bert-base's size with random weights."""
+def write_bert(folder: Path) -> BertModel:
+    """Write, and return, a BERT of bert-base's size with random weights."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     config = BertConfig(30522)
     torch.manual_seed(0)
     (folder / "config.json").write_text(config.to_json_string())
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
-    save_file(BertModel(config).state_dict(), folder / "model.safetensors")
+    model = BertModel(config).eval()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return model
 
 
 def seconds_of(function: Callable[[], object], device: str) -> float:
@@ -64,7 +65,9 @@ def large_products(device: str, precision: str) -> dict[str, Callable[[], object
     """Return the ways to multiply two large matrices, by name: PyTorch's, and this program's."""
     layer = nn.Linear(_LARGE, _LARGE, device=device, dtype=getattr(torch, precision))
     x = torch.randn(_LARGE, _LARGE, device=device, dtype=layer.weight.dtype)
-    ways = {"PyTorch": layer, "this program": FastLinear(layer)}
+    ways: dict[str, Callable[[torch.Tensor], object]] = {"PyTorch": layer}
+    if onednn.multiplies(x):
+        ways["this program"] = lambda x: onednn.linear(x, layer.weight, layer.bias)
     return {f"{precision} product, {way}": partial(run, x) for way, run in ways.items()}
 
 
@@ -92,10 +95,8 @@ def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
     lengths = rng.integers(5, 48, arguments.sentences)
     sentences = [" ".join(rng.choice(WORDS, length)) for length in lengths]
     with tempfile.TemporaryDirectory() as name:
-        write_bert(Path(name))
+        model = write_bert(Path(name)).to(device)
         encoders = {p: TextEncoder(name, device, p) for p in PRECISIONS}
-        _, model = load_bert(Path(name))
-    model.to(device)
     ids, masks = map(np.stack, zip(*map(encoders["float32"].pieces, sentences), strict=True))
 
     @torch.inference_mode()

@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,17 @@ Rows = Sequence[int] | np.ndarray  # segments, by number
 _BYTES_AT_ONCE = 8 * 2**20
 
 
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """Return what stands in front of a float32 array in a .npy file.
+
+    NumPy leaves room for the first axis to grow, so the header's length does not depend on it.
+    """
+    header = BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    npy_format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
 class NpyWriter:
     """A float32 array that grows along its first axis, straight on disk.
 
@@ -29,7 +41,7 @@ class NpyWriter:
         self._row_shape = row_shape
         self._rows = 0
         self._file = path.open("wb")
-        self._write_header()
+        self._file.write(npy_header((0, *row_shape)))
 
     def __enter__(self) -> NpyWriter:
         return self
@@ -37,7 +49,7 @@ class NpyWriter:
     def __exit__(self, *_: object) -> None:
         try:
             self._file.seek(0)
-            self._write_header()
+            self._file.write(npy_header((self._rows, *self._row_shape)))
         finally:
             self._file.close()
 
@@ -47,12 +59,6 @@ class NpyWriter:
         self._file.write(rows.data)
         self._rows += len(rows)
         return rows
-
-    def _write_header(self) -> None:
-        # NumPy leaves room for the first axis to grow, so the header's length never changes.
-        shape = (self._rows, *self._row_shape)
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        npy_format.write_array_header_1_0(self._file, header)
 
 
 class NpyReader:
@@ -66,7 +72,7 @@ class NpyReader:
 
     def __init__(self, path: Path, whole: bool = False) -> None:
         self.path = path
-        self.shape, self.dtype, self._offset = _read_header(path, whole)
+        self.shape, self.dtype, self.offset = _read_header(path, whole)
         self.row_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
@@ -119,7 +125,7 @@ class NpyReader:
         place = 0
         for first, end in runs_of(rows):
             size = (end - first) * self.row_bytes
-            yield place, self._offset + first * self.row_bytes, size
+            yield place, self.offset + first * self.row_bytes, size
             place += size
 
     def _fill(self, target: memoryview, offset: int) -> None:
@@ -130,7 +136,7 @@ class NpyReader:
         if not is_whole:
             raise InputError(
                 f"{self.path} has become {os.fstat(self._file).st_size:,} bytes long, expected "
-                f"{self._offset + self.nbytes:,}; prepare the dataset again."
+                f"{self.offset + self.nbytes:,}; prepare the dataset again."
             )
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,13 @@ from system.files import write_bytes
 from system.safetensors_file import SUFFIX as SAFETENSORS
 from system.safetensors_file import load_safetensors, write_safetensors
 from system.torch_file import load_torch_file
+from system.weights import check_weights, is_state_dict
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 MODALITIES = ("visual", "audio", "text")
 ONNX = ".onnx"  # which is written, not read
-_NAMES_SHOWN = 3
 _WRAPPERS = ("module.", "_orig_mod.", "Model.")  # DataParallel's, torch.compile's and MMSA's
 _LARGEST_SIZE = 2**16  # of inputs and outputs
 
@@ -134,11 +134,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = {**content, "model_state_dict": tensors} if isinstance(content, dict) else None
     else:
         content = load_torch_file(path, "a checkpoint", _ADVICE)
-    if _is_state_dict(content):
+    if is_state_dict(content):
         content = {"model_state_dict": content}
     named = [name for name in _WEIGHTS if isinstance(content, dict) and name in content]
     weights = content.pop(named[0]) if named else None
-    if not _is_state_dict(weights):
+    if not is_state_dict(weights):
         raise InputError(
             f"{path} is not a checkpoint: expected a dict with a {' or '.join(_WEIGHTS)} of "
             f"tensors, or these alone; {_ADVICE}"
@@ -160,14 +160,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
 _ADVICE = "give a .pth file written by main_msaf.py --train or the released code."
 _WEIGHTS = ("model_state_dict", "state_dict")  # ours, and what many programs write
 _PARTS = {"model": str, "config": dict, "widths": dict, "outputs": int, "text_encoder": dict}
-
-
-def _is_state_dict(weights: Any) -> TypeGuard[dict[str, Tensor]]:
-    return (
-        isinstance(weights, dict)
-        and len(weights) > 0
-        and all(isinstance(name, str) and isinstance(weights[name], Tensor) for name in weights)
-    )
 
 
 def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -232,39 +224,3 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     """
     check_weights(model, weights, path)
     model.load_state_dict(weights)
-
-
-def check_weights(model: nn.Module, weights: Any, path: Path | str) -> None:
-    """Raise InputError that begins with `path` unless `weights` are numbers that fit `model`.
-
-    It tells which names are missing, unexpected, of another shape or type, or hold NaN or infinity.
-    """
-    if not _is_state_dict(weights):
-        raise InputError(f"{path}: {shown(weights)} instead of named weights; the file is damaged.")
-    expected = model.state_dict()
-    both = [name for name in expected if name in weights]
-    problems = {
-        "missing": [name for name in expected if name not in weights],
-        "unexpected": [name for name in weights if name not in expected],
-        "of another shape": [
-            f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
-            for name in both
-            if weights[name].shape != expected[name].shape
-        ],
-        "of another type": [
-            f"{name} {weights[name].dtype} instead of {expected[name].dtype}"
-            for name in both
-            if weights[name].is_floating_point() != expected[name].is_floating_point()
-        ],
-    }
-    if any(problems.values()):
-        listed = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
-        raise InputError(f"{path} does not fit {type(model).__name__}: {listed}.")
-    for name, _ in model.named_parameters():
-        if not weights[name].isfinite().all():
-            raise InputError(f"{path}: {name} holds NaN or infinity; these weights are of no use.")
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -119,10 +119,7 @@ def search_space(name: str) -> Path:
 
 
 def published_settings(name: str) -> Path:
-    """Return the file beside a model that says how it was trained by those who published it.
-
-    Raises InputError when there is none.
-    """
+    """Return the file that `find_published` finds; raises InputError when there is none."""
     path = find_published(name)
     if path is None:
         raise InputError(
@@ -140,8 +137,6 @@ def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], out
     """
     model_class = find_class(name)
     config = make_config(model_class.Config, settings, f"--model {name}")
-    if name in MODELS:
-        return model_class(config, widths, outputs)
     with _telling_own_faults(name):
         model = model_class(config, widths, outputs)
     missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import Model
-from models.layers.bert import Bert, BertConfig
+from system.bert import Bert, BertConfig, means_of_words
 from system.config import make_config, setting
 from system.console import whole_number
 from system.errors import InputError, shown
@@ -48,12 +48,9 @@ class TextEncoder(nn.Module):
         Returns `(B, T, hidden_size)`, or a vector a word, `(B, words, hidden_size)`: the mean of
         its pieces', and zeros where there is none.
         """
-        hidden: Tensor = self.bert(pieces[..., 0].long(), pieces[..., 1])
-        if not self.config.words:
-            return hidden
-        places = torch.arange(1, self.config.words + 1, device=pieces.device)
-        belongs = (pieces[:, None, :, 2] == places[:, None]).to(hidden.dtype)  # (B, words, T)
-        return belongs @ hidden / belongs.sum(dim=2, keepdim=True).clamp(min=1)
+        words, hidden = self.config.words, self.bert(pieces[..., 0].long(), pieces[..., 1])
+        encoded: Tensor = means_of_words(hidden, pieces[..., 2], words) if words else hidden
+        return encoded
 
     def freeze(self, layers: int) -> None:
         """Keep the embeddings and the first `layers` as they are; raises InputError."""

@@ -285,6 +285,7 @@ def _number(expected: str, is_good: Callable[[float], bool]) -> Callable[[str], 
 finite_number = _number("a number", math.isfinite)
 positive_number = _number("a number above 0", lambda value: 0 < value < math.inf)
 number_from_zero = _number("a number of at least 0", lambda value: 0 <= value < math.inf)
+positive_share = _number("a number above 0, below 1", lambda value: 0 < value < 1)
 share_below_one = _number("a number from 0, below 1", lambda value: 0 <= value < 1)  # a dropout
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.checking.check import Report
-from data.layout import SPLITS
+from data.layout import SPLITS, STAGE
 from data.manifest import MANIFEST
 from system import console
 
@@ -27,7 +27,7 @@ def print_report(report: Report) -> None:
         console.print_error(problem)
     if not report.problems:
         console.print_line("No problem found.")
-    elif not report.is_interrupted:
+    elif not (report.folder / STAGE).exists():  # or the preparation goes on
         advice = "run dataset_prep.py with --force"
         if not (report.folder / MANIFEST).exists():
             advice = f"move {', '.join(SPLITS)} away and run dataset_prep.py"

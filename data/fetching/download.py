@@ -1,17 +1,14 @@
 """Fetch large files over HTTP from servers that cut connections and are often down.
 
-The bytes go to `<name>.part` beside the target, with `<name>.part.json` saying which version
-of which file they belong to. Both stay when a transfer breaks, so that the next attempt, in
-this run or a later one, asks for the rest only (RFC 9110, sections 13.1.5 and 14).
+What came stays when a transfer breaks, as `data.fetching.part` keeps it, so that the next attempt,
+in this run or a later one, asks for the rest only (RFC 9110, sections 13.1.5 and 14).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import sleep
 from urllib.parse import urlsplit
@@ -21,9 +18,10 @@ import validators
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util.retry import Retry
 
+from data.fetching.part import Part, Version
 from data.fetching.server import CMU_HOST
 from system.errors import InputError
-from system.files import flush_file, flush_folder, make_folder, write_json
+from system.files import make_folder
 from system.progress import progress
 
 _CONNECT_AND_READ_SECONDS = (10.0, 60.0)
@@ -43,68 +41,6 @@ class _BrokenTransfer(Exception):
     def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
         super().__init__(reason)
         self.wait_seconds = wait_seconds
-
-
-@dataclass(frozen=True)
-class _Version:
-    """Which content of which file a server sent: equal versions are the same bytes."""
-
-    url: str
-    validator: str | None  # for If-Range: a strong ETag, else the Last-Modified date
-    length: int | None
-
-    def is_continued_by(self, other: _Version) -> bool:
-        """Whether `other`, from a partial answer, may be joined to bytes of this version.
-
-        The server was asked by If-Range already, but not every server heeds it. A partial
-        answer may leave the validator and the length out.
-        """
-        return other.validator in (None, self.validator) and (
-            None in (self.length, other.length) or self.length == other.length
-        )
-
-
-class _Part:
-    """The bytes of a file so far, and the version that they belong to."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.path = target.with_name(f"{target.name}.part")
-        self._version_path = target.with_name(f"{target.name}.part.json")
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def version_to_resume(self, url: str) -> _Version | None:
-        """The version to ask `url` for the rest of, or None if it has to start over."""
-        try:
-            version = _Version(**json.loads(self._version_path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError, RecursionError):
-            return None
-        return version if self.size and version.validator and version.url == url else None
-
-    def start_over(self, version: _Version) -> None:
-        """Drop the bytes and note the version of those to come, never the other way round."""
-        self.path.open("wb").close()
-        write_json(self._version_path, asdict(version))
-
-    def forget_version(self) -> None:
-        """Make the next attempt start over; the bytes stay until a server sends new ones."""
-        self._version_path.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Remove the bytes and the note."""
-        self.path.unlink()
-        self.forget_version()
-
-    def finish(self) -> None:
-        """Turn the part into the target, once its bytes are on the disk."""
-        flush_file(self.path)
-        self.path.replace(self.target)
-        flush_folder(self.target.parent)
-        self.forget_version()
 
 
 def checked_host(url: str) -> str:
@@ -145,7 +81,7 @@ def download(
     is kept then.
     """
     make_folder(target.parent)
-    part = _Part(target)
+    part = Part(target)
     furthest = failures = 0
     while (broken := _attempt(url, part)) is not None:
         # A transfer of hours may break off any number of times, as long as it gets further.
@@ -164,7 +100,7 @@ def download(
     part.finish()
 
 
-def _check(url: str, part: _Part, check: Callable[[Path], object]) -> None:
+def _check(url: str, part: Part, check: Callable[[Path], object]) -> None:
     """Run the caller's check; if it fails, remove the part and say what was sent."""
     try:
         check(part.path)
@@ -175,11 +111,12 @@ def _check(url: str, part: _Part, check: Callable[[Path], object]) -> None:
             f"{url} is not the expected file: {error}. The server sent {part.size} bytes that "
             f"start with {start!r}, now removed; {_ELSEWHERE}"
         )
-        part.remove()
+        part.path.unlink()
+        part.forget_version()
         raise InputError(message) from error
 
 
-def _attempt(url: str, part: _Part) -> _BrokenTransfer | None:
+def _attempt(url: str, part: Part) -> _BrokenTransfer | None:
     """Bring the part as far as one request does; return what broke, None if it is complete."""
     resumed = part.version_to_resume(url)
     # Compressed on the way, offsets and lengths would not be the file's.
@@ -214,7 +151,7 @@ def _refuse(url: str, response: requests.Response) -> None:
         raise InputError(f"{_host(url)} sent a web page (text/html) for {url}; {_ELSEWHERE}")
 
 
-def _receive(url: str, response: requests.Response, part: _Part, resumed: _Version | None) -> None:
+def _receive(url: str, response: requests.Response, part: Part, resumed: Version | None) -> None:
     """Write the body to where it belongs in the part; raise _BrokenTransfer if it is short."""
     start, version = _described(url, response)
     total = version.length
@@ -231,7 +168,7 @@ def _receive(url: str, response: requests.Response, part: _Part, resumed: _Versi
         raise _BrokenTransfer(f"{part.size} of {total} bytes came")
 
 
-def _described(url: str, response: requests.Response) -> tuple[int | None, _Version]:
+def _described(url: str, response: requests.Response) -> tuple[int | None, Version]:
     """Where the body starts in the file, and its version, as far as the headers tell.
 
     The answer 416, that nothing lies behind the part, is taken as an empty body at the
@@ -248,14 +185,14 @@ def _described(url: str, response: requests.Response) -> tuple[int | None, _Vers
     etag = headers.get("ETag", "")
     # RFC 9110, section 13.1.5: a weak ETag cannot stand in If-Range.
     validator = etag if etag.startswith('"') else headers.get("Last-Modified")
-    return start, _Version(url, validator, length)
+    return start, Version(url, validator, length)
 
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _write(response: requests.Response, part: _Part, total: int | None) -> None:
+def _write(response: requests.Response, part: Part, total: int | None) -> None:
     """Append the body to the part, with a bar that counts from the file's first byte."""
     bar = progress(
         desc=part.target.name,

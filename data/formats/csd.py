@@ -1,11 +1,9 @@
-"""Opening, checking and reading computational sequences (.csd, HDF5)."""
+"""Checking and reading computational sequences (.csd, HDF5)."""
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterator, KeysView
-from contextlib import contextmanager
+from collections.abc import KeysView
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +13,10 @@ import numpy as np
 from h5py import h5d, h5g
 
 from data.formats.dataset_layout import Layouts
+from data.formats.hdf5_file import open_hdf5, reading
 from data.formats.own_objects import OwnObjects, names_in
 from data.formats.stored_rows import StoredRows
-from system.errors import InputError, first_line, refuse_if_out_of_memory
-from system.what_it_is import what_it_is
-
-_CACHE_BYTES = 256 * 1024
-# What may keep a file from being opened, however sound it is.
-_NOT_THE_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+from system.errors import InputError
 
 
 def sort_order(intervals: np.ndarray) -> np.ndarray:
@@ -60,7 +54,7 @@ class VideoRows:
 
     def _in_file_order(self, numbers: np.ndarray) -> np.ndarray:
         pieces, offset = [], 0
-        with _reading(self._path):
+        with reading(self._path):
             for part in self._parts:
                 begin, end = np.searchsorted(numbers, [offset, offset + len(part)])
                 if begin < end:
@@ -87,7 +81,7 @@ class ComputationalSequence:
     def __init__(self, path: Path, holds_text: bool = False) -> None:
         self.path = path
         self.holds_text = holds_text
-        self._file = _open(path)
+        self._file = open_hdf5(path)
         try:
             self._descriptor = self._file.id.get_vfd_handle()
             self._bytes = os.fstat(self._descriptor).st_size
@@ -114,7 +108,7 @@ class ComputationalSequence:
     def width(self) -> int:
         """How many features a row has, by the first entry."""
         key = next(iter(self._entries.values()))[0]
-        with _reading(self.path):
+        with reading(self.path):
             shape = self._stored(key, "features").shape
         if len(shape) != 2 or shape[1] == 0 or (self.holds_text and shape[1] != 1):
             expected = "(n, 1), a word a row" if self.holds_text else "(n, width)"
@@ -124,7 +118,7 @@ class ComputationalSequence:
     def _group_by_video(self) -> dict[str, list[str]]:
         """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
         entries: dict[str, list[str]] = {}
-        with _reading(self.path):
+        with reading(self.path):
             self._is_itself = names_in(self._data, str(self.path))
             for key in self._is_itself:
                 entries.setdefault(key.split("[")[0], []).append(key)
@@ -144,12 +138,12 @@ class ComputationalSequence:
     def read_unsorted(self, video: str) -> tuple[np.ndarray, np.ndarray]:
         """Read `video` in file order: intervals `(n, 2)` and features `(n, width)`."""
         intervals, parts = self._open_parts(video)
-        with _reading(self.path):
+        with reading(self.path):
             return intervals, np.concatenate([features[:] for features in parts])
 
     def _open_parts(self, video: str) -> tuple[np.ndarray, list[StoredRows]]:
         """Return the intervals of a video's parts, one after another, and their features."""
-        with _reading(self.path):
+        with reading(self.path):
             parts = [self._part(key) for key in self._entries[video]]
             intervals = np.concatenate([times for _, times in parts], dtype=np.float64)
         return intervals, [features for features, _ in parts]
@@ -203,49 +197,8 @@ def check_csd(path: Path) -> None:
         pass
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise InputError(f"No file {path}; expected a computational sequence (.csd).")
-    try:
-        file = _open_for_reading(path)
-        # HDF5 holds on to nothing that it read about an entry: each is opened once.
-        settings = file.id.get_mdc_config()
-        settings.set_initial_size = True
-        settings.initial_size = settings.min_size = settings.max_size = _CACHE_BYTES
-        file.id.set_mdc_config(settings)
-        return file
-    except OSError as error:
-        size = f"{path.stat().st_size:,} bytes"
-        if "truncated" in str(error):
-            raise InputError(
-                f"{path} is truncated ({size}): delete it and run again to download it anew."
-            ) from error
-        if error.errno in _NOT_THE_FILE:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        found = what_it_is(path) or f"not an HDF5 file ({size}); delete it"
-        raise InputError(
-            f"{path} is {found}; expected a computational sequence (.csd): without it, the same "
-            "command downloads it."
-        ) from error
-
-
-def _open_for_reading(path: Path) -> h5py.File:
-    """Open a file where others may read it too, and on a drive that has no locks."""
-    try:
-        return h5py.File(path, "r")
-    except BlockingIOError as error:
-        raise InputError(
-            f"{path} is open in another program, which may be writing it; wait until that has "
-            "ended, or close it there."
-        ) from error
-    except OSError as error:
-        if "unable to lock file" not in str(error):
-            raise
-        return h5py.File(path, "r", locking=False)
-
-
 def _data_group(file: h5py.File, own: OwnObjects, path: Path) -> h5g.GroupID:
-    with _reading(path):
+    with reading(path):
         roots = list(names_in(file.id, str(path)))
         if len(roots) != 1:
             raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
@@ -254,15 +207,3 @@ def _data_group(file: h5py.File, own: OwnObjects, path: Path) -> h5g.GroupID:
         if data is None:
             raise InputError(f"{path} has no group {roots[0]}/data; it is not a .csd file.")
         return data
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn HDF5's errors about a damaged file into an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # damaged bytes can fail in any way
-        refuse_if_out_of_memory(error, path)
-        raise InputError(f"{path} is damaged: {first_line(error)}; download it again.") from error

@@ -52,7 +52,8 @@ def _measure(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple
     elif isinstance(value, (list, tuple, set, frozenset)):
         inner = value
     else:
-        return 0, 8 + (len(value) if isinstance(value, (str, bytes)) else _array_bytes(value))
+        is_text = isinstance(value, (str, bytes))
+        return 0, 8 + (len(value) if is_text else getattr(value, "nbytes", 0))
     if id(value) not in known:
         require(depth < _DEEPEST, "values nested too deep")
         known[id(value)] = _UNDER_WAY
@@ -65,7 +66,3 @@ def _measure(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple
     require(found != _UNDER_WAY, "a list within itself")
     require(depth + found[0] <= _DEEPEST, "values nested too deep")
     return found
-
-
-def _array_bytes(value: Any) -> int:
-    return value.nbytes if isinstance(value, (np.ndarray, np.generic)) else 0

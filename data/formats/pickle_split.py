@@ -28,8 +28,7 @@ class Names:
     ids: list[str]  # "video[clip]"
     videos: list[str]
     keys: Sequence[Hashable] | None  # by which another file's segment is the same one
-    starts: np.ndarray | None = None  # (N,) float64, seconds, where the file has them
-    ends: np.ndarray | None = None  # (N,) float64, seconds, likewise
+    times: np.ndarray | None = None  # (N, 2) float64, start and end in seconds, where it has them
 
     def at(self, rows: np.ndarray) -> Names:
         """Return the names of some segments, by number."""
@@ -98,19 +97,19 @@ def read_names(fields: Fields, name: str) -> Names:
         videos.append(video)
     if widths == {1}:
         return Names(ids, videos, keys)
-    starts, ends = _read_times(fields, 1), _read_times(fields, 2)
-    times = list(zip(videos, starts.tolist(), ends.tolist(), strict=True))
-    return Names(ids, videos, times, starts, ends)
+    times = _read_times(fields)
+    return Names(ids, videos, list(zip(videos, *times.T.tolist(), strict=True)), times)
 
 
-def _read_times(fields: Fields, column: int) -> np.ndarray:
-    """Return one column of the ids, `(N,)` float64; times may be numbers or their text."""
-    times = np.empty(fields.count)
-    for index, row in enumerate(fields.ids or []):
-        try:
-            times[index] = float(row[column])
-        except (TypeError, ValueError, OverflowError):
-            raise fields.error("id", described(row[column]), "a time in seconds") from None
+def _read_times(fields: Fields) -> np.ndarray:
+    """Return start and end of each of the ids, `(N, 2)` float64; they may be text in the file."""
+    times = np.empty((fields.count, 2))
+    for index, (_, *own) in enumerate(fields.ids or []):
+        for column, time in enumerate(own):
+            try:
+                times[index, column] = float(time)
+            except (TypeError, ValueError, OverflowError):
+                raise fields.error("id", described(time), "a time in seconds") from None
     return times
 
 

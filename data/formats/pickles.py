@@ -9,7 +9,8 @@ feature extraction writes; MulT (github.com/yaohungt/Multimodal-Transformer) has
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from data.layout import SPLITS
 from system.errors import InputError, telling_of_short_memory
 
 _ADVICE = "use a processed pickle as it was published"
+_FEATURES = {"audio": "audio", "visual": "vision"}  # by modality, the entry in a pickle
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,34 @@ def read_pickle(path: Path) -> PickleContent:
     return PickleContent(in_order, all(are_by_word), without_words)
 
 
-def read_features(path: Path, key: str) -> list[tuple[Names, np.ndarray]]:
-    """Return names and features `(N, rows, channels)` of each split, `key` audio or vision."""
+def read_features(path: Path, kind: str) -> tuple[np.ndarray, dict[Hashable, int]]:
+    """Return one modality of all splits, and each segment's row in it by its key.
+
+    Features are `(N, longest of the file, width)` float32; `kind` is audio or visual. Raises
+    InputError when the file cannot be read, has no ids, or an id twice.
+    """
+    names, parts = [], []
     with telling_of_short_memory(path):
-        return [
-            (read_names(fields, name), read_rows(fields, key))
-            for name, fields, _ in _open_splits(path)
-        ]
+        for split, fields, _ in _open_splits(path):
+            names.append(read_names(fields, split))
+            parts.append(read_rows(fields, _FEATURES[kind]))
+    keys = keys_of(path, names)
+    if len({features.shape[2] for features in parts}) > 1:
+        raise InputError(f"{path}: {kind} is of different widths from split to split.")
+    longest = max(features.shape[1] for features in parts)
+    padded = [np.pad(x, ((0, 0), (longest - x.shape[1], 0), (0, 0))) for x in parts]
+    return np.concatenate(padded), {key: row for row, key in enumerate(keys)}
+
+
+def keys_of(path: Path, splits: Sequence[Names]) -> list[Hashable]:
+    """Return by what the segments of a file are known; raises InputError unless that is unique."""
+    if any(names.keys is None for names in splits):
+        raise InputError(f"{path} has no 'id', by which another file's segments could be joined.")
+    keys = [key for names in splits for key in names.keys or ()]
+    if len(set(keys)) < len(keys):
+        twice = Counter(keys).most_common(1)[0][0]
+        raise InputError(f"{path} has the id {twice!r} twice; files are joined by unique ids.")
+    return keys
 
 
 def _check_widths(path: Path, splits: dict[str, PickleSplit]) -> None:

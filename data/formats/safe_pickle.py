@@ -9,18 +9,16 @@ ever in a file's reach. The standard library's `pickle` page, "Restricting Globa
 from __future__ import annotations
 
 import io
-import math
 import os
 import pickle
-import re
-import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, cast
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from data.formats import tensors
+from data.formats import pickled_arrays, tensors
 from data.formats.pickle_bounds import check_key, check_size
 from system.errors import InputError, described, first_line, refuse_if_out_of_memory
 from system.torch_layout import (
@@ -29,7 +27,6 @@ from system.torch_layout import (
     BoundedFile,
     Instructions,
     StorageOf,
-    Unpickle,
     latin1_bytes,
     no_bytes,
     read_legacy,
@@ -38,15 +35,7 @@ from system.torch_layout import (
 )
 from system.what_it_is import what_it_is
 
-# Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
-# NumPy names them in a pickle. Structured types are out: made-up offsets in one read memory
-# outside the array.
-_TYPE_CODE = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+|O[48]")
-
 _LONGEST_QUOTE = 120
-
-# What stands for the class numpy.ndarray: something to recognise, not to call.
-_NDARRAY = object()
 
 
 def load(path: Path) -> Any:
@@ -86,7 +75,7 @@ def load(path: Path) -> Any:
 
 
 def _content(path: Path, file: io.BufferedReader) -> Any:
-    unpickle = _within_torch(path)
+    unpickle = partial(_unpickle_within_torch, path)
     if file.read(4) == ZIP_START:
         return read_zip(file, unpickle)
     file.seek(0)
@@ -94,9 +83,8 @@ def _content(path: Path, file: io.BufferedReader) -> Any:
     return read_legacy(file, unpickle) if _is_magic(content) else content
 
 
-def _within_torch(path: Path) -> Unpickle:
-    """Return what reads the pickles of a file of PyTorch's."""
-    return lambda part, storage_of: _Unpickler(part, path, storage_of, is_within_torch=True).load()
+def _unpickle_within_torch(path: Path, part: BinaryIO, storage_of: StorageOf | None) -> Any:
+    return _Unpickler(part, path, storage_of, is_within_torch=True).load()
 
 
 def _is_magic(content: Any) -> bool:
@@ -108,108 +96,29 @@ def _quote(text: str) -> str:
     return text[:_LONGEST_QUOTE].encode("unicode_escape").decode("ascii")
 
 
-def _as_text(value: str | bytes) -> str:
-    """Return one of NumPy's own ASCII words, which a Python 2 pickle holds as bytes."""
-    require(type(value) in (str, bytes), f"a {type(value).__name__} for one of NumPy's words")
-    return value.decode("ascii") if isinstance(value, bytes) else value
-
-
-class _Type:
-    """Stands for a NumPy dtype: made from its code, then told its byte order."""
-
-    def __init__(self, code: str | bytes, *_align_and_copy: object) -> None:
-        code = _as_text(code)
-        require(_TYPE_CODE.fullmatch(code) is not None, f"a NumPy type {code!r}")
-        self.dtype = np.dtype(code[0] if code[0] == "O" else code)
-
-    def set_state(self, state: tuple[Any, ...]) -> None:
-        _version, order, subarray, names, fields = state[:5]
-        require(subarray is names is fields is None, "a structured NumPy type")
-        order = _as_text(order)
-        require(order in ("<", ">", "|", "="), f"a NumPy byte order {order!r}")
-        self.dtype = self.dtype.newbyteorder(cast('Literal["<", ">", "|", "="]', order))
-
-
-def _reconstruct(kind: object, _shape: object, _code: str | bytes) -> np.ndarray:
-    """Return an empty array, which `_fill` then gives its content."""
-    require(kind is _NDARRAY, "an array class other than numpy.ndarray")
-    return np.empty(0)
-
-
-def _fill(array: np.ndarray, state: tuple[Any, ...]) -> None:
-    """Give `array` the shape, type and content that NumPy put in the pickle.
-
-    The size is checked before any memory is asked for: a short file cannot claim a huge array.
-    """
-    _version, shape, kind, is_fortran, content = state
-    _check_content(content, kind.dtype, shape)
-    whole = (1, shape, kind.dtype, bool(is_fortran), content)
-    array.__setstate__(whole)  # type: ignore[arg-type]  # the stubs want NumPy's own bool
-
-
-def _check_content(content: bytes | list[Any], dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    require(type(content) is (list if dtype.hasobject else bytes), "an array without content")
-    is_shape = type(shape) is tuple and len(shape) <= 32
-    is_shape = is_shape and all(type(size) is int and 0 <= size < 2**63 for size in shape)
-    require(is_shape, "an array's shape")
-    # Of nothing, a file without content could claim any number.
-    require(dtype.itemsize > 0 or math.prod(shape) <= 1, "an array of items without bytes")
-    expected = math.prod(shape) * (1 if dtype.hasobject else dtype.itemsize)
-    found = len(content)
-    require(found == expected, f"an array of {expected} bytes or items, {found} of them there")
-    if dtype.kind == "U" and content and isinstance(content, bytes):
-        # NumPy would make such text without a word, and Python's own text cannot hold it.
-        characters = np.frombuffer(content, np.dtype("u4").newbyteorder(dtype.byteorder))
-        require(characters.max() <= sys.maxunicode, "text of impossible characters")
-
-
-def _from_buffer(
-    buffer: bytes,
-    kind: _Type,
-    shape: tuple[int, ...],
-    order: Literal["C", "F"],
-    axis_order: tuple[int, ...] | None = None,
-) -> np.ndarray:
-    """Return an array of protocol 5, as `numpy._core.numeric._frombuffer` does."""
-    _check_content(buffer, kind.dtype, shape)
-    array = np.frombuffer(buffer, kind.dtype)
-    if axis_order is not None:
-        array = array.reshape(shape).transpose(axis_order)
-    else:
-        array = array.reshape(shape, order=order)
-    return array
-
-
-def _scalar(kind: _Type, content: bytes) -> np.generic:
-    """Return one NumPy number or text."""
-    array = _from_buffer(content, kind, (), "C")
-    return array[()]  # type: ignore[return-value]  # the stubs know no index that takes the item
-
-
 def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
     """Return a dict, which Python 2 made of a list of keys and values."""
-    made = {}
-    for key, value in items:
+    pairs = list(items)
+    for key, _ in pairs:
         check_key(key)
-        made[key] = value
-    return made
+    return dict(pairs)
 
 
 _KNOWN = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Type,
+    ("numpy", "ndarray"): pickled_arrays.NDARRAY,
+    ("numpy", "dtype"): pickled_arrays.ArrayType,
     ("_codecs", "encode"): latin1_bytes,
     ("__builtin__", "bytes"): no_bytes,
     ("builtins", "bytes"): no_bytes,
     ("collections", "OrderedDict"): _ordered_dict,
     **{("torch", name): kind for name, kind in tensors.VALUE_TYPES.items()},
     ("torch._utils", "_rebuild_tensor_v2"): tensors.rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): tensors.rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter"): lambda array, *_: array,
 }
 for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
-    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    _KNOWN[f"{_core}.multiarray", "scalar"] = _scalar
-    _KNOWN[f"{_core}.numeric", "_frombuffer"] = _from_buffer
+    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = pickled_arrays.reconstruct
+    _KNOWN[f"{_core}.multiarray", "scalar"] = pickled_arrays.scalar
+    _KNOWN[f"{_core}.numeric", "_frombuffer"] = pickled_arrays.from_buffer
 
 
 def _with_keys_checked(code: bytes, keys: slice) -> Callable[[Any], None]:
@@ -246,7 +155,7 @@ class _Unpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         if self._storage_of is None:
             raise pickle.UnpicklingError("a persistent id")
-        return tensors.Storage.named(pid, self._storage_of)
+        return tensors.storage_of_pid(pid, self._storage_of)
 
     def find_class(self, module: str, name: str) -> Any:
         # In a file of PyTorch's own there is none: each within another would take twice as long.
@@ -264,7 +173,7 @@ class _Unpickler(pickle._Unpickler):
     def _storage_from_bytes(self, content: bytes) -> tensors.Storage:
         """Return the storage that a pickled tensor holds, `torch.storage._load_from_bytes`."""
         require(type(content) is bytes, "a tensor without bytes")
-        file, unpickle = io.BytesIO(content), _within_torch(self._path)
+        file, unpickle = io.BytesIO(content), partial(_unpickle_within_torch, self._path)
         require(_is_magic(unpickle(file, None)), "a storage of another kind")
         storage: tensors.Storage = read_legacy(file, unpickle)
         return storage
@@ -274,9 +183,11 @@ class _Unpickler(pickle._Unpickler):
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) is np.ndarray:
-            _fill(target, state)
+            pickled_arrays.fill(target, state)
         else:
-            require(type(target) is _Type, f"a state for a {type(target).__name__}")
+            require(
+                type(target) is pickled_arrays.ArrayType, f"a state for a {type(target).__name__}"
+            )
             target.set_state(state)
 
     dispatch: ClassVar[Instructions] = Instructions(

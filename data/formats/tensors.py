@@ -13,39 +13,28 @@ import numpy as np
 
 from system.torch_layout import StorageOf, check_view, require, storage_named
 
-
-@dataclass(frozen=True)
-class ValueType:
-    """What a storage holds: NumPy's type, or bfloat16, which NumPy does not have, as its bits."""
-
-    dtype: np.dtype
-    is_brain_float: bool = False
-
+_BFLOAT16 = np.dtype("V2")  # its bits: NumPy does not have the type
 
 VALUE_TYPES = {
-    **{
-        f"{name}Storage": ValueType(np.dtype(code))
-        for name, code in {
-            **{"Double": "f8", "Float": "f4", "Half": "f2", "Bool": "?"},
-            **{"Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1"},
-        }.items()
-    },
-    "BFloat16Storage": ValueType(np.dtype("u2"), is_brain_float=True),
+    f"{name}Storage": np.dtype(code)
+    for name, code in {
+        **{"Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": "V2", "Bool": "?"},
+        **{"Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1"},
+    }.items()
 }
 
 
 @dataclass(frozen=True)
 class Storage:
-    """The flat values that tensors are views of."""
+    """The flat values that tensors are views of: no array, as a pickle could make itself."""
 
-    kind: ValueType
     values: np.ndarray
 
-    @classmethod
-    def named(cls, pid: Any, storage_of: StorageOf) -> Storage:
-        """Return the storage that a pickle names."""
-        kind, key, count = storage_named(pid, ValueType)
-        return cls(kind, storage_of(kind.dtype.itemsize, key, count).view(kind.dtype))
+
+def storage_of_pid(pid: Any, storage_of: StorageOf) -> Storage:
+    """Return the storage that a pickle names."""
+    dtype, key, count = storage_named(pid, np.dtype)
+    return Storage(storage_of(dtype.itemsize, key, count).view(dtype))
 
 
 def rebuild_tensor(
@@ -60,9 +49,6 @@ def rebuild_tensor(
     else:
         steps = [step * values.itemsize for step in stride]
         array = np.lib.stride_tricks.as_strided(values[offset:], size, steps)
-    return (array.astype("u4") << 16).view("f4") if storage.kind.is_brain_float else array
-
-
-def rebuild_parameter(array: np.ndarray, *_: Any) -> np.ndarray:
-    """Return a pickled parameter's values, for `torch._utils._rebuild_parameter`."""
+    if array.dtype == _BFLOAT16:
+        array = (array.view("u2").astype("u4") << 16).view("f4")
     return array

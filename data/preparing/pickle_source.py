@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from data.formats.pickle_split import PickleSplit
-from data.formats.pickles import PickleContent, read_pickle
+from data.formats.pickles import PickleContent, keys_of, read_features, read_pickle
 from data.formats.word_pickles import holds_words
 from data.labels import SCALES
 from data.layout import PIECES_FILE
-from data.preparing.doubts import warn_of_doubts
-from data.preparing.other_features import keys_of, read_other_features
-from data.preparing.sources import WriteResult, nothing_left
-from data.preparing.split_writer import SplitWriter
+from data.preparing.sources import nothing_left
+from data.preparing.split_writer import SplitWriter, warn_of_doubts
 from system.errors import InputError
 from system.files import file_facts
 
@@ -81,7 +79,7 @@ class PickleSource:
     def estimate(self) -> None:
         """Nothing is known before the whole file is read."""
 
-    def write(self, stage: Path) -> WriteResult:
+    def write(self, stage: Path) -> dict[str, Any]:
         """Copy the arrays, split by split; raises InputError where labels may be SIMS's."""
         content = read_pickle(self.path)
         if content.is_by_word != self.is_by_word:
@@ -92,8 +90,13 @@ class PickleSource:
         if not self.uses_labels:
             splits = {name: replace(split, labels=None) for name, split in content.splits.items()}
             content = replace(content, splits=splits)
-        elif len(content.splits) > 1:
-            self._warn_of_missing_labels(content.splits)
+        without = [name for name, split in content.splits.items() if split.labels is None]
+        if self.uses_labels and without and len(content.splits) > 1:
+            warnings.warn(
+                f"{self.path}: no 'regression_labels' or 'labels' in {', '.join(without)}: there "
+                "is nothing to learn from or to score",
+                stacklevel=2,
+            )
         self._refuse_labels_like_sims(content)
         takes_text = self._takes_text(content)
         left_out: Counter[str] = Counter({"segment has no words": content.without_words})
@@ -112,7 +115,7 @@ class PickleSource:
         text = {"encoder": f"as in {self.path.name}", "width": width} if takes_text else None
         warn_of_doubts(writers)
         counts = {name: writer.counts for name, writer in writers.items()}
-        return WriteResult(counts, dict(+left_out), text)
+        return {"splits": counts, "left_out": dict(+left_out), "text": text}
 
     def _refuse_labels_like_sims(self, content: PickleContent) -> None:
         """Raise InputError when nobody has said whose labels these are, and they may be SIMS's."""
@@ -123,15 +126,6 @@ class PickleSource:
                 f"{self.path}: all labels lie in [-{limit}, {limit}], as SIMS's do, where those "
                 "of CMU-MOSEI and CMU-MOSI go to 3; say whose they are with --dataset sims, "
                 "mosei or mosi."
-            )
-
-    def _warn_of_missing_labels(self, splits: dict[str, PickleSplit]) -> None:
-        without = [name for name, split in splits.items() if split.labels is None]
-        if without:
-            warnings.warn(
-                f"{self.path}: no 'regression_labels' or 'labels' in {', '.join(without)}: there "
-                "is nothing to learn from or to score",
-                stacklevel=3,
             )
 
     def _takes_text(self, content: PickleContent) -> bool:
@@ -167,7 +161,7 @@ class PickleSource:
             if content.is_by_word and not holds_words(path):
                 raise InputError(f"{path}: is not aligned by word, as {self.path} is.")
             keys_of(self.path, [split.names for split in splits.values()])
-            values, row_of = read_other_features(path, kind)
+            values, row_of = read_features(path, kind)
             used: set[int] = set()
             for name, split in splits.items():
                 rows = np.array([row_of.get(key, -1) for key in split.names.keys or ()])
@@ -205,8 +199,7 @@ def _write_split(folder: Path, split: PickleSplit, takes_text: bool) -> SplitWri
     arrays = {kind: array for kind, array in kinds.items() if array is not None}
     shapes = {kind: array.shape[1:] for kind, array in arrays.items()}
     names, unknown = split.names, [""] * len(split.names.ids)
-    starts = unknown if names.starts is None else names.starts.tolist()
-    ends = unknown if names.ends is None else names.ends.tolist()
+    starts, ends = (unknown, unknown) if names.times is None else names.times.T.tolist()
     sentences = unknown if split.sentences is None else split.sentences
     with SplitWriter(folder, shapes) as writer:
         writer.write(arrays, zip(names.ids, names.videos, starts, ends, sentences, strict=True))

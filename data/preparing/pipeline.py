@@ -27,8 +27,6 @@ from system.processes import Processes
 from system.threads import in_parallel
 
 if TYPE_CHECKING:
-    from pytorch_pretrained_bert import BertTokenizer
-
     from data.text.encoder import TextEncoder
     from data.text.pieces import PieceCutter
 
@@ -40,13 +38,7 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
     the first does all but the others' share of the text. Raises InputError for anything wrong
     with the files; then what was in place has not changed.
     """
-    return carry_out(
-        processes.broadcast(decide(request) if processes.is_first else None), processes
-    )
-
-
-def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
-    """Do what `plan` says; returns the manifest of what is in place then."""
+    plan = processes.broadcast(decide(request) if processes.is_first else None)
     if processes.is_first and plan.ends_move:
         _move_into_place(plan, plan.in_place.manifest)
     if plan.is_done:
@@ -64,12 +56,10 @@ def carry_out(plan: Plan, processes: Processes) -> dict[str, Any]:
     if processes.is_first:
         cut: list[str] = []
         if encoder is not None:
-            manifest, cut = _add_pieces(plan, encoder.tokenizer, encoder.cutter, manifest)
+            manifest, cut = _add_pieces(plan, encoder.cutter, manifest)
         if plan.arrays is not Arrays.KEEP and manifest["text"] is None:
-            manifest = {
-                **manifest,
-                "text": keep_text(plan.prepared, plan.stage, splits_of(manifest)),
-            }
+            text = keep_text(plan.prepared, plan.stage, splits_of(manifest))
+            manifest = {**manifest, "text": text}
         written = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest) if encoder is not None]
         manifest = _put_into_place(plan, manifest, [*written, *cut])
     return processes.broadcast(manifest)
@@ -120,16 +110,17 @@ def _add_pieces_alone(plan: Plan) -> dict[str, Any]:
     text = plan.in_place.manifest["text"]
     try:
         folder, _ = find_bert(text["encoder"], commit=text.get("commit"), with_weights=False)
-        tokenizer, positions = load_tokenizer(folder)
+        tokenizer, config = load_tokenizer(folder)
     except InputError as error:
         print_warning(f"no word pieces are added, which --finetune_bert needs: {error}")
         return plan.in_place.manifest
-    cutter = PieceCutter(tokenizer, positions, plan.request.source.is_by_word)
-    return _put_into_place(plan, *_add_pieces(plan, tokenizer, cutter, _have_arrays(plan)))
+    by_word = plan.request.source.is_by_word
+    cutter = PieceCutter(tokenizer, config.max_position_embeddings, by_word)
+    return _put_into_place(plan, *_add_pieces(plan, cutter, _have_arrays(plan)))
 
 
 def _add_pieces(
-    plan: Plan, tokenizer: BertTokenizer, cutter: PieceCutter, manifest: dict[str, Any]
+    plan: Plan, cutter: PieceCutter, manifest: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Write the word pieces beside text features; returns the manifest, and the files' names."""
     from data.text.pieces import vocabulary_digest, vocabulary_of
@@ -137,7 +128,7 @@ def _add_pieces(
     cut = cut_text(plan, cutter, splits_of(manifest))
     if not cut:  # they came in pieces, of a vocabulary that the file does not tell
         return manifest, cut
-    digest = vocabulary_digest(vocabulary_of(tokenizer))
+    digest = vocabulary_digest(vocabulary_of(cutter.tokenizer))
     return {**manifest, "text": {**manifest["text"], "vocabulary": digest}}, cut
 
 
@@ -162,17 +153,12 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
             "infinite in the arrays, and read as 0",
             stacklevel=2,
         )
-    manifest = {
-        "made_from": plan.request.source.made_from,
-        "splits": written.counts,
-        "left_out": written.left_out,
-        "text": written.text,
-    }
-    folders = [plan.stage / split for split in written.counts]
+    folders = [plan.stage / split for split in written["splits"]]
     made = [path for folder in folders for path in folder.iterdir()]
     flush_all(made, [*folders, plan.stage])
+    manifest = {"made_from": plan.request.source.made_from, **written}
     return write_manifest(
-        plan.stage, {**manifest, "files": _staged_files(plan.stage, written.counts)}
+        plan.stage, {**manifest, "files": _staged_files(plan.stage, written["splits"])}
     )
 
 
@@ -188,7 +174,7 @@ def _write_text(
     plan: Plan, encoder: TextEncoder, processes: Processes, splits: Sequence[str]
 ) -> dict[str, float]:
     """Write each split's text features; returns the share of unknown word pieces of each."""
-    from data.text.coverage import unknown_share
+    from data.text.encoder import unknown_share
     from data.text.feature_file import write_text_features
 
     taken = processes.broadcast(

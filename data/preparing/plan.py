@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,8 @@ class Prepared:
 
     def is_whole(self, names: Iterable[str]) -> bool:
         """Tell whether these files are in each split, and as large as they were written."""
-        splits, names = splits_of(self.manifest), list(names)
-        return bool(splits) and all(
-            self._is_there(f"{split}/{name}") for split in splits for name in names
-        )
+        files = [f"{split}/{name}" for split, name in product(splits_of(self.manifest), names)]
+        return bool(files) and all(map(self._is_there, files))
 
     def _is_there(self, name: str) -> bool:
         path = self.folder / name
@@ -104,7 +103,7 @@ class Text(Enum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What `carry_out` will do to one alignment."""
+    """What a preparation will do to one alignment."""
 
     request: Request
     ends_move: bool  # an interrupted one, first
@@ -157,28 +156,23 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     if ends_move:
         staged, manifest = None, staged
     prepared = None if manifest is None else Prepared(folder, manifest, ends_move)
-    if prepared is not None:
-        _refuse_another_dataset(prepared, source)
-    elif staged is None:
+    found = None if manifest is None else manifest["made_from"].get("dataset")
+    if manifest is not None and found != source.title:  # perhaps by a slip of the path
+        raise InputError(
+            f"{folder} holds {found}, this would replace it by {source.title}; give another "
+            "--datadir, or move the splits and dataset.json away."
+        )
+    if manifest is None and staged is None:
         refuse_foreign_arrays(folder)
     is_made = request.is_forced or not files_are_there
     arrays = Arrays.MAKE if is_made else _decide_arrays(source, prepared, folder / STAGE, staged)
     plan = Plan(request, ends_move, prepared, staged, arrays, files_are_there=files_are_there)
     plan = replace(plan, text=_decide_text(plan))
-    plan = replace(plan, adds_pieces=_lacks_pieces(plan))
-    if plan.text in (Text.ENCODE, Text.ENCODE_IF_MISSING) and not request.is_forced:
-        plan = replace(plan, same_text=tuple(_same_text(plan)))
-    return plan
-
-
-def _refuse_another_dataset(prepared: Prepared, source: DataSource) -> None:
-    """Do not replace one prepared dataset by another, perhaps by a slip of the path."""
-    found = prepared.manifest["made_from"].get("dataset")
-    if found != source.title:
-        raise InputError(
-            f"{prepared.folder} holds {found}, this would replace it by {source.title}; give "
-            "another --datadir, or move the splits and dataset.json away."
-        )
+    if plan.text is Text.KEEP:
+        return replace(plan, adds_pieces=_lacks_pieces(plan))
+    if plan.text is Text.KEEP_IF_SAME or request.is_forced:
+        return plan
+    return replace(plan, same_text=tuple(_same_text(plan)))
 
 
 def _decide_arrays(
@@ -229,7 +223,7 @@ def _decide_text(plan: Plan) -> Text:
 def _lacks_pieces(plan: Plan) -> bool:
     """Tell whether text features are kept that an earlier version wrote no word pieces beside."""
     wanted = plan.request.text
-    if wanted is None or plan.text is not Text.KEEP or plan.arrays is not Arrays.KEEP:
+    if wanted is None or plan.arrays is not Arrays.KEEP:
         return False
     is_by_bert = wanted.is_met_by(plan.in_place.manifest["text"])
     return is_by_bert and not plan.in_place.is_whole([PIECES_FILE])

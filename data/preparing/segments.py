@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -46,21 +46,6 @@ class VideoSegments:
     def ids(self) -> list[str]:
         """What each segment is called: its video, and its row in the labels file."""
         return [f"{self.video}[{row}]" for row in self.rows]
-
-
-@dataclass
-class _Video:
-    """The rows of one video that its segments are cut from."""
-
-    rows: dict[str, VideoRows]
-    segments: np.ndarray  # (k, 2) seconds
-
-    def members(self) -> dict[str, SegmentRows]:
-        """Find each segment's rows in each modality."""
-        return {
-            kind: rows_of_segments(rows.intervals, self.segments)
-            for kind, rows in self.rows.items()
-        }
 
 
 class Sequences:
@@ -129,60 +114,64 @@ class Sequences:
         numbers = np.flatnonzero(is_long_enough(intervals))
         left_out["label interval is empty"] += len(intervals) - len(numbers)
         rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
-        aligned = _ALIGN[alignment](_Video(rows, intervals[numbers]), lengths, left_out)
-        if not aligned.present:
+        aligned = _ALIGN[alignment](rows, intervals[numbers], lengths, left_out)
+        present, words, visual, audio = aligned
+        if not present:
             return None
-        own = numbers[aligned.present]
+        own = numbers[present]
         label = labels[own, None].astype(np.float32)
-        features = aligned.words, aligned.visual, aligned.audio
-        return VideoSegments(video, split, own, intervals[own], *features, label)
+        return VideoSegments(video, split, own, intervals[own], words, visual, audio, label)
 
 
-@dataclass(frozen=True)
-class _Aligned:
-    """Of a video's segments, those that are not left out, and what they hold."""
-
-    present: list[int]
-    words: list[list[str]]
-    visual: np.ndarray
-    audio: np.ndarray
+Rows = dict[str, VideoRows]  # of a video, by modality
+# Of its segments `(k, 2)`, which are not left out, and of these words, visual and audio.
+_Aligned = tuple[list[int], list[list[str]], np.ndarray, np.ndarray]
 
 
-def _by_segment(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
+def _by_segment(
+    rows: Rows, segments: np.ndarray, lengths: Lengths, left_out: Counter[str]
+) -> _Aligned:
     """Give each segment its own last rows of audio and visual, and all its words."""
-    members = video.members()
+    members = _members(rows, segments)
     present = _with_rows(members, left_out)
 
     def last_rows(kind: str) -> np.ndarray:
         groups = [members[kind][index][-lengths[kind] :] for index in present]
-        features = video.rows[kind].features(_one_after_another(groups))
+        features = rows[kind].features(_one_after_another(groups))
         return pad_in_front(features, list(map(len, groups)), lengths[kind])
 
-    words = _words(video.rows["words"], [members["words"][index] for index in present])
-    return _Aligned(present, words, last_rows("visual"), last_rows("audio"))
+    words = _words(rows["words"], [members["words"][index] for index in present])
+    return present, words, last_rows("visual"), last_rows("audio")
 
 
-def _by_word(video: _Video, lengths: Lengths, left_out: Counter[str]) -> _Aligned:
+def _by_word(
+    rows: Rows, segments: np.ndarray, lengths: Lengths, left_out: Counter[str]
+) -> _Aligned:
     """Give each segment its last words, and the mean of the rows inside each word.
 
     As in `_by_segment`, a segment counts only if each modality has a row of its own in it.
     """
-    words = video.rows["words"]
+    words = rows["words"]
     timed = np.flatnonzero(is_long_enough(words.intervals))
     intervals = words.intervals[timed]
-    members = {**video.members(), "words": rows_of_segments(intervals, video.segments)}
+    members = {**_members(rows, segments), "words": rows_of_segments(intervals, segments)}
     present = _with_rows(members, left_out)
-    rows = [members["words"][index] for index in present]
+    own_words = [members["words"][index] for index in present]
 
     def last_means(kind: str) -> np.ndarray:
-        groups = [own[-lengths[kind] :] for own in rows]
-        averages = _word_means(video.rows[kind], intervals)[_one_after_another(groups)]
+        groups = [own[-lengths[kind] :] for own in own_words]
+        averages = _word_means(rows[kind], intervals)[_one_after_another(groups)]
         return pad_in_front(averages, list(map(len, groups)), lengths[kind])
 
-    spoken = _words(words, [timed[own] for own in rows])
+    spoken = _words(words, [timed[own] for own in own_words])
     # The text keeps one word a row: a space inside a word would make two of it.
     spoken = [[word.replace(" ", "_") for word in texts] for texts in spoken]
-    return _Aligned(present, spoken, last_means("visual"), last_means("audio"))
+    return present, spoken, last_means("visual"), last_means("audio")
+
+
+def _members(rows: Rows, segments: np.ndarray) -> dict[str, SegmentRows]:
+    """Find each segment's rows in each modality."""
+    return {kind: rows_of_segments(own.intervals, segments) for kind, own in rows.items()}
 
 
 def _word_means(rows: VideoRows, intervals: np.ndarray) -> np.ndarray:
@@ -216,7 +205,4 @@ def _with_rows(members: dict[str, SegmentRows], left_out: Counter[str]) -> list[
     return present
 
 
-_Align = Callable[[_Video, Lengths, Counter[str]], _Aligned]
-_ALIGN: dict[str, _Align] = dict(
-    zip(ALIGNMENT_NAMES, (_by_segment, _by_word, _by_segment), strict=True)
-)
+_ALIGN = dict(zip(ALIGNMENT_NAMES, (_by_segment, _by_word, _by_segment), strict=True))

@@ -16,20 +16,10 @@ from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
 from data.labels import SCALES
 from data.layout import SPLITS
-from data.preparing.doubts import warn_of_doubts
 from data.preparing.segments import Lengths, Sequences, VideoSegments
-from data.preparing.split_writer import SplitWriter
+from data.preparing.split_writer import SplitWriter, warn_of_doubts
 from system.errors import InputError
 from system.files import file_facts
-
-
-@dataclass(frozen=True)
-class WriteResult:
-    """What a source wrote."""
-
-    counts: dict[str, dict[str, int]]  # by split: segments, videos
-    left_out: dict[str, int]  # segments, or rows of the labels file, by reason
-    text: dict[str, Any] | None = None  # the text features' description, when it brought them
 
 
 @dataclass(frozen=True)
@@ -79,8 +69,12 @@ class CsdSource:
             shapes = self._shapes(sequences)
         return segments, 4 * sum(rows * width for rows, width in shapes.values())
 
-    def write(self, stage: Path) -> WriteResult:
-        """Align video by video, writing each segment as it comes."""
+    def write(self, stage: Path) -> dict[str, Any]:
+        """Align video by video, writing each segment as it comes; returns the manifest's part.
+
+        That is what came out, what did not by reason, in segments or rows of the labels file, and
+        the description of text features where the source brought them.
+        """
         split_of, scale = read_folds(self.folds), SCALES[self.dataset.name]
         left_out: Counter[str] = Counter()
         with ExitStack() as stack:
@@ -93,18 +87,17 @@ class CsdSource:
             for segments in videos:
                 faults = scale.faults(segments.label)
                 left_out.update(faults[faults != ""].tolist())
-                _append(writers[segments.split], segments, np.flatnonzero(faults == ""))
+                _write(writers[segments.split], segments, np.flatnonzero(faults == ""))
         counts = {split: writer.counts for split, writer in writers.items()}
         for split, count in counts.items():
             if not count["segments"]:
                 advice = "check that the .csd files belong together, and to the folds"
                 raise nothing_left(split, +left_out, advice)
         warn_of_doubts(writers)
-        return WriteResult(counts, dict(+left_out))
+        return {"splits": counts, "left_out": dict(+left_out), "text": None}
 
 
-def _append(writer: SplitWriter, segments: VideoSegments, kept: np.ndarray) -> None:
-    """Write some of a video's segments."""
+def _write(writer: SplitWriter, segments: VideoSegments, kept: np.ndarray) -> None:
     times, ids = segments.intervals.tolist(), segments.ids
     rows = [(ids[k], segments.video, *times[k], " ".join(segments.words[k])) for k in kept.tolist()]
     if rows:

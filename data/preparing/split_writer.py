@@ -1,19 +1,21 @@
-"""Writing a split as its segments come."""
+"""Writing a split as its segments come, and warnings about what was written."""
 
 from __future__ import annotations
 
 import csv
 import math
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.layout import BATCH_FILES, SEGMENT_COLUMNS, SEGMENTS_FILE
+from data.layout import BATCH_FILES, DOUBTFUL_SHARE, SEGMENT_COLUMNS, SEGMENTS_FILE
 from data.npy import NpyWriter
 
 
@@ -70,3 +72,31 @@ class SplitWriter:
             self._table.writerow([*row, "" if math.isnan(sentiment) else sentiment])
             self.ids.append(row[0])
             self.videos.add(row[1])
+
+
+def warn_of_doubts(writers: Mapping[str, SplitWriter]) -> None:
+    """Warn, a line each, of features that are all zero, repeated ids, and videos in two splits."""
+    for split, writer in writers.items():
+        segments = writer.counts["segments"]
+        for kind, zeros in writer.all_zero.items():
+            if zeros > DOUBTFUL_SHARE * segments:
+                _warn(
+                    f"{split}: all {kind} features are zero in {zeros:,} of {segments:,} segments"
+                )
+        segment, count = Counter(writer.ids).most_common(1)[0] if writer.ids else ("", 0)
+        if count > 1:
+            repeated = segments - len(set(writer.ids))
+            _warn(f"{split}: {repeated:,} ids are repeated, as {segment!r}, there {count} times")
+    for (one, first), (other, second) in combinations(writers.items(), 2):
+        videos = first.videos & second.videos
+        if videos:
+            _warn(
+                f"{len(videos):,} videos are in both {one} and {other}, as {min(videos)!r}: scores "
+                "would count what was trained on"
+            )
+        elif first.digest == second.digest:
+            _warn(f"{one} and {other} hold the same features: their scores would be the same")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)

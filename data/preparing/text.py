@@ -85,11 +85,11 @@ def keep_text(
     With them come the word pieces, where there are some. Returns their description, None when
     there are none to take.
     """
-    if prepared is None or not prepared.is_whole([TEXT_FILE]):
-        return None
-    if splits_of(prepared.manifest) != tuple(splits):
-        return None
-    if not all(has_same_sentences(prepared, stage, split) for split in splits):
+    if prepared is None or not (
+        prepared.is_whole([TEXT_FILE])
+        and splits_of(prepared.manifest) == tuple(splits)
+        and all(has_same_sentences(prepared, stage, split) for split in splits)
+    ):
         return None
     for split in splits:
         _remove_begun(stage / split)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
-from data.layout import TEXT_LENGTH
+from data.layout import DOUBTFUL_SHARE, TEXT_LENGTH
 from data.text.bert import load_bert
 from data.text.bert_files import find_bert, weights_facts
-from data.text.fused_bert import fuse
 from data.text.pieces import PieceCutter, Sentence
 from data.text.precision import compare_with_float32
+from system.bert import means_of_words
 from system.devices import pick_device
 from system.errors import InputError
 
 _BATCH_SIZE = {"cpu": 32, "cuda": 512}
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TextEncoder:
@@ -42,7 +43,8 @@ class TextEncoder:
             )
         self.cutter = PieceCutter(self.tokenizer, self._positions, by_word)
         self.width: int = model.config.hidden_size
-        self._model = fuse(model, _PRECISIONS[precision]).to(self._device)
+        self._precision: torch.dtype = getattr(torch, precision)
+        self._model = model.to(self._device, self._precision)
         self.batch_size = _BATCH_SIZE[self._device.type]
         self.description = {
             "encoder": name_or_folder,
@@ -57,12 +59,11 @@ class TextEncoder:
 
     def compare_precisions(self) -> str | None:
         """Measure whether the precision asked for pays here; None in float32, which is exact."""
-        precision = _PRECISIONS[self.description["precision"]]
-        if precision == torch.float32:
+        if self._precision == torch.float32:
             return None
         shape = self.batch_size, TEXT_LENGTH, self.width
-        batch = torch.randn(shape, device=self._device, dtype=precision)
-        return compare_with_float32(self._model.encoder.layer[-1], batch)
+        batch = torch.randn(shape, device=self._device, dtype=self._precision)
+        return compare_with_float32(self._model.parts[-1], batch)
 
     def pieces(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:
         """Return a sentence's input ids and attention mask, each `(TEXT_LENGTH,)`, or by word."""
@@ -80,7 +81,10 @@ class TextEncoder:
             return self.encode_pieces(ids, mask)
         ids, mask, *places = self.cutter.cut(texts).swapaxes(0, 1)
         hidden = self.encode_pieces(ids, mask)
-        return _means_of_words(hidden, *places) if places else hidden
+        if not places:
+            return hidden
+        on_cpu = torch.from_numpy(hidden), torch.from_numpy(places[0])
+        return means_of_words(*on_cpu, TEXT_LENGTH).numpy()
 
     @torch.inference_mode()
     def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -100,7 +104,9 @@ class TextEncoder:
                 "with --bert."
             )
         try:
-            return self._features(ids, mask)
+            on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
+            features: np.ndarray = self._model(*on_device).float().cpu().numpy()
+            return features
         except torch.OutOfMemoryError:  # others may compute on the same GPU
             if len(ids) == 1:
                 raise
@@ -109,22 +115,29 @@ class TextEncoder:
         halves = (ids[:half], mask[:half]), (ids[half:], mask[half:])
         return np.concatenate([self.encode_pieces(*part) for part in halves])
 
-    def _features(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
-        hidden, _ = self._model(
-            on_device[0], attention_mask=on_device[1], output_all_encoded_layers=False
-        )
-        features: np.ndarray = hidden.float().cpu().numpy()
-        return features
 
+def unknown_share(encoder: TextEncoder, split: str, sentences: Iterable[Sentence]) -> float:
+    """Return the share of word pieces that the encoder does not know.
 
-def _means_of_words(hidden: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Give each word the mean of its pieces' vectors `(n, T, width)`, zeros where there is none.
-
-    `places` `(n, T)` says which position each piece's word has, from 1.
+    Warns where it is high, or many different sentences are cut into the same pieces: their
+    features are equal.
     """
-    features = np.zeros((len(hidden), TEXT_LENGTH, hidden.shape[2]), dtype=np.float32)
-    for own, vectors, its_places in zip(features, hidden, places, strict=True):
-        for place in set(its_places[its_places > 0].tolist()):
-            own[place - 1] = vectors[its_places == place].mean(axis=0)
-    return features
+    unknown = encoder.tokenizer.vocab["[UNK]"]
+    pieces = unknown_pieces = 0
+    cut: Counter[bytes] = Counter()
+    for sentence in set(sentences):
+        ids, mask = encoder.pieces(sentence) if isinstance(sentence, str) else sentence
+        own = np.array(ids)[np.array(mask, dtype=bool)]
+        pieces += max(len(own) - 2, 0)  # besides [CLS] and [SEP]
+        unknown_pieces += int(np.count_nonzero(own == unknown))
+        cut[own.tobytes()] += 1
+    equal = sum(count for count in cut.values() if count > 1)
+    shares = unknown_pieces / max(pieces, 1), equal / max(sum(cut.values()), 1)
+    if max(shares) > DOUBTFUL_SHARE:
+        warnings.warn(
+            f"{split}: BERT {encoder.description['encoder']} does not know "
+            f"{100 * shares[0]:.0f} % of the word pieces, and gives {100 * shares[1]:.0f} % of the "
+            "different sentences the features of another; is it one for this language (--bert)?",
+            stacklevel=2,
+        )
+    return shares[0]

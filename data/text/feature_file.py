@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import zlib
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib import format as npy_format
 
 from data.layout import TEXT_LENGTH
+from data.npy import NpyReader, npy_header
 from data.text.pieces import Sentence
 from system.files import atomic_write, flush_folder, write_bytes
 from system.processes import Processes
@@ -107,12 +107,8 @@ class FeatureFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._array = path, NpyReader(path)
         self._file = path.open("r+b")
-        npy_format.read_magic(self._file)
-        self._row_shape = npy_format.read_array_header_1_0(self._file)[0][1:]
-        self._begin = self._file.tell()
-        self._row_bytes = 4 * int(np.prod(self._row_shape))
         self._marks = _marks_of(path).open("r+b", buffering=0)
         self._unmarked: dict[int, int] = {}  # digests of batches perhaps not on the disk yet
         self._flushed_at = time.monotonic()
@@ -120,11 +116,8 @@ class FeatureFile:
     @staticmethod
     def prepare(path: Path, shape: tuple[int, ...], batches: int) -> None:
         """Make both files, unless an interrupted call left them, for the same sentences."""
-        header, marks = BytesIO(), _marks_of(path)
-        fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        npy_format.write_array_header_1_0(header, fields)
-        begin, size = header.getvalue(), header.tell() + 4 * int(np.prod(shape))
-        marks_size = batches * _MARK_BYTES
+        begin, marks, marks_size = npy_header(shape), _marks_of(path), batches * _MARK_BYTES
+        size = len(begin) + 4 * math.prod(shape)
         if _is_begun(path, begin, size) and _is_begun(marks, b"", marks_size):
             return
         path.unlink(missing_ok=True)
@@ -172,15 +165,13 @@ class FeatureFile:
     def write(self, rows: Sequence[int], features: np.ndarray) -> None:
         """Write the features `(len(rows), *row_shape)` of some rows."""
         for row, values in zip(rows, np.ascontiguousarray(features, np.float32), strict=True):
-            self._file.seek(self._begin + row * self._row_bytes)
+            self._file.seek(self._array.offset + row * self._array.row_bytes)
             self._file.write(values.data)
 
     def read(self, row: int) -> np.ndarray:
         """Return a row that is written."""
         self._file.flush()
-        self._file.seek(self._begin + row * self._row_bytes)
-        content = self._file.read(self._row_bytes)
-        return np.frombuffer(content, np.float32).reshape(self._row_shape)
+        return self._array.read([row]).reshape(self._array.shape[1:])
 
 
 def _is_begun(path: Path, begin: bytes, size: int) -> bool:

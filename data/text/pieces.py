@@ -75,12 +75,12 @@ class PieceCutter:
     """
 
     def __init__(self, tokenizer: BertTokenizer, positions: int, by_word: bool) -> None:
-        self._tokenizer, self._positions, self._by_word = tokenizer, positions, by_word
+        self.tokenizer, self._positions, self._by_word = tokenizer, positions, by_word
 
     @property
     def largest(self) -> int:
         """The largest number that can stand in a cut: two bytes do for most vocabularies."""
-        largest: int = max(*self._tokenizer.vocab.values(), TEXT_LENGTH)
+        largest: int = max(*self.tokenizer.vocab.values(), TEXT_LENGTH)
         return largest
 
     def cut(self, sentences: Sequence[str]) -> np.ndarray:
@@ -89,15 +89,15 @@ class PieceCutter:
         They are int64, and laid out as in the file.
         """
         if not self._by_word:
-            cut = [(kept_pieces(self._tokenizer, text), list[int]()) for text in sentences]
+            cut = [(kept_pieces(self.tokenizer, text), list[int]()) for text in sentences]
             return self._laid_out(cut, TEXT_LENGTH)[:, :2]
-        rows = [pieces_of_words(self._tokenizer, text, self._positions) for text in sentences]
+        rows = [pieces_of_words(self.tokenizer, text, self._positions) for text in sentences]
         return self._laid_out(rows, max((len(pieces) for pieces, _ in rows), default=0) + 2)
 
     def _laid_out(self, rows: Sequence[tuple[list[str], list[int]]], length: int) -> np.ndarray:
         array = np.zeros((len(rows), 3, length), np.int64)
         for own, (pieces, places) in zip(array, rows, strict=True):
-            ids = self._tokenizer.convert_tokens_to_ids(["[CLS]", *pieces, "[SEP]"])
+            ids = self.tokenizer.convert_tokens_to_ids(["[CLS]", *pieces, "[SEP]"])
             own[0, : len(ids)], own[1, : len(ids)] = ids, 1
             own[2, 1 : len(places) + 1] = [place + 1 for place in places]
         return array

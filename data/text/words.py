@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from pytorch_pretrained_bert import BertTokenizer
 
 from data.layout import PIECES_FILE, TEXT_LENGTH, iterate_segments
 from data.manifest import read_manifest
+from data.npy import NpyReader
 from data.text.bert import load_tokenizer
 from data.text.bert_files import find_kept_bert, weights_facts
 from data.text.pieces import kept_pieces
-from system.errors import InputError, first_line
+from system.errors import InputError
 
 
 class PositionNames(NamedTuple):
@@ -36,9 +36,9 @@ def name_positions(
     if manifest is None:
         raise InputError(f"{folder.parent} has no dataset.json")
     if manifest["made_from"].get("alignment") == "word":
-        words = {row: text.split(" ") for row, text in _sentences(folder, rows).items()}
-        padding = {row: [""] * (length - len(words[row])) for row in rows}
-        return PositionNames({row: padding[row] + words[row][-length:] for row in rows}, True)
+        words = {row: text.split(" ")[-length:] for row, text in _sentences(folder, rows).items()}
+        in_front = {row: [""] * (length - len(words[row])) + words[row] for row in rows}
+        return PositionNames(in_front, are_words=True)
     if tokenizer is None:
         text = manifest["text"] or {}
         if text.get("per") != "position" or length < TEXT_LENGTH:
@@ -54,8 +54,8 @@ def name_positions(
             row: ["[CLS]", *kept_pieces(tokenizer, sentence), "[SEP]"]
             for row, sentence in _sentences(folder, rows).items()
         }
-    padding = {row: [""] * (length - len(pieces[row])) for row in rows}
-    return PositionNames({row: pieces[row] + padding[row] for row in rows}, False)
+    behind = {row: pieces[row] + [""] * (length - len(pieces[row])) for row in rows}
+    return PositionNames(behind, are_words=False)
 
 
 def _sentences(folder: Path, rows: Sequence[int]) -> dict[int, str]:
@@ -81,14 +81,11 @@ def _cut_elsewhere(
     path: Path, rows: Sequence[int], tokenizer: BertTokenizer
 ) -> dict[int, list[str]]:
     """Return the word pieces of some rows of an array `(N, 2, T)` of input ids and mask."""
-    try:
-        array = np.load(path, mmap_mode="r")
-        pairs = {row: array[row].T.tolist() for row in rows}
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        raise InputError(
-            f"{path} is damaged, or has too few segments ({first_line(error)})"
-        ) from error
+    array = NpyReader(path, whole=True)
+    if max(rows, default=0) >= len(array):
+        raise InputError(f"{path} has too few segments, {len(array):,}")
+    pieces_of, found = tokenizer.ids_to_tokens, array.read(rows)
     return {
-        row: [tokenizer.ids_to_tokens.get(n, "") if is_there else "" for n, is_there in of_row]
-        for row, of_row in pairs.items()
+        row: [pieces_of.get(n, "") if is_there else "" for n, is_there in zip(*own, strict=True)]
+        for row, own in zip(rows, found[:, :2].tolist(), strict=True)
     }

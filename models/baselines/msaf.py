@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.baselines.vectors import channels
+from models.baselines.vectors import BatchNorm, channels
 from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.lstm import LSTM
-from models.layers.norm import BatchNorm
-from models.layers.tracing import is_tracing
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
+from system.tracing import is_tracing
 
 
 @dataclass(frozen=True)

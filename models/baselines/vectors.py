@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.lstm import LSTM
-from models.layers.norm import BatchNorm
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
@@ -35,6 +35,21 @@ class VectorsConfig(CheckedConfig):
     def vectors(self) -> tuple[int, int, int]:
         """The channels of the vectors of audio, visual and text."""
         return self.audio_hidden, self.visual_hidden, self.text_out
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """PyTorch's BatchNorm1d; a training batch of one segment has its running statistics.
+
+    One segment has no variance, and a split may leave one over as its last batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each channel of `x` `(B, channels)`."""
+        if self.training and len(x) == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
 
 
 class Subnet(nn.Module):
@@ -129,4 +144,4 @@ class FusionLayers(VectorFusion):
 
 def with_one(x: Tensor) -> Tensor:
     """Return `[1; x]` `(B, 1 + channels)` of `(B, channels)`."""
-    return torch.nn.functional.pad(x, (1, 0), value=1.0)
+    return F.pad(x, (1, 0), value=1.0)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models.layers.tracing import is_tracing
+from system.tracing import is_tracing
 
 
 @lru_cache(maxsize=32)

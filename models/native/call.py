@@ -42,6 +42,7 @@ class Library:
     longest: float = math.inf
 
     def __init__(self, code: ctypes.CDLL) -> None:
+        self._code = code
         try:
             for function in (code.abi, code.call_size, code.kept_size):
                 function.restype = ctypes.c_int64
@@ -52,11 +53,8 @@ class Library:
                 listed_weights(code.layer_weight_list),
                 listed_weights(code.norm_weight_list),
             )
-            self._kept_size, self._forward, self._backward = (
-                code.kept_size,
-                code.forward,
-                code.backward,
-            )
+            for function in (code.forward, code.backward):
+                function.restype = None
         except AttributeError as error:
             raise Unavailable(f"{code._name} is no encoder: {error}") from error
 
@@ -66,9 +64,9 @@ class Library:
         """Encode as `CompiledEncoder` says."""
         call, _alive = _make_call(request, x, memory)
         out = x.new_empty(len(x), call.queries, x.shape[2])
-        kept = x.new_empty(len(x), self._kept_size(ctypes.byref(call))) if keeps else None
+        kept = x.new_empty(len(x), self._code.kept_size(ctypes.byref(call))) if keeps else None
         call.weights, call.out, call.kept = map(_address, (packed, out, kept))
-        self._forward(ctypes.byref(call))
+        self._code.forward(ctypes.byref(call))
         return out, kept
 
     def backward(
@@ -87,7 +85,7 @@ class Library:
         call.kept, call.grad_out = _address(kept), _address(grad_out)
         call.grad_x, call.grad_memory = _address(grad_x), _address(grad_memory)
         call.weights, call.grad_weights = _address(packed), _address(grad_packed)
-        self._backward(ctypes.byref(call))
+        self._code.backward(ctypes.byref(call))
         return grad_x, grad_memory, grad_packed
 
 

@@ -63,7 +63,8 @@ class NativeEncoder(Native, Encoder):
         keys = self.active_keys(x, dropout_keys)
         if is_plain_call() and _fit(self, x, memory, keys):
             compiled = _compiled(self, x.device, torch.is_grad_enabled())
-            if compiled is not None and _longest(x, memory) <= compiled.longest:
+            longest = x.shape[1] if memory is None else max(x.shape[1], memory.shape[1])
+            if compiled is not None and longest <= compiled.longest:
                 weights = plain_weights(self, compiled.weights, x.device)
                 if weights is not None:
                     threads = self._threads(x, memory)
@@ -88,10 +89,6 @@ def _compiled(encoder: Encoder, device: torch.device, learns: bool) -> CompiledE
         index = torch.cuda.current_device() if device.index is None else device.index
         made = kernels(*sizes, torch.device("cuda", index), learns)
     return None if isinstance(made, str) else made
-
-
-def _longest(x: Tensor, memory: Tensor | None) -> int:
-    return x.shape[1] if memory is None else max(x.shape[1], memory.shape[1])
 
 
 def _fit(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None) -> bool:

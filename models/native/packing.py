@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.encoder import Encoder
-from models.layers.tracing import is_tracing
+from system.tracing import is_tracing
 
 
 class _Packed(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as all_modules
 
-from models.layers.tracing import is_tracing
+from system.tracing import is_tracing
 
 # PyTorch's hooks on all modules: its own `_has_any_global_hook` is of version 2.9 or later.
 _GLOBAL_HOOKS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from data.text.encoder import TextEncoder as Preparing
 from data.text.pieces import vocabulary_of
 from models.checkpoint import read_checkpoint, restore_model, write_checkpoint
 from models.export import export
-from models.layers.bert import BertConfig
 from models.nhfnet import NHFNet
 from models.registry import MODELS, build, restore
 from models.text_encoder import TextEncoder, TextEncoderConfig, WithTextEncoder
@@ -41,8 +40,7 @@ WIDTHS = {"visual": 3, "audio": 4, "text": 8}
 def of_folder(folder, words=0, **changes):
     """Return the text encoder that a BERT folder holds, in evaluation mode."""
     tokenizer, bert = load_bert(Path(folder))
-    sizes = {one.name: getattr(bert.config, one.name) for one in fields(BertConfig)}
-    config = TextEncoderConfig(**{**sizes, **changes}, words=words)
+    config = TextEncoderConfig(**{**asdict(bert.config), **changes}, words=words)
     encoder = TextEncoder(config, vocabulary_of(tokenizer), str(folder))
     encoder.bert.load_state_dict(bert.state_dict())
     return encoder.eval()

@@ -333,7 +333,7 @@ def with_odd_dropout(data, bert):
         (without_bert, [], "--finetune_bert: .*bert, which .* is not a folder any more; put it"),
         (other_weights, [], "--finetune_bert: .*bert, which .* has other weights now; put it back"),
         (of_another_encoder, [], "--finetune_bert: .* does not say which BERT encoded its text"),
-        (with_odd_dropout, [], "hidden_dropout_prob is 1, expected"),
+        (with_odd_dropout, [], "hidden_dropout_prob is 1: expected"),
         (None, ["--freeze_layers", 3], "--freeze_layers 3: the text encoder has 2 layers"),
     ],
 )

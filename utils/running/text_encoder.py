@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from data.loading.split import INPUTS, Split
 from data.manifest import read_manifest
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
-from models.layers.bert import BertConfig
 from models.registry import build, restore_text_encoder
 from models.text_encoder import TextEncoder, TextEncoderConfig, WithTextEncoder, text_encoder_of
 from system.console import print_line
@@ -117,10 +116,10 @@ def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
         name, commit = _as_prepared(config.data_folder)
     folder, commit = find_bert(name, "--finetune_bert", commit)
     tokenizer, bert = load_bert(folder)
-    sizes = {one.name: getattr(bert.config, one.name) for one in fields(BertConfig)}
     origin = _origin_in_folder(name) or f"{name}, commit {commit}"
     words = TEXT_LENGTH if by_word else 0
-    encoder = TextEncoder(TextEncoderConfig(**sizes, words=words), vocabulary_of(tokenizer), origin)
+    encoder_config = TextEncoderConfig(**asdict(bert.config), words=words)
+    encoder = TextEncoder(encoder_config, vocabulary_of(tokenizer), origin)
     encoder.bert.load_state_dict(bert.state_dict())
     return encoder
 

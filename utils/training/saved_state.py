@@ -12,16 +12,11 @@ from torch import Tensor
 
 from data.loading.options import LoaderOptions
 from data.text.pieces import vocabulary_digest
-from models.checkpoint import (
-    Checkpoint,
-    check_weights,
-    load_weights,
-    read_checkpoint,
-    write_checkpoint,
-)
+from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
 from models.text_encoder import TextEncoder, text_encoder_of
 from system.console import print_line
 from system.errors import InputError, first_line
+from system.weights import check_weights
 from utils.run_config import RunConfig
 from utils.training.history import Epoch
 from utils.training.run_folder import BEST, LAST, epoch_file

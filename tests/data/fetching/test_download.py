@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.fetching import download as module
+from data.fetching import part
 from data.fetching.download import checked_host
 from data.fetching.server import CMU_HOST
 from system.errors import InputError
@@ -108,8 +109,8 @@ def test_the_check_sees_the_whole_part_before_the_target_exists(server, target):
 
 def test_the_content_is_on_the_disk_before_the_name_and_then_the_name(server, target, monkeypatch):
     events, rename = [], Path.replace
-    monkeypatch.setattr(module, "flush_file", lambda path: events.append(("content", path)))
-    monkeypatch.setattr(module, "flush_folder", lambda path: events.append(("names", path)))
+    monkeypatch.setattr(part, "flush_file", lambda path: events.append(("content", path)))
+    monkeypatch.setattr(part, "flush_folder", lambda path: events.append(("names", path)))
     monkeypatch.setattr(
         Path, "replace", lambda self, to: (events.append(("name", to)), rename(self, to))[1]
     )

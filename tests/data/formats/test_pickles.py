@@ -104,8 +104,7 @@ def assert_reads_mmsa(path):
         split, raw = splits[NAMES[name]], mmsa_split(count)
         assert split.names.ids == [f"vid_{index // 2}[{index % 2 + 3}]" for index in range(count)]
         assert split.names.videos == [f"vid_{index // 2}" for index in range(count)]
-        assert split.names.starts is None
-        assert split.names.ends is None
+        assert split.names.times is None
         assert split.sentences == [f"sentence {index}" for index in range(count)]
         for values, key in ((split.visual, "vision"), (split.audio, "audio")):
             assert values.dtype == np.float32
@@ -155,8 +154,7 @@ def assert_reads_mult(path, emotions: int = 1):
         split, raw = splits[NAMES[name]], mult_split(count, emotions=emotions)
         assert split.names.ids == [f"video{index // 2}[{index % 2}]" for index in range(count)]
         assert split.names.videos == [f"video{index // 2}" for index in range(count)]
-        assert split.names.starts.tolist() == [index + 0.25 for index in range(count)]
-        assert split.names.ends.tolist() == [index + 1.5 for index in range(count)]
+        assert split.names.times.tolist() == [[k + 0.25, k + 1.5] for k in range(count)]
         assert np.array_equal(split.visual, raw["vision"].astype(np.float32))
         assert np.array_equal(split.audio, raw["audio"].astype(np.float32))
         assert np.array_equal(split.text, raw["text"].astype(np.float32))

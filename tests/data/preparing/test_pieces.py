@@ -37,7 +37,8 @@ def datadir(tmp_path):
 
 
 def cutter(bert, by_word=False):
-    return PieceCutter(*load_tokenizer(Path(bert)), by_word)
+    tokenizer, config = load_tokenizer(Path(bert))
+    return PieceCutter(tokenizer, config.max_position_embeddings, by_word)
 
 
 def check_pieces(folder, bert, by_word=False):

@@ -60,11 +60,11 @@ def test_a_batch_that_outgrows_the_memory_is_cut(minilm, sentences, monkeypatch)
     expected, sizes = minilm.encode(sentences), []
     run = minilm._model.forward
 
-    def narrow(ids, **options):
+    def narrow(ids, mask):
         sizes.append(len(ids))
         if len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(ids, **options)
+        return run(ids, mask)
 
     monkeypatch.setattr(minilm._model, "forward", narrow)
     np.testing.assert_allclose(minilm.encode(sentences), expected, atol=1e-5, rtol=0)
@@ -73,7 +73,7 @@ def test_a_batch_that_outgrows_the_memory_is_cut(minilm, sentences, monkeypatch)
 
 
 def test_a_sentence_that_outgrows_the_memory_is_told(minilm, sentences, monkeypatch):
-    def fail(ids, **_):
+    def fail(ids, mask):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(minilm._model, "forward", fail)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from data.text import precision
-from data.text.fused_bert import fuse
 from data.text.precision import compare_with_float32
 from tests.data.text.test_bert import random_model
+from tests.system.test_bert import bert_of
 
 SECONDS = {torch.bfloat16: 0.02, torch.float32: 0.05}
 
@@ -63,7 +63,7 @@ def test_where_bfloat16_is_not_faster_the_line_says_what_to_do(clock, bfloat16):
 
 
 def test_a_layer_of_a_bert_can_be_measured():
-    model = fuse(random_model().bert, torch.bfloat16)
+    model = bert_of(random_model(), torch.bfloat16)
     batch = torch.randn(2, 20, 16, dtype=torch.bfloat16)
-    assert "bfloat16" in compare_with_float32(model.encoder.layer[-1], batch)
+    assert "bfloat16" in compare_with_float32(model.parts[-1], batch)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

@@ -123,8 +123,8 @@ def another_bert(folder, bert):
         ({"encoder": "some/bert", "commit": "0" * 40}, None, "tokenizer of some/bert is not at"),
         ({"encoder": "as in a.pkl", "per": "none"}, None, "is not known: it is as in a.pkl"),
         ({}, another_bert, "is no longer the BERT that encoded the text"),
-        ({}, damaged, r"pieces50.npy is damaged, .* \(No data left in file\)"),
-        ({}, too_short, r"pieces50.npy is damaged, or has too few segments \(index 1 is out"),
+        ({}, damaged, r"pieces50.npy is damaged, or no .npy array"),
+        ({}, too_short, "pieces50.npy has too few segments, 1"),
     ],
 )
 def test_what_cannot_be_known_is_told(split, bert, tmp_path, text, change, message):

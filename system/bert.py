@@ -1,6 +1,9 @@
-"""BERT (Devlin et al., NAACL 2019) as it learns: embeddings and layers, without pooler and heads.
+"""BERT (Devlin et al., NAACL 2019): embeddings and layers, without pooler and heads.
 
-Parameters have the names of Hugging Face's BertModel, which its weights load by.
+Data are prepared with it, and models train it along. Parameters have the names of Hugging Face's
+BertModel, which its weights load by.
+
+Shapes: B batch, T positions, d width.
 """
 
 from __future__ import annotations
@@ -14,10 +17,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models.layers.tracing import is_tracing
 from system import onednn
 from system.config import CheckedConfig, setting
-from system.console import OneOf, share_below_one, whole_number
+from system.console import OneOf, positive_share, share_below_one, whole_number
+from system.tracing import is_tracing
 
 _MOST = 2**16  # of channels and positions
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -40,7 +43,7 @@ class BertConfig(CheckedConfig):
     max_position_embeddings: int = setting(512, whole_number(1, _MOST))
     type_vocab_size: int = setting(2, whole_number(1, _MOST))
     hidden_act: str = setting("gelu", OneOf(*_ACTIVATIONS))
-    layer_norm_eps: float = setting(1e-12, share_below_one)
+    layer_norm_eps: float = setting(1e-12, positive_share)
     hidden_dropout_prob: float = setting(0.1, share_below_one)
     attention_probs_dropout_prob: float = setting(0.1, share_below_one)
 
@@ -61,6 +64,7 @@ class Bert(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
+        self.config = config
         self.embeddings = _Embeddings(config)
         layers = nn.ModuleList([_Layer(config) for _ in range(config.num_hidden_layers)])
         self.encoder = nn.ModuleDict({"layer": layers})
@@ -89,19 +93,26 @@ class Bert(nn.Module):
 
 
 class _Linear(nn.Linear):
-    """A linear layer; on a CPU, without gradients, float32 goes through oneDNN.
+    """A linear layer and perhaps GELU; on a CPU, without gradients, float32 goes through oneDNN."""
 
-    That is how the features of prepared data are computed, and faster than MKL on AMD's processors.
-    """
+    def __init__(self, inputs: int, outputs: int, with_gelu: bool = False) -> None:
+        super().__init__(inputs, outputs)
+        self._with_gelu = with_gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        # Compilers know neither the operator nor the question whether it is there.
-        if torch.compiler.is_compiling() or is_tracing() or torch.is_grad_enabled():
-            return super().forward(x)
-        is_plain = self.weight.dtype == torch.float32 and onednn.multiplies(x)
-        if not is_plain or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        return onednn.linear(x, self.weight, self.bias)
+        is_plain = _is_free() and not torch.is_autocast_enabled("cpu")
+        if is_plain and self.weight.dtype == torch.float32 and onednn.multiplies(x):
+            return onednn.linear(x, self.weight, self.bias, "gelu" if self._with_gelu else "none")
+        result = super().forward(x)
+        return F.gelu(result) if self._with_gelu else result
+
+
+def _is_free() -> bool:
+    """Tell whether any operator will do: no gradients are wanted, and nobody looks.
+
+    Compilers know neither oneDNN's operator nor the question whether it is there.
+    """
+    return not (torch.compiler.is_compiling() or is_tracing() or torch.is_grad_enabled())
 
 
 class _Embeddings(nn.Module):
@@ -126,26 +137,28 @@ class _Layer(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.attention = _Attention(config)
-        self.intermediate = nn.ModuleDict(
-            {"dense": _Linear(config.hidden_size, config.intermediate_size)}
-        )
+        is_gelu = config.hidden_act == "gelu"
+        dense = _Linear(config.hidden_size, config.intermediate_size, with_gelu=is_gelu)
+        self.intermediate = nn.ModuleDict({"dense": dense})
         self.output = _Added(config.intermediate_size, config)
-        self._activation = _ACTIVATIONS[config.hidden_act]
+        self._activation = None if is_gelu else _ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden: Tensor, mask: Tensor, is_first: bool = False) -> Tensor:
         # All later layers amplify the first attention's rounding, in some sentences to 1e-4.
         is_coarse = torch.is_autocast_enabled(hidden.device.type) or is_tracing()
+        is_coarse |= hidden.dtype != torch.float32
         if is_first and not (self.training or is_coarse):
             hidden = _in_double(self.attention, hidden, mask)
         else:
             hidden = self.attention(hidden, mask)
-        inner = self._activation(self.intermediate["dense"](hidden))
+        inner = self.intermediate["dense"](hidden)
+        inner = inner if self._activation is None else self._activation(inner)
         encoded: Tensor = self.output(inner, hidden)
         return encoded
 
 
 def _in_double(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """Call a module of float32 in float64, as the features of prepared data are computed."""
+    """Call a module of float32 in float64."""
     weights = {name: weight.double() for name, weight in module.named_parameters()}
     doubled = functional_call(module, weights, tuple(x.double() for x in inputs))
     result: Tensor = doubled.to(inputs[0].dtype)
@@ -172,13 +185,26 @@ class _SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         query, key, value = (
-            projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projection in (self.query, self.key, self.value)
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projected in (self.query(hidden), *self._keys_and_values(hidden, mask))
         )
         dropout = self.dropout if self.training else 0.0
         mask = mask.to(query.dtype)
         attended = F.scaled_dot_product_attention(query, key, value, mask, dropout)
         return attended.transpose(1, 2).flatten(2)
+
+    def _keys_and_values(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Project `hidden`; on a CPU zeros stand where there is padding, which has no weight."""
+        if hidden.device.type != "cpu" or not _is_free():
+            return self.key(hidden), self.value(hidden)
+        is_seen = mask.flatten(1) == 0
+        is_seen |= ~is_seen.any(1, keepdim=True)  # without a word, padding is all there is
+        if is_seen.all():
+            return self.key(hidden), self.value(hidden)
+        key, value = self.key(hidden[is_seen]), self.value(hidden[is_seen])
+        spread = key.new_zeros(2, *hidden.shape)
+        spread[0, is_seen], spread[1, is_seen] = key, value
+        return spread[0], spread[1]
 
 
 class _Added(nn.Module):
@@ -193,3 +219,14 @@ class _Added(nn.Module):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         normalised: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
         return normalised
+
+
+def means_of_words(hidden: Tensor, places: Tensor, words: int) -> Tensor:
+    """Give each of so many `words` the mean of its pieces' vectors, `(B, words, d)`.
+
+    `places` says which word each of the pieces `hidden` `(B, T, d)` is of, from 1. A word without a
+    piece has zeros.
+    """
+    numbers = torch.arange(1, words + 1, device=hidden.device)
+    belongs = (places[:, None] == numbers[:, None]).to(hidden.dtype)  # (B, words, T)
+    return belongs @ hidden / belongs.sum(dim=2, keepdim=True).clamp(min=1)

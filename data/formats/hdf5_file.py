@@ -1,0 +1,72 @@
+"""Opening an HDF5 file, and telling in a line why it cannot be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from system.errors import InputError, first_line, refuse_if_out_of_memory
+from system.what_it_is import what_it_is
+
+_CACHE_BYTES = 256 * 1024
+# What may keep a file from being opened, however sound it is.
+_NOT_THE_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a computational sequence to read it; raises InputError where it is none, or damaged."""
+    if not path.is_file():
+        raise InputError(f"No file {path}; expected a computational sequence (.csd).")
+    try:
+        file = _open_for_reading(path)
+        # HDF5 holds on to nothing that it read about an entry: each is opened once.
+        settings = file.id.get_mdc_config()
+        settings.set_initial_size = True
+        settings.initial_size = settings.min_size = settings.max_size = _CACHE_BYTES
+        file.id.set_mdc_config(settings)
+        return file
+    except OSError as error:
+        size = f"{path.stat().st_size:,} bytes"
+        if "truncated" in str(error):
+            raise InputError(
+                f"{path} is truncated ({size}): delete it and run again to download it anew."
+            ) from error
+        if error.errno in _NOT_THE_FILE:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        found = what_it_is(path) or f"not an HDF5 file ({size}); delete it"
+        raise InputError(
+            f"{path} is {found}; expected a computational sequence (.csd): without it, the same "
+            "command downloads it."
+        ) from error
+
+
+def _open_for_reading(path: Path) -> h5py.File:
+    """Open a file where others may read it too, and on a drive that has no locks."""
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is open in another program, which may be writing it; wait until that has "
+            "ended, or close it there."
+        ) from error
+    except OSError as error:
+        if "unable to lock file" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn HDF5's errors about a damaged file into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes can fail in any way
+        refuse_if_out_of_memory(error, path)
+        raise InputError(f"{path} is damaged: {first_line(error)}; download it again.") from error

@@ -1,0 +1,99 @@
+"""NumPy's arrays in pickles from strangers: stand-ins for what makes them, which check each size.
+
+`data.formats.safe_pickle` reads the pickles.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from system.torch_layout import require
+
+# Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
+# NumPy names them in a pickle. Structured types are out: made-up offsets in one read memory
+# outside the array.
+_TYPE_CODE = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+|O[48]")
+
+# What stands for the class numpy.ndarray: something to recognise, not to call.
+NDARRAY = object()
+
+
+def _as_text(value: str | bytes) -> str:
+    """Return one of NumPy's own ASCII words, which a Python 2 pickle holds as bytes."""
+    require(type(value) in (str, bytes), f"a {type(value).__name__} for one of NumPy's words")
+    return value.decode("ascii") if isinstance(value, bytes) else value
+
+
+class ArrayType:
+    """Stands for a NumPy dtype: made from its code, then told its byte order."""
+
+    def __init__(self, code: str | bytes, *_align_and_copy: object) -> None:
+        code = _as_text(code)
+        require(_TYPE_CODE.fullmatch(code) is not None, f"a NumPy type {code!r}")
+        self.dtype = np.dtype(code[0] if code[0] == "O" else code)
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """Set the byte order, of which NumPy has a state in the pickle; nothing else may be."""
+        _version, order, subarray, names, fields = state[:5]
+        require(subarray is names is fields is None, "a structured NumPy type")
+        order = _as_text(order)
+        require(order in ("<", ">", "|", "="), f"a NumPy byte order {order!r}")
+        self.dtype = self.dtype.newbyteorder(cast('Literal["<", ">", "|", "="]', order))
+
+
+def reconstruct(kind: object, _shape: object, _code: str | bytes) -> np.ndarray:
+    """Return an empty array, which `fill` then gives its content."""
+    require(kind is NDARRAY, "an array class other than numpy.ndarray")
+    return np.empty(0)
+
+
+def fill(array: np.ndarray, state: tuple[Any, ...]) -> None:
+    """Give `array` the shape, type and content that NumPy put in the pickle.
+
+    The size is checked before any memory is asked for: a short file cannot claim a huge array.
+    """
+    _version, shape, kind, is_fortran, content = state
+    _check_content(content, kind.dtype, shape)
+    whole = (1, shape, kind.dtype, bool(is_fortran), content)
+    array.__setstate__(whole)  # type: ignore[arg-type]  # the stubs want NumPy's own bool
+
+
+def _check_content(content: bytes | list[Any], dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    require(type(content) is (list if dtype.hasobject else bytes), "an array without content")
+    is_shape = type(shape) is tuple and len(shape) <= 32
+    is_shape = is_shape and all(type(size) is int and 0 <= size < 2**63 for size in shape)
+    require(is_shape, "an array's shape")
+    # Of nothing, a file without content could claim any number.
+    require(dtype.itemsize > 0 or math.prod(shape) <= 1, "an array of items without bytes")
+    expected = math.prod(shape) * (1 if dtype.hasobject else dtype.itemsize)
+    found = len(content)
+    require(found == expected, f"an array of {expected} bytes or items, {found} of them there")
+    if dtype.kind == "U" and content and isinstance(content, bytes):
+        # NumPy would make such text without a word, and Python's own text cannot hold it.
+        characters = np.frombuffer(content, np.dtype("u4").newbyteorder(dtype.byteorder))
+        require(characters.max() <= sys.maxunicode, "text of impossible characters")
+
+
+def from_buffer(
+    buffer: bytes,
+    kind: ArrayType,
+    shape: tuple[int, ...],
+    order: Literal["C", "F"],
+    axis_order: tuple[int, ...] | None = None,
+) -> np.ndarray:
+    """Return an array of protocol 5, as `numpy._core.numeric._frombuffer` does."""
+    _check_content(buffer, kind.dtype, shape)
+    array = np.frombuffer(buffer, kind.dtype)
+    if axis_order is None:
+        return array.reshape(shape, order=order)
+    return array.reshape(shape).transpose(axis_order)
+
+
+def scalar(kind: ArrayType, content: bytes) -> np.generic:
+    """Return one NumPy number or text."""
+    return from_buffer(content, kind, (), "C")[()]  # type: ignore[return-value]  # the stubs know no index that takes the item
