@@ -26,9 +26,10 @@ from data.layout import (
     TEXT_LENGTH,
     number_in,
     preparation_command,
+    read_ids,
     read_segments,
 )
-from data.manifest import MANIFEST, read_manifest, splits_of
+from data.manifest import MANIFEST, has_rows, read_manifest, splits_of
 from data.npy import NpyReader
 from system.errors import InputError
 from system.progress import progress
@@ -123,7 +124,7 @@ def check_dataset(folder: Path) -> Report:
         text = (manifest or {}).get("text") or {}
         unknown = text.get("unknown_pieces", {}).get(split.name, 0)
         problems += useless_features(summaries[split.name], sentences, unknown)
-        problems += _table_problems(split, scale, is_expected=manifest is not None)
+        problems += _table_problems(split, scale, manifest)
     problems += _overlap_problems(splits)
     notes = list(_notes(folder, text_is_made, splits))
     unlabelled = [
@@ -274,13 +275,15 @@ def _piece_problems(split: _Split) -> Iterator[str]:
             yield f"{path}: a {what} that is {found}, expected 0 to {most:,}."
 
 
-def _table_problems(split: _Split, scale: Scale, is_expected: bool) -> Iterator[str]:
-    """Check the segment table, by itself and against the labels."""
+def _table_problems(split: _Split, scale: Scale, manifest: dict[str, Any] | None) -> Iterator[str]:
+    """Check the segment table, by itself and against the labels and the manifest."""
     path = split.folder / SEGMENTS_FILE
     if split.rows is None:
-        if is_expected and not path.exists():
+        if manifest is not None and not path.exists():
             yield f"No file {path}, expected one row a segment in it."
         return
+    if not has_rows(manifest, split.name, read_ids(split.folder)[1]):
+        yield f"{path}: other rows, or in another order, than {MANIFEST} vouches for."
     times = Counter(row["id"] for row in split.rows)
     repeated = [segment for segment, count in times.items() if count > 1]
     if repeated:
