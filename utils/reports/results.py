@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from system.console import format_table, print_line
-from system.files import write_csv, write_json
+from system.files import LONGEST_NAME, cut_name, write_csv, write_json
 from utils.reports.evaluation import Evaluation
 from utils.reports.html import Picture
 from utils.tasks import Task
@@ -33,7 +33,9 @@ def result_folder(
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    return resultdir / f"{address.parent.name}-{address.stem}-{digest.hexdigest()[:8]}"
+    told_apart = f"-{digest.hexdigest()[:8]}"
+    shown = cut_name(f"{address.parent.name}-{address.stem}", LONGEST_NAME - len(told_apart))
+    return resultdir / f"{shown}{told_apart}"
 
 
 def print_scores(evaluation: Evaluation, task: Task) -> None:
