@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.text.encoder import TextEncoder
 from models.checkpoint import write_checkpoint
 from models.registry import build
 from system.errors import InputError
@@ -110,6 +111,23 @@ def test_a_pickle_without_text_features_wants_a_bert(main, checkpoint, demo, tmp
     assert not predicted(tmp_path)
     main("--checkpoint", checkpoint(widths), "--predict", path, "--bert", demo / "demo_bert")
     assert len(predicted(tmp_path)["test"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({**PICKLE, "text": 768}, r"^--bert .*demo_bert: text is 64 wide, but the model takes 768"),
+        ({**PICKLE, "visual": 35, "text": 64}, r"clips.pkl/test: visual is 3 wide, but"),
+    ],
+)
+def test_widths_are_compared_before_a_sentence_is_encoded(
+    main, checkpoint, demo, tmp_path, monkeypatch, widths, message
+):
+    path = written(tmp_path / "clips.pkl", content_of()["test"])
+    monkeypatch.setattr(TextEncoder, "encode", None)
+    with pytest.raises(InputError, match=message):
+        main("--checkpoint", checkpoint(widths), "--predict", path, "--bert", demo / "demo_bert")
+    assert not predicted(tmp_path)
 
 
 @pytest.mark.parametrize("scores", ["mosei", "sims", "unknown", ["sims"]])
