@@ -96,7 +96,7 @@ def has_rows(manifest: dict[str, Any] | None, split: str, digest: str) -> bool:
 
     Where nothing was noted, it counts as having them.
     """
-    return (manifest or {}).get("rows", {}).get(split, digest) == digest
+    return bool((manifest or {}).get("rows", {}).get(split, digest) == digest)
 
 
 def splits_of(manifest: dict[str, Any]) -> tuple[str, ...]:

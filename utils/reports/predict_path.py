@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, repeat
@@ -136,9 +136,7 @@ def _opened(
             raise InputError(str(error).replace(str(folder), str(path))) from error
 
 
-def _check_before_encoding(
-    manifest: Mapping[str, Any], folder: Path, bert: str, model: Model
-) -> None:
+def _check_before_encoding(manifest: dict[str, Any], folder: Path, bert: str, model: Model) -> None:
     """Raise InputError where what `folder` holds, or `bert` makes, is not of the model's widths."""
     files = {kind: BATCH_FILES[kind] for kind in ("visual", "audio")}
     for split in splits_of(manifest):
