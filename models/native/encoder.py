@@ -13,7 +13,7 @@ from models.native.encoding import CompiledEncoder, Request, encode
 from models.native.library import kernels, library
 from models.native.lstm import NativeLSTM, is_compiled
 from models.native.packing import share_weights
-from models.native.plain_call import Native, is_plain_call
+from models.native.plain_call import Native, is_plain_call, may_be_kept
 from models.native.weights import plain_weights
 
 _TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
@@ -114,4 +114,5 @@ def _fit(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None
             for value in ([x] if memory is None else [x, memory])
         )
         and (keys is None or (keys.device == x.device and keys.shape == x.shape[:1]))
+        and may_be_kept(*(value for value in (x, memory, keys) if value is not None))
     )

@@ -91,6 +91,21 @@ def test_what_hooks_on_saved_tensors_give_back_may_lie_anywhere(calls):
     assert calls == ["lstm_forward", "lstm_backward"]
 
 
+def test_inputs_of_inference_mode_are_left_to_pytorch_where_weights_learn(calls):
+    plain = lstm()
+    with torch.inference_mode():
+        x = torch.randn(5, 3, 6)
+    found = []
+    for one in (plain, accelerate(deepcopy(plain))):
+        out = one(x)[0]
+        found.append([out, *torch.autograd.grad(out.sin().sum(), list(one.parameters()))])
+    assert_same(*found)
+    assert not calls
+    with torch.no_grad():
+        assert_same([accelerate(plain)(x)[0]], found[0][:1])
+    assert calls == ["lstm_forward"]
+
+
 def test_gradients_of_many_sums_at_once():
     plain, x, several = lstm(), torch.randn(5, 3, 6), torch.randn(4, 5, 3, 32)
     found = [
