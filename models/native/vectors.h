@@ -38,9 +38,14 @@ Vector same(float value) { return Vector{} + value; }
 
 constexpr float LN_2 = 0.693147181f;
 
-// 2^x for x <= 0, to a float's precision: the whole part becomes the exponent, a polynomial
-// (fitted at Chebyshev's points; exact at 0, relative error 5e-9) the rest.
-Vector power_of_two(Vector x) {
+// 2^x for x <= 0 in two parts, each to a float's precision: what the whole part adds to an
+// exponent, and 2^rest - 1 by a polynomial (fitted at Chebyshev's points; relative error of
+// 2^rest 5e-9, none at 0) of the rest.
+struct Power {
+    Bits exponent;
+    Vector less_one;
+};
+Power parts_of_power(Vector x) {
     x = x < -126.0f ? same(-126.0f) : x;
     const Vector shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds, and holds the whole part
     const Vector rest = x - (shifted - 12582912.0f);
@@ -49,8 +54,21 @@ Vector power_of_two(Vector x) {
     power = power * rest + 0.055503571f;
     power = power * rest + 0.240226509f;
     power = power * rest + 0.693147188f;
-    power = power * rest + 1.0f;
-    return x == x ? (Vector)((Bits)power + ((Bits)shifted << 23)) : x;  // not-a-number stays
+    return {(Bits)shifted << 23, power * rest};
+}
+
+// 2^x for x <= 0.
+Vector power_of_two(Vector x) {
+    const Power parts = parts_of_power(x);
+    const Vector power = parts.less_one + 1.0f;
+    return x == x ? (Vector)((Bits)power + parts.exponent) : x;  // not-a-number stays
+}
+
+// 2^x - 1 for x <= 0, as precise where it is close to 0.
+Vector power_of_two_less_one(Vector x) {
+    const Power parts = parts_of_power(x);
+    const Vector scale = (Vector)((Bits)same(1) + parts.exponent);
+    return x == x ? parts.less_one * scale + (scale - 1.0f) : x;
 }
 
 // Four rows of lanes to each lane's four values, group by group of four lanes.

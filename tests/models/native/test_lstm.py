@@ -126,6 +126,21 @@ def test_gradients_are_of_full_precision_within_autocast():
     assert_same(*found)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e-4, 0.02, 0.2, 0.5, 1, 5, 50])
+def test_small_numbers_are_as_precise_as_large_ones(calls, scale):
+    plain = lstm(inputs=1)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.zero_()
+        plain.weight_ih_l0[64:96].normal_()  # of the gate whose function is tanh
+        x = scale * torch.randn(2, 1, 1)
+        gate = (x.double() @ plain.weight_ih_l0[64:96].double().t()).tanh()
+        found, (_, cell) = accelerate(deepcopy(plain))(x)
+    torch.testing.assert_close(cell[0].double(), gate[:, 0] / 2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.double(), (gate / 2).tanh() / 2, rtol=1e-6, atol=0)
+    assert calls == ["lstm_forward"]
+
+
 def test_gates_that_are_saturated_and_numbers_that_are_none(calls):
     plain = lstm()
     of_a_gpu = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # no number
