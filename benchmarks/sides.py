@@ -33,9 +33,11 @@ from data.preparing.split_writer import SplitWriter
 from models.native import accelerate
 from models.registry import build
 from system.devices import PRECISIONS, pick_device
+from system.processes import SINGLE_PROCESS
 from system.progress import progress
 from utils.run_config import RunConfig
 from utils.running.execution import Execution
+from utils.running.setup import make_options
 
 Value = TypeVar("Value")
 Lengths = dict[str, int]  # rows of a segment, by modality
@@ -58,7 +60,7 @@ class Setting:
     @property
     def options(self) -> LoaderOptions:
         """How the program loads."""
-        return LoaderOptions(self.device, self.batch_size, num_workers=0, verbose=False)
+        return make_options(self.config, SINGLE_PROCESS)
 
     @property
     def execution(self) -> Execution:
@@ -69,6 +71,7 @@ class Setting:
     def config(self) -> RunConfig:
         """How the program trains."""
         return RunConfig(
+            device=str(self.device),
             batch_size=self.batch_size,
             epochs=1,
             log_interval=50,
