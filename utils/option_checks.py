@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import Any
 
 from utils.run_config import OF_A_MACHINE, OF_A_TEXT_ENCODER, RunConfig
@@ -60,6 +61,9 @@ def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) 
             shown = [f"--{work}" for work in works if work != "dry_run"]
             ways = " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
             parser.error(f"--{name} goes with {ways}")
+    for seed, times in Counter(arguments["seeds"] or ()).items():
+        if times > 1:
+            parser.error(f"--seeds: {seed} is given {times} times; give each once")
     if arguments["worker"]:
         of_run = [name for name in vars(RunConfig()) if name in arguments]
         given = [name for name in of_run if name not in OF_A_WORKER]
