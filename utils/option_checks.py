@@ -11,11 +11,13 @@ from utils.run_config import OF_A_MACHINE, OF_A_TEXT_ENCODER, RunConfig
 # The settings of a run that may be others where a worker is.
 OF_A_WORKER = ("datadir", "resultdir", "log_interval", "verbose", *OF_A_MACHINE)
 BY_ID = True  # --attention without a number
-_OTHER_WORK = ("train", "compare", "ablate", "tune", "worker", "table", "dry_run")
+_OF_TRAININGS = ("train", "compare", "ablate", "tune", "worker")
+_OTHER_WORK = (*_OF_TRAININGS, "table", "dry_run")
 _OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
     "table": ("dry_run",),
+    "split": (*_OF_TRAININGS, "table", "predict", "export"),
     "worker": ("dry_run", "seeds", "config"),
     "predict": (*_OTHER_WORK, "export", *_OF_SCORES),
     "export": (*_OTHER_WORK, *_OF_SCORES),
