@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.manifest import write_manifest
 from data.text.encoder import TextEncoder
 from models.checkpoint import write_checkpoint
 from models.registry import build
@@ -180,6 +181,17 @@ def test_what_does_not_go_with_it_is_told(main, capsys, options, message):
     with pytest.raises(SystemExit):
         main("--checkpoint", "a.pth", "--predict", "b", *options)
     assert message in capsys.readouterr().err
+
+
+def test_a_split_that_is_the_working_folder_is_looked_at_like_another(
+    main, checkpoint, data, monkeypatch
+):
+    path = checkpoint()
+    rows = {"rows": {"test": "another"}}
+    write_manifest(data, {"made_from": {}, "splits": {}, "left_out": {}, "text": None, **rows})
+    monkeypatch.chdir(data / "test")
+    with pytest.raises(InputError, match=r"data/test/segments.csv was changed"):
+        main("--checkpoint", path, "--predict", ".")
 
 
 def test_an_exported_model_predicts_as_the_checkpoint_does(main, checkpoint, data, tmp_path):

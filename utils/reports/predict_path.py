@@ -96,6 +96,8 @@ def _opened(
     in_pieces = takes_pieces(checkpoint)
     if not path.exists():
         raise InputError(f"--predict: there is no {path}; give a prepared dataset, or a pickle.")
+    if path.name in ("", ".."):  # a split's parent is looked into for the manifest
+        path = path.resolve()
     folders = [path] if (path / BATCH_FILES["visual"]).is_file() else []
     folders = folders or [path / name for name in SPLITS if (path / name).is_dir()]
     if folders:
