@@ -1,6 +1,7 @@
 // Multi-head attention between its input and its output projection.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "dropout.h"
@@ -9,8 +10,9 @@
 
 namespace {
 
-Vector score(const float* key, int stride, const Vector (&query)[HEAD]) {
-    Vector sum = query[0] * key[0];
+template <typename V>
+V score(const float* key, int stride, const V (&query)[HEAD]) {
+    V sum = query[0] * key[0];
     for (int d = 1; d < HEAD; d++) sum += query[d] * key[d * stride];
     return sum;
 }
@@ -20,84 +22,136 @@ Vector score(const float* key, int stride, const Vector (&query)[HEAD]) {
 template <bool DROPS>
 void attend(const float* q, const float* k, const float* v, int q_stride, int stride, int keys,
             const Dropout& dropout, float* scores, float* result, float* largest, float* inverse) {
-    for (int h = 0; h < H; h++)
-        for (int t = 0; t < q_stride; t += LANES) {
-            const float *its_k = k + h * HEAD * stride, *its_v = v + h * HEAD * stride;
-            Vector query[HEAD], sums[HEAD] = {}, total = {};
-            for (int d = 0; d < HEAD; d++) query[d] = at(q + (h * HEAD + d) * q_stride + t);
-            Vector most = score(its_k, stride, query);
-            for (int key = 0; key < keys; key++) {
-                const Vector s = score(its_k + key, stride, query);
-                at(scores + key * LANES) = s;
-                most = s > most ? s : most;
-            }
-            for (int key = 0; key < keys; key++) {
-                Vector power = power_of_two(at(scores + key * LANES) - most);
-                total += power;
-                if (DROPS) power = dropout.keep(power, h * keys + key, t);
-                for (int d = 0; d < HEAD; d++) sums[d] += power * its_v[d * stride + key];
-            }
-            const Vector one_over = 1.0f / total;
-            at(largest + h * q_stride + t) = most;
-            at(inverse + h * q_stride + t) = one_over;
-            for (int d = 0; d < HEAD; d++)
-                at(result + (h * HEAD + d) * q_stride + t) = sums[d] * one_over * dropout.scale;
+    const auto attend_here = [&](auto lanes, int h, int t) {
+        typedef typename Lanes<lanes>::Vector V;
+        const float *its_k = k + h * HEAD * stride, *its_v = v + h * HEAD * stride;
+        V query[HEAD], sums[HEAD] = {}, total = {};
+        for (int d = 0; d < HEAD; d++) query[d] = at<lanes>(q + (h * HEAD + d) * q_stride + t);
+        V most = score(its_k, stride, query);
+        for (int key = 0; key < keys; key++) {
+            const V s = score(its_k + key, stride, query);
+            at<lanes>(scores + key * LANES) = s;
+            most = s > most ? s : most;
         }
+        for (int key = 0; key < keys; key++) {
+            V power = power_of_two(at<lanes>(scores + key * LANES) - most);
+            total += power;
+            if (DROPS) power = dropout.keep(power, h * keys + key, t);
+            for (int d = 0; d < HEAD; d++) sums[d] += power * its_v[d * stride + key];
+        }
+        const V one_over = 1.0f / total;
+        at<lanes>(largest + h * q_stride + t) = most;
+        at<lanes>(inverse + h * q_stride + t) = one_over;
+        for (int d = 0; d < HEAD; d++)
+            at<lanes>(result + (h * HEAD + d) * q_stride + t) = sums[d] * one_over * dropout.scale;
+    };
+    for (int h = 0; h < H; h++)
+        each(q_stride, [&](auto lanes, int t) { attend_here(lanes, h, t); });
 }
 
-// grad_q is written; grad_k, grad_v (D, stride) are added to.
-template <bool DROPS, int VECTORS>
-void attend_backward(const float* q, const float* k, const float* v, int q_stride, int stride,
-                     int keys, const Dropout& dropout, const float* result, const float* largest,
-                     const float* inverse, const float* grad, float* grad_q, float* grad_k,
-                     float* grad_v, int h, int first) {
-    const long offset = long(h) * HEAD * q_stride + first;
-    Vector query[VECTORS][HEAD], g[VECTORS][HEAD], to_q[VECTORS][HEAD], along[VECTORS];
-    for (int n = 0; n < VECTORS; n++) {
-        along[n] = Vector{};
+// Some queries of a head, with what its attention made of them, and their gradients.
+template <bool DROPS, int COUNT>
+struct Queries {
+    typedef typename Lanes<COUNT>::Vector V;
+    V query[HEAD], grad[HEAD], grad_query[HEAD] = {}, along = {}, largest, inverse;
+
+    // To key `key`'s gradients, and these queries' own.
+    void look_at(const float* k, const float* v, int stride, const Dropout& dropout, int row,
+                 int first, V (&to_k)[HEAD], V (&to_v)[HEAD]) {
+        const V weight = power_of_two(score(k, stride, query) - largest) * inverse;
+        V kept = weight, grad_weight = score(v, stride, grad);
+        if (DROPS) {
+            const V mask = dropout.keep(V{} + dropout.scale, row, first);
+            kept *= mask;
+            grad_weight *= mask;
+        }
+        const V grad_score = weight * (grad_weight - along);
         for (int d = 0; d < HEAD; d++) {
-            const long place = offset + d * q_stride + n * LANES;
-            query[n][d] = at(q + place);
-            g[n][d] = at(grad + place);
-            along[n] += g[n][d] * at(result + place);
-            to_q[n][d] = Vector{};
+            to_v[d] += kept * grad[d];
+            to_k[d] += grad_score * query[d];
+            grad_query[d] += grad_score * k[d * stride];
         }
     }
-    for (int key = 0; key < keys; key++) {
-        const float *its_k = k + h * HEAD * stride + key, *its_v = v + h * HEAD * stride + key;
-        Vector to_k[HEAD] = {}, to_v[HEAD] = {};
-        for (int n = 0; n < VECTORS; n++) {
-            const long place = long(h) * q_stride + first + n * LANES;
-            const Vector weight =
-                power_of_two(score(its_k, stride, query[n]) - at(largest + place)) *
-                at(inverse + place);
-            Vector kept = weight, grad_weight = score(its_v, stride, g[n]);
-            if (DROPS) {
-                const int row = h * keys + key;
-                const Vector mask = dropout.keep(same(dropout.scale), row, first + n * LANES);
-                kept *= mask;
-                grad_weight *= mask;
-            }
-            const Vector grad_score = weight * (grad_weight - along[n]);
-            for (int d = 0; d < HEAD; d++) {
-                to_v[d] += kept * g[n][d];
-                to_k[d] += grad_score * query[n][d];
-                to_q[n][d] += grad_score * its_k[d * stride];
-            }
-        }
-        for (int d = 0; d < HEAD; d += 4) {
-            const Four k_sums = lane_sums({to_k[d], to_k[d + 1], to_k[d + 2], to_k[d + 3]}) * LN_2;
-            const Four v_sums = lane_sums({to_v[d], to_v[d + 1], to_v[d + 2], to_v[d + 3]});
-            for (int i = 0; i < 4; i++) {
-                grad_k[(h * HEAD + d + i) * stride + key] += k_sums[i];
-                grad_v[(h * HEAD + d + i) * stride + key] += v_sums[i];
-            }
+};
+
+// The backward pass of `attend`: grad_q is written, grad_k and grad_v (D, stride) are added to.
+struct AttentionBackward {
+    const float *q, *k, *v;
+    int q_stride, stride, keys;
+    const Dropout& dropout;
+    const float *result, *largest, *inverse, *grad;
+    float *grad_q, *grad_k, *grad_v;
+
+    template <bool DROPS>
+    void of_head(int h) const {
+        constexpr decltype(&AttentionBackward::part<DROPS, 1, false>) parts[2][5] = {
+            {nullptr, &AttentionBackward::part<DROPS, 1, false>,
+             &AttentionBackward::part<DROPS, 2, false>, &AttentionBackward::part<DROPS, 3, false>,
+             &AttentionBackward::part<DROPS, 4, false>},
+            {&AttentionBackward::part<DROPS, 0, true>, &AttentionBackward::part<DROPS, 1, true>,
+             &AttentionBackward::part<DROPS, 2, true>, &AttentionBackward::part<DROPS, 3, true>}};
+        for (int first = 0; first < q_stride; first += 4 * LANES) {
+            const int left = q_stride - first, vectors = std::min(4, left / LANES);
+            (this->*parts[vectors < 4 && left % LANES][vectors])(h, first);
         }
     }
-    const float scale = 1 / std::sqrt(float(HEAD));
-    for (int n = 0; n < VECTORS; n++)
+
+  private:
+    // Of the queries of VECTORS registers and, where HAS_HALF, half a one, from `first` on.
+    template <bool DROPS, int VECTORS, bool HAS_HALF>
+    void part(int h, int first) const {
+        Queries<DROPS, LANES> whole[VECTORS ? VECTORS : 1];
+        Queries<DROPS, HALF> half;
+        const int last = first + VECTORS * LANES;
+        for (int n = 0; n < VECTORS; n++) begin(whole[n], h, first + n * LANES);
+        if (HAS_HALF) begin(half, h, last);
+        for (int key = 0; key < keys; key++) {
+            const long place = long(h) * HEAD * stride + key;
+            const int row = h * keys + key;
+            Vector to_k[HEAD] = {}, to_v[HEAD] = {};
+            for (int n = 0; n < VECTORS; n++)
+                whole[n].look_at(k + place, v + place, stride, dropout, row, first + n * LANES,
+                                 to_k, to_v);
+            if (HAS_HALF) {
+                Lanes<HALF>::Vector half_k[HEAD] = {}, half_v[HEAD] = {};
+                half.look_at(k + place, v + place, stride, dropout, row, last, half_k, half_v);
+                for (int d = 0; d < HEAD; d++) {
+                    to_k[d] += widened(half_k[d]);
+                    to_v[d] += widened(half_v[d]);
+                }
+            }
+            for (int d = 0; d < HEAD; d += 4) {
+                const Four k_sums =
+                    lane_sums({to_k[d], to_k[d + 1], to_k[d + 2], to_k[d + 3]}) * LN_2;
+                const Four v_sums = lane_sums({to_v[d], to_v[d + 1], to_v[d + 2], to_v[d + 3]});
+                for (int i = 0; i < 4; i++) {
+                    grad_k[place + (d + i) * stride] += k_sums[i];
+                    grad_v[place + (d + i) * stride] += v_sums[i];
+                }
+            }
+        }
+        for (int n = 0; n < VECTORS; n++) end(whole[n], h, first + n * LANES);
+        if (HAS_HALF) end(half, h, last);
+    }
+
+    template <bool DROPS, int COUNT>
+    void begin(Queries<DROPS, COUNT>& its, int h, int t) const {
+        for (int d = 0; d < HEAD; d++) {
+            const long place = long(h * HEAD + d) * q_stride + t;
+            its.query[d] = at<COUNT>(q + place);
+            its.grad[d] = at<COUNT>(grad + place);
+            its.along += its.grad[d] * at<COUNT>(result + place);
+        }
+        its.largest = at<COUNT>(largest + long(h) * q_stride + t);
+        its.inverse = at<COUNT>(inverse + long(h) * q_stride + t);
+    }
+
+    template <bool DROPS, int COUNT>
+    void end(const Queries<DROPS, COUNT>& its, int h, int t) const {
+        const float scale = 1 / std::sqrt(float(HEAD));
         for (int d = 0; d < HEAD; d++)
-            at(grad_q + offset + d * q_stride + n * LANES) = to_q[n][d] * scale;
-}
+            at<COUNT>(grad_q + long(h * HEAD + d) * q_stride + t) = its.grad_query[d] * scale;
+    }
+};
 
 }  // namespace

@@ -18,8 +18,8 @@ struct Call {
     float* out;                    // (B, Q, D)
     const float* grad_out;
     float *grad_x, *grad_memory;
-    const float* const* weights;  // LayerWeights of each layer, then NormWeights
-    float* const* grad_weights;   // in the same order; written
+    const float* weights;  // those of each layer's list, then the last norm's, one behind the other
+    float* grad_weights;   // in the same order; written
 };
 
 }  // namespace

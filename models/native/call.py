@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from models.native.compiler import Unavailable
 from models.native.encoding import Request
 from models.native.weights import Weights, listed_weights
 
-ABI = 2  # of Call and of the library's functions
+ABI = 3  # of Call and of the library's functions
 
 
 forked: list[bool] = []  # filled in a process that was forked: PyTorch's threads are not there
@@ -68,8 +67,7 @@ class Library:
         call, _alive = _make_call(request, x, memory)
         out = x.new_empty(len(x), call.queries, x.shape[2])
         kept = x.new_empty(len(x), self._kept_size(ctypes.byref(call))) if keeps else None
-        weights = self._addresses(packed, call.layers)
-        call.out, call.kept, call.weights = _address(out), _address(kept), ctypes.addressof(weights)
+        call.weights, call.out, call.kept = map(_address, (packed, out, kept))
         self._forward(ctypes.byref(call))
         return out, kept
 
@@ -88,18 +86,9 @@ class Library:
         grad_memory = None if memory is None else torch.empty_like(memory)
         call.kept, call.grad_out = _address(kept), _address(grad_out)
         call.grad_x, call.grad_memory = _address(grad_x), _address(grad_memory)
-        lists = [self._addresses(values, call.layers) for values in (packed, grad_packed)]
-        call.weights, call.grad_weights = map(ctypes.addressof, lists)
+        call.weights, call.grad_weights = _address(packed), _address(grad_packed)
         self._backward(ctypes.byref(call))
         return grad_x, grad_memory, grad_packed
-
-    def _addresses(self, packed: Tensor, layers: int) -> ctypes.Array[ctypes.c_void_p]:
-        """Return where each weight begins."""
-        of_a_layer, of_the_norm = self.weights
-        weights = (*(of_a_layer * layers), *of_the_norm)
-        sizes = (weight.size * packed.element_size() for weight in weights)
-        places = accumulate(sizes, initial=packed.data_ptr())
-        return (ctypes.c_void_p * len(weights))(*islice(places, len(weights)))
 
 
 def _make_call(request: Request, x: Tensor, memory: Tensor | None) -> tuple[Call, object]:

@@ -35,11 +35,13 @@ struct Dropout {
           queries(queries_) {}
 
     // The vector where kept, elsewhere 0. `row` counts heads and keys.
-    Vector keep(Vector x, int row, int query) const {
+    template <typename V>
+    V keep(V x, int row, int query) const {
+        typedef Lanes<sizeof(V) / 4> Those;
+        typedef typename Those::Bits Whole;
         const uint32_t index = uint32_t(row) * uint32_t(queries) + uint32_t(query);
-        Bits number = Bits{} + (key + index * STRIDE);
-        for (int lane = 0; lane < LANES; lane++) number[lane] += lane * STRIDE;
-        return (Vector)((Bits)x & (Bits)(scramble(number) < limit));
+        const Whole number = (key + index * STRIDE) + Those::NUMBERS * STRIDE;
+        return (V)((Whole)x & (Whole)(scramble(number) < limit));
     }
 };
 

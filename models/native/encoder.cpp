@@ -26,14 +26,6 @@ int64_t chunk_size(int64_t batch) {
     return std::max(SMALLEST_CHUNK, (batch + MOST_CHUNKS - 1) / MOST_CHUNKS);
 }
 
-const LayerWeights* layer_weights(const Call& call) {
-    return reinterpret_cast<const LayerWeights*>(call.weights);
-}
-
-const NormWeights& norm_weights(const Call& call) {
-    return *reinterpret_cast<const NormWeights*>(layer_weights(call) + call.layers);
-}
-
 // What a thread works with, for up to `call.threads` threads.
 template <typename State>
 std::vector<State> states(const Call& call, int64_t count) {
@@ -51,16 +43,6 @@ struct Weight {
 };
 #define WEIGHT(name, full, rows, columns) {full, rows, columns},
 
-// Copies a list's gradients from where they stand one after the other; moves `grads` on.
-const float* hand_out(const Weight* list, const float* sum, float* const*& grads) {
-    for (; list->name; list++, grads++) {
-        const int64_t size = list->rows * std::max<int64_t>(list->columns, 1);
-        std::copy(sum, sum + size, *grads);
-        sum += size;
-    }
-    return sum;
-}
-
 struct BackwardState {
     Worker worker;
     std::vector<LayerGrads> layers;
@@ -69,11 +51,11 @@ struct BackwardState {
     explicit BackwardState(const Call& call) : worker(call), layers(call.layers) {}
 
     // Writes the gradients of some samples, added up, to `out`.
-    void backward(const Call& call, int64_t begin, int64_t end, float* out) {
+    void backward(const Weights& weights, int64_t begin, int64_t end, float* out) {
         std::memset(layers.data(), 0, sizeof(LayerGrads) * layers.size());
         std::memset(&norm, 0, sizeof norm);
         for (int64_t sample = begin; sample < end; sample++)
-            worker.backward(sample, layer_weights(call), layers.data(), norm_weights(call), norm);
+            worker.backward(sample, weights, layers.data(), norm);
         for (const LayerGrads& layer : layers) out = layer.sum(out);
         norm.sum(out);
     }
@@ -97,28 +79,25 @@ const Weight* norm_weight_list() {
 }
 
 void forward(const Call* call) {
+    const Weights weights(call->weights, call->layers);
     auto workers = states<Worker>(*call, call->batch);
-    share_out(call->batch, workers, call->has_own_threads, [&](Worker& worker, int64_t sample) {
-        worker.forward(sample, layer_weights(*call), norm_weights(*call));
-    });
+    share_out(call->batch, workers, call->has_own_threads,
+              [&](Worker& worker, int64_t sample) { worker.forward(sample, weights); });
 }
 
 void backward(const Call* call) {
+    const Weights weights(call->weights, call->layers);
     const int64_t batch = call->batch, size = chunk_size(batch), chunks = (batch + size - 1) / size;
     const int64_t total = call->layers * LAYER_SIZE + NORM_SIZE;
-    std::vector<float> sums(std::max<int64_t>(chunks, 1) * total);
+    std::vector<float> sums(chunks * total);
     auto workers = states<BackwardState>(*call, chunks);
     share_out(chunks, workers, call->has_own_threads, [&](BackwardState& state, int64_t chunk) {
-        state.backward(*call, chunk * size, std::min(batch, (chunk + 1) * size),
+        state.backward(weights, chunk * size, std::min(batch, (chunk + 1) * size),
                        sums.data() + chunk * total);
     });
-    for (int64_t chunk = 1; chunk < chunks; chunk++)
-        for (int64_t i = 0; i < total; i++) sums[i] += sums[chunk * total + i];
-    const float* sum = sums.data();
-    float* const* grads = call->grad_weights;
-    for (int64_t layer = 0; layer < call->layers; layer++)
-        sum = hand_out(layer_weight_list(), sum, grads);
-    hand_out(norm_weight_list(), sum, grads);
+    std::fill(call->grad_weights, call->grad_weights + total, 0.0f);
+    for (int64_t chunk = 0; chunk < chunks; chunk++)
+        for (int64_t i = 0; i < total; i++) call->grad_weights[i] += sums[chunk * total + i];
 }
 
 }  // extern "C"

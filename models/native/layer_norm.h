@@ -8,55 +8,58 @@
 
 namespace {
 
+template <int LANES_HERE>
 struct Moments {
-    Vector mean, inverse_deviation;
+    typedef typename Lanes<LANES_HERE>::Vector V;
+    V mean = {}, inverse_deviation;
+
+    Moments(const float* x, int stride) {
+        V variance = {};
+        for (int c = 0; c < D; c++) mean += at<LANES_HERE>(x + c * stride);
+        mean *= 1.0f / D;
+        for (int c = 0; c < D; c++) {
+            const V distance = at<LANES_HERE>(x + c * stride) - mean;
+            variance += distance * distance;
+        }
+        for (int lane = 0; lane < LANES_HERE; lane++)
+            inverse_deviation[lane] = 1.0f / std::sqrt(variance[lane] * (1.0f / D) + EPSILON);
+    }
 };
 
-Moments moments(const float* x, int stride) {
-    Vector mean = {}, variance = {};
-    for (int c = 0; c < D; c++) mean += at(x + c * stride);
-    mean *= 1.0f / D;
-    for (int c = 0; c < D; c++) {
-        const Vector distance = at(x + c * stride) - mean;
-        variance += distance * distance;
-    }
-    Vector inverse;
-    for (int lane = 0; lane < LANES; lane++)
-        inverse[lane] = 1.0f / std::sqrt(variance[lane] * (1.0f / D) + EPSILON);
-    return {mean, inverse};
-}
-
 void layer_norm(const float* x, const float* gamma, const float* beta, float* out, int stride) {
-    for (int t = 0; t < stride; t += LANES) {
-        const Moments m = moments(x + t, stride);
+    each(stride, [&](auto lanes, int t) {
+        const Moments<lanes> m(x + t, stride);
         for (int c = 0; c < D; c++)
-            at(out + c * stride + t) =
-                (at(x + c * stride + t) - m.mean) * (m.inverse_deviation * gamma[c]) + beta[c];
-    }
+            at<lanes>(out + c * stride + t) =
+                (at<lanes>(x + c * stride + t) - m.mean) * (m.inverse_deviation * gamma[c]) +
+                beta[c];
+    });
 }
 
 // grad_x += the gradient of x; those of gamma and beta are not yet summed over lanes.
 void layer_norm_backward(const float* grad, const float* x, const float* gamma, float* grad_gamma,
                          float* grad_beta, float* grad_x, int stride) {
-    for (int t = 0; t < stride; t += LANES) {
-        const Moments m = moments(x + t, stride);
-        Vector sum = {}, weighted = {};
+    each(stride, [&](auto lanes, int t) {
+        typedef typename Lanes<lanes>::Vector V;
+        const Moments<lanes> m(x + t, stride);
+        V sum = {}, weighted = {};
         for (int c = 0; c < D; c++) {
-            const Vector normed = (at(x + c * stride + t) - m.mean) * m.inverse_deviation;
-            const Vector g = at(grad + c * stride + t);
-            at(grad_beta + c * LANES) += g;
-            at(grad_gamma + c * LANES) += g * normed;
+            const V normed = (at<lanes>(x + c * stride + t) - m.mean) * m.inverse_deviation;
+            const V g = at<lanes>(grad + c * stride + t);
+            at<lanes>(grad_beta + c * LANES) += g;
+            at<lanes>(grad_gamma + c * LANES) += g * normed;
             sum += g * gamma[c];
             weighted += g * gamma[c] * normed;
         }
         sum *= 1.0f / D;
         weighted *= 1.0f / D;
         for (int c = 0; c < D; c++) {
-            const Vector normed = (at(x + c * stride + t) - m.mean) * m.inverse_deviation;
-            const Vector g = at(grad + c * stride + t) * gamma[c];
-            at(grad_x + c * stride + t) += m.inverse_deviation * (g - sum - normed * weighted);
+            const V normed = (at<lanes>(x + c * stride + t) - m.mean) * m.inverse_deviation;
+            const V g = at<lanes>(grad + c * stride + t) * gamma[c];
+            at<lanes>(grad_x + c * stride + t) +=
+                m.inverse_deviation * (g - sum - normed * weighted);
         }
-    }
+    });
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Matrix products, and the linear layer made of them.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -20,47 +21,49 @@ inline __attribute__((always_inline)) void unrolled(const Work& work) {
     }
 }
 
-template <int ROWS, int VECTORS>
+template <int ROWS, int VECTORS, int COUNT = LANES>
 void tile(const float* a, long row, long column, const float* b, long b_row, float* c, long c_row,
           int inner) {
-    Vector sum[ROWS][VECTORS];
+    typename Lanes<COUNT>::Vector sum[ROWS][VECTORS];
     unrolled<ROWS>([&](auto r) {
-        unrolled<VECTORS>([&](auto v) { sum[r][v] = at(c + r * c_row + v * LANES); });
+        unrolled<VECTORS>([&](auto v) { sum[r][v] = at<COUNT>(c + r * c_row + v * COUNT); });
     });
     for (int k = 0; k < inner; k++) {
-        Vector factor[VECTORS];
-        unrolled<VECTORS>([&](auto v) { factor[v] = at(b + k * b_row + v * LANES); });
+        typename Lanes<COUNT>::Vector factor[VECTORS];
+        unrolled<VECTORS>([&](auto v) { factor[v] = at<COUNT>(b + k * b_row + v * COUNT); });
         unrolled<ROWS>([&](auto r) {
             unrolled<VECTORS>([&](auto v) { sum[r][v] += a[r * row + k * column] * factor[v]; });
         });
     }
     unrolled<ROWS>([&](auto r) {
-        unrolled<VECTORS>([&](auto v) { at(c + r * c_row + v * LANES) = sum[r][v]; });
+        unrolled<VECTORS>([&](auto v) { at<COUNT>(c + r * c_row + v * COUNT) = sum[r][v]; });
     });
 }
 
-template <int ROWS, int VECTORS>
+template <int ROWS, int VECTORS, int COUNT = LANES>
 void tiles(const float* a, long row, long column, const float* b, long b_row, float* c, long c_row,
            int rows, int inner) {
     for (int r = 0; r < rows; r += ROWS)
-        tile<ROWS, VECTORS>(a + r * row, row, column, b, b_row, c + r * c_row, c_row, inner);
+        tile<ROWS, VECTORS, COUNT>(a + r * row, row, column, b, b_row, c + r * c_row, c_row, inner);
 }
 
 // c (rows, columns) += a (rows, inner) b (inner, columns); a's strides are given, so that it may
-// be read transposed. `rows` is a multiple of 8, `columns` of LANES.
+// be read transposed. `rows` is a multiple of 8, `columns` of HALF.
 void add_product(const float* a, long row, long column, const float* b, long b_row, float* c,
                  long c_row, int rows, int columns, int inner) {
-    for (int n = 0; n < columns; n += 2 * LANES) {
-        const auto multiply = columns - n > LANES ? tiles<TILE_ROWS, 2> : tiles<8, 1>;
-        multiply(a, row, column, b + n, b_row, c + n, c_row, rows, inner);
-    }
+    int n = 0;
+    for (; n + 2 * LANES <= columns; n += 2 * LANES)
+        tiles<TILE_ROWS, 2>(a, row, column, b + n, b_row, c + n, c_row, rows, inner);
+    each(columns - n, [&](auto lanes, int t) {
+        tiles<8, 1, lanes>(a, row, column, b + n + t, b_row, c + n + t, c_row, rows, inner);
+    });
 }
 
 // out = weight x + bias
 void linear(const float* weight, const float* bias, const float* x, float* out, int inputs,
             int outputs, int stride) {
     for (int c = 0; c < outputs; c++)
-        for (int t = 0; t < stride; t += LANES) at(out + c * stride + t) = same(bias[c]);
+        std::fill(out + c * stride, out + (c + 1) * stride, bias[c]);
     add_product(weight, inputs, 1, x, stride, out, stride, outputs, stride, inputs);
 }
 
@@ -77,8 +80,9 @@ void linear_weight_grad(const float* grad, const float* x, float* weight_grad, f
     to_tokens(x, inputs, stride, tokens, scratch);
     add_product(grad, stride, 1, scratch, inputs, weight_grad, inputs, outputs, inputs, tokens);
     for (int c = 0; c < outputs; c++)
-        for (int t = 0; t < stride; t += LANES)
-            at(bias_grad + c * LANES) += at(grad + c * stride + t);
+        each(stride, [&](auto lanes, int t) {
+            at<lanes>(bias_grad + c * LANES) += at<lanes>(grad + c * stride + t);
+        });
 }
 
 }  // namespace

@@ -2,6 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -10,8 +15,25 @@ constexpr int LANES = 16;
 #else
 constexpr int LANES = 8;
 #endif
-typedef float Vector __attribute__((vector_size(LANES * 4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(LANES * 4), may_alias));
+constexpr int HALF = 8;  // rows end with half a register where that is enough
+
+template <int COUNT>
+struct Lanes;
+#define REGISTER(count)                                                            \
+    typedef float Vector __attribute__((vector_size(count * 4), may_alias, aligned(HALF * 4))); \
+    typedef uint32_t Bits __attribute__((vector_size(count * 4), may_alias));
+template <>
+struct Lanes<8> {
+    REGISTER(8)
+    static constexpr Bits NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7};
+};
+template <>
+struct Lanes<16> {
+    REGISTER(16)
+    static constexpr Bits NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+};
+typedef Lanes<LANES>::Vector Vector;
+typedef Lanes<LANES>::Bits Bits;
 typedef float Four __attribute__((vector_size(16), may_alias));
 
 #if defined(__clang__)
@@ -31,42 +53,71 @@ typedef float Four __attribute__((vector_size(16), may_alias));
 #define HALVES_HIGH 2, 3, 10, 11, 6, 7, 14, 15
 #endif
 
-int padded(int tokens) { return (tokens + LANES - 1) / LANES * LANES; }
-Vector& at(float* x) { return *reinterpret_cast<Vector*>(x); }
-const Vector& at(const float* x) { return *reinterpret_cast<const Vector*>(x); }
+int padded(int tokens) { return (tokens + HALF - 1) / HALF * HALF; }
+
+template <int COUNT = LANES>
+typename Lanes<COUNT>::Vector& at(float* x) {
+    return *reinterpret_cast<typename Lanes<COUNT>::Vector*>(x);
+}
+template <int COUNT = LANES>
+const typename Lanes<COUNT>::Vector& at(const float* x) {
+    return *reinterpret_cast<const typename Lanes<COUNT>::Vector*>(x);
+}
 Vector same(float value) { return Vector{} + value; }
+
+// Calls `work(lanes, t)` for each register of a row of `count` values, of which only the last may
+// be half a one.
+template <typename Work>
+inline __attribute__((always_inline)) void each(int count, const Work& work) {
+    int t = 0;
+    for (; t + LANES <= count; t += LANES) work(std::integral_constant<int, LANES>{}, t);
+    if (t < count) work(std::integral_constant<int, HALF>{}, t);
+}
+
+// Half a register's values, and zeros.
+Vector widened(Lanes<HALF>::Vector x) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_zextps256_ps512((__m256)x);
+#else
+    return x;
+#endif
+}
 
 constexpr float LN_2 = 0.693147181f;
 
 // 2^x for x <= 0 in two parts, each to a float's precision: what the whole part adds to an
 // exponent, and 2^rest - 1 by a polynomial (fitted at Chebyshev's points; relative error of
 // 2^rest 5e-9, none at 0) of the rest.
+template <typename V>
 struct Power {
-    Bits exponent;
-    Vector less_one;
+    typename Lanes<sizeof(V) / 4>::Bits exponent;
+    V less_one;
 };
-Power parts_of_power(Vector x) {
-    x = x < -126.0f ? same(-126.0f) : x;
-    const Vector shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds, and holds the whole part
-    const Vector rest = x - (shifted - 12582912.0f);
-    Vector power = rest * 0.000154614475f + 0.00133908674f;
+template <typename V>
+Power<V> parts_of_power(V x) {
+    x = x < -126.0f ? V{} - 126.0f : x;
+    const V shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds, and holds the whole part
+    const V rest = x - (shifted - 12582912.0f);
+    V power = rest * 0.000154614475f + 0.00133908674f;
     power = power * rest + 0.00961805667f;
     power = power * rest + 0.055503571f;
     power = power * rest + 0.240226509f;
     power = power * rest + 0.693147188f;
-    return {(Bits)shifted << 23, power * rest};
+    return {(typename Lanes<sizeof(V) / 4>::Bits)shifted << 23, power * rest};
 }
 
 // 2^x for x <= 0.
-Vector power_of_two(Vector x) {
-    const Power parts = parts_of_power(x);
-    const Vector power = parts.less_one + 1.0f;
-    return x == x ? (Vector)((Bits)power + parts.exponent) : x;  // not-a-number stays
+template <typename V>
+V power_of_two(V x) {
+    const Power<V> parts = parts_of_power(x);
+    const V power = parts.less_one + 1.0f;
+    typedef typename Lanes<sizeof(V) / 4>::Bits Whole;
+    return x == x ? (V)((Whole)power + parts.exponent) : x;  // not-a-number stays
 }
 
 // 2^x - 1 for x <= 0, as precise where it is close to 0.
 Vector power_of_two_less_one(Vector x) {
-    const Power parts = parts_of_power(x);
+    const Power<Vector> parts = parts_of_power(x);
     const Vector scale = (Vector)((Bits)same(1) + parts.exponent);
     return x == x ? parts.less_one * scale + (scale - 1.0f) : x;
 }
@@ -94,7 +145,8 @@ Four lane_sums(const Vector (&rows)[4]) {
     return result;
 }
 
-// x (channels, stride) to tokens by channels.
+// x (channels, stride) to tokens by channels; `out` has rows for whole registers of tokens, and x
+// is followed by half a register's values, which are not used.
 void to_tokens(const float* x, int channels, int stride, int tokens, float* out) {
     for (int c = 0; c < channels; c += 4)
         for (int t = 0; t < tokens; t += LANES) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "sizes.h"
 #include "vectors.h"
@@ -29,6 +30,7 @@ namespace {
     X(beta, "layer_norm.bias", D, 0)
 
 #define POINTER(name, full, rows, columns) const float* name;
+#define TAKE(name, full, rows, columns) name = place, place += rows * (columns ? columns : 1);
 #define GRADIENT(name, full, rows, columns) float name[rows * (columns ? columns : LANES)];
 #define SUMMED(name, full, rows, columns) +rows*(columns ? columns : 1)
 #define SUM_UP(name, full, rows, columns) out = sum_lanes<rows, columns>(name, out);
@@ -46,11 +48,29 @@ float* sum_lanes(const float* grad, float* out) {
     return out;
 }
 
+// Weights that stand one behind the other; moves `place` on to where they end.
 struct LayerWeights {
     LAYER_WEIGHTS(POINTER)
+
+    explicit LayerWeights(const float*& place) { LAYER_WEIGHTS(TAKE) }
 };
 struct NormWeights {
     NORM_WEIGHTS(POINTER)
+
+    explicit NormWeights(const float*& place) { NORM_WEIGHTS(TAKE) }
+};
+struct Weights {
+    std::vector<LayerWeights> layers;
+    NormWeights norm;
+
+    Weights(const float* place, int64_t count) : layers(layers_at(place, count)), norm(place) {}
+
+  private:
+    static std::vector<LayerWeights> layers_at(const float*& place, int64_t count) {
+        std::vector<LayerWeights> layers;
+        while (int64_t(layers.size()) < count) layers.emplace_back(place);
+        return layers;
+    }
 };
 constexpr int64_t LAYER_SIZE = 0 LAYER_WEIGHTS(SUMMED), NORM_SIZE = 0 NORM_WEIGHTS(SUMMED);
 

@@ -39,7 +39,8 @@ class Worker {
                                   &grad_y,      &grad_normed, &grad_q,   &grad_x, &grad_attended,
                                   &grad_memory, &grad_last};
         const long size =
-            long(widest) * (D * std::size(planes) + 4 * D + 2 * F + std::max(D, F) + LANES) +
+            long(widest + HALF) *
+                (D * std::size(planes) + 4 * D + 2 * F + std::max(D, F) + LANES) +
             (call.kept ? 0 : kept_size(call));
         storage.reset(static_cast<float*>(std::aligned_alloc(64, (size * 4 + 63) / 64 * 64)));
         if (!storage) std::abort();
@@ -50,7 +51,7 @@ class Worker {
         grad_kv = take(2 * D * widest);
         hidden = take(F * widest);
         grad_hidden = take(F * widest);
-        by_token = take(std::max(D, F) * widest);
+        by_token = take(std::max(D, F) * (widest + HALF));
         scores = take(LANES * widest);
         own_kept = place;
     }
@@ -61,28 +62,30 @@ class Worker {
                D * last;
     }
 
-    void forward(int64_t sample, const LayerWeights* layers, const NormWeights& norm) {
+    void forward(int64_t sample, const Weights& weights) {
         begin(sample);
         embed(call.x + sample * tokens * D, tokens, stride, kept(0).x);
         for (int n = 0; n < call.layers; n++) {
             const Kept its = kept(n);
-            project(layers[n], its.x, n);
+            const LayerWeights& w = weights.layers[n];
+            project(w, its.x, n);
             attend_to(sample, n, its);
-            feed_forward(layers[n], its.context);
+            feed_forward(w, its.context);
             float* out = kept(n + 1).x;
             std::memcpy(out, y, sizeof(float) * D * q_stride);
             for (int c = 0; c < D; c++)
-                for (int t = 0; t < q_stride; t += LANES)
-                    at(out + c * q_stride + t) += layers[n].b2[c];
-            add_product(layers[n].w2, F, 1, hidden, q_stride, out, q_stride, D, q_stride, F);
+                each(q_stride, [&](auto lanes, int t) {
+                    at<lanes>(out + c * q_stride + t) += w.b2[c];
+                });
+            add_product(w.w2, F, 1, hidden, q_stride, out, q_stride, D, q_stride, F);
         }
-        layer_norm(kept(call.layers).x, norm.gamma, norm.beta, y, q_stride);
+        layer_norm(kept(call.layers).x, weights.norm.gamma, weights.norm.beta, y, q_stride);
         to_tokens(y, D, q_stride, queries, by_token);
         std::memcpy(call.out + sample * queries * D, by_token, sizeof(float) * queries * D);
     }
 
-    void backward(int64_t sample, const LayerWeights* layers, LayerGrads* grads,
-                  const NormWeights& norm, NormGrads& norm_grads) {
+    void backward(int64_t sample, const Weights& weights, LayerGrads* grads,
+                  NormGrads& norm_grads) {
         begin(sample);
         select(call.layers - 1);
         clear(grad_memory, D, attended_stride);
@@ -91,9 +94,10 @@ class Worker {
         for (int t = 0; t < queries; t++)
             for (int c = 0; c < D; c++) y[c * q_stride + t] = grad_out[t * D + c];
         clear(grad, D, q_stride);
-        layer_norm_backward(y, kept(call.layers).x, norm.gamma, norm_grads.gamma, norm_grads.beta,
-                            grad, q_stride);
-        for (int n = call.layers - 1; n >= 0; n--) layer_backward(sample, layers[n], grads[n], n);
+        layer_norm_backward(y, kept(call.layers).x, weights.norm.gamma, norm_grads.gamma,
+                            norm_grads.beta, grad, q_stride);
+        for (int n = call.layers - 1; n >= 0; n--)
+            layer_backward(sample, weights.layers[n], grads[n], n);
         write_embedded_grad(grad, tokens, stride, call.grad_x + sample * tokens * D);
         if (call.memory_tokens)
             write_embedded_grad(grad_memory, attended_tokens, attended_stride,
@@ -247,19 +251,12 @@ class Worker {
     void attention_backward(int64_t sample, int layer, const Kept& its, const float* grad_context) {
         const Dropout dropout(call, sample, layer, queries);
         clear(grad_kv, 2 * D, attended_stride);
-        constexpr decltype(&attend_backward<true, 1>) parts[2][4] = {
-            {attend_backward<false, 1>, attend_backward<false, 2>, attend_backward<false, 3>,
-             attend_backward<false, 4>},
-            {attend_backward<true, 1>, attend_backward<true, 2>, attend_backward<true, 3>,
-             attend_backward<true, 4>}};
+        const AttentionBackward backward{
+            q, kv, kv + D * attended_stride, q_stride, attended_stride, attended_tokens, dropout,
+            its.context, its.largest, its.inverse, grad_context, grad_q, grad_kv,
+            grad_kv + D * attended_stride};
         for (int h = 0; h < H; h++)
-            for (int first = 0; first < q_stride; first += 4 * LANES) {
-                const int vectors = std::min(4, (q_stride - first) / LANES);
-                parts[dropout.active][vectors - 1](
-                    q, kv, kv + D * attended_stride, q_stride, attended_stride, attended_tokens,
-                    dropout, its.context, its.largest, its.inverse, grad_context, grad_q, grad_kv,
-                    grad_kv + D * attended_stride, h, first);
-            }
+            dropout.active ? backward.of_head<true>(h) : backward.of_head<false>(h);
     }
 };
 
