@@ -130,6 +130,8 @@ def build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(title)
         for name in names:
             _add_setting(group, by_name[name])
+    pdf = "write each picture as a PDF too, beside the PNG, for papers"
+    group.add_argument("--pdf", action="store_true", help=pdf)
     return parser
 
 
@@ -240,6 +242,10 @@ def main() -> None:
 
         print_line(model_list())
         return
+    if arguments["pdf"]:
+        from system.figures import also_write_pdfs  # matplotlib is slow to import
+
+        also_write_pdfs()
     study = parse_study(parser, arguments)
     config = next(iter(study.values())) if study else parse_config(parser, arguments)
     act(config, study, arguments)

@@ -19,18 +19,32 @@ import matplotlib
 
 matplotlib.use("Agg")  # draws to files; needs no screen
 
+from cycler import cycler
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from system.files import atomic_write
 
-__all__ = ["pyplot", "save_figure"]
+__all__ = ["also_write_pdfs", "pyplot", "save_figure"]
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is no formula
+# Lines are told apart without their colours too, in grey and by those who see no red or green.
+# Source of the colours: Okabe and Ito, Color Universal Design, 2008.
+matplotlib.rcParams["axes.prop_cycle"] = cycler(
+    color=["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"],
+    marker=["o", "s", "^", "D", "v", "X", "P"],
+)
+
+
+def also_write_pdfs() -> None:
+    """Let `save_figure` write each picture as a PDF too, beside the PNG, from now on."""
+    matplotlib.rcParams["savefig.format"] = "pdf"
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `figure` to `path`, whole or not at all, and free its memory."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    suffixes = [path.suffix] + [".pdf"] * (matplotlib.rcParams["savefig.format"] == "pdf")
+    for suffix in suffixes:
+        with atomic_write(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, dpi=120)
     pyplot.close(figure)

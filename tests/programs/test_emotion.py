@@ -44,7 +44,7 @@ def test_emotions_are_trained_evaluated_and_written(main, emotions, tmp_path, ca
     main(*TRAIN, emotions, "--seeds", "1", "--resume", "auto", "--epochs", "2")
     assert "Resumed from" in capsys.readouterr().out
     main("--datadir", emotions, "--checkpoint", best, "--split", "val")
-    (results,) = tmp_path.glob("result/seed1-best-*/val")
+    (results,) = tmp_path.glob("result/checkpoints-seed1-best-*/val")
     metrics = json.loads((results / "metrics.json").read_text())
     assert 0 <= metrics["wacc_disgust"] <= 1
     with (results / "predictions.csv").open(newline="") as file:

@@ -94,7 +94,7 @@ def test_seeds_report_mean_and_deviation(program, small, tmp_path):
     found = json.loads((tmp_path / "checkpoints" / "seeds.json").read_text())
     maes = []
     for seed in ("1", "2"):
-        (path,) = (tmp_path / "result").glob(f"seed{seed}-best-*/test/metrics.json")
+        (path,) = (tmp_path / "result").glob(f"checkpoints-seed{seed}-best-*/test/metrics.json")
         metrics = json.loads(path.read_text())
         assert found["seeds"][seed]["mae"] == metrics["mae"]
         maes.append(metrics["mae"])

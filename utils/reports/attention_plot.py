@@ -13,7 +13,7 @@ from models.layers.recording import AttentionMap
 from system.figures import pyplot, save_figure
 
 _MOST_PANELS = 6  # side by side
-_PANEL_WIDTH, _SPARE_WIDTH = 3.4, 1.0  # inches
+_PANEL_WIDTH, _SPARE_WIDTH = 4.4, 1.0  # inches
 _ROW_HEIGHT, _LEAST_HEIGHT, _MOST_HEIGHT, _SPARE_HEIGHT = 0.085, 0.4, 6.0, 1.2  # inches
 _EVERY = 10  # positions without names have a number so often
 _LONGEST_WORD = 16  # characters

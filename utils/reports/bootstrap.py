@@ -23,7 +23,7 @@ from utils.reports.evaluation import Evaluation
 from utils.run_config import RunConfig
 from utils.tasks import Measure, Scores, Task
 
-_RESAMPLES = 1000  # without --bootstrap
+RESAMPLES = 1000  # without --bootstrap
 _SHARES = (0.025, 0.975)  # between them lie 95 %
 
 
@@ -54,16 +54,14 @@ class Bootstrap:
     def find(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return the intervals, asked or not, and the differences; nothing of a single video."""
         config, task = self._config, self._task
-        resamples = config.bootstrap or _RESAMPLES
-        videos, video_of = np.unique(self._videos, return_inverse=True)
-        if len(videos) == 1:
+        resamples = config.bootstrap or RESAMPLES
+        counts, video_of = draw_videos(self._videos, resamples, config.seed)
+        videos = counts.shape[1]
+        if videos == 1:
             return {}
-        # How often each video is drawn, of as many draws as there are videos.
-        shares = np.full(len(videos), 1 / len(videos))
-        counts = np.random.default_rng(config.seed).multinomial(len(videos), shares, resamples)
         labels = evaluation.labels
         drawn = resampled_scores(labels, evaluation.predictions, task, counts, video_of)
-        about = {"resamples": resamples, "videos": len(videos), "seed": config.seed}
+        about = {"resamples": resamples, "videos": videos, "seed": config.seed}
         intervals = {key: interval(values) for key, values in drawn.items()}
         found: dict[str, Any] = {"bootstrap": {**about, "intervals": intervals}}
         if self._other is not None:
@@ -107,6 +105,16 @@ def score_table(
 
 def _range(measure: Measure, ends: Sequence[float]) -> str:
     return " to ".join(measure.text(end) for end in ends)
+
+
+def draw_videos(videos: Sequence[str], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often each of V videos is drawn `(R, V)`, of V draws, and each segment's `(N,)`.
+
+    `videos` are the segments' own.
+    """
+    names, video_of = np.unique(videos, return_inverse=True)
+    shares = np.full(len(names), 1 / len(names))
+    return np.random.default_rng(seed).multinomial(len(names), shares, resamples), video_of
 
 
 def resampled_scores(

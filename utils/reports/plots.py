@@ -63,7 +63,7 @@ def plot_curves(
     left.plot(epochs, losses, marker="o", markersize=3)
     left.set(xlabel="epoch", ylabel="loss", title="training loss")
     for split, by_epoch in values.items():
-        right.plot(epochs, by_epoch, marker="o", markersize=3, label=split)
+        right.plot(epochs, by_epoch, markersize=4, label=split)
     right.axvline(best_epoch, color="grey", linestyle="--", label=f"best val {measure}")
     right.set(xlabel="epoch", ylabel=measure, title=f"{measure} by split")
     right.legend()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -25,7 +26,8 @@ def result_folder(
     Nor do those of the checkpoint together with others `beside` it.
 
     Below it each split has a folder of its own. The run's name has the checkpoint's folder and
-    name, for people, and a digest of its address, its content and the data.
+    name, for people, of seed<N> also the folder's above it, and a digest of its address, its
+    content and the data.
     """
     address = checkpoint.resolve()
     digest = hashlib.sha256(f"{address}\n{data_digest}\n".encode(errors="surrogateescape"))
@@ -33,9 +35,10 @@ def result_folder(
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    told_apart = f"-{digest.hexdigest()[:8]}"
-    shown = cut_name(f"{address.parent.name}-{address.stem}", LONGEST_NAME - len(told_apart))
-    return resultdir / f"{shown}{told_apart}"
+    folder, told_apart = address.parent, f"-{digest.hexdigest()[:8]}"
+    names = [folder.parent.name] if re.fullmatch(r"seed\d+", folder.name) else []
+    shown = "-".join([*names, folder.name, address.stem])
+    return resultdir / f"{cut_name(shown, LONGEST_NAME - len(told_apart))}{told_apart}"
 
 
 def print_scores(evaluation: Evaluation, task: Task) -> None:

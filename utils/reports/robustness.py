@@ -189,8 +189,11 @@ def _write(
             lines.append([*about, *(scores[key] for key in keys)])
     write_csv(folder / "robustness.csv", lines)
     measure = task.chosen_by
+    models = [one.model for one in found]
+    names = models if len(set(models)) == len(models) else [one.name for one in found]
     curves = {
-        one.name: {how: scores[measure.key] for how, scores in one.scores.items()} for one in found
+        name: {how: scores[measure.key] for how, scores in one.scores.items()}
+        for name, one in zip(names, found, strict=True)
     }
     plot_robustness(folder / "robustness.png", curves, measure.name)
 

@@ -27,7 +27,7 @@ def plot_robustness(
     figure, panels = pyplot.subplots(
         len(MODALITIES),
         len(LEVELS),
-        figsize=(13, 8),
+        figsize=(11, 7),
         layout="constrained",
         sharey=True,
         sharex="col",
@@ -43,7 +43,7 @@ def plot_robustness(
                 continue
             for number, values in enumerate(curves.values()):
                 levels = [how.level for how in shown]
-                axes.plot(levels, [values[how] for how in shown], marker="o", markersize=3)
+                axes.plot(levels, [values[how] for how in shown], markersize=4)
                 axes.axhline(values[UNDISTURBED], color=f"C{number}", linestyle=":", linewidth=1)
             axes.set_title(f"{modality} {title}", fontsize=10)
             axes.set_xlabel(unit)

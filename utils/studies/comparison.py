@@ -82,7 +82,8 @@ def run_study(
 
 
 def _print_state(config: RunConfig, title: str, state: str) -> None:
-    print_heading(f"{title}, {config.checkpointdir}: {state}")
+    work = f", {config.epochs} epochs in batches of {config.batch_size}"
+    print_heading(f"{title}, {config.checkpointdir}: {state}{work * (state != _COMPLETE)}")
 
 
 def train_run(

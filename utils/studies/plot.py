@@ -33,14 +33,14 @@ def plot_comparison(
     Behind a panel's curves are those of `reference`, or without one, of all other lines. The
     deviation is the sample's, as in the table.
     """
-    figure = pyplot.figure(figsize=(13, 1.8 + 0.36 * max(len(lines), 7)), layout="constrained")
+    figure = pyplot.figure(figsize=(12, 1.8 + 0.36 * max(len(lines), 7)), layout="constrained")
     columns = min(math.ceil(math.sqrt(len(lines))), _MOST_COLUMNS)
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
     scores = left.subplots()
     panels = right.subplots(
         math.ceil(len(lines) / columns), columns, sharex=True, sharey=True, squeeze=False
     )
-    colors = pyplot.get_cmap("turbo")(np.linspace(0.05, 0.95, len(lines)))
+    colors = pyplot.get_cmap("viridis")(np.linspace(0, 0.85, len(lines)))
     for place, (line, color) in enumerate(zip(lines, colors, strict=True)):
         spread = np.std(line.values, ddof=1) if len(line.values) > 1 else 0
         scores.errorbar(np.mean(line.values), place, xerr=spread, color=color, fmt="D", capsize=4)
@@ -68,7 +68,7 @@ def plot_comparison(
 def _draw_curves(axes: Axes, line: Line, color: np.ndarray, behind: Sequence[Line]) -> None:
     for other in behind:
         for curve in other.curves:
-            axes.plot(range(1, len(curve) + 1), curve, color="grey", lw=1, alpha=0.4)
+            axes.plot(range(1, len(curve) + 1), curve, color="grey", lw=1, alpha=0.4, marker="")
     for curve in line.curves:
         axes.plot(range(1, len(curve) + 1), curve, color=color, marker="o", ms=2.5, lw=1.2)
     axes.grid(alpha=0.3)

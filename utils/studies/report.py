@@ -14,7 +14,14 @@ from system.console import format_table, print_line
 from system.errors import InputError
 from utils.reports.about import data_section, environment_section
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
+from utils.studies.differences import (
+    DIFFERENCES,
+    difference_section,
+    differences,
+    write_differences,
+)
 from utils.studies.errors import error_sections
+from utils.studies.predicted import read_predicted
 from utils.studies.runs import Run
 from utils.studies.table import Row, write_table
 from utils.studies.table import Table as Comparison
@@ -26,7 +33,8 @@ def tabulate(places: Sequence[Path], folder: Path) -> None:
     table = write_study(places, folder)
     header, *rows = table.lines(lambda text, is_best: f"{text} *" if is_best else text)
     print_line(format_table(header, rows))
-    print_line(f"\nIn {folder}: comparison.md, .csv, .tex, .json and .png, and report.html")
+    also = "differences.csv, " if (folder / DIFFERENCES).is_file() else ""
+    print_line(f"\nIn {folder}: comparison.md, .csv, .tex, .json and .png, {also}and report.html")
 
 
 def write_study(places: Sequence[Path], folder: Path) -> Comparison:
@@ -70,12 +78,28 @@ def _write_report(folder: Path, table: Comparison) -> None:
         Section("Scores", [text, Table([cell.value for cell in header], rows)]),
         Section(f"{measure.name} by model and by epoch", [picture]),
         Section("Runs", ["Each run has a report of its own.", Table(columns, about_runs)]),
-        *error_sections(table),
+        *_about_predictions(folder, table),
         *_data(runs, table),
         Section("Configuration", _configuration(table.rows)),
         environment_section(_together([run.environment for run in runs])),
     ]
     write_report(folder / "report.html", f"Comparison of {len(runs)} runs in {folder}", sections)
+
+
+def _about_predictions(folder: Path, table: Comparison) -> list[Section]:
+    """Return how sure differences are and where models are wrong, as far as predictions are there.
+
+    Writes differences.csv.
+    """
+    found = read_predicted(table)
+    if found is None:
+        return []
+    apart = differences(table.task, *found)
+    sections = []
+    if apart:
+        write_differences(folder / DIFFERENCES, apart)
+        sections.append(difference_section(found[1][0].name, apart))
+    return [*sections, *error_sections(table.task, *found)]
 
 
 def _validation(run: Run, key: str) -> list[float]:

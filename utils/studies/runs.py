@@ -28,6 +28,7 @@ class Run:
     result: RunResult | None  # None until it has ended
     environment: dict[str, Any]  # what it ran on and what ran, as far as its record tells
     bert: str | None = None  # the origin of its text encoder, likewise
+    started: str = ""  # the time, likewise
 
     @property
     def task(self) -> Task:
@@ -56,7 +57,8 @@ def read_run(folder: Path) -> Run | None:
         result = RunResult(**record["result"]) if record.get("result") else None
         scale, digests = record["dataset"]["scores"], record["dataset"]["digests"]
         told = {name: record[name] for name in _ENVIRONMENT if name in record}
-        run = Run(folder, config, scale, digests, result, told, record.get("bert"))
+        origin, started = record.get("bert"), str(record.get("started", ""))
+        run = Run(folder, config, scale, digests, result, told, origin, started)
         _ = run.task, run.settings  # can be told
     except (KeyError, TypeError) as error:
         raise InputError(

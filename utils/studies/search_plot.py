@@ -31,7 +31,7 @@ def plot_search(
 
     A pruned trial has the score of its last epoch, and is never the best.
     """
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     whole = sorted(point for point in points if not point.is_pruned)
     for drawn, look, label in (
         (whole, {"marker": "o"}, "trained to the end"),
@@ -43,7 +43,8 @@ def plot_search(
     if whole:
         best_of = np.minimum if lower_is_better else np.maximum
         best = best_of.accumulate([point.value for point in whole])
-        left.step([point.number for point in whole], best, where="post", label="best so far")
+        numbers = [point.number for point in whole]
+        left.step(numbers, best, where="post", marker="", label="best so far")
         left.legend()
     left.set(xlabel="trial", ylabel=f"validation {measure}", title="by trial")
     left.xaxis.get_major_locator().set_params(integer=True)

@@ -95,11 +95,12 @@ def _cost_cells(row: Row) -> list[tuple[str, bool]]:
 
 
 def make_table(runs: Sequence[Run]) -> Table:
-    """Return the table of the runs that have ended; says which have not.
+    """Return the table of the runs that have ended, in the order they began; says which have not.
 
     Raises InputError when none has, or when they cannot be compared.
     """
     ended = [run for run in runs if run.result is not None]
+    ended.sort(key=lambda run: run.started)
     for run in runs:
         if run.result is None:
             print_line(f"Not in the table, for it has not ended: {run.folder}")
@@ -196,7 +197,9 @@ def _latex(table: Table) -> str:
         text = "".join(_TEX.get(character, character) for character in " ".join(text.split()))
         return rf"\textbf{{{text}}}" if is_best else text
 
-    header, *rows = (" & ".join(line) + r" \\" for line in table.lines(mark))
+    # Without the number of runs and the speed, which a paper has no column for.
+    lines = (line[:1] + line[2:-1] for line in table.lines(mark))
+    header, *rows = (" & ".join(line) + r" \\" for line in lines)
     columns = "l" + "r" * header.count("&")
     return "\n".join(
         [

@@ -281,7 +281,7 @@ def test_a_dry_run_of_a_comparison_touches_nothing(compare, tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert "Run 1 of 2" in first
     assert "lf_dnn/seed1: complete" in first
-    assert "lmf/seed1: new" in second
+    assert "lmf/seed1: new, 2 epochs in batches of 32" in second
     assert contents(tmp_path) == before
 
 

@@ -10,6 +10,7 @@ from utils.reports.evaluation import Evaluation
 from utils.reports.results import result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.studies.errors import error_sections
+from utils.studies.predicted import read_predicted
 from utils.studies.runs import Run
 from utils.studies.table import Row, Table
 from utils.tasks import SENTIMENT
@@ -39,12 +40,13 @@ def study(small, tmp_path):
     return Table(SENTIMENT, rows)
 
 
-def tables(sections):
+def tables(study):
+    sections = error_sections(study.task, *read_predicted(study))
     return {section.title: list(section.parts) for section in sections}
 
 
 def test_errors_are_laid_out_by_model(study, small):
-    found = tables(error_sections(study))
+    found = tables(study)
     (by_class,) = found["MAE by true class"]
     assert by_class.header == ["true class", "segments", "a", "b"]
     labels = Split(small / "test").labels[:, 0]
@@ -60,9 +62,7 @@ def test_errors_are_laid_out_by_model(study, small):
 
 def test_the_worst_of_all_models_comes_first_with_each_ones_mean(study, small):
     split = Split(small / "test")
-    (worst,) = tables(error_sections(study))[
-        "The 20 segments that all models together predict worst"
-    ]
+    (worst,) = tables(study)["The 20 segments that all models together predict worst"]
     first, label = worst.rows[0], f"{split.labels[5, 0]:.2f}"
     assert first == [split.ids[5], "", "", label, label, label]  # +3 and -3 cancel out
 
@@ -70,10 +70,10 @@ def test_the_worst_of_all_models_comes_first_with_each_ones_mean(study, small):
 def test_runs_without_predictions_are_left_out(study, tmp_path):
     for run in study.rows[0].runs:
         (run.folder / "best.pth").unlink()
-    (by_class,) = tables(error_sections(study))["MAE by true class"]
+    (by_class,) = tables(study)["MAE by true class"]
     assert by_class.header == ["true class", "segments", "b"]
 
 
 def test_runs_of_different_data_are_not_put_side_by_side(study):
     study.rows[0].runs[0].digests["test"] = "another"
-    assert error_sections(study) == []
+    assert read_predicted(study) is None

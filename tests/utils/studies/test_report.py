@@ -69,7 +69,7 @@ def test_what_the_runs_ran_on_stands_there_once_or_all_of_it(study):
 def test_a_run_without_curves_has_none(study):
     (study / "a" / "seed1" / "metrics.csv").write_text("nothing\n")
     write_study([study], study)
-    check_png(study / "comparison.png", 1560, 520)
+    check_png(study / "comparison.png", 1440, 520)
     check_page(study / "report.html")
 
 

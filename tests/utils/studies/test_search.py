@@ -100,7 +100,7 @@ def test_a_search_leaves_trials_the_best_configuration_a_picture_and_a_report(
     assert chosen["config"]["set"] == {"dropout": float(best["dropout"])}
     assert "3 of 3 trials have ended; best validation MAE" in out
     assert "left\n" in out
-    check_png(folder / "search.png", 1560, 552)
+    check_png(folder / "search.png", 1200, 480)
     page = check_page(folder / "report.html")
     assert any("Search of 3 trials" in text for text in texts(page, "h1"))
     runs = [json.loads((folder / f"tuned/lf_dnn/seed{n}/run.json").read_text()) for n in (1, 2)]
@@ -664,4 +664,4 @@ def test_the_picture_is_drawn_of_any_number_of_trials(tmp_path, count):
     points = [Point(number, 1 / number, number % 3 == 0) for number in range(1, count + 1)]
     importance = {"lr": 0.8, "a_$name$": 0.2} if count > 1 else {}
     plot_search(tmp_path / "search.png", points, importance, "MAE", True)
-    check_png(tmp_path / "search.png", 1560, 552)
+    check_png(tmp_path / "search.png", 1200, 480)

@@ -71,6 +71,14 @@ def test_the_whole_model_is_known_among_its_changes(tmp_path):
     assert make_table(find_runs([tmp_path])).whole is None
 
 
+def test_rows_stand_in_the_order_in_which_their_runs_began(tmp_path):
+    for folder, model, day in [("a", "lf_dnn", 3), ("b", "nhfnet", 1), ("c", "mult", 2)]:
+        path = write_run(tmp_path / folder, 0.1, model=model) / "run.json"
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "started": f"2026-11-0{day}T00:00:00+00:00"}))
+    assert names(make_table(find_runs([tmp_path]))) == ["nhfnet", "mult", "lf_dnn"]
+
+
 def test_the_best_mean_is_marked_in_every_form(study):
     write_table([study], study)
     plain = json.loads((study / "comparison.json").read_text())
@@ -84,7 +92,11 @@ def test_the_best_mean_is_marked_in_every_form(study):
     _, _, nhfnet, lf_dnn = (study / "comparison.md").read_text().splitlines()
     assert "| 0.300 ± 0.141 |" in nhfnet
     assert lf_dnn.startswith(r"| lf\_dnn | 2 | **0.150 ± 0.071** |")
-    assert r"\textbf{0.150 $\pm$ 0.071}" in (study / "comparison.tex").read_text()
+    latex = (study / "comparison.tex").read_text()
+    assert r"\textbf{0.150 $\pm$ 0.071}" in latex
+    header = latex.splitlines()[3]
+    assert header.startswith("model & MAE & Corr & ")
+    assert header.endswith(r"& parameters & MFLOPs \\")
 
 
 def test_higher_scores_are_the_better_ones_but_of_mae(tmp_path):
@@ -169,7 +181,7 @@ def test_strange_names_are_escaped(tmp_path):
     line = (tmp_path / "comparison.tex").read_text().splitlines()[5]
     assert line.startswith(
         r"a\_b\&c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
-        r"\textless{}l\textgreater{}\textbar{}m n.py:M & 1 & 0.100 & "
+        r"\textless{}l\textgreater{}\textbar{}m n.py:M & 0.100 & "
     )
     markdown = (tmp_path / "comparison.md").read_text().splitlines()
     assert len(markdown) == 3

@@ -1,0 +1,84 @@
+"""Differences of a comparison's models, and how likely they are by chance."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data.loading.split import Split
+from tests.data.loading.test_split import write_split
+from utils.studies.differences import difference_section, differences, write_differences
+from utils.studies.predicted import Predicted
+from utils.tasks import SENTIMENT
+
+
+@pytest.fixture
+def split(tmp_path):
+    """A split of 11 segments without a table: each is a video of its own."""
+    write_split(tmp_path / "test")
+    return Split(tmp_path / "test")
+
+
+def predicted(name, split, *errors):
+    """Return a model's predictions, of each run off by an error everywhere."""
+    labels = split.labels[:, :1]
+    return Predicted(name, [labels + np.float32(error) for error in errors], labels, labels, [])
+
+
+def of_mae(found):
+    return next(of for of in found if of.measure.key == "mae")
+
+
+def test_what_is_so_of_every_video_and_run_is_no_chance(split):
+    rows = [predicted("a", split, 0.5, 0.5), predicted("b", split, 0.75, 0.75)]
+    found = differences(SENTIMENT, split, rows)
+    assert [of.measure for of in found] == list(SENTIMENT.measures)
+    of = of_mae(found)
+    assert of.model == "b"
+    assert [of.value, *of.ends] == pytest.approx([0.25] * 3, abs=1e-5)
+    assert of.p == pytest.approx(2 / 1001)
+
+
+def test_runs_that_differ_among_themselves_make_it_less_sure(split):
+    """Each video has the same error, so all of what varies is which runs are drawn."""
+    rows = [predicted("a", split, 1, 1), predicted("b", split, 0.5, 2)]
+    of = of_mae(differences(SENTIMENT, split, rows))
+    assert of.value == pytest.approx(0.25, abs=1e-5)
+    assert of.ends == pytest.approx([-0.5, 1], abs=1e-5)  # twice the one run, twice the other
+    assert of.p == pytest.approx(0.5, abs=0.1)  # a quarter of the draws lies on the one side
+
+
+def test_videos_that_differ_make_it_less_sure(split):
+    first, other = predicted("a", split, 0), predicted("b", split, 0)
+    other.predictions[0][0] += 1  # one segment, whose video is not in every resample
+    low, high = of_mae(differences(SENTIMENT, split, [first, other])).ends
+    assert low == 0
+    assert high > 1 / len(split)  # the difference itself
+
+
+def test_there_are_none_of_a_single_video_or_a_task_without_sums(split, tmp_path):
+    rows = [predicted("a", split, 0), predicted("b", split, 1)]
+    assert differences(replace(SENTIMENT, sums=None), split, rows) == []
+    assert differences(SENTIMENT, split, rows[:1]) == []
+    write_split(tmp_path / "one", 3, ids=["v[0]", "v[1]", "v[2]"])
+    alone = Split(tmp_path / "one")
+    assert differences(SENTIMENT, alone, [predicted("a", alone, 0), predicted("b", alone, 1)]) == []
+
+
+def test_they_are_written_and_laid_out(split, tmp_path):
+    found = differences(SENTIMENT, split, [predicted("a", split, 0), predicted("b", split, 1)])
+    write_differences(tmp_path / "differences.csv", found)
+    with (tmp_path / "differences.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["model"], first["score"]) == ("b", "mae")
+    assert [float(first[key]) for key in ("difference", "low", "high")] == pytest.approx([1] * 3)
+    section = difference_section("a", found)
+    assert section.title == "Differences from a"
+    text, table = section.parts
+    assert "1,000 resamples" in text
+    assert table.header == ["model", *(one.name for one in SENTIMENT.measures)]
+    name, mae, *_ = table.rows[0]
+    assert (name, mae.value, mae.is_best) == ("b", "1.0000, p 0.002", True)
