@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from data.preparing.plan import DataSource, Request
     from system.processes import Processes
 
+_MOST_ROWS = 100_000  # of a segment: far more than any has
+
 
 def build_parser() -> ArgumentParser:
     """Make the command line's parser; nothing slow is imported for it."""
@@ -106,7 +108,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     )
     for kind, rows in (("audio", 500), ("visual", 375)):
         kept = f"the {kind} rows that --alignment unaligned keeps of a segment"
-        add(f"--{kind}_length", kept, type=whole_number(1), metavar="N", default=rows)
+        add(f"--{kind}_length", kept, type=whole_number(1, _MOST_ROWS), metavar="N", default=rows)
 
 
 def _add_text(group: argparse._ArgumentGroup) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from system.config import parse_assignments
 from system.console import ArgumentParser, file_path, print_line, run, whole_number
-from utils.actions import act
+from utils.actions import EVALUATED, act
 from utils.option_checks import BY_ID, check_options
 from utils.run_config import (
     AS_PREPARED,
@@ -77,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--storage", metavar="URL", help=storage)
     same = "train all models of --compare with one set of settings"
     add("--same_settings", action="store_true", help=same)
-    split = "what to evaluate on (default: %(default)s)"
-    add("--split", choices=("val", "test"), default="test", help=split)
+    split = f"what to evaluate on (default: {EVALUATED})"
+    add("--split", choices=("val", EVALUATED), help=split)
     robustness = "score --checkpoint with each modality missing, noisy, or shifted in time"
     add("--robustness", action="store_true", help=robustness)
     beside = "checkpoints that --robustness puts beside --checkpoint"

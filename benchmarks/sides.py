@@ -33,8 +33,10 @@ from data.preparing.split_writer import SplitWriter
 from models.native import accelerate
 from models.registry import build
 from system.devices import PRECISIONS, pick_device
+from system.processes import SINGLE_PROCESS
 from system.progress import progress
 from utils.run_config import RunConfig
+from utils.running.setup import make_options
 
 Value = TypeVar("Value")
 Lengths = dict[str, int]  # rows of a segment, by modality
@@ -57,12 +59,13 @@ class Setting:
     @property
     def options(self) -> LoaderOptions:
         """How the program loads."""
-        return LoaderOptions(self.device, self.batch_size, num_workers=0, verbose=False)
+        return make_options(self.config, SINGLE_PROCESS)
 
     @property
     def config(self) -> RunConfig:
         """How the program trains."""
         return RunConfig(
+            device=str(self.device),
             batch_size=self.batch_size,
             epochs=1,
             log_interval=50,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import sys
 from collections.abc import Iterator
@@ -63,6 +64,20 @@ def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
 def read_segments(folder: Path) -> list[dict[str, str]]:
     """Read the whole of a split's segment table, as `iterate_segments` does."""
     return list(iterate_segments(folder))
+
+
+def read_ids(folder: Path) -> tuple[list[str], str]:
+    """Return the ids of a split's segment table, and a digest of which segment each row is.
+
+    The digest is of ids, videos and sentences: a table that was saved in another form keeps it, one
+    whose rows were sorted does not. Raises InputError as `iterate_segments` does.
+    """
+    ids, digest = [], hashlib.sha256()
+    for row in iterate_segments(folder):
+        ids.append(row["id"])
+        what = [row[name] for name in ("id", "video", "sentence")]
+        digest.update(repr(what).encode())
+    return ids, digest.hexdigest()
 
 
 def number_in(cell: str | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "vocabulary": str,  # a digest of that which the word pieces are numbers of
     },
     "bytes": {"*": _COUNT},  # once all are in place
+    "rows": {"*": str},  # the digest of each split's segment table, by `data.layout.read_ids`
     "files": {"*": {"bytes": _COUNT, "sample": str}},  # in the stage: what vouches for its files
 }
 _NEEDED = ("made_from", "splits", "left_out", "text")
@@ -88,6 +90,14 @@ def is_vouched(files: dict[str, Any], folder: Path, name: str) -> bool:
     """Tell whether a file is in `folder` as the stage's `files` describe it."""
     path = folder / name
     return name in files and path.is_file() and file_facts(path) == files[name]
+
+
+def has_rows(manifest: Mapping[str, Any] | None, split: str, digest: str) -> bool:
+    """Tell whether a split's segment table of this digest has the rows it was prepared with.
+
+    Where nothing was noted, it counts as having them.
+    """
+    return bool((manifest or {}).get("rows", {}).get(split, digest) == digest)
 
 
 def splits_of(manifest: dict[str, Any]) -> tuple[str, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from models.checkpoint import ONNX, describe_model, read_checkpoint, write_checkpoint
 from models.onnx_file import write_onnx
 from models.registry import restore
 from system.errors import InputError
+from system.files import check_writable
 from system.safetensors_file import SUFFIX as SAFETENSORS
 
 _DETAILS = ("task", "run", "dataset", "epoch", "scores")  # plain values; no optimizer
@@ -24,6 +26,9 @@ def export(checkpoint: Path, target: Path, name: str | None = None) -> None:
             f"--export {target}: expected a name that ends in {SAFETENSORS} or {ONNX}."
         )
     read = read_checkpoint(checkpoint)
+    check_writable(target.parent)  # told before the work, as is a name that is too long
+    with suppress(FileNotFoundError):
+        target.stat()
     name, model = restore(read, name)
     kept = {key: read.details[key] for key in _DETAILS if key in read.details}
     if target.suffix == ONNX:

@@ -204,6 +204,8 @@ def _explain(error: OSError) -> str:
         return f"There is a file where a folder is needed{file}; give another path."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"No permission{file}; change its rights, or choose a place you may read and write."
+    if error.errno == errno.ENAMETOOLONG:
+        return f"A name is too long for the file system{file}; give a shorter one."
     return f"{error.strerror or error}{file}."
 
 

@@ -27,6 +27,7 @@ _SAMPLE_BLOCKS, _BLOCK_BYTES = 32, 128 * 1024  # up to 4 MB of a file
 # for an hour is what a kill left.
 _ABANDONED_AFTER = 3600  # seconds
 _FLUSHES_AT_ONCE = 32
+LONGEST_NAME = 255  # bytes, that file systems take
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     _remove_abandoned(path)
     # Same folder, so that the rename cannot cross file systems; same suffix, because some
     # writers (matplotlib, NumPy) choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.urandom(6).hex()}.part{path.suffix}")
+    temporary = path.with_name(f".{_shown(path)}.{os.urandom(6).hex()}.part{path.suffix}")
     try:
         yield temporary
         flush_file(temporary)
@@ -49,6 +50,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+def _shown(path: Path) -> str:
+    """Return what of a file's name is in those of its temporary files."""
+    return cut_name(path.stem, LONGEST_NAME - len(f"..{'?' * 12}.part") - len(path.suffix))
+
+
+def cut_name(name: str, most: int) -> str:
+    """Return the beginning of a file's name, of `most` bytes, whole characters alone."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= most else encoded[:most].decode(errors="ignore")
 
 
 def make_folder(path: Path) -> None:
@@ -98,7 +110,9 @@ def flush_all(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files of `path` that killed writers left."""
-    for leftover in path.parent.glob(f".{escape(path.stem)}.{'?' * 12}.part{escape(path.suffix)}"):
+    for leftover in path.parent.glob(
+        f".{escape(_shown(path))}.{'?' * 12}.part{escape(path.suffix)}"
+    ):
         with suppress(FileNotFoundError):  # another writer has removed it
             if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER:
                 leftover.unlink()

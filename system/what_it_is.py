@@ -8,12 +8,17 @@ from typing import NoReturn
 from system.errors import InputError, first_line, refuse_if_out_of_memory
 
 _LONGEST_START = 400  # bytes, after which the first record of a zip archive is named
+_ZIP = b"PK\x03\x04"
+_NPZ = (
+    "NumPy arrays in an archive (.npz); give the pickle of the same data, or make one of these "
+    "(numpy.load, pickle.dump)"
+)
 _KINDS = {
     b"\x1f\x8b": "compressed by gzip; unpack it first (gunzip)",
     b"BZh": "compressed by bzip2; unpack it first (bunzip2)",
     b"\xfd7zXZ": "compressed by xz; unpack it first (unxz)",
     b"\x28\xb5\x2f\xfd": "compressed by Zstandard; unpack it first (unzstd)",
-    b"PK\x03\x04": "a zip archive; unpack it first (unzip)",
+    _ZIP: "a zip archive; unpack it first (unzip)",
     b"Rar!": "a rar archive; unpack it first",
     b"7z\xbc\xaf": "a 7z archive; unpack it first",
     b"version https://git-lfs": "a Git-LFS pointer, not the file itself; fetch that (git lfs pull)",
@@ -32,6 +37,8 @@ def what_it_is(path: Path) -> str | None:
         start = file.read(_LONGEST_START)
     if b"/data.pkl" in start:
         return None  # a zip archive that torch.save wrote: a damaged one
+    if start.startswith(_ZIP) and _is_array(_first_name(start)):
+        return _NPZ
     if not start:
         return "an empty file; delete it and download it anew"
     if start[257:262] == b"ustar":  # where tar has its mark
@@ -40,6 +47,16 @@ def what_it_is(path: Path) -> str | None:
     return next(
         (kind for begin, kind in _KINDS.items() if start.lower().startswith(begin.lower())), None
     )
+
+
+def _first_name(start: bytes) -> bytes:
+    """Return the name of the first file in a zip archive that begins with `start`."""
+    return start[30 : 30 + int.from_bytes(start[26:28], "little")]
+
+
+def _is_array(name: bytes) -> bool:
+    """Tell whether a name in a zip archive is one of `numpy.savez`'s, which are in no folder."""
+    return name.endswith(b".npy") and b"/" not in name
 
 
 def refuse_unread(error: Exception, path: Path, expected: str, advice: str) -> NoReturn:

@@ -10,6 +10,8 @@ from system.console import print_line
 from system.processes import Processes, join_processes, leave_processes
 from utils.run_config import RunConfig
 
+EVALUATED = "test"  # unless --split says otherwise
+
 if TYPE_CHECKING:
     from data.loading.options import LoaderOptions
 
@@ -23,6 +25,11 @@ class _Request:
     arguments: Mapping[str, Any]
     processes: Processes
     options: LoaderOptions
+
+    @property
+    def split(self) -> str:
+        """What to evaluate on."""
+        return str(self["split"] or EVALUATED)
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of an option that is no setting of a run."""
@@ -96,7 +103,7 @@ def _dry_run(asked: _Request) -> None:
     if asked["train"] or asked.config.checkpoint is None:
         dry_run_training(asked.config, asked.options)
     else:
-        dry_run_evaluation(asked.config, asked["split"], asked.options)
+        dry_run_evaluation(asked.config, asked.split, asked.options)
 
 
 def _train(asked: _Request) -> None:
@@ -118,14 +125,14 @@ def _predict(asked: _Request) -> None:
 def _robustness(asked: _Request) -> None:
     from utils.reports.robustness import measure_robustness
 
-    measure_robustness(asked.config, asked["split"], asked.options, asked["beside"])
+    measure_robustness(asked.config, asked.split, asked.options, asked["beside"])
 
 
 def _evaluate(asked: _Request) -> None:
     from utils.reports.evaluate_checkpoint import evaluate_checkpoint
 
     attends_to = asked["ids"] or asked["attention"]
-    evaluate_checkpoint(asked.config, asked["split"], asked.options, attends_to)
+    evaluate_checkpoint(asked.config, asked.split, asked.options, attends_to)
 
 
 # By the option that asks for it; the first of several is done. A single process does the first two.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import Any
 
 from utils.run_config import OF_A_MACHINE, OF_A_TEXT_ENCODER, RunConfig
@@ -10,11 +11,13 @@ from utils.run_config import OF_A_MACHINE, OF_A_TEXT_ENCODER, RunConfig
 # The settings of a run that may be others where a worker is.
 OF_A_WORKER = ("datadir", "resultdir", "log_interval", "verbose", *OF_A_MACHINE)
 BY_ID = True  # --attention without a number
-_OTHER_WORK = ("train", "compare", "ablate", "tune", "worker", "table", "dry_run")
+_OF_TRAININGS = ("train", "compare", "ablate", "tune", "worker")
+_OTHER_WORK = (*_OF_TRAININGS, "table", "dry_run")
 _OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
     "table": ("dry_run",),
+    "split": (*_OF_TRAININGS, "table", "predict", "export"),
     "worker": ("dry_run", "seeds", "config"),
     "predict": (*_OTHER_WORK, "export", *_OF_SCORES),
     "export": (*_OTHER_WORK, *_OF_SCORES),
@@ -60,6 +63,9 @@ def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) 
             shown = [f"--{work}" for work in works if work != "dry_run"]
             ways = " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
             parser.error(f"--{name} goes with {ways}")
+    for seed, times in Counter(arguments["seeds"] or ()).items():
+        if times > 1:
+            parser.error(f"--seeds: {seed} is given {times} times; give each once")
     if arguments["worker"]:
         of_run = [name for name in vars(RunConfig()) if name in arguments]
         given = [name for name in of_run if name not in OF_A_WORKER]

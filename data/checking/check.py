@@ -86,7 +86,7 @@ def check_dataset(folder: Path) -> Report:
         sentences = [row["sentence"] for row in split.rows or []]
         unknown = text.get("unknown_pieces", {}).get(split.name, 0)
         problems += useless_features(summary, sentences, unknown)
-        problems += table_problems(split, scale, is_expected=bool(manifest))
+        problems += table_problems(split, scale, manifest)
     problems += overlap_problems(splits)
     notes = [*_notes(folder, bool(text), splits)]
     unlabelled = [

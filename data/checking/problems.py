@@ -13,8 +13,15 @@ import numpy as np
 
 from data.checking.summary import SplitSummary
 from data.labels import Scale
-from data.layout import BATCH_FILES, PIECES_FILE, SEGMENTS_FILE, TEXT_LENGTH, number_in
-from data.manifest import MANIFEST
+from data.layout import (
+    BATCH_FILES,
+    PIECES_FILE,
+    SEGMENTS_FILE,
+    TEXT_LENGTH,
+    number_in,
+    read_ids,
+)
+from data.manifest import MANIFEST, has_rows
 from data.npy import NpyReader
 
 _MOST_PIECES, _MOST_VOCABULARY = 2**16, 10_000_000  # of a text, of a BERT: far more than any has
@@ -139,13 +146,15 @@ def piece_problems(split: OpenSplit) -> Iterator[str]:
             yield f"{path}: a {what} that is {found}, expected 0 to {most:,}."
 
 
-def table_problems(split: OpenSplit, scale: Scale, is_expected: bool) -> Iterator[str]:
-    """Check the segment table, by itself and against the labels."""
+def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterator[str]:
+    """Check the segment table, by itself and against the labels and the manifest."""
     path = split.folder / SEGMENTS_FILE
     if split.rows is None:
-        if is_expected and not path.exists():
+        if manifest and not path.exists():
             yield f"No file {path}, expected one row a segment in it."
         return
+    if not has_rows(manifest, split.name, read_ids(split.folder)[1]):
+        yield f"{path}: other rows, or in another order, than {MANIFEST} vouches for."
     times = Counter(row["id"] for row in split.rows)
     repeated = [segment for segment, count in times.items() if count > 1]
     if repeated:

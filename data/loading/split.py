@@ -9,7 +9,7 @@ import hashlib
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from data.layout import (
     TEXT_FILE,
     iterate_segments,
     preparation_command,
+    read_ids,
 )
-from data.manifest import MOVING, read_manifest
+from data.manifest import MOVING, has_rows, read_manifest
 from data.npy import NpyReader, Rows
 from system.errors import InputError
 from system.files import file_facts, whole_digest
@@ -87,8 +88,9 @@ class Split(Dataset[Batch]):
         unlabelled = np.full((len(arrays["text"]), 1), np.nan, np.float32)
         self.labels = unlabelled if label is None else _read_labels(label)  # (N, L) float32
         self.widths = dict(zip(INPUTS, (shape[1] for shape in self.shapes), strict=True))
-        self.ids = self._read_ids()
-        self.scores = scores_of(read_manifest(folder.parent))  # whose labels these are
+        manifest = read_manifest(folder.parent)
+        self.ids = self._read_ids(manifest)
+        self.scores = scores_of(manifest)  # whose labels these are
 
     @property
     def _files(self) -> dict[str, Path]:
@@ -109,15 +111,21 @@ class Split(Dataset[Batch]):
         if not len(arrays["text"]):
             raise InputError(f"{self.folder} has no segments; expected at least one.")
 
-    def _read_ids(self) -> list[str]:
+    def _read_ids(self, manifest: dict[str, Any] | None) -> list[str]:
         """Return the segments' ids, or row numbers where there is no table."""
         if not (self.folder / SEGMENTS_FILE).is_file():  # the released script writes none
             return list(map(str, range(len(self))))
-        ids = [row["id"] for row in iterate_segments(self.folder)]
+        ids, digest = read_ids(self.folder)
         if len(ids) != len(self):
             raise InputError(
                 f"{self.folder}: {SEGMENTS_FILE} has {len(ids)} segments, the arrays {len(self)}; "
                 "prepare the dataset again."
+            )
+        if not has_rows(manifest, self.folder.absolute().name, digest):
+            raise InputError(
+                f"{self.folder / SEGMENTS_FILE} was changed: its rows may not be those of the "
+                f"arrays any more; prepare the dataset again "
+                f"({preparation_command(self.folder.parent)})."
             )
         return ids
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.layout import PIECES_FILE, SPLIT_FILES, SPLITS, TEXT_FILE
+from data.layout import PIECES_FILE, SEGMENTS_FILE, SPLIT_FILES, SPLITS, TEXT_FILE, read_ids
 from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
@@ -212,7 +212,8 @@ def _move_into_place(
     for split in set(SPLITS) - set(splits):  # of an older file that had more
         for name in SPLIT_FILES:
             (folder / split / name).unlink(missing_ok=True)
-    sizes, files = dict(manifest.get("bytes", {})), manifest.pop("files")
+    sizes, rows = dict(manifest.get("bytes", {})), dict(manifest.get("rows", {}))
+    files = manifest.pop("files")
     for split in splits:
         (folder / split).mkdir(exist_ok=True)
         for name in [f"{split}/{name}" for name in SPLIT_FILES]:
@@ -221,7 +222,9 @@ def _move_into_place(
             elif not is_vouched(files, folder, name):
                 continue
             sizes[name] = files[name]["bytes"]
+            if name.endswith(SEGMENTS_FILE):
+                rows[split] = read_ids(folder / split)[1]
     flush_all([], [folder, *(folder / split for split in splits)])
-    manifest = write_manifest(folder, {**manifest, "bytes": sizes})
+    manifest = write_manifest(folder, {**manifest, "bytes": sizes, "rows": rows})
     shutil.rmtree(stage)
     return manifest

@@ -18,9 +18,10 @@ from data.layout import (
     STAGE,
     TEXT_FILE,
     alignment_folder,
+    read_ids,
     refuse_foreign_arrays,
 )
-from data.manifest import MOVING, is_vouched, read_manifest, splits_of
+from data.manifest import MOVING, has_rows, is_vouched, read_manifest, splits_of
 from data.preparing.pickle_source import PickleSource
 from data.preparing.sources import CsdSource
 from data.text.bert_files import weights_facts
@@ -81,7 +82,16 @@ class Prepared:
         if self.is_half_moved:
             files = self.manifest["files"]
             return any(is_vouched(files, x, name) for x in (self.folder, self.folder / STAGE))
-        return path.is_file() and path.stat().st_size == self.manifest.get("bytes", {}).get(name)
+        size = self.manifest.get("bytes", {}).get(name)
+        is_as_large = path.is_file() and path.stat().st_size == size
+        return is_as_large and (path.name != SEGMENTS_FILE or self.has_rows(path.parent.name))
+
+    def has_rows(self, split: str) -> bool:
+        """Tell whether a split's segment table has the rows it was prepared with."""
+        try:
+            return has_rows(self.manifest, split, read_ids(self.folder / split)[1])
+        except InputError:
+            return False
 
 
 class Arrays(Enum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -71,6 +71,11 @@ class Sequences:
         """Return how many features a row has, of words, visual, audio or labels."""
         return self._by_kind[kind].width
 
+    @property
+    def videos(self) -> Set[str]:
+        """The videos that have labels."""
+        return self._by_kind["labels"].videos
+
     def segments(
         self, split_of: dict[str, str], alignment: str, lengths: Lengths, left_out: Counter[str]
     ) -> Iterator[VideoSegments]:
@@ -79,7 +84,7 @@ class Sequences:
         `split_of` names each video's split. What does not come out is counted in `left_out`,
         by reason, in rows of the labels file.
         """
-        videos = sorted(self._by_kind["labels"].videos, key=str.encode)
+        videos = sorted(self.videos, key=str.encode)
 
         def cut(video: str) -> tuple[VideoSegments | None, Counter[str], set[str]]:
             own_left_out, errors = Counter[str](), set[str]()

@@ -17,7 +17,7 @@ from data.formats.folds import read_folds
 from data.labels import SCALES
 from data.layout import SPLITS
 from data.preparing.segments import Lengths, Sequences, VideoSegments
-from data.preparing.split_writer import SplitWriter, warn_of_doubts
+from data.preparing.split_writer import SplitWriter, warn_of_doubts, warn_of_unknown
 from system.errors import InputError
 from system.files import file_facts
 
@@ -79,6 +79,8 @@ class CsdSource:
         left_out: Counter[str] = Counter()
         with ExitStack() as stack:
             sequences = stack.enter_context(Sequences(self.dataset, self.paths))
+            if self.folds != self.dataset.folds:
+                warn_of_unknown(self.folds, split_of.keys() - sequences.videos, len(split_of))
             shapes = self._shapes(sequences)
             writers = {
                 split: stack.enter_context(SplitWriter(stage / split, shapes)) for split in SPLITS

@@ -7,7 +7,7 @@ import math
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
@@ -96,6 +96,15 @@ def warn_of_doubts(writers: Mapping[str, SplitWriter]) -> None:
             )
         elif first.digest == second.digest:
             _warn(f"{one} and {other} hold the same features: their scores would be the same")
+
+
+def warn_of_unknown(folds: Path, videos: Set[str], count: int) -> None:
+    """Warn of those of the `count` videos of somebody's folds that the data do not have."""
+    if videos:
+        _warn(
+            f"{folds}: {len(videos):,} of its {count:,} videos have no labels, as {min(videos)!r}: "
+            "they are in no split"
+        )
 
 
 def _warn(message: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data.layout import PIECES_FILE, TEXT_FILE, iterate_segments
-from data.manifest import splits_of
+from data.layout import PIECES_FILE, TEXT_FILE, iterate_segments, read_ids
+from data.manifest import has_rows, splits_of
 from data.preparing.plan import Plan, Prepared
 from data.text.pieces import PieceCutter, WordPieces, write_pieces
 from system.errors import InputError
@@ -43,7 +43,11 @@ def cut_text(plan: Plan, cutter: PieceCutter, splits: Sequence[str]) -> list[str
 
 def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
     """Tell whether a split of a prepared alignment has the sentences of that in `folder`."""
-    return sentences_of(prepared.folder / split) == sentences_of(folder / split)
+    sentences = sentences_of(folder / split)
+    if not prepared.has_rows(split):  # its text is of the rows that it had
+        has_words = isinstance(sentences[0], str)
+        return has_words and has_rows(prepared.manifest, split, read_ids(folder / split)[1])
+    return sentences_of(prepared.folder / split) == sentences
 
 
 def started_text(stage: Path) -> dict[str, Any] | None:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from models.layers.encoder import Encoder, Extras
 from models.layers.lstm import LSTM
 from models.native.encoding import CompiledEncoder, Request, encode
+from models.native.gpu import Form
 from models.native.library import kernels, library
 from models.native.lstm import NativeLSTM, is_compiled
 from models.native.packing import share_weights
-from models.native.plain_call import Native, is_plain_call
+from models.native.plain_call import Native, is_plain_call, may_be_kept
 from models.native.weights import plain_weights
 
+_USUAL = Form(64, 64, is_dropped=False, learns=False)  # a call on aligned data
 _TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
 
 
@@ -36,7 +38,7 @@ def accelerate(
     natives: dict[nn.Module, nn.Module] = {}
     for module in list(model.modules()):
         if type(module) is Encoder and module.extras == Extras():
-            if _compiled(module, device, learns=False) is not None:
+            if _compiled(module, device, _USUAL) is not None:
                 natives[module] = NativeEncoder.of(module, threads)
         elif type(module) is LSTM and device.type == "cpu" and is_compiled(module):
             natives[module] = NativeLSTM.of(module, threads)
@@ -62,7 +64,7 @@ class NativeEncoder(Native, Encoder):
         """Encode as `Encoder.forward` does."""
         keys = self.active_keys(x, dropout_keys)
         if is_plain_call() and _fit(self, x, memory, keys):
-            compiled = _compiled(self, x.device, torch.is_grad_enabled())
+            compiled = _compiled(self, x.device, Form.of(x, memory, keys))
             longest = x.shape[1] if memory is None else max(x.shape[1], memory.shape[1])
             if compiled is not None and longest <= compiled.longest:
                 weights = plain_weights(self, compiled.weights, x.device)
@@ -77,7 +79,7 @@ class NativeEncoder(Native, Encoder):
         return max(1, min(self.most_threads, len(x) * tokens // _TOKENS_A_THREAD))
 
 
-def _compiled(encoder: Encoder, device: torch.device, learns: bool) -> CompiledEncoder | None:
+def _compiled(encoder: Encoder, device: torch.device, form: Form) -> CompiledEncoder | None:
     layer = encoder.layers[0]
     sizes = layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features
     made: CompiledEncoder | str
@@ -87,7 +89,7 @@ def _compiled(encoder: Encoder, device: torch.device, learns: bool) -> CompiledE
         return None
     else:
         index = torch.cuda.current_device() if device.index is None else device.index
-        made = kernels(*sizes, torch.device("cuda", index), learns)
+        made = kernels(*sizes, torch.device("cuda", index), form)
     return None if isinstance(made, str) else made
 
 
@@ -111,4 +113,5 @@ def _fit(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None
             for value in ([x] if memory is None else [x, memory])
         )
         and (keys is None or (keys.device == x.device and keys.shape == x.shape[:1]))
+        and may_be_kept(*(value for value in (x, memory, keys) if value is not None))
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +28,31 @@ _VALUES_AT_ONCE = 2**26  # in those
 _LAUNCH = {"num_warps": 4, "num_stages": 1}
 
 
-def unsuited(width: int, heads: int, feedforward: int, device: torch.device) -> str | None:
-    """Return why the kernels are not for these sizes, or this device; None where they are."""
+class Form(NamedTuple):
+    """What of a call kernels are compiled for."""
+
+    tokens: int  # a block of so many
+    memory: int | None  # a block too; None where tokens attend to each other
+    is_dropped: bool
+    learns: bool  # gradients are wanted
+
+    @classmethod
+    def of(cls, x: Tensor, memory: Tensor | None, keys: Tensor | None) -> Form:
+        """Return the form of a call that is made now."""
+        attended = None if memory is None else _block(memory.shape[1])
+        return cls(_block(x.shape[1]), attended, keys is not None, torch.is_grad_enabled())
+
+    def some_tokens(self) -> tuple[int, int | None]:
+        """Return how many tokens, and of memory, a call of this form may have."""
+        return 5 * self.tokens // 8, None if self.memory is None else 9 * self.memory // 16
+
+
+def unsuited(
+    width: int, heads: int, feedforward: int, device: torch.device, form: Form
+) -> str | None:
+    """Return why the kernels are not for such calls, or this device; None where they are."""
+    if max(form.tokens, form.memory or 0) > _LONGEST:
+        return f"kernels.py is for up to {_LONGEST} tokens"
     if width not in _WIDTHS or width % heads or feedforward % _CHUNKS[0]:
         return f"kernels.py is not for width {width}, {heads} heads, feedforward {feedforward}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FIRST_WITH_TF32:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,14 +19,18 @@ from models.layers.encoder import Encoder
 from models.native import compiler
 from models.native.call import ABI, Library
 from models.native.encoding import CompiledEncoder, Request, encode
-from models.native.gpu import Kernels, unsuited
+from models.native.gpu import Form, Kernels, unsuited
 from models.native.weights import plain_weights
 from system.console import print_line
 from system.errors import described
 
 _SOURCE = Path(__file__).parent / "encoder.cpp"
 _CPU = torch.device("cpu")
-_TESTED_TOKENS = 40, 36  # and of memory: on a GPU, the blocks that aligned data needs
+# Of C++, which is the same for all calls.
+_TESTED = (
+    Form(64, None, is_dropped=False, learns=True),
+    Form(64, 64, is_dropped=True, learns=True),
+)
 
 
 @cache
@@ -45,13 +49,13 @@ def library(width: int, heads: int, feedforward: int) -> Library | str:
 
 
 def kernels(
-    width: int, heads: int, feedforward: int, device: torch.device, learns: bool
+    width: int, heads: int, feedforward: int, device: torch.device, form: Form
 ) -> Kernels | str:
     """Return the GPU's encoder for these sizes, or why there is none; a failure brings a warning.
 
-    Its gradients are compiled, and tested, where it `learns`.
+    What calls of this `form` need is compiled, and tested.
     """
-    wanted = width, heads, feedforward, device, learns
+    wanted = width, heads, feedforward, device, form
     if wanted not in _tried:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return "nothing can be tried while a CUDA graph is captured"
@@ -59,19 +63,20 @@ def kernels(
     return _tried[wanted]
 
 
-_tried: dict[tuple[int, int, int, torch.device, bool], Kernels | str] = {}
+_tried: dict[tuple[int, int, int, torch.device, Form], Kernels | str] = {}
 
 
 def _try_kernels(
-    width: int, heads: int, feedforward: int, device: torch.device, learns: bool
+    width: int, heads: int, feedforward: int, device: torch.device, form: Form
 ) -> Kernels | str:
-    if problem := unsuited(width, heads, feedforward, device):
+    if problem := unsuited(width, heads, feedforward, device, form):
         return problem
-    part = "gradients" if learns else "outputs"
-    print_line(f"Making the encoders' kernels ({part}); the first time takes up to a minute")
+    if not any(tried.learns == form.learns for *_, tried in _tried):
+        part = "gradients" if form.learns else "outputs"
+        print_line(f"Making the encoders' kernels ({part}); the first time takes up to a minute")
     try:
         made = Kernels(width, heads, feedforward)
-        self_test(made, width, heads, feedforward, device, learns)
+        self_test(made, width, heads, feedforward, device, [form])
         return made
     # A compiler can fail in any way: there is none, or it cannot do this device.
     except Exception as error:
@@ -88,9 +93,9 @@ def self_test(
     heads: int,
     feedforward: int,
     device: torch.device = _CPU,
-    learns: bool = True,
+    forms: Sequence[Form] = _TESTED,
 ) -> None:
-    """Compare a few tokens' outputs and gradients with the formula's; in C++ it takes milliseconds.
+    """Compare outputs and gradients of some calls with the formula's; in C++ it takes milliseconds.
 
     Raises Unavailable when they differ.
     """
@@ -99,16 +104,20 @@ def self_test(
         torch.random.fork_rng(devices=[]),
         torch.autocast(device.type, enabled=False),
         torch.device("cpu"),
-        torch.set_grad_enabled(learns),
     ):
         torch.default_generator.manual_seed(0)  # other devices' stay as they are
         encoder = Encoder(width, heads, 2, feedforward, attention_dropout=0.4).float().to(device)
-        x, memory = (
-            torch.randn(6, n, width, dtype=torch.float32).to(device) for n in _TESTED_TOKENS
-        )
-        keys = torch.randint(2**32, (6,)).to(device) if learns else None
-        for case in ((None, None, None), (memory, 2, keys)):
-            compiler.require_same("encoder", *_outcomes(compiled, encoder, x, *case))
+        for form in forms:
+            x, memory = (
+                None if n is None else torch.randn(6, n, width, dtype=torch.float32).to(device)
+                for n in form.some_tokens()
+            )
+            keys = torch.randint(2**32, (6,)).to(device) if form.is_dropped else None
+            last = None if memory is None else 2
+            assert x is not None
+            with torch.set_grad_enabled(form.learns):
+                found = _outcomes(compiled, encoder, x, memory, last, keys)
+            compiler.require_same("encoder", *found)
 
 
 @contextmanager

@@ -31,7 +31,11 @@ Vector sigmoid(Vector x) {
     return (x > 0.0f ? same(1) : power) / (1.0f + power);
 }
 
-Vector tanh_of(Vector x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
+Vector tanh_of(Vector x) {
+    const Vector power = power_of_two_less_one((x > 0.0f ? -x : x) * (2 / LN_2));
+    const Vector size = power / (2.0f + power);
+    return x > 0.0f ? -size : size;
+}
 
 // A thread's memory, and the work on a group of samples.
 class Group {

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from models.layers.lstm import LSTM
 from models.native import compiler
 from models.native.call import forked
-from models.native.plain_call import Native, as_new, is_plain_call
+from models.native.plain_call import Native, as_new, is_plain_call, may_be_kept
 
 _SOURCE = Path(__file__).parent / "lstm.cpp"
 _PANEL = 32  # columns of a weight that stand together for the compiled code
@@ -75,6 +75,7 @@ class NativeLSTM(Native, LSTM):
                 value.dtype is torch.float32 and value.shape == shape
                 for value, shape in zip(weights, shapes, strict=True)
             )
+            and may_be_kept(input, *weights)
             and (input.dtype is torch.float32 or torch.is_autocast_enabled("cpu"))
             and input.dim() == 3
             and input.numel() > 0

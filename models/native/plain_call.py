@@ -56,6 +56,15 @@ def is_plain_call(*tensors: Tensor) -> bool:
     )
 
 
+def may_be_kept(*tensors: Tensor) -> bool:
+    """Tell whether a backward pass may keep these tensors, or there will be none.
+
+    A `torch.autograd.Function` cannot keep those that were made in inference mode; PyTorch's
+    operators copy them.
+    """
+    return not (torch.is_grad_enabled() and any(map(torch.is_inference, tensors)))
+
+
 def as_new(tensor: Tensor) -> Tensor:
     """Return the tensor laid out, and begun, as new ones are, as compiled code reads it.
 

@@ -85,11 +85,16 @@ Vector widened(Lanes<HALF>::Vector x) {
 
 constexpr float LN_2 = 0.693147181f;
 
-// 2^x for x <= 0, to a float's precision: the whole part becomes the exponent, a polynomial
-// (fitted at Chebyshev's points; exact at 0, relative error 5e-9) the rest.
+// 2^x for x <= 0 in two parts, each to a float's precision: what the whole part adds to an
+// exponent, and 2^rest - 1 by a polynomial (fitted at Chebyshev's points; relative error of
+// 2^rest 5e-9, none at 0) of the rest.
 template <typename V>
-V power_of_two(V x) {
-    typedef typename Lanes<sizeof(V) / 4>::Bits Whole;
+struct Power {
+    typename Lanes<sizeof(V) / 4>::Bits exponent;
+    V less_one;
+};
+template <typename V>
+Power<V> parts_of_power(V x) {
     x = x < -126.0f ? V{} - 126.0f : x;
     const V shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds, and holds the whole part
     const V rest = x - (shifted - 12582912.0f);
@@ -98,8 +103,23 @@ V power_of_two(V x) {
     power = power * rest + 0.055503571f;
     power = power * rest + 0.240226509f;
     power = power * rest + 0.693147188f;
-    power = power * rest + 1.0f;
-    return x == x ? (V)((Whole)power + ((Whole)shifted << 23)) : x;  // not-a-number stays
+    return {(typename Lanes<sizeof(V) / 4>::Bits)shifted << 23, power * rest};
+}
+
+// 2^x for x <= 0.
+template <typename V>
+V power_of_two(V x) {
+    const Power<V> parts = parts_of_power(x);
+    const V power = parts.less_one + 1.0f;
+    typedef typename Lanes<sizeof(V) / 4>::Bits Whole;
+    return x == x ? (V)((Whole)power + parts.exponent) : x;  // not-a-number stays
+}
+
+// 2^x - 1 for x <= 0, as precise where it is close to 0.
+Vector power_of_two_less_one(Vector x) {
+    const Power<Vector> parts = parts_of_power(x);
+    const Vector scale = (Vector)((Bits)same(1) + parts.exponent);
+    return x == x ? parts.less_one * scale + (scale - 1.0f) : x;
 }
 
 // Four rows of lanes to each lane's four values, group by group of four lanes.

@@ -12,6 +12,9 @@ import torch
 from benchmarks import evaluate, record, sides, train
 from benchmarks.eager import EagerNHFNet
 from benchmarks.sides import new_model
+from system.processes import SINGLE_PROCESS
+from utils.run_config import RunConfig
+from utils.running import setup
 
 
 def test_the_eager_model_is_nhfnet():
@@ -20,6 +23,16 @@ def test_the_eager_model_is_nhfnet():
     inputs = [torch.randn(3, *shape) for shape in ((7, 35), (9, 74), (5, 768))]
     inputs[0][:, :2] = 0
     torch.testing.assert_close(eager(*inputs), model(*inputs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_batches_are_loaded_as_the_program_does(monkeypatch, tmp_path, device):
+    monkeypatch.setattr(setup, "pick_device", torch.device)
+    setting = sides.Setting(tmp_path, 16, torch.device(device), "float32")
+    assert setting.options == setup.make_options(
+        RunConfig(device=device, verbose=False), SINGLE_PROCESS
+    )
+    assert setting.options.num_workers == (4 if "cuda" in device else 0)
 
 
 @pytest.mark.parametrize("benchmark", [train, evaluate])

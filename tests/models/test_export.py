@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from models import NHFNet
+from models import export as export_module
 from models.checkpoint import read_checkpoint, write_checkpoint
 from models.export import export
 from models.nhfnet.text_only import TextOnly
@@ -50,6 +51,15 @@ def test_safetensors_load_as_the_checkpoint_does(tmp_path):
     inputs = batch(2, (4, 5, 6))
     assert torch.equal(restored(*inputs), model(*inputs))
     assert not restored.training
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path, monkeypatch, suffix):
+    written(tmp_path / "a.pth")
+    for work in ("restore", "write_onnx", "write_checkpoint"):
+        monkeypatch.setattr(export_module, work, None)
+    with pytest.raises(OSError, match="name too long"):
+        export(tmp_path / "a.pth", tmp_path / ("a" * 255 + suffix))
 
 
 def test_a_released_checkpoint_becomes_one_of_this_program(tmp_path):

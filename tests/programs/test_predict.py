@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from data.manifest import write_manifest
+from data.text.encoder import TextEncoder
 from models.checkpoint import write_checkpoint
 from models.registry import build
 from system.errors import InputError
@@ -112,6 +114,23 @@ def test_a_pickle_without_text_features_wants_a_bert(main, checkpoint, demo, tmp
     assert len(predicted(tmp_path)["test"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({**PICKLE, "text": 768}, r"^--bert .*demo_bert: text is 64 wide, but the model takes 768"),
+        ({**PICKLE, "visual": 35, "text": 64}, r"clips.pkl/test: visual is 3 wide, but"),
+    ],
+)
+def test_widths_are_compared_before_a_sentence_is_encoded(
+    main, checkpoint, demo, tmp_path, monkeypatch, widths, message
+):
+    path = written(tmp_path / "clips.pkl", content_of()["test"])
+    monkeypatch.setattr(TextEncoder, "encode", None)
+    with pytest.raises(InputError, match=message):
+        main("--checkpoint", checkpoint(widths), "--predict", path, "--bert", demo / "demo_bert")
+    assert not predicted(tmp_path)
+
+
 @pytest.mark.parametrize("scores", ["mosei", "sims", "unknown", ["sims"]])
 def test_classes_are_those_of_the_scale_that_was_trained_on(
     main, checkpoint, data, tmp_path, scores
@@ -162,6 +181,17 @@ def test_what_does_not_go_with_it_is_told(main, capsys, options, message):
     with pytest.raises(SystemExit):
         main("--checkpoint", "a.pth", "--predict", "b", *options)
     assert message in capsys.readouterr().err
+
+
+def test_a_split_that_is_the_working_folder_is_looked_at_like_another(
+    main, checkpoint, data, monkeypatch
+):
+    path = checkpoint()
+    rows = {"rows": {"test": "another"}}
+    write_manifest(data, {"made_from": {}, "splits": {}, "left_out": {}, "text": None, **rows})
+    monkeypatch.chdir(data / "test")
+    with pytest.raises(InputError, match=r"data/test/segments.csv was changed"):
+        main("--checkpoint", path, "--predict", ".")
 
 
 def test_an_exported_model_predicts_as_the_checkpoint_does(main, checkpoint, data, tmp_path):

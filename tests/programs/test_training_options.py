@@ -213,6 +213,12 @@ def test_what_works_on_a_checkpoint_goes_without_other_work(capsys, this, other)
     ("options", "message"),
     [
         (["--checkpoint", "x.pth", "--seeds", "1", "2"], "--seeds goes with --train"),
+        (["--train", "--seeds", "2", "1", "2"], "--seeds: 2 is given 2 times; give each once"),
+        (["--train", "--split", "val"], "--split and --train exclude each other"),
+        (
+            ["--checkpoint", "x", "--split", "val", "--predict", "x"],
+            "--split and --predict exclude",
+        ),
         (["--checkpoint", "x.pth", "--set", "layers=1"], "--set goes without --checkpoint"),
         (["--checkpoint", "x.pth", "--overwrite"], "--overwrite goes with --train"),
         (["--table", "x", "--dry_run"], "--table and --dry_run exclude each other"),

@@ -63,6 +63,10 @@ ENDS = {
         2,
         "No permission (a.pth); change its rights, or choose a place you may read and write.",
     ),
+    "open('a' * 256)": (
+        2,
+        f"A name is too long for the file system ({'a' * 256}); give a shorter one.",
+    ),
     "raise OSError('cannot reach it')": (2, "cannot reach it."),
     "raise MemoryError": (2, "Out of memory; use smaller batches, or a machine with more."),
     "raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB.')": (

@@ -165,6 +165,16 @@ def test_the_suffix_stays_for_writers_that_go_by_it(tmp_path):
     assert names(tmp_path) == ["a.npy"]
 
 
+@pytest.mark.parametrize("stem", ["a" * 251, "é" * 125, "\udcff" * 251])
+def test_a_name_as_long_as_the_file_system_takes(tmp_path, stem):
+    path = tmp_path / f"{stem}.txt"
+    for content in ("old", "new"):
+        with atomic_write(path) as temporary:
+            temporary.write_text(content)
+    assert path.read_text() == "new"
+    assert names(tmp_path) == [path.name]
+
+
 def test_json_is_legible(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"word": "café", "values": [1, None]})

@@ -8,6 +8,7 @@ import pickle
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
 from data.formats import safe_pickle
@@ -17,10 +18,16 @@ from system.safetensors_file import load_safetensors
 from system.torch_file import load_torch_file
 
 
-def zipped(content):
+def zipped(content, name="file"):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("file", content)
+        file.writestr(name, content)
+    return archive.getvalue()
+
+
+def saved(save=np.savez, **arrays):
+    archive = io.BytesIO()
+    save(archive, **arrays)
     return archive.getvalue()
 
 
@@ -38,6 +45,9 @@ FILES = {
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     "gzip": (gzip.compress(pickle.dumps({})), "gunzip"),
     "zip": (zipped(pickle.dumps({})), "unzip"),
+    "npz": (saved(visual=np.zeros(3)), r"\(\.npz\); give the pickle"),
+    "compressed npz": (saved(np.savez_compressed, x=np.zeros(3)), r"\(\.npz\); give the pickle"),
+    "zipped folder of arrays": (zipped(b"\x93NUMPY", "train/visual50.npy"), "unzip"),
     "zstd": (b"\x28\xb5\x2f\xfd\x04\x00", "unzstd"),
     "tar": (tarred(pickle.dumps({})), "tar -xf"),
     "empty": (b"", "an empty file"),

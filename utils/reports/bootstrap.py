@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -171,18 +172,32 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
                     f"--against {path}: there is no column {min(missing)}; give the "
                     f"predictions.csv of an evaluation of the task {task.name}."
                 )
-            found = {row["id"]: [float(row[name] or "nan") for name in columns] for row in reader}
+            rows = [(row["id"], [float(row[name] or "nan") for name in columns]) for row in reader]
     except FileNotFoundError:
         raise InputError(f"--against: no file {path}; give a predictions.csv.") from None
     except (ValueError, csv.Error) as error:
         raise InputError(f"--against {path} is no table of predictions: {error}.") from error
+    ids, found = [id_ for id_, _ in rows], dict(rows)
+    if ids == split.ids:  # of which some may be the same
+        return _checked(path, split, task, [values for _, values in rows])
+    if len(found) < len(rows):
+        repeated = next(id_ for id_, count in Counter(ids).items() if count > 1)
+        raise InputError(
+            f"--against {path}: {repeated} is in it more than once; give an evaluation of the "
+            "same split, in its order."
+        )
     other = [id_ for id_ in split.ids if id_ not in found] or list(found.keys() - set(split.ids))
     if other:
         raise InputError(
             f"--against {path}: {other[0]} is not in it and {split.folder} alike ({len(found)} "
             f"and {len(split)} segments); give an evaluation of the same split."
         )
-    values = np.array([found[id_] for id_ in split.ids], dtype=np.float32)
+    return _checked(path, split, task, [found[id_] for id_ in split.ids])
+
+
+def _checked(path: Path, split: Split, task: Task, rows: list[list[float]]) -> np.ndarray:
+    """Return the predictions of rows of labels and predictions; the labels are the split's."""
+    values = np.array(rows, dtype=np.float32)
     labels, predictions = values[:, ::2], values[:, 1::2]
     wrong = np.argwhere((labels != split.labels[:, task.columns]) | ~np.isfinite(predictions))
     if len(wrong):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,15 @@ from data.layout import (
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from data.manifest import splits_of
+from data.npy import NpyReader
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
 from data.preparing.plan import Request, TextRequest
+from data.text.bert_files import find_bert, hidden_size
 from data.text.pieces import write_pieces
 from models.checkpoint import Checkpoint, read_checkpoint
+from models.contract import Model
+from models.registry import restore
 from models.text_encoder import TextEncoder
 from system.console import print_line, print_warning
 from system.errors import InputError
@@ -37,7 +42,13 @@ from utils.reports.html import warning_if_unwritten
 from utils.reports.predict_report import write_prediction_report
 from utils.reports.results import result_folder, values_by_segment
 from utils.run_config import RunConfig
-from utils.running.setup import check_widths, open_model, place_model, scores_trained_on
+from utils.running.setup import (
+    check_widths,
+    compare_widths,
+    open_model,
+    place_model,
+    scores_trained_on,
+)
 from utils.running.text_encoder import cutter_of, takes_pieces
 from utils.tasks import Task
 
@@ -53,7 +64,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
     config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
     if bert is not None and takes_pieces(checkpoint):
         raise InputError(f"--bert: {checkpoint.path} has its own text encoder; leave --bert out.")
-    with _opened(path, bert, checkpoint, config.device, options) as splits:
+    with _opened(path, bert, checkpoint, config, options) as splits:
         config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
         for split in splits[1:]:
             check_widths(model, split)
@@ -76,12 +87,14 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
 
 @contextmanager
 def _opened(
-    path: Path, bert: str | None, checkpoint: Checkpoint, device: str, options: LoaderOptions
+    path: Path, bert: str | None, checkpoint: Checkpoint, config: RunConfig, options: LoaderOptions
 ) -> Iterator[list[Split]]:
     """Open a dataset where it is, a pickle as a temporary dataset."""
     in_pieces = takes_pieces(checkpoint)
     if not path.exists():
         raise InputError(f"--predict: there is no {path}; give a prepared dataset, or a pickle.")
+    if path.name in ("", ".."):  # a split's parent is looked into for the manifest
+        path = path.resolve()
     folders = [path] if (path / BATCH_FILES["visual"]).is_file() else []
     folders = folders or [path / name for name in SPLITS if (path / name).is_dir()]
     if folders:
@@ -98,8 +111,12 @@ def _opened(
             source = PickleSource(path, takes_text, scores, uses_labels=False)
             if in_pieces:
                 source = replace(source, way_out=f"{checkpoint.path} predicts from words alone")
-            text = None if bert is None else TextRequest(bert, "float32", device)
-            manifest = prepare(Request(folder, ALIGNMENT_NAMES[0], source, text), processes)
+            request = Request(folder, ALIGNMENT_NAMES[0], source, text=None)
+            manifest = prepare(request, processes)
+            if bert is not None:
+                _check_before_encoding(manifest, folder, bert, restore(checkpoint, config.model)[1])
+                text = TextRequest(bert, "float32", config.device)
+                manifest = prepare(replace(request, text=text), processes)
             for reason, count in manifest["left_out"].items():
                 print_warning(f"{path}: not predicted: {count:,} because the {reason}")
             folders = [folder / name for name in splits_of(manifest)]
@@ -116,6 +133,18 @@ def _opened(
             processes.broadcast(None)  # the others have read what the first one's folder holds
         except InputError as error:
             raise InputError(str(error).replace(str(folder), str(path))) from error
+
+
+def _check_before_encoding(manifest: dict[str, Any], folder: Path, bert: str, model: Model) -> None:
+    """Raise InputError where what `folder` holds, or `bert` makes, is not of the model's widths."""
+    files = {kind: BATCH_FILES[kind] for kind in ("visual", "audio")}
+    for split in splits_of(manifest):
+        arrays = {kind: NpyReader(folder / split / name) for kind, name in files.items()}
+        widths = {kind: array.shape[2] for kind, array in arrays.items()}
+        compare_widths(model, widths, str(folder / split))
+    width = hidden_size(str(find_bert(bert)[0]))
+    if width is not None:
+        compare_widths(model, {"text": width}, f"--bert {bert}")
 
 
 def _cut_sentences(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from system.console import format_table, print_line
-from system.files import write_csv, write_json
+from system.files import LONGEST_NAME, cut_name, write_csv, write_json
 from utils.reports.evaluation import Evaluation
 from utils.reports.html import Picture
 from utils.tasks import Task
@@ -35,10 +35,10 @@ def result_folder(
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    folder = address.parent
+    folder, told_apart = address.parent, f"-{digest.hexdigest()[:8]}"
     names = [folder.parent.name] if re.fullmatch(r"seed\d+", folder.name) else []
-    name = "-".join([*names, folder.name, address.stem, digest.hexdigest()[:8]])
-    return resultdir / name
+    shown = "-".join([*names, folder.name, address.stem])
+    return resultdir / f"{cut_name(shown, LONGEST_NAME - len(told_apart))}{told_apart}"
 
 
 def print_scores(evaluation: Evaluation, task: Task) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,11 +165,16 @@ def find_task(name: str, scores: str, loss: str | None = None) -> Task:
 def check_widths(model: Model, split: Split) -> None:
     """Raise InputError unless the widths of the split's arrays are the model's."""
     check_pieces(model, split)
-    for kind, width in split.widths.items():
+    compare_widths(model, split.widths, str(split.folder))
+
+
+def compare_widths(model: Model, widths: Mapping[str, int], where: str) -> None:
+    """Raise InputError unless the widths of what is `where`, by modality, are the model's."""
+    for kind, width in widths.items():
         expected = model.widths[kind]
         if width != expected:
             raise InputError(
-                f"{split.folder}: {kind} is {width} wide, but the model takes {expected}; use the "
+                f"{where}: {kind} is {width} wide, but the model takes {expected}; use the "
                 "checkpoint that belongs to this data, or prepare the data as for the checkpoint "
                 "(text: with the same --bert)."
             )

@@ -44,12 +44,15 @@ def _work_on_search(storage: Storage, given: Mapping[str, Any]) -> None:
     That is the last of those who work: what is written before is written anew.
     """
     search, queue = searching.find_search(storage, given)
-    search.work(queue, len(queue.runs), lambda: write_trials(search, queue))
-    if searching.best_trial(queue) is None:
-        return
-    chosen = chosen_config(search, queue)
-    write_search(search, queue, chosen)
-    runs = _runs_of_chosen(storage.folder / searching.CHOSEN, storage.url)
+    runs, is_new = None, True
+    while is_new:
+        search.work(queue, len(queue.runs), lambda: write_trials(search, queue))
+        if searching.best_trial(queue) is None:
+            return
+        chosen = chosen_config(search, queue)
+        write_search(search, queue, chosen)
+        runs = _runs_of_chosen(storage.folder / searching.CHOSEN, storage.url)
+        is_new = bool(queue.open_runs)  # trials that another --tune has added meanwhile
     if runs is not None:
         comparison.work_on_runs(runs, runs.storage.folder, given)
         write_search(search, queue, chosen)

@@ -67,6 +67,10 @@ class TrainingSaver:
         for name in [epoch_file(epoch.number)] + [BEST] * is_best:
             self._write(folder / name, details)
 
+    def save_best(self, folder: Path, epoch: Epoch) -> None:
+        """Write `best.pth` once the model has the weights of that epoch."""
+        self._write(folder / BEST, {"epoch": epoch.number, "scores": epoch.scores})
+
     def save_last(self, folder: Path | None, state: TrainingState) -> None:
         """Write all that the training needs to go on; every process takes part."""
         content = self._plain_state(state)

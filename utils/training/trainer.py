@@ -34,6 +34,7 @@ from utils.reports.evaluation import (
 from utils.run_config import RunConfig
 from utils.tasks import Scores, Task
 from utils.training.history import Epoch, History
+from utils.training.run_folder import BEST
 from utils.training.saved_state import TrainingSaver, TrainingState
 from utils.training.step import TrainingStep
 
@@ -115,6 +116,9 @@ class Trainer:
                 f"Stopped: {self.config.patience} epochs without a better validation {chosen_by}"
             )
         self.model.load_state_dict(self.state.best_weights)
+        if folder is not None and history is not None and not (folder / BEST).is_file():
+            self.saver.save_best(folder, self.best)  # which was trained in another folder
+            history.write(self.epochs)
 
     def _end_epoch(self, epoch: Epoch, folder: Path | None, history: History | None) -> None:
         self.epochs.append(epoch)

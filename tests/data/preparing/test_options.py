@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import dataset_prep
 
 
@@ -20,3 +22,11 @@ def test_dry_run_excludes_what_does_not_prepare(program, tmp_path):
         done = program("dataset_prep.py", "--dry_run", other, "--datadir", tmp_path)
         assert done.returncode == 2
         assert done.stderr == f"error: --dry_run and {other} exclude each other (see --help)\n"
+
+
+@pytest.mark.parametrize("kind", ["audio", "visual"])
+def test_a_length_that_no_memory_holds_is_refused(capsys, kind):
+    parser = dataset_prep.build_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--alignment", "unaligned", f"--{kind}_length", "99999999999"])
+    assert f"--{kind}_length: expected a whole number of at least 1" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data.checking.check import check_dataset
 from data.fetching.demo import write_demo
 from data.fetching.server import MOSEI
 from data.formats.folds import read_folds
@@ -205,6 +206,46 @@ def test_a_changed_file_is_read_again_and_the_text_stays(datadir, tiny_bert, mon
     prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     changed = {name for name, content in snapshot(datadir).items() if content != before[name]}
     assert changed == {"train/visual50.npy"}
+
+
+def sort_rows(table):
+    """Sort a segment table by its sentences, as a spreadsheet does."""
+    head, *rows = table.read_bytes().splitlines(keepends=True)
+    rows = sorted(rows, key=lambda row: row.split(b",")[4])
+    assert rows != table.read_bytes().splitlines(keepends=True)[1:]
+    table.write_bytes(b"".join([head, *rows]))
+
+
+def test_a_table_whose_rows_were_sorted_is_refused_and_made_again(datadir, tiny_bert, monkeypatch):
+    asked = request(datadir, tiny_bert)
+    prepare(asked, SINGLE_PROCESS)
+    before = snapshot(datadir)
+    sort_rows(datadir / "train" / "segments.csv")
+    with pytest.raises(InputError, match=r"train/segments.csv was changed.*prepare.*again \(data"):
+        Split(datadir / "train")
+    (line,) = [line for line in check_dataset(datadir).problems if "in another order" in line]
+    assert line.startswith(f"{datadir / 'train' / 'segments.csv'}: ")
+    monkeypatch.setattr(text.TextEncoder, "encode", None)  # the text is still of the right rows
+    prepare(asked, SINGLE_PROCESS)
+    assert snapshot(datadir) == before
+
+
+def test_text_that_is_added_later_is_of_the_rows_that_were_prepared(datadir, tiny_bert):
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
+    expected = snapshot(datadir)
+    prepare(replace(request(datadir, None), is_forced=True), SINGLE_PROCESS)
+    for split in SPLITS:
+        (datadir / split / "bert50.npy").unlink(missing_ok=True)
+    sort_rows(datadir / "train" / "segments.csv")
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
+    assert snapshot(datadir) == expected
+
+
+def test_a_table_may_be_saved_in_another_form(datadir):
+    prepare(request(datadir, None), SINGLE_PROCESS)
+    table = datadir / "train" / "segments.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\r\n", b"\n"))
+    assert not check_dataset(datadir).problems
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "gzip"}])

@@ -267,6 +267,22 @@ def test_it_works_in_a_forked_process(is_loaded_before):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.parametrize("of_inference", ["x", "memory", "keys"])
+def test_tensors_of_inference_mode_are_left_to_the_formula_where_weights_learn(calls, of_inference):
+    plain = encoder(dropout=0.4)
+    given = {"x": torch.randn(3, 5, 32), "memory": torch.randn(3, 6, 32), "keys": torch.arange(3)}
+    with torch.inference_mode():
+        given[of_inference] = given[of_inference].clone()
+    arguments = given["x"], given["memory"], None, given["keys"]
+    found = [
+        torch.autograd.grad(one(*arguments).sin().sum(), list(one.parameters()))
+        for one in (plain, accelerate(deepcopy(plain)))
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert not calls
+
+
 @pytest.mark.parametrize("place", ["layer", "attention"])
 def test_a_wrapped_module_is_left_to_the_formula(calls, place):
     class Wrapped(nn.Module):

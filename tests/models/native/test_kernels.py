@@ -11,7 +11,7 @@ from models.layers.encoder import Encoder
 from models.native import gpu, library
 from models.native.encoder import NativeEncoder, accelerate
 from models.native.encoding import Request, encode
-from models.native.gpu import Kernels, unsuited
+from models.native.gpu import Form, Kernels, unsuited
 from models.native.packing import share_weights
 from models.native.weights import plain_weights
 from tests.cuda import DEVICES, needs_cuda
@@ -166,7 +166,7 @@ def test_what_is_no_number_stays_none(device):
 
 @pytest.mark.parametrize("sizes", [(24, 8, 128), (32, 5, 128), (32, 8, 100), (128, 8, 128)])
 def test_sizes_that_the_kernels_are_not_for(sizes):
-    assert "kernels.py is not for width" in unsuited(*sizes, torch.device("cpu"))
+    assert "kernels.py is not for width" in unsuited(*sizes, torch.device("cpu"), FORM)
 
 
 @needs_cuda
@@ -178,12 +178,44 @@ def test_long_sequences_are_left_to_the_formula():
     assert not torch.equal(encoder(x[:, 1:]), encoder.formula(x[:, 1:], None, None, None))
 
 
+FORM = Form(16, None, is_dropped=False, learns=False)
+
+
+@pytest.mark.parametrize(
+    "form", [FORM, Form(16, 32, is_dropped=True, learns=True), Form(32, 16, False, True)]
+)
+def test_each_form_of_call_is_tried_before_it_is_used(monkeypatch, form):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(library, "_tried", {})
+    seen, forward = [], Kernels.forward
+
+    def fails_in_small_blocks(self, request, x, memory, packed, keeps):
+        seen.append(Form.of(x, memory, request.dropout_keys))
+        if seen[-1].tokens < 32:
+            raise RuntimeError("no such block")
+        return forward(self, request, x, memory, packed, keeps)
+
+    monkeypatch.setattr(Kernels, "forward", fails_in_small_blocks)
+    if form.tokens < 32:
+        with pytest.warns(UserWarning, match="no encoder in Triton, .*no such block"):
+            assert isinstance(library.kernels(32, 8, 32, device, form), str)
+    else:
+        assert isinstance(library.kernels(32, 8, 32, device, form), Kernels)
+    assert seen == [form._replace(learns=False)]  # within an autograd.Function
+
+
+def test_calls_of_more_tokens_are_not_tried(recwarn):
+    form = Form(128, None, is_dropped=False, learns=False)
+    assert "up to 64 tokens" in library.kernels(32, 8, 32, torch.device("cpu"), form)
+    assert not recwarn
+
+
 @pytest.mark.parametrize("fault", ["none", "no Triton", "wrong numbers"])
 def test_kernels_are_tried_before_they_are_used(monkeypatch, fault):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     monkeypatch.setattr(library, "_tried", {})
     if fault == "none":
-        assert isinstance(library.kernels(32, 8, 32, device, learns=False), Kernels)
+        assert isinstance(library.kernels(32, 8, 32, device, FORM), Kernels)
         return
     expected = fault
     if fault == "no Triton":
@@ -196,9 +228,9 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch, fault):
             Kernels, "forward", lambda *args: (1.01 * forward(*args)[0], forward(*args)[1])
         )
     with pytest.warns(UserWarning, match=f"no encoder in Triton, running without it.*{expected}"):
-        assert isinstance(library.kernels(32, 8, 32, device, learns=False), str)
+        assert isinstance(library.kernels(32, 8, 32, device, FORM), str)
 
 
 def test_sizes_without_kernels_bring_no_warning(recwarn):
-    assert "not for width 24" in library.kernels(24, 8, 32, torch.device("cpu"), learns=False)
+    assert "not for width 24" in library.kernels(24, 8, 32, torch.device("cpu"), FORM)
     assert not recwarn

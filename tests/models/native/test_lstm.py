@@ -91,6 +91,21 @@ def test_what_hooks_on_saved_tensors_give_back_may_lie_anywhere(calls):
     assert calls == ["lstm_forward", "lstm_backward"]
 
 
+def test_inputs_of_inference_mode_are_left_to_pytorch_where_weights_learn(calls):
+    plain = lstm()
+    with torch.inference_mode():
+        x = torch.randn(5, 3, 6)
+    found = []
+    for one in (plain, accelerate(deepcopy(plain))):
+        out = one(x)[0]
+        found.append([out, *torch.autograd.grad(out.sin().sum(), list(one.parameters()))])
+    assert_same(*found)
+    assert not calls
+    with torch.no_grad():
+        assert_same([accelerate(plain)(x)[0]], found[0][:1])
+    assert calls == ["lstm_forward"]
+
+
 def test_gradients_of_many_sums_at_once():
     plain, x, several = lstm(), torch.randn(5, 3, 6), torch.randn(4, 5, 3, 32)
     found = [
@@ -109,6 +124,21 @@ def test_gradients_are_of_full_precision_within_autocast():
             one(given)[0].sum().backward()
         found.append([given.grad])
     assert_same(*found)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e-4, 0.02, 0.2, 0.5, 1, 5, 50])
+def test_small_numbers_are_as_precise_as_large_ones(calls, scale):
+    plain = lstm(inputs=1)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.zero_()
+        plain.weight_ih_l0[64:96].normal_()  # of the gate whose function is tanh
+        x = scale * torch.randn(2, 1, 1)
+        gate = (x.double() @ plain.weight_ih_l0[64:96].double().t()).tanh()
+        found, (_, cell) = accelerate(deepcopy(plain))(x)
+    torch.testing.assert_close(cell[0].double(), gate[:, 0] / 2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.double(), (gate / 2).tanh() / 2, rtol=1e-6, atol=0)
+    assert calls == ["lstm_forward"]
 
 
 def test_gates_that_are_saturated_and_numbers_that_are_none(calls):

@@ -155,6 +155,25 @@ def test_differences_are_paired(split, other, capsys):
     assert "difference" in capsys.readouterr().out
 
 
+def test_repeated_ids_are_told_apart_by_the_order_alone(split, other):
+    split.ids = [IDS[0], *IDS[:-1]]
+    evaluation = evaluation_of(split, 0.3)
+    write_evaluation(other.parent, evaluation, SENTIMENT, {})
+    np.testing.assert_allclose(
+        read_predictions(other, split, SENTIMENT), evaluation.predictions, rtol=1e-6
+    )
+    header, *rows = other.read_text().splitlines()
+    other.write_text("\n".join([header, *reversed(rows)]))
+    with pytest.raises(InputError, match="is in it more than once; give"):
+        read_predictions(other, split, SENTIMENT)
+
+
+def test_a_row_too_many_is_refused(split, other):
+    other.write_text(other.read_text() + "\n" + other.read_text().splitlines()[-1])
+    with pytest.raises(InputError, match="is in it more than once; give"):
+        read_predictions(other, split, SENTIMENT)
+
+
 def test_the_same_predictions_do_not_differ(split, other):
     other.write_bytes(b"\xef\xbb\xbf" + other.read_bytes())  # as Excel saves a table
     config = RunConfig(against=other, bootstrap=100)

@@ -28,7 +28,7 @@ from utils.reports.evaluation import (
     report_not_finite,
 )
 from utils.reports.plots import plot_confusion_matrix, plot_curves, plot_predictions
-from utils.reports.results import write_evaluation
+from utils.reports.results import result_folder, write_evaluation
 from utils.tasks import SENTIMENT
 from utils.tasks.sentiment import score
 
@@ -267,3 +267,14 @@ def test_the_confusion_matrix_counts_rounded_classes(tmp_path, monkeypatch):
     predictions = np.float32([-9, 3, 0.4, 2.2, 1.4, 4])
     plot_confusion_matrix(tmp_path / "matrix.png", labels, predictions, SCALES["mosei"])
     assert drawn == {(-3, -3): 1, (-3, 3): 1, (0, 0): 1, (2, 2): 1, (2, 1): 1, (3, 3): 1}
+
+
+def test_a_checkpoint_in_a_folder_of_a_long_name_has_results_of_its_own(tmp_path):
+    places = []
+    for number in range(2):
+        checkpoint = tmp_path / ("é" * 126 + str(number)) / "best.pth"
+        checkpoint.parent.mkdir()
+        checkpoint.write_bytes(b"weights")
+        places.append(result_folder(tmp_path, checkpoint, "data"))
+        places[-1].mkdir()
+    assert places[0] != places[1]

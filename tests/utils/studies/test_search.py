@@ -397,6 +397,21 @@ def test_a_worker_does_not_wait_for_final_trainings_for_ever(tune, main, unteste
     main("--worker", "found", "--no_verbose")
 
 
+def test_a_worker_takes_trials_that_are_added_while_it_waits(
+    tune, main, untested, tmp_path, monkeypatch
+):
+    tune(1)
+    add = [lambda: None, lambda: _add_one(tmp_path / "found")]
+    monkeypatch.setattr("utils.studies.worker._runs_of_chosen", lambda *_: add.pop()())
+    main("--worker", "found", "--no_verbose")
+    assert [row["state"] for row in trials_of(tmp_path / "found")] == ["complete"] * 2
+
+
+def _add_one(folder):
+    storage = Storage(folder, None)
+    Queue(storage.load("search"), storage).add("2", {})
+
+
 def test_no_trial_joins_once_one_is_chosen(tune, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("utils.studies.tune.run_study", _interrupt)

@@ -99,6 +99,17 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(small, tmp_path, 
     assert left <= {".run.lock"}  # nothing half-written
 
 
+def test_a_training_that_goes_on_in_another_folder_has_its_best_there(main, small, tmp_path):
+    options = ("--datadir", small, "--train", "--epochs", 1, "--no_verbose")
+    main(*options, "--checkpointdir", tmp_path / "one")
+    main(*options, "--checkpointdir", tmp_path / "two", "--resume", tmp_path / "one" / "last.pth")
+    one, two = (read_checkpoint(tmp_path / name / "best.pth") for name in ("one", "two"))
+    assert_same(two.weights, one.weights)
+    assert two.details["scores"] == one.details["scores"]
+    tables = [(tmp_path / name / "metrics.csv").read_text() for name in ("one", "two")]
+    assert tables[0] == tables[1]
+
+
 def stop_at_step(patch, number):
     """Interrupt trainings at a step of all that are taken."""
     taken, step = [], TrainingStep.__call__
