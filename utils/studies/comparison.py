@@ -199,7 +199,7 @@ def work_on_runs(queue: Queue, folder: Path, given: Mapping[str, Any]) -> None:
         train_run(config, attributes.get("title", "Run"), options_of(config), report)
         return 0.0  # Optuna wants a value; scores are in the run's folder
 
-    queue.work(train_taken, check)
+    queue.work(train_taken, check, after=lambda: None)
 
 
 def _digests(config: RunConfig) -> dict[str, str]:

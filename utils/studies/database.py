@@ -25,7 +25,6 @@ PATIENCE = 60  # seconds that one process waits for another's access
 _OPTUNA_TABLES = {"studies", "version_info", "alembic_version"}
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
-warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what matters is said by this program
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import OptunaError, TrialPruned
+from optuna.exceptions import OptunaError
 from optuna.storages import fail_stale_trials
-from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -42,13 +40,15 @@ class RunFailed(Exception):
     """A run came to nothing and would again: it is recorded, and the others go on."""
 
 
-class Queue:
-    """The runs of one study, which is kept in `storage`; a trial's values are of `space`."""
+class _Ended(Exception):
+    """Has Optuna record a trial as failed."""
 
-    def __init__(
-        self, study: optuna.Study, storage: Storage, space: Mapping[str, BaseDistribution] = {}
-    ) -> None:
-        self.study, self.storage, self._space = study, storage, space
+
+class Queue:
+    """The runs of one study, which is kept in `storage`."""
+
+    def __init__(self, study: optuna.Study, storage: Storage) -> None:
+        self.study, self.storage = study, storage
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -88,7 +88,7 @@ class Queue:
         self,
         function: Callable[[optuna.Trial], float],
         check: Callable[[FrozenTrial], None],
-        after: Callable[[], None] = lambda: None,
+        after: Callable[[], None],
     ) -> None:
         """Take one run after the other, and call `function` with its trial, until all have ended.
 
@@ -106,8 +106,6 @@ class Queue:
                 check(states[TrialState.WAITING])
                 with telling_of_storage(self.storage):
                     error = self._take(function)
-                gc.collect()  # what a run had is freed before the next one begins
-                torch.cuda.empty_cache()  # nothing where there is no CUDA
                 self._go_on_after(error)
                 with telling_of_storage(self.storage):
                     after()
@@ -120,57 +118,60 @@ class Queue:
             is_told = TrialState.WAITING not in states
 
     def _take(self, function: Callable[[optuna.Trial], float]) -> BaseException | None:
-        """Take the next run, where others were not faster; returns what it was given back for."""
-        trial, value, error = None, None, None
-        try:
-            with hold_interrupts():  # until there is a run that can be given back
-                trial = self.study.ask(dict(self._space))
-            if RUN in trial.user_attrs:  # else nothing was waiting any more
-                with get_heartbeat_thread(trial._trial_id, self.storage.database):
-                    value = function(trial)
-        except BaseException as raised:
-            if trial is None:
-                raise
-            error = raised
-        try:
-            with hold_interrupts():  # until what came out has been told
-                return self._tell(trial, value, error)
-        except KeyboardInterrupt as held:
-            return held
+        """Have Optuna take the next run, where others were not faster.
 
-    def _tell(
-        self, trial: optuna.Trial, value: float | None, error: BaseException | None
-    ) -> BaseException | None:
-        """Record what came out of a trial; returns the error that its run was given back for.
-
-        Raises errors of the database, whoever met them.
+        Returns what it was given back for.
         """
-        state, given_back = TrialState.FAIL, None
-        if value is not None:
-            state = TrialState.COMPLETE
-        elif isinstance(error, TrialPruned):
-            state = TrialState.PRUNED
-        elif error is not None and not isinstance(error, _OF_OPTUNA):
-            why = _why_it_fails(error)
-            if why is None:
-                given_back = error
-            else:
-                print_warning(f"run {trial.user_attrs[RUN]} failed: {why}")
-            with suppress(*_OF_OPTUNA):  # the error itself says more
-                trial.set_user_attr(*((_GIVEN_BACK, True) if why is None else (_FAILED, why)))
+        # An interrupt within Optuna waits until there is a run that can be given back, or until
+        # what came out of it has been told.
+        held = ExitStack()
+        taken: list[int] = []
+        raised: list[BaseException] = []  # by `function`
+        given_back: list[BaseException] = []
+        failed: list[str] = []
+
+        def call(trial: optuna.Trial) -> float:
+            if RUN not in trial.user_attrs:  # nothing was waiting any more
+                raise _Ended
+            taken.append(trial.number)
+            try:
+                held.close()
+                try:
+                    return function(trial)
+                finally:
+                    held.enter_context(hold_interrupts())
+            except _OF_OPTUNA as error:
+                raised.append(error)
+                raise
+            except BaseException as error:
+                why = _why_it_fails(error)
+                if why is None:
+                    given_back.append(error)
+                else:
+                    failed.append(why)
+                    print_warning(f"run {trial.user_attrs[RUN]} failed: {why}")
+                with suppress(*_OF_OPTUNA):  # the error itself says more
+                    trial.set_user_attr(*((_GIVEN_BACK, True) if why is None else (_FAILED, why)))
+                raise _Ended from None
+
         try:
-            self.study.tell(trial, value, state)
-        except Exception:
-            if not self.storage.database.get_trial(trial._trial_id).state.is_finished():
+            with held:
+                held.enter_context(hold_interrupts())
+                self.study.optimize(call, n_trials=1, catch=(_Ended,))
+        except KeyboardInterrupt as error:  # one that was held
+            given_back.append(error)
+        except Exception as error:
+            trial = next((one for one in self.trials if one.number in taken), None)
+            if error in raised or trial is None or not trial.state.is_finished():
                 raise
             print_warning(
-                f"run {trial.user_attrs[RUN]} was taken from this process, which gave no sign of "
-                f"life for {database.LEASE} seconds, or by a later command"
+                f"run {run_of(trial)} was taken from this process, which gave no sign of life "
+                f"for {database.LEASE} seconds, or by a later command"
             )
-            return given_back
-        if state == TrialState.FAIL and isinstance(error, _OF_OPTUNA):
-            raise error
-        return given_back
+        if failed:  # what it had is freed before the next one begins: no frame has it any more
+            gc.collect()
+            torch.cuda.empty_cache()  # nothing where there is no CUDA
+        return given_back[0] if given_back else None
 
     def _go_on_after(self, error: BaseException | None) -> None:
         """Raise what a run was given back for, unless its folder was only in use."""

@@ -27,7 +27,7 @@ from utils.running.setup import find_task, make_options, open_training
 from utils.running.text_encoder import given_bert
 from utils.studies.plan import recorded
 from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
-from utils.studies.space import Space, plain_space, value_text, with_values
+from utils.studies.space import Space, plain_space, suggest, value_text, with_values
 from utils.studies.storage import Storage, damaged_study
 from utils.tasks import Measure, Task
 from utils.training.history import Epoch
@@ -104,7 +104,7 @@ class Search:
             sampler=SeededTPE(self.config.seed),
             pruner=MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=2),
         )
-        return Queue(study, storage, self.space)
+        return Queue(study, storage)
 
     def work(self, queue: Queue, count: int, after: Callable[[], None]) -> None:
         """Take trials until all have ended, and tell how far they are after each.
@@ -135,7 +135,7 @@ class Search:
                 raise InputError(f"{split.folder} has changed; start a search anew.")
 
     def _try(self, trial: optuna.Trial, count: int) -> float:
-        values = {name: trial.params[name] for name in self.space}
+        values = suggest(trial, self.space)
         shown = ", ".join(f"{name} {value_text(value)}" for name, value in values.items())
         print_heading(f"Trial {trial.user_attrs['run']} of {count}: {shown}")
         measure = self.task.chosen_by

@@ -63,7 +63,7 @@ def _refuse_what_never_fits(space: Space, config: RunConfig, where: str) -> None
     """Raise InputError unless the model takes one of some random trials: settings go together."""
     study, refused = optuna.create_study(sampler=RandomSampler(seed=0)), None
     for _ in range(_DRAWS):
-        settings = with_values(config, study.ask(dict(space)).params).set
+        settings = with_values(config, suggest(study.ask(), space)).set
         try:
             model = make_config(config_class(config.model_name), settings, where)
             unused = OF_A_TEXT_ENCODER if "text" in getattr(model, "left_out", []) else []
@@ -123,6 +123,19 @@ def _is_step(step: Any, is_whole: bool) -> bool:
     kinds = (int,) if is_whole else (int, float)
     is_number = isinstance(step, kinds) and not isinstance(step, bool)
     return is_number and math.isfinite(step) and step > 0
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """Return the values that the trial is of."""
+    values: dict[str, Any] = {}
+    for name, one in space.items():
+        if isinstance(one, IntDistribution):
+            values[name] = trial.suggest_int(name, one.low, one.high, step=one.step, log=one.log)
+        elif isinstance(one, FloatDistribution):
+            values[name] = trial.suggest_float(name, one.low, one.high, step=one.step, log=one.log)
+        elif isinstance(one, CategoricalDistribution):
+            values[name] = trial.suggest_categorical(name, one.choices)
+    return values
 
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:

@@ -10,7 +10,7 @@ import pytest
 from models.registry import MODELS, build, search_space
 from system.errors import InputError
 from utils.run_config import RunConfig
-from utils.studies.space import describe, plain_space, read_space, with_values
+from utils.studies.space import describe, plain_space, read_space, suggest, with_values
 
 WIDTHS = {"visual": 35, "audio": 74, "text": 16}
 
@@ -18,7 +18,7 @@ WIDTHS = {"visual": 35, "audio": 74, "text": 16}
 def drawn(space, count):
     """Values of a space, drawn at random."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    return [study.ask(dict(space)).params for _ in range(count)]
+    return [suggest(study.ask(), space) for _ in range(count)]
 
 
 @pytest.mark.parametrize("model", MODELS)
