@@ -98,6 +98,11 @@ def _load_weights(model: Bert, path: Path) -> None:
     """Give `model` the file's encoder, as float32; the pooler and the heads stay out."""
     weights = {_plain_name(name): tensor for name, tensor in _read_tensors(path).items()}
     own = {name: x.float() for name, x in weights.items() if name.startswith(_PARTS)}
+    if not own:
+        raise InputError(
+            f"{path} has no weights named {' or '.join(f'{part}*' for part in _PARTS)}; expected "
+            "those of a BERT."
+        )
     check_weights(model, own, path, "the configuration beside it")
     model.load_state_dict(own, assign=True)
 

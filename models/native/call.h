@@ -5,7 +5,7 @@
 
 namespace {
 
-// encoder.py has the same; whoever changes it counts ABI, there, up.
+// call.py has the same; whoever changes it counts ABI, there, up.
 struct Call {
     int64_t threads, has_own_threads;  // and not PyTorch's
     int64_t batch, tokens, memory_tokens, queries,

@@ -117,7 +117,7 @@ V power_of_two(V x) {
 
 // 2^x - 1 for x <= 0, as precise where it is close to 0.
 Vector power_of_two_less_one(Vector x) {
-    const Power<Vector> parts = parts_of_power(x);
+    const auto parts = parts_of_power(x);
     const Vector scale = (Vector)((Bits)same(1) + parts.exponent);
     return x == x ? parts.less_one * scale + (scale - 1.0f) : x;
 }

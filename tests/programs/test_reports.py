@@ -114,8 +114,8 @@ PAGES = {
             "comparison",
             "study",
             [
-                *("Scores", "MAE by model and by epoch", "Runs", "MAE by true class"),
-                *("MAE by length of the segment", *matrices),
+                *("Scores", "MAE by model and by epoch", "Runs", "Differences from lf_dnn"),
+                *("MAE by true class", "MAE by length of the segment", *matrices),
                 "The 12 segments that all models together predict worst",
                 *ABOUT,
             ],

@@ -34,20 +34,22 @@ class Difference:
 def differences(task: Task, split: Split, rows: Sequence[Predicted]) -> list[Difference]:
     """Compare each model with the first, score by score.
 
-    A resample draws whole videos, the same for all models, and of each model as many of its
-    runs as it has, both with replacement. Nothing comes of a single video, nor of a task whose
-    scores do not follow from sums, whose resamples take long.
+    A resample draws whole videos, the same for all models, and of each model one run less than
+    it has, both with replacement: a mean of so many drawn varies as that of all runs does. Nothing
+    comes of a single video, nor of a task whose scores do not follow from sums, whose resamples
+    take long.
     """
     counts, video_of = draw_videos(split.videos, RESAMPLES, _DRAWN_BY)
     if counts.shape[1] == 1 or task.sums is None:
         return []
     labels, once = split.labels[:, task.columns], np.ones((1, counts.shape[1]))
-    generator = np.random.default_rng(_DRAWN_BY)
+    generator = np.random.default_rng([_DRAWN_BY, 1])  # not what drew the videos
 
     def score(row: Predicted) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return the mean of each score over the runs: as it is `()`, and resampled `(R,)`."""
         runs = len(row.predictions)
-        drawn = generator.multinomial(runs, np.full(runs, 1 / runs), len(counts)).T / runs
+        draws = max(runs - 1, 1)
+        drawn = generator.multinomial(draws, np.full(runs, 1 / runs), len(counts)).T / draws
         whole, resampled = (
             [resampled_scores(labels, one, task, of, video_of) for one in row.predictions]
             for of in (once, counts)
@@ -85,7 +87,8 @@ def difference_section(first: str, found: Sequence[Difference]) -> Section:
     text = (
         f"Mean minus that of {first}, and p, two-sided, of {RESAMPLES:,} resamples of the videos "
         f"and of each model's runs; below {_SIGNIFICANT} bold, which by chance alone one of "
-        f"{1 / _SIGNIFICANT:.0f} is. {DIFFERENCES} has the 95 % intervals."
+        f"{1 / _SIGNIFICANT:.0f} is, and of two or three runs more. {DIFFERENCES} has the 95 % "
+        "intervals."
     )
     rows = [[model, *of_model] for model, of_model in cells.items()]
     return Section(f"Differences from {first}", [text, Table(["model", *names], rows)])

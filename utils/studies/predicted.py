@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.loading.split import Split
+from system.console import print_line
 from system.errors import InputError
 from utils.reports.bootstrap import read_predictions
 from utils.reports.html import Picture
@@ -33,8 +34,8 @@ class Predicted:
 def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     """Return the test split and what each row predicts of it.
 
-    None where runs are of different test splits, or these have changed since; a row whose
-    predictions are not in its folder any more is left out.
+    None where runs are of different test splits, or these have changed since. A row is left out,
+    and told, when predictions of one of its runs are not where its training left them.
     """
     split = _common_split([run for row in table.rows for run in row.runs])
     if split is None:
@@ -42,6 +43,12 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     labels = split.labels[:, table.task.columns]
     found = [_predicted(row, split, labels, table.task) for row in table.rows]
     rows = [row for row in found if row is not None]
+    gone = [row.name for row, of in zip(table.rows, found, strict=True) if of is None]
+    if gone:
+        print_line(
+            "Without differences and errors, as predictions of a run are gone from its results: "
+            + ", ".join(gone)
+        )
     return (split, rows) if rows else None
 
 
@@ -60,14 +67,14 @@ def _common_split(runs: Sequence[Run]) -> Split | None:
 
 def _predicted(row: Row, split: Split, labels: np.ndarray, task: Task) -> Predicted | None:
     predictions, pictures = [], []
-    for run in row.runs:
-        with suppress(InputError, OSError):  # results may have been removed
+    try:
+        for run in row.runs:
             folder = result_folder(run.config.resultdir, run.folder / BEST, split.digest) / "test"
             predictions.append(read_predictions(folder / "predictions.csv", split, task))
             picture = folder / "confusion_matrix.png"
             if picture.is_file():
                 pictures.append(Picture(picture, row.name))
-    if not predictions:
+    except (InputError, OSError):  # results may have been removed
         return None
     errors = [np.abs(one - labels) for one in predictions]
     mean, error = np.mean(predictions, axis=0), np.mean(errors, axis=0)

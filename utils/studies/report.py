@@ -89,14 +89,15 @@ def _write_report(folder: Path, table: Comparison) -> None:
 def _about_predictions(folder: Path, table: Comparison) -> list[Section]:
     """Return how sure differences are and where models are wrong, as far as predictions are there.
 
-    Writes differences.csv.
+    Writes differences.csv, unless it is the first row whose predictions are not there.
     """
+    (folder / DIFFERENCES).unlink(missing_ok=True)  # it may be of another comparison
     found = read_predicted(table)
     if found is None:
         return []
-    apart = differences(table.task, *found)
     sections = []
-    if apart:
+    apart = differences(table.task, *found)
+    if apart and found[1][0].name == table.rows[0].name:
         write_differences(folder / DIFFERENCES, apart)
         sections.append(difference_section(found[1][0].name, apart))
     return [*sections, *error_sections(table.task, *found)]

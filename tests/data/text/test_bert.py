@@ -327,6 +327,12 @@ def test_a_missing_weight(bert):
     refusal(bert, bert / "model.safetensors", "missing: embeddings.LayerNorm.bias, encoder")
 
 
+def test_weights_of_another_kind_of_model(bert):
+    named = {f"roberta.{name}": tensor for name, tensor in encoder_weights().items()}
+    save_file(named, bert / "model.safetensors")
+    refusal(bert, bert / "model.safetensors", "no weights named embeddings.* or encoder.*")
+
+
 def test_weights_that_are_no_numbers(bert):
     weights = encoder_weights() | {A_LAYER_WEIGHT: torch.full((16, 16), torch.nan)}
     save_file(weights, bert / "model.safetensors")

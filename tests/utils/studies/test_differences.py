@@ -47,8 +47,16 @@ def test_runs_that_differ_among_themselves_make_it_less_sure(split):
     rows = [predicted("a", split, 1, 1), predicted("b", split, 0.5, 2)]
     of = of_mae(differences(SENTIMENT, split, rows))
     assert of.value == pytest.approx(0.25, abs=1e-5)
-    assert of.ends == pytest.approx([-0.5, 1], abs=1e-5)  # twice the one run, twice the other
-    assert of.p == pytest.approx(0.5, abs=0.1)  # a quarter of the draws lies on the one side
+    assert of.ends == pytest.approx([-0.5, 1], abs=1e-5)  # the one run, or the other
+    assert of.p == pytest.approx(1, abs=0.1)  # half of the draws lies on each side
+
+
+def test_a_mean_of_runs_varies_in_the_resamples_as_it_does(split):
+    errors = [0, 1, 2, 3, 4]
+    rows = [predicted("a", split, 9), predicted("b", split, *errors)]
+    low, high = of_mae(differences(SENTIMENT, split, rows)).ends
+    of_the_mean = np.std(errors, ddof=1) / len(errors) ** 0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * of_the_mean, rel=0.2)
 
 
 def test_videos_that_differ_make_it_less_sure(split):

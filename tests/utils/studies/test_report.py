@@ -66,6 +66,14 @@ def test_what_the_runs_ran_on_stands_there_once_or_all_of_it(study):
     assert ["revision", "abc; def"] in rows_of(check_page(study / "report.html"))
 
 
+def test_differences_of_an_earlier_comparison_do_not_stay(study, capsys):
+    (study / "out").mkdir()
+    (study / "out" / "differences.csv").write_text("of other models")
+    tabulate([study], study / "out")
+    assert not (study / "out" / "differences.csv").exists()
+    assert "differences.csv" not in capsys.readouterr().out
+
+
 def test_a_run_without_curves_has_none(study):
     (study / "a" / "seed1" / "metrics.csv").write_text("nothing\n")
     write_study([study], study)
