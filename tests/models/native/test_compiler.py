@@ -78,6 +78,13 @@ def test_code_that_does_not_compile_leaves_nothing(source, cache):
     assert len(list(cache.iterdir())) == 1
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_with_a_compiler_the_code_passes_its_self_test():
+    """Other tests skip where it does not: wrong numbers must not look like no compiler."""
+    library = module.library(32, 8, 128)
+    assert not isinstance(library, str), library
+
+
 def test_without_a_compiler_the_formula_does_it(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     encoder = Encoder(32, 8, 1, 128, 0.0)
