@@ -24,6 +24,7 @@ from models.layers.lstm import LSTM
 from models.native import compiler
 from models.native.call import forked
 from models.native.plain_call import Native, as_new, is_plain_call, may_be_kept
+from system import onednn
 
 _SOURCE = Path(__file__).parent / "lstm.cpp"
 _PANEL = 32  # columns of a weight that stand together for the compiled code
@@ -155,7 +156,7 @@ class _Run(torch.autograd.Function):
         recurrent: Tensor,
         bias: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        gates = F.linear(x, of_input, bias)
+        gates = _product(x, of_input, bias)
         out = x.new_empty(*x.shape[:2], recurrent.shape[1])
         cells = torch.empty_like(out)
         _call(code.lstm_forward, threads, recurrent.t(), gates=gates, cells=cells, out=out)
@@ -187,11 +188,16 @@ class _Run(torch.autograd.Function):
         return (
             None,
             None,
-            sums @ of_input if is_wanted[0] else None,
-            by_gate @ x.flatten(0, 1),
-            by_gate @ before.flatten(0, 1),
+            _product(sums, of_input.t()) if is_wanted[0] else None,
+            _product(by_gate, x.flatten(0, 1).t()),
+            _product(by_gate, before.flatten(0, 1).t()),
             by_gate.sum(1),
         )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Map `x` as a linear layer does, without gradients."""
+    return (onednn.linear if onednn.multiplies(x) else F.linear)(x, weight, bias)
 
 
 def _call(function: Any, threads: int, weight: Tensor, **tensors: Tensor) -> None:

@@ -33,6 +33,7 @@ from tests.fuzz import csd, pickles
 from tests.fuzz.__main__ import PREPARE_PICKLE, TRAIN
 from tests.fuzz.programs import Command, Room, import_what_runs_import
 from utils.training import run, trainer
+from utils.training.run_folder import HALF_WRITTEN
 from utils.training.saved_state import TrainingSaver
 
 PREPARE = (
@@ -45,6 +46,7 @@ TRAIN_ON = (
 )
 CHANGING = ("made_at", "speed", "started", "ended", "samples_per_second", "seconds")
 PHASES = ("starting", "arrays", "text", "moving", "training", "saving", "results")
+MOST_SECONDS = 300  # of a run that is let end: it may wait for the disk behind others
 
 _phase = mmap.mmap(-1, 1)  # shared with the forks
 
@@ -92,9 +94,13 @@ def content_of(path: Path) -> Any:
 
 
 def result_of(room: Room) -> dict[str, Any]:
-    """Return all that a run left, by path; pictures, logs and run.json by their names alone."""
+    """Return all that a run left, by path; pictures, logs and run.json by their names alone.
+
+    What a kill left half written is not a result: it goes when nobody has written to it for an hour.
+    """
     out = room.folder / "out"
-    paths = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    files = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    paths = [path for path in files if not HALF_WRITTEN.fullmatch(path.name)]
     found = {str(path.relative_to(out)): content_of(path) for path in paths}
     return {
         name: None if name.endswith("metrics.csv") else content  # with speeds
@@ -112,7 +118,7 @@ def kill_and_restart(
     if outcome.status != -signal.SIGKILL:
         return None, None
     met = PHASES[_phase[0]]
-    outcome = room.run(command)
+    outcome = room.run(command, MOST_SECONDS)
     if outcome.status != 0:
         return met, f"exit code {outcome.status}\n{outcome.output[-3000:]}"
     found = result_of(room)
@@ -126,7 +132,7 @@ def kill(name: str, files: dict[str, bytes], command: Command, count: int, seed:
     """Kill `count` runs of a program; prints a line, and returns how many restarts went wrong."""
     room = Room(folder, files)
     begin = time.monotonic()
-    outcome = room.run(command)
+    outcome = room.run(command, MOST_SECONDS)
     duration, expected = time.monotonic() - begin, result_of(room)
     assert outcome.status == 0, outcome.output
     rng, met, failed = random.Random(f"{seed}/{name}"), Counter(), 0

@@ -23,7 +23,7 @@ _OF_A_RUN = re.compile(
 )
 _LOG_FILE = "*/events.out.tfevents.*"
 # What a killed writer leaves of a file: the names of `system.files.atomic_write`.
-_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\.part\.\w+")
+HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\.part\.\w+")
 
 
 def epoch_file(number: int) -> str:
@@ -51,7 +51,7 @@ def open_run_folder(folder: Path, resume: str | None, overwrite: bool) -> Iterat
     """
     with lock_folder(folder, _LOCK, "Another training is writing into", "--checkpointdir"):
         for path in folder.glob(".*"):  # locked: nobody is writing them any more
-            if _HALF_WRITTEN.fullmatch(path.name):
+            if HALF_WRITTEN.fullmatch(path.name):
                 path.unlink()
         found = written_files(folder)
         if overwrite:
