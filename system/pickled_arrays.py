@@ -1,6 +1,6 @@
 """NumPy's arrays in pickles from strangers: stand-ins for what makes them, which check each size.
 
-`data.formats.safe_pickle` reads the pickles.
+`system.safe_unpickler` reads the pickles.
 """
 
 from __future__ import annotations
