@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from system import pickled_arrays
-from system.errors import InputError, described, first_line, refuse_if_out_of_memory
+from system.errors import InputError, first_line
 from system.pickle_bounds import check_key, check_size
 from system.pickled_tensors import BFLOAT16, Storage, rebuild_parameter, rebuild_tensor
-from system.safe_unpickler import KNOWN, RefusedName, SafeUnpickler, quote
+from system.safe_unpickler import KNOWN, RefusedName, SafeUnpickler
 from system.torch_layout import (
     LEGACY_MAGIC,
     ZIP_START,
@@ -26,7 +26,7 @@ from system.torch_layout import (
     read_zip,
     require,
 )
-from system.what_it_is import what_it_is
+from system.what_it_is import refuse_unread
 
 
 def load(path: Path) -> Any:
@@ -58,15 +58,8 @@ def load(path: Path) -> Any:
         reason = error.strerror or first_line(error)
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
     except Exception as error:  # Damaged bytes can fail in any way.
-        refuse_if_out_of_memory(error, path)
-        found = what_it_is(path)
-        if found is not None:
-            raise InputError(f"{path}: {found}; expected a pickle of NumPy arrays") from error
-        reason = quote(described(error))
-        raise InputError(
-            f"{path}: not a complete pickle of NumPy arrays and plain values ({reason}); "
-            "check that this is the right file, and download it anew"
-        ) from error
+        advice = "check that this is the right file, and download it anew"
+        refuse_unread(error, path, "a complete pickle of NumPy arrays and plain values", advice)
 
 
 def _content(file: io.BufferedReader) -> Any:
