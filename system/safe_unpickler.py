@@ -18,7 +18,6 @@ import numpy as np
 
 from system import pickled_arrays
 from system.pickle_bounds import check_key
-from system.pickled_tensors import VALUE_TYPES, storage_of_pid
 from system.torch_layout import BoundedFile, Instructions, StorageOf, require
 
 _LONGEST_QUOTE = 120
@@ -50,7 +49,8 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _latin1_bytes,
     ("__builtin__", "bytes"): _no_bytes,
     ("builtins", "bytes"): _no_bytes,
-    **{("torch", name): kind for name, kind in VALUE_TYPES.items()},
+    ("torch._utils", "_rebuild_parameter"): lambda values, *_: values,
+    **{("torch", name): kind for name, kind in pickled_arrays.VALUE_TYPES.items()},
 }
 
 
@@ -94,7 +94,7 @@ class SafeUnpickler(pickle._Unpickler):
         """Return the storage that the pickle names."""
         if self._storage_of is None:
             raise pickle.UnpicklingError("a tensor in an unusual place")
-        return storage_of_pid(pid, self._storage_of)
+        return pickled_arrays.storage_of_pid(pid, self._storage_of)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a name."""

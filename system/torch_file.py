@@ -13,7 +13,6 @@ from torch import Tensor
 from system import pickled_arrays
 from system.errors import InputError
 from system.pickle_bounds import size_of
-from system.pickled_tensors import BFLOAT16, rebuild_parameter, rebuild_tensor
 from system.safe_unpickler import KNOWN, RefusedName, SafeUnpickler
 from system.torch_layout import (
     LEGACY_MAGIC,
@@ -72,8 +71,8 @@ def _own_size(value: Any) -> int:
 
 
 def _tensor(*arguments: Any) -> Tensor:
-    values = rebuild_tensor(*arguments)
-    if values.dtype == BFLOAT16:
+    values = pickled_arrays.rebuild_tensor(*arguments)
+    if values.dtype == pickled_arrays.BFLOAT16:
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)
 
@@ -98,7 +97,6 @@ class _TensorUnpickler(SafeUnpickler):
         **KNOWN,
         ("collections", "OrderedDict"): _ordered_dict,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-        ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
         ("numpy.core.multiarray", "scalar"): _numpy_number,  # of NumPy 1
         ("numpy._core.multiarray", "scalar"): _numpy_number,  # of NumPy 2
         ("torch", "Size"): _arguments,

@@ -16,7 +16,6 @@ import numpy as np
 from system import pickled_arrays
 from system.errors import InputError, first_line
 from system.pickle_bounds import check_key, check_size
-from system.pickled_tensors import BFLOAT16, Storage, rebuild_parameter, rebuild_tensor
 from system.safe_unpickler import KNOWN, RefusedName, SafeUnpickler
 from system.torch_layout import (
     LEGACY_MAGIC,
@@ -88,16 +87,17 @@ def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
 
 def _numpys_tensor(*arguments: Any) -> np.ndarray:
     """Return a tensor as an array of numbers that NumPy has."""
-    array = rebuild_tensor(*arguments)
-    return (array.view("u2").astype("u4") << 16).view("f4") if array.dtype == BFLOAT16 else array
+    array = pickled_arrays.rebuild_tensor(*arguments)
+    is_bfloat16 = array.dtype == pickled_arrays.BFLOAT16
+    return (array.view("u2").astype("u4") << 16).view("f4") if is_bfloat16 else array
 
 
-def _storage_from_bytes(content: bytes) -> Storage:
+def _storage_from_bytes(content: bytes) -> pickled_arrays.Storage:
     """Return the storage that a pickled tensor holds, `torch.storage._load_from_bytes`."""
     require(type(content) is bytes, "a tensor without bytes")
     file = io.BytesIO(content)
     require(_is_magic(_unpickle_within_torch(file, None)), "a storage of another kind")
-    storage: Storage = read_legacy(file, _unpickle_within_torch)
+    storage: pickled_arrays.Storage = read_legacy(file, _unpickle_within_torch)
     return storage
 
 
@@ -108,7 +108,6 @@ class _UnpicklerWithinTorch(SafeUnpickler):
         ("numpy", "ndarray"): pickled_arrays.NDARRAY,
         ("collections", "OrderedDict"): _ordered_dict,
         ("torch._utils", "_rebuild_tensor_v2"): _numpys_tensor,
-        ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
     }
     for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
         known[f"{_core}.multiarray", "_reconstruct"] = pickled_arrays.reconstruct
