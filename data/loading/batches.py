@@ -32,7 +32,7 @@ def batches(
     return _Loader(
         split,
         batch_size=None,
-        sampler=_Sampler(split, options.rows(rows), options),
+        sampler=_Sampler(split, [options.share(whole) for whole in options.rows(rows)]),
         num_workers=options.num_workers,
         pin_memory=options.device.type == "cuda",
         worker_init_fn=_outlast_interrupts,
@@ -62,14 +62,13 @@ class _Loader(DataLoader[Batch]):
 class _Sampler(Sampler[Rows]):
     """This process's rows of each batch; while one is worked on, the next is prefetched."""
 
-    def __init__(self, split: Split, rows: list[Rows], options: LoaderOptions) -> None:
-        self._split, self._rows, self._options = split, rows, options
+    def __init__(self, split: Split, rows: list[Rows]) -> None:
+        self._split, self._rows = split, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Rows]:
-        rows_ahead = map(self._options.share, self._rows[1:])
-        for rows in map(self._options.share, self._rows):
-            self._split.prefetch(next(rows_ahead, ()))
+        for rows, ahead in zip(self._rows, [*self._rows[1:], ()], strict=True):
+            self._split.prefetch(ahead)
             yield rows
