@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data.loading.on_device import DeviceBatches, DeviceSplit
-from data.loading.options import LoaderOptions
+from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Batch, Split
 from data.npy import Rows
 from system.errors import InputError
@@ -32,7 +33,7 @@ def batches(
     return _Loader(
         split,
         batch_size=None,
-        sampler=_Sampler(split, [options.share(whole) for whole in options.rows(rows)]),
+        sampler=_Sampler(split, options.rows(rows), options),
         num_workers=options.num_workers,
         pin_memory=options.device.type == "cuda",
         worker_init_fn=_outlast_interrupts,
@@ -62,13 +63,14 @@ class _Loader(DataLoader[Batch]):
 class _Sampler(Sampler[Rows]):
     """This process's rows of each batch; while one is worked on, the next is prefetched."""
 
-    def __init__(self, split: Split, rows: list[Rows]) -> None:
-        self._split, self._rows = split, rows
+    def __init__(self, split: Split, rows: RowBatches[Rows], options: LoaderOptions) -> None:
+        self._split, self._rows, self._options = split, rows, options
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Rows]:
-        for rows, ahead in zip(self._rows, [*self._rows[1:], ()], strict=True):
-            self._split.prefetch(ahead)
+        rows_ahead = map(self._options.share, islice(self._rows, 1, None))
+        for rows in map(self._options.share, self._rows):
+            self._split.prefetch(next(rows_ahead, ()))
             yield rows

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +14,25 @@ from data.npy import Rows
 from system.processes import SINGLE_PROCESS, Processes
 
 Order = TypeVar("Order", bound=Rows | Tensor)  # a tensor where the segments are on a device
+
+
+class RowBatches(Generic[Order]):
+    """An order of rows `(n,)` cut into batches, each only when it is asked for."""
+
+    def __init__(self, order: Order, batch_size: int) -> None:
+        self._order = order
+        self._size = batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._order) / self._size)
+
+    def __getitem__(self, number: int) -> Order:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return cast("Order", self._order[number * self._size : (number + 1) * self._size])
+
+    def __iter__(self) -> Iterator[Order]:
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -26,10 +47,9 @@ class LoaderOptions:
     native: bool = True  # encoders that are compiled for it
     compiles: bool = False  # by torch.compile
 
-    def rows(self, order: Order) -> list[Order]:
-        """Cut `order` into batches, views of it: whole ones, before they are shared."""
-        begins = range(0, len(order), self.batch_size)
-        return [cast("Order", order[begin : begin + self.batch_size]) for begin in begins]
+    def rows(self, order: Order) -> RowBatches[Order]:
+        """Cut `order` into batches, whole ones, before they are shared."""
+        return RowBatches(order, self.batch_size)
 
     @property
     def share_size(self) -> int:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data.loading.batches import batches
 from data.loading.on_device import place_splits
-from data.loading.options import LoaderOptions
+from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
 from models.contract import Model
 from models.layers.dropout import segment_keys
@@ -245,7 +245,7 @@ class Trainer:
             disable=None if self.options.verbose else True,  # None: where nobody watches
         )
 
-    def _look_at_loss(self, loss: Tensor, rows: list[np.ndarray], bar: tqdm) -> None:
+    def _look_at_loss(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
         """Look at the losses so far, print one, and save within the epoch, when it is time."""
         step, every = self.state.step, self.config.save_every
         self._unseen.append(loss)
@@ -261,7 +261,7 @@ class Trainer:
         if is_time_to_save:
             self.saver.save_last(self._folder, self.state)
 
-    def _checked_losses(self, rows: list[np.ndarray]) -> float:
+    def _checked_losses(self, rows: RowBatches[np.ndarray]) -> float:
         """Return the last loss; raises Diverged when one since the last look is no number."""
         values: list[float] = torch.stack(self._unseen).tolist()
         first = self.state.step - len(values)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from data.layout import SEGMENT_COLUMNS
 from data.loading.batches import batches
-from data.loading.options import LoaderOptions
+from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
 from system.errors import InputError
 
@@ -209,10 +209,14 @@ def test_the_rows_after_those_that_are_read_are_prefetched(awkward, monkeypatch,
 
 @given(st.lists(st.integers(0, 99)), st.integers(1, 12))
 def test_an_order_is_cut_into_batches(order, size):
-    options = LoaderOptions(torch.device("cpu"), size, num_workers=0, verbose=False)
-    found = options.rows(np.array(order, dtype=int))
+    found = RowBatches(np.array(order, dtype=int), size)
     expected = [order[n : n + size] for n in range(0, len(order), size)]
+    assert len(found) == len(expected)
     assert [batch.tolist() for batch in found] == expected
+    assert [found[n].tolist() for n in range(len(found))] == expected
+    for outside in (-1, len(expected)):
+        with pytest.raises(IndexError):
+            found[outside]
 
 
 def test_a_large_split_is_read_a_batch_at_a_time(tmp_path):
