@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from system import pickled_arrays
 from system.errors import InputError
-from system.tensor_pickle import RefusedName, TensorUnpickler
+from system.pickle_bounds import size_of
+from system.safe_unpickler import KNOWN, RefusedName, SafeUnpickler
 from system.torch_layout import (
     LEGACY_MAGIC,
     ZIP_START,
-    BoundedFile,
+    Instructions,
     StorageOf,
     read_legacy,
     read_zip,
@@ -23,14 +26,17 @@ from system.torch_layout import (
 from system.what_it_is import refuse_unread
 
 _LARGEST_PICKLE = 2**23  # bytes, read in seconds; a training's has some thousand
+_MOST_BYTES = 80_000_000  # of ten million values: far above what a training saves
+_MOST_BITS = 128  # of a whole number: those of a random generator's state
+_PLAIN = (type(None), bool, int, float, str, bytes, Tensor)
 
 
 def load_torch_file(path: Path, what: str, advice: str) -> Any:
     """Return what `torch.save` wrote: dense tensors on the CPU, plain values, lists and dicts.
 
-    A NumPy number comes back as Python's, a tuple for a set or a size. Raises InputError, which
-    says that `path` is not `what` and ends with `advice`, when the file is damaged, or asks for
-    anything else; nothing of it has run then.
+    A NumPy number comes back as Python's, a tuple for a set, a size or a device. Raises InputError,
+    which says that `path` is not `what` and ends with `advice`, when the file is damaged, or asks
+    for anything else; nothing of it has run then.
     """
     with path.open("rb") as file:
         try:
@@ -51,10 +57,67 @@ def load_torch_file(path: Path, what: str, advice: str) -> Any:
 
 
 def _unpickle(part: BinaryIO, storage_of: StorageOf | None) -> Any:
-    def as_tensor(dtype: torch.dtype, key: str, count: int) -> Tensor:
-        if storage_of is None:
-            raise pickle.UnpicklingError("a tensor in an unusual place")
-        content = storage_of(dtype.itemsize, key, count)
-        return torch.frombuffer(content, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+    content = _TensorUnpickler(part, storage_of, _LARGEST_PICKLE).load()
+    require(size_of(content, _own_size) <= _MOST_BYTES, "too many values")
+    return content
 
-    return TensorUnpickler(BoundedFile(part, _LARGEST_PICKLE), as_tensor).load()
+
+def _own_size(value: Any) -> int:
+    """Return 0, as tensors are views of storages; raises UnpicklingError unless it is plain."""
+    require(isinstance(value, _PLAIN), f"a {type(value).__name__} for a value")
+    is_short = type(value) is not int or value.bit_length() <= _MOST_BITS
+    require(is_short, f"a number of more than {_MOST_BITS} bits")
+    return 0
+
+
+def _tensor(*arguments: Any) -> Tensor:
+    values = pickled_arrays.rebuild_tensor(*arguments)
+    if values.dtype == pickled_arrays.BFLOAT16:
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
+
+
+def _numpy_number(*arguments: Any) -> Any:
+    """Return a NumPy number as Python's."""
+    return pickled_arrays.scalar(*arguments).item()
+
+
+def _ordered_dict(*items: Any) -> dict[Any, Any]:
+    require(not items, "an OrderedDict in an unusual way")
+    return {}
+
+
+def _arguments(*arguments: Any) -> tuple[Any, ...]:
+    return arguments
+
+
+class _TensorUnpickler(SafeUnpickler):
+    text_encoding = "utf-8"
+    known: ClassVar[dict[tuple[str, str], Any]] = {
+        **KNOWN,
+        ("collections", "OrderedDict"): _ordered_dict,
+        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+        ("numpy.core.multiarray", "scalar"): _numpy_number,  # of NumPy 1
+        ("numpy._core.multiarray", "scalar"): _numpy_number,  # of NumPy 2
+        ("torch", "Size"): _arguments,
+        ("torch", "device"): _arguments,
+        ("__builtin__", "set"): _arguments,
+    }
+
+    def check_key(self, key: Any) -> None:
+        """Raise UnpicklingError for a key that no configuration or state dict has."""
+        require(type(key) in (str, int), "a key that is neither text nor a whole number")
+
+    def _build(self) -> None:
+        if type(self.stack[-2]) is dict:
+            self.stack.pop()  # an OrderedDict's attributes, such as a state dict's versions
+        else:
+            super()._build()
+
+    dispatch: ClassVar[Instructions] = Instructions(
+        {**SafeUnpickler.dispatch, pickle.BUILD[0]: _build}
+    )
+    # `torch.save` writes sets otherwise; a tensor's `add` would take memory.
+    for _code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
+        del dispatch[_code[0]]
+    del _code

@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import errno
 import io
-import math
 import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NoReturn, TypeVar, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 
 ZIP_START = b"PK\x03\x04"  # of a zip archive
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the row
 _LEGACY_VERSION = 1001
-_MOST_DIMENSIONS, _LARGEST_NUMBER = 32, 2**60
 
 StorageOf = Callable[[int, str, int], np.ndarray]
 """Returns the uint8 content of a storage: by bytes a value, key and number of values."""
 Unpickle = Callable[[BinaryIO, "StorageOf | None"], Any]
-Kind = TypeVar("Kind")
 
 
 def require(condition: bool, complaint: str) -> None:
@@ -63,21 +60,6 @@ class Instructions(dict[int, Callable[[Any], None]]):
 
     def __missing__(self, code: int) -> NoReturn:
         raise pickle.UnpicklingError(f"{code:#04x} is no instruction of a pickle")
-
-
-def no_bytes() -> bytes:
-    """Return b"", which protocols 0 to 2 have as a call of `bytes` without arguments."""
-    return b""
-
-
-def latin1_bytes(text: str, encoding: str) -> bytes:
-    """Return the bytes that protocols 0 to 2 hold as text: the one use of `_codecs.encode`.
-
-    Raises UnpicklingError for another use.
-    """
-    if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError("an unusual encoding")
-    return text.encode("latin-1")
 
 
 @contextmanager
@@ -163,30 +145,3 @@ def read_legacy(file: io.BytesIO | io.BufferedReader, unpickle: Unpickle) -> Any
 def _of_size(content: np.ndarray, itemsize: int, count: int) -> np.ndarray:
     require(len(content) == count * itemsize, "a storage of another size")
     return content
-
-
-def storage_named(pid: Any, kind_type: type[Kind]) -> tuple[Kind, str, int]:
-    """Return type, key and count of the storage that a pickle names.
-
-    It does so by `("storage", type, key, device, count)`, with a type of `kind_type`.
-    """
-    name, kind, key, _device, count = pid[:5]
-    require(name == "storage" and set(pid[5:]) <= {None}, "a storage of an unknown kind")
-    require(isinstance(kind, kind_type) and type(key) is str, "a storage without a type")
-    require(type(count) is int and count >= 0, "a storage of an impossible size")
-    return kind, key, count
-
-
-def check_view(storage: Sized, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
-    """Raise UnpicklingError for a tensor that leaves its storage, or repeats values in memory.
-
-    A short file could claim a huge one.
-    """
-    is_shape = type(size) is type(stride) is tuple and len(size) == len(stride)
-    require(is_shape and len(size) <= _MOST_DIMENSIONS, "a tensor's shape")
-    numbers = (offset, *size, *stride)
-    are_whole = all(type(one) is int and 0 <= one < _LARGEST_NUMBER for one in numbers)
-    require(are_whole, "a tensor's place")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    require(0 in size or last < len(storage), "a tensor outside its storage")
-    require(math.prod(size) <= len(storage), "a tensor larger than its storage")

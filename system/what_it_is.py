@@ -37,7 +37,9 @@ def what_it_is(path: Path) -> str | None:
         start = file.read(_LONGEST_START)
     if b"/data.pkl" in start:
         return None  # a zip archive that torch.save wrote: a damaged one
-    if start.startswith(_ZIP) and _is_array(_first_name(start)):
+    first_name = start[30 : 30 + int.from_bytes(start[26:28], "little")]  # in a zip archive
+    # Those of `numpy.savez` are in no folder.
+    if start.startswith(_ZIP) and first_name.endswith(b".npy") and b"/" not in first_name:
         return _NPZ
     if not start:
         return "an empty file; delete it and download it anew"
@@ -47,16 +49,6 @@ def what_it_is(path: Path) -> str | None:
     return next(
         (kind for begin, kind in _KINDS.items() if start.lower().startswith(begin.lower())), None
     )
-
-
-def _first_name(start: bytes) -> bytes:
-    """Return the name of the first file in a zip archive that begins with `start`."""
-    return start[30 : 30 + int.from_bytes(start[26:28], "little")]
-
-
-def _is_array(name: bytes) -> bool:
-    """Tell whether a name in a zip archive is one of `numpy.savez`'s, which are in no folder."""
-    return name.endswith(b".npy") and b"/" not in name
 
 
 def refuse_unread(error: Exception, path: Path, expected: str, advice: str) -> NoReturn:

@@ -78,11 +78,9 @@ class SplitSummary:
 
     def class_shares(self, scale: Scale) -> dict[str, float]:
         """Return the share of each class, by its name, the lowest first."""
-        classes = scale.classes(self.sentiments)
-        return {
-            name: np.count_nonzero(classes == number) / max(len(classes), 1)
-            for number, name in enumerate(scale.class_names)
-        }
+        counts = np.bincount(scale.classes(self.sentiments), minlength=len(scale.class_names))
+        shares = counts / max(len(self.sentiments), 1)
+        return dict(zip(scale.class_names, shares.tolist(), strict=True))
 
 
 def useless_features(

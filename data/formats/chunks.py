@@ -19,7 +19,6 @@ from data.formats.dataset_layout import Layout
 from data.formats.inflate import inflate
 from system.threads import in_parallel
 
-_GZIP_ALONE = [h5z.FILTER_DEFLATE]
 _BYTES_A_THREAD = 2**17  # with less, waking it takes longer than what it does
 
 _Piece = tuple[int, int, int]  # place in the result, first and last row in the chunk
@@ -87,8 +86,6 @@ class Chunks:
 
     def _decoded(self, skipped: int, stored: bytes | memoryview) -> bytes | bytearray | memoryview:
         """Undo a chunk's filters, of which `skipped` has a bit for each that was not used."""
-        if not skipped and self._filters == _GZIP_ALONE:  # as the CMU SDK writes them
-            return inflate(stored, self.bytes)
         used = {code for bit, code in enumerate(self._filters) if not skipped >> bit & 1}
         content = inflate(stored, self.bytes) if h5z.FILTER_DEFLATE in used else stored
         if len(content) < self.bytes:

@@ -30,10 +30,6 @@ class Names:
     keys: Sequence[Hashable] | None  # by which another file's segment is the same one
     times: np.ndarray | None = None  # (N, 2) float64, start and end in seconds, where it has them
 
-    def at(self, rows: np.ndarray) -> Names:
-        """Return the names of some segments, by number."""
-        return Names(*(_at(rows, getattr(self, field.name)) for field in fields_of(self)))
-
 
 @dataclass(frozen=True)
 class PickleSplit:
@@ -49,14 +45,15 @@ class PickleSplit:
 
     def at(self, rows: np.ndarray) -> PickleSplit:
         """Return some segments, by number."""
-        return PickleSplit(*(_at(rows, getattr(self, field.name)) for field in fields_of(self)))
+        some: PickleSplit = _at(rows, self)
+        return some
 
 
 def _at(rows: np.ndarray, value: Any) -> Any:
+    if isinstance(value, (PickleSplit, Names)):
+        return type(value)(*(_at(rows, getattr(value, one.name)) for one in fields_of(value)))
     if isinstance(value, list):
         return [value[row] for row in rows]
-    if isinstance(value, Names):
-        return value.at(rows)
     return value if value is None else value[rows]
 
 

@@ -1,41 +1,31 @@
 """Reading pickles of NumPy arrays from strangers: nothing in the file can run.
 
-A pickle is a program for a small machine that can call whatever it names. This reader
-knows only the few names that NumPy arrays, NumPy numbers and plain Python values need, and
-answers each with its own narrow stand-in, so that no real class, function or attribute is
-ever in a file's reach. The standard library's `pickle` page, "Restricting Globals", has the idea.
+It is `system.safe_unpickler` that sees to that.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import pickle
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from data.formats import pickled_arrays, tensors
-from data.formats.pickle_bounds import check_key, check_size
-from system.errors import InputError, described, first_line, refuse_if_out_of_memory
+from system import pickled_arrays
+from system.errors import InputError, first_line
+from system.pickle_bounds import check_key, check_size
+from system.safe_unpickler import KNOWN, RefusedName, SafeUnpickler
 from system.torch_layout import (
     LEGACY_MAGIC,
     ZIP_START,
-    BoundedFile,
-    Instructions,
     StorageOf,
-    latin1_bytes,
-    no_bytes,
     read_legacy,
     read_zip,
     require,
 )
-from system.what_it_is import what_it_is
-
-_LONGEST_QUOTE = 120
+from system.what_it_is import refuse_unread
 
 
 def load(path: Path) -> Any:
@@ -54,46 +44,37 @@ def load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            content = _content(path, file)
+            content = _content(file)
         check_size(content, size)
         return content
-    except InputError:
-        raise
+    except RefusedName as error:
+        raise InputError(
+            f"{path}: holds {error}, which could run code when loaded; only NumPy arrays and plain "
+            "Python values are read. Nothing was run: get the file from a source you trust, or "
+            "save it with plain arrays only"
+        ) from error
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
     except Exception as error:  # Damaged bytes can fail in any way.
-        refuse_if_out_of_memory(error, path)
-        found = what_it_is(path)
-        if found is not None:
-            raise InputError(f"{path}: {found}; expected a pickle of NumPy arrays") from error
-        reason = _quote(described(error))
-        raise InputError(
-            f"{path}: not a complete pickle of NumPy arrays and plain values ({reason}); "
-            "check that this is the right file, and download it anew"
-        ) from error
+        advice = "check that this is the right file, and download it anew"
+        refuse_unread(error, path, "a complete pickle of NumPy arrays and plain values", advice)
 
 
-def _content(path: Path, file: io.BufferedReader) -> Any:
-    unpickle = partial(_unpickle_within_torch, path)
+def _content(file: io.BufferedReader) -> Any:
     if file.read(4) == ZIP_START:
-        return read_zip(file, unpickle)
+        return read_zip(file, _unpickle_within_torch)
     file.seek(0)
-    content = _Unpickler(file, path).load()
-    return read_legacy(file, unpickle) if _is_magic(content) else content
+    content = _Unpickler(file).load()
+    return read_legacy(file, _unpickle_within_torch) if _is_magic(content) else content
 
 
-def _unpickle_within_torch(path: Path, part: BinaryIO, storage_of: StorageOf | None) -> Any:
-    return _Unpickler(part, path, storage_of, is_within_torch=True).load()
+def _unpickle_within_torch(part: BinaryIO, storage_of: StorageOf | None) -> Any:
+    return _UnpicklerWithinTorch(part, storage_of).load()
 
 
 def _is_magic(content: Any) -> bool:
     return type(content) is int and content == LEGACY_MAGIC  # an array cannot be compared
-
-
-def _quote(text: str) -> str:
-    """Return a stranger's text as one short line without control characters."""
-    return text[:_LONGEST_QUOTE].encode("unicode_escape").decode("ascii")
 
 
 def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
@@ -104,107 +85,39 @@ def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
     return dict(pairs)
 
 
-_KNOWN = {
-    ("numpy", "ndarray"): pickled_arrays.NDARRAY,
-    ("numpy", "dtype"): pickled_arrays.ArrayType,
-    ("_codecs", "encode"): latin1_bytes,
-    ("__builtin__", "bytes"): no_bytes,
-    ("builtins", "bytes"): no_bytes,
-    ("collections", "OrderedDict"): _ordered_dict,
-    **{("torch", name): kind for name, kind in tensors.VALUE_TYPES.items()},
-    ("torch._utils", "_rebuild_tensor_v2"): tensors.rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda array, *_: array,
-}
-for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
-    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = pickled_arrays.reconstruct
-    _KNOWN[f"{_core}.multiarray", "scalar"] = pickled_arrays.scalar
-    _KNOWN[f"{_core}.numeric", "_frombuffer"] = pickled_arrays.from_buffer
+def _numpys_tensor(*arguments: Any) -> np.ndarray:
+    """Return a tensor as an array of numbers that NumPy has."""
+    array = pickled_arrays.rebuild_tensor(*arguments)
+    is_bfloat16 = array.dtype == pickled_arrays.BFLOAT16
+    return (array.view("u2").astype("u4") << 16).view("f4") if is_bfloat16 else array
 
 
-def _with_keys_checked(code: bytes, keys: slice) -> Callable[[Any], None]:
-    """Return pickle's own instruction, made to look first at the keys that lie on the stack."""
-    instruction = pickle._Unpickler.dispatch[code[0]]
-
-    def checked(unpickler: Any) -> None:
-        for key in unpickler.stack[keys]:
-            check_key(key)
-        instruction(unpickler)
-
-    return checked
+def _storage_from_bytes(content: bytes) -> pickled_arrays.Storage:
+    """Return the storage that a pickled tensor holds, `torch.storage._load_from_bytes`."""
+    require(type(content) is bytes, "a tensor without bytes")
+    file = io.BytesIO(content)
+    require(_is_magic(_unpickle_within_torch(file, None)), "a storage of another kind")
+    storage: pickled_arrays.Storage = read_legacy(file, _unpickle_within_torch)
+    return storage
 
 
-# The standard library's unpickler in Python, not the one in C, because here an instruction
-# can be replaced, and because the C one allocates (up to Python 3.13) as many memo places as
-# a short file claims. It is no slower where it counts: arrays are single reads.
-class _Unpickler(pickle._Unpickler):
-    """Reads one pickle; `storage_of` gives the storages of a file of PyTorch's."""
+class _UnpicklerWithinTorch(SafeUnpickler):
+    text_encoding = "bytes"
+    known: ClassVar[dict[tuple[str, str], Any]] = {
+        **KNOWN,
+        ("numpy", "ndarray"): pickled_arrays.NDARRAY,
+        ("collections", "OrderedDict"): _ordered_dict,
+        ("torch._utils", "_rebuild_tensor_v2"): _numpys_tensor,
+    }
+    for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
+        known[f"{_core}.multiarray", "_reconstruct"] = pickled_arrays.reconstruct
+        known[f"{_core}.multiarray", "scalar"] = pickled_arrays.scalar
+        known[f"{_core}.numeric", "_frombuffer"] = pickled_arrays.from_buffer
 
-    stack: list[Any]
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        path: Path,
-        storage_of: StorageOf | None = None,
-        is_within_torch: bool = False,
-    ) -> None:
-        super().__init__(BoundedFile(file), encoding="bytes")
-        self._path = path
-        self._storage_of, self._is_within_torch = storage_of, is_within_torch
-
-    def persistent_load(self, pid: Any) -> Any:
-        if self._storage_of is None:
-            raise pickle.UnpicklingError("a persistent id")
-        return tensors.storage_of_pid(pid, self._storage_of)
-
-    def find_class(self, module: str, name: str) -> Any:
-        # In a file of PyTorch's own there is none: each within another would take twice as long.
-        if (module, name) == ("torch.storage", "_load_from_bytes") and not self._is_within_torch:
-            return self._storage_from_bytes
-        # Looked up whole: a dotted name (protocol 4) reaches no attribute of anything.
-        if (module, name) not in _KNOWN:
-            raise InputError(
-                f"{self._path}: holds {_quote(f'{module}.{name}')}, which could run code when "
-                "loaded; only NumPy arrays and plain Python values are read. Nothing was run: "
-                "get the file from a source you trust, or save it with plain arrays only"
-            )
-        return _KNOWN[module, name]
-
-    def _storage_from_bytes(self, content: bytes) -> tensors.Storage:
-        """Return the storage that a pickled tensor holds, `torch.storage._load_from_bytes`."""
-        require(type(content) is bytes, "a tensor without bytes")
-        file, unpickle = io.BytesIO(content), partial(_unpickle_within_torch, self._path)
-        require(_is_magic(unpickle(file, None)), "a storage of another kind")
-        storage: tensors.Storage = read_legacy(file, unpickle)
-        return storage
-
-    def _build(self) -> None:
-        """Set an object's state. Pickle's own way may set any attribute of any object."""
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if type(target) is np.ndarray:
-            pickled_arrays.fill(target, state)
-        else:
-            require(
-                type(target) is pickled_arrays.ArrayType, f"a state for a {type(target).__name__}"
-            )
-            target.set_state(state)
-
-    dispatch: ClassVar[Instructions] = Instructions(
-        {
-            **pickle._Unpickler.dispatch,
-            pickle.BUILD[0]: _build,
-            **{
-                code[0]: _with_keys_checked(code, keys)
-                for code, keys in (
-                    (pickle.SETITEM, slice(-2, -1)),
-                    (pickle.SETITEMS, slice(None, None, 2)),
-                    (pickle.DICT, slice(None, None, 2)),
-                    (pickle.ADDITEMS, slice(None)),
-                    (pickle.FROZENSET, slice(None)),
-                )
-            },
-            # A bytearray is filled with zeros before it is read, whatever size a file claims.
-            pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
-        }
-    )
+class _Unpickler(_UnpicklerWithinTorch):
+    # In a file of PyTorch's own there is none: each within another would take twice as long.
+    known: ClassVar[dict[tuple[str, str], Any]] = {
+        **_UnpicklerWithinTorch.known,
+        ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
+    }

@@ -143,15 +143,10 @@ def _outcomes(
     if weights is None:
         raise compiler.Unavailable("the compiled encoder wants weights of other shapes")
     request = Request(encoder, last_tokens_only, keys, threads=2)
-    if not torch.is_grad_enabled():
-        return [[encode(compiled, request, x, memory, weights)], [request.formula(x, memory)]]
-    x = x.clone().requires_grad_()
-    memory = None if memory is None else memory.clone().requires_grad_()
-    wanted = [v for v in (x, memory, *weights) if v is not None]
-    return [
-        [output, *torch.autograd.grad(output.sin().sum(), wanted)]
-        for output in (
-            encode(compiled, request, x, memory, weights),
-            request.formula(x, memory),
-        )
-    ]
+    learns = torch.is_grad_enabled()
+    given = [v.requires_grad_(learns) for v in (x, memory) if v is not None]
+    outputs = encode(compiled, request, x, memory, weights), request.formula(x, memory)
+    if not learns:
+        return [[output] for output in outputs]
+    wanted = [*given, *weights]
+    return [[output, *torch.autograd.grad(output.sin().sum(), wanted)] for output in outputs]

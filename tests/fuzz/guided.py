@@ -20,7 +20,7 @@ import numpy as np
 from tests.csd_files import all_features
 
 del sys.modules["pickle"]  # to be imported again, and followed
-with atheris.instrument_imports(include=["data", "pickle"]):
+with atheris.instrument_imports(include=["data", "system", "pickle"]):
     from data.formats import safe_pickle
     from data.formats.csd import ComputationalSequence
     from data.npy import NpyReader

@@ -205,6 +205,7 @@ CRAFTED = {
     "a storage that is not there": tensor(key="../../etc/passwd") + b".",
     "no storage": tensor(word="module") + b".",
     "a tensor called": tensor() + b")R.",
+    "an item added to a tensor": tensor() + b"(" + number(1) + b"\x90.",
     "a state for a tensor": tensor() + b"}b.",
     "text called": text("a") + b")\x81.",
     "a number of NumPy's": b"cnumpy\ndtype\n(" + text("V1500000000") + b"tR.",

@@ -67,7 +67,7 @@ def test_what_could_run_code_is_refused_and_does_not(tmp_path, write):
     hostile = [path.read_bytes(), as_storage(path.read_bytes())]
     for content in hostile:
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"file.pkl: (holds|not a complete)") as caught:
+        with pytest.raises(InputError, match=r"file.pkl(: holds| is not a complete)") as caught:
             safe_pickle.load(path)
         assert "\n" not in str(caught.value)
     assert not marker.exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,27 @@ def check_size(content: Any, file_bytes: int) -> None:
 
     A list may hold another a million times, which may hold a third one a million times.
     """
-    _, size = _measure(content, 0, {})
     most = file_bytes * _MOST_EXPANSION + _ALWAYS_FITS
+    size = size_of(content, _bytes_of)
     require(size <= most, f"values of {size:,} bytes in a file of {file_bytes:,}")
 
 
-def _measure(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+def _bytes_of(value: Any) -> int:
+    return len(value) if isinstance(value, (str, bytes)) else getattr(value, "nbytes", 0)
+
+
+def size_of(content: Any, own_size: Callable[[Any], int]) -> int:
+    """Return the bytes of values when each is written out: 8, and what it has of its own.
+
+    Raises UnpicklingError where they are nested too deep, or within themselves, and whatever
+    `own_size` raises for a value that holds no others.
+    """
+    return _measure(content, 0, {}, own_size)[1]
+
+
+def _measure(
+    value: Any, depth: int, known: dict[int, tuple[int, int]], own_size: Callable[[Any], int]
+) -> tuple[int, int]:
     """Return how deep `value` is nested, and its bytes; `known` has both, by id."""
     if isinstance(value, np.ndarray) and value.dtype.hasobject:
         inner: Iterable[Any] = value.ravel().tolist()
@@ -52,14 +67,13 @@ def _measure(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple
     elif isinstance(value, (list, tuple, set, frozenset)):
         inner = value
     else:
-        is_text = isinstance(value, (str, bytes))
-        return 0, 8 + (len(value) if is_text else getattr(value, "nbytes", 0))
+        return 0, 8 + own_size(value)
     if id(value) not in known:
         require(depth < _DEEPEST, "values nested too deep")
         known[id(value)] = _UNDER_WAY
         height, size = 0, 8
         for item in inner:
-            item_height, item_size = _measure(item, depth + 1, known)
+            item_height, item_size = _measure(item, depth + 1, known, own_size)
             height, size = max(height, item_height), size + item_size
         known[id(value)] = height + 1, size
     found = known[id(value)]

@@ -1,0 +1,134 @@
+"""Reading pickles from strangers: nothing in the file can run.
+
+A pickle is a program for a small machine that can call whatever it names. This reader knows
+only the few names that arrays, tensors and plain Python values need, and answers each with its
+own narrow stand-in, so that no real class, function or attribute is ever in a file's reach. The
+standard library's `pickle` page, "Restricting Globals", has the idea. PyTorch's own `weights_only`
+reader builds sparse, quantised and nested tensors too, and takes sizes on trust.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+
+from system import pickled_arrays
+from system.pickle_bounds import check_key
+from system.torch_layout import BoundedFile, Instructions, StorageOf, require
+
+_LONGEST_QUOTE = 120
+
+
+class RefusedName(ValueError):
+    """A pickle asks for something that it may not have: the message is its name."""
+
+
+def quote(text: str) -> str:
+    """Return a stranger's text as one short line without control characters."""
+    return text[:_LONGEST_QUOTE].encode("unicode_escape").decode("ascii")
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    """Return the bytes that protocols 0 to 2 hold as text: the one use of `_codecs.encode`."""
+    require(type(text) is str and encoding in ("latin1", "latin-1"), "an unusual encoding")
+    return text.encode("latin-1")
+
+
+def _no_bytes() -> bytes:
+    """Return b"", which protocols 0 to 2 have as a call of `bytes` without arguments."""
+    return b""
+
+
+# What a file may name, and what stands for it.
+KNOWN: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): pickled_arrays.ArrayType,
+    ("_codecs", "encode"): _latin1_bytes,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
+    ("torch._utils", "_rebuild_parameter"): lambda values, *_: values,
+    **{("torch", name): kind for name, kind in pickled_arrays.VALUE_TYPES.items()},
+}
+
+
+def _with_keys_checked(code: bytes, keys: slice) -> Callable[[Any], None]:
+    """Return pickle's own instruction, made to look first at the keys that lie on the stack."""
+    instruction = pickle._Unpickler.dispatch[code[0]]
+
+    def checked(unpickler: Any) -> None:
+        for key in unpickler.stack[keys]:
+            unpickler.check_key(key)
+        instruction(unpickler)
+
+    return checked
+
+
+# The standard library's unpickler in Python, not the one in C, because here an instruction
+# can be replaced, and because the C one allocates (up to Python 3.13) as many memo places as
+# a short file claims. It is no slower where it counts: arrays are single reads.
+class SafeUnpickler(pickle._Unpickler):
+    """Reads one pickle; `storage_of` gives the storages of a file of PyTorch's.
+
+    `load` raises RefusedName for a name that is not among the `known` ones, and any exception for
+    a damaged pickle.
+    """
+
+    known: ClassVar[Mapping[tuple[str, str], Any]]
+    text_encoding: ClassVar[str]
+    stack: list[Any]
+
+    def __init__(
+        self, file: BinaryIO, storage_of: StorageOf | None = None, most: int = sys.maxsize
+    ) -> None:
+        super().__init__(BoundedFile(file, most), encoding=self.text_encoding)
+        self._storage_of = storage_of
+
+    def check_key(self, key: Any) -> None:
+        """Raise UnpicklingError for a key that a dict or a set may not have."""
+        check_key(key)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return the storage that the pickle names."""
+        if self._storage_of is None:
+            raise pickle.UnpicklingError("a tensor in an unusual place")
+        return pickled_arrays.storage_of_pid(pid, self._storage_of)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for a name."""
+        # Looked up whole: a dotted name (protocol 4) reaches no attribute of anything.
+        if (module, name) not in self.known:
+            raise RefusedName(quote(f"{module}.{name}"))
+        return self.known[module, name]
+
+    def _build(self) -> None:
+        """Set an object's state. Pickle's own way may set any attribute of any object."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if type(target) is np.ndarray:
+            pickled_arrays.fill(target, state)
+        else:
+            is_type = type(target) is pickled_arrays.ArrayType
+            require(is_type, f"a state for a {type(target).__name__}")
+            target.set_state(state)
+
+    dispatch: ClassVar[Instructions] = Instructions(
+        {
+            **pickle._Unpickler.dispatch,
+            pickle.BUILD[0]: _build,
+            **{
+                code[0]: _with_keys_checked(code, keys)
+                for code, keys in (
+                    (pickle.SETITEM, slice(-2, -1)),
+                    (pickle.SETITEMS, slice(None, None, 2)),
+                    (pickle.DICT, slice(None, None, 2)),
+                    (pickle.ADDITEMS, slice(None)),
+                    (pickle.FROZENSET, slice(None)),
+                )
+            },
+            # A bytearray is filled with zeros before it is read, whatever size a file claims.
+            pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
+        }
+    )
