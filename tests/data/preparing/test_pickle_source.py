@@ -64,6 +64,34 @@ def segments(folder):
     return Split(folder)[range(len(Split(folder)))]
 
 
+# ---------------------------------------------------------------- another dataset of the same name
+
+
+def test_another_dataset_of_the_same_name_replaces_none_unless_forced(tmp_path):
+    """MMSA calls the file of each of its datasets aligned_50.pkl."""
+    first = written(tmp_path / "MOSEI/aligned_50.pkl", content_of())
+    content = {name: split_of(f"other-{name}", n) for name, n in SIZES.items()}
+    second = written(tmp_path / "MOSI/aligned_50.pkl", content)
+    datadir = tmp_path / "data"
+    prepared(first, datadir)
+    before = {path: path.read_bytes() for path in datadir.rglob("*.*") if path.is_file()}
+    with pytest.raises(InputError, match="data holds other videos, as test0: .* aligned_50 would"):
+        prepared(second, datadir)
+    after = {path: path.read_bytes() for path in datadir.rglob("*.*") if path.is_file()}
+    assert after == before
+    source = PickleSource(second, uses_own_text=True)
+    prepare(Request(datadir, "segment", source, None, is_forced=True), SINGLE_PROCESS)
+    assert Split(datadir / "train").videos[0] == "other-train0"
+
+
+def test_a_file_with_some_videos_more_replaces_what_is_there(tmp_path):
+    path, content = tmp_path / "aligned_50.pkl", content_of()
+    prepared(written(path, content), tmp_path / "data")
+    content["test"] = split_of("new", SIZES["test"])
+    prepared(written(path, content), tmp_path / "data")
+    assert set(Split(tmp_path / "data/test").videos) == {"new0", "new1"}
+
+
 # ---------------------------------------------------------------- whose labels they are
 
 
