@@ -38,7 +38,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides its outcome but the seed: the model's own settings, and what it learned from.
+        """What decides its outcome but the seed: settings, the model's own too, data and BERT.
 
         `data` is of the three splits: runs that are tested on the same may be trained on others.
         """
