@@ -130,6 +130,18 @@ def test_a_name_says_what_tells_a_row_from_others_of_its_model(tmp_path):
     }
 
 
+def test_a_name_has_as_many_digits_as_tell_its_row_from_others(tmp_path):
+    for number, lr in enumerate([0.009325150074761313, 0.001]):
+        write_run(tmp_path / str(number), 0.1, lr=lr)
+    assert names(make_table(find_runs([tmp_path]))) == ["nhfnet lr=0.00933", "nhfnet lr=0.001"]
+    write_run(tmp_path / "2", 0.1, lr=0.00932515)
+    assert names(make_table(find_runs([tmp_path]))) == [
+        "nhfnet lr=0.009325150074761313",
+        "nhfnet lr=0.001",
+        "nhfnet lr=0.00932515",
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [
