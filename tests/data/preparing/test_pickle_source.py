@@ -92,6 +92,27 @@ def test_a_file_with_some_videos_more_replaces_what_is_there(tmp_path):
     assert set(Split(tmp_path / "data/test").videos) == {"new0", "new1"}
 
 
+# ---------------------------------------------------------------- an array a segment
+
+
+def test_splits_whose_longest_segments_differ_are_of_one_length(tmp_path):
+    """As --check expects; else it called wrong what had just been prepared."""
+    content = content_of()
+    for longest, split in enumerate(content.values(), start=3):
+        for key in ("vision", "audio"):
+            split[key] = [rows[: min(1 + k, longest)] for k, rows in enumerate(split[key])]
+    prepared(written(tmp_path / "ragged.pkl", content), tmp_path / "data")
+    report = check_dataset(tmp_path / "data")
+    assert report.problems == []
+    for theirs, ours in OURS.items():
+        batch = segments(tmp_path / "data" / ours)
+        for key, found in (("vision", batch.visual), ("audio", batch.audio)):
+            assert found.shape[1] == 4
+            for values, rows in zip(found.numpy(), content[theirs][key], strict=True):
+                np.testing.assert_array_equal(values[-len(rows) :], rows)
+                assert not values[: -len(rows)].any()
+
+
 # ---------------------------------------------------------------- whose labels they are
 
 
