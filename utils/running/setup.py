@@ -12,7 +12,7 @@ import torch
 from data.labels import SCALES
 from data.layout import ALIGNMENT_NAMES, SPLITS, TEXT_LENGTH
 from data.loading.options import LoaderOptions
-from data.loading.split import Split
+from data.loading.split import INPUTS, Split
 from data.manifest import read_manifest
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
@@ -69,7 +69,22 @@ def open_training(
         check_widths(model, split)
         if name != "train":  # whose labels the task was chosen by
             task.check_labels(split)
+            _warn_of_other_lengths(split, splits["train"])
     return config, splits, model, task
+
+
+def _warn_of_other_lengths(split: Split, train: Split) -> None:
+    """Warn where a split has more or fewer rows than that which is trained on.
+
+    A model takes any, but then a file may be of another alignment.
+    """
+    for kind, (rows, _), (expected, _) in zip(INPUTS[:2], split.shapes, train.shapes, strict=False):
+        if rows != expected:
+            warnings.warn(
+                f"{split.folder}: {kind} has {rows} rows a segment, {train.folder} {expected}: "
+                "is a file of another alignment among them?",
+                stacklevel=3,
+            )
 
 
 def _new_model(
