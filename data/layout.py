@@ -25,6 +25,8 @@ LOCK = ".preparing.lock"
 # A share of segments, sentences or word pieces above which they are warned of as useless; above
 # a half, --check fails.
 DOUBTFUL_SHARE = 0.05
+HUGE = 1e18  # the square of a value above it is beyond float32
+HUGE_ADVICE = "numpy.nan_to_num, for one, puts such for infinity; put 0 in their place."
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a sentence may be of any length

@@ -15,6 +15,8 @@ from data.checking.summary import SplitSummary
 from data.labels import Scale
 from data.layout import (
     BATCH_FILES,
+    HUGE,
+    HUGE_ADVICE,
     PIECES_FILE,
     SEGMENTS_FILE,
     TEXT_LENGTH,
@@ -107,7 +109,11 @@ def shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) ->
 
 
 def value_problems(split: OpenSplit, summary: SplitSummary, scale: Scale) -> Iterator[str]:
-    """Look for what text and labels must not hold; audio and visual may hold -inf and NaN."""
+    """Look for what arrays must not hold; audio and visual may hold -inf and NaN."""
+    for kind in ("audio", "visual"):
+        array = summary.arrays.get(kind)
+        if array is not None and (found := max(-array.minimum, array.maximum)) > HUGE:
+            yield f"{array.file}: values up to {found:.4g}, expected below {HUGE:g}; {HUGE_ADVICE}"
     for kind in ("text", "label"):
         array = summary.arrays.get(kind)
         if array is None or (kind == "label" and array.is_unlabelled):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def read_pickle(path: Path) -> PickleContent:
             splits[name] = read_split(fields, name)
             are_by_word.append(left_out is not None)
             without_words += left_out or 0
-    _check_widths(path, splits)
+        _check_widths(path, splits)
+        splits = _of_one_length(splits)
     in_order = {name: splits[name] for name in SPLITS if name in splits}
     return PickleContent(in_order, all(are_by_word), without_words)
 
@@ -69,9 +70,31 @@ def read_features(path: Path, kind: str) -> tuple[np.ndarray, dict[Hashable, int
     keys = keys_of(path, names)
     if len({features.shape[2] for features in parts}) > 1:
         raise InputError(f"{path}: {kind} is of different widths from split to split.")
-    longest = max(features.shape[1] for features in parts)
-    padded = [np.pad(x, ((0, 0), (longest - x.shape[1], 0), (0, 0))) for x in parts]
-    return np.concatenate(padded), {key: row for row, key in enumerate(keys)}
+    return np.concatenate(_as_long(parts)), {key: row for row, key in enumerate(keys)}
+
+
+def _as_long(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return features `(N, T, C)` of several splits, in front of which zeros make T the same."""
+    longest = max(part.shape[1] for part in parts)
+    return [
+        part
+        if part.shape[1] == longest
+        else np.pad(part, ((0, 0), (longest - part.shape[1], 0), (0, 0)))
+        for part in parts
+    ]
+
+
+def _of_one_length(splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
+    """Return the splits with as many rows of audio and visual each.
+
+    Where a file has an array a segment, a split's are as long as its longest segment.
+    """
+    visual = _as_long([split.visual for split in splits.values()])
+    audio = _as_long([split.audio for split in splits.values()])
+    return {
+        name: replace(split, visual=its_visual, audio=its_audio)
+        for (name, split), its_visual, its_audio in zip(splits.items(), visual, audio, strict=True)
+    }
 
 
 def keys_of(path: Path, splits: Sequence[Names]) -> list[Hashable]:

@@ -19,6 +19,8 @@ from torch.utils.data import Dataset
 from data.labels import scores_of
 from data.layout import (
     BATCH_FILES,
+    HUGE,
+    HUGE_ADVICE,
     PIECES_FILE,
     SEGMENTS_FILE,
     STAGE,
@@ -211,3 +213,17 @@ def _read_labels(array: NpyReader) -> np.ndarray:
     for first, block in array.blocks():
         labels[first : first + len(block)] = block[:, 0]
     return labels
+
+
+def told_of_huge(folder: Path, rows: Rows) -> str:
+    """Return where audio or visual of these rows has values that no network can take; or nothing.
+
+    They stay as they are in the files, so that what comes of them is no number.
+    """
+    for kind in ("audio", "visual"):
+        array = NpyReader(folder / BATCH_FILES[kind])
+        values = array.read(rows)
+        largest = np.abs(values).max(where=np.isfinite(values), initial=0)
+        if largest > HUGE:
+            return f"{array.path} has values up to {largest:.4g} there; {HUGE_ADVICE}"
+    return ""

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.layout import PIECES_FILE, SEGMENTS_FILE, SPLIT_FILES, SPLITS, TEXT_FILE, read_ids
+from data.layout import (
+    PIECES_FILE,
+    SEGMENTS_FILE,
+    SPLIT_FILES,
+    SPLITS,
+    TEXT_FILE,
+    iterate_segments,
+    read_ids,
+)
 from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
@@ -144,6 +152,7 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
     try:
         with np.errstate(over="call", call=lambda *_: has_overflown.set()):
             written = plan.request.source.write(plan.stage)
+        _refuse_other_videos(plan, written)
     except BaseException:
         shutil.rmtree(plan.stage, ignore_errors=True)
         raise
@@ -160,6 +169,30 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
     return write_manifest(
         plan.stage, {**manifest, "files": _staged_files(plan.stage, written["splits"])}
     )
+
+
+def _refuse_other_videos(plan: Plan, written: dict[str, Any]) -> None:
+    """Raise InputError where the arrays that would be replaced are of other videos altogether.
+
+    The name that tells datasets apart is a file's, and MMSA has one for all of its datasets.
+    """
+    if plan.prepared is None or plan.request.is_forced:
+        return
+    old = _videos_in(plan.request.folder, splits_of(plan.prepared.manifest))
+    if old and old.isdisjoint(_videos_in(plan.stage, written["splits"])):
+        raise InputError(
+            f"{plan.request.folder} holds other videos, as {min(old)}: this "
+            f"{plan.request.source.title} would replace them all; give another --datadir, or "
+            "--force where that is meant."
+        )
+
+
+def _videos_in(folder: Path, splits: Iterable[str]) -> set[str]:
+    """Return the videos of a dataset, none where a table is damaged or gone."""
+    try:
+        return {row["video"] for split in splits for row in iterate_segments(folder / split)}
+    except (InputError, OSError):
+        return set()
 
 
 def _staged_files(stage: Path, splits: Iterable[str]) -> dict[str, Any]:

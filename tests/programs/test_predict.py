@@ -200,3 +200,42 @@ def test_an_exported_model_predicts_as_the_checkpoint_does(main, checkpoint, dat
         main("--checkpoint", file, "--predict", data / "test")
     first, second = map(rows_of, tmp_path.glob("result/*/predicted/test/predictions.csv"))
     assert first == second
+
+
+def aligned(folder, alignment):
+    """Have a dataset say how it is aligned."""
+    made_from = {"dataset": "d", "scores": "mosei", "alignment": alignment}
+    splits = {name: {"segments": 11, "videos": 11} for name in ("train", "test")}
+    write_manifest(folder, {"made_from": made_from, "splits": splits, "left_out": {}, "text": None})
+
+
+@pytest.mark.parametrize("what", ["", "--predict", "--robustness"])
+def test_data_of_another_alignment_are_told(main, checkpoint, data, what, capsys):
+    path = checkpoint(dataset={"alignment": "segment", "scores": "mosei"})
+    aligned(data, "word")
+    asked = {"": (), "--predict": (what, data), "--robustness": (what,)}[what]
+    with pytest.warns(UserWarning, match="was trained on segment data, this is word"):
+        main("--datadir", data, "--checkpoint", path, *asked)
+    if what == "--predict":
+        with pytest.warns(UserWarning, match="was trained on segment data, this is word"):
+            main("--checkpoint", path, what, data / "test")
+
+
+@pytest.mark.parametrize("alignment", ["segment", "as in clips.pkl"])
+def test_data_that_may_be_of_the_same_alignment_are_predicted_in_silence(
+    main, checkpoint, data, alignment, recwarn
+):
+    aligned(data, alignment)
+    path = checkpoint(dataset={"alignment": "segment", "scores": "mosei"})
+    main("--checkpoint", path, "--predict", data)
+    assert not [one for one in recwarn if "trained on" in str(one.message)]
+
+
+def test_values_beyond_every_network_are_told_not_the_weights(main, checkpoint, data):
+    """As numpy.nan_to_num leaves them of COVAREP's -inf."""
+    path = data / "test/audio50.npy"
+    values = np.load(path)
+    values[3, -1, 5] = np.finfo(np.float32).min
+    np.save(path, values)
+    with pytest.raises(InputError, match=r"audio50.npy has values up to 3.403e\+38 there; numpy"):
+        main("--checkpoint", checkpoint(), "--predict", data / "test")

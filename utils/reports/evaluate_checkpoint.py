@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
-from models.checkpoint import Checkpoint, read_checkpoint
+from models.checkpoint import read_checkpoint
 from system.console import print_heading, print_line
 from system.files import check_writable
 from utils.reports.about import about_run, describe_data
@@ -41,7 +38,6 @@ def evaluate_checkpoint(
     split = Split(config.data_folder / split_name, takes_pieces=takes_pieces(checkpoint))
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
-    _warn_of_other_data(checkpoint, data)
     maps = (
         None if attention is None else AttentionReport(attention, config.model_name, model, split)
     )
@@ -75,15 +71,3 @@ def evaluate_checkpoint(
             write_report(report, f"{checkpoint.path} on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")
     return evaluation
-
-
-def _warn_of_other_data(checkpoint: Checkpoint, found: dict[str, Any]) -> None:
-    data = checkpoint.details.get("dataset")
-    # Checkpoints written before a dataset had digests say it beside the weights.
-    source = data if isinstance(data, dict) else checkpoint.details
-    for key in ("alignment", "scores"):
-        trained_on, this = source.get(key), found[key]
-        if trained_on and this and trained_on != this:
-            warnings.warn(
-                f"{checkpoint.path} was trained on {trained_on} data, this is {this}", stacklevel=2
-            )

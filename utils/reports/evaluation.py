@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.loading.batches import batches
 from data.loading.on_device import DeviceSplit
 from data.loading.options import LoaderOptions
-from data.loading.split import Split
+from data.loading.split import Split, told_of_huge
 from system.console import print_line
 from system.errors import InputError
 from system.progress import progress
@@ -128,10 +128,11 @@ def predict_split(
     not_finite = sum(options.processes.gather(not_finite))
     wrong = np.argwhere(~np.isfinite(predictions))
     if len(wrong):
+        row = wrong[0][0]
+        reason = told_of_huge(split.folder, [row]) or "its weights are of no use."
         raise InputError(
-            f"The model predicts {predictions[tuple(wrong[0])]} for segment "
-            f"{split.ids[wrong[0][0]]} of {split.folder} ({len(wrong)} such predictions): its "
-            "weights are of no use."
+            f"The model predicts {predictions[tuple(wrong[0])]} for segment {split.ids[row]} of "
+            f"{split.folder} ({len(wrong)} such predictions): {reason}"
         )
     return predictions, not_finite
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import torch
 
 from data.labels import SCALES
-from data.layout import SPLITS, TEXT_LENGTH
+from data.layout import ALIGNMENT_NAMES, SPLITS, TEXT_LENGTH
 from data.loading.options import LoaderOptions
-from data.loading.split import Split
+from data.loading.split import INPUTS, Split
+from data.manifest import read_manifest
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
 from models.native import accelerate
@@ -67,7 +69,22 @@ def open_training(
         check_widths(model, split)
         if name != "train":  # whose labels the task was chosen by
             task.check_labels(split)
+            _warn_of_other_lengths(split, splits["train"])
     return config, splits, model, task
+
+
+def _warn_of_other_lengths(split: Split, train: Split) -> None:
+    """Warn where a split has more or fewer rows than that which is trained on.
+
+    A model takes any, but then a file may be of another alignment.
+    """
+    for kind, (rows, _), (expected, _) in zip(INPUTS[:2], split.shapes, train.shapes, strict=False):
+        if rows != expected:
+            warnings.warn(
+                f"{split.folder}: {kind} has {rows} rows a segment, {train.folder} {expected}: "
+                "is a file of another alignment among them?",
+                stacklevel=3,
+            )
 
 
 def _new_model(
@@ -114,8 +131,32 @@ def open_model(
             f"{len(task.outputs)}; give the checkpoint that belongs to it."
         )
     check_widths(model, split)
+    _warn_of_other_data(checkpoint, split, is_labelled)
     _look_at(name, model, split)
     return config, model, task
+
+
+def _warn_of_other_data(checkpoint: Checkpoint, split: Split, is_labelled: bool) -> None:
+    """Warn where a split is aligned or scored as that is not which a checkpoint was trained on.
+
+    What is not labelled is not scored, and mostly a pickle of its own, which does not say how its
+    rows are aligned.
+    """
+    data = checkpoint.details.get("dataset")
+    # Checkpoints written before a dataset had digests say it beside the weights.
+    source = data if isinstance(data, dict) else checkpoint.details
+    manifest = read_manifest(split.folder.resolve().parent)
+    alignment = manifest["made_from"].get("alignment") if manifest else None
+    pairs = [(source.get("alignment"), alignment)]
+    if is_labelled:
+        pairs.append((source.get("scores"), split.scores))
+    elif not set(pairs[0]) <= set(ALIGNMENT_NAMES):
+        pairs.clear()
+    for trained_on, this in pairs:
+        if trained_on and this and trained_on != this:
+            warnings.warn(
+                f"{checkpoint.path} was trained on {trained_on} data, this is {this}", stacklevel=3
+            )
 
 
 def _look_at(name: str, model: Model, split: Split) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from matplotlib.axes import Axes
 from system.console import printable
 from system.figures import pyplot, save_figure
 
-_LONGEST_NAME, _LONGEST_TITLE = 60, 28  # characters
+_LONGEST_NAME, _LONGEST_TITLE = 34, 28  # characters, of a name's line
+_MOST_LINES = 3  # of a name beside the scores, for which there has to be room
 _MOST_COLUMNS = 4  # of panels, which each have a name above them
 
 
@@ -55,7 +57,9 @@ def plot_comparison(
         axes.axis("off")
     if reference is not None:
         scores.axvline(np.mean(reference.values), color="black", linestyle=":", linewidth=1)
-    scores.set_yticks(range(len(lines)), [_short(line.name, _LONGEST_NAME) for line in lines])
+    scores.set_yticks(range(len(lines)), [_wrapped(line.name) for line in lines])
+    scores.tick_params(axis="y", labelsize=8)
+    scores.locator_params(axis="x", nbins=6)
     scores.set_ylim(len(lines) - 0.5, -0.5)
     scores.set(xlabel=f"test {measure}", title="mean, deviation and every seed")
     scores.grid(alpha=0.3)
@@ -72,6 +76,13 @@ def _draw_curves(axes: Axes, line: Line, color: np.ndarray, behind: Sequence[Lin
     for curve in line.curves:
         axes.plot(range(1, len(curve) + 1), curve, color=color, marker="o", ms=2.5, lw=1.2)
     axes.grid(alpha=0.3)
+
+
+def _wrapped(name: str) -> str:
+    """Return a name in lines, as many as a row has room for."""
+    text = printable(name)
+    lines = textwrap.wrap(text, _LONGEST_NAME, max_lines=_MOST_LINES, placeholder="…")
+    return "\n".join(lines)
 
 
 def _short(name: str, most: int) -> str:

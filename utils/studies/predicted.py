@@ -46,7 +46,8 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     gone = [row.name for row, of in zip(table.rows, found, strict=True) if of is None]
     if gone:
         print_line(
-            "Without differences and errors, as predictions of a run are gone from its results: "
+            "Without differences and errors, as predictions of a run are gone from its results "
+            f"(or its folder was moved; --checkpoint RUN/{BEST} writes them again): "
             + ", ".join(gone)
         )
     return (split, rows) if rows else None

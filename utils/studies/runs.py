@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.layout import SPLITS
 from system.config import make_config
 from system.errors import InputError, first_line
 from utils.run_config import RunConfig
@@ -37,11 +38,18 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides its outcome but the seed, the model's own settings among them."""
+        """What decides its outcome but the seed: settings, the model's own too, data and BERT.
+
+        `data` is of the three splits: runs that are tested on the same may be trained on others.
+        """
         outcome = self.config.outcome
         own = outcome.pop("set")
         del outcome["seed"]
-        return {**outcome, **own, "data": self.digests["test"][:8]}
+        data = "/".join(self.digests[name][:8] for name in SPLITS if name in self.digests)
+        settings = {**outcome, **own, "data": data}
+        if self.bert is not None:  # a name, and what tells its weights
+            settings["bert"] = self.bert.rpartition(", ")[2][:8]
+        return settings
 
 
 def read_run(folder: Path) -> Run | None:
@@ -59,7 +67,7 @@ def read_run(folder: Path) -> Run | None:
         told = {name: record[name] for name in _ENVIRONMENT if name in record}
         origin, started = record.get("bert"), str(record.get("started", ""))
         run = Run(folder, config, scale, digests, result, told, origin, started)
-        _ = run.task, run.settings  # can be told
+        _ = run.task, run.settings, digests["test"]  # can be told
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no record of a run ({first_line(error)}); train it anew."

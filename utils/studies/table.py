@@ -129,11 +129,21 @@ def _name(run: Run, others: Sequence[Run]) -> str:
     """Return the model's name, and what tells the run from others of this model."""
     alike = [other.settings for other in others if other.config.model == run.config.model]
     differing = [
-        f"{key}={value}"
+        f"{key}={_shown(value, [other.get(key) for other in alike])}"
         for key, value in run.settings.items()
         if value is not None and any(other.get(key) != value for other in alike)
     ]
     return " ".join([run.config.model_name, *differing])
+
+
+def _shown(value: object, others: Sequence[object]) -> str:
+    """Return a value with three digits, where these tell it from the others; a search's have 17."""
+
+    def short(one: object) -> str:
+        return f"{one:.3g}" if isinstance(one, float) else str(one)
+
+    is_told = all(one == value or short(one) != short(value) for one in others)
+    return short(value) if is_told else str(value)
 
 
 def write_table(places: Sequence[Path], folder: Path) -> Table:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.loading.batches import batches
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
-from data.loading.split import Split
+from data.loading.split import Split, told_of_huge
 from models.contract import Model
 from models.layers.dropout import segment_keys
 from system.console import hold_interrupts, interrupt, interrupted_by, print_line
@@ -270,10 +270,13 @@ class Trainer:
         self._unseen.clear()
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value):
-                ids = ", ".join(self.splits["train"].ids[row] for row in rows[step])
+                split = self.splits["train"]
+                ids = ", ".join(split.ids[row] for row in rows[step])
+                advice = told_of_huge(split.folder, rows[step])
                 raise Diverged(
                     f"The loss is {value} at epoch {self.state.epoch}, step {step + 1}: "
-                    f"training has diverged, on the segments {ids}. Try a smaller --lr, or "
-                    "--grad_clip. The checkpoints before are kept."
+                    f"training has diverged, on the segments {ids}. "
+                    f"{advice or 'Try a smaller --lr, or --grad_clip.'} "
+                    "The checkpoints before are kept."
                 )
         return values[-1]

@@ -340,6 +340,13 @@ DAMAGES = {
             "val/audio50.npy, test/audio50.npy."
         ],
     ),
+    "a value that stood in for -inf": (
+        lambda d: set_value(d / "val/audio50.npy", (1, 0, 0), np.finfo(np.float32).min),
+        [
+            "val/audio50.npy: values up to 3.403e+38, expected below 1e+18; "
+            "numpy.nan_to_num, for one, puts such for infinity; put 0 in their place."
+        ],
+    ),
     "a damaged manifest": (
         lambda d: (d / "dataset.json").write_text("[]"),
         [

@@ -64,6 +64,55 @@ def segments(folder):
     return Split(folder)[range(len(Split(folder)))]
 
 
+# ---------------------------------------------------------------- another dataset of the same name
+
+
+def test_another_dataset_of_the_same_name_replaces_none_unless_forced(tmp_path):
+    """MMSA calls the file of each of its datasets aligned_50.pkl."""
+    first = written(tmp_path / "MOSEI/aligned_50.pkl", content_of())
+    content = {name: split_of(f"other-{name}", n) for name, n in SIZES.items()}
+    second = written(tmp_path / "MOSI/aligned_50.pkl", content)
+    datadir = tmp_path / "data"
+    prepared(first, datadir)
+    before = {path: path.read_bytes() for path in datadir.rglob("*.*") if path.is_file()}
+    with pytest.raises(InputError, match=r"data holds other videos, as test0: .* aligned_50 would"):
+        prepared(second, datadir)
+    after = {path: path.read_bytes() for path in datadir.rglob("*.*") if path.is_file()}
+    assert after == before
+    source = PickleSource(second, uses_own_text=True)
+    prepare(Request(datadir, "segment", source, None, is_forced=True), SINGLE_PROCESS)
+    assert Split(datadir / "train").videos[0] == "other-train0"
+
+
+def test_a_file_with_some_videos_more_replaces_what_is_there(tmp_path):
+    path, content = tmp_path / "aligned_50.pkl", content_of()
+    prepared(written(path, content), tmp_path / "data")
+    content["test"] = split_of("new", SIZES["test"])
+    prepared(written(path, content), tmp_path / "data")
+    assert set(Split(tmp_path / "data/test").videos) == {"new0", "new1"}
+
+
+# ---------------------------------------------------------------- an array a segment
+
+
+def test_splits_whose_longest_segments_differ_are_of_one_length(tmp_path):
+    """As --check expects; else it called wrong what had just been prepared."""
+    content = content_of()
+    for longest, split in enumerate(content.values(), start=3):
+        for key in ("vision", "audio"):
+            split[key] = [rows[: min(1 + k, longest)] for k, rows in enumerate(split[key])]
+    prepared(written(tmp_path / "ragged.pkl", content), tmp_path / "data")
+    report = check_dataset(tmp_path / "data")
+    assert report.problems == []
+    for theirs, ours in OURS.items():
+        batch = segments(tmp_path / "data" / ours)
+        for key, found in (("vision", batch.visual), ("audio", batch.audio)):
+            assert found.shape[1] == 4
+            for values, rows in zip(found.numpy(), content[theirs][key], strict=True):
+                np.testing.assert_array_equal(values[-len(rows) :], rows)
+                assert not values[: -len(rows)].any()
+
+
 # ---------------------------------------------------------------- whose labels they are
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +36,15 @@ def test_a_training_says_what_the_model_leaves_out(small, capsys):
     assert capsys.readouterr().out == "nhfnet leaves out: visual, aggregation tokens\n"
     open_training(RunConfig(datadir=small))
     assert capsys.readouterr().out == ""
+
+
+def test_a_file_of_another_alignment_is_told(small, tmp_path):
+    shutil.copytree(small, tmp_path / "data")
+    path = tmp_path / "data/test/audio50.npy"
+    np.save(path, np.load(path)[:, :4])
+    told = r"test: audio has 4 rows a segment, .*train 6: is a file of another alignment"
+    with pytest.warns(UserWarning, match=told):
+        open_training(RunConfig(datadir=tmp_path / "data", model="lf_dnn"))
 
 
 @pytest.fixture

@@ -113,6 +113,20 @@ def test_each_row_has_a_panel_of_its_curves_before_the_whole_models(panels):
     assert panels(changes) == [("nhfnet heads=4", [[0.7]]), ("nhfnet layers=2", [[0.7]])]
 
 
+def test_long_names_leave_room_for_the_scores(monkeypatch):
+    """As those of a search's best have, of which nine settings differ."""
+    figures = []
+    monkeypatch.setattr(plot, "save_figure", lambda figure, _: figures.append(figure))
+    name = "lf_dnn " + " ".join(f"setting_{number}=0.0093251" for number in range(9))
+    plot_comparison(None, [Line(name, [0.88, 0.92], []), Line("lf_dnn", [0.9], [])], "MAE")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (scores,) = figure.subfigs[0].axes
+    assert scores.get_window_extent().width > 0.2 * figure.bbox.width
+    title = scores.title.get_window_extent()
+    assert 0 <= title.x0 < title.x1 <= figure.bbox.width / 2
+
+
 def test_the_report_tells_the_picture_which_row_is_whole(tmp_path, monkeypatch):
     for number, change in enumerate([{"layers": 2}, {}]):
         write_run(tmp_path / str(number), 0.1, set=change)

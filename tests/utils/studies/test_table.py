@@ -130,6 +130,40 @@ def test_a_name_says_what_tells_a_row_from_others_of_its_model(tmp_path):
     }
 
 
+def test_a_name_has_as_many_digits_as_tell_its_row_from_others(tmp_path):
+    for number, lr in enumerate([0.009325150074761313, 0.001]):
+        write_run(tmp_path / str(number), 0.1, lr=lr)
+    assert names(make_table(find_runs([tmp_path]))) == ["nhfnet lr=0.00933", "nhfnet lr=0.001"]
+    write_run(tmp_path / "2", 0.1, lr=0.00932515)
+    assert names(make_table(find_runs([tmp_path]))) == [
+        "nhfnet lr=0.009325150074761313",
+        "nhfnet lr=0.001",
+        "nhfnet lr=0.00932515",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": {"scores": "mosei", "digests": {"train": "t2", "val": "v1", "test": "d1"}}},
+        {"dataset": {"scores": "mosei", "digests": {"train": "t1", "val": "v2", "test": "d1"}}},
+        {"bert": "bert, 5678"},
+    ],
+    ids=["training data", "validation data", "text encoder"],
+)
+@pytest.mark.parametrize("seed", [20, 21])
+def test_runs_that_learned_from_other_data_are_no_seeds_of_one_row(tmp_path, change, seed):
+    """Of the same seed, one would stand for both; of others, their mean would be of nothing."""
+    digests = {"train": "t1", "val": "v1", "test": "d1"}
+    before = {"dataset": {"scores": "mosei", "digests": digests}, "bert": "bert, 1234"}
+    for folder, mae, of, kept in [("a", 0.1, 20, before), ("b", 0.3, seed, before | change)]:
+        path = write_run(tmp_path / folder, mae, seed=of) / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | kept))
+    table = make_table(find_runs([tmp_path]))
+    assert [row.scores["mae"]["mean"] for row in table.rows] == pytest.approx([0.1, 0.3])
+    assert len(set(names(table))) == 2
+
+
 def test_a_run_given_twice_and_its_copy_count_once(study):
     shutil.copytree(study / "a/seed1", study / "copy")
     table = make_table(find_runs([study, study / "a", study / "a/seed1"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from utils.run_config import RunConfig
 from utils.tasks import SENTIMENT
 from utils.training.history import picked_on_test
 from utils.training.step import TrainingStep
-from utils.training.trainer import Trainer
+from utils.training.trainer import Diverged, Trainer
 
 CPU = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)
 
@@ -34,6 +36,22 @@ def make_trainer(small, folder=None, options=CPU, model="nhfnet", **changes):
     built = build(model, {}, splits["train"].widths, 1)
     data = {"dataset": "made up", "alignment": "segment", "digests": {"train": "0"}}
     return Trainer(built, splits, SENTIMENT, config, options, data)
+
+
+def test_a_loss_that_is_no_number_tells_values_that_make_it_so(small, tmp_path):
+    """As numpy.nan_to_num leaves them of COVAREP's -inf; a smaller --lr would change nothing."""
+    shutil.copytree(small, tmp_path / "data")
+    path = tmp_path / "data/train/audio50.npy"
+    values = np.load(path).astype(np.float32)
+    values[:, -1, 5] = np.finfo(np.float32).min
+    np.save(path, values)
+    with pytest.raises(Diverged, match=r"audio50.npy has values up to 3.403e\+38 there"):
+        make_trainer(tmp_path / "data").run()
+
+
+def test_training_that_diverges_is_told_with_advice(small):
+    with pytest.raises(Diverged, match=r"training has diverged, .* Try a smaller --lr"):
+        make_trainer(small, lr=1e30).run()
 
 
 def weights(path):
