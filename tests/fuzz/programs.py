@@ -118,8 +118,9 @@ def _become(folder: Path, log: Path, command: Command) -> None:
         name, *arguments = command
         places = {place: str(folder / place) for place in ("in", "out")}
         filled = [name, *(text.format_map(places) for text in arguments)]
-        home = {"HOME": str(folder / "home")}
-        stand_in(filled, [log, log], folder / "cwd", {**os.environ, **home})
+        # Compiled code goes where the next run finds it.
+        homes = {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder.parent / "cache")}
+        stand_in(filled, [log, log], folder / "cwd", {**os.environ, **homes})
         most = _resident(column=0) + 8 * MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
