@@ -89,10 +89,17 @@ def measure_robustness(
     print_line(format_table(*_summary(found, task)))
     if config.save and options.processes.is_first:
         folder = result_folder(config.resultdir, config.needed_checkpoint, split.digest, beside)
-        _write(folder / split_name, found, task, rates)
-        with warning_if_unwritten(folder / split_name / "report.html"):
-            _report(folder / split_name, config, split, found, task, options)
-        print_line(f"\nResults are in {folder / split_name}")
+        folder /= split_name
+        picture = _write(folder, found, task, rates)
+        with warning_if_unwritten(report := folder / "report.html"):
+            measure = task.chosen_by.name
+            sections = [
+                Section(f"{measure} without a modality", [Table(*_summary(found, task))]),
+                Section(f"{measure} by disturbance", [picture]),
+                *about_run(config, {split_name: split}, task, options.device),
+            ]
+            write_report(report, f"Robustness on {split.folder}", sections)
+        print_line(f"\nResults are in {folder}")
     return found
 
 
@@ -161,7 +168,8 @@ def _summary(found: Sequence[Robustness], task: Task) -> tuple[list[str], list[l
 
 def _write(
     folder: Path, found: Sequence[Robustness], task: Task, rates: Mapping[str, float]
-) -> None:
+) -> Picture:
+    """Write robustness.csv and the picture, which is returned."""
     from utils.reports.robustness_plot import plot_robustness  # matplotlib is slow to import
 
     keys = [measure.key for measure in task.measures]
@@ -180,24 +188,7 @@ def _write(
         name: {how: scores[measure.key] for how, scores in one.scores.items()}
         for name, one in zip(names, found, strict=True)
     }
-    plot_robustness(folder / "robustness.png", curves, measure.name)
-
-
-def _report(
-    folder: Path,
-    config: RunConfig,
-    split: Split,
-    found: Sequence[Robustness],
-    task: Task,
-    options: LoaderOptions,
-) -> None:
-    measure = task.chosen_by
-    picture = Picture(
-        folder / "robustness.png", f"{measure.name} by modality and disturbance", is_wide=True
-    )
-    sections = [
-        Section(f"{measure.name} without a modality", [Table(*_summary(found, task))]),
-        Section(f"{measure.name} by disturbance", [picture]),
-        *about_run(config, {split.folder.name: split}, task, options.device),
-    ]
-    write_report(folder / "report.html", f"Robustness on {split.folder}", sections)
+    meaning = f"{measure.name} by modality and disturbance"
+    picture = Picture(folder / "robustness.png", meaning, is_wide=True)
+    plot_robustness(picture.path, curves, measure.name)
+    return picture
