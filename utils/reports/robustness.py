@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ from system.errors import InputError
 from system.files import write_csv
 from system.progress import progress
 from utils.reports.about import about_run
-from utils.reports.encoded import encode_split
 from utils.reports.evaluation import Predictor, evaluate
 from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
 from utils.reports.perturbation import (
@@ -29,13 +29,13 @@ from utils.reports.perturbation import (
     Perturbation,
     PerturbedSplit,
     effect,
+    encode_split,
     perturbations,
     shift_rates,
 )
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, place_model
-from utils.running.text_encoder import takes_pieces
 from utils.tasks import Scores, Task
 
 
@@ -116,7 +116,7 @@ def _open(
         checkpoint = read_checkpoint(path)
         # --model names the first one's, and that of others that need a name.
         name = None if opened and checkpoint.model in MODELS else config.model
-        own = Split(split.folder, takes_pieces=True) if takes_pieces(checkpoint) else split
+        own = split if checkpoint.text_encoder is None else Split(split.folder, takes_pieces=True)
         its, model, task = open_model(replace(config, checkpoint=path, model=name), checkpoint, own)
         if isinstance(model, WithTextEncoder):
             place = folder / f"{len(opened)}.npy"
@@ -138,7 +138,14 @@ def _scores(
     config, model, task, split = opened
     predictor = Predictor(place_model(model, options), config.precision, options)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
-    by_effect: dict[Perturbation, Scores] = {}
+
+    @cache
+    def score(how: Perturbation) -> Scores:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without text, predictions may be all the same
+            disturbed = PerturbedSplit(split, how, config.seed)
+            return evaluate(predictor, disturbed, task, replace(options, verbose=False)).scores
+
     scores = {}
     bar = progress(perturbations(), desc="Disturbing", unit="score", disable=not options.verbose)
     for perturbation in bar:
@@ -146,13 +153,7 @@ def _scores(
         same = effect(perturbation, rates.get(modality, 0), lengths[modality])
         if modality in getattr(model.config, "left_out", []):
             same = UNDISTURBED
-        if same not in by_effect:
-            disturbed = PerturbedSplit(split, same, config.seed)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # without text, predictions may be all the same
-                found = evaluate(predictor, disturbed, task, replace(options, verbose=False))
-            by_effect[same] = found.scores
-        scores[perturbation] = by_effect[same]
+        scores[perturbation] = score(same)
     return scores
 
 
