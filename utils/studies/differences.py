@@ -59,9 +59,8 @@ def differences(task: Task, split: Split, rows: Sequence[Predicted]) -> list[Dif
     for row in rows[1:]:
         scores = score(row)
         for one in task.measures:
-            value, *drawn = scores[one.key] - first[one.key]
-            apart = np.array(drawn)
-            found.append(Difference(row.name, one, float(value), interval(apart), p_value(apart)))
+            value, drawn = np.split(scores[one.key] - first[one.key], [1])
+            found.append(Difference(row.name, one, value.item(), interval(drawn), p_value(drawn)))
     return found
 
 

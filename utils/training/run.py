@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,8 +26,8 @@ from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.training.history import Epoch, picked_on_test
-from utils.training.provenance import RunRecord, RunResult
-from utils.training.run_folder import BEST, file_to_resume, open_run_folder
+from utils.training.provenance import RunResult, describe_run, now
+from utils.training.run_folder import BEST, RUN_FILE, file_to_resume, open_run_folder
 from utils.training.seeds import print_spread, spread
 from utils.training.trainer import Trainer
 
@@ -58,16 +59,18 @@ def train(
         if resumed is not None:
             trainer.resume(resumed)
         bert = getattr(text_encoder_of(model), "origin", None)
-        record = RunRecord(config, data, options.device, bert) if writes else None
-        if record is not None:
+        record, path = {}, config.checkpointdir / RUN_FILE
+        if writes:
             check_writable(config.resultdir)  # told now, not after the training
-            record.write()
+            record = describe_run(config, data, options.device, bert)
+            write_json(path, record)
         trainer.run()
         evaluation = _test(trainer)
         certainty = bootstrap.measure(evaluation)
-        if record is not None:
+        if writes:
             place, pictures = _write_results(trainer, evaluation, data, certainty)
-            record.write(_result(trainer, evaluation, splits["test"][[0]].inputs))
+            result = _result(trainer, evaluation, splits["test"][[0]].inputs)
+            write_json(path, {**record, "ended": now(), "result": asdict(result)})
             with warning_if_unwritten(place / "report.html"):
                 certainty = certainty or bootstrap.find(evaluation)
                 write_training_report(place, trainer, splits, evaluation, certainty, pictures)

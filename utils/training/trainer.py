@@ -168,7 +168,14 @@ class Trainer:
             torch.manual_seed(self._draw(current.epoch, 2) + rank)
         rows = self.options.rows(order)
         loader = batches(split, order[current.step * self.options.batch_size :], self.options)
-        with self._bar(len(rows)) as bar:
+        with progress(
+            total=len(rows),
+            initial=current.step,
+            desc="Training",
+            unit="step",
+            leave=False,
+            disable=None if self.options.verbose else True,  # None: where nobody watches
+        ) as bar:
             for batch in loader:
                 with hold_interrupts():
                     self._is_within_step = True
@@ -229,16 +236,6 @@ class Trainer:
     def _draw(self, epoch: int, purpose: int) -> int:
         """Return a number below 2**32 that depends on the seed, the epoch and the purpose."""
         return int(np.random.default_rng([self.config.seed, epoch, purpose]).integers(2**32))
-
-    def _bar(self, steps: int) -> tqdm:
-        return progress(
-            total=steps,
-            initial=self.state.step,
-            desc="Training",
-            unit="step",
-            leave=False,
-            disable=None if self.options.verbose else True,  # None: where nobody watches
-        )
 
     def _look_at_loss(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
         """Look at the losses so far, print one, and save within the epoch, when it is time."""
