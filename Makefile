@@ -14,8 +14,9 @@ demo: $(VENV)/installed
 	$(RUN) main_msaf.py --datadir $(DEMO)/CMU_MOSEI --train --overwrite \
 		--checkpointdir $(DEMO)/checkpoints --resultdir $(DEMO)/result
 
+# Compiled Python is kept, whatever the environment says: the tests start hundreds of processes.
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(RUN) $(PYTEST)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) $(PYTEST)
 
 # Hostile files through both programs: N of each kind, drawn by SEED.
 N ?= 200

@@ -124,19 +124,20 @@ def epochs(command: Command) -> Iterator[Row]:
 
 def profile(command: Command) -> Iterator[Row]:
     """Give the shares of a training step's time."""
-    output = command.run("benchmarks/cuda.py", "--profile", "--device", command.device)
+    steps = 1 if command.is_small else 20
+    output = command.run("benchmarks/cuda.py", "--profile", steps, command.device)
     for what, found in json.loads(output.splitlines()[-1]).items():
         yield {"what": f"a step of 16: {what}", "found": found}
 
 
-def profile_here(device: torch.device) -> dict[str, str]:
-    """Profile a pass of twenty steps in this process; figures by name."""
+def profile_here(steps: int, device: torch.device) -> dict[str, str]:
+    """Profile a pass of so many steps in this process; figures by name."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(Path(folder) / "made_up", 16, device, "float32")
-        write_split(setting.folder, 20 * 16, lengths=Case("50@16").lengths)
+        write_split(setting.folder, steps * 16, lengths=Case("50@16").lengths)
         one_pass = train.program(setting, fast_model(setting))
         one_pass()
         with torch.profiler.profile(activities=activities) as profiler:
@@ -190,6 +191,6 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
 
 if __name__ == "__main__":
     if "--profile" in sys.argv:
-        print(json.dumps(profile_here(torch.device(sys.argv[-1]))))
+        print(json.dumps(profile_here(int(sys.argv[-2]), torch.device(sys.argv[-1]))))
     else:
         record.main(__doc__, COLUMNS, add_arguments, measure)

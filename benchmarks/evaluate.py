@@ -1,6 +1,6 @@
 """Evaluation: eager PyTorch against this program, without and with its C++.
 
-    python -m benchmarks.evaluate [--cases 50@16 50@128 500/375@16x3] [--rounds 7] [--device cpu]
+    python -m benchmarks.evaluate [--cases 50@16x12 50@128 500/375@16] [--rounds 7] [--device cpu]
                                   [--precision float32]
 
 A case is rows of audio/visual and the batch; the paper's two experiments have 50, and 500/375.

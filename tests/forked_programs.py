@@ -6,11 +6,12 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 # What the programs import when they need it.
@@ -46,30 +47,80 @@ def run_program(
 
     `before` is called in its process.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / stream for stream in ("out", "err")]
-        command = [str(ROOT / name), *map(str, arguments)]
-        process = start_program(command, outputs, cwd, env, before)
-        process.join(SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(command, SECONDS)
-        texts = [path.read_text() if path.exists() else "" for path in outputs]
-    return subprocess.CompletedProcess(command, process.exitcode, *texts)
+    with Program(name, *arguments, cwd=cwd, env=env, before=before) as program:
+        code = program.end()
+        return subprocess.CompletedProcess(program.command, code, program.output, program.errors)
 
 
-def start_program(
-    command: list[str],
-    outputs: list[Path],
-    cwd: Path | None = None,
-    env: dict[str, str] | None = None,
-    before: Callable[[], None] | None = None,
-) -> ForkServerProcess:
-    """Start a program whose two streams go into files; `before` is called in its process."""
-    where = cwd or Path.cwd(), env or dict(os.environ)
-    process = _context.Process(target=_be, args=(command, outputs, *where, before))
-    process.start()
-    return process
+class Program:
+    """A program under way, which ends with the `with` block; arguments as of `run_program`."""
+
+    def __init__(
+        self,
+        name: str,
+        *arguments: object,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._streams = [Path(self._folder.name) / stream for stream in ("out", "err")]
+        self.command = [str(ROOT / name), *map(str, arguments)]
+        where = cwd or Path.cwd(), env or dict(os.environ)
+        arguments_of_a_fork = self.command, self._streams, *where, before
+        self._process = _context.Process(target=_be, args=arguments_of_a_fork)
+        self._process.start()
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._read(0)
+
+    @property
+    def errors(self) -> str:
+        """What it has printed to standard error so far."""
+        return self._read(1)
+
+    @property
+    def text(self) -> str:
+        """All that it has printed so far."""
+        return self.output + self.errors
+
+    def _read(self, stream: int) -> str:
+        path = self._streams[stream]
+        return path.read_text() if path.exists() else ""
+
+    def wait_for(self, text: str, count: int = 1) -> None:
+        """Wait until it has printed something so often."""
+        end = time.monotonic() + SECONDS
+        while self.text.count(text) < count:
+            assert self._process.exitcode is None, self.text
+            assert time.monotonic() < end, self.text
+            time.sleep(0.01)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self._process.pid, number)
+
+    def end(self) -> int:
+        """Wait for the end; returns the exit code, or minus the signal."""
+        self._process.join(SECONDS)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.command, SECONDS)
+        return self._process.exitcode
+
+    def stop(self) -> None:
+        """Kill it, if it has not ended."""
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
 
 
 def stand_in(
@@ -98,6 +149,7 @@ def _be(
 ) -> None:
     """Be the program, in the forked process."""
     stand_in(command, outputs, cwd, environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may ignore it
     if before is not None:
         before()
     try:

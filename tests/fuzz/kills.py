@@ -96,7 +96,7 @@ def content_of(path: Path) -> Any:
 def result_of(room: Room) -> dict[str, Any]:
     """Return all that a run left, by path; pictures, logs and run.json by their names alone.
 
-    What a kill left half written is no result: it goes when nobody has written to it for an hour.
+    What a kill left half written is no result: it goes once nobody has written to it for an hour.
     """
     out = room.folder / "out"
     files = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".lock"]

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import optuna
@@ -15,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 
 from system.errors import InputError
-from tests.forked_programs import ROOT, SECONDS, start_program
+from tests.forked_programs import Program
 from tests.programs.test_runs import with_other_labels
 from tests.utils.studies.postgresql import needs_postgresql, postgresql, server
 from tests.utils.studies.test_search import trials_of
@@ -43,52 +44,19 @@ def slow_with_a_short_lease():
     plot.plot_comparison = search_plot.plot_search = lambda path, *_: path.touch()
 
 
-class Program:
-    """A program under way."""
-
-    def __init__(self, folder, name, arguments, env):
-        self.outputs = [folder / f"{name}.{stream}" for stream in ("out", "err")]
-        command = [str(ROOT / "main_msaf.py"), *map(str, arguments)]
-        self._process = start_program(command, self.outputs, folder, env, slow_with_a_short_lease)
-
-    @property
-    def text(self):
-        return "".join(path.read_text() for path in self.outputs if path.exists())
-
-    def wait_for(self, text, count=1):
-        """Wait until the program has printed something so often."""
-        end = time.monotonic() + SECONDS
-        while self.text.count(text) < count:
-            assert self._process.exitcode is None, self.text
-            assert time.monotonic() < end, self.text
-            time.sleep(0.02)
-
-    def send(self, number):
-        os.kill(self._process.pid, number)
-
-    def end(self):
-        """Wait for the end; returns the exit code."""
-        self._process.join(SECONDS)
-        return self._process.exitcode
-
-    def stop(self):
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
-
-
 @pytest.fixture
 def start(tmp_path):
-    """Start main_msaf.py in tmp_path: `start("first", "--worker", "found")`."""
-    programs, env = [], {**os.environ, "OMP_NUM_THREADS": "1"}
+    """Start main_msaf.py in tmp_path: `start("--worker", "found")`."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with ExitStack() as stack:
 
-    def begin(name, *arguments):
-        programs.append(Program(tmp_path, name, arguments, env))
-        return programs[-1]
+        def begin(*arguments):
+            program = Program(
+                "main_msaf.py", *arguments, cwd=tmp_path, env=env, before=slow_with_a_short_lease
+            )
+            return stack.enter_context(program)
 
-    yield begin
-    for program in programs:
-        program.stop()
+        yield begin
 
 
 @pytest.fixture
@@ -109,12 +77,12 @@ def ends_of(folder):
 
 
 def test_a_search_that_is_killed_goes_on(start, tune, tmp_path):
-    first = start("first", *tune(3))
+    first = start(*tune(3))
     first.wait_for("Trial 2 of 3")
     first.wait_for("Epoch 2/6", 2)
     first.send(signal.SIGKILL)
     assert first.end() == -signal.SIGKILL
-    again = start("again", *tune(3))
+    again = start(*tune(3))
     assert again.end() == 0, again.text
     assert "Trial 1 of 3" not in again.text
     rows = {(row["trial"], row["attempt"]): row for row in trials_of(tmp_path / "found")}
@@ -146,13 +114,13 @@ def test_workers_share_a_search_and_a_killed_one_gives_its_trial_back(
     if database == "PostgreSQL":
         storage = ["--storage", request.getfixturevalue("postgresql")]
     worker = ["--worker", "found", "--no_verbose", *storage]
-    killed(start("search", *tune(5), *storage))
-    killed(start("first", *worker))
-    others = [start(name, *worker) for name in ("second", "third")]
+    killed(start(*tune(5), *storage))
+    killed(start(*worker))
+    others = [start(*worker), start(*worker)]
     for other in others:
         assert other.end() == 0, other.text
         assert "Nothing waits in found any more" in other.text
-    again = start("again", *tune(5), *storage)
+    again = start(*tune(5), *storage)
     assert again.end() == 0, again.text
     assert "Trial" not in again.text
     complete = {(str(number), "complete"): 1 for number in range(1, 6)}
@@ -166,13 +134,13 @@ def test_workers_share_a_search_and_a_killed_one_gives_its_trial_back(
 def test_two_workers_share_a_comparison_and_a_killed_one_gives_its_run_back(start, small, tmp_path):
     options = ["--epochs", 6, "--datadir", small, "--no_verbose"]
     compare = ["--compare", "lf_dnn", "lmf", "--seeds", 1, 2, "--checkpointdir", "compared"]
-    first = start("first", *compare, *options, "--resultdir", "result")
+    first = start(*compare, *options, "--resultdir", "result")
     first.wait_for("Epoch 1/6")
-    other = start("other", "--worker", "compared", "--no_verbose")
+    other = start("--worker", "compared", "--no_verbose")
     other.wait_for("Epoch 3/6")
     other.send(signal.SIGKILL)
     assert other.end() == -signal.SIGKILL
-    third = start("third", "--worker", "compared", "--no_verbose")
+    third = start("--worker", "compared", "--no_verbose")
     assert (first.end(), third.end()) == (0, 0), first.text + third.text
     rows = json.loads((tmp_path / "compared" / "comparison.json").read_text())["rows"]
     assert {row["model"]: list(row["runs"]) for row in rows} == {
@@ -182,10 +150,10 @@ def test_two_workers_share_a_comparison_and_a_killed_one_gives_its_run_back(star
 
 
 def test_a_process_that_was_stopped_for_too_long_leaves_its_trial_to_others(start, tune, tmp_path):
-    first = start("first", *tune(2))
+    first = start(*tune(2))
     first.wait_for("Epoch 1/6")
     first.send(signal.SIGSTOP)
-    other = start("other", "--worker", "found", "--no_verbose")
+    other = start("--worker", "found", "--no_verbose")
     assert other.end() == 0, other.text
     first.send(signal.SIGCONT)
     assert first.end() == 0, first.text
@@ -195,8 +163,8 @@ def test_a_process_that_was_stopped_for_too_long_leaves_its_trial_to_others(star
     }
 
 
-def test_an_interrupted_search_gives_its_trial_back_at_once(start, tune, tmp_path, interruptible):
-    search = start("search", *tune(2))
+def test_an_interrupted_search_gives_its_trial_back_at_once(start, tune, tmp_path):
+    search = start(*tune(2))
     search.wait_for("Epoch 2/6")
     search.send(signal.SIGTERM)
     assert search.end() == 128 + signal.SIGTERM

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +19,7 @@ from system.devices import pick_device
 from system.errors import InputError
 from system.torch_file import load_torch_file
 from tests.cuda import DEVICES
-from tests.forked_programs import ROOT
+from tests.forked_programs import Program
 from tests.utils.training.test_trainer import CPU, make_trainer
 from utils.training import trainer
 from utils.training.step import TrainingStep
@@ -29,34 +27,27 @@ from utils.training.step import TrainingStep
 KILLS = 4
 
 
-def start_training(small, folder):
+def training(small, folder):
     """Start the program, or let it go on; it tells each step, and saves after each."""
-    command = [sys.executable, ROOT / "main_msaf.py", "--train", "--resume", "auto"]
-    command += ["--datadir", small, "--checkpointdir", folder, "--resultdir", folder / "result"]
-    command += ["--epochs", KILLS + 1, "--batch_size", 15, "--scheduler", "cosine"]
-    command += ["--grad_clip", 0.5, "--save_every", 1, "--log_interval", 1, "--device", "cpu"]
-    return subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    train = ["--train", "--resume", "auto", "--epochs", KILLS + 1, "--batch_size", 15]
+    train += ["--scheduler", "cosine", "--grad_clip", 0.5, "--save_every", 1, "--log_interval", 1]
+    places = ["--checkpointdir", folder, "--resultdir", folder / "result", "--datadir", small]
+    return Program("main_msaf.py", *train, *places, "--device", "cpu")
 
 
 def run_to_the_end(small, folder):
-    with start_training(small, folder) as training:
-        output = training.stdout.read()
-    assert training.returncode == 0, output
+    with training(small, folder) as program:
+        assert program.end() == 0, program.text
 
 
 def kill_training(small, folder, moment):
     """Start the training and kill it at a moment: so many such lines later, so many seconds."""
     line, times, seconds = moment
-    output = []
-    with start_training(small, folder) as training:
-        while sum(line in found for found in output) < times:
-            output.append(training.stdout.readline())
-            assert output[-1], "".join(output)  # it ended too early
+    with training(small, folder) as program:
+        program.wait_for(line, times)
         time.sleep(seconds)
-        training.kill()
-    return training.returncode
+        program.send(signal.SIGKILL)
+        return program.end()
 
 
 def draw_moment(rng):

@@ -13,7 +13,7 @@ import pytest
 
 from models.checkpoint import read_checkpoint
 from tests.cuda import needs_cuda
-from tests.forked_programs import ROOT
+from tests.forked_programs import ROOT, Program
 from tests.utils.training.test_resume import assert_same
 
 EPOCHS, STEPS = 3, 10
@@ -25,34 +25,27 @@ def started(datadirs, folder, *options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, ROOT / "main_msaf.py", "--train", "--resume", "auto"]
-    command += ["--model", "lf_dnn", "--batch_size", 8, "--epochs", EPOCHS, "--log_interval", 1]
-    command += ["--checkpointdir", folder, "--resultdir", folder / "result"]
-    options = ["--device", "cpu", *options]
+    train = ["--train", "--resume", "auto", "--model", "lf_dnn", "--batch_size", 8]
+    train += ["--epochs", EPOCHS, "--log_interval", 1, "--device", "cpu"]
+    train += ["--checkpointdir", folder, "--resultdir", folder / "result", *options]
     several = {"WORLD_SIZE": str(len(datadirs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                subprocess.Popen(
-                    list(map(str, [*command, "--datadir", datadir, *options])),
-                    env={**os.environ, **several, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for rank, datadir in enumerate(datadirs)
-        ]
+        programs = []
+        for rank, datadir in enumerate(datadirs):
+            env = {**os.environ, **several, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            program = Program("main_msaf.py", *train, "--datadir", datadir, env=env)
+            programs.append(stack.enter_context(program))
+        yield programs
 
 
-def ends_of(processes):
+def ends_of(programs):
     """Each process's exit code, and its lines of errors; and all that the first printed."""
-    outputs = [process.communicate(timeout=200) for process in processes]
+    codes = [program.end() for program in programs]
     errors = [
-        [line for line in error.splitlines() if not line.startswith("warning: ")]
-        for _, error in outputs
+        [line for line in program.errors.splitlines() if not line.startswith("warning: ")]
+        for program in programs
     ]
-    return [process.returncode for process in processes], errors, outputs[0][0]
+    return codes, errors, programs[0].output
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +76,12 @@ def test_processes_share_a_gpu_where_there_is_none_for_each(small, tmp_path, pre
 @pytest.mark.parametrize(
     ("number", "rank", "workers"), [(signal.SIGTERM, 1, 2), (signal.SIGINT, 0, 0)]
 )
-def test_an_interrupt_of_one_saves_the_position_once(
-    interruptible, small, tmp_path, whole, number, rank, workers
-):
+def test_an_interrupt_of_one_saves_the_position_once(small, tmp_path, whole, number, rank, workers):
     with started([small, small], tmp_path, "--num_workers", workers) as processes:
-        told = 0
-        while told < STEPS + 3:
-            line = processes[0].stdout.readline()
-            assert line, ends_of(processes)
-            told += "  step" in line
-        processes[rank].send_signal(number)
+        processes[0].wait_for("  step", STEPS + 3)
+        processes[rank].send(number)
         codes, errors, output = ends_of(processes)
-    told += output.count("  step")
+    told = output.count("  step")
     assert codes == [128 + number] * 2
     assert errors == [["error: Interrupted; what was finished is kept."], []]
     with started([small, small], tmp_path) as processes:

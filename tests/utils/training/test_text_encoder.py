@@ -262,15 +262,14 @@ def test_features_stay_as_they_were_prepared_unless_it_is_said(demo):
 # ---------------------------------------------------------------- several processes
 
 
-def test_two_processes_and_an_interrupt_end_with_the_same_weights(interruptible, demo, tmp_path):
+def test_two_processes_and_an_interrupt_end_with_the_same_weights(demo, tmp_path):
     options = ("--finetune_bert", "--model", "text_only", "--accumulation_steps", 2, "--epochs", 1)
     options += ("--batch_size", 64, "--set", "layers=1")
     for folder in ("whole", "two"):
         with started([demo, demo], tmp_path / folder, *options) as processes:
             if folder == "two":
-                while "  step 3" not in (line := processes[0].stdout.readline()):
-                    assert line, ends_of(processes)
-                processes[1].send_signal(signal.SIGTERM)
+                processes[0].wait_for("  step 3")
+                processes[1].send(signal.SIGTERM)
             codes, errors, _ = ends_of(processes)
         assert codes == ([0, 0] if folder == "whole" else [143, 143]), errors
     with started([demo, demo], tmp_path / "two", *options) as processes:
