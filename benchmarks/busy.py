@@ -1,6 +1,6 @@
 """Training on a busy machine: the demo's two epochs beside processes that do nothing but count.
 
-    python -m benchmarks.busy [--beside 0 1 2 4] [--rounds 1]
+    python -m benchmarks.busy [--beside 0 1 2 4] [--rounds 3]
 
 Whole commands, in seconds: as the program waits by itself, with
 threads that spin as OpenMP has them do by default, with OMP_WAIT_POLICY=passive, and with one
@@ -61,7 +61,7 @@ COLUMNS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--beside", type=int, nargs="+", default=[0, 1, 2, 4])
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3, help="whose median is taken")
 
 
 def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks import record, sides
-from utils.reports.evaluation import Predictor, evaluate
+from utils.reports.evaluation import Predictor, evaluate, evaluation_options
 from utils.tasks import SENTIMENT
 
 
@@ -35,11 +35,12 @@ def eager(setting: sides.Setting) -> sides.OnePass:
 
 def program(setting: sides.Setting, model: nn.Module) -> sides.OnePass:
     """Evaluate as main_msaf.py does."""
-    predictor = Predictor(model, setting.precision, setting.options)
     split = sides.open_split(setting)
+    options = evaluation_options(setting.options, split)
+    predictor = Predictor(model, setting.precision, options)
 
     def one_pass() -> None:
-        evaluate(predictor, split, SENTIMENT, setting.options)
+        evaluate(predictor, split, SENTIMENT, options)
 
     return one_pass
 

@@ -123,8 +123,8 @@ def open_split(setting: Setting) -> Split:
     return Split(setting.folder)
 
 
-# A pass over CMU-MOSEI has 1,020 steps of 16: what is done once a pass hardly counts. Longer segments
-# in larger batches outgrow a laptop's memory.
+# A pass over CMU-MOSEI has 1,020 steps of 16: what is done once a pass hardly counts there. Longer
+# segments in larger batches outgrow a laptop's memory.
 CASES = ("50@16x12", "50@128", "500/375@16")
 
 

@@ -74,7 +74,9 @@ class RunConfig(CheckedConfig):
         "(default: the task's)",
     )
     lr: float = setting(1e-3, positive_number, "Adam's learning rate")
-    batch_size: int = setting(16, _count, "segments a batch, over all processes")
+    batch_size: int = setting(
+        16, _count, "segments a step, over all processes; more are evaluated at once if short"
+    )
     epochs: int = setting(10, _count, "passes over the training split")
     scheduler: str = setting(
         SCHEDULES[0],

@@ -13,7 +13,13 @@ from system.files import check_writable
 from utils.reports.about import about_run, describe_data
 from utils.reports.attention import AttentionReport, Wanted, attention_section
 from utils.reports.bootstrap import Bootstrap
-from utils.reports.evaluation import Evaluation, Predictor, evaluate, report_not_finite
+from utils.reports.evaluation import (
+    Evaluation,
+    Predictor,
+    evaluate,
+    evaluation_options,
+    report_not_finite,
+)
 from utils.reports.evaluation_report import evaluation_sections
 from utils.reports.html import warning_if_unwritten, write_report
 from utils.reports.results import print_scores, result_folder, write_evaluation
@@ -42,6 +48,7 @@ def evaluate_checkpoint(
     bootstrap = Bootstrap(config, split, task)
     if config.save:
         check_writable(config.resultdir)  # told before the work
+    options = evaluation_options(options, split)
     predictor = Predictor(place_model(model, options), config.precision, options)
     evaluation = evaluate(predictor, split, task, options)
     report_not_finite({split_name: evaluation.not_finite})

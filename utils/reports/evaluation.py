@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,17 @@ from utils.running.execution import Compiled, autocast
 from utils.tasks import Scores, Task
 
 _MOST_PARTS = 1000
+_TOKENS_AT_ONCE = 6400  # of the longest modality, in a batch that is evaluated
+
+
+def evaluation_options(options: LoaderOptions, split: Split) -> LoaderOptions:
+    """Return how splits like `split` are evaluated: in batches of 128 segments of 50 rows, or more.
+
+    Nothing is kept for gradients then, so that there is room for more than a step of training has,
+    and large batches take less time.
+    """
+    longest = max(length for length, _ in split.shapes)
+    return replace(options, batch_size=max(options.batch_size, _TOKENS_AT_ONCE // longest))
 
 
 class Predictor(nn.Module):

@@ -37,7 +37,12 @@ from models.text_encoder import TextEncoder
 from system.console import print_line, print_warning
 from system.errors import InputError
 from system.files import write_csv
-from utils.reports.evaluation import Predictor, predict_split, report_not_finite
+from utils.reports.evaluation import (
+    Predictor,
+    evaluation_options,
+    predict_split,
+    report_not_finite,
+)
 from utils.reports.html import warning_if_unwritten
 from utils.reports.predict_report import write_prediction_report
 from utils.reports.results import result_folder, values_by_segment
@@ -68,6 +73,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
         config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
         for split in splits[1:]:
             check_widths(model, split)
+        options = evaluation_options(options, splits[0])
         predictor = Predictor(place_model(model, options), config.precision, options)
         digest = " ".join(split.digest for split in splits)
         folder = result_folder(config.resultdir, checkpoint.path, digest) / "predicted"

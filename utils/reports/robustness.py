@@ -21,7 +21,7 @@ from system.errors import InputError
 from system.files import write_csv
 from system.progress import progress
 from utils.reports.about import about_run
-from utils.reports.evaluation import Predictor, evaluate
+from utils.reports.evaluation import Predictor, evaluate, evaluation_options
 from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
 from utils.reports.perturbation import (
     MODALITIES,
@@ -136,6 +136,7 @@ def _scores(
 ) -> dict[Perturbation, Scores]:
     """Return the scores by perturbation; where several leave the same data, it is scored once."""
     config, model, task, split = opened
+    options = evaluation_options(options, split)
     predictor = Predictor(place_model(model, options), config.precision, options)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
 

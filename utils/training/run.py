@@ -98,7 +98,7 @@ def _test(trainer: Trainer) -> Evaluation:
     task, split = trainer.task, trainer.splits["test"]
     chosen_by = task.chosen_by.name
     print_heading(f"Test scores at epoch {trainer.best.number}, the best by validation {chosen_by}")
-    evaluation = evaluate(trainer.predictor, split, task, trainer.options)
+    evaluation = evaluate(trainer.predictor, split, task, trainer.evaluating)
     print_scores(evaluation, task)
     for name, column in task.outputs.items():
         mean = trainer.splits["train"].labels[:, column].mean()

@@ -28,6 +28,7 @@ from utils.reports.evaluation import (
     Predictor,
     append_predictions,
     evaluate,
+    evaluation_options,
     gather_rows,
     report_not_finite,
 )
@@ -66,7 +67,8 @@ class Trainer:
         self.splits = place_splits(splits, options)
         self.state = TrainingState()
         self.saver = TrainingSaver(self.step, config, options, data)
-        self.predictor = Predictor(model, config.precision, options)
+        self.evaluating = evaluation_options(options, splits["train"])
+        self.predictor = Predictor(model, config.precision, self.evaluating)
         self._after_epoch = after_epoch
         self._is_within_step = False
         self._unseen: list[Tensor] = []  # losses since the last look
@@ -143,7 +145,7 @@ class Trainer:
             scores = {"train": train_scores}
             zeroed = {"train": not_finite}
             for name in [name for name in self.splits if name != "train"]:
-                evaluation = evaluate(self.predictor, self.splits[name], self.task, self.options)
+                evaluation = evaluate(self.predictor, self.splits[name], self.task, self.evaluating)
                 scores[name] = evaluation.scores
                 zeroed[name] = evaluation.not_finite
                 self._stop_together()

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ from system.errors import InputError
 from system.processes import Processes
 from tests.data.loading.test_split import FILES, on_cpu, write_split
 from utils.reports.evaluation import (
+    Predictor,
     append_predictions,
     evaluate,
+    evaluation_options,
     gather_rows,
     report_not_finite,
 )
@@ -92,6 +95,34 @@ def test_scores_do_not_depend_on_the_batch_size(split, model, batch_size):
     found = evaluate(model.train(), split, SENTIMENT, on_cpu(batch_size=batch_size))
     np.testing.assert_allclose(found.predictions, whole.predictions, atol=1e-5)
     assert found.scores == pytest.approx(whole.scores, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "audio", "expected"),
+    [(16, 50, 128), (1, 54, 118), (16, 500, 16), (8, 500, 12), (256, 50, 256), (1, 10**4, 1)],
+)
+def test_short_segments_are_evaluated_in_large_batches(batch_size, audio, expected):
+    split = SimpleNamespace(shapes=[(50, 35), (audio, 74), (50, 768)])
+    assert evaluation_options(on_cpu(batch_size), split) == on_cpu(expected)
+
+
+def test_the_programs_do_so(main, small, monkeypatch):
+    sizes, forward = [], Predictor.forward
+
+    def noted(self, *inputs):
+        sizes.append(len(inputs[0]))
+        return forward(self, *inputs)
+
+    monkeypatch.setattr(Predictor, "forward", noted)
+    small_batches = ("--datadir", small, "--batch_size", 4, "--no_verbose")
+    best = ("--checkpoint", "run/best.pth", *small_batches)
+    main("--train", "--model", "lf_dnn", "--epochs", 1, "--checkpointdir", "run", *small_batches)
+    main(*best)
+    main(*best, "--predict", small / "val")
+    main(*best, "--robustness")
+    val, test = 21, 23
+    assert sizes[:5] == [val, test, test, test, val]
+    assert set(sizes[5:]) == {test}
 
 
 def test_parts_are_joined_in_order_when_they_are_many():
