@@ -17,29 +17,16 @@ from system.config import parse_assignments
 from system.console import ArgumentParser, file_path, print_line, run, whole_number
 from utils.actions import EVALUATED, act
 from utils.option_checks import BY_ID, check_options
-from utils.run_config import (
-    AS_PREPARED,
-    DEFAULT_MODEL,
-    MOST_SEED,
-    OF_A_TEXT_ENCODER,
-    RunConfig,
-    read_run_config,
-)
+from utils.run_config import AS_PREPARED, DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
 
-# The options that are settings of a run, by the groups of --help.
+# The groups that --help lists the settings of a run in, each by its first.
 _GROUPS = {
-    "data": ("datadir", "alignment", "task"),
-    "model": ("model", "set", "checkpoint"),
-    "training": (
-        *("loss", "lr", "batch_size", "epochs", "scheduler", "plateau_factor", "plateau_patience"),
-        *("weight_decay", "grad_clip", "patience", "accumulation_steps", "seed"),
-    ),
-    "text encoder": ("finetune_bert", *OF_A_TEXT_ENCODER),
-    "running": ("device", "precision", "compile", "native", "num_workers"),
-    "output": (
-        *("checkpointdir", "resultdir", "bootstrap", "against"),
-        *("save_every", "log_interval", "verbose", "save"),
-    ),
+    "datadir": "data",
+    "model": "model",
+    "loss": "training",
+    "finetune_bert": "text encoder",
+    "device": "running",
+    "checkpointdir": "output",
 }
 _VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
 
@@ -125,11 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--export", type=file_path, metavar="FILE.safetensors|FILE.onnx", help=export)
     dry_run = "print what would be done and what it costs; nothing is trained or written"
     add("--dry_run", action="store_true", help=dry_run)
-    by_name = {field.name: field for field in fields(RunConfig)}
-    for title, names in _GROUPS.items():
-        group = parser.add_argument_group(title)
-        for name in names:
-            _add_setting(group, by_name[name])
+    for field in fields(RunConfig):
+        if field.name in _GROUPS:
+            group = parser.add_argument_group(_GROUPS[field.name])
+        _add_setting(group, field)
     pdf = "write each picture as a PDF too, beside the PNG, for papers"
     group.add_argument("--pdf", action="store_true", help=pdf)
     return parser

@@ -120,9 +120,12 @@ def _labels(split: Split, task: Task) -> list[str]:
     return [f"{column.mean():.2f} ± {column.std():.2f}" for column in columns]
 
 
-def environment_section(found: Mapping[str, Any]) -> Section:
-    """Return versions, revision and machine, as `environment` has them."""
-    rows: list[tuple[str, Any]] = []
-    for name, value in found.items():
-        rows += value.items() if isinstance(value, dict) else [(name, value)]
+def environment_section(*environments: Mapping[str, Any]) -> Section:
+    """Return versions, revision and machine, as `environment` has them; of several, all of each."""
+    found: dict[str, dict[str, None]] = {}
+    for one in environments:
+        for name, value in one.items():
+            for key, fact in (value if isinstance(value, dict) else {name: value}).items():
+                found.setdefault(key, {})["-" if fact is None else str(fact)] = None
+    rows = [(name, "; ".join(facts)) for name, facts in found.items()]
     return Section("Environment", [Table(["what", "value"], rows)])

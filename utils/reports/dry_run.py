@@ -15,7 +15,6 @@ from utils.reports.costs import count_parameters, model_table
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, open_training
-from utils.running.text_encoder import takes_pieces
 
 _STATES = 3  # of a weight in a checkpoint: itself and Adam's two moments; without, itself
 
@@ -50,7 +49,8 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
     """Print what an evaluation would read, do and write; touches nothing."""
     checkpoint = read_checkpoint(config.needed_checkpoint)
-    split = Split(config.data_folder / split_name, takes_pieces=takes_pieces(checkpoint))
+    in_pieces = checkpoint.text_encoder is not None
+    split = Split(config.data_folder / split_name, takes_pieces=in_pieces)
     config, model, task = open_model(config, checkpoint, split)
     facts = [
         ("evaluate", f"{checkpoint.path}: {config.model} for {task.name}, on {options.device}"),

@@ -22,7 +22,6 @@ from utils.reports.html import warning_if_unwritten, write_report
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, place_model
-from utils.running.text_encoder import takes_pieces
 
 
 def evaluate_checkpoint(
@@ -35,7 +34,8 @@ def evaluate_checkpoint(
     not fit each other, or have nothing to show attention of.
     """
     checkpoint = read_checkpoint(config.needed_checkpoint)
-    split = Split(config.data_folder / split_name, takes_pieces=takes_pieces(checkpoint))
+    in_pieces = checkpoint.text_encoder is not None
+    split = Split(config.data_folder / split_name, takes_pieces=in_pieces)
     config, model, task = open_model(config, checkpoint, split)
     data = describe_data(config.data_folder, {split_name: split})
     maps = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,11 +43,8 @@ class Predictor(nn.Module):
         self.model = model
         self._precision = precision
         prepared = Compiled(model) if options.compiles else model
-        self._predict = CudaGraph(
-            lambda *inputs: (self._run(prepared, inputs),),
-            lambda *inputs: (self._run(model, inputs),),
-            options.share_size,
-        )
+        run = partial(self._run, prepared), partial(self._run, model)
+        self._predict = CudaGraph(*run, options.share_size)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Predict."""
@@ -54,9 +52,9 @@ class Predictor(nn.Module):
         return prediction
 
     @torch.no_grad()
-    def _run(self, forward: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+    def _run(self, forward: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor]:
         with autocast(self._precision, inputs[0].device):
-            return forward(*inputs).float()
+            return (forward(*inputs).float(),)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from data.layout import iterate_segments, number_in
+from data.loading.batches import batches
+from data.loading.options import LoaderOptions
 from data.loading.split import INPUTS, Split
-from data.npy import Rows
+from data.npy import NpyReader, NpyWriter, Rows
+from models.text_encoder import TextEncoder
+from system.processes import SINGLE_PROCESS
 
 MODALITIES = ("text", "audio", "visual")
 SHIFTED = ("audio", "visual")  # against text
@@ -66,18 +72,51 @@ def effect(perturbation: Perturbation, rows_a_second: float, length: int) -> Per
     return Perturbation(modality, kind, level)
 
 
-class PerturbedSplit(Split):
+class _ReadOtherwise(Split):
+    """A split of which something else is read than its files hold, as the arguments say."""
+
+    def __init__(self, split: Split, *arguments: Any) -> None:
+        self.__dict__.update(split.__dict__)
+        self._arguments = (split, *arguments)
+
+    def __reduce__(self) -> tuple[type[Split], tuple[Any, ...]]:
+        return type(self), self._arguments
+
+
+class EncodedSplit(_ReadOtherwise):
+    """A split of word pieces whose text is read from features at `path`, `(N, T, width)`."""
+
+    def __init__(self, split: Split, path: Path) -> None:
+        super().__init__(split, path)
+        features = NpyReader(path)
+        self.takes_pieces = False
+        self._arrays = {**split._arrays, "text": features}
+        self.widths = {**split.widths, "text": features.shape[2]}
+
+
+@torch.no_grad()
+def encode_split(
+    split: Split, encoder: TextEncoder, path: Path, options: LoaderOptions
+) -> EncodedSplit:
+    """Write a split's text to `path` as the model behind `encoder` sees it; returns it so."""
+    encoder = encoder.to(options.device).eval()
+    length = encoder.config.words or split.shapes[INPUTS.index("text")][0]
+    alone = replace(options, processes=SINGLE_PROCESS)  # each process encodes all
+    with NpyWriter(path, (length, encoder.config.hidden_size)) as writer:
+        for batch in batches(split, None, alone):
+            features = encoder(batch.text.to(options.device))
+            writer.append(features.float().cpu().numpy())
+    return EncodedSplit(split, path)
+
+
+class PerturbedSplit(_ReadOtherwise):
     """A split that is read disturbed, by the `seed`, a segment's row and the modality alone.
 
     The level of a shift is in rows.
     """
 
     def __init__(self, split: Split, perturbation: Perturbation, seed: int) -> None:
-        self.__dict__.update(split.__dict__)
-        self._arguments = (split, perturbation, seed)
-
-    def __reduce__(self) -> tuple[type[Split], tuple[Any, ...]]:
-        return PerturbedSplit, self._arguments
+        super().__init__(split, perturbation, seed)
 
     def read(self, rows: Rows) -> tuple[list[Tensor], np.ndarray]:
         """Read as `Split.read` does, then disturb."""

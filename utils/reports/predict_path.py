@@ -54,7 +54,7 @@ from utils.running.setup import (
     place_model,
     scores_trained_on,
 )
-from utils.running.text_encoder import cutter_of, takes_pieces
+from utils.running.text_encoder import cutter_of
 from utils.tasks import Task
 
 
@@ -67,7 +67,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
     """
     checkpoint = read_checkpoint(config.needed_checkpoint)
     config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
-    if bert is not None and takes_pieces(checkpoint):
+    if bert is not None and checkpoint.text_encoder is not None:
         raise InputError(f"--bert: {checkpoint.path} has its own text encoder; leave --bert out.")
     with _opened(path, bert, checkpoint, config, options) as splits:
         config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
@@ -96,7 +96,7 @@ def _opened(
     path: Path, bert: str | None, checkpoint: Checkpoint, config: RunConfig, options: LoaderOptions
 ) -> Iterator[list[Split]]:
     """Open a dataset where it is, a pickle as a temporary dataset."""
-    in_pieces = takes_pieces(checkpoint)
+    in_pieces = checkpoint.text_encoder is not None
     if not path.exists():
         raise InputError(f"--predict: there is no {path}; give a prepared dataset, or a pickle.")
     if path.name in ("", ".."):  # a split's parent is looked into for the manifest

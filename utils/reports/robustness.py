@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ from system.errors import InputError
 from system.files import write_csv
 from system.progress import progress
 from utils.reports.about import about_run
-from utils.reports.encoded import encode_split
 from utils.reports.evaluation import Predictor, evaluate, evaluation_options
 from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
 from utils.reports.perturbation import (
@@ -29,13 +29,13 @@ from utils.reports.perturbation import (
     Perturbation,
     PerturbedSplit,
     effect,
+    encode_split,
     perturbations,
     shift_rates,
 )
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, place_model
-from utils.running.text_encoder import takes_pieces
 from utils.tasks import Scores, Task
 
 
@@ -89,10 +89,17 @@ def measure_robustness(
     print_line(format_table(*_summary(found, task)))
     if config.save and options.processes.is_first:
         folder = result_folder(config.resultdir, config.needed_checkpoint, split.digest, beside)
-        _write(folder / split_name, found, task, rates)
-        with warning_if_unwritten(folder / split_name / "report.html"):
-            _report(folder / split_name, config, split, found, task, options)
-        print_line(f"\nResults are in {folder / split_name}")
+        folder /= split_name
+        picture = _write(folder, found, task, rates)
+        with warning_if_unwritten(report := folder / "report.html"):
+            measure = task.chosen_by.name
+            sections = [
+                Section(f"{measure} without a modality", [Table(*_summary(found, task))]),
+                Section(f"{measure} by disturbance", [picture]),
+                *about_run(config, {split_name: split}, task, options.device),
+            ]
+            write_report(report, f"Robustness on {split.folder}", sections)
+        print_line(f"\nResults are in {folder}")
     return found
 
 
@@ -109,7 +116,7 @@ def _open(
         checkpoint = read_checkpoint(path)
         # --model names the first one's, and that of others that need a name.
         name = None if opened and checkpoint.model in MODELS else config.model
-        own = Split(split.folder, takes_pieces=True) if takes_pieces(checkpoint) else split
+        own = split if checkpoint.text_encoder is None else Split(split.folder, takes_pieces=True)
         its, model, task = open_model(replace(config, checkpoint=path, model=name), checkpoint, own)
         if isinstance(model, WithTextEncoder):
             place = folder / f"{len(opened)}.npy"
@@ -132,7 +139,14 @@ def _scores(
     options = evaluation_options(options, split)
     predictor = Predictor(place_model(model, options), config.precision, options)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
-    by_effect: dict[Perturbation, Scores] = {}
+
+    @cache
+    def score(how: Perturbation) -> Scores:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without text, predictions may be all the same
+            disturbed = PerturbedSplit(split, how, config.seed)
+            return evaluate(predictor, disturbed, task, replace(options, verbose=False)).scores
+
     scores = {}
     bar = progress(perturbations(), desc="Disturbing", unit="score", disable=not options.verbose)
     for perturbation in bar:
@@ -140,13 +154,7 @@ def _scores(
         same = effect(perturbation, rates.get(modality, 0), lengths[modality])
         if modality in getattr(model.config, "left_out", []):
             same = UNDISTURBED
-        if same not in by_effect:
-            disturbed = PerturbedSplit(split, same, config.seed)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # without text, predictions may be all the same
-                found = evaluate(predictor, disturbed, task, replace(options, verbose=False))
-            by_effect[same] = found.scores
-        scores[perturbation] = by_effect[same]
+        scores[perturbation] = score(same)
     return scores
 
 
@@ -162,7 +170,8 @@ def _summary(found: Sequence[Robustness], task: Task) -> tuple[list[str], list[l
 
 def _write(
     folder: Path, found: Sequence[Robustness], task: Task, rates: Mapping[str, float]
-) -> None:
+) -> Picture:
+    """Write robustness.csv and the picture, which is returned."""
     from utils.reports.robustness_plot import plot_robustness  # matplotlib is slow to import
 
     keys = [measure.key for measure in task.measures]
@@ -181,24 +190,7 @@ def _write(
         name: {how: scores[measure.key] for how, scores in one.scores.items()}
         for name, one in zip(names, found, strict=True)
     }
-    plot_robustness(folder / "robustness.png", curves, measure.name)
-
-
-def _report(
-    folder: Path,
-    config: RunConfig,
-    split: Split,
-    found: Sequence[Robustness],
-    task: Task,
-    options: LoaderOptions,
-) -> None:
-    measure = task.chosen_by
-    picture = Picture(
-        folder / "robustness.png", f"{measure.name} by modality and disturbance", is_wide=True
-    )
-    sections = [
-        Section(f"{measure.name} without a modality", [Table(*_summary(found, task))]),
-        Section(f"{measure.name} by disturbance", [picture]),
-        *about_run(config, {split.folder.name: split}, task, options.device),
-    ]
-    write_report(folder / "report.html", f"Robustness on {split.folder}", sections)
+    meaning = f"{measure.name} by modality and disturbance"
+    picture = Picture(folder / "robustness.png", meaning, is_wide=True)
+    plot_robustness(picture.path, curves, measure.name)
+    return picture

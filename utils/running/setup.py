@@ -25,13 +25,7 @@ from system.devices import pick_device
 from system.errors import InputError, described
 from system.processes import Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
-from utils.running.text_encoder import (
-    check_pieces,
-    choose_what_learns,
-    finetuned,
-    in_pieces,
-    takes_pieces,
-)
+from utils.running.text_encoder import check_pieces, choose_what_learns, finetuned, in_pieces
 from utils.tasks import LOSSES, TASKS, Task
 
 _WORKERS = {"cuda": 4, "cpu": 0}
@@ -59,7 +53,7 @@ def open_training(
     """
     splits = {name: Split(config.data_folder / name) for name in names}
     checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
-    if checkpoint is not None and takes_pieces(checkpoint):
+    if checkpoint is not None and checkpoint.text_encoder is not None:
         splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
     if config.finetune_bert is not None:

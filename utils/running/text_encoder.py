@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 _DEFAULTS = RunConfig()
 
 
-def takes_pieces(checkpoint: Checkpoint) -> bool:
-    """Tell whether a checkpoint's text is word pieces, which its own text encoder encodes."""
-    return checkpoint.text_encoder is not None
-
-
 def in_pieces(splits: Mapping[str, Split]) -> dict[str, Split]:
     """Return the splits, their text as word pieces."""
     return {name: Split(split.folder, takes_pieces=True) for name, split in splits.items()}
@@ -73,7 +68,7 @@ def finetuned(
 
 def _of_resumed(config: RunConfig, checkpoint: Checkpoint) -> TextEncoder | None:
     """Return the text encoder that a training's file holds, None where it holds none."""
-    if not takes_pieces(checkpoint):
+    if checkpoint.text_encoder is None:
         return None
     encoder = restore_text_encoder(checkpoint)
     name = encoder.origin.rpartition(", ")[0]

@@ -42,31 +42,25 @@ def differences(task: Task, split: Split, rows: Sequence[Predicted]) -> list[Dif
     counts, video_of = draw_videos(split.videos, RESAMPLES, _DRAWN_BY)
     if counts.shape[1] == 1 or task.sums is None:
         return []
-    labels, once = split.labels[:, task.columns], np.ones((1, counts.shape[1]))
+    labels = split.labels[:, task.columns]
+    counts = np.vstack([np.ones_like(counts[:1]), counts])  # first what there is, each video once
     generator = np.random.default_rng([_DRAWN_BY, 1])  # not what drew the videos
 
-    def score(row: Predicted) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return the mean of each score over the runs: as it is `()`, and resampled `(R,)`."""
+    def score(row: Predicted) -> dict[str, np.ndarray]:
+        """Return the mean of each score over the runs: as it is, then resampled, `(1 + R,)`."""
         runs = len(row.predictions)
-        draws = max(runs - 1, 1)
-        drawn = generator.multinomial(draws, np.full(runs, 1 / runs), len(counts)).T / draws
-        whole, resampled = (
-            [resampled_scores(labels, one, task, of, video_of) for one in row.predictions]
-            for of in (once, counts)
-        )
-        return (
-            {key: np.mean([one[key] for one in whole]) for key in whole[0]},
-            {key: (drawn * [one[key] for one in resampled]).sum(axis=0) for key in resampled[0]},
-        )
+        draws, each = max(runs - 1, 1), np.full(runs, 1 / runs)
+        drawn = generator.multinomial(draws, each, RESAMPLES) / draws
+        shares = np.vstack([each, drawn]).T
+        scores = [resampled_scores(labels, one, task, counts, video_of) for one in row.predictions]
+        return {key: (shares * [one[key] for one in scores]).sum(axis=0) for key in scores[0]}
 
-    first, first_resampled = score(rows[0])
-    found = []
+    first, found = score(rows[0]), []
     for row in rows[1:]:
-        mean, resampled = score(row)
+        scores = score(row)
         for one in task.measures:
-            apart = resampled[one.key] - first_resampled[one.key]
-            value = float(mean[one.key] - first[one.key])
-            found.append(Difference(row.name, one, value, interval(apart), p_value(apart)))
+            value, drawn = np.split(scores[one.key] - first[one.key], [1])
+            found.append(Difference(row.name, one, value.item(), interval(drawn), p_value(drawn)))
     return found
 
 

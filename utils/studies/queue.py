@@ -128,7 +128,6 @@ class Queue:
         taken: list[int] = []
         raised: list[BaseException] = []  # by `function`
         given_back: list[BaseException] = []
-        failed: list[str] = []
 
         def call(trial: optuna.Trial) -> float:
             if RUN not in trial.user_attrs:  # nothing was waiting any more
@@ -148,7 +147,6 @@ class Queue:
                 if why is None:
                     given_back.append(error)
                 else:
-                    failed.append(why)
                     print_warning(f"run {trial.user_attrs[RUN]} failed: {why}")
                 with suppress(*_OF_OPTUNA):  # the error itself says more
                     trial.set_user_attr(*((_GIVEN_BACK, True) if why is None else (_FAILED, why)))
@@ -168,9 +166,8 @@ class Queue:
                 f"run {run_of(trial)} was taken from this process, which gave no sign of life "
                 f"for {database.LEASE} seconds, or by a later command"
             )
-        if failed:  # what it had is freed before the next one begins: no frame has it any more
-            gc.collect()
-            torch.cuda.empty_cache()  # nothing where there is no CUDA
+        gc.collect()  # what a failed run had, before the next one begins: no frame has it any more
+        torch.cuda.empty_cache()  # nothing where there is no CUDA
         return given_back[0] if given_back else None
 
     def _go_on_after(self, error: BaseException | None) -> None:

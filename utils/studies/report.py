@@ -6,7 +6,6 @@ import csv
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from data.layout import SPLITS
 from data.loading.split import Split
@@ -81,7 +80,7 @@ def _write_report(folder: Path, table: Comparison) -> None:
         *_about_predictions(folder, table),
         *_data(runs, table),
         Section("Configuration", _configuration(table.rows)),
-        environment_section(_together([run.environment for run in runs])),
+        environment_section(*(run.environment for run in runs)),
     ]
     write_report(folder / "report.html", f"Comparison of {len(runs)} runs in {folder}", sections)
 
@@ -140,13 +139,3 @@ def _configuration(rows: Sequence[Row]) -> list[Table]:
     if differing:
         tables.append(Table(["setting", *(row.name for row in rows)], differing))
     return tables
-
-
-def _together(environments: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return each fact of the environments, and where they differ, all that it was."""
-    found: dict[str, dict[str, None]] = {}
-    for one in environments:
-        for name, value in one.items():
-            for key, fact in (value if isinstance(value, dict) else {name: value}).items():
-                found.setdefault(key, {})[str(fact)] = None
-    return {name: "; ".join(values) for name, values in found.items()}

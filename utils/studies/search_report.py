@@ -24,13 +24,7 @@ from utils.studies.table import make_table
 from utils.training.run_folder import RUN_FILE
 
 TRIALS = "trials.csv"
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
+STATES = {state: state.name.lower() for state in TrialState} | {TrialState.FAIL: "failed"}
 
 
 def write_trials(search: Search, queue: Queue) -> None:

@@ -116,13 +116,12 @@ def make_table(runs: Sequence[Run]) -> Table:
     groups: dict[str, list[Run]] = {}
     for run in ended:
         groups.setdefault(repr(sorted(run.settings.items())), []).append(run)
-    return Table(first.task, [_row(group, list(groups.values())) for group in groups.values()])
-
-
-def _row(group: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Row:
-    by_seed = {run.config.seed: run for run in group}  # a run and its copy count once
-    scores = spread({seed: run.result.scores for seed, run in by_seed.items() if run.result})
-    return Row(_name(group[0], [other[0] for other in groups]), list(by_seed.values()), scores)
+    firsts, rows = [group[0] for group in groups.values()], []
+    for group in groups.values():
+        by_seed = {run.config.seed: run for run in group}  # a run and its copy count once
+        scores = spread({seed: run.result.scores for seed, run in by_seed.items() if run.result})
+        rows.append(Row(_name(group[0], firsts), list(by_seed.values()), scores))
+    return Table(first.task, rows)
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:

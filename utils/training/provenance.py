@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from system.config import plain_values
-from system.files import write_json
 from utils.run_config import RunConfig
 from utils.running.environment import command_line, environment
 from utils.tasks import Scores
@@ -35,29 +34,21 @@ class RunResult:
     samples_per_second: float  # in training, the median over the epochs
 
 
-class RunRecord:
-    """A run's `run.json`, written when the run starts and again when it has ended."""
-
-    def __init__(
-        self, config: RunConfig, data: dict[str, Any], device: torch.device, bert: str | None
-    ) -> None:
-        """Keep what is to be written; `bert` is the origin of a text encoder."""
-        self._path = config.checkpointdir / RUN_FILE
-        earlier = read_record(config.checkpointdir) or {}
-        self._content = {
-            "config": plain_values(config),
-            "command": command_line(),
-            "dataset": data,
-            "bert": bert,
-            **environment(device),
-            "started": earlier.get("started") or now(),
-            "resumed": [*earlier.get("resumed", []), now()] if earlier else [],
-        }
-
-    def write(self, result: RunResult | None = None) -> None:
-        """Write the file, at the end with what came out."""
-        end = {} if result is None else {"ended": now(), "result": asdict(result)}
-        write_json(self._path, {**self._content, "ended": None, **end})
+def describe_run(
+    config: RunConfig, data: dict[str, Any], device: torch.device, bert: str | None
+) -> dict[str, Any]:
+    """Return what `run.json` has of a run that starts; `bert` is the origin of a text encoder."""
+    earlier = read_record(config.checkpointdir) or {}
+    return {
+        "config": plain_values(config),
+        "command": command_line(),
+        "dataset": data,
+        "bert": bert,
+        **environment(device),
+        "started": earlier.get("started") or now(),
+        "resumed": [*earlier.get("resumed", []), now()] if earlier else [],
+        "ended": None,
+    }
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

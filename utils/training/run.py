@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,23 +12,26 @@ from typing import Any
 from torch import Tensor
 
 from data.loading.options import LoaderOptions
+from data.loading.split import Split
 from models.text_encoder import text_encoder_of
 from system.console import print_heading, print_line
 from system.files import check_writable, write_json
-from utils.reports.about import describe_data
+from utils.reports.about import about_run, describe_data
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.costs import count_flops, count_parameters
 from utils.reports.evaluation import Evaluation, evaluate
-from utils.reports.html import Picture, warning_if_unwritten
+from utils.reports.evaluation_report import evaluation_sections
+from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.training.history import Epoch, picked_on_test
-from utils.training.provenance import RunRecord, RunResult
-from utils.training.report import CURVES, write_training_report
-from utils.training.run_folder import BEST, file_to_resume, open_run_folder
+from utils.training.provenance import RunResult, describe_run, now
+from utils.training.run_folder import BEST, RUN_FILE, file_to_resume, open_run_folder
 from utils.training.seeds import print_spread, spread
 from utils.training.trainer import Trainer
+
+_CURVES = "curves.png"
 
 
 def train(
@@ -55,16 +59,18 @@ def train(
         if resumed is not None:
             trainer.resume(resumed)
         bert = getattr(text_encoder_of(model), "origin", None)
-        record = RunRecord(config, data, options.device, bert) if writes else None
-        if record is not None:
+        record, path = {}, config.checkpointdir / RUN_FILE
+        if writes:
             check_writable(config.resultdir)  # told now, not after the training
-            record.write()
+            record = describe_run(config, data, options.device, bert)
+            write_json(path, record)
         trainer.run()
         evaluation = _test(trainer)
         certainty = bootstrap.measure(evaluation)
-        if record is not None:
+        if writes:
             place, pictures = _write_results(trainer, evaluation, data, certainty)
-            record.write(_result(trainer, evaluation, splits["test"][[0]].inputs))
+            result = _result(trainer, evaluation, splits["test"][[0]].inputs)
+            write_json(path, {**record, "ended": now(), "result": asdict(result)})
             with warning_if_unwritten(place / "report.html"):
                 certainty = certainty or bootstrap.find(evaluation)
                 write_training_report(place, trainer, splits, evaluation, certainty, pictures)
@@ -143,9 +149,43 @@ def _write_results(
         name: [epoch.scores[name][measure.key] for epoch in epochs] for name in epochs[0].scores
     }
     losses = [epoch.loss for epoch in epochs]
-    plot_curves(folder / CURVES, losses, values, trainer.best.number, measure.name)
+    plot_curves(folder / _CURVES, losses, values, trainer.best.number, measure.name)
     print_line(f"\nCheckpoints are in {config.checkpointdir}, results in {folder}")
     return folder, pictures
+
+
+def write_training_report(
+    folder: Path,
+    trainer: Trainer,
+    splits: Mapping[str, Split],
+    evaluation: Evaluation,
+    certainty: dict[str, Any],
+    pictures: Sequence[Picture],
+) -> None:
+    """Write report.html into `folder`, which has the curves: they, and the test evaluation.
+
+    `certainty` and `pictures` are as `evaluation_sections` takes them.
+    """
+    config, task, best = trainer.config, trainer.task, trainer.best
+    chosen_by = task.chosen_by.name
+    text = (
+        f"{config.model} with {count_parameters(trainer.model):,} parameters, trained for "
+        f"{len(trainer.epochs)} epochs; epoch {best.number} has the best validation {chosen_by}. "
+        "The scores of train are those on the way, while weights change and with dropout."
+    )
+    header = [f"epoch {best.number}", *(measure.name for measure in task.measures)]
+    rows = [
+        [name, *(measure.text(scores[measure.key]) for measure in task.measures)]
+        for name, scores in best.scores.items()
+    ]
+    curves = Picture(folder / _CURVES, f"Loss and {chosen_by} by epoch", is_wide=True)
+    sections = [
+        Section("Training", [text, curves, Table(header, rows)]),
+        *evaluation_sections(evaluation, task, splits["test"], certainty, pictures),
+        *about_run(config, splits, task, trainer.options.device),
+    ]
+    title = f"{config.model} trained in {config.checkpointdir}"
+    write_report(folder / "report.html", title, sections)
 
 
 def train_by_seed(

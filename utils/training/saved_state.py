@@ -49,7 +49,7 @@ class TrainingState:
 
 
 class TrainingSaver:
-    """Writes a training's checkpoints, and reads the one that a training goes on from.
+    """Writes a training's checkpoints into its folder, and reads the one that it goes on from.
 
     `data` says which dataset it is.
     """
@@ -59,26 +59,26 @@ class TrainingSaver:
     ) -> None:
         self._step, self._config, self._options, self._data = step, config, options, data
 
-    def save_epoch(self, folder: Path, epoch: Epoch, is_best: bool) -> None:
+    def save_epoch(self, epoch: Epoch, is_best: bool) -> None:
         """Write the epoch's checkpoint, and `best.pth` when it is the best so far."""
         details: dict[str, Any] = {"epoch": epoch.number, "scores": epoch.scores}
         if text_encoder_of(self._step.model) is None:  # or it would be three times as large
             details["optimizer_state_dict"] = self._step.state_dict()["optimizer"]
         for name in [epoch_file(epoch.number)] + [BEST] * is_best:
-            self._write(folder / name, details)
+            self._write(name, details)
 
-    def save_best(self, folder: Path, epoch: Epoch) -> None:
+    def save_best(self, epoch: Epoch) -> None:
         """Write `best.pth` once the model has the weights of that epoch."""
-        self._write(folder / BEST, {"epoch": epoch.number, "scores": epoch.scores})
+        self._write(BEST, {"epoch": epoch.number, "scores": epoch.scores})
 
-    def save_last(self, folder: Path | None, state: TrainingState) -> None:
+    def save_last(self, state: TrainingState) -> None:
         """Write all that the training needs to go on; every process takes part."""
         content = self._plain_state(state)
-        if folder is not None:
-            self._write(folder / LAST, {"training": content})
+        if self._options.processes.is_first:
+            self._write(LAST, {"training": content})
 
-    def _write(self, path: Path, details: Mapping[str, Any]) -> None:
-        config = self._config
+    def _write(self, name: str, details: Mapping[str, Any]) -> None:
+        config, path = self._config, self._config.checkpointdir / name
         about_run = {"task": config.task, "run": config.outcome, "dataset": dict(self._data)}
         write_checkpoint(path, self._step.model, config.model_name, **about_run, **details)
 

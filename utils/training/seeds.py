@@ -10,10 +10,8 @@ from utils.tasks import Scores
 
 def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
     """Return each score's mean and (sample) standard deviation over the seeds."""
-    columns: dict[str, list[float]] = {}
-    for of_seed in scores.values():
-        for name, value in of_seed.items():
-            columns.setdefault(name, []).append(value)
+    first, *others = scores.values()
+    columns = {name: [value, *(one[name] for one in others)] for name, value in first.items()}
     return {
         name: {
             "mean": statistics.fmean(values),

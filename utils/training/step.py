@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,15 +47,10 @@ class TrainingStep:
         if options.processes.count > 1:
             self._forward = DistributedDataParallel(model)
         self._prepared = Compiled(self._forward) if options.compiles else self._forward
-        self._step_alone: Callable[..., tuple[Tensor, ...]]
-        if has_text_encoder:  # what changes from step to step is in no graph
-            self._step_alone = lambda *x: self._step(self._prepared, len(x[0]), *x)
-        else:
-            self._step_alone = CudaGraph(
-                lambda *x: self._step(self._prepared, len(x[0]), *x),
-                lambda *x: self._step(self._forward, len(x[0]), *x),
-                options.batch_size,
-            )
+        self._step_alone: Callable[..., tuple[Tensor, ...]] = partial(self._step, self._prepared)
+        if not has_text_encoder:  # what changes from step to step is in no graph
+            other = partial(self._step, self._forward)
+            self._step_alone = CudaGraph(self._step_alone, other, options.batch_size)
 
     @property
     def lr(self) -> float:
@@ -85,26 +81,26 @@ class TrainingStep:
             prediction, loss = self._step_alone(*tensors)
             return prediction, loss
         if len(keys):
-            return self._step(self._prepared, rows, *tensors)
+            return self._step(self._prepared, *tensors, rows=rows)
         # A process without a share still takes part in the others' gradients.
         tensors = [x.new_zeros(1, *x.shape[1:]) for x in tensors]
-        prediction, loss = self._step(self._forward, rows, *tensors, weight=0.0)
+        prediction, loss = self._step(self._forward, *tensors, weight=0.0)
         return prediction[:0], loss
 
     def _step(
         self,
         forward: Callable[..., Tensor],
-        rows: int,
         visual: Tensor,
         audio: Tensor,
         text: Tensor,
         keys: Tensor,
         targets: Tensor,
         *,
+        rows: int | None = None,
         weight: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         # The loss is a mean over rows; DistributedDataParallel averages over the processes.
-        weight *= self._options.processes.count / (rows * targets.shape[1])
+        weight *= self._options.processes.count / ((rows or len(targets)) * targets.shape[1])
         inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
         self.optimizer.zero_grad()
         prediction, loss = self._learn(forward, inputs, targets, weight)

@@ -83,12 +83,6 @@ class Trainer:
         """The epoch with the best score on the validation split, the earliest of equals."""
         return min(self.epochs, key=lambda epoch: self.task.to_minimise(epoch.scores["val"]))
 
-    @property
-    def _folder(self) -> Path | None:
-        """Where this process saves, if it does."""
-        saves = self.config.save and self.options.processes.is_first
-        return self.config.checkpointdir if saves else None
-
     def resume(self, path: Path) -> None:
         """Take up the training that `path` holds, where it was saved.
 
@@ -102,13 +96,14 @@ class Trainer:
 
         Raises Diverged when the loss is no longer a number; checkpoints stay as they are.
         """
-        folder = self._folder
-        history = None if folder is None else History(folder)
+        folder = self.config.checkpointdir
+        writes = self.config.save and self.options.processes.is_first
+        history = History(folder) if writes else None
         while self.state.epoch <= self.config.epochs and not self._is_out_of_patience():
             print_line(f"Epoch {self.state.epoch}/{self.config.epochs}")
             epoch = self._run_epoch()
             with hold_interrupts():  # an epoch that is over is saved whole
-                self._end_epoch(epoch, folder, history)
+                self._end_epoch(epoch, history)
                 self._stop_together()
             if self._after_epoch is not None:
                 self._after_epoch(epoch)
@@ -118,22 +113,22 @@ class Trainer:
                 f"Stopped: {self.config.patience} epochs without a better validation {chosen_by}"
             )
         self.model.load_state_dict(self.state.best_weights)
-        if folder is not None and history is not None and not (folder / BEST).is_file():
-            self.saver.save_best(folder, self.best)  # which was trained in another folder
+        if history is not None and not (folder / BEST).is_file():
+            self.saver.save_best(self.best)  # which was trained in another folder
             history.write(self.epochs)
 
-    def _end_epoch(self, epoch: Epoch, folder: Path | None, history: History | None) -> None:
+    def _end_epoch(self, epoch: Epoch, history: History | None) -> None:
         self.epochs.append(epoch)
         is_best = self.best is epoch
         if is_best:
             self.state.best_weights = deepcopy(self.model.state_dict())
         self.step.end_epoch(self.task.to_minimise(epoch.scores["val"]))
         self.state.begin_epoch(epoch.number + 1)
-        if folder is not None and history is not None:
-            self.saver.save_epoch(folder, epoch, is_best)
+        if history is not None:
+            self.saver.save_epoch(epoch, is_best)
             history.write(self.epochs)
         if self.config.save:
-            self.saver.save_last(folder, self.state)
+            self.saver.save_last(self.state)
 
     def _is_out_of_patience(self) -> bool:
         if self.config.patience is None or not self.epochs:
@@ -175,7 +170,14 @@ class Trainer:
             torch.manual_seed(self._draw(current.epoch, 2) + rank)
         rows = self.options.rows(order)
         loader = batches(split, order[current.step * self.options.batch_size :], self.options)
-        with self._bar(len(rows)) as bar:
+        with progress(
+            total=len(rows),
+            initial=current.step,
+            desc="Training",
+            unit="step",
+            leave=False,
+            disable=None if self.options.verbose else True,  # None: where nobody watches
+        ) as bar:
             for batch in loader:
                 with hold_interrupts():
                     self._is_within_step = True
@@ -226,7 +228,7 @@ class Trainer:
     def _save_position(self) -> None:
         """Save where the epoch is, unless it has only begun."""
         if self.config.save and self.state.step > 0:
-            self.saver.save_last(self._folder, self.state)
+            self.saver.save_last(self.state)
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the order of an epoch's segments: by seed and epoch, so that it can go on."""
@@ -236,16 +238,6 @@ class Trainer:
     def _draw(self, epoch: int, purpose: int) -> int:
         """Return a number below 2**32 that depends on the seed, the epoch and the purpose."""
         return int(np.random.default_rng([self.config.seed, epoch, purpose]).integers(2**32))
-
-    def _bar(self, steps: int) -> tqdm:
-        return progress(
-            total=steps,
-            initial=self.state.step,
-            desc="Training",
-            unit="step",
-            leave=False,
-            disable=None if self.options.verbose else True,  # None: where nobody watches
-        )
 
     def _look_at_loss(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
         """Look at the losses so far, print one, and save within the epoch, when it is time."""
@@ -261,7 +253,7 @@ class Trainer:
             if is_time and self.options.verbose and bar.disable:
                 print_line(f"  step {step}/{len(rows)}  loss {running:.4f}")
         if is_time_to_save:
-            self.saver.save_last(self._folder, self.state)
+            self.saver.save_last(self.state)
 
     def _checked_losses(self, rows: RowBatches[np.ndarray]) -> float:
         """Return the last loss; raises Diverged when one since the last look is no number."""

@@ -290,7 +290,7 @@ def test_the_learning_rate_of_a_gpu_is_taken(small, tmp_path, lr, scheduler):
     for group in step.optimizer.param_groups:
         group.update(lr=torch.tensor(group["lr"]), capturable=True)
     step.scheduler._last_lr = list(map(torch.tensor, step.scheduler._last_lr))
-    trainer.saver.save_last(tmp_path, trainer.state)
+    trainer.saver.save_last(trainer.state)
     resumed = make_trainer(small, tmp_path, lr=lr, scheduler=scheduler)
     resumed.resume(tmp_path / "last.pth")
     assert resumed.step.lr == pytest.approx(trainer.step.lr, rel=1e-6)
