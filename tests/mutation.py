@@ -34,7 +34,10 @@ SECONDS = 120  # a mutant may loop
 # What is changed, and the tests of it.
 TARGETS = {
     "alignment": (["data.preparing.alignment"], ["tests/data/preparing/test_alignment.py"]),
-    "scores": (["utils.tasks.sentiment", "utils.tasks.sums"], ["tests/utils/tasks"]),
+    "scores": (
+        ["utils.tasks.sentiment", "utils.tasks.sums", "utils.tasks.metrics"],
+        ["tests/utils/tasks"],
+    ),
     "model": (
         ["models.nhfnet.model"],
         ["tests/models/test_models.py", "tests/models/nhfnet/test_variants.py"],

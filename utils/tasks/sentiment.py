@@ -6,10 +6,13 @@ They are those of CMU-MOSEI and CMU-MOSI, and those of CH-SIMS.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from data.labels import SCALES
+from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
+from utils.tasks.metrics import accuracy, accuracy_and_f1, mean_absolute_error
 from utils.tasks.sums import SENTIMENT_SUMS, SIMS_SUMS
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
@@ -20,10 +23,22 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     Accuracies and F1 are fractions. Warns, and gives 0, where a score is not defined: Corr of
     constant predictions or labels, negative/positive without a label other than 0.
     """
-    if not labels.any():
+    labels, predictions = labels.reshape(-1), predictions.reshape(-1)
+    signed = labels != 0
+    if not signed.any():
         warnings.warn("all labels are 0: Acc-2 and F1 (neg/pos) are given as 0", stacklevel=2)
-    _warn_of_constants(labels, predictions)
-    return SENTIMENT_SUMS.score(labels, predictions)
+    acc2, f1 = accuracy_and_f1(labels[signed] > 0, predictions[signed] > 0)
+    acc2_nonneg, f1_nonneg = accuracy_and_f1(labels >= 0, predictions >= 0)
+    return {
+        "mae": mean_absolute_error(labels, predictions),
+        "corr": _pearson(labels, predictions),
+        "acc7": _accuracy(sentiment_class, labels, predictions),
+        "acc5": _accuracy(partial(sentiment_class, limit=2), labels, predictions),
+        "acc2": acc2,
+        "f1": f1,
+        "acc2_nonneg": acc2_nonneg,
+        "f1_nonneg": f1_nonneg,
+    }
 
 
 def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
@@ -31,15 +46,33 @@ def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
 
     A value on the border of two classes belongs to the lower one. Source: MMSA's metrics.
     """
-    _warn_of_constants(np.clip(labels, -1, 1), np.clip(predictions, -1, 1))
-    return SIMS_SUMS.score(labels, predictions)
+    labels, predictions = (np.clip(x.reshape(-1), -1, 1) for x in (labels, predictions))
+    acc2, f1 = accuracy_and_f1(labels > 0, predictions > 0)
+    by_borders = {"acc3": SIMS_BORDERS[1:3], "acc5": SIMS_BORDERS}
+    return {
+        "mae": mean_absolute_error(labels, predictions),
+        "corr": _pearson(labels, predictions),
+        "acc2": acc2,
+        "f1": f1,
+        **{
+            key: _accuracy(partial(class_between, borders=borders), labels, predictions)
+            for key, borders in by_borders.items()
+        },
+    }
 
 
-def _warn_of_constants(labels: np.ndarray, predictions: np.ndarray) -> None:
+def _accuracy(
+    to_class: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, predictions: np.ndarray
+) -> float:
+    return accuracy(to_class(labels), to_class(predictions))
+
+
+def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
     for name, values in (("labels", labels), ("predictions", predictions)):
         if np.ptp(values) == 0:
-            warnings.warn(f"all {name} are {values.item(0):g}: Corr is given as 0", stacklevel=3)
-            return
+            warnings.warn(f"all {name} are {values[0]:g}: Corr is given as 0", stacklevel=3)
+            return 0.0
+    return float(np.corrcoef(labels, predictions, dtype=np.float64)[0, 1])
 
 
 _CORR = Measure("corr", "Corr")  # Pearson

@@ -1,6 +1,7 @@
 """The tasks' scores from sums over segments, and so those of many resamples at once.
 
-A score that is not defined is 0; `utils.tasks.sentiment` and `utils.tasks.emotion` warn of it.
+They are those of `utils.tasks.sentiment` and `utils.tasks.emotion`, without their warnings; one of
+sentiment that is not defined is 0.
 """
 
 from __future__ import annotations

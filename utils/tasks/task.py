@@ -45,11 +45,6 @@ class Sums:
     terms: Callable[[np.ndarray, np.ndarray], np.ndarray]  # of targets and predictions, (N, K)
     scores: Callable[[np.ndarray], dict[str, np.ndarray]]  # of sums (R, K), each measure's (R,)
 
-    def score(self, targets: np.ndarray, predictions: np.ndarray) -> Scores:
-        """Return the scores of all segments, each once."""
-        sums = self.terms(targets, predictions).sum(axis=0, dtype=np.float64, keepdims=True)
-        return {key: values.item() for key, values in self.scores(sums).items()}
-
 
 @dataclass(frozen=True)
 class Task:

@@ -1,0 +1,29 @@
+"""Metrics as scikit-learn computes them, which takes a second to import: where they are wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def mean_absolute_error(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return MAE of values `(n,)` or `(n, outputs)`."""
+    from sklearn import metrics
+
+    return float(metrics.mean_absolute_error(labels, predictions))
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return the share of classes `(n,)` that are right."""
+    from sklearn import metrics
+
+    return float(metrics.accuracy_score(labels, predictions))
+
+
+def accuracy_and_f1(labels: np.ndarray, predictions: np.ndarray) -> tuple[float, float]:
+    """Return accuracy and F1, weighted by class, of truth values `(n,)`; 0 where n is 0."""
+    from sklearn import metrics
+
+    if not len(labels):
+        return 0.0, 0.0
+    f1 = metrics.f1_score(labels, predictions, average="weighted", zero_division=0)
+    return accuracy(labels, predictions), float(f1)
