@@ -97,7 +97,9 @@ def test_checkpoints_are_written_and_best_is_by_validation_mae(small, tmp_path, 
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, best.weights[name]), name
     model = NHFNet.from_checkpoint(tmp_path / "best.pth")
-    assert evaluate(model, trainer.splits["val"], SENTIMENT, trainer.evaluating).scores["mae"] == min(val)
+    assert evaluate(model, trainer.splits["val"], SENTIMENT, trainer.evaluating).scores[
+        "mae"
+    ] == min(val)
 
 
 def test_tensorboard_logs_hold_loss_and_scores(small, tmp_path):
