@@ -241,6 +241,9 @@ def test_a_dry_run_says_what_would_be_done_and_touches_nothing(
     done = program("main_msaf.py", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path) == before
-    wanted = "10 epochs of 5 steps" if action == "train" else "result/run-best-"
-    assert wanted in done.stdout
-    assert "activations" in done.stdout
+    wanted = {
+        "train": ("10 epochs of 5 steps", "Adam's moments", "(16, 6, 35)", "activations"),
+        "evaluate": ("result/run-best-", "\nWeights ", "Inputs at once (23, 6, 35)"),
+    }
+    assert all(text in done.stdout for text in wanted[action])
+    assert ("Adam" in done.stdout) == (action == "train")

@@ -18,7 +18,7 @@ from models.registry import build
 from system.errors import InputError
 from tests.forked_programs import ROOT
 from tests.utils.training.test_trainer import make_trainer
-from utils.reports.costs import model_table
+from utils.reports.costs import model_table, training_memory
 from utils.tasks.sentiment import score
 from utils.training.seeds import spread
 from utils.training.step import TrainingStep
@@ -125,7 +125,7 @@ def test_costs_are_the_papers_parameters():
     inputs = [torch.randn(2, 50, width) for width in (35, 74, 768)]
     rows = {
         line.split()[0]: line.split()[1:]
-        for line in model_table(nhfnet(), inputs, "float32").splitlines()
+        for line in model_table(nhfnet(), inputs).splitlines()
         if " M" in line
     }
     assert rows["all"][0] == "636,801"
@@ -137,11 +137,9 @@ def test_costs_are_the_papers_parameters():
 
 
 def test_activations_are_those_of_the_batch():
-    tables = [
-        model_table(nhfnet(), [torch.randn(batch, 50, width) for width in (35, 74, 768)], "float32")
-        for batch in (2, 4)
-    ]
-    small, large = (float(table.rsplit("pass ", 1)[1].split()[0]) for table in tables)
+    batches = [[torch.randn(batch, 50, width) for width in (35, 74, 768)] for batch in (2, 4)]
+    lines = [training_memory(nhfnet(), inputs, "float32") for inputs in batches]
+    small, large = (float(line.rsplit("pass ", 1)[1].split()[0]) for line in lines)
     assert large == pytest.approx(2 * small, rel=0.2)
 
 

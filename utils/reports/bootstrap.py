@@ -173,7 +173,7 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
                     f"predictions.csv of an evaluation of the task {task.name}."
                 )
             rows = [(row["id"], [float(row[name] or "nan") for name in columns]) for row in reader]
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"--against: no file {path}; give a predictions.csv.") from None
     except (ValueError, csv.Error) as error:
         raise InputError(f"--against {path} is no table of predictions: {error}.") from error

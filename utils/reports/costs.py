@@ -21,17 +21,13 @@ _VALUES_A_PARAMETER = 4  # in training: itself, its gradient and Adam's two mome
 _MOSEI = {"visual": 35, "audio": 74, "text": 768}
 
 
-def model_table(model: nn.Module, inputs: Sequence[Tensor], precision: str) -> str:
-    """Lay out each part's parameters and FLOPs a sample, and the activations of one batch.
+def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
+    """Lay out each part's parameters and FLOPs a sample of `inputs`, a batch as the model takes it.
 
-    `inputs` is a batch as the model takes it, which is run in this precision. FLOPs are those of
-    the forward pass, by PyTorch's own counter, which knows matrix products only.
+    FLOPs are those of the forward pass, by PyTorch's own counter, which knows matrix products only.
     """
     batch = len(inputs[0])
     parts = _parts(model)
-    model.train()
-    with autocast(precision, inputs[0].device):
-        activations = _activation_bytes(model, inputs)
     name_of_model = type(model).__name__
     counts = count_flops(model, inputs)
 
@@ -45,16 +41,37 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor], precision: str) -> s
         for name, part in parts.items()
     ]
     rows.append(["all", f"{count_parameters(model):,}", flops("Global")])
-    sizes = ", ".join(str(tuple(x.shape)) for x in inputs)
-    frozen = sum(one.numel() for one in model.parameters()) - count_parameters(model)
-    states = _VALUES_A_PARAMETER * count_parameters(model) + frozen
+    frozen = _count_frozen(model)
     header = ["part", "parameters that learn" if frozen else "parameters", "FLOPs a sample"]
+    table = format_table(header, rows)
+    return table + (f"\n\nParameters that stay as they are: {frozen:,}" if frozen else "")
+
+
+def training_memory(model: nn.Module, inputs: Sequence[Tensor], precision: str) -> str:
+    """Say what a step on the batch `inputs` keeps in memory, when it is run in this precision."""
+    model.train()
+    with autocast(precision, inputs[0].device):
+        activations = _activation_bytes(model, inputs)
+    states = _VALUES_A_PARAMETER * count_parameters(model) + _count_frozen(model)
     return (
-        f"{format_table(header, rows)}\n\n"
-        + (f"Parameters that stay as they are: {frozen:,}\n" if frozen else "")
-        + f"Weights, gradients and Adam's moments {4 * states / 2**20:.1f} MB\n"
-        f"Inputs {sizes}: activations kept for the backward pass {activations / 2**20:.1f} MB"
+        f"Weights, gradients and Adam's moments {4 * states / 2**20:.1f} MB\n"
+        f"Inputs {_shapes(inputs)}: activations kept for the backward pass "
+        f"{activations / 2**20:.1f} MB"
     )
+
+
+def evaluation_memory(model: nn.Module, inputs: Sequence[Tensor]) -> str:
+    """Say what an evaluation of `inputs`, as many as are evaluated at once, keeps in memory."""
+    weights = count_parameters(model) + _count_frozen(model)
+    return f"Weights {4 * weights / 2**20:.1f} MB\nInputs at once {_shapes(inputs)}"
+
+
+def _shapes(inputs: Sequence[Tensor]) -> str:
+    return ", ".join(str(tuple(x.shape)) for x in inputs)
+
+
+def _count_frozen(model: nn.Module) -> int:
+    return sum(one.numel() for one in model.parameters()) - count_parameters(model)
 
 
 def model_list() -> str:

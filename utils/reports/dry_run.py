@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
 from models.text_encoder import text_encoder_of
 from system.console import print_line
-from utils.reports.costs import count_parameters, model_table
+from utils.reports.costs import (
+    count_parameters,
+    evaluation_memory,
+    model_table,
+    training_memory,
+)
+from utils.reports.evaluation import evaluation_options
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, open_training
@@ -43,7 +50,8 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
         ]
     batch = min(config.batch_size, len(splits["train"]))
     at_once = math.ceil(batch / config.accumulation_steps)
-    _print_plan(facts, model, splits["train"], at_once, config)
+    inputs = splits["train"][range(at_once)].inputs
+    _print_plan(facts, model, inputs, training_memory(model, inputs, config.precision))
 
 
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
@@ -59,16 +67,17 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
     if config.save:
         folder = result_folder(config.resultdir, checkpoint.path, split.digest)
         facts.append(("write", f"{folder / split_name}"))
-    _print_plan(facts, model, split, options.batch_size, config)
+    at_once = min(evaluation_options(options, split).batch_size, len(split))
+    inputs = split[range(at_once)].inputs
+    _print_plan(facts, model, inputs, evaluation_memory(model, inputs))
 
 
 def _print_plan(
-    facts: list[tuple[str, str]], model: nn.Module, split: Split, batch_size: int, config: RunConfig
+    facts: list[tuple[str, str]], model: nn.Module, inputs: Sequence[Tensor], memory: str
 ) -> None:
     for name, fact in facts:
         print_line(f"{name:<9} {fact}")
-    rows = range(min(batch_size, len(split)))
-    print_line("\n" + model_table(model, split[list(rows)].inputs, config.precision))
+    print_line(f"\n{model_table(model, inputs)}\n\n{memory}")
 
 
 def _megabytes(count: int) -> str:

@@ -70,5 +70,5 @@ def plot_curves(
     right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     save_figure(figure, path)

@@ -36,9 +36,16 @@ def ablation_name(change: dict[str, Any]) -> str:
 def ablations(config: RunConfig) -> dict[str, RunConfig]:
     """Return the whole model's run and one for each change of it, by name.
 
+    What `config` has already is no change.
+
     Raises InputError when `config` names another model.
     """
     if config.model not in (None, DEFAULT_MODEL):
         raise InputError(f"--ablate takes {DEFAULT_MODEL} apart, not {config.model}.")
     whole = replace(config, model=DEFAULT_MODEL)
-    return {ablation_name(change): replace(whole, set=whole.set | change) for change in ABLATIONS}
+    settings = {ablation_name(change): whole.set | change for change in ABLATIONS}
+    return {
+        name: replace(whole, set=values)
+        for name, values in settings.items()
+        if values != whole.set or name == DEFAULT_MODEL
+    }

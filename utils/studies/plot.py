@@ -63,7 +63,7 @@ def plot_comparison(
     scores.set_ylim(len(lines) - 0.5, -0.5)
     scores.set(xlabel=f"test {measure}", title="mean, deviation and every seed")
     scores.grid(alpha=0.3)
-    panels[0, 0].xaxis.get_major_locator().set_params(integer=True)
+    panels[0, 0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     other = "all others" if reference is None else _short(reference.name, _LONGEST_TITLE)
     right.suptitle(f"validation {measure} by epoch, every seed; grey: {other}")
     save_figure(figure, path)

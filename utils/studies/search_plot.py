@@ -40,7 +40,7 @@ def plot_search(
         left.step(numbers, best_of.accumulate(values), where="post", marker="", label="best so far")
         left.legend()
     left.set(xlabel="trial", ylabel=f"validation {measure.name}", title="by trial")
-    left.xaxis.get_major_locator().set_params(integer=True)
+    left.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     names = sorted(importance, key=lambda name: importance[name])
     right.barh([printable(name) for name in names], [importance[name] for name in names])
     title = "importance of each setting" if names else "importance: too few trials to tell"

@@ -205,6 +205,8 @@ def test_predictions_of_something_else_are_refused(split, other, change, message
 
 
 def test_a_file_of_predictions_that_is_none_is_told(split, tmp_path):
+    with pytest.raises(InputError, match=r"no file .* give a predictions\.csv"):
+        read_predictions(tmp_path, split, SENTIMENT)
     with pytest.raises(InputError, match="no file"):
         read_predictions(tmp_path / "none.csv", split, SENTIMENT)
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")

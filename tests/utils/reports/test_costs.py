@@ -10,7 +10,7 @@ import torch
 from models.registry import build
 from models.text_encoder import WithTextEncoder
 from tests.models.test_text_encoder import TINY, WIDTHS, tiny, tiny_pieces
-from utils.reports.costs import count_flops, model_table
+from utils.reports.costs import count_flops, training_memory
 
 INPUTS = [torch.ones(3, 5, WIDTHS["visual"]), torch.ones(3, 5, WIDTHS["audio"]), tiny_pieces()]
 
@@ -23,8 +23,8 @@ def model_of(checkpoints=False, **changes):
 
 
 def activations(precision="float32", **changes):
-    table = model_table(model_of(**changes), INPUTS, precision)
-    return float(table.rsplit("pass ", 1)[1].split()[0])
+    line = training_memory(model_of(**changes), INPUTS, precision)
+    return float(line.rsplit("pass ", 1)[1].split()[0])
 
 
 def test_the_products_of_attention_are_counted_with_dropout_and_without():

@@ -288,6 +288,15 @@ def test_curves_are_plotted(tmp_path, epochs):
     check_png(tmp_path / "curves.png", 1200, 480)
 
 
+def test_one_epoch_has_one_tick(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("utils.reports.plots.save_figure", lambda figure, _: figures.append(figure))
+    plot_curves(tmp_path / "curves.png", [1.0], {"val": [2.0]}, best_epoch=1, measure="MAE")
+    for axes in figures[0].axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_the_confusion_matrix_counts_rounded_classes(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(

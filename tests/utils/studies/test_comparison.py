@@ -350,3 +350,11 @@ def test_every_ablation_is_another_nhfnet():
         assert run.set["feedforward"] == 16
         build(run.model, run.set, {"visual": 35, "audio": 74, "text": 8}, 1)
     assert "aggregation_tokens=0" in str(runs[1].checkpointdir)
+
+
+def test_an_ablation_of_what_is_so_already_is_not_trained_again():
+    runs = plan_runs(study("--ablate", "--set", "heads=4"))
+    names = [run.checkpointdir.parts[-2] for run in runs]
+    assert len(names) == len(ABLATIONS) - 1
+    assert names[0] == "nhfnet"
+    assert "heads=4" not in names
