@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: a fork has no threads
+os.environ["HF_HUB_OFFLINE"] = "1"  # a BERT that is missing is not waited for
 
 from data.fetching.demo import write_demo
 from data.layout import PIECES_FILE

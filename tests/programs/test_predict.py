@@ -239,3 +239,15 @@ def test_values_beyond_every_network_are_told_not_the_weights(main, checkpoint, 
     np.save(path, values)
     with pytest.raises(InputError, match=r"audio50.npy has values up to 3.403e\+38 there; numpy"):
         main("--checkpoint", checkpoint(), "--predict", data / "test")
+
+
+@pytest.mark.parametrize("what", ["", "--predict", "--robustness"])
+@pytest.mark.parametrize("value", [torch.zeros(2), ["segment"], {"a": 1}, 3])
+def test_what_a_damaged_checkpoint_says_of_its_data_is_passed_over(
+    main, checkpoint, data, what, value, recwarn
+):
+    path = checkpoint(dataset={"alignment": value, "scores": value})
+    aligned(data, "word")
+    asked = {"": (), "--predict": (what, data), "--robustness": (what,)}[what]
+    main("--datadir", data, "--checkpoint", path, *asked)
+    assert not [one for one in recwarn if "trained on" in str(one.message)]

@@ -141,13 +141,14 @@ def _warn_of_other_data(checkpoint: Checkpoint, split: Split, is_labelled: bool)
     source = data if isinstance(data, dict) else checkpoint.details
     manifest = read_manifest(split.folder.resolve().parent)
     alignment = manifest["made_from"].get("alignment") if manifest else None
-    pairs = [(source.get("alignment"), alignment)]
+    pairs = []
+    if is_labelled or {alignment, str(source.get("alignment"))} <= set(ALIGNMENT_NAMES):
+        pairs.append((source.get("alignment"), alignment))
     if is_labelled:
         pairs.append((source.get("scores"), split.scores))
-    elif not set(pairs[0]) <= set(ALIGNMENT_NAMES):
-        pairs.clear()
     for trained_on, this in pairs:
-        if trained_on and this and trained_on != this:
+        # A damaged file may have anything there.
+        if isinstance(trained_on, str) and this and trained_on != this:
             warnings.warn(
                 f"{checkpoint.path} was trained on {trained_on} data, this is {this}", stacklevel=3
             )
