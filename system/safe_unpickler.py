@@ -54,11 +54,17 @@ KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-def _with_keys_checked(code: bytes, keys: slice) -> Callable[[Any], None]:
-    """Return pickle's own instruction, made to look first at the keys that lie on the stack."""
+def _with_keys_checked(
+    code: bytes, keys: slice, target: Callable[[Any], Any] = lambda _: {}
+) -> Callable[[Any], None]:
+    """Return pickle's own instruction, made to look first at the keys that lie on the stack.
+
+    `target` finds there what the instruction sets items of, which has to be a dict.
+    """
     instruction = pickle._Unpickler.dispatch[code[0]]
 
     def checked(unpickler: Any) -> None:
+        require(type(target(unpickler)) is dict, "an item of something that is no dict")
         for key in unpickler.stack[keys]:
             unpickler.check_key(key)
         instruction(unpickler)
@@ -119,10 +125,11 @@ class SafeUnpickler(pickle._Unpickler):
             **pickle._Unpickler.dispatch,
             pickle.BUILD[0]: _build,
             **{
-                code[0]: _with_keys_checked(code, keys)
-                for code, keys in (
-                    (pickle.SETITEM, slice(-2, -1)),
-                    (pickle.SETITEMS, slice(None, None, 2)),
+                code[0]: _with_keys_checked(code, keys, *target)
+                for code, keys, *target in (
+                    (pickle.SETITEM, slice(-2, -1), lambda its: its.stack[-3]),
+                    # Those behind a mark have a stack of their own.
+                    (pickle.SETITEMS, slice(None, None, 2), lambda its: its.metastack[-1][-1]),
                     (pickle.DICT, slice(None, None, 2)),
                     (pickle.ADDITEMS, slice(None)),
                     (pickle.FROZENSET, slice(None)),

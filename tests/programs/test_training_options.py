@@ -110,6 +110,12 @@ def test_spread_of_one_seed_has_no_deviation():
     assert spread({3: scores})["mae"] == {"mean": pytest.approx(0.5), "std": 0.0}
 
 
+def test_a_score_that_some_seeds_have_is_of_those():
+    found = spread({1: {"mae": 1.0}, 2: {"mae": 2.0, "new": 3.0}})
+    assert found["new"]["mean"] == 3
+    assert found["mae"]["mean"] == 1.5
+
+
 def test_dry_run_prints_parts_and_costs(program, small):
     done = program("main_msaf.py", "--datadir", small, "--dry_run")
     assert done.returncode == 0, done.stderr

@@ -28,6 +28,7 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     """
     batch = len(inputs[0])
     parts = _parts(model)
+    model.eval()
     name_of_model = type(model).__name__
     counts = count_flops(model, inputs)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
@@ -51,7 +50,7 @@ def dry_run_training(config: RunConfig, options: LoaderOptions) -> None:
     batch = min(config.batch_size, len(splits["train"]))
     at_once = math.ceil(batch / config.accumulation_steps)
     inputs = splits["train"][range(at_once)].inputs
-    _print_plan(facts, model, inputs, training_memory(model, inputs, config.precision))
+    _print_plan(facts, model, splits["train"], training_memory(model, inputs, config.precision))
 
 
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
@@ -69,15 +68,13 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
         facts.append(("write", f"{folder / split_name}"))
     at_once = min(evaluation_options(options, split).batch_size, len(split))
     inputs = split[range(at_once)].inputs
-    _print_plan(facts, model, inputs, evaluation_memory(model, inputs))
+    _print_plan(facts, model, split, evaluation_memory(model, inputs))
 
 
-def _print_plan(
-    facts: list[tuple[str, str]], model: nn.Module, inputs: Sequence[Tensor], memory: str
-) -> None:
+def _print_plan(facts: list[tuple[str, str]], model: nn.Module, split: Split, memory: str) -> None:
     for name, fact in facts:
         print_line(f"{name:<9} {fact}")
-    print_line(f"\n{model_table(model, inputs)}\n\n{memory}")
+    print_line(f"\n{model_table(model, split[[0]].inputs)}\n\n{memory}")
 
 
 def _megabytes(count: int) -> str:

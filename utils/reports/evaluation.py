@@ -29,8 +29,11 @@ def evaluation_options(options: LoaderOptions, split: Split) -> LoaderOptions:
     """Return how splits like `split` are evaluated: in batches of 128 segments of 50 rows, or more.
 
     Nothing is kept for gradients then, so that there is room for more than a step of training has,
-    and large batches take less time.
+    and large batches take less time. But loading processes hand batches over in shared memory,
+    which can be little: 64 MB in a container.
     """
+    if options.num_workers:
+        return options
     longest = max(length for length, _ in split.shapes)
     return replace(options, batch_size=max(options.batch_size, _TOKENS_AT_ONCE // longest))
 

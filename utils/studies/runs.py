@@ -68,7 +68,7 @@ def read_run(folder: Path) -> Run | None:
         origin, started = record.get("bert"), str(record.get("started", ""))
         run = Run(folder, config, scale, digests, result, told, origin, started)
         _ = run.task, run.settings, digests["test"]  # can be told
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is no record of a run ({first_line(error)}); train it anew."
         ) from error

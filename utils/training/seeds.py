@@ -10,8 +10,10 @@ from utils.tasks import Scores
 
 def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
     """Return each score's mean and (sample) standard deviation over the seeds."""
-    first, *others = scores.values()
-    columns = {name: [value, *(one[name] for one in others)] for name, value in first.items()}
+    columns: dict[str, list[float]] = {}
+    for of_seed in scores.values():
+        for name, value in of_seed.items():  # another version of the program may have had others
+            columns.setdefault(name, []).append(value)
     return {
         name: {
             "mean": statistics.fmean(values),

@@ -106,6 +106,11 @@ def test_short_segments_are_evaluated_in_large_batches(batch_size, audio, expect
     assert evaluation_options(on_cpu(batch_size), split) == on_cpu(expected)
 
 
+def test_what_loading_processes_hand_over_stays_small():
+    split, options = SimpleNamespace(shapes=[(50, 35)]), on_cpu(16, num_workers=4)
+    assert evaluation_options(options, split) == options
+
+
 def test_the_programs_do_so(main, small, monkeypatch):
     sizes, forward = [], Predictor.forward
 

@@ -197,6 +197,11 @@ def test_runs_with_other_scores_are_refused(study):
             '"digests": {"test": "1"}}, "result": {"colour": 1}}',
             "run.json is no record of a run",
         ),
+        (
+            '{"config": {"task": "sentiment"}, "dataset": {"scores": "mosei", '
+            '"digests": {"test": "1"}}, "bert": 5}',
+            "run.json is no record of a run",
+        ),
     ],
 )
 def test_folders_without_a_run_and_damaged_records_are_told(tmp_path, content, message):
