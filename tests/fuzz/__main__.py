@@ -23,7 +23,8 @@ from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: a fork has no threads
-os.environ["HF_HUB_OFFLINE"] = "1"  # a BERT that is missing is not waited for
+if __name__ == "__main__":  # not where tests import it
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a BERT that is missing is not waited for
 
 from data.fetching.demo import write_demo
 from data.layout import PIECES_FILE
