@@ -30,6 +30,10 @@ from benchmarks.record import ROOT, Row
 from benchmarks.sides import Case, Setting, fast_model, write_split
 
 SPLITS = {"train": 16_322, "val": 1_871, "test": 4_659}
+CASES = {  # an evaluation is of the whole test split, a training of a part of an epoch
+    "train": ["50@16x30", "50@128x8", "50@1024x3"],
+    "evaluate": ["50@16x291", "50@128x36", "50@1024x5"],
+}
 COLUMNS = {"part": "{part}", "what": "{what}", "found": "{found}", "goal": "{goal}"}
 _KINDS = {  # of kernels, by what their names hold
     "arithmetic": r"gemm|gemv|cutlass|lstm|rnn|conv|attention|dot",
@@ -85,7 +89,7 @@ def tests(command: Command) -> Iterator[Row]:
 
 def steps(name: str, command: Command) -> Iterator[Row]:
     """Compare steps with eager PyTorch's; `name` is train or evaluate."""
-    cases = ["5@2x1"] if command.is_small else ["50@16x30", "50@128x8", "50@1024x3"]
+    cases = ["5@2x1"] if command.is_small else CASES[name]
     rounds = 1 if command.is_small else 3
     for row in command.rows(name, "--rounds", rounds, "--cases", *cases):
         yield {

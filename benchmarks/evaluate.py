@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from benchmarks import record, sides
+from data.loading.on_device import DeviceSplit, place_splits
+from data.loading.split import Split
 from utils.reports.evaluation import Predictor, evaluate, evaluation_options
 from utils.tasks import SENTIMENT
 
@@ -36,11 +38,15 @@ def eager(setting: sides.Setting) -> sides.OnePass:
 def program(setting: sides.Setting, model: nn.Module) -> sides.OnePass:
     """Evaluate as main_msaf.py does."""
     split = sides.open_split(setting)
-    options = evaluation_options(setting.options, split)
+
+    def placed() -> Split | DeviceSplit:
+        return place_splits({"test": split}, setting.options)["test"]
+
+    options = evaluation_options(setting.options, placed())
     predictor = Predictor(model, setting.precision, options)
 
     def one_pass() -> None:
-        evaluate(predictor, split, SENTIMENT, options)
+        evaluate(predictor, placed(), SENTIMENT, options)
 
     return one_pass
 

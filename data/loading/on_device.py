@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from data.loading.options import LoaderOptions
 from data.loading.split import Batch, Split
 from data.npy import Rows
 from system.progress import progress
+from system.threads import in_parallel
 
 _SHARE = 0.5  # of the device's free memory; the rest is for the model
 _ROWS_AT_ONCE = 256
+_THREADS = 4  # that read: more memory than one core can be copied at once
 
 
 class DeviceSplit:
@@ -24,22 +26,28 @@ class DeviceSplit:
 
     def __init__(self, split: Split, options: LoaderOptions) -> None:
         self.folder, self.ids, self.labels = split.folder, split.ids, split.labels
+        self.shapes = split.shapes
         segments, device = len(split), options.device
         self._inputs = [torch.empty(segments, *shape, device=device) for shape in split.shapes]
         self._labels = torch.from_numpy(split.labels).to(device)
         self._not_finite = np.zeros(segments, dtype=np.int64)
-        bar = progress(
-            range(0, segments, _ROWS_AT_ONCE),
+        parts = [(first,) for first in range(0, segments, _ROWS_AT_ONCE)]
+        with progress(
+            total=len(parts),
             desc=f"Loading {split.folder.name}",
             unit="part",
             leave=False,
             disable=not options.verbose,
-        )
-        for begin in bar:
-            rows = slice(begin, min(begin + _ROWS_AT_ONCE, segments))
-            tensors, self._not_finite[rows] = split.read(range(rows.start, rows.stop))
-            for whole, part in zip(self._inputs, tensors, strict=True):
-                whole[rows] = part
+        ) as bar:
+
+            def load(first: int) -> None:
+                rows = slice(first, min(first + _ROWS_AT_ONCE, segments))
+                tensors, self._not_finite[rows] = split.read(range(rows.start, rows.stop))
+                for whole, part in zip(self._inputs, tensors, strict=True):
+                    whole[rows] = part
+                bar.update()
+
+            in_parallel(load, parts, _THREADS)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,6 +77,17 @@ class DeviceBatches:
             yield self._split.gather(share(rows), share(rows_on_device))
 
 
+def has_room(splits: Iterable[Split], options: LoaderOptions) -> bool:
+    """Tell whether the device is a CUDA device with room for all of these splits."""
+    if options.device.type != "cuda":
+        return False
+    gc.collect()
+    torch.cuda.empty_cache()  # what an earlier training kept there counts as free
+    free, _ = torch.cuda.mem_get_info(options.device)
+    needed = sum(len(split) * math.prod(shape) * 4 for split in splits for shape in split.shapes)
+    return needed <= _SHARE * free
+
+
 def place_splits(
     splits: Mapping[str, Split], options: LoaderOptions
 ) -> dict[str, Split | DeviceSplit]:
@@ -76,14 +95,6 @@ def place_splits(
 
     Raises InputError when one cannot be read.
     """
-    if options.device.type != "cuda":
-        return dict(splits)
-    gc.collect()
-    torch.cuda.empty_cache()  # what an earlier training kept there counts as free
-    free, _ = torch.cuda.mem_get_info(options.device)
-    needed = sum(
-        len(split) * math.prod(shape) * 4 for split in splits.values() for shape in split.shapes
-    )
-    if needed > _SHARE * free:
+    if not has_room(splits.values(), options):
         return dict(splits)
     return {name: DeviceSplit(split, options) for name, split in splits.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torch import nn
 
+from data.loading.on_device import has_room
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
@@ -66,6 +68,8 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
     if config.save:
         folder = result_folder(config.resultdir, checkpoint.path, split.digest)
         facts.append(("write", f"{folder / split_name}"))
+    if has_room([split], options):  # on the device nothing is loaded by other processes
+        options = replace(options, num_workers=0)
     at_once = min(evaluation_options(options, split).batch_size, len(split))
     inputs = split[range(at_once)].inputs
     _print_plan(facts, model, split, evaluation_memory(model, inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
@@ -44,9 +45,10 @@ def evaluate_checkpoint(
     bootstrap = Bootstrap(config, split, task)
     if config.save:
         check_writable(config.resultdir)  # told before the work
-    options = evaluation_options(options, split)
+    placed = place_splits({split_name: split}, options)[split_name]
+    options = evaluation_options(options, placed)
     predictor = Predictor(place_model(model, options), config.precision, options)
-    evaluation = evaluate(predictor, split, task, options)
+    evaluation = evaluate(predictor, placed, task, options)
     report_not_finite({split_name: evaluation.not_finite})
     print_heading(f"{checkpoint.path} on {split.folder}")
     print_scores(evaluation, task)

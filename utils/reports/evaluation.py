@@ -25,14 +25,14 @@ _MOST_PARTS = 1000
 _TOKENS_AT_ONCE = 6400  # of the longest modality, in a batch that is evaluated
 
 
-def evaluation_options(options: LoaderOptions, split: Split) -> LoaderOptions:
+def evaluation_options(options: LoaderOptions, split: Split | DeviceSplit) -> LoaderOptions:
     """Return how splits like `split` are evaluated: in batches of 128 segments of 50 rows, or more.
 
     Nothing is kept for gradients then, so that there is room for more than a step of training has,
-    and large batches take less time. But loading processes hand batches over in shared memory,
-    which can be little: 64 MB in a container.
+    and large batches take less time. But loading processes, which a split on a device does without,
+    hand batches over in shared memory, which can be little: 64 MB in a container.
     """
-    if options.num_workers:
+    if options.num_workers and not isinstance(split, DeviceSplit):
         return options
     longest = max(length for length, _ in split.shapes)
     return replace(options, batch_size=max(options.batch_size, _TOKENS_AT_ONCE // longest))

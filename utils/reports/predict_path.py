@@ -21,6 +21,7 @@ from data.layout import (
     SPLITS,
     iterate_segments,
 )
+from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from data.manifest import splits_of
@@ -73,13 +74,16 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
         config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
         for split in splits[1:]:
             check_widths(model, split)
-        options = evaluation_options(options, splits[0])
+        placed = place_splits({str(split.folder): split for split in splits}, options)
+        options = evaluation_options(options, placed[str(splits[0].folder)])
         predictor = Predictor(place_model(model, options), config.precision, options)
         digest = " ".join(split.digest for split in splits)
         folder = result_folder(config.resultdir, checkpoint.path, digest) / "predicted"
         for split in splits:
             name = split.folder.resolve().name
-            predictions, not_finite = predict_split(predictor, split, task, options)
+            predictions, not_finite = predict_split(
+                predictor, placed[str(split.folder)], task, options
+            )
             report_not_finite({name: not_finite})
             if options.processes.is_first:
                 _write(folder / name / "predictions.csv", split, predictions, task)

@@ -67,7 +67,7 @@ class Trainer:
         self.splits = place_splits(splits, options)
         self.state = TrainingState()
         self.saver = TrainingSaver(self.step, config, options, data)
-        self.evaluating = evaluation_options(options, splits["train"])
+        self.evaluating = evaluation_options(options, self.splits["train"])
         self.predictor = Predictor(model, config.precision, self.evaluating)
         self._after_epoch = after_epoch
         self._is_within_step = False

@@ -21,7 +21,8 @@ CPU = LoaderOptions(torch.device("cpu"), batch_size=8, num_workers=0, verbose=Fa
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("order", [None, np.random.default_rng(0).permutation(75)[:60]])
-def test_batches_are_those_from_disk(small, order, rank, device):
+def test_batches_are_those_from_disk(small, order, rank, device, monkeypatch):
+    monkeypatch.setattr("data.loading.on_device._ROWS_AT_ONCE", 10)
     loading = replace(CPU, processes=Processes(2, rank, rank), device=torch.device(device))
     split = Split(small / "train")
     expected = list(batches(split, order, loading))

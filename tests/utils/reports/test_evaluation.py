@@ -111,14 +111,35 @@ def test_what_loading_processes_hand_over_stays_small():
     assert evaluation_options(options, split) == options
 
 
-def test_the_programs_do_so(main, small, monkeypatch):
-    sizes, forward = [], Predictor.forward
+@pytest.fixture
+def sizes(monkeypatch):
+    """Note how many segments are evaluated at once."""
+    found, forward = [], Predictor.forward
 
     def noted(self, *inputs):
-        sizes.append(len(inputs[0]))
+        found.append(len(inputs[0]))
         return forward(self, *inputs)
 
     monkeypatch.setattr(Predictor, "forward", noted)
+    return found
+
+
+def test_splits_on_a_device_are_loaded_by_no_process(main, small, monkeypatch, sizes, capsys):
+    started = []
+    monkeypatch.setattr("data.loading.on_device.has_room", lambda splits, options: True)
+    monkeypatch.setattr("utils.reports.dry_run.has_room", lambda splits, options: True)
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", started.append)
+    loading = ("--datadir", small, "--batch_size", 4, "--num_workers", 2, "--no_verbose")
+    best = ("--checkpoint", "run/best.pth", *loading)
+    main("--train", "--model", "lf_dnn", "--epochs", 1, "--checkpointdir", "run", *loading)
+    main(*best)
+    main(*best, "--predict", small)
+    main(*best, "--dry_run")
+    assert (sizes, started) == ([21, 23, 23, 23, 75, 21, 23], [])
+    assert "Inputs at once (23, 6, 35)" in capsys.readouterr().out
+
+
+def test_the_programs_do_so(main, small, sizes):
     small_batches = ("--datadir", small, "--batch_size", 4, "--no_verbose")
     best = ("--checkpoint", "run/best.pth", *small_batches)
     main("--train", "--model", "lf_dnn", "--epochs", 1, "--checkpointdir", "run", *small_batches)
