@@ -78,14 +78,17 @@ class DeviceBatches:
 
 
 def has_room(splits: Iterable[Split], options: LoaderOptions) -> bool:
-    """Tell whether the device is a CUDA device with room for all of these splits."""
+    """Tell whether the device is a CUDA device with room for all of these splits.
+
+    Of several processes, whether each one's is: they work on the same batches.
+    """
     if options.device.type != "cuda":
         return False
     gc.collect()
     torch.cuda.empty_cache()  # what an earlier training kept there counts as free
     free, _ = torch.cuda.mem_get_info(options.device)
     needed = sum(len(split) * math.prod(shape) * 4 for split in splits for shape in split.shapes)
-    return needed <= _SHARE * free
+    return not options.processes.highest(int(needed > _SHARE * free))
 
 
 def place_splits(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.loading.batches import batches
-from data.loading.on_device import DeviceSplit, place_splits
+from data.loading.on_device import DeviceSplit, has_room, place_splits
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from system.processes import Processes
@@ -44,6 +44,18 @@ def test_splits_are_moved_where_they_fit(small, monkeypatch, free, fits):
     splits = {name: Split(small / name) for name in ("train", "val")}
     found = place_splits(splits, replace(CPU, device=torch.device("cuda")))
     assert found == (dict.fromkeys(splits, "moved") if fits else splits)
+
+
+def test_splits_are_moved_where_they_fit_in_every_process(small, monkeypatch):
+    class Full(Processes):
+        """The other one has no room."""
+
+        def highest(self, number):
+            return max(number, 1)
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**12, 10**12))
+    options = replace(CPU, device=torch.device("cuda"), processes=Full(2, 0, 0))
+    assert not has_room([Split(small / "val")], options)
 
 
 def test_on_a_cpu_nothing_is_moved(small):
