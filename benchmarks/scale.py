@@ -6,9 +6,10 @@
 Data of CMU-MOSEI's shape is made up, one size at a time, in a folder within DIR that is removed
 afterwards. Loading, training and evaluation are measured each in a
 process of its own, on the CPU: `steps` batches with rows drawn from the whole file, which is not
-in the page cache, as a file larger than memory cannot be; medians of three processes. What is
-done once for a whole pass (opening the split, the order of an epoch, the scores at its end) is
-done for all segments: it counts in the peak memory, and in the time by its share for one sample.
+in the page cache, as a file larger than memory cannot be; medians of three processes. As many
+segments are evaluated, in the batches that main_msaf.py takes. What is done once for a whole pass
+(opening the split, the order of an epoch, the scores at its end) is done for all segments: it
+counts in the peak memory, and in the time by its share for one sample.
 Draws benchmarks/scale.png besides.
 """
 
@@ -43,7 +44,7 @@ from data.npy import Rows
 from system import console
 from system.errors import InputError
 from system.files import atomic_write
-from utils.reports.evaluation import evaluate, gather_rows
+from utils.reports.evaluation import evaluate, evaluation_options, gather_rows
 from utils.tasks import SENTIMENT
 from utils.tasks.sentiment import score
 from utils.training.trainer import Trainer
@@ -100,22 +101,23 @@ def train(steps: int, setting: Setting) -> float:
 
 
 def predict(steps: int, setting: Setting) -> float:
-    """Return the seconds a sample of evaluating `steps` batches of segments drawn at random."""
+    """Return the seconds a sample of evaluating as many segments, drawn at random."""
     split, rng = open_split(setting), np.random.default_rng(0)
     model = fast_model(setting, split.widths["text"])
+    options = evaluation_options(setting.options, split)
 
     def one_round(steps: int) -> float:
         begin = time.perf_counter()
         # What evaluating all segments sets up, puts together and scores.
-        next(iter(batches(split, None, setting.options)))
+        next(iter(batches(split, None, options)))
         mine = torch.from_numpy(rng.standard_normal((len(split), 1), dtype=np.float32))
-        score(split.labels[:, :1], gather_rows(mine, len(split), setting.options))
+        score(split.labels[:, :1], gather_rows(mine, len(split), options))
         seconds = time.perf_counter() - begin
         if steps:
             rows = rng.choice(len(split), steps * setting.batch_size, replace=False)
             _evict(setting.folder)
             begin = time.perf_counter()
-            evaluate(model, _SomeSegments(split, rows), SENTIMENT, setting.options)
+            evaluate(model, _SomeSegments(split, rows), SENTIMENT, options)
             seconds += time.perf_counter() - begin
         return seconds
 
