@@ -23,8 +23,8 @@ FORMS = ("plain", "gzip", "rounded")
 
 def made_up(folder: Path, count: int) -> Path:
     """Write videos in CMU-MOSEI's shape, of random numbers: 75 seconds and 7 segments each."""
-    rng, split_of = np.random.default_rng(0), read_folds(MOSEI.folds)
-    names = [list(split_of)[round(k)] for k in np.linspace(0, len(split_of) - 1, count)]
+    rng = np.random.default_rng(0)
+    names = _videos(count)
     with ExitStack() as stack:
         files = {
             kind: stack.enter_context(h5py.File(folder / source.name, "w"))
@@ -36,6 +36,13 @@ def made_up(folder: Path, count: int) -> Path:
                 group = files[kind].create_group(f"{MOSEI.sequences[kind].name[:-4]}/data/{name}")
                 group["intervals"], group["features"] = intervals, features
     return folder
+
+
+def _videos(count: int) -> list[str]:
+    """Return videos of all folds; beyond these, as in CMU-MOSEI's files, some that are in none."""
+    folds = list(read_folds(MOSEI.folds))
+    inside = np.linspace(0, len(folds) - 1, min(count, len(folds)))
+    return [folds[round(k)] for k in inside] + [f"none{k}" for k in range(count - len(folds))]
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
-from benchmarks.csd_forms import in_form
+from benchmarks import csd_forms
+from benchmarks.csd_forms import in_form, made_up
 from data.fetching.server import MOSEI
 from tests.csd_files import random_dataset, write_dataset
 
@@ -31,3 +32,10 @@ def test_a_compressed_copy_is_hdf5s_own(tmp_path):
                     place = tuple(axis.start for axis in places)
                     ours = copied.id.read_direct_chunk(place)
                     assert ours == dataset.id.read_direct_chunk(place)
+
+
+def test_more_videos_than_the_folds_have_are_in_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(csd_forms, "read_folds", lambda _: {"a": "train", "b": "val", "c": "test"})
+    made_up(tmp_path, 5)
+    with h5py.File(tmp_path / MOSEI.sequences["labels"].name) as file:
+        assert sorted(file[next(iter(file))]["data"]) == ["a", "b", "c", "none0", "none1"]
