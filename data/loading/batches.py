@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from data.loading.on_device import DeviceBatches, DeviceSplit
+from data.loading.on_device import DeviceSplit
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Batch, Split
 from data.npy import Rows
@@ -28,7 +28,7 @@ def batches(
     """
     rows = range(len(split)) if order is None else order
     if isinstance(split, DeviceSplit):
-        return DeviceBatches(split, rows, options)
+        return split.batches(rows, options)
     # batch_size=None hands each whole list of rows to Split at once.
     return _Loader(
         split,
