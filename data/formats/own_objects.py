@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5z
+from h5py import h5d, h5g, h5l, h5o, h5p, h5z
 from h5py._objects import ObjectID
 
 from data.formats.object_header import HeaderReader
@@ -46,40 +46,37 @@ def _refuse_link(kind: int, name: str, where: str) -> None:
         raise InputError(f"{where}: {what}; {_ADVICE}.")
 
 
-class OwnObjects:
-    """Opens objects of an HDF5 file. What it raises begins with `where`."""
+def link_to(group: h5g.GroupID, name: str, where: str) -> h5l.LinkInfo | None:
+    """Look up where an object of a group is, None when there is none.
 
-    def __init__(self, file: h5f.FileID) -> None:
-        self.headers = HeaderReader(file)
+    Raises InputError, which begins with `where`, when it is elsewhere.
+    """
+    try:
+        link = group.links.get_info(name.encode())
+    except RuntimeError:
+        return None
+    _refuse_link(link.type, name, where)
+    return link
 
-    def link_to(self, group: h5g.GroupID, name: str, where: str) -> h5l.LinkInfo | None:
-        """Look up where an object of a group is, None when there is none.
 
-        Raises InputError when it is elsewhere.
-        """
-        try:
-            link = group.links.get_info(name.encode())
-        except RuntimeError:
-            return None
-        _refuse_link(link.type, name, where)
-        return link
+def find(
+    kind: type[Found], headers: HeaderReader, group: h5g.GroupID, name: str, where: str
+) -> Found | None:
+    """Open the `kind` of object called `name` in `group`; None when there is none.
 
-    def find(self, kind: type[Found], group: h5g.GroupID, name: str, where: str) -> Found | None:
-        """Open the `kind` of object called `name` in `group`; None when there is none.
-
-        Raises InputError when it, or what its values are made of, is elsewhere.
-        """
-        link = self.link_to(group, name, where)
-        if link is None:
-            return None
-        if self.headers.is_virtual(link):
-            what = f"{_quoted(name.encode())} is a virtual dataset, made of other ones"
-            raise InputError(f"{where}: {what}; {_ADVICE}.")
-        try:
-            found = h5o.open(group, name.encode())
-        except KeyError as error:  # there is one
-            raise OSError(first_line(error)) from error
-        return found if isinstance(found, kind) else None
+    Raises InputError, which begins with `where`, when it, or what it is made of, is elsewhere.
+    """
+    link = link_to(group, name, where)
+    if link is None:
+        return None
+    if headers.is_virtual(link):
+        what = f"{_quoted(name.encode())} is a virtual dataset, made of other ones"
+        raise InputError(f"{where}: {what}; {_ADVICE}.")
+    try:
+        found = h5o.open(group, name.encode())
+    except KeyError as error:  # there is one
+        raise OSError(first_line(error)) from error
+    return found if isinstance(found, kind) else None
 
 
 def own_filters(settings: h5p.PropDCID, where: str) -> list[int]:
