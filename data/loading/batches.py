@@ -45,8 +45,7 @@ def batches(
 def _outlast_interrupts(_worker: int) -> None:
     """Have a loading process, when all are signalled, serve the program to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 class _Loader(DataLoader[Batch]):
