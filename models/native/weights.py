@@ -1,13 +1,10 @@
-"""An encoder's parameters, in the order in which the compiled code takes them.
-
-They go by name, and their shapes are compared with the code's.
-"""
+"""An encoder's parameters, in the order of weights.h and kernels.py, which take them so."""
 
 from __future__ import annotations
 
-import ctypes
 import math
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -46,22 +43,31 @@ class Weight(NamedTuple):
 Weights = tuple[tuple[Weight, ...], tuple[Weight, ...]]  # of a layer, of the last norm
 
 
-class _ListedWeight(ctypes.Structure):
-    """The `Weight` of encoder.cpp; a matrix has columns."""
+@cache
+def listed_weights(width: int, feedforward: int) -> Weights:
+    """Return the parameters of encoders of these sizes."""
+    of_a_layer = (
+        Weight.at("self_attn.in_proj_weight", (3 * width, width)),
+        Weight.at("self_attn.in_proj_bias", (3 * width,)),
+        Weight.at("self_attn.out_proj.weight", (width, width)),
+        Weight.at("self_attn.out_proj.bias", (width,)),
+        Weight.at("fc1.weight", (feedforward, width)),
+        Weight.at("fc1.bias", (feedforward,)),
+        Weight.at("fc2.weight", (width, feedforward)),
+        Weight.at("fc2.bias", (width,)),
+        *_norm("layer_norms.0", width),
+        *_norm("layer_norms.1", width),
+    )
+    return of_a_layer, _norm("layer_norm", width)
 
-    _fields_ = (("name", ctypes.c_char_p), ("rows", ctypes.c_int64), ("columns", ctypes.c_int64))
+
+def _norm(module: str, width: int) -> tuple[Weight, ...]:
+    return tuple(Weight(module, name, (width,)) for name in ("weight", "bias"))
 
 
-def listed_weights(function: Any) -> tuple[Weight, ...]:
-    """Return the list of weights that a function of the library returns."""
-    function.restype = ctypes.POINTER(_ListedWeight)
-    listed = function()
-    weights: list[Weight] = []
-    while listed[len(weights)].name is not None:  # the list's end
-        entry = listed[len(weights)]
-        shape = (entry.rows, entry.columns) if entry.columns else (entry.rows,)
-        weights.append(Weight.at(entry.name.decode(), shape))
-    return tuple(weights)
+def size_of(weights: tuple[Weight, ...]) -> int:
+    """Return how many values some weights have together."""
+    return sum(weight.size for weight in weights)
 
 
 class WeightPlaces:
