@@ -12,7 +12,7 @@ from torch import Tensor
 from models.layers.positions import sinusoids
 from models.native.compiler import Unavailable
 from models.native.encoding import Request
-from models.native.weights import Weights, listed_weights, size_of
+from models.native.weights import Weights, listed_weights
 
 ABI = 4  # of Call and of the library's functions
 
@@ -47,7 +47,8 @@ class Library:
             for function in (code.abi, code.call_size, code.weights_size, code.kept_size):
                 function.restype = ctypes.c_int64
             found = code.abi(), code.call_size(), code.weights_size()
-            expected = ABI, ctypes.sizeof(Call), sum(map(size_of, self.weights))
+            size = sum(weight.size for part in self.weights for weight in part)
+            expected = ABI, ctypes.sizeof(Call), size
             if found != expected:
                 raise Unavailable(f"{code._name} has ABI and sizes {found}, expected {expected}")
             for function in (code.forward, code.backward):

@@ -19,25 +19,13 @@ _EPSILON = 1e-5  # of the layer norms in sizes.h and kernels.py
 class Weight(NamedTuple):
     """A parameter that the compiled code takes."""
 
-    module: str  # within the layer, or the encoder
-    name: str
+    path: str  # its name within the layer, or the encoder
     shape: tuple[int, ...]
-
-    @property
-    def path(self) -> str:
-        """The name within the layer, or the encoder."""
-        return f"{self.module}.{self.name}"
 
     @property
     def size(self) -> int:
         """How many values it has."""
         return math.prod(self.shape)
-
-    @classmethod
-    def at(cls, path: str, shape: tuple[int, ...]) -> Weight:
-        """Return the parameter of that name."""
-        module, _, name = path.rpartition(".")
-        return cls(module, name, shape)
 
 
 Weights = tuple[tuple[Weight, ...], tuple[Weight, ...]]  # of a layer, of the last norm
@@ -47,14 +35,14 @@ Weights = tuple[tuple[Weight, ...], tuple[Weight, ...]]  # of a layer, of the la
 def listed_weights(width: int, feedforward: int) -> Weights:
     """Return the parameters of encoders of these sizes."""
     of_a_layer = (
-        Weight.at("self_attn.in_proj_weight", (3 * width, width)),
-        Weight.at("self_attn.in_proj_bias", (3 * width,)),
-        Weight.at("self_attn.out_proj.weight", (width, width)),
-        Weight.at("self_attn.out_proj.bias", (width,)),
-        Weight.at("fc1.weight", (feedforward, width)),
-        Weight.at("fc1.bias", (feedforward,)),
-        Weight.at("fc2.weight", (width, feedforward)),
-        Weight.at("fc2.bias", (width,)),
+        Weight("self_attn.in_proj_weight", (3 * width, width)),
+        Weight("self_attn.in_proj_bias", (3 * width,)),
+        Weight("self_attn.out_proj.weight", (width, width)),
+        Weight("self_attn.out_proj.bias", (width,)),
+        Weight("fc1.weight", (feedforward, width)),
+        Weight("fc1.bias", (feedforward,)),
+        Weight("fc2.weight", (width, feedforward)),
+        Weight("fc2.bias", (width,)),
         *_norm("layer_norms.0", width),
         *_norm("layer_norms.1", width),
     )
@@ -62,12 +50,7 @@ def listed_weights(width: int, feedforward: int) -> Weights:
 
 
 def _norm(module: str, width: int) -> tuple[Weight, ...]:
-    return tuple(Weight(module, name, (width,)) for name in ("weight", "bias"))
-
-
-def size_of(weights: tuple[Weight, ...]) -> int:
-    """Return how many values some weights have together."""
-    return sum(weight.size for weight in weights)
+    return tuple(Weight(f"{module}.{name}", (width,)) for name in ("weight", "bias"))
 
 
 class WeightPlaces:
@@ -85,12 +68,12 @@ class WeightPlaces:
         self._attentions = [one.__dict__ for one in attentions if one is not None]
         named = [(dict(layer.named_modules()), of_a_layer) for layer in encoder.layers]
         named.append(({"layer_norm": encoder.layer_norm}, of_the_norm))
-        self._weights = [
-            (found[weight.module].__dict__, weight.name, weight.shape)
-            for found, weights in named
-            for weight in weights
-            if weight.module in found
-        ]
+        self._weights = []
+        for found, of_them in named:
+            for weight in of_them:
+                module, _, name = weight.path.rpartition(".")
+                if module in found:
+                    self._weights.append((found[module].__dict__, name, weight.shape))
         self._is_whole = len(self._weights) == sum(len(weights) for _, weights in named)
 
     def are_current(self, listed: Weights) -> bool:
