@@ -34,7 +34,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "rows": {"*": str},  # the digest of each split's segment table, by `data.layout.read_ids`
     "files": {"*": {"bytes": _COUNT, "sample": str}},  # in the stage: what vouches for its files
 }
-_NEEDED = ("made_from", "splits", "left_out", "text")
+_NEEDED = {"made_from", "splits", "left_out", "text", "segments", "videos"}
 _LONGEST_QUOTE = 60
 _PACKAGES = ("numpy", "h5py", "torch", "pytorch_pretrained_bert")
 
@@ -60,19 +60,16 @@ def _wrong_field(manifest: Any) -> str | None:
     """Return the name of the first field that is missing or of a wrong type, and its value."""
     if not isinstance(manifest, dict):
         return f"a {type(manifest).__name__}"
-    missing = [name for name in _NEEDED if name not in manifest]
-    splits = manifest.get("splits")
-    for split, counts in splits.items() if isinstance(splits, dict) else ():
-        names = _FIELDS["splits"]["*"].keys() - counts if isinstance(counts, dict) else ()
-        missing += [f"splits.{split}.{name}" for name in sorted(names)]
-    if missing:
-        return f"{missing[0]} is missing"
-    without_text = {k: v for k, v in manifest.items() if not (k == "text" and v is None)}
-    return _wrong_value("", without_text, _FIELDS)
+    if "text" in manifest and manifest["text"] is None:
+        manifest = {**manifest, "text": {}}
+    return _wrong_value("", manifest, _FIELDS)
 
 
 def _wrong_value(name: str, value: Any, kind: Any) -> str | None:
     if isinstance(kind, dict) and isinstance(value, dict):
+        for key in kind:
+            if key in _NEEDED and key not in value:
+                return f"{name}.{key} is missing".removeprefix(".")
         kinds = ((key, item, kind.get(key, kind.get("*"))) for key, item in value.items())
         wrong = (_wrong_value(f"{name}.{key}", item, of) for key, item, of in kinds if of)
         return next(filter(None, wrong), None)

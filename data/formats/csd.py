@@ -14,7 +14,8 @@ from h5py import h5d, h5g
 
 from data.formats.dataset_layout import Layouts
 from data.formats.hdf5_file import open_hdf5, reading
-from data.formats.own_objects import OwnObjects, names_in
+from data.formats.object_header import HeaderReader
+from data.formats.own_objects import find, link_to, names_in
 from data.formats.stored_rows import StoredRows
 from system.errors import InputError
 
@@ -85,9 +86,9 @@ class ComputationalSequence:
         try:
             self._descriptor = self._file.id.get_vfd_handle()
             self._bytes = os.fstat(self._descriptor).st_size
-            self._own = OwnObjects(self._file.id)
-            self._layouts = Layouts(self._own.headers)
-            self._data = _data_group(self._file, self._own, path)
+            self._headers = HeaderReader(self._file.id)
+            self._layouts = Layouts(self._headers)
+            self._data = _data_group(self._file, self._headers, path)
             self._entries = self._group_by_video()
         except BaseException:
             self._file.close()
@@ -119,8 +120,7 @@ class ComputationalSequence:
         """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
         entries: dict[str, list[str]] = {}
         with reading(self.path):
-            self._is_itself = names_in(self._data, str(self.path))
-            for key in self._is_itself:
+            for key in names_in(self._data, str(self.path)):
                 entries.setdefault(key.split("[")[0], []).append(key)
         if not entries:
             raise InputError(f"{self.path} has no entries under data; download it again.")
@@ -173,21 +173,15 @@ class ComputationalSequence:
         return features, intervals[:]
 
     def _stored(self, key: str, name: str) -> StoredRows:
-        where, dataset, messages = f"{self.path}, entry {key}", None, {}
-        link = self._own.link_to(self._data, f"{key}/{name}") if self._is_itself[key] else None
-        if link is not None:
-            messages = self._own.headers.messages(link)
-            layout = self._layouts.in_header(messages)
-            if layout is not None:
-                return StoredRows(layout, self._descriptor, self._bytes, f"{where}, {name}")
-            dataset = self._own.open_directly(self._data, f"{key}/{name}", link)
-        if dataset is None:  # look at every step, to follow it or to say what is wrong
-            entry = self._own.find(h5g.GroupID, self._data, key, where)
-            if entry is not None:
-                dataset = self._own.find(h5d.DatasetID, entry, name, where)
-        if dataset is None:
-            raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
-        layout = self._layouts.by_library(dataset, messages, f"{where}, {name}")
+        where, path = f"{self.path}, entry {key}", f"{key}/{name}"
+        link = link_to(self._data, path, where)
+        messages = {} if link is None else self._headers.messages(link)
+        layout = self._layouts.in_header(messages)
+        if layout is None:
+            dataset = find(h5d.DatasetID, self._headers, self._data, path, where)
+            if dataset is None:
+                raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
+            layout = self._layouts.by_library(dataset, messages, f"{where}, {name}")
         return StoredRows(layout, self._descriptor, self._bytes, f"{where}, {name}")
 
 
@@ -197,13 +191,13 @@ def check_csd(path: Path) -> None:
         pass
 
 
-def _data_group(file: h5py.File, own: OwnObjects, path: Path) -> h5g.GroupID:
+def _data_group(file: h5py.File, headers: HeaderReader, path: Path) -> h5g.GroupID:
     with reading(path):
-        roots = list(names_in(file.id, str(path)))
+        roots = names_in(file.id, str(path))
         if len(roots) != 1:
             raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
-        root = own.find(h5g.GroupID, file.id, roots[0], str(path))
-        data = None if root is None else own.find(h5g.GroupID, root, "data", str(path))
+        root = find(h5g.GroupID, headers, file.id, roots[0], str(path))
+        data = None if root is None else find(h5g.GroupID, headers, root, "data", str(path))
         if data is None:
             raise InputError(f"{path} has no group {roots[0]}/data; it is not a .csd file.")
         return data

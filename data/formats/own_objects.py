@@ -1,14 +1,14 @@
-"""Opening what an HDF5 file holds itself, and nothing that it points to in other files.
+"""Opening what an HDF5 file holds itself, and nothing that it points to.
 
-A name in such a file may be a link into another one, and a dataset may say that its values lie
-in other files: any that the user may read. Whether it does is looked at before it is opened.
+A name in such a file may be a link, into another file too, and a dataset may say that its values
+lie in other files: any that the user may read. Whether it does is looked at before it is opened.
 """
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5z
+from h5py import h5d, h5g, h5l, h5o, h5p, h5z
 from h5py._objects import ObjectID
 
 from data.formats.object_header import HeaderReader
@@ -16,92 +16,67 @@ from system.errors import InputError, first_line
 
 Found = TypeVar("Found", bound=ObjectID)
 
-_MOST_LINKS = 8  # one after another
 # In the order in which they are used when writing. Others would be looked for outside the file.
 _FILTERS = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
 _ADVICE = "use the file as it was published"
 
 
-def names_in(group: h5g.GroupID, where: str) -> dict[str, bool]:
-    """Return the names in a group, and whether each is the object itself rather than a link.
+def names_in(group: h5g.GroupID, where: str) -> list[str]:
+    """Return the names in a group; raises InputError, which begins with `where`, for odd ones.
 
-    Raises InputError, which begins with `where`, for odd names.
+    A name of what is elsewhere is odd, too.
     """
-    kinds: dict[bytes, int] = {}
-    group.links.iterate(lambda name, info: kinds.update({name: info.type}), info=True)
+    links: dict[bytes, int] = {}
+    group.links.iterate(lambda name, info: links.update({name: info.type}), info=True)
     try:
-        texts = {name.decode(): kind == h5l.TYPE_HARD for name, kind in kinds.items()}
+        names = [name.decode() for name in links]
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: the name {_quoted(error.object)} is not UTF-8.") from error
-    for name in texts:
+    for name, kind in zip(names, links.values(), strict=True):
         if "/" in name or name in (".", ""):  # which would lead elsewhere
             raise InputError(f"{where}: an entry has the name {_quoted(name.encode())}; {_ADVICE}.")
-    return texts
+        _refuse_link(kind, name, where)
+    return names
 
 
-class OwnObjects:
-    """Opens objects of an HDF5 file."""
+def _refuse_link(kind: int, name: str, where: str) -> None:
+    if kind != h5l.TYPE_HARD:
+        to = "" if kind == h5l.TYPE_SOFT else " into another file"
+        what = f"{_quoted(name.encode())} is a link{to}, which is not followed"
+        raise InputError(f"{where}: {what}; {_ADVICE}.")
 
-    def __init__(self, file: h5f.FileID) -> None:
-        self.headers = HeaderReader(file)
 
-    def link_to(self, group: h5g.GroupID, path: str) -> h5l.LinkInfo | None:
-        """Look an object of an entry up that is itself in the file; None where it is elsewhere."""
-        try:
-            link = group.links.get_info(path.encode())
-        except (RuntimeError, KeyError):
-            return None
-        return link if link.type == h5l.TYPE_HARD else None
+def link_to(group: h5g.GroupID, name: str, where: str) -> h5l.LinkInfo | None:
+    """Look up where an object of a group is, None when there is none.
 
-    def open_directly(
-        self, group: h5g.GroupID, path: str, link: h5l.LinkInfo
-    ) -> h5d.DatasetID | None:
-        """Open the dataset that `link_to` has found; None where it is not one, or not as plain."""
-        try:
-            return None if self.headers.is_virtual(link) else h5d.open(group, path.encode())
-        except (RuntimeError, KeyError):
-            return None
+    Raises InputError, which begins with `where`, when it is elsewhere.
+    """
+    try:
+        link = group.links.get_info(name.encode())
+    except RuntimeError:
+        return None
+    _refuse_link(link.type, name, where)
+    return link
 
-    def find(self, kind: type[Found], group: h5g.GroupID, name: str, where: str) -> Found | None:
-        """Open the `kind` of object called `name` in `group`; None when there is none.
 
-        Raises InputError, which begins with `where`, when it is a link out of the file.
-        """
-        try:
-            found = self._open(group, name.encode(), where, _MOST_LINKS)
-        except KeyError:
-            return None
-        return found if isinstance(found, kind) else None
+def find(
+    kind: type[Found], headers: HeaderReader, group: h5g.GroupID, name: str, where: str
+) -> Found | None:
+    """Open the `kind` of object called `name` in `group`; None when there is none.
 
-    def _open(self, group: h5g.GroupID, name: bytes, where: str, links_left: int) -> ObjectID:
-        try:
-            link = group.links.get_info(name)
-        except RuntimeError as error:
-            if group.links.exists(name):
-                raise
-            raise KeyError(f"no {_quoted(name)}") from error
-        if link.type == h5l.TYPE_HARD:
-            if self.headers.is_virtual(link):
-                raise InputError(
-                    f"{where}: {_quoted(name)} is a virtual dataset, made of other ones; {_ADVICE}."
-                )
-            try:
-                return h5o.open(group, name)
-            except KeyError as error:  # there is one
-                raise OSError(first_line(error)) from error
-        if link.type != h5l.TYPE_SOFT:
-            what = f"{_quoted(name)} is a link into another file, which is not followed"
-            raise InputError(f"{where}: {what}; {_ADVICE}.")
-        if not links_left:
-            raise InputError(f"{where}: {_quoted(name)} is a link to links without end; {_ADVICE}.")
-        target = group.links.get_val(name)
-        place = h5o.open(group, b"/") if target.startswith(b"/") else group
-        for part in target.split(b"/"):
-            if part not in (b"", b"."):
-                if not isinstance(place, h5g.GroupID):
-                    raise KeyError(f"{_quoted(name)} leads nowhere")
-                place = self._open(place, part, where, links_left - 1)
-        return place
+    Raises InputError, which begins with `where`, when it, or what it is made of, is elsewhere.
+    """
+    link = link_to(group, name, where)
+    if link is None:
+        return None
+    if headers.is_virtual(link):
+        what = f"{_quoted(name.encode())} is a virtual dataset, made of other ones"
+        raise InputError(f"{where}: {what}; {_ADVICE}.")
+    try:
+        found = h5o.open(group, name.encode())
+    except KeyError as error:  # there is one
+        raise OSError(first_line(error)) from error
+    return found if isinstance(found, kind) else None
 
 
 def own_filters(settings: h5p.PropDCID, where: str) -> list[int]:

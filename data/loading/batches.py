@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from data.loading.on_device import DeviceBatches, DeviceSplit
+from data.loading.on_device import DeviceSplit
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Batch, Split
 from data.npy import Rows
@@ -28,7 +28,7 @@ def batches(
     """
     rows = range(len(split)) if order is None else order
     if isinstance(split, DeviceSplit):
-        return DeviceBatches(split, rows, options)
+        return split.batches(rows, options)
     # batch_size=None hands each whole list of rows to Split at once.
     return _Loader(
         split,
@@ -45,8 +45,7 @@ def batches(
 def _outlast_interrupts(_worker: int) -> None:
     """Have a loading process, when all are signalled, serve the program to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 class _Loader(DataLoader[Batch]):

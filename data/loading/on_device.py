@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Batch, Split
@@ -52,29 +51,14 @@ class DeviceSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, rows: Rows, rows_on_device: Tensor) -> Batch:
-        """Return the segments `rows`, given on the CPU and on the device."""
-        every = (*self._inputs, self._labels)
-        visual, audio, text, labels = (x[rows_on_device] for x in every)
-        return Batch(visual, audio, text, labels, int(self._not_finite[rows].sum()))
-
-
-class DeviceBatches:
-    """The rows of `order` in batches that lie on the device."""
-
-    def __init__(self, split: DeviceSplit, order: Rows, options: LoaderOptions) -> None:
-        self._split, self._options = split, options
-        self._order = np.asarray(order)
-
-    def __len__(self) -> int:
-        return len(self._options.rows(self._order))
-
-    def __iter__(self) -> Iterator[Batch]:
-        share, order = self._options.share, self._order
-        on_device = torch.from_numpy(order).to(self._options.device)  # once, not batch by batch
-        both = (self._options.rows(order), self._options.rows(on_device))
-        for rows, rows_on_device in zip(*both, strict=True):
-            yield self._split.gather(share(rows), share(rows_on_device))
+    def batches(self, order: Rows, options: LoaderOptions) -> Iterator[Batch]:
+        """Yield the rows of `order` in batches that lie on the device, this process's share."""
+        order = np.asarray(order)
+        on_device = torch.from_numpy(order).to(options.device)  # once, not batch by batch
+        for rows, there in zip(options.rows(order), options.rows(on_device), strict=True):
+            rows, there = options.share(rows), options.share(there)
+            visual, audio, text, labels = (x[there] for x in (*self._inputs, self._labels))
+            yield Batch(visual, audio, text, labels, int(self._not_finite[rows].sum()))
 
 
 def has_room(splits: Iterable[Split], options: LoaderOptions) -> bool:

@@ -14,12 +14,11 @@ from models.native.compiler import Unavailable
 from models.native.encoding import Request
 from models.native.weights import Weights, listed_weights
 
-ABI = 3  # of Call and of the library's functions
+ABI = 4  # of Call and of the library's functions
 
 
 forked: list[bool] = []  # filled in a process that was forked: PyTorch's threads are not there
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: forked.append(True))
+os.register_at_fork(after_in_child=lambda: forked.append(True))
 
 
 class Call(ctypes.Structure):
@@ -41,18 +40,17 @@ class Library:
 
     longest: float = math.inf
 
-    def __init__(self, code: ctypes.CDLL) -> None:
+    def __init__(self, code: ctypes.CDLL, width: int, feedforward: int) -> None:
         self._code = code
+        self.weights: Weights = listed_weights(width, feedforward)
         try:
-            for function in (code.abi, code.call_size, code.kept_size):
+            for function in (code.abi, code.call_size, code.weights_size, code.kept_size):
                 function.restype = ctypes.c_int64
-            found, expected = (code.abi(), code.call_size()), (ABI, ctypes.sizeof(Call))
+            found = code.abi(), code.call_size(), code.weights_size()
+            size = sum(weight.size for part in self.weights for weight in part)
+            expected = ABI, ctypes.sizeof(Call), size
             if found != expected:
-                raise Unavailable(f"{code._name} has ABI and size {found}, expected {expected}")
-            self.weights: Weights = (
-                listed_weights(code.layer_weight_list),
-                listed_weights(code.norm_weight_list),
-            )
+                raise Unavailable(f"{code._name} has ABI and sizes {found}, expected {expected}")
             for function in (code.forward, code.backward):
                 function.restype = None
         except AttributeError as error:

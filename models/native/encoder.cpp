@@ -36,13 +36,6 @@ std::vector<State> states(const Call& call, int64_t count) {
     return made;
 }
 
-// The weights in the order of Call::weights, to a name that is null.
-struct Weight {
-    const char* name;
-    int64_t rows, columns;
-};
-#define WEIGHT(name, full, rows, columns) {full, rows, columns},
-
 struct BackwardState {
     Worker worker;
     std::vector<LayerGrads> layers;
@@ -68,15 +61,7 @@ extern "C" {
 int64_t abi() { return ABI; }
 int64_t call_size() { return sizeof(Call); }
 int64_t kept_size(const Call* call) { return Worker::kept_size(*call); }
-
-const Weight* layer_weight_list() {
-    static const Weight list[] = {LAYER_WEIGHTS(WEIGHT){nullptr, 0, 0}};
-    return list;
-}
-const Weight* norm_weight_list() {
-    static const Weight list[] = {NORM_WEIGHTS(WEIGHT){nullptr, 0, 0}};
-    return list;
-}
+int64_t weights_size() { return LAYER_SIZE + NORM_SIZE; }
 
 void forward(const Call* call) {
     const Weights weights(call->weights, call->layers);

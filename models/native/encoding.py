@@ -6,7 +6,6 @@ Shapes: B batch, T tokens that come in, Q tokens that come out, M memory tokens,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import compress
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from torch.func import functional_call
 
 from models.layers.encoder import Encoder
 from models.native.packing import packed_weights
-from models.native.plain_call import as_new, is_plain_call
+from models.native.plain_call import as_new, grads_by_formula, is_plain_call
 from models.native.weights import Weights
 
 
@@ -107,23 +106,18 @@ class _Encode(torch.autograd.Function):
         x, memory, packed, kept, keys = ctx.saved_tensors
         compiled, request = ctx.rest
         request = replace(request, dropout_keys=keys)
-        differentiated = torch.is_grad_enabled()  # the gradients themselves
-        if differentiated or not is_plain_call(grad_out):
-            # One may depend on another: what goes through each of them alone is wanted.
-            with torch.enable_grad():
-                x, packed = x.view_as(x), packed.view_as(packed)
-                memory = None if memory is None else memory.view_as(memory)
+        if torch.is_grad_enabled() or not is_plain_call(grad_out):
+
+            def formula(x: Tensor, memory: Tensor | None, packed: Tensor) -> Any:
                 weights = _by_name(request.encoder, compiled.weights, packed)
-                out = functional_call(_Formula(request), weights, (x, memory))
+                return functional_call(_Formula(request), weights, (x, memory))
+
             is_wanted = ctx.needs_input_grad[3:]
-            wanted = list(compress((x, memory, packed), is_wanted))
-            found = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=differentiated))
-            grads = [next(found) if wants else None for wants in is_wanted]
-        else:
-            x, packed, kept, grad_out = map(as_new, (x, packed, kept, grad_out))
-            memory = None if memory is None else as_new(memory)
-            grads = compiled.backward(request, x, memory, packed, kept, grad_out)
-        return None, None, None, *grads
+            grads = grads_by_formula(formula, (x, memory, packed), is_wanted, grad_out)
+            return None, None, None, *grads
+        x, packed, kept, grad_out = map(as_new, (x, packed, kept, grad_out))
+        memory = None if memory is None else as_new(memory)
+        return None, None, None, *compiled.backward(request, x, memory, packed, kept, grad_out)
 
 
 class _Formula(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.layers.positions import sinusoids
 from models.native.compiler import Unavailable
 from models.native.encoding import Request
-from models.native.weights import Weight, Weights
+from models.native.weights import listed_weights
 
 _LONGEST = 64  # tokens that a program's registers hold
 _WIDTHS = (16, 32, 64)
@@ -71,7 +71,7 @@ class Kernels:
         except ImportError as error:
             raise Unavailable(f"it needs Triton: {error}") from error
         self._kernels, self._heads = kernels, heads
-        self.weights = _weights(width, feedforward)
+        self.weights = listed_weights(width, feedforward)
         of_a_layer = self.weights[0]
         *places, end = accumulate((weight.size for weight in of_a_layer), initial=0)
         begins = {weight.path: place for weight, place in zip(of_a_layer, places, strict=True)}
@@ -167,27 +167,6 @@ class Kernels:
 def _on_device_of(x: Tensor) -> AbstractContextManager[None]:
     """Kernels start on the current device."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def _weights(width: int, feedforward: int) -> Weights:
-    """Return the weights in the order of kernels.py."""
-    of_a_layer = (
-        Weight.at("self_attn.in_proj_weight", (3 * width, width)),
-        Weight.at("self_attn.in_proj_bias", (3 * width,)),
-        Weight.at("self_attn.out_proj.weight", (width, width)),
-        Weight.at("self_attn.out_proj.bias", (width,)),
-        Weight.at("fc1.weight", (feedforward, width)),
-        Weight.at("fc1.bias", (feedforward,)),
-        Weight.at("fc2.weight", (width, feedforward)),
-        Weight.at("fc2.bias", (width,)),
-        *_norm("layer_norms.0", width),
-        *_norm("layer_norms.1", width),
-    )
-    return of_a_layer, _norm("layer_norm", width)
-
-
-def _norm(module: str, width: int) -> tuple[Weight, ...]:
-    return tuple(Weight(module, name, (width,)) for name in ("weight", "bias"))
 
 
 def _block(tokens: int) -> int:

@@ -40,7 +40,7 @@ def library(width: int, heads: int, feedforward: int) -> Library | str:
         return f"{_SOURCE.name} is not for width {width}, {heads} heads, feedforward {feedforward}"
 
     def tested(code: ctypes.CDLL) -> Library:
-        made = Library(code)
+        made = Library(code, width, feedforward)
         self_test(made, width, heads, feedforward)
         return made
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import math
 from functools import cache
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 from models.layers.lstm import LSTM
 from models.native import compiler
 from models.native.call import forked
-from models.native.plain_call import Native, as_new, is_plain_call, may_be_kept
+from models.native.plain_call import Native, as_new, grads_by_formula, is_plain_call, may_be_kept
 from system import onednn
 
 _SOURCE = Path(__file__).parent / "lstm.cpp"
@@ -170,14 +169,8 @@ class _Run(torch.autograd.Function):
         *inputs, gates, cells, out = ctx.saved_tensors
         code, threads = ctx.rest
         is_wanted = ctx.needs_input_grad[2:]
-        differentiated = torch.is_grad_enabled()  # the gradients themselves
-        if differentiated or not is_plain_call(*grads):
-            # One may depend on another: what goes through each of them alone is wanted.
-            with torch.enable_grad():
-                inputs = [value.view_as(value) for value in inputs]
-                wanted, outs = list(compress(inputs, is_wanted)), _formula(*inputs)
-            found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=differentiated))
-            return None, None, *(next(found) if wants else None for wants in is_wanted)
+        if torch.is_grad_enabled() or not is_plain_call(*grads):
+            return None, None, *grads_by_formula(_formula, inputs, is_wanted, grads)
         x, of_input, recurrent, _ = inputs
         gates, cells, grad_out, grad_cell = map(as_new, (gates, cells, *grads))
         sums = torch.empty_like(gates)

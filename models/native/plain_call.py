@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +65,26 @@ def may_be_kept(*tensors: Tensor) -> bool:
     operators copy them.
     """
     return not (torch.is_grad_enabled() and any(map(torch.is_inference, tensors)))
+
+
+def grads_by_formula(
+    formula: Callable[..., Any],
+    inputs: Sequence[Tensor | None],
+    is_wanted: Sequence[bool],
+    grad_outs: Tensor | Sequence[Tensor],
+) -> list[Tensor | None]:
+    """Return the gradients of those inputs whose are wanted, through PyTorch's operators.
+
+    One may depend on another: what goes through each of them alone is meant. While gradients are
+    enabled, they can be differentiated themselves.
+    """
+    with torch.enable_grad():
+        inputs = [None if x is None else x.view_as(x) for x in inputs]
+        outs = formula(*inputs)
+    wanted = [x for x in compress(inputs, is_wanted) if x is not None]
+    graph = torch.is_grad_enabled()
+    found = iter(torch.autograd.grad(outs, wanted, grad_outs, create_graph=graph))
+    return [next(found) if wants else None for wants in is_wanted]
 
 
 def as_new(tensor: Tensor) -> Tensor:

@@ -10,30 +10,30 @@
 
 namespace {
 
-// X(its name here, its name in PyTorch, rows, columns): of a layer, and of the last norm.
-// A vector has 0 columns. Python reads this list from the library and passes weights by it.
-#define LAYER_WEIGHTS(X)                                  \
-    X(w_in, "self_attn.in_proj_weight", 3 * D, D)         \
-    X(b_in, "self_attn.in_proj_bias", 3 * D, 0)           \
-    X(w_out, "self_attn.out_proj.weight", D, D)           \
-    X(b_out, "self_attn.out_proj.bias", D, 0)             \
-    X(w1, "fc1.weight", F, D)                             \
-    X(b1, "fc1.bias", F, 0)                               \
-    X(w2, "fc2.weight", D, F)                             \
-    X(b2, "fc2.bias", D, 0)                               \
-    X(gamma0, "layer_norms.0.weight", D, 0)               \
-    X(beta0, "layer_norms.0.bias", D, 0)                  \
-    X(gamma1, "layer_norms.1.weight", D, 0)               \
-    X(beta1, "layer_norms.1.bias", D, 0)
-#define NORM_WEIGHTS(X)                   \
-    X(gamma, "layer_norm.weight", D, 0)   \
-    X(beta, "layer_norm.bias", D, 0)
+// X(name, rows, columns) of a layer, and of the last norm; a vector has 0 columns. weights.py has
+// the same in this order.
+#define LAYER_WEIGHTS(X)  \
+    X(w_in, 3 * D, D)     \
+    X(b_in, 3 * D, 0)     \
+    X(w_out, D, D)        \
+    X(b_out, D, 0)        \
+    X(w1, F, D)           \
+    X(b1, F, 0)           \
+    X(w2, D, F)           \
+    X(b2, D, 0)           \
+    X(gamma0, D, 0)       \
+    X(beta0, D, 0)        \
+    X(gamma1, D, 0)       \
+    X(beta1, D, 0)
+#define NORM_WEIGHTS(X) \
+    X(gamma, D, 0)      \
+    X(beta, D, 0)
 
-#define POINTER(name, full, rows, columns) const float* name;
-#define TAKE(name, full, rows, columns) name = place, place += rows * (columns ? columns : 1);
-#define GRADIENT(name, full, rows, columns) float name[rows * (columns ? columns : LANES)];
-#define SUMMED(name, full, rows, columns) +rows*(columns ? columns : 1)
-#define SUM_UP(name, full, rows, columns) out = sum_lanes<rows, columns>(name, out);
+#define POINTER(name, rows, columns) const float* name;
+#define TAKE(name, rows, columns) name = place, place += rows * (columns ? columns : 1);
+#define GRADIENT(name, rows, columns) float name[rows * (columns ? columns : LANES)];
+#define SUMMED(name, rows, columns) +rows*(columns ? columns : 1)
+#define SUM_UP(name, rows, columns) out = sum_lanes<rows, columns>(name, out);
 
 // The sums of a vector's gradient over lanes; a matrix's as it is. Returns where `out` ends.
 template <int ROWS, int COLUMNS>

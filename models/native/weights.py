@@ -1,13 +1,10 @@
-"""An encoder's parameters, in the order in which the compiled code takes them.
-
-They go by name, and their shapes are compared with the code's.
-"""
+"""An encoder's parameters, in the order of weights.h and kernels.py, which take them so."""
 
 from __future__ import annotations
 
-import ctypes
 import math
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,46 +19,38 @@ _EPSILON = 1e-5  # of the layer norms in sizes.h and kernels.py
 class Weight(NamedTuple):
     """A parameter that the compiled code takes."""
 
-    module: str  # within the layer, or the encoder
-    name: str
+    path: str  # its name within the layer, or the encoder
     shape: tuple[int, ...]
-
-    @property
-    def path(self) -> str:
-        """The name within the layer, or the encoder."""
-        return f"{self.module}.{self.name}"
 
     @property
     def size(self) -> int:
         """How many values it has."""
         return math.prod(self.shape)
 
-    @classmethod
-    def at(cls, path: str, shape: tuple[int, ...]) -> Weight:
-        """Return the parameter of that name."""
-        module, _, name = path.rpartition(".")
-        return cls(module, name, shape)
-
 
 Weights = tuple[tuple[Weight, ...], tuple[Weight, ...]]  # of a layer, of the last norm
 
 
-class _ListedWeight(ctypes.Structure):
-    """The `Weight` of encoder.cpp; a matrix has columns."""
+@cache
+def listed_weights(width: int, feedforward: int) -> Weights:
+    """Return the parameters of encoders of these sizes."""
+    of_a_layer = (
+        Weight("self_attn.in_proj_weight", (3 * width, width)),
+        Weight("self_attn.in_proj_bias", (3 * width,)),
+        Weight("self_attn.out_proj.weight", (width, width)),
+        Weight("self_attn.out_proj.bias", (width,)),
+        Weight("fc1.weight", (feedforward, width)),
+        Weight("fc1.bias", (feedforward,)),
+        Weight("fc2.weight", (width, feedforward)),
+        Weight("fc2.bias", (width,)),
+        *_norm("layer_norms.0", width),
+        *_norm("layer_norms.1", width),
+    )
+    return of_a_layer, _norm("layer_norm", width)
 
-    _fields_ = (("name", ctypes.c_char_p), ("rows", ctypes.c_int64), ("columns", ctypes.c_int64))
 
-
-def listed_weights(function: Any) -> tuple[Weight, ...]:
-    """Return the list of weights that a function of the library returns."""
-    function.restype = ctypes.POINTER(_ListedWeight)
-    listed = function()
-    weights: list[Weight] = []
-    while listed[len(weights)].name is not None:  # the list's end
-        entry = listed[len(weights)]
-        shape = (entry.rows, entry.columns) if entry.columns else (entry.rows,)
-        weights.append(Weight.at(entry.name.decode(), shape))
-    return tuple(weights)
+def _norm(module: str, width: int) -> tuple[Weight, ...]:
+    return tuple(Weight(f"{module}.{name}", (width,)) for name in ("weight", "bias"))
 
 
 class WeightPlaces:
@@ -79,12 +68,12 @@ class WeightPlaces:
         self._attentions = [one.__dict__ for one in attentions if one is not None]
         named = [(dict(layer.named_modules()), of_a_layer) for layer in encoder.layers]
         named.append(({"layer_norm": encoder.layer_norm}, of_the_norm))
-        self._weights = [
-            (found[weight.module].__dict__, weight.name, weight.shape)
-            for found, weights in named
-            for weight in weights
-            if weight.module in found
-        ]
+        self._weights = []
+        for found, of_them in named:
+            for weight in of_them:
+                module, _, name = weight.path.rpartition(".")
+                if module in found:
+                    self._weights.append((found[module].__dict__, name, weight.shape))
         self._is_whole = len(self._weights) == sum(len(weights) for _, weights in named)
 
     def are_current(self, listed: Weights) -> bool:

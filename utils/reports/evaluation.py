@@ -115,6 +115,7 @@ def predict_split(
     not_finite = 0
     bar = progress(
         batches(split, None, options),
+        total=len(options.rows(range(len(split)))),
         desc=f"Predicting {split.folder.name}",
         unit="batch",
         leave=False,

@@ -7,7 +7,7 @@ import os
 import h5py
 import numpy as np
 import pytest
-from h5py import h5d
+from h5py import h5o
 
 from data.formats import chunk_index
 from data.formats.csd import ComputationalSequence
@@ -37,14 +37,14 @@ def read_all(path):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Note which datasets the library opens."""
-    names, own = [], h5d.open
+    """Note what the library opens."""
+    names, own = [], h5o.open
 
-    def note(group, name):
+    def note(group, name, **options):
         names.append(name.decode())
-        return own(group, name)
+        return own(group, name, **options)
 
-    monkeypatch.setattr(h5d, "open", note)
+    monkeypatch.setattr(h5o, "open", note)
     return names
 
 

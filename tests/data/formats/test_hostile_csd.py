@@ -67,23 +67,27 @@ def test_a_link_into_another_file_is_not_followed(path, tmp_path, name):
     refused(path, "link into another file")
 
 
-def test_a_link_to_a_link_into_another_file_is_not_followed(path, tmp_path):
+@pytest.mark.parametrize("name", ["features", "intervals", ""])
+@pytest.mark.parametrize("target", [f"/{ENTRY}/intervals", "/sequence/out", "features", "/"])
+def test_a_link_within_the_file_is_not_followed(path, tmp_path, name, target):
+    """It may lead to a link into another file, or to itself."""
     with h5py.File(path, "a") as file:
-        file["sequence/out"] = h5py.ExternalLink(other_file(tmp_path), "/sequence/data/video")
-    link = h5py.SoftLink("/sequence/out/features")
-    replaced(path, "features", lambda group, last: group.__setitem__(last, link))
-    refused(path, "out is a link into another file")
+        file["sequence/out"] = h5py.ExternalLink(other_file(tmp_path), f"{ENTRY}/{name}")
+    replaced(path, name, lambda group, last: group.__setitem__(last, h5py.SoftLink(target)))
+    refused(path, f"{name or 'video'} is a link, which is not followed")
 
 
-@pytest.mark.parametrize("target", ["/sequence/moved/features", "./../moved", "features", "/"])
-def test_links_within_the_file(path, target):
+@pytest.mark.parametrize("place", ["sequence", "sequence/data"])
+def test_no_group_above_the_entries_is_elsewhere(path, tmp_path, place):
     with h5py.File(path, "a") as file:
-        file.move(f"{ENTRY}/features", "/sequence/moved/features")
-        file[f"{ENTRY}/features"] = h5py.SoftLink(target)
-    if target == "/sequence/moved/features":
-        np.testing.assert_array_equal(read(path), FEATURES)
-    else:
-        refused(path, "without end" if target == "features" else "no dataset features")
+        del file[place]
+        file[place] = h5py.ExternalLink(other_file(tmp_path), place)
+    refused(path, f"{place.split('/')[-1]} is a link into another file")
+
+
+def test_a_dataset_in_the_place_of_an_entry_is_told(path):
+    replaced(path, "", lambda group, last: group.create_dataset(last, data=FEATURES))
+    refused(path, "no dataset features; expected features and intervals")
 
 
 def test_a_name_with_a_slash_leads_nowhere(path, tmp_path):

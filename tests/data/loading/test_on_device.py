@@ -29,7 +29,6 @@ def test_batches_are_those_from_disk(small, order, rank, device, monkeypatch):
     on_device = DeviceSplit(split, loading)
     assert (on_device.ids, on_device.folder) == (split.ids, split.folder)
     found = batches(on_device, order, loading)
-    assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.not_finite == other.not_finite
         for x, y in zip(one[:4], other[:4], strict=True):
