@@ -12,16 +12,29 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from data.formats import chunks as chunks_module
+from data.formats import inflate as inflate_module
 from data.formats.csd import ComputationalSequence
 from data.formats.inflate import inflate
 from tests.csd_files import all_features, write_csd
+
+
+@pytest.fixture(params=["libdeflate", "zlib"])
+def either(request, monkeypatch):
+    """Decompress with the fast library, and as where it is missing."""
+    with_zlib = inflate_module.decompress_with_zlib
+    if request.param == "zlib":
+        monkeypatch.setattr(inflate_module, "decompress", with_zlib)
+    elif inflate_module.decompress is with_zlib:
+        pytest.skip("the package deflate is not installed")
 
 
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
 )
 @given(data=st.data(), level=st.integers(0, 9), shuffle=st.booleans(), fletcher32=st.booleans())
-def test_any_rows_of_any_chunks_are_the_plain_files(tmp_path, data, level, shuffle, fletcher32):
+def test_any_rows_of_any_chunks_are_the_plain_files(
+    either, tmp_path, data, level, shuffle, fletcher32
+):
     shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 9)))
     size = data.draw(st.tuples(*(st.integers(1, n) for n in shape)))
     dtype = data.draw(st.sampled_from(["<f4", ">f8", "<i2", "u1"]))
@@ -72,7 +85,7 @@ CONTENT = bytes(range(256)) * 20
 STREAM = zlib.compress(CONTENT, 9)
 
 
-def test_a_stream_becomes_what_it_was():
+def test_a_stream_becomes_what_it_was(either):
     assert inflate(STREAM, len(CONTENT)) == CONTENT
     assert inflate(STREAM + b"more", len(CONTENT)) == CONTENT  # as a checksum behind it
     zeros = zlib.compress(bytes(10**6), 9)  # which is as small as a stream can be
@@ -96,12 +109,12 @@ def test_a_stream_becomes_what_it_was():
     ],
     ids="shorter longer huge cut checksum expands raw empty one other".split(),
 )
-def test_a_stream_of_another_length_is_refused(content, size):
+def test_a_stream_of_another_length_is_refused(either, content, size):
     with pytest.raises(OSError, match=f"does not hold {size} bytes"):
         inflate(content, size)
 
 
-def test_no_more_memory_is_asked_for_than_a_stream_can_fill():
+def test_no_more_memory_is_asked_for_than_a_stream_can_fill(either):
     tracemalloc.start()
     with pytest.raises(OSError, match="does not hold"):
         inflate(STREAM, 2**30)
