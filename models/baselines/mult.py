@@ -52,6 +52,14 @@ class _Published(PublishedFormat):
             for name, weight in super().rename(weights).items()
         }
 
+    def used(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out projections of inputs as wide as the tokens, which are taken as they are."""
+        return {
+            name: weight
+            for name, weight in weights.items()
+            if not (name.startswith("projections.") and weight.shape[:1] == weight.shape[-1:])
+        }
+
 
 class MulT(Model):
     """Each modality attends to the two others; what it found of them is read once more."""
