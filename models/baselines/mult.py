@@ -16,6 +16,7 @@ from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.encoder import Encoder, Extras
 from models.layers.recording import AttentionMap, layer_names, mean_over_heads, recorded_attention
+from models.nhfnet.released_format import RELEASED
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
@@ -80,6 +81,7 @@ class MulT(Model):
             "out_layer.": "output.",
         },
         widths={name: f"projections.{name}.weight" for name in _LETTERS},
+        never_used=RELEASED.never_used,  # the encoders are the same
     )
 
     def __init__(self, config: MulTConfig, widths: Mapping[str, int], outputs: int) -> None:
