@@ -57,6 +57,10 @@ class PublishedFormat:
                 return ours + name.removeprefix(theirs)
         return name
 
+    def used(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out of weights by our names what is saved, but not used at these widths."""
+        return dict(weights)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -191,6 +195,7 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
             for kind, name in published.widths.items()
             if name in weights and weights[name].dim()
         }
+        weights = published.used(weights)
     sizes = {f"the width of {kind}": widths.get(kind) for kind in MODALITIES}
     for name, size in {**sizes, "the number of outputs": checkpoint.outputs}.items():
         if type(size) is not int or not 0 < size <= _LARGEST_SIZE:

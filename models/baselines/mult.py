@@ -16,6 +16,7 @@ from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.encoder import Encoder, Extras
 from models.layers.recording import AttentionMap, layer_names, mean_over_heads, recorded_attention
+from models.nhfnet.released_format import RELEASED
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
@@ -52,6 +53,14 @@ class _Published(PublishedFormat):
             for name, weight in super().rename(weights).items()
         }
 
+    def used(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out projections of inputs as wide as the tokens, which are taken as they are."""
+        return {
+            name: weight
+            for name, weight in weights.items()
+            if not (name.startswith("projections.") and weight.shape[:1] == weight.shape[-1:])
+        }
+
 
 class MulT(Model):
     """Each modality attends to the two others; what it found of them is read once more."""
@@ -72,6 +81,7 @@ class MulT(Model):
             "out_layer.": "output.",
         },
         widths={name: f"projections.{name}.weight" for name in _LETTERS},
+        never_used=RELEASED.never_used,  # the encoders are the same
     )
 
     def __init__(self, config: MulTConfig, widths: Mapping[str, int], outputs: int) -> None:

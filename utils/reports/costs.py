@@ -99,8 +99,8 @@ def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[An
     """Return the FLOPs of a batch's forward pass by module (`Global`: of all) and operator."""
     counter = FlopCounterMode(display=False)
     # In float64 on a CPU all runs on PyTorch's own operators, which its counter sees; of attention,
-    # it sees the products alone.
-    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    # it sees the products alone. Where gradients are wanted, a BERT spares itself no padding.
+    with counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
     return counter.get_flop_counts()
 

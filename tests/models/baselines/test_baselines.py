@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.baselines.msaf import MSAFConfig, SplitAttention
-from models.registry import build
+from models.checkpoint import read_checkpoint
+from models.registry import build, restore
 
 WIDTHS = {"visual": 35, "audio": 74, "text": 20}
 
@@ -63,6 +64,21 @@ def test_mult_takes_an_input_of_its_own_width_as_it_is():
     model = build("mult", {"layers": 1}, widths, 1)
     assert list(model.projections) == ["visual"]
     assert model(*(torch.randn(2, 4, width) for width in widths.values())).shape == (2, 1)
+
+
+def test_what_mults_authors_save_and_do_not_use_is_left_out(tmp_path):
+    widths = {"visual": 35, "audio": 30, "text": 30}
+    model = build("mult", {}, widths, 1).eval()
+    unused = {
+        **{f"proj_{letter}.weight": torch.randn(30, 30, 1) for letter in "la"},
+        "trans_l_with_a.version": torch.tensor([2.0]),
+        "trans_l_mem.embed_positions._float_tensor": torch.zeros(1),
+    }
+    torch.save({"model_state_dict": {**model.state_dict(), **unused}}, tmp_path / "published.pth")
+    _, found = restore(read_checkpoint(tmp_path / "published.pth"), "mult")
+    assert found.widths == widths
+    x = [torch.randn(2, 4, width) for width in widths.values()]
+    assert torch.equal(found(*x), model(*x))
 
 
 @pytest.mark.parametrize("name", ["mult", "msaf", "lf_dnn", "lmf", "tfn"])

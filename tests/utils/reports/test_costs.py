@@ -35,6 +35,18 @@ def test_the_products_of_attention_are_counted_with_dropout_and_without():
     assert counts[0] == counts[1]
 
 
+def test_padding_costs_what_words_do():
+    """In training, and on a GPU, nothing is spared where there is no word."""
+    visual, audio, text = INPUTS
+    padded = text.clone()
+    padded[:, 2:] = 0
+    counts = [
+        sum(count_flops(model_of(), [visual, audio, one])["Global"].values())
+        for one in (text, padded)
+    ]
+    assert counts[0] == counts[1]
+
+
 def test_the_memory_of_layers_that_are_computed_again():
     """One layer alone saves nothing: the backward pass has all of its activations at once."""
     large = {"hidden_size": 8, "intermediate_size": 60_000}
