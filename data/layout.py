@@ -47,17 +47,21 @@ def preparation_command(folder: Path) -> str:
 def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
     """Read a split's segment table row by row; nothing when the split has none.
 
-    Raises InputError when the table lacks columns, or is no table.
+    A row that ends early has empty cells. Raises InputError when the table lacks columns, or is no
+    table.
     """
     path = folder / SEGMENTS_FILE
     if not path.is_file():
         return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restval="")
             found = reader.fieldnames or []
             if not set(SEGMENT_COLUMNS) <= set(found):
-                raise InputError(f"{path} has columns {found}, expected {list(SEGMENT_COLUMNS)}.")
+                raise InputError(
+                    f"{path} has columns {found}, expected {list(SEGMENT_COLUMNS)}; save it with "
+                    "commas and these names."
+                )
             yield from reader
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV table in UTF-8: {error}.") from error
@@ -82,11 +86,11 @@ def read_ids(folder: Path) -> tuple[list[str], str]:
     return ids, digest.hexdigest()
 
 
-def number_in(cell: str | None) -> float:
+def number_in(cell: str) -> float:
     """Return the number in a cell of a table, NaN where there is none."""
     try:
-        return math.nan if cell is None else float(cell)
-    except (TypeError, ValueError):
+        return float(cell)
+    except ValueError:
         return math.nan
 
 

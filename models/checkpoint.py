@@ -196,6 +196,11 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
             if name in weights and weights[name].dim()
         }
         weights = published.used(weights)
+    if checkpoint.model is None and not widths:
+        raise InputError(
+            f"{checkpoint.path} does not say which model its weights are of (the first is "
+            f"{shown(next(iter(weights)))}), and they are not the authors'; {_ADVICE}"
+        )
     sizes = {f"the width of {kind}": widths.get(kind) for kind in MODALITIES}
     for name, size in {**sizes, "the number of outputs": checkpoint.outputs}.items():
         if type(size) is not int or not 0 < size <= _LARGEST_SIZE:

@@ -32,6 +32,7 @@ _INTERRUPTED = "Interrupted; what was finished is kept."
 _interrupts: list[int] = []  # the signals that came: SIGINT, SIGTERM
 _held: list[bool] = []  # the blocks under way that an interrupt has to wait for
 _follows: list[bool] = []  # whether this is not the first of several processes
+_LARGEST = 2**31 - 1  # of whole numbers, which PyTorch and NumPy take everywhere
 _FIRST_PROCESS_SPEAKS = 10.0  # seconds within which the first ends all, on a busy machine too
 _TOO_MANY_FILES = "too many open files"
 _ALLOW_MORE_FILES = (
@@ -251,18 +252,16 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+def whole_number(minimum: int, maximum: int = _LARGEST) -> Callable[[str], int]:
     """Make an argparse type: a whole number of at least `minimum`, at most `maximum`."""
-    expected = f"expected a whole number of at least {minimum}"
-    if maximum is not None:
-        expected += f" and at most {maximum}"
+    expected = f"expected a whole number of at least {minimum} and at most {maximum}"
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < minimum or (maximum is not None and value > maximum):
+        if value is None or not minimum <= value <= maximum:
             raise argparse.ArgumentTypeError(f"{expected}, got {shown(text)}")
         return value
 

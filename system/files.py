@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from system.errors import InputError
+from system.errors import InputError, shown
 
 _SAMPLE_BLOCKS, _BLOCK_BYTES = 32, 128 * 1024  # up to 4 MB of a file
 # Writing a file takes seconds. A temporary one that nobody, on whatever machine, has written to
@@ -140,9 +141,19 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 def read_json(path: Path, advice: str = "") -> Any:
     """Read JSON; raises InputError, which ends with `advice`, when it is something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark in front
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark in front
+        return json.loads(text, object_pairs_hook=_of_unique_names)
     except (ValueError, RecursionError) as error:  # no UTF-8, digits without end, nested too deep
         raise InputError(f"{path} is not JSON: {error}{advice}.") from error
+
+
+def _of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a dict; raises ValueError for a name that is there twice, of which one would go."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {shown(twice)} is there twice")
+    return values
 
 
 def file_facts(path: Path, is_timed: bool = False) -> dict[str, Any]:

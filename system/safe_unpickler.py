@@ -12,6 +12,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -43,12 +44,25 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _set_of(kind: Callable[[list[Any]], Any], members: list[Any]) -> Any:
+    """Return a set, which protocols 0 to 3 have as a call of its type."""
+    require(type(members) is list, "a set of no list")
+    for member in members:
+        check_key(member)
+    return kind(members)
+
+
 # What a file may name, and what stands for it.
 KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): pickled_arrays.ArrayType,
     ("_codecs", "encode"): _latin1_bytes,
     ("__builtin__", "bytes"): _no_bytes,
     ("builtins", "bytes"): _no_bytes,
+    **{
+        (module, kind.__name__): partial(_set_of, kind)
+        for module in ("__builtin__", "builtins")
+        for kind in (set, frozenset)
+    },
     ("torch._utils", "_rebuild_parameter"): lambda values, *_: values,
     **{("torch", name): kind for name, kind in pickled_arrays.VALUE_TYPES.items()},
 }

@@ -36,6 +36,7 @@ SCHEDULES = ("none", "plateau", "cosine")
 LOSSES = ("mse", "l1")
 MOST_WORKERS = 256  # more would only take memory
 MOST_SEED = 2**32 - 1
+MOST_RESAMPLES = 100_000  # more would only take memory
 
 _count = whole_number(1)
 
@@ -153,7 +154,7 @@ class RunConfig(CheckedConfig):
     resultdir: Path = setting(Path("result"), file_path, "where results are written")
     bootstrap: int | None = setting(
         None,
-        whole_number(100),
+        whole_number(100, MOST_RESAMPLES),
         "add 95 %% intervals of the scores, from N resamples of the videos (default: none)",
     )
     against: Path | None = setting(

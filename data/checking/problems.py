@@ -176,7 +176,7 @@ def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterat
         row = split.rows[wrong[0]]
         yield (
             f"{path}: {_counted(len(wrong), 'sentiment')} other than in {BATCH_FILES['label']}, "
-            f"the first {row['sentiment']} of {row['id']} (segment {wrong[0]}); expected "
+            f"the first {row['sentiment'] or 'none'} of {row['id']} (segment {wrong[0]}); expected "
             f"{labels[wrong[0]]}."
         )
 

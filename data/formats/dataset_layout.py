@@ -31,6 +31,7 @@ class StoredType:
     """The type of a dataset's values, and what is done to its chunks."""
 
     stored_as: h5t.TypeID
+    read_as: h5t.TypeID  # NumPy's of them
     dtype: np.dtype
     item_bytes: int
     is_plain: bool  # whether the stored bytes are NumPy's
@@ -93,8 +94,12 @@ class Layouts:
         dtype, item_bytes = stored_as.dtype, stored_as.get_size()
         if dtype.kind == "O":  # a length, a place in the file, and a number
             item_bytes = 8 + h5i.get_file_id(dataset).get_create_plist().get_sizes()[0]
-        is_plain = type_of(dtype) == stored_as
-        known = StoredType(stored_as, dtype, item_bytes, is_plain, filters)
+        read_as = _type_of(dtype)
+        if dtype.kind == "S":  # HDF5 converts no text to another encoding
+            read_as = read_as.copy()
+            read_as.set_cset(stored_as.get_cset())
+        is_plain = read_as == stored_as
+        known = StoredType(stored_as, read_as, dtype, item_bytes, is_plain, filters)
         is_usual = is_plain and dtype.kind != "O" and h5z.FILTER_FLETCHER32 not in filters
         told_by = _type_messages(messages)
         if is_usual and told_by[0] and told_by[1] != b"" and self._headers.widths == _WIDTHS:
@@ -110,6 +115,6 @@ def _type_messages(messages: dict[int, bytes]) -> tuple[bytes | None, ...]:
 
 
 @lru_cache(maxsize=64)
-def type_of(dtype: np.dtype) -> h5t.TypeID:
+def _type_of(dtype: np.dtype) -> h5t.TypeID:
     """Return HDF5's type for a NumPy one."""
     return h5t.py_create(dtype)

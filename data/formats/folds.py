@@ -18,7 +18,9 @@ def read_folds(path: Path) -> dict[str, str]:
     folds = read_json(path)
     if not isinstance(folds, dict) or set(folds) != set(SPLITS):
         found = ", ".join(map(str, folds)) if isinstance(folds, dict) else type(folds).__name__
-        raise InputError(f"{path} holds {found}; expected the keys {', '.join(SPLITS)}.")
+        raise InputError(
+            f"{path} holds {found or 'nothing'}; expected the keys {', '.join(SPLITS)}."
+        )
     split_of: dict[str, str] = {}
     for split, videos in folds.items():
         if not isinstance(videos, list) or not all(isinstance(video, str) for video in videos):

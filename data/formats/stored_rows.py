@@ -13,7 +13,7 @@ import numpy as np
 from h5py import h5t, h5z
 
 from data.formats.chunks import Chunks
-from data.formats.dataset_layout import Layout, type_of
+from data.formats.dataset_layout import Layout
 from system.errors import InputError
 from system.file_rows import fill, runs_of
 
@@ -117,7 +117,7 @@ class StoredRows:
         most = max(self._item_bytes, self.dtype.itemsize)
         buffer = np.zeros(values.size * most, np.uint8)
         buffer[: values.nbytes] = np.frombuffer(values.tobytes(), np.uint8)
-        h5t.convert(self._type.stored_as, type_of(self.dtype), values.size, buffer)
+        h5t.convert(self._type.stored_as, self._type.read_as, values.size, buffer)
         size = values.size * self.dtype.itemsize
         return buffer[:size].view(self.dtype).reshape(values.shape)
 

@@ -68,12 +68,13 @@ def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def means(features: np.ndarray, members: SegmentRows) -> np.ndarray:
     """Average the rows of each segment, `(n, width)` to `(k, width)`; zeros where it has none.
 
-    The result is float32; sums run in the features' own precision.
+    The result is float32; sums run in the features' own precision, or in float32 of coarser ones.
     """
     result = np.zeros((len(members.counts), features.shape[1]), dtype=np.float32)
     filled = np.flatnonzero(members.counts)
     if len(filled):
-        sums = np.add.reduceat(features[members.rows], members.offsets[filled], axis=0)
+        of_rows, begins = features[members.rows], members.offsets[filled]
+        sums = np.add.reduceat(of_rows, begins, dtype=np.result_type(features, np.float32))
         result[filled] = sums / members.counts[filled, None]
     return result
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -90,11 +90,13 @@ class PickleSource:
         if not self.uses_labels:
             splits = {name: replace(split, labels=None) for name, split in content.splits.items()}
             content = replace(content, splits=splits)
-        without = [name for name, split in content.splits.items() if split.labels is None]
+        without = [
+            name for name, split in content.splits.items() if not _have_numbers(split.labels)
+        ]
         if self.uses_labels and without and len(content.splits) > 1:
             warnings.warn(
-                f"{self.path}: no 'regression_labels' or 'labels' in {', '.join(without)}: there "
-                "is nothing to learn from or to score",
+                f"{self.path}: no 'regression_labels' or 'labels', or no number among them, in "
+                f"{', '.join(without)}: there is nothing to learn from or to score",
                 stacklevel=2,
             )
         self._refuse_labels_like_sims(content)
@@ -119,9 +121,9 @@ class PickleSource:
 
     def _refuse_labels_like_sims(self, content: PickleContent) -> None:
         """Raise InputError when nobody has said whose labels these are, and they may be SIMS's."""
-        labels = [split.labels for split in content.splits.values() if split.labels is not None]
+        labels = [split.labels for split in content.splits.values() if _have_numbers(split.labels)]
         limit = SCALES["sims"].limit
-        if self.dataset is None and labels and all(np.abs(x).max() <= limit for x in labels):
+        if self.dataset is None and labels and not any((np.abs(x) > limit).any() for x in labels):
             raise InputError(
                 f"{self.path}: all labels lie in [-{limit}, {limit}], as SIMS's do, where those "
                 "of CMU-MOSEI and CMU-MOSI go to 3; say whose they are with --dataset sims, "
@@ -185,11 +187,15 @@ class PickleSource:
         }
 
     def _without_faulty_labels(self, split: PickleSplit, left_out: Counter[str]) -> PickleSplit:
-        if split.labels is None or np.isnan(split.labels).all():
+        if not _have_numbers(split.labels):
             return split
         faults = SCALES[self._scores].faults(split.labels)
         left_out.update(faults[faults != ""].tolist())
         return split.at(np.flatnonzero(faults == "")) if (faults != "").any() else split
+
+
+def _have_numbers(labels: np.ndarray | None) -> TypeGuard[np.ndarray]:
+    return labels is not None and not np.isnan(labels).all()
 
 
 def _write_split(folder: Path, split: PickleSplit, takes_text: bool) -> SplitWriter:

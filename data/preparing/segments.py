@@ -88,7 +88,8 @@ class Sequences:
 
         def cut(video: str) -> tuple[VideoSegments | None, Counter[str], set[str]]:
             own_left_out, errors = Counter[str](), set[str]()
-            with np.errstate(over="call", call=lambda kind, _: errors.add(kind)):
+            noted = np.errstate(over="call", call=lambda kind, _: errors.add(kind))
+            with noted, np.errstate(invalid="ignore"):  # infinity less infinity is NaN
                 found = self._cut(video, split_of.get(video), alignment, lengths, own_left_out)
             return found, own_left_out, errors
 

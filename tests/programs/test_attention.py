@@ -237,7 +237,10 @@ def test_segments_that_there_are_not_are_told(main, checkpoint, data, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--attention", 0], "expected a whole number of at least 1, got '0'"),
+        (
+            ["--attention", 0],
+            "expected a whole number of at least 1 and at most 2147483647, got '0'",
+        ),
         (["--attention", "-3"], "expected"),
         (["--attention"], "give it a number of segments, or --ids"),
         (["--ids", "a"], "--ids goes with --attention"),

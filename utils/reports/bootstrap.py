@@ -17,7 +17,7 @@ import numpy as np
 
 from data.loading.split import Split
 from system.console import format_table, print_line
-from system.errors import InputError
+from system.errors import InputError, shown
 from system.progress import progress
 from utils.reports.evaluation import Evaluation
 from utils.run_config import RunConfig
@@ -165,12 +165,13 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
     columns = task.column_names("label", "prediction")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = {"id", *columns} - set(reader.fieldnames or [])
-            if missing:
+            reader = csv.DictReader(file, restval="")
+            found_columns = reader.fieldnames or []
+            if not {"id", *columns} <= set(found_columns):
                 raise InputError(
-                    f"--against {path}: there is no column {min(missing)}; give the "
-                    f"predictions.csv of an evaluation of the task {task.name}."
+                    f"--against {path} has the columns {shown(', '.join(found_columns))}, expected "
+                    f"id, {', '.join(columns)}, with commas between; give the predictions.csv of "
+                    f"an evaluation of the task {task.name}."
                 )
             rows = [(row["id"], [float(row[name] or "nan") for name in columns]) for row in reader]
     except (FileNotFoundError, IsADirectoryError):

@@ -86,7 +86,7 @@ def gather_rows(mine: Tensor, n: int, options: LoaderOptions) -> np.ndarray:
     shares = options.processes.gather(mine.float().cpu().numpy())
     whole = np.empty((n, shares[0].shape[1]), dtype=np.float32)
     # Whose share each row of a batch is, batch after batch.
-    ranks = np.resize(np.arange(options.batch_size, dtype=np.int32) % len(shares), n)
+    ranks = np.arange(n, dtype=np.int32) % options.batch_size % len(shares)
     for rank, values in enumerate(shares):
         whole[ranks == rank] = values
     return whole

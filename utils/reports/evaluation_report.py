@@ -128,7 +128,7 @@ class SegmentTable:
             self.seconds[number] = end - start
             if number in self._spoken:
                 times = f"{start:.2f} to {end:.2f} s" if end > start else ""
-                self._spoken[number] = (times, row["sentence"] or "")
+                self._spoken[number] = (times, row["sentence"])
 
     def table(self, columns: Sequence[tuple[str, Callable[[int], str]]]) -> Table:
         """Lay out the chosen rows, and in further columns what is to be said of each."""

@@ -108,7 +108,9 @@ def _validation(run: Run, key: str) -> list[float]:
         suppress(OSError, ValueError, KeyError, csv.Error),
         (run.folder / HISTORY).open(encoding="utf-8", newline="") as file,
     ):
-        return [float(row[key]) for row in csv.DictReader(file) if row["split"] == "val"]
+        return [
+            float(row[key]) for row in csv.DictReader(file, restval="") if row["split"] == "val"
+        ]
     return []
 
 

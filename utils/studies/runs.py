@@ -85,6 +85,8 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
         folders = sorted(path.parent for path in place.rglob(RUN_FILE))
         found = {folder.resolve(): read_run(folder) for folder in folders}
         if not any(found.values()):
-            raise InputError(f"No run in {place} (no {RUN_FILE}); give the folders of runs.")
+            raise InputError(
+                f"No run in {place} (no {RUN_FILE} that can be read); give the folders of runs."
+            )
         runs |= found
     return [run for run in runs.values() if run is not None]

@@ -54,6 +54,6 @@ def describe_run(
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return the `run.json` of a run's folder; None where there is none to be read."""
     with suppress(OSError, ValueError):
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8-sig"))
         return content if isinstance(content, dict) else None
     return None

@@ -243,7 +243,7 @@ DAMAGES = {
         lambda d: (d / "val/segments.csv").write_text("id,video\n"),
         [
             "val/segments.csv has columns ['id', 'video'], expected ['id', 'video', 'start', "
-            "'end', 'sentence', 'sentiment']."
+            "'end', 'sentence', 'sentiment']; save it with commas and these names."
         ],
     ),
     "a missing split": (
@@ -318,7 +318,7 @@ DAMAGES = {
             (d / "val/segments.csv").open("a").write("val1[1],val1\n"),
         ),
         [
-            "val/segments.csv: 1 sentiment other than in label50.npy, the first None of val1[1] "
+            "val/segments.csv: 1 sentiment other than in label50.npy, the first none of val1[1] "
             "(segment 3); expected 2.0."
         ],
     ),

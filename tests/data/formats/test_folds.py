@@ -45,6 +45,8 @@ def test_a_video_given_twice_in_one_split_is_one_video(tmp_path):
     [
         ("", "is not JSON"),
         ('{"train": ["a"], "val"', "is not JSON"),
+        ('{"train": ["a"], "val": [], "test": [], "val": ["b"]}', "'val' is there twice"),
+        ("{}", "holds nothing; expected"),
         ("[]", "holds list; expected the keys train, val, test"),
         ("3", "holds int; expected"),
         ('{"train": [], "val": []}', "holds train, val; expected the keys train, val, test"),

@@ -180,11 +180,15 @@ def stored_as(path, file_type, values, memory_type=None, name="features", **opti
 
 @pytest.mark.parametrize("options", [{}, {"gzip": True}])
 @pytest.mark.parametrize("padding", [h5t.STR_NULLPAD, h5t.STR_SPACEPAD, h5t.STR_NULLTERM])
-def test_words_are_the_same_however_they_are_padded(path, options, padding):
+@pytest.mark.parametrize("encoding", [h5t.CSET_ASCII, h5t.CSET_UTF8])
+def test_words_are_the_same_however_they_are_padded(path, options, padding, encoding):
     kind = h5t.C_S1.copy()
     kind.set_size(8)
+    kind.set_cset(encoding)
+    numpys = kind.copy()
+    numpys.set_strpad(h5t.STR_NULLPAD)
     kind.set_strpad(padding)
-    stored_as(path, kind, WORDS, **options)
+    stored_as(path, kind, WORDS, numpys, **options)
     assert read(path, holds_text=True) == ["good", "bad", "a", "sp", ""]
 
 

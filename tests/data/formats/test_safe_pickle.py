@@ -336,6 +336,7 @@ NESTED_KEYS = {
     "in an old dict": b"(" + NESTED + b"K\x01d",
     "in a set": b"\x8f(" + NESTED + b"\x90",
     "in a frozen set": b"(" + NESTED + b"\x91",
+    "in a set of an old protocol": called(name("builtins", "set"), b"](" + NESTED + b"e"),
     "in an OrderedDict": called(name("collections", "OrderedDict"), b"](" + NESTED + b"K\x01\x86e"),
 }
 
@@ -357,9 +358,10 @@ def test_what_is_named_again_within_reason_is_read(tmp_path):
     assert found == [words] * 20
 
 
-def test_keys_may_be_tuples(tmp_path):
-    value = {("video", (1, 2.5)): {1, "a", None}, True: frozenset([b"x"])}
-    assert safe_pickle.load(write(tmp_path / "file.pkl", pickle.dumps(value, 4))) == value
+@pytest.mark.parametrize("protocol", range(6))
+def test_keys_may_be_tuples(tmp_path, protocol):
+    value = {("video", (1, 2.5)): {1, "a", None}, True: frozenset([b"x"]), "none": set()}
+    assert safe_pickle.load(write(tmp_path / "file.pkl", pickle.dumps(value, protocol))) == value
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):

@@ -393,6 +393,13 @@ def test_a_segment_table_that_lacks_columns_is_refused(tmp_path, columns):
     assert f"segments.csv has columns {list(columns)}" in refusal(tmp_path)
 
 
+def test_a_row_that_ends_early_has_empty_cells(tmp_path):
+    write_split(tmp_path, ids=map(str, range(SEGMENTS)))
+    table = tmp_path / "segments.csv"
+    table.write_text(table.read_text().replace('"3",0,0,0,0,0', '"3"'))
+    assert Split(tmp_path).videos == ["0"] * 3 + [""] + ["0"] * (SEGMENTS - 4)
+
+
 def test_an_empty_segment_table_is_refused(tmp_path):
     write_split(tmp_path)
     (tmp_path / "segments.csv").touch()

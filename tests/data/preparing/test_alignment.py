@@ -78,6 +78,14 @@ def test_means_are_those_of_the_members(rows, segments, seed):
         np.testing.assert_allclose(found[place], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_means_of_half_precision_are_of_values_whose_sum_it_cannot_hold():
+    features = np.full((4, 1), 40_000, np.float16)
+    times = np.arange(4.0)
+    intervals = np.stack([times, times + 1], axis=1)
+    found = means(features, rows_of_segments(intervals, np.array([[0.0, 4.0]])))
+    assert found.tolist() == features[:1].astype(np.float32).tolist()
+
+
 def test_infinity_spoils_only_its_own_mean():
     features = np.array([[1.0], [-np.inf], [3.0], [5.0]])
     intervals = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0], [3.0, 4.0]])

@@ -116,10 +116,11 @@ def test_splits_whose_longest_segments_differ_are_of_one_length(tmp_path):
 # ---------------------------------------------------------------- whose labels they are
 
 
-def sims(tmp_path):
+def sims(tmp_path, missing=()):
     content = content_of()
     for split in content.values():
         split["regression_labels"] = np.clip(split["regression_labels"] / 3, -1, 1)
+    content["train"]["regression_labels"][list(missing)] = np.nan
     return written(tmp_path / "unaligned_39.pkl", content)
 
 
@@ -138,6 +139,11 @@ def test_labels_like_those_of_sims_are_refused_until_it_is_said(program, tmp_pat
         assert manifest["made_from"]["scores"] == dataset
         assert Split(tmp_path / "d" / "val").scores == dataset
     assert "weakly" not in program("dataset_prep.py", "--datadir", tmp_path / "d", "--check").stdout
+
+
+def test_a_label_that_is_missing_does_not_hide_whose_the_others_are(tmp_path):
+    with pytest.raises(InputError, match="as SIMS's do"):
+        prepared(sims(tmp_path, missing=[0]), tmp_path / "d")
 
 
 def test_sims_has_scores_of_its_own_from_training_to_evaluation(program, tmp_path):
@@ -176,8 +182,13 @@ def test_labels_and_splits_by_other_names_are_not_passed_over_in_silence(tmp_pat
     content = content_of()
     for split in content.values():
         split["label"] = split.pop("regression_labels")
-    with pytest.warns(UserWarning, match="no 'regression_labels' or 'labels' in train, val, test"):
+    with pytest.warns(UserWarning, match="no number among them, in train, val, test"):
         prepared(written(tmp_path / "x.pkl", content), tmp_path / "x")
+    content = content_of()
+    content["val"] = content.pop("valid")
+    content["val"]["regression_labels"][:] = np.nan
+    with pytest.warns(UserWarning, match="no number among them, in val"):
+        prepared(written(tmp_path / "z.pkl", content), tmp_path / "z")
     content = content_of()
     content = {"train": content["train"], "validation": content["valid"], "Test": content["test"]}
     with (

@@ -261,6 +261,18 @@ def test_values_beyond_float32_are_told_in_one_line(datadir, options):
     assert line.startswith("CMU-MOSEI: some values are beyond float32")
 
 
+def test_of_infinite_values_and_times_nothing_is_told(datadir, recwarn):
+    data = random_dataset()
+    for intervals, features in data["audio"].values():
+        intervals[-1] = np.inf
+        features[::2], features[1::2] = np.inf, -np.inf
+    for intervals, _ in data["labels"].values():
+        intervals[-1, 1] = np.inf
+    write_dataset(datadir / "csd", data)
+    prepare(request(datadir, None, alignment="word"), SINGLE_PROCESS)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("alignment", ALIGNMENT_NAMES)
 def test_several_processes_prepare_to_the_same_bytes(tmp_path, monkeypatch, alignment):
     """Also the reasons why segments are left out, and what is told of overflow."""

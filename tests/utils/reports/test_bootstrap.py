@@ -185,7 +185,8 @@ def test_the_same_predictions_do_not_differ(split, other):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: [row[:2] for row in rows], "no column prediction"),
+        (lambda rows: [row[:2] for row in rows], "columns 'id, label', expected id, label, pred"),
+        (lambda rows: [[";".join(row)] for row in rows], "columns 'id;label;prediction'"),
         (lambda rows: rows[:-1], "is not in it and .*10 and 11 segments"),
         (lambda rows: [*rows, ["more", "0", "0"]], "more is not in it"),
         (lambda rows: [*rows[:-1], [rows[-1][0], "9", "0"]], "label 9 .*expected the label"),

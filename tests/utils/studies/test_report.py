@@ -74,8 +74,9 @@ def test_differences_of_an_earlier_comparison_do_not_stay(study, capsys):
     assert "differences.csv" not in capsys.readouterr().out
 
 
-def test_a_run_without_curves_has_none(study):
-    (study / "a" / "seed1" / "metrics.csv").write_text("nothing\n")
+@pytest.mark.parametrize("content", ["nothing\n", "epoch,split,mae\n1,val\n"])
+def test_a_run_without_curves_has_none(study, content):
+    (study / "a" / "seed1" / "metrics.csv").write_text(content)
     write_study([study], study)
     check_png(study / "comparison.png", 1440, 520)
     check_page(study / "report.html")

@@ -568,7 +568,7 @@ def test_options_that_do_not_fit_a_search_are_told(tune, arguments, message, cap
             ["--storage", "sqlite:///a.db", "--train"],
             "--storage goes with --compare, --ablate, --tune or --worker",
         ),
-        (["--tune", "0"], "expected a whole number of at least 1, got '0'"),
+        (["--tune", "0"], "expected a whole number of at least 1 and at most 2147483647, got '0'"),
         (["--worker", "a", "--lr", "0.1"], "takes its settings from a: leave --lr out"),
         (["--worker", "a", "--checkpointdir", "b"], "leave --checkpointdir out"),
         (["--worker", "a", "--dry_run"], "--worker and --dry_run exclude each other"),

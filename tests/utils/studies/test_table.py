@@ -188,7 +188,8 @@ def test_runs_with_other_scores_are_refused(study):
     ("content", "message"),
     [
         (None, "No run in"),
-        ("[]", "No run in"),
+        ("[]", r"No run in .* \(no run.json that can be read\)"),
+        ('\ufeff{"config": {"lr": "fast"}}', "lr is 'fast'"),  # as some editors save it
         ("{}", "run.json is no record of a run"),
         ('{"config": {"lr": "fast"}}', "lr is 'fast'"),
         ('{"config": {}, "dataset": {"scores": "mosei"}}', "run.json is no record of a run"),
@@ -206,7 +207,7 @@ def test_runs_with_other_scores_are_refused(study):
 )
 def test_folders_without_a_run_and_damaged_records_are_told(tmp_path, content, message):
     if content is not None:
-        (tmp_path / "run.json").write_text(content)
+        (tmp_path / "run.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         find_runs([tmp_path])
 
