@@ -199,7 +199,7 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
     if checkpoint.model is None and not widths:
         raise InputError(
             f"{checkpoint.path} does not say which model its weights are of (the first is "
-            f"{shown(next(iter(weights)))}), and they are not the authors'; {_ADVICE}"
+            f"{shown(next(iter(checkpoint.weights)))}), and they are not the authors'; {_ADVICE}"
         )
     sizes = {f"the width of {kind}": widths.get(kind) for kind in MODALITIES}
     for name, size in {**sizes, "the number of outputs": checkpoint.outputs}.items():

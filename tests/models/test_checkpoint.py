@@ -560,12 +560,15 @@ def test_weights_of_another_type_are_refused_but_other_precisions_load():
     assert "of another type: output.bias torch.int64 instead of torch.float32" in misfit(weights)
 
 
-def test_weights_alone_of_no_released_model_are_told(tmp_path):
-    save(tmp_path / "a.pth", nn.Linear(2, 3).state_dict())
+@pytest.mark.parametrize(
+    ("model", "weight"), [(None, "weight"), ("mult", "projections.weight"), ("mult", "proj_l.w")]
+)
+def test_weights_alone_of_no_released_model_are_told(tmp_path, model, weight):
+    save(tmp_path / "a.pth", {weight: torch.ones(2, 2)})
     with pytest.raises(
-        InputError, match=r"a.pth does not say which .*'weight'.*; give a .pth file"
+        InputError, match=rf"a.pth does not say which .*'{weight}'.*; give a .pth file"
     ):
-        restore(read_checkpoint(tmp_path / "a.pth"))
+        restore(read_checkpoint(tmp_path / "a.pth"), model)
 
 
 @pytest.mark.parametrize("value", [torch.ones(3), [1] * 1000, {"a": torch.ones(2)}, "x" * 10_000])
