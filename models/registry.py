@@ -15,7 +15,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -137,6 +137,8 @@ def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], out
     """
     model_class = find_class(name)
     config = make_config(model_class.Config, settings, f"--model {name}")
+    if name not in MODELS:  # its defaults too are values that a checkpoint gives back
+        make_config(model_class.Config, asdict(config), f"--model {name}")
     with _telling_own_faults(name):
         model = model_class(config, widths, outputs)
     missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]
@@ -152,7 +154,7 @@ def _telling_own_faults(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if name in MODELS:
             raise
         reason = described(error)
