@@ -217,5 +217,10 @@ def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def describe_config(name: str) -> str:
-    """Return a model's settings and their defaults in one line."""
-    return ", ".join(f"{one.name}={one.default}" for one in fields(config_class(name)))
+    """Return a model's settings, a line each: its default, what it means, and its choices."""
+    lines = []
+    for one in fields(config_class(name)):
+        choices = getattr(one.metadata.get("parse"), "names", ())
+        told = one.metadata.get("meaning", "") + (f": {', '.join(choices)}" if choices else "")
+        lines.append(f"  {f'{one.name}={one.default}':<28}  {told}".rstrip())
+    return "\n".join(lines)
