@@ -22,7 +22,7 @@ _READ = {
     "worker": OF_A_WORKER,
     "table": ("resultdir", "save"),
     "export": ("checkpoint", "model", "save"),
-    "predict": tuple(vars(RunConfig()).keys() - {"datadir", "alignment"}),
+    "predict": tuple(vars(RunConfig()).keys() - {"alignment"}),
 }
 _OF_TRAININGS = ("train", "compare", "ablate", "tune", "worker")
 _OTHER_WORK = (*_OF_TRAININGS, "table", "dry_run")

@@ -209,17 +209,13 @@ def aligned(folder, alignment):
     write_manifest(folder, {"made_from": made_from, "splits": splits, "left_out": {}, "text": None})
 
 
-def asked_of(what, data):
-    """The options that have `data` evaluated, predicted or disturbed."""
-    return (what, data) if what == "--predict" else ("--datadir", data, *filter(None, [what]))
-
-
 @pytest.mark.parametrize("what", ["", "--predict", "--robustness"])
 def test_data_of_another_alignment_are_told(main, checkpoint, data, what, capsys):
     path = checkpoint(dataset={"alignment": "segment", "scores": "mosei"})
     aligned(data, "word")
+    asked = {"": (), "--predict": (what, data), "--robustness": (what,)}[what]
     with pytest.warns(UserWarning, match="was trained on segment data, this is word"):
-        main("--checkpoint", path, *asked_of(what, data))
+        main("--datadir", data, "--checkpoint", path, *asked)
     if what == "--predict":
         with pytest.warns(UserWarning, match="was trained on segment data, this is word"):
             main("--checkpoint", path, what, data / "test")
@@ -252,5 +248,6 @@ def test_what_a_damaged_checkpoint_says_of_its_data_is_passed_over(
 ):
     path = checkpoint(dataset={"alignment": value, "scores": value})
     aligned(data, "word")
-    main("--checkpoint", path, *asked_of(what, data))
+    asked = {"": (), "--predict": (what, data), "--robustness": (what,)}[what]
+    main("--datadir", data, "--checkpoint", path, *asked)
     assert not [one for one in recwarn if "trained on" in str(one.message)]

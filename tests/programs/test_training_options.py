@@ -233,7 +233,7 @@ def test_what_works_on_a_checkpoint_goes_without_other_work(capsys, this, other)
         (["--train", "--no_save", "--save_every", "3"], "--save_every writes files"),
         (["--checkpoint", "x.pth", "--lr", "1"], "--lr goes with --train, --compare, --ablate or"),
         (["--checkpoint", "x.pth", "--dry_run", "--epochs", "1"], "--epochs goes with --train"),
-        (["--checkpoint", "x", "--predict", "x", "--datadir", "x"], "path: leave --datadir out"),
+        (["--checkpoint", "x", "--predict", "x", "--alignment", "word"], "leave --alignment out"),
         (["--checkpoint", "x", "--export", "a.onnx", "--device", "cpu"], "leave --device out"),
         (["--checkpoint", "x", "--export", "a.onnx", "--no_native"], "leave --no_native out"),
         (["--table", "x", "--lr", "1"], "--lr goes with --train"),
