@@ -15,7 +15,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -137,6 +137,8 @@ def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], out
     """
     model_class = find_class(name)
     config = make_config(model_class.Config, settings, f"--model {name}")
+    if name not in MODELS:  # its defaults too are values that a checkpoint gives back
+        make_config(model_class.Config, asdict(config), f"--model {name}")
     with _telling_own_faults(name):
         model = model_class(config, widths, outputs)
     missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]
@@ -152,7 +154,7 @@ def _telling_own_faults(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if name in MODELS:
             raise
         reason = described(error)
@@ -215,5 +217,10 @@ def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def describe_config(name: str) -> str:
-    """Return a model's settings and their defaults in one line."""
-    return ", ".join(f"{one.name}={one.default}" for one in fields(config_class(name)))
+    """Return a model's settings, a line each: its default, what it means, and its choices."""
+    lines = []
+    for one in fields(config_class(name)):
+        choices = getattr(one.metadata.get("parse"), "names", ())
+        told = one.metadata.get("meaning", "") + (f": {', '.join(choices)}" if choices else "")
+        lines.append(f"  {f'{one.name}={one.default}':<28}  {told}".rstrip())
+    return "\n".join(lines)

@@ -200,7 +200,12 @@ def _explain(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return _ALLOW_MORE_FILES
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full{file}; make room and run the same command again."
+        return (
+            f"The disk is full{file}; make room and run the same command again, a training with "
+            "--resume auto."
+        )
+    if error.errno == errno.EFBIG:
+        return f"A file would be larger than this shell allows{file}; allow more (ulimit -f)."
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"There is a file where a folder is needed{file}; give another path."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -77,3 +77,12 @@ def described(error: BaseException) -> str:
 def shown(value: Any) -> str:
     """Return a value from a strange file, of whatever type and size, in a short line."""
     return " ".join(_SHORT.repr(value).split())
+
+
+def differing(one: Any, other: Any) -> tuple[str, str]:
+    """Return two different values as text; of dicts, what differs alone."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return str(one), str(other)
+    names = [name for name in {**one, **other} if one.get(name, ...) != other.get(name, ...)]
+    texts = [[f"{name}={of[name]}" for name in names if name in of] for of in (one, other)]
+    return ", ".join(texts[0]) or "the defaults", ", ".join(texts[1]) or "the defaults"

@@ -48,6 +48,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         flush_file(temporary)
         temporary.replace(path)
+    except OSError as error:  # of a write, which knows no name
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     flush_folder(path.parent)

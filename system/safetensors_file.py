@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from system.files import write_bytes
@@ -23,7 +24,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], value: Any) -> 
     """Write tensors, and `value` as JSON; a kill leaves the old file or the new."""
     from safetensors.torch import save
 
-    content = save({name: x.contiguous() for name, x in tensors.items()}, {KEY: json.dumps(value)})
+    # Copies: weights that share their memory, as tied ones, are read back each by its name.
+    copies = {name: x.clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
+    content = save(copies, {KEY: json.dumps(value)})
     write_bytes(path, content)
 
 

@@ -70,10 +70,11 @@ def _train_several(
 def _train_or_score(config: RunConfig, asked: Mapping[str, Any], options: LoaderOptions) -> None:
     split = asked["split"] or EVALUATED
     if asked["dry_run"]:
-        from utils.reports.dry_run import dry_run_evaluation, dry_run_training
+        from utils.training.dry_run import dry_run_evaluation, dry_run_training
 
         if asked["train"] or config.checkpoint is None:
-            dry_run_training(config, options)
+            how = asked["seeds"], asked["resume"], asked["overwrite"]
+            dry_run_training(config, options, *how)
         else:
             dry_run_evaluation(config, split, options)
     elif asked["train"]:

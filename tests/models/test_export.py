@@ -19,6 +19,7 @@ from models.export import export
 from models.nhfnet.text_only import TextOnly
 from models.registry import build, restore
 from system.errors import InputError
+from system.safetensors_file import load_safetensors, write_safetensors
 from tests.forked_programs import ROOT
 from tests.golden import GOLDEN
 from tests.models.hub import hub
@@ -51,6 +52,13 @@ def test_safetensors_load_as_the_checkpoint_does(tmp_path):
     inputs = batch(2, (4, 5, 6))
     assert torch.equal(restored(*inputs), model(*inputs))
     assert not restored.training
+
+
+def test_tied_weights_are_written_each_by_its_name(tmp_path):
+    weight = torch.randn(2, 3)
+    write_safetensors(tmp_path / "a.safetensors", {"one": weight, "two": weight}, {})
+    found, _ = load_safetensors(tmp_path / "a.safetensors", "")
+    assert torch.equal(found["one"], weight) and torch.equal(found["two"], weight)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])

@@ -322,7 +322,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(demo, tmp_path):
         text=True,
         preexec_fn=limit,
     )
-    assert_one_line(done, "too large")
+    assert_one_line(done, "larger than this shell allows", ".pth", "ulimit -f")
     assert {path: path.read_bytes() for path in folder.glob("*.p*")} == before
     assert {path.name for path in folder.glob(".*")} <= {".run.lock"}
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from models.checkpoint import read_checkpoint
+from system.errors import InputError
 from tests.forked_programs import ROOT
 from tests.own_model import OWN_MODEL
 from tests.programs.test_programs import assert_one_line
@@ -50,6 +51,14 @@ def test_a_folder_that_has_a_run_is_refused_with_the_ways_on(train, tmp_path):
     train("run", "--resume", "auto", "--epochs", 2)
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1"] * 3 + ["2"] * 3
+
+
+def test_a_run_that_cannot_go_on_is_refused_without_that_way(train, tmp_path):
+    train("run")
+    (tmp_path / "run" / "last.pth").unlink()  # as a disk that was full has it
+    for options in ((), ("--resume", "auto")):
+        done = train("run", *options, ok=False)
+        assert_one_line(done, "holds a run (best.pth); remove what it wrote (--overwrite)")
 
 
 def test_overwrite_removes_what_that_run_wrote_and_nothing_else(train, tmp_path):
@@ -130,7 +139,7 @@ def test_a_training_goes_on_with_its_own_data_model_and_settings_only(train, sma
     resume = ("--resume", "auto", "--epochs", "2")
     for options, message in {
         ("--model", "nhfnet"): "model lf_dnn, this is nhfnet",
-        ("--set", "dropout=0.1"): "'dropout': 0.2",
+        ("--set", "dropout=0.1"): "model settings dropout=0.2, this is dropout=0.1; resume",
         ("--lr", "0.5"): "lr 0.001, this is 0.5",
         ("--batch_size", "7"): "batch_size 25, this is 7",
     }.items():
@@ -227,7 +236,24 @@ def test_models_are_listed_with_parameters_and_settings(program):
     done = program("main_msaf.py", "--models")
     assert done.returncode == 0, done.stderr
     assert "636,801" in done.stdout
-    assert "lf_dnn: audio_hidden=32" in done.stdout
+    assert "lf_dnn, with --set:\n  audio_hidden=32  " in done.stdout
+    assert "  what these tokens start as: zeros, learned\n" in done.stdout
+
+
+def test_a_dry_run_of_a_training_is_refused_where_the_training_would_be(main, train, small, capsys):
+    train("run")
+    options = [*TRAIN, "--dry_run", "--datadir", small, "--checkpointdir"]
+    with pytest.raises(InputError, match=r"run holds a run .best.pth.; go on with it"):
+        main(*options, "run")
+    with pytest.raises(InputError, match=r"No checkpoint at nothing.pth"):
+        main(*options, "new", "--resume", "nothing.pth")
+    with pytest.raises(InputError, match=r"was trained with lr 0.001, this is 0.1"):
+        main(*options, "run", "--resume", "auto", "--lr", 0.1)
+    main(*options, "run", "--overwrite")
+    main(*options, "run", "--resume", "auto")
+    assert "Resumed from run/last.pth: epoch 2, step 0" in capsys.readouterr().out
+    main(*options, "new", "--seeds", 1, 2)
+    assert "all this in seed1, seed2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("action", ["train", "evaluate"])

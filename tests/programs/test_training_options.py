@@ -228,6 +228,25 @@ def test_what_works_on_a_checkpoint_goes_without_other_work(capsys, this, other)
         (["--table", "x", "--dry_run"], "--table and --dry_run exclude each other"),
         (["--table", "x", "--no_save"], "--table writes files: leave --no_save out"),
         (["--checkpoint", "x.pth", "--export", "a.onnx", "--no_save"], "--export writes files"),
+        (["--train", "--no_save", "--overwrite"], "--overwrite writes files: leave --no_save out"),
+        (["--train", "--no_save", "--pdf"], "--pdf writes files: leave --no_save out"),
+        (["--train", "--no_save", "--save_every", "3"], "--save_every writes files"),
+        (["--checkpoint", "x.pth", "--lr", "1"], "--lr goes with --train, --compare, --ablate or"),
+        (["--checkpoint", "x.pth", "--dry_run", "--epochs", "1"], "--epochs goes with --train"),
+        (["--checkpoint", "x", "--predict", "x", "--alignment", "word"], "leave --alignment out"),
+        (["--checkpoint", "x", "--export", "a.onnx", "--device", "cpu"], "leave --device out"),
+        (["--checkpoint", "x", "--export", "a.onnx", "--no_native"], "leave --no_native out"),
+        (["--table", "x", "--lr", "1"], "--lr goes with --train"),
+        (["--table", "x", "--datadir", "x"], "--table looks at no setting of a run: leave --da"),
+        (["--table", "x", "--no_verbose"], "leave --no_verbose out"),
+        (["--table", "x", "--config", "published"], "--table and --config exclude each other"),
+        (["--worker", "x", "--no_save"], "--worker takes its settings from x: leave --no_save out"),
+        (["--train", "--seed", "1", "--seeds", "2"], "--seed and --seeds exclude each other"),
+        (
+            ["--worker", "x", "--plateau_factor", "0.1"],
+            "settings from x: leave --plateau_f",
+        ),
+        (["--train", "--plateau_factor", "0.1"], "--plateau_factor goes with --scheduler plateau"),
     ],
 )
 def test_what_would_be_ignored_is_refused(capsys, options, message):
@@ -237,3 +256,9 @@ def test_what_would_be_ignored_is_refused(capsys, options, message):
     with pytest.raises(SystemExit):
         parse_config(parser, vars(parser.parse_args(options)))
     assert message in capsys.readouterr().err
+
+
+def test_the_list_of_models_goes_alone(capsys, main):
+    with pytest.raises(SystemExit):
+        main("--models", "--model", "mult")
+    assert "--models goes alone: leave --model out" in capsys.readouterr().err

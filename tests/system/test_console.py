@@ -56,7 +56,12 @@ ENDS = {
     "raise KeyboardInterrupt": (130, "Interrupted; what was finished is kept."),
     "raise OSError(28, 'No space left on device', 'a.pth')": (
         2,
-        "The disk is full (a.pth); make room and run the same command again.",
+        "The disk is full (a.pth); make room and run the same command again, a training with "
+        "--resume auto.",
+    ),
+    "raise OSError(27, 'File too large', 'a.pth')": (
+        2,
+        "A file would be larger than this shell allows (a.pth); allow more (ulimit -f).",
     ),
     "open('nowhere/a.pth')": (2, "No such file or directory (nowhere/a.pth)."),
     "raise PermissionError(13, 'Permission denied', 'a.pth')": (
@@ -184,7 +189,7 @@ def test_a_full_disk_is_told(body):
     with FULL_DISK.open("w") as full:
         code, _, error = run_program(body, stdout=full)
     assert code == 2
-    assert error == "error: The disk is full; make room and run the same command again.\n"
+    assert error.startswith("error: The disk is full; make room and run the same command again")
 
 
 def test_an_output_that_is_no_longer_read_ends_in_silence():

@@ -43,6 +43,13 @@ def test_the_new_content_comes_when_the_block_ends(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
+def test_a_write_that_fails_names_the_file(tmp_path):
+    """As Python does of opening alone."""
+    with pytest.raises(OSError, match="too large") as caught, atomic_write(tmp_path / "a.txt"):
+        raise OSError(errno.EFBIG, "File too large")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", ["old", None])
 def test_the_old_content_stays_when_the_block_raises(tmp_path, error, old):

@@ -76,13 +76,13 @@ def _count_frozen(model: nn.Module) -> int:
 
 
 def model_list() -> str:
-    """Lay out each model's name, parameters on CMU-MOSEI, and settings with their defaults."""
+    """Lay out each model's name, parameters on CMU-MOSEI, and what its settings mean."""
     rows = []
     for name in MODELS:
         model = build(name, {}, _MOSEI, outputs=1)
         rows.append([name, f"{count_parameters(model):,}"])
-    lines = [format_table(["model", "parameters"], rows), ""]
-    lines += [f"{name}: {describe_config(name)}" for name in MODELS]
+    lines = [format_table(["model", "parameters"], rows)]
+    lines += [f"\n{name}, with --set:\n{describe_config(name)}" for name in MODELS]
     return "\n".join(lines)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -36,24 +36,35 @@ class Compiled:
         compiled = torch.compile(self._module, dynamic=False)
         # Processes may differ in whether they try: no gradients are exchanged for it.
         no_sync = getattr(self._module, "no_sync", nullcontext)
-        before = [(one, one.clone()) for one in self._module.buffers()]
         devices = [inputs[0].device] if inputs[0].is_cuda else []
         try:
-            with no_sync(), torch.random.fork_rng(devices):
+            with no_sync(), leaving_no_trace(self._module, devices):
                 output = compiled(*inputs)
                 if output.requires_grad:
                     output.sum().backward()
-                    self._module.zero_grad(set_to_none=True)
         # A compiler can fail in any way: none is installed, or it cannot do this device.
         except Exception as error:
             reason = described(error)
             warnings.warn(f"torch.compile failed, running without it ({reason})", stacklevel=2)
             return self._module
-        finally:
-            with torch.no_grad():
-                for buffer, value in before:
-                    buffer.copy_(value)
         return compiled
+
+
+@contextmanager
+def leaving_no_trace(module: nn.Module, devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """After the block, a module's buffers are as they were, and so are PyTorch's generators.
+
+    Gradients are gone; `devices` are those on CUDA whose generators the block may draw from.
+    """
+    before = [(one, one.clone()) for one in module.buffers()]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        module.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -22,9 +22,10 @@ from models.text_encoder import text_encoder_of
 from system.console import print_line
 from system.cpu_threads import choose_threads
 from system.devices import pick_device
-from system.errors import InputError, described
+from system.errors import InputError
 from system.processes import Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
+from utils.running.own_model import try_to_predict, try_to_train
 from utils.running.text_encoder import check_pieces, choose_what_learns, finetuned, in_pieces
 from utils.tasks import LOSSES, TASKS, Task
 
@@ -56,6 +57,8 @@ def open_training(
     if checkpoint is not None and checkpoint.text_encoder is not None:
         splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
+    if config.model_name not in MODELS:
+        try_to_train(config.model_name, model, splits["train"], task, config.batch_size)
     if config.finetune_bert is not None:
         model, splits = finetuned(model, config, splits, resumed)
     choose_what_learns(model, config)
@@ -155,22 +158,9 @@ def _warn_of_other_data(checkpoint: Checkpoint, split: Split, is_labelled: bool)
 
 
 def _look_at(name: str, model: Model, split: Split) -> None:
-    """Try a user's own model on two segments, and say what a model leaves out.
-
-    Raises InputError when it does not predict them as the contract says. PyTorch's generator stays
-    as it was.
-    """
+    """Try a user's own model, and say what a model leaves out; raises InputError."""
     if name not in MODELS:
-        inputs = split[range(min(2, len(split)))].inputs
-        expected = (len(inputs[0]), model.outputs)
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                found = tuple(model.eval()(*inputs).shape)
-        except Exception as error:  # somebody's own code can fail in any way
-            reason = described(error)
-            raise InputError(f"--model {name} does not predict ({reason}).") from error
-        if found != expected:
-            raise InputError(f"--model {name} predicts shape {found}, expected {expected}.")
+        try_to_predict(name, model, split)
     if left_out := getattr(model.config, "left_out", []):
         print_line(f"{name} leaves out: {', '.join(left_out)}")
 

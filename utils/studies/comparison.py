@@ -16,7 +16,7 @@ from data.loading.split import Split
 from models.registry import config_class
 from system.config import make_config, plain_values
 from system.console import print_heading
-from system.errors import InputError
+from system.errors import InputError, differing
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
@@ -217,8 +217,9 @@ def _state_of(config: RunConfig) -> str:
     for name, value in (config.outcome | _digests(config)).items():
         is_known = name != _BERT or run.bert is not None  # it was trained along
         if is_known and found.get(name) != value:
+            there, this = differing(found.get(name), value)
             raise InputError(
-                f"{run.folder} holds a run with {name} {found.get(name)}, this one is {value}; "
+                f"{run.folder} holds a run with {name} {there}, this one is {this}; "
                 "give the same settings and data, another --checkpointdir, or --overwrite."
             )
     if run.result is not None:

@@ -14,7 +14,7 @@ from optuna.exceptions import OptunaError, TrialPruned
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from system.errors import InputError, described, first_line, shown
+from system.errors import InputError, described, differing, first_line, shown
 from system.files import check_writable, read_json, write_json
 from system.locks import lock_folder
 from system.passwords import without_passwords
@@ -142,8 +142,8 @@ class Storage:
                 return study
         found = found if isinstance(found, dict) else {}
         for name in (*about, *found):
-            before, now = found.get(name), about.get(name)
-            if before != now:
+            if found.get(name) != about.get(name):
+                before, now = differing(found.get(name), about.get(name))
                 raise InputError(
                     f"{self.folder} holds a search with {name} {before}, this one is {now}; give "
                     "the same settings, space and data, or another --checkpointdir."

@@ -53,16 +53,21 @@ def open_run_folder(folder: Path, resume: str | None, overwrite: bool) -> Iterat
         for path in folder.glob(".*"):  # locked: nobody is writing them any more
             if HALF_WRITTEN.fullmatch(path.name):
                 path.unlink()
-        found = written_files(folder)
-        if overwrite:
-            for path in found:
-                path.unlink()
-        elif found and not _goes_on(folder, resume, found):
-            raise InputError(
-                f"{folder} holds a run ({found[0].name}); go on with it (--resume auto), remove "
-                "what it wrote (--overwrite), or give another --checkpointdir."
-            )
+        refuse_other_run(folder, resume, overwrite)
+        for path in written_files(folder) if overwrite else ():
+            path.unlink()
         yield
+
+
+def refuse_other_run(folder: Path, resume: str | None, overwrite: bool) -> None:
+    """Raise InputError when `folder` holds a run that is neither gone on with nor removed."""
+    found = written_files(folder)
+    if found and not overwrite and not _goes_on(folder, resume, found):
+        way_on = "go on with it (--resume auto), " if _goes_on(folder, "auto", found) else ""
+        raise InputError(
+            f"{folder} holds a run ({found[0].name}); {way_on}remove what it wrote (--overwrite), "
+            "or give another --checkpointdir."
+        )
 
 
 def _goes_on(folder: Path, resume: str | None, found: Sequence[Path]) -> bool:

@@ -15,7 +15,7 @@ from data.text.pieces import vocabulary_digest
 from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
 from models.text_encoder import TextEncoder, text_encoder_of
 from system.console import print_line
-from system.errors import InputError, first_line
+from system.errors import InputError, differing, first_line
 from system.weights import check_weights
 from utils.run_config import RunConfig
 from utils.training.history import Epoch
@@ -169,9 +169,10 @@ class TrainingSaver:
         for name, value in self._must_match().items():
             before = found.get(name)
             if type(before) is not type(value) or before != value:
+                was, this = differing(before, value)
                 raise InputError(
-                    f"{path} was trained with {name} {str(before)[:_LONGEST_QUOTE]}, this is "
-                    f"{value}; resume with the same settings and data, or train anew in another "
+                    f"{path} was trained with {name} {was[:_LONGEST_QUOTE]}, this is "
+                    f"{this}; resume with the same settings and data, or train anew in another "
                     "--checkpointdir."
                 )
         settings = {**asdict(type(model.config)()), **checkpoint.config}

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from data.loading.options import LoaderOptions
 from data.loading.split import Batch
 from models.contract import Model
+from models.registry import MODELS
 from models.text_encoder import text_encoder_of
 from utils.run_config import RunConfig
 from utils.running.cuda_graph import CudaGraph
@@ -45,7 +46,9 @@ class TrainingStep:
         self._adapt_optimizer()
         self._forward: nn.Module = model
         if options.processes.count > 1:
-            self._forward = DistributedDataParallel(model)
+            # A model of one's own may have weights that it does not use.
+            is_own = config.model_name not in MODELS
+            self._forward = DistributedDataParallel(model, find_unused_parameters=is_own)
         self._prepared = Compiled(self._forward) if options.compiles else self._forward
         self._step_alone: Callable[..., tuple[Tensor, ...]] = partial(self._step, self._prepared)
         if not has_text_encoder:  # what changes from step to step is in no graph

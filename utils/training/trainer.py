@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -81,15 +81,33 @@ class Trainer:
     @property
     def best(self) -> Epoch:
         """The epoch with the best score on the validation split, the earliest of equals."""
-        return min(self.epochs, key=lambda epoch: self.task.to_minimise(epoch.scores["val"]))
+        return self._best_of(self.epochs)
+
+    def _best_of(self, epochs: Sequence[Epoch]) -> Epoch:
+        return min(epochs, key=lambda epoch: self.task.to_minimise(epoch.scores["val"]))
+
+    def _is_over(self, epochs: Sequence[Epoch]) -> bool:
+        """Tell whether a training ends with these epochs."""
+        config, count = self.config, len(epochs)
+        if count >= config.epochs or config.patience is None or not epochs:
+            return count >= config.epochs
+        return count - self._best_of(epochs).number >= config.patience
 
     def resume(self, path: Path) -> None:
         """Take up the training that `path` holds, where it was saved.
 
         Raises InputError when the file holds no such training, one of other data or
-        settings, or a damaged one.
+        settings, a damaged one, or one that would have ended before.
         """
         self.state = self.saver.resume(path, len(self.splits["train"]))
+        count = len(self.epochs)
+        if ended := next((n for n in range(1, count) if self._is_over(self.epochs[:n])), None):
+            name = "epochs" if ended == self.config.epochs else "patience"
+            raise InputError(
+                f"{path} has {count} epochs, but with --{name} {getattr(self.config, name)} its "
+                f"training ends after epoch {ended}; give a larger number, or train anew in "
+                "another --checkpointdir."
+            )
 
     def run(self) -> None:
         """Train the epochs that are left; the model ends with the weights of the best.
@@ -99,7 +117,7 @@ class Trainer:
         folder = self.config.checkpointdir
         writes = self.config.save and self.options.processes.is_first
         history = History(folder) if writes else None
-        while self.state.epoch <= self.config.epochs and not self._is_out_of_patience():
+        while not self._is_over(self.epochs):
             print_line(f"Epoch {self.state.epoch}/{self.config.epochs}")
             epoch = self._run_epoch()
             with hold_interrupts():  # an epoch that is over is saved whole
@@ -107,7 +125,7 @@ class Trainer:
                 self._stop_together()
             if self._after_epoch is not None:
                 self._after_epoch(epoch)
-        if self.state.epoch <= self.config.epochs:
+        if len(self.epochs) < self.config.epochs:
             chosen_by = self.task.chosen_by.name
             print_line(
                 f"Stopped: {self.config.patience} epochs without a better validation {chosen_by}"
@@ -129,11 +147,6 @@ class Trainer:
             history.write(self.epochs)
         if self.config.save:
             self.saver.save_last(self.state)
-
-    def _is_out_of_patience(self) -> bool:
-        if self.config.patience is None or not self.epochs:
-            return False
-        return len(self.epochs) - self.best.number >= self.config.patience
 
     def _run_epoch(self) -> Epoch:
         number, begin = self.state.epoch, time.perf_counter()

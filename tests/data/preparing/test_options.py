@@ -24,6 +24,24 @@ def test_dry_run_excludes_what_does_not_prepare(program, tmp_path):
         assert done.stderr == f"error: --dry_run and {other} exclude each other (see --help)\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--check --from a.pkl", "--check and --from exclude each other"),
+        ("--check --force", "--check and --force exclude each other"),
+        ("--plot --no_bert", "--plot and --no_bert exclude each other"),
+        ("--check --plot --dataset mosi", "--check and --dataset exclude each other"),
+        ("--demo --dataset mosi", "--demo and --dataset exclude each other"),
+        ("--no_bert --bert_precision bfloat16", "--no_bert and --bert_precision exclude"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(capsys, monkeypatch, options, message):
+    monkeypatch.setattr("sys.argv", ["dataset_prep.py", *options.split()])
+    with pytest.raises(SystemExit):
+        dataset_prep.parse_arguments()
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["audio", "visual"])
 def test_a_length_that_no_memory_holds_is_refused(capsys, kind):
     parser = dataset_prep.build_parser()

@@ -127,7 +127,7 @@ def sizes(monkeypatch):
 def test_splits_on_a_device_are_loaded_by_no_process(main, small, monkeypatch, sizes, capsys):
     started = []
     monkeypatch.setattr("data.loading.on_device.has_room", lambda splits, options: True)
-    monkeypatch.setattr("utils.reports.dry_run.has_room", lambda splits, options: True)
+    monkeypatch.setattr("utils.training.dry_run.has_room", lambda splits, options: True)
     monkeypatch.setattr("multiprocessing.process.BaseProcess.start", started.append)
     loading = ("--datadir", small, "--batch_size", 4, "--num_workers", 2, "--no_verbose")
     best = ("--checkpoint", "run/best.pth", *loading)

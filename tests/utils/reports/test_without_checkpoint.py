@@ -7,10 +7,10 @@ import pytest
 from system.errors import InputError
 from tests.data.loading.test_split import on_cpu
 from utils import RunConfig
-from utils.reports.dry_run import dry_run_evaluation
 from utils.reports.evaluate_checkpoint import evaluate_checkpoint
 from utils.reports.predict_path import predict_path
 from utils.reports.robustness import measure_robustness
+from utils.training.dry_run import dry_run_evaluation
 
 
 @pytest.mark.parametrize(

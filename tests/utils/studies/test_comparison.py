@@ -169,7 +169,7 @@ def test_a_run_of_other_settings_or_data_is_in_the_way(compare, small, tmp_path)
     before = contents(tmp_path)
     for options, message in {
         ("--lr", "0.5"): r"lr 0.002, this one is 0.5; give .*--checkpointdir",
-        ("--set", "dropout=0.5"): "set {}, this one is {'dropout': 0.5}",
+        ("--set", "dropout=0.5"): "set the defaults, this one is dropout=0.5; ",
     }.items():
         with pytest.raises(InputError, match=message):
             compare("lmf", "lf_dnn", *options, seeds=[1])

@@ -309,6 +309,36 @@ def test_more_epochs_may_follow(small, tmp_path):
     assert_same(two.weights, more.weights)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 1}, "has 3 epochs, but with --epochs 1 its training ends after epoch 1; give"),
+        ({"patience": 1}, "has 3 epochs, but with --patience 1 its training ends after epoch 2"),
+    ],
+)
+def test_settings_that_would_have_ended_it_before_are_refused(small, tmp_path, change, message):
+    """Or run.json would have other settings than those that made the checkpoints."""
+    trainer = make_trainer(small, tmp_path, epochs=3, lr=1e-9)  # nothing gets better
+    trainer.run()
+    for number, epoch in enumerate(trainer.epochs):
+        epoch.scores["val"]["mae"] = [1.0, 1.1, 0.9][number]
+    trainer.saver.save_last(trainer.state)
+    with pytest.raises(InputError, match=message):
+        make_trainer(small, tmp_path, lr=1e-9, **{"epochs": 3, **change}).resume(
+            tmp_path / "last.pth"
+        )
+    make_trainer(small, tmp_path, lr=1e-9, epochs=3, patience=2).resume(tmp_path / "last.pth")
+
+
+def test_of_model_settings_those_that_differ_are_named(small, tmp_path):
+    make_trainer(small, tmp_path, epochs=1).run()
+    trainer = make_trainer(small, tmp_path)
+    trainer.step.model.config = replace(trainer.step.model.config, layers=2)
+    message = r"was trained with model settings layers=4, this is layers=2; resume"
+    with pytest.raises(InputError, match=message):
+        trainer.resume(tmp_path / "last.pth")
+
+
 # Damaged files to resume
 
 

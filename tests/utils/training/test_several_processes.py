@@ -14,6 +14,7 @@ import pytest
 from models.checkpoint import read_checkpoint
 from tests.cuda import needs_cuda
 from tests.forked_programs import ROOT, Program
+from tests.own_model import OWN_MODEL
 from tests.utils.training.test_resume import assert_same
 
 EPOCHS, STEPS = 3, 10
@@ -153,3 +154,13 @@ def test_where_the_first_alone_fails_late_all_end(small, tmp_path, name):
     line = error_under_torchrun(tmp_path, "--train", *options, env=environment)
     assert line.startswith("error: The disk is full (")
     assert name in line
+
+
+def test_a_users_own_model_may_have_weights_that_it_does_not_use(small, tmp_path):
+    unused = "hidden = nn.Linear(sum"
+    (tmp_path / "mine.py").write_text(
+        OWN_MODEL.replace(unused, f"self.never = nn.Linear(3, 3)\n        {unused}")
+    )
+    with started([small, small], tmp_path, "--model", f"{tmp_path / 'mine.py'}:Mean") as processes:
+        codes, errors, _ = ends_of(processes)
+    assert codes == [0, 0], errors

@@ -1,0 +1,101 @@
+"""A user's own model is tried before anything is written, and what is wrong is told in a line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data.loading.split import Split
+from models.registry import build
+from system.errors import InputError
+from tests.own_model import OWN_MODEL
+from utils.running.own_model import try_to_predict, try_to_train
+from utils.tasks import SENTIMENT
+
+RETURN = "return self.net(torch.cat([x.mean(dim=1) for x in (visual, audio, text)], dim=1))"
+INIT = "self.net = nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.hidden, outputs))"
+
+
+@pytest.fixture
+def tried(small, tmp_path):
+    """Build the ten-line model with changes, and try it: `tried((old, new), batch_size=4)`."""
+
+    def run(*changes, batch_size=16):
+        text = OWN_MODEL
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "mine.py").write_text(text)
+        split, name = Split(small / "train"), f"{tmp_path / 'mine.py'}:Mean"
+        model = build(name, {}, split.widths, 1)
+        try_to_predict(name, model, split)
+        try_to_train(name, model, split, SENTIMENT, batch_size)
+        return model
+
+    return run
+
+
+BATCH_NORM = (INIT, INIT.replace("nn.ReLU()", "nn.BatchNorm1d(config.hidden)"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((RETURN, "raise RuntimeError('one\\ntwo')"), r"does not predict \(RuntimeError: one\)"),
+        ((RETURN, "import sys; sys.exit(3)"), r"does not predict \(SystemExit: 3\)"),
+        ((RETURN, RETURN + "[:, 0]"), r"predicts shape \(2,\), expected \(2, 1\)"),
+        (
+            (RETURN, RETURN + ".squeeze(1 if self.training else 2)"),
+            r"predicts shape|does not predict",
+        ),
+        (
+            (RETURN, "assert not self.training, 'no'\n        " + RETURN),
+            r"does not train \(AssertionError: no\)",
+        ),
+        ((RETURN, RETURN + ".detach()"), "no weight that learns"),
+        ((INIT, INIT + "\n        self.requires_grad_(False)"), "no weight that learns"),
+        (
+            (
+                RETURN,
+                RETURN.replace("return", "y =") + ".exp()\n        return (y * y, y.add_(1))[0]",
+            ),
+            "does not train .*inplace",
+        ),
+        ((INIT, "self.net = nn.LazyLinear(outputs)"), "only when it is called .net.weight, net.b"),
+        (
+            (RETURN, "self.late = nn.Linear(1, 1)\n        " + RETURN),
+            "only when it is called .late.bias, late.weight.",
+        ),
+        ((INIT, INIT + "\n        raise SystemExit(3)"), r"cannot be built \(SystemExit: 3\)"),
+        (("hidden: int = 16", "hidden: list = ()"), r"hidden is \(\), expected one value"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_or_read_back_is_refused(tried, change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        tried(change)
+    assert "mine.py:Mean" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch_size", [1, 37, 74])
+def test_a_batch_of_one_segment_is_tried_where_there_will_be_one(tried, batch_size):
+    """Of 75 segments."""
+    with pytest.raises(InputError, match=r"on a batch of one segment.*--batch_size .ValueError"):
+        tried(BATCH_NORM, batch_size=batch_size)
+    tried(batch_size=batch_size)
+
+
+def test_a_trial_leaves_no_trace(tried):
+    state = torch.get_rng_state()
+    model = tried(BATCH_NORM, batch_size=25)
+    torch.set_rng_state(state)
+    other = build_again(model)
+    for (name, value), expected in zip(
+        model.state_dict().items(), other.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, expected), name
+    assert all(one.grad is None for one in model.parameters())
+
+
+def build_again(model):
+    return type(model)(model.config, model.widths, model.outputs)
