@@ -30,6 +30,8 @@ MODALITIES = ("visual", "audio", "text")
 ONNX = ".onnx"  # which is written, not read
 _WRAPPERS = ("module.", "_orig_mod.", "Model.")  # DataParallel's, torch.compile's and MMSA's
 _LARGEST_SIZE = 2**16  # of inputs and outputs
+# What the authors' encoders, MulT's and with it NHFNet's, save besides their weights.
+ENCODER_BUFFERS = r"\.version$|\.embed_positions\._float_tensor$"
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.checkpoint import PublishedFormat
+from models.checkpoint import ENCODER_BUFFERS, PublishedFormat
 from models.contract import Model
 from models.layers.encoder import Encoder, Extras
 from models.layers.recording import AttentionMap, layer_names, mean_over_heads, recorded_attention
-from models.nhfnet.released_format import RELEASED
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
@@ -81,7 +80,7 @@ class MulT(Model):
             "out_layer.": "output.",
         },
         widths={name: f"projections.{name}.weight" for name in _LETTERS},
-        never_used=RELEASED.never_used,  # the encoders are the same
+        never_used=ENCODER_BUFFERS,  # the encoders are the same
     )
 
     def __init__(self, config: MulTConfig, widths: Mapping[str, int], outputs: int) -> None:

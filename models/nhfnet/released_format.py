@@ -6,7 +6,7 @@ reaches our model.
 
 from __future__ import annotations
 
-from models.checkpoint import PublishedFormat
+from models.checkpoint import ENCODER_BUFFERS, PublishedFormat
 
 RELEASED = PublishedFormat(
     prefixes={
@@ -19,7 +19,7 @@ RELEASED = PublishedFormat(
         "layer_norm.": "text_norm.",
         "multimodal_classifier.0.": "output.",
     },
-    never_used=r"\.(mem_proj|att_proj)\.0\.|\.version$|\.embed_positions\._float_tensor$",
+    never_used=rf"\.(mem_proj|att_proj)\.0\.|{ENCODER_BUFFERS}",
     widths={
         "visual": "visual_linear.weight",
         "audio": "audio_linear.weight",
