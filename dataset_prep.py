@@ -141,14 +141,12 @@ def parse_arguments() -> tuple[argparse.Namespace, set[str]]:
     options = parser.parse_args()
     parser.set_defaults(**dict.fromkeys(vars(options)))
     given = {name for name, value in vars(parser.parse_args()).items() if value is not None}
-    preparing = sorted(vars(options).keys() - {"check", "plot", "datadir", "alignment"})
     for this, excludes in (
         ("demo", ("pickle", "csd", "mirror", "folds", "bert", "dataset")),
         ("pickle", ("csd", "mirror", "folds", "alignment", "audio_length", "visual_length")),
         ("no_bert", ("bert", "bert_precision")),
         ("dry_run", ("check", "plot")),
-        ("check", preparing),
-        ("plot", preparing),
+        ("force", ("check", "plot")),
     ):
         for other in excludes:
             if {this, other} <= given:

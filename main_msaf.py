@@ -224,9 +224,6 @@ def main() -> None:
     parser = build_parser()
     arguments = vars(parser.parse_args())
     if arguments["models"]:
-        defaults = {name: parser.get_default(name) for name in arguments}
-        if given := [name for name in arguments if arguments[name] != defaults[name]][1:]:
-            parser.error(f"--models goes alone: leave --{given[0]} out")
         from utils.reports.costs import model_list
 
         print_line(model_list())

@@ -7,25 +7,20 @@ from collections import Counter
 from dataclasses import fields
 from typing import Any
 
+from system.console import print_warning
 from utils.run_config import OF_A_MACHINE, OF_A_TEXT_ENCODER, RunConfig
 
 # The settings of a run that may be others where a worker is.
 OF_A_WORKER = ("datadir", "resultdir", "log_interval", "verbose", *OF_A_MACHINE)
 BY_ID = True  # --attention without a number
-_OF_SCORES = ("bootstrap", "against")
-# What nothing but a training reads, beside what OF_A_TEXT_ENCODER names.
+# What nothing but a training looks at, beside what OF_A_TEXT_ENCODER names.
 _OF_A_TRAINING = (
-    *("loss", "lr", "epochs", "scheduler", "plateau_factor", "plateau_patience", "weight_decay"),
-    *("grad_clip", "patience", "accumulation_steps", "finetune_bert", "save_every"),
+    *("loss", "lr", "epochs", "weight_decay", "grad_clip", "patience", "accumulation_steps"),
+    *("scheduler", "plateau_factor", "plateau_patience", "save_every"),
 )
-_READ = {
-    "worker": OF_A_WORKER,
-    "table": ("resultdir", "save"),
-    "export": ("checkpoint", "model", "save"),
-    "predict": tuple(vars(RunConfig()).keys() - {"alignment"}),
-}
 _OF_TRAININGS = ("train", "compare", "ablate", "tune", "worker")
 _OTHER_WORK = (*_OF_TRAININGS, "table", "dry_run")
+_OF_SCORES = ("bootstrap", "against")
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
     "table": ("dry_run", "config"),
@@ -65,25 +60,8 @@ def check_options(
         if arguments.get(name) and not config.save:
             parser.error(f"--{name} writes files: leave --no_save out")
     _check_training(parser, arguments)
-    if not arguments["worker"]:  # which has its own words for what it does not take
-        _check_learning(parser, arguments, config)
-    _check_read(parser, arguments)
+    _check_learning(parser, arguments, config)
     _check_attention(parser, arguments)
-
-
-def _check_read(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
-    """Refuse settings that what is done would not look at."""
-    given = [field for field in fields(RunConfig) if field.name in arguments]
-    for work, what in (
-        ("worker", f"--worker takes its settings from {arguments['worker']}: "),
-        ("table", "--table looks at no setting of a run: "),
-        ("export", "--export writes what the checkpoint holds: "),
-        ("predict", "--predict has its data from its own path: "),
-    ):
-        for field in given if arguments[work] else ():
-            if field.name not in _READ[work]:
-                option = f"--no_{field.name}" if field.default is True else f"--{field.name}"
-                parser.error(f"{what}leave {option} out")
 
 
 def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
@@ -97,6 +75,13 @@ def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) 
     for seed, times in Counter(arguments["seeds"] or ()).items():
         if times > 1:
             parser.error(f"--seeds: {seed} is given {times} times; give each once")
+    given = [field for field in fields(RunConfig) if field.name in arguments]
+    for field in given if arguments["worker"] else ():
+        if field.name not in OF_A_WORKER:
+            option = f"--no_{field.name}" if field.default is True else f"--{field.name}"
+            parser.error(
+                f"--worker takes its settings from {arguments['worker']}: leave {option} out"
+            )
     if arguments["resume"] not in (None, "auto") and arguments["seeds"]:
         parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
 
@@ -104,18 +89,20 @@ def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) 
 def _check_learning(
     parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
 ) -> None:
-    is_study = any(arguments[work] for work in ("compare", "ablate", "tune"))
-    learns = is_study or arguments["train"]
+    learns = any(arguments[work] for work in ("train", "compare", "ablate", "tune"))
     learns = learns or (arguments["dry_run"] and config.checkpoint is None)  # or it evaluates
-    for name in (*_OF_A_TRAINING, *OF_A_TEXT_ENCODER):
+    for name in ("finetune_bert", *OF_A_TEXT_ENCODER):
         if name in arguments and not learns:
             parser.error(f"--{name} goes with --train, --compare, --ablate or --tune")
-    for name in ("finetune_bert", *OF_A_TEXT_ENCODER):
         if name in arguments and config.finetune_bert is None and config.checkpoint is None:
             parser.error(f"--{name} goes with --finetune_bert")
-    for name in () if is_study else ("plateau_factor", "plateau_patience"):
-        if name in arguments and config.scheduler != "plateau":
-            parser.error(f"--{name} goes with --scheduler plateau")
+    unread = [name for name in _OF_A_TRAINING if name in arguments and not learns]
+    if arguments["train"] and config.scheduler != "plateau":
+        unread += [name for name in ("plateau_factor", "plateau_patience") if name in arguments]
+    if arguments["predict"] and "alignment" in arguments:
+        unread.append("alignment")
+    if unread:  # harmless, as in a script that gives every command the same
+        print_warning(f"nothing here looks at --{', --'.join(unread)}")
 
 
 def _check_attention(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:

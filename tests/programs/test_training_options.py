@@ -231,14 +231,6 @@ def test_what_works_on_a_checkpoint_goes_without_other_work(capsys, this, other)
         (["--train", "--no_save", "--overwrite"], "--overwrite writes files: leave --no_save out"),
         (["--train", "--no_save", "--pdf"], "--pdf writes files: leave --no_save out"),
         (["--train", "--no_save", "--save_every", "3"], "--save_every writes files"),
-        (["--checkpoint", "x.pth", "--lr", "1"], "--lr goes with --train, --compare, --ablate or"),
-        (["--checkpoint", "x.pth", "--dry_run", "--epochs", "1"], "--epochs goes with --train"),
-        (["--checkpoint", "x", "--predict", "x", "--alignment", "word"], "leave --alignment out"),
-        (["--checkpoint", "x", "--export", "a.onnx", "--device", "cpu"], "leave --device out"),
-        (["--checkpoint", "x", "--export", "a.onnx", "--no_native"], "leave --no_native out"),
-        (["--table", "x", "--lr", "1"], "--lr goes with --train"),
-        (["--table", "x", "--datadir", "x"], "--table looks at no setting of a run: leave --da"),
-        (["--table", "x", "--no_verbose"], "leave --no_verbose out"),
         (["--table", "x", "--config", "published"], "--table and --config exclude each other"),
         (["--worker", "x", "--no_save"], "--worker takes its settings from x: leave --no_save out"),
         (["--train", "--seed", "1", "--seeds", "2"], "--seed and --seeds exclude each other"),
@@ -246,7 +238,6 @@ def test_what_works_on_a_checkpoint_goes_without_other_work(capsys, this, other)
             ["--worker", "x", "--plateau_factor", "0.1"],
             "settings from x: leave --plateau_f",
         ),
-        (["--train", "--plateau_factor", "0.1"], "--plateau_factor goes with --scheduler plateau"),
     ],
 )
 def test_what_would_be_ignored_is_refused(capsys, options, message):
@@ -258,7 +249,22 @@ def test_what_would_be_ignored_is_refused(capsys, options, message):
     assert message in capsys.readouterr().err
 
 
-def test_the_list_of_models_goes_alone(capsys, main):
-    with pytest.raises(SystemExit):
-        main("--models", "--model", "mult")
-    assert "--models goes alone: leave --model out" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "unread"),
+    [
+        (["--checkpoint", "x.pth", "--lr", "1", "--patience", "2"], "--lr, --patience"),
+        (["--checkpoint", "x.pth", "--dry_run", "--epochs", "1"], "--epochs"),
+        (["--checkpoint", "x.pth", "--predict", "x", "--alignment", "word"], "--alignment"),
+        (["--table", "x", "--loss", "l1"], "--loss"),
+        (["--train", "--plateau_factor", "0.1"], "--plateau_factor"),
+        (["--train", "--plateau_factor", "0.1", "--scheduler", "plateau"], None),
+        (["--checkpoint", "x.pth", "--datadir", "x", "--batch_size", "2", "--seed", "1"], None),
+    ],
+)
+def test_what_nothing_looks_at_is_told(capsys, options, unread):
+    from main_msaf import build_parser, parse_config
+
+    parser = build_parser()
+    parse_config(parser, vars(parser.parse_args(options)))
+    told = capsys.readouterr().err
+    assert told.endswith(f"nothing here looks at {unread}\n") if unread else told == ""

@@ -27,10 +27,7 @@ def test_dry_run_excludes_what_does_not_prepare(program, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--check --from a.pkl", "--check and --from exclude each other"),
-        ("--check --force", "--check and --force exclude each other"),
-        ("--plot --no_bert", "--plot and --no_bert exclude each other"),
-        ("--check --plot --dataset mosi", "--check and --dataset exclude each other"),
+        ("--check --force", "--force and --check exclude each other"),
         ("--demo --dataset mosi", "--demo and --dataset exclude each other"),
         ("--no_bert --bert_precision bfloat16", "--no_bert and --bert_precision exclude"),
     ],
