@@ -249,7 +249,7 @@ def test_a_preparation_on_a_full_disk_goes_on_when_there_is_room(run, demo, tmp_
     for name in ("csd", "demo_bert"):
         shutil.copytree(demo / name, datadir / name)
     outcome = run("dataset_prep", "--datadir", datadir, "--demo", before=limit)
-    assert_one_line(outcome, "too large")
+    assert_one_line(outcome, "larger than this shell allows")
     assert not (datadir / "dataset.json").exists()
     assert run("dataset_prep", "--datadir", datadir, "--demo").status == 0
     for path in demo.glob("*/*50.npy"):

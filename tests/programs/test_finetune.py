@@ -197,8 +197,9 @@ def test_a_dry_run_tells_what_is_written_and_what_precision_takes(main, data, ca
     main("--datadir", data, *TRAIN[:3], "--finetune_bert", "--model", "lf_dnn")
     assert last == pytest.approx((Path("checkpoints") / "last.pth").stat().st_size / 2**20, rel=0.1)
     capsys.readouterr()
-    assert told("--precision", "bfloat16")[1] != kept
-    assert told("--freeze_layers", 1)[0] < last
+    elsewhere = ("--checkpointdir", "another")
+    assert told("--precision", "bfloat16", *elsewhere)[1] != kept
+    assert told("--freeze_layers", 1, *elsewhere)[0] < last
 
 
 def test_a_comparison_trains_along_and_goes_on(main, data, tmp_path, capsys):

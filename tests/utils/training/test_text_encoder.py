@@ -223,7 +223,10 @@ def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(demo, tmp_path, mo
         ({"freeze_layers": 1}, "freeze_layers"),
         ({"accumulation_steps": 2}, "accumulation_steps"),
         ({"finetune_bert": None}, "with text encoder {.*, this is None"),
-        ({"finetune_bert": "other"}, "with text encoder {'origin': .*, this is {'origin': 'other"),
+        (
+            {"finetune_bert": "other"},
+            "text encoder origin=.*demo_bert, .*, this is origin=other",
+        ),
     ],
 )
 def test_other_settings_are_refused(demo, tmp_path, monkeypatch, change, message):
