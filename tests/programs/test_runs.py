@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -230,6 +231,22 @@ def test_a_users_own_model_that_does_not_predict_is_told(train, tmp_path, change
     (tmp_path / "mine.py").write_text(OWN_MODEL.replace(*change))
     assert_one_line(train("run", "--model", "mine.py:Mean", ok=False), "mine.py:Mean", message)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return self.net(", "self.last = self.net("),  # what has a graph has no copy
+        ("(visual, audio, text)], dim", "(visual.float(), audio.float(), text.float())], dim"),
+    ],
+)
+def test_a_dry_run_of_a_model_whose_operations_cannot_be_counted(
+    main, small, tmp_path, capsys, old, new
+):
+    text = OWN_MODEL.replace(old, new) + "\n        return self.last" * ("last" in new)
+    (tmp_path / "mine.py").write_text(text)
+    main("--train", "--dry_run", "--datadir", small, "--model", "mine.py:Mean")
+    assert re.search(r"all +\S+ +unknown", capsys.readouterr().out)
 
 
 def test_models_are_listed_with_parameters_and_settings(program):
