@@ -59,6 +59,7 @@ def run(program: Callable[[], None]) -> NoReturn:
     """
     # Warnings as single lines too, ours and those of libraries.
     warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its own, long and in every process
     sys.unraisablehook = _ignore_unraisable
     _open_streams()
     if is_follower():

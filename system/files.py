@@ -48,8 +48,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         flush_file(temporary)
         temporary.replace(path)
-    except OSError as error:  # of a write, which knows no name
-        error.filename = error.filename or str(path)
+    except OSError as error:
+        if error.errno is not None:  # of a write, which knows no name; others would lose their text
+            error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -56,7 +56,10 @@ def check_options(
         parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
     if arguments.get("set") and config.checkpoint is not None:
         parser.error("--set goes without --checkpoint, whose model has its settings")
-    for name in ("predict", "export", "table", "attention", "overwrite", "save_every", "pdf"):
+    writing = ["predict", "export", "table", "attention", "overwrite", "pdf"]
+    if arguments["train"]:  # or it is one that nothing looks at
+        writing.append("save_every")
+    for name in writing:
         if arguments.get(name) and not config.save:
             parser.error(f"--{name} writes files: leave --no_save out")
     _check_training(parser, arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -64,15 +65,19 @@ class DeviceSplit:
 def has_room(splits: Iterable[Split], options: LoaderOptions) -> bool:
     """Tell whether the device is a CUDA device with room for all of these splits.
 
-    Of several processes, whether each one's is: they work on the same batches.
+    Of several processes, whether each one's is: they work on the same batches. Those that share a
+    device need the room together.
     """
     if options.device.type != "cuda":
         return False
     gc.collect()
     torch.cuda.empty_cache()  # what an earlier training kept there counts as free
+    own = platform.node(), options.device.index or 0
+    sharing = options.processes.gather(own).count(own)
     free, _ = torch.cuda.mem_get_info(options.device)
     needed = sum(len(split) * math.prod(shape) * 4 for split in splits for shape in split.shapes)
-    return not options.processes.highest(int(needed > _SHARE * free))
+    room = _SHARE * free / sharing
+    return not options.processes.highest(int(needed > room))
 
 
 def place_splits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -232,6 +233,22 @@ def test_a_users_own_model_that_does_not_predict_is_told(train, tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return self.net(", "self.last = self.net("),  # what has a graph has no copy
+        ("(visual, audio, text)], dim", "(visual.float(), audio.float(), text.float())], dim"),
+    ],
+)
+def test_a_dry_run_of_a_model_whose_operations_cannot_be_counted(
+    main, small, tmp_path, capsys, old, new
+):
+    text = OWN_MODEL.replace(old, new) + "\n        return self.last" * ("last" in new)
+    (tmp_path / "mine.py").write_text(text)
+    main("--train", "--dry_run", "--datadir", small, "--model", "mine.py:Mean")
+    assert re.search(r"all +\S+ +unknown", capsys.readouterr().out)
+
+
 def test_models_are_listed_with_parameters_and_settings(program):
     done = program("main_msaf.py", "--models")
     assert done.returncode == 0, done.stderr
@@ -249,6 +266,8 @@ def test_a_dry_run_of_a_training_is_refused_where_the_training_would_be(main, tr
         main(*options, "new", "--resume", "nothing.pth")
     with pytest.raises(InputError, match=r"was trained with lr 0.001, this is 0.1"):
         main(*options, "run", "--resume", "auto", "--lr", 0.1)
+    with pytest.raises(InputError, match=r"--against: no file nothing.csv"):
+        main(*options, "new", "--against", "nothing.csv")
     main(*options, "run", "--overwrite")
     main(*options, "run", "--resume", "auto")
     assert "Resumed from run/last.pth: epoch 2, step 0" in capsys.readouterr().out

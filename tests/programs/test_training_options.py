@@ -254,6 +254,7 @@ def test_what_would_be_ignored_is_refused(capsys, options, message):
     [
         (["--checkpoint", "x.pth", "--lr", "1", "--patience", "2"], "--lr, --patience"),
         (["--checkpoint", "x.pth", "--dry_run", "--epochs", "1"], "--epochs"),
+        (["--checkpoint", "x.pth", "--no_save", "--save_every", "3"], "--save_every"),
         (["--checkpoint", "x.pth", "--predict", "x", "--alignment", "word"], "--alignment"),
         (["--table", "x", "--loss", "l1"], "--loss"),
         (["--train", "--plateau_factor", "0.1"], "--plateau_factor"),

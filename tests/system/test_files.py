@@ -50,6 +50,12 @@ def test_a_write_that_fails_names_the_file(tmp_path):
     assert caught.value.filename == str(tmp_path / "a.txt")
 
 
+def test_a_write_that_fails_without_a_number_keeps_its_text(tmp_path):
+    """As NumPy's on a full disk does: with a name, Python would print that alone."""
+    with pytest.raises(OSError, match="8 requested and 3 written"), atomic_write(tmp_path / "a"):
+        raise OSError("8 requested and 3 written")
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", ["old", None])
 def test_the_old_content_stays_when_the_block_raises(tmp_path, error, old):

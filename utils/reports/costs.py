@@ -30,9 +30,14 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     parts = _parts(model)
     model.eval()
     name_of_model = type(model).__name__
-    counts = count_flops(model, inputs)
+    try:
+        counts = count_flops(model, inputs)
+    except Exception:  # a user's own model may know float32 only, or keep what has no copy
+        counts = None
 
     def flops(name: str) -> str:
+        if counts is None:
+            return "unknown"
         # A list of modules is never called itself; those in it are.
         names = [name] if name in counts else [n for n in counts if n.startswith(f"{name}.")]
         return f"{sum(sum(counts[n].values()) for n in names) / batch / 1e6:.2f} M"

@@ -56,15 +56,23 @@ def leaving_no_trace(module: nn.Module, devices: Sequence[torch.device] = ()) ->
 
     Gradients are gone; `devices` are those on CUDA whose generators the block may draw from.
     """
-    before = [(one, one.clone()) for one in module.buffers()]
+    # A buffer may get other values, or another tensor may take its place.
+    before = [
+        (each._buffers, name, one, one.clone())
+        for each in module.modules()
+        for name, one in each._buffers.items()
+        if one is not None
+    ]
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
         module.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+            for buffers, name, one, value in before:
+                buffers[name] = one
+                if not torch.equal(one, value):  # one that is a view of few values takes none
+                    one.copy_(value)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -17,6 +17,7 @@ from models.contract import Model
 from models.text_encoder import text_encoder_of
 from system.console import print_line
 from utils.reports.about import describe_data
+from utils.reports.bootstrap import Bootstrap
 from utils.reports.costs import (
     count_parameters,
     evaluation_memory,
@@ -79,9 +80,10 @@ def dry_run_training(
 def _open(
     config: RunConfig, options: LoaderOptions, resume: str | None, overwrite: bool
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
-    """Return what `open_training` does, once the run is seen to fit its folder and its file."""
+    """Return what `open_training` does, once the run is seen to fit its folder and its files."""
     resumed = file_to_resume(resume, config.checkpointdir)
     config, splits, model, task = open_training(config, resumed=resumed)
+    Bootstrap(config, splits["test"], task)
     if config.save:
         refuse_other_run(config.checkpointdir, resume, overwrite)
     if resumed is not None:

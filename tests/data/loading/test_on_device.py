@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -45,16 +46,33 @@ def test_splits_are_moved_where_they_fit(small, monkeypatch, free, fits):
     assert found == (dict.fromkeys(splits, "moved") if fits else splits)
 
 
+class OfTwo(Processes):
+    """Knows of another process, which has room or not, on the same device or not."""
+
+    other_is_full, device = False, 1
+
+    def highest(self, number):
+        return max(number, int(self.other_is_full))
+
+    def gather(self, value):
+        return [value, (value[0], self.device)]
+
+
 def test_splits_are_moved_where_they_fit_in_every_process(small, monkeypatch):
-    class Full(Processes):
-        """The other one has no room."""
-
-        def highest(self, number):
-            return max(number, 1)
-
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**12, 10**12))
-    options = replace(CPU, device=torch.device("cuda"), processes=Full(2, 0, 0))
+    monkeypatch.setattr(OfTwo, "other_is_full", True)
+    options = replace(CPU, device=torch.device("cuda"), processes=OfTwo(2, 0, 0))
     assert not has_room([Split(small / "val")], options)
+
+
+@pytest.mark.parametrize(("device", "fits"), [(1, True), (0, False)])
+def test_processes_that_share_a_device_share_its_room(small, monkeypatch, device, fits):
+    split = Split(small / "val")
+    needed = sum(len(split) * math.prod(shape) * 4 for shape in split.shapes)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * needed, 10**12))
+    monkeypatch.setattr(OfTwo, "device", device)
+    options = replace(CPU, device=torch.device("cuda:0"), processes=OfTwo(2, 0, 0))
+    assert has_room([split], options) == fits
 
 
 def test_on_a_cpu_nothing_is_moved(small):

@@ -97,5 +97,17 @@ def test_a_trial_leaves_no_trace(tried):
     assert all(one.grad is None for one in model.parameters())
 
 
+def test_a_buffer_that_another_replaces_stays(tried):
+    mean = "self.register_buffer('mean', torch.zeros(1))"
+    update = "if self.training:\n            self.mean = self.mean + visual.mean()\n        "
+    model = tried((INIT, f"{INIT}\n        {mean}"), (RETURN, update + RETURN))
+    assert model.mean == 0
+
+
+def test_a_buffer_that_cannot_be_written_to_is_no_fault(tried):
+    ones = "self.register_buffer('ones', torch.ones(1).expand(16), persistent=False)"
+    tried((INIT, f"{INIT}\n        {ones}"), (RETURN, RETURN + " * self.ones[0]"))
+
+
 def build_again(model):
     return type(model)(model.config, model.widths, model.outputs)

@@ -103,13 +103,10 @@ def test_where_another_fails_the_first_ends_too(small, tmp_path):
     assert "nowhere" in line
 
 
-def error_under_torchrun(folder, *options, env=None):
-    """Start two processes under torchrun itself, which adds lines of its own.
-
-    Returns the one line of an error; they have to end by themselves.
-    """
+def under_torchrun(folder, *options, env=None):
+    """Run two processes under torchrun itself, which adds lines of its own."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
+    return subprocess.run(
         list(map(str, [sys.executable, *launch, ROOT / "main_msaf.py", *options])),
         cwd=folder,
         env=env,
@@ -117,6 +114,11 @@ def error_under_torchrun(folder, *options, env=None):
         text=True,
         timeout=200,
     )
+
+
+def error_under_torchrun(folder, *options, env=None):
+    """Return the one line of an error of two processes; they have to end by themselves."""
+    done = under_torchrun(folder, *options, env=env)
     assert done.returncode != 0
     assert "fault of this program" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -164,3 +166,11 @@ def test_a_users_own_model_may_have_weights_that_it_does_not_use(small, tmp_path
     with started([small, small], tmp_path, "--model", f"{tmp_path / 'mine.py'}:Mean") as processes:
         codes, errors, _ = ends_of(processes)
     assert codes == [0, 0], errors
+
+
+def test_pytorch_warns_of_no_model_that_uses_all_its_weights(small, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    options = ["--model", "mine.py:Mean", "--epochs", 1, "--device", "cpu", "--datadir", small]
+    done = under_torchrun(tmp_path, "--train", "--no_verbose", *options)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
