@@ -2,6 +2,8 @@
 
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: tests fork, and a fork has no other threads
+
 import torch
 
 if not torch.cuda.is_available():  # for models/native/kernels.py, before anything imports Triton

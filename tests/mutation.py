@@ -20,8 +20,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: a fork has no threads
-
 import h5py  # noqa: F401
 import hypothesis  # noqa: F401
 import numpy  # noqa: F401

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: a fork has no threads
 if __name__ == "__main__":  # not where tests import it
     os.environ["HF_HUB_OFFLINE"] = "1"  # a BERT that is missing is not waited for
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import mmap
-import os
 import random
 import signal
 import sys
@@ -20,8 +19,6 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: a fork has no threads
 
 import torch
 

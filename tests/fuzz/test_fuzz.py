@@ -78,3 +78,11 @@ def test_a_sample_of_hostile_files_ends_well():
     command = [sys.executable, "-m", "tests.fuzz", "--n", "24", "--seed", "2022"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_forks_find_one_thread():
+    """One that has to wait for threads that it does not have would wait without end."""
+    code = "from tests.fuzz import __main__; import torch; print(torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, env=environment, cwd=ROOT) == b"1\n"
