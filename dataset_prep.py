@@ -49,22 +49,21 @@ def build_parser() -> ArgumentParser:
         "--device",
         type=device_name,
         default="auto",
-        help=f"where the text encoder runs: {where} (default: %(default)s)",
+        help=f"the device of the text encoder: {where} (default: %(default)s)",
     )
     return parser
 
 
 def _add_steps(group: argparse._ArgumentGroup) -> None:
     for name, meaning in {
-        "--demo": "write a small made-up CMU-MOSEI first, and prepare that; needs no network",
-        "--dry_run": "print what the command would do and what that costs, as far as it is known: "
-        "files to download, segments, bytes to write, sentences to encode; nothing is written or "
-        "downloaded",
-        "--check": "instead of preparing, verify what is prepared and print what it holds; the "
-        "exit code is 1 when anything is wrong",
-        "--force": "make everything again, arrays and text, also where nothing seems to have "
-        "changed",
-        "--plot": "instead of preparing, draw the labels, lengths and padding of what is prepared "
+        "--demo": "first write a small made-up CMU-MOSEI, then prepare it; needs no network",
+        "--dry_run": "print what the command would do and what it costs, as far as that is known: "
+        "files to download, segments, bytes to write, sentences to encode; write and download "
+        "nothing",
+        "--check": "do not prepare: verify the prepared dataset and print what it holds; the exit "
+        "code is 1 if anything is wrong",
+        "--force": "make all arrays and text again, even if nothing seems to have changed",
+        "--plot": "do not prepare: draw the labels, lengths and padding of the prepared dataset "
         "into dataset.png beside the splits",
     }.items():
         group.add_argument(name, action="store_true", help=meaning)
@@ -76,15 +75,15 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         group.add_argument(name, help=meaning + shown, **options)
 
     folder = {"type": file_path, "metavar": "DIR"}
-    where = "the dataset's folder, which train/, val/ and test/ go into"
+    where = "the folder of the dataset, for train/, val/ and test/"
     add("--datadir", where, default=Path("CMU_MOSEI"), **folder)
-    which = "which .csd files; with --from, whose labels and scores a pickle has"
+    which = "which .csd files; with --from, whose labels the pickle has, and so how they are scored"
     add("--dataset", which, choices=DATASET_NAMES, default="mosei")
-    csd = "where the .csd files are, and missing ones are downloaded to (default: DATADIR/csd)"
+    csd = "the folder of the .csd files; missing ones are downloaded into it (default: DATADIR/csd)"
     add("--csd", csd, **folder)
     add("--mirror", "the host to download missing .csd files from", metavar="URL", default=CMU_HOST)
     folds = (
-        'a split of one\'s own, {"train": [video id, ...], "val": [...], "test": [...]} (default: '
+        'your own splits, {"train": [video id, ...], "val": [...], "test": [...]} (default: '
         "the dataset's standard folds)"
     )
     add("--folds", folds, type=file_path, metavar="FILE.json")
@@ -94,20 +93,20 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     )
     add("--from", pickle, dest="pickle", type=file_path, metavar="FILE.pkl|DIR")
     for kind in ("audio", "visual"):
-        other = f"with --from: take {kind} from this pickle instead, by the segments' ids"
+        other = f"with --from: take {kind} from this pickle instead, matched by segment ids"
         add(f"--{kind}", other, type=file_path, metavar="FILE.pkl")
     group.add_argument(
         "--alignment",
         choices=ALIGNMENT_NAMES,
         nargs="+",
         default=ALIGNMENT_NAMES[:1],
-        help="one or several of: segment, a segment's last 50 rows of audio and visual, as in the "
-        "released code; word, the means of the rows in each word, and a text vector a word; "
-        "unaligned, more of a segment's own rows. The last two go into folders of their names in "
+        help="one or more of: segment, the last 50 rows of audio and visual per segment, as in "
+        "the released code; word, the mean of the rows in each word, and one text vector per word; "
+        "unaligned, more rows of a segment. The last two are written to folders of their names in "
         f"DATADIR (default: {ALIGNMENT_NAMES[0]})",
     )
     for kind, rows in (("audio", 500), ("visual", 375)):
-        kept = f"the {kind} rows that --alignment unaligned keeps of a segment"
+        kept = f"the number of {kind} rows per segment with --alignment unaligned"
         add(f"--{kind}_length", kept, type=whole_number(1, _MOST_ROWS), metavar="N", default=rows)
 
 
@@ -118,20 +117,20 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
         default="bert-base-uncased",
         help="the text encoder: a name on the Hugging Face hub, or a folder with configuration, "
         "vocabulary and weights (default: %(default)s; with --from, the pickle's own text "
-        "features, where it has some)",
+        "features, if it has some)",
     )
     group.add_argument(
         "--bert_precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="what the text encoder computes in; bfloat16 is coarser, and several times faster "
-        "where the processor has it (default: %(default)s)",
+        help="precision of the text encoder; bfloat16 is coarser, and several times faster if the "
+        "processor supports it (default: %(default)s)",
     )
     group.add_argument(
         "--no_bert",
         action="store_true",
-        help="leave the text features out; the same command without it adds them later, and "
-        "changes nothing else",
+        help="leave out the text features; the same command without this option adds them later, "
+        "and changes nothing else",
     )
 
 

@@ -38,85 +38,85 @@ def build_parser() -> argparse.ArgumentParser:
     add, add_action = actions.add_argument, actions.add_mutually_exclusive_group().add_argument
     add_action("--train", action="store_true", help="train; without it, evaluate --checkpoint")
     compare = (
-        "train these models, each as it was published, or with the settings of a run.json, and "
-        "write one table; goes on"
+        "train these models, each with its published settings or with those of a run.json, and "
+        "write one table; the same command continues it"
     )
     add_action("--compare", nargs="+", metavar="MODEL|FILE.json", help=compare)
-    ablate = "the same of NHFNet whole, and with each part left out or replaced"
+    ablate = "as --compare, for NHFNet whole and with each part left out or replaced"
     add_action("--ablate", action="store_true", help=ablate)
     tune = (
-        "search among the settings of --model by N trials, on the validation split alone, then "
-        "train and test the best once a seed; goes on"
+        "search for settings of --model in N trials, on the validation split alone, then train "
+        "and test the best once per seed; the same command continues it"
     )
     add_action("--tune", type=whole_number(1), metavar="N", help=tune)
-    worker = "take runs of the --compare, --ablate or --tune in this folder, beside who began it"
+    worker = "help with the --compare, --ablate or --tune of this folder: take runs from it"
     add_action("--worker", type=file_path, metavar="FOLDER", help=worker)
-    table = "write the table of the runs in or below these folders to --resultdir"
+    table = "write a table of the runs in or below these folders to --resultdir"
     add_action("--table", type=file_path, nargs="+", metavar="RUN", help=table)
-    models = "list the models with their settings, and stop"
+    models = "list the models with their settings, then exit"
     add_action("--models", action="store_true", help=models)
-    space = "the settings that --tune searches, and among which values (default: the model's own)"
+    space = "the search space of --tune: settings and their values (default: the model's own)"
     add("--space", type=file_path, metavar="FILE.json", help=space)
     storage = (
-        "the database that hands out the runs of --compare, --ablate and --tune, such as "
+        "the database that assigns the runs of --compare, --ablate and --tune, such as "
         "postgresql+psycopg://HOST/NAME (default: an SQLite file in --checkpointdir)"
     )
     add("--storage", metavar="URL", help=storage)
-    same = "train all models of --compare with one set of settings"
+    same = "train all models of --compare with the same settings"
     add("--same_settings", action="store_true", help=same)
-    split = f"what to evaluate on (default: {EVALUATED})"
+    split = f"the split to evaluate (default: {EVALUATED})"
     add("--split", choices=("val", EVALUATED), help=split)
-    robustness = "score --checkpoint with each modality missing, noisy, or shifted in time"
+    robustness = "score --checkpoint with each modality missing, noisy or shifted in time"
     add("--robustness", action="store_true", help=robustness)
-    beside = "checkpoints that --robustness puts beside --checkpoint"
+    beside = "other checkpoints that --robustness scores too, for comparison"
     add("--beside", type=file_path, nargs="+", default=[], metavar="FILE", help=beside)
     attention = (
-        "with --checkpoint, also draw what the model attended to in the N worst predicted "
-        "segments, or in those of --ids"
+        "with --checkpoint: also draw what the model attends to, in the N segments with the worst "
+        "predictions or in those of --ids"
     )
     add("--attention", type=whole_number(1), nargs="?", const=BY_ID, metavar="N", help=attention)
     ids = (
-        "with --attention: the segments of these ids, as predictions.csv has them; one that "
-        "begins with - as --ids=ID"
+        "with --attention: the ids of the segments, as in predictions.csv; write an id that begins "
+        "with - as --ids=ID"
     )
     add("--ids", nargs="+", action="extend", metavar="ID", help=ids)
     add(
         "--resume",
         metavar="FILE|auto",
-        help="go on from a last.pth; auto: from the run's own in --checkpointdir, if there is one",
+        help="continue from a last.pth; auto: from the one in --checkpointdir, if there is one",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="first remove what an earlier run wrote into --checkpointdir, and nothing else",
+        help="first remove the files of an earlier run from --checkpointdir, and no other files",
     )
     seed = whole_number(0, MOST_SEED)
     seeds = "train once per seed, in folders seed{N}; report mean and deviation of every score"
     add("--seeds", type=seed, nargs="+", metavar="N", help=seeds)
     config = (
-        "take the settings of a run.json, or those that the model was published with; options "
-        "beside it come first"
+        "take the settings of a run.json, or the published settings of the model; other options "
+        "override them"
     )
     add("--config", type=file_path, metavar="FILE.json|published", help=config)
     predict = (
-        "with --checkpoint, predict this prepared dataset, one of its splits, or a processed "
-        "pickle, with labels or without, to predictions.csv"
+        "with --checkpoint: predict a prepared dataset, one of its splits, or a processed pickle, "
+        "with or without labels, and write predictions.csv"
     )
     add("--predict", type=file_path, metavar="PATH", help=predict)
-    bert = "with --predict: encode a pickle's sentences by this BERT, as dataset_prep.py does"
+    bert = "with --predict: encode a pickle's sentences with this BERT, as dataset_prep.py does"
     add("--bert", metavar="NAME_OR_DIR", help=bert)
     export = (
-        "with --checkpoint, write its model to this file: .safetensors, which loads like a "
+        "with --checkpoint: write its model to this file: .safetensors, which loads like a "
         "checkpoint, or .onnx, for onnxruntime"
     )
     add("--export", type=file_path, metavar="FILE.safetensors|FILE.onnx", help=export)
-    dry_run = "print what would be done and what it costs; nothing is trained or written"
+    dry_run = "print what the command would do and what it costs; train and write nothing"
     add("--dry_run", action="store_true", help=dry_run)
     for field in fields(RunConfig):
         if field.name in _GROUPS:
             group = parser.add_argument_group(_GROUPS[field.name])
         _add_setting(group, field)
-    pdf = "write each picture as a PDF too, beside the PNG, for papers"
+    pdf = "also write each picture as a PDF, beside the PNG, for papers"
     group.add_argument("--pdf", action="store_true", help=pdf)
     return parser
 

@@ -46,9 +46,9 @@ class RunConfig(CheckedConfig):
     """Settings of a run, with the defaults of the command line; ValueError when one cannot be."""
 
     # data
-    datadir: Path = setting(Path("CMU_MOSEI"), file_path, "the prepared dataset's folder")
+    datadir: Path = setting(Path("CMU_MOSEI"), file_path, "the folder of the prepared dataset")
     alignment: str = setting(
-        ALIGNMENT_NAMES[0], OneOf(*ALIGNMENT_NAMES), "which of the prepared alignments"
+        ALIGNMENT_NAMES[0], OneOf(*ALIGNMENT_NAMES), "the prepared alignment to use"
     )
     task: str | None = setting(
         None, str, f"what to predict (default: the checkpoint's, else {DEFAULT_TASK})"
@@ -57,41 +57,41 @@ class RunConfig(CheckedConfig):
     model: str | None = setting(
         None,
         str,
-        "a name that --models lists, or a class of your own as FILE.py:CLASS "
+        "a name that --models lists, or your own class as FILE.py:CLASS "
         f"(default: the checkpoint's, else {DEFAULT_MODEL})",
     )
     set: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"meaning": "the model's own settings, as --models lists them"},
+        metadata={"meaning": "settings of the model, as --models lists them"},
     )
     checkpoint: Path | None = setting(
-        None, file_path, "weights to evaluate, or to start training from: a .pth file"
+        None, file_path, "weights to evaluate or to start training from (.pth or .safetensors)"
     )
     # training
     loss: str | None = setting(
         None,
         OneOf(*LOSSES),
-        "what training minimises: mse, the mean squared error, or l1, the mean absolute one "
+        "the training loss: mse, the mean squared error, or l1, the mean absolute error "
         "(default: the task's)",
     )
-    lr: float = setting(1e-3, positive_number, "Adam's learning rate")
+    lr: float = setting(1e-3, positive_number, "learning rate of Adam")
     batch_size: int = setting(
-        16, _count, "segments a step, over all processes; more are evaluated at once if short"
+        16, _count, "segments per step, over all processes; evaluation may take more at once"
     )
     epochs: int = setting(10, _count, "passes over the training split")
     scheduler: str = setting(
         SCHEDULES[0],
         OneOf(*SCHEDULES),
-        "what becomes of the learning rate: none, it stays; plateau, it falls when the "
-        "validation score stands still; cosine, it falls to 0 over the epochs",
+        "the learning-rate schedule: none keeps the rate; plateau lowers it when the validation "
+        "score stops improving; cosine lowers it to 0 over the epochs",
     )
-    plateau_factor: float = setting(0.5, share_below_one, "what plateau multiplies the rate by")
+    plateau_factor: float = setting(0.5, share_below_one, "plateau multiplies the rate by this")
     plateau_patience: int = setting(
-        2, whole_number(0), "epochs without a better score that plateau lets pass"
+        2, whole_number(0), "epochs without a better score that plateau tolerates"
     )
-    weight_decay: float = setting(0.0, number_from_zero, "Adam's weight decay")
+    weight_decay: float = setting(0.0, number_from_zero, "weight decay of Adam")
     grad_clip: float | None = setting(
-        None, positive_number, "largest norm of gradients (default: any)"
+        None, positive_number, "largest norm of gradients (default: no limit)"
     )
     patience: int | None = setting(
         None, _count, "stop after N epochs without a better validation score (default: never)"
@@ -99,44 +99,42 @@ class RunConfig(CheckedConfig):
     accumulation_steps: int = setting(
         1,
         _count,
-        "work on each batch in N parts and add their gradients up: the same step, with as much "
-        "memory as a batch of an Nth takes; only BatchNorm and a dropout without keys see parts",
+        "split each batch into N parts and add up their gradients: the same step, with the memory "
+        "of one part; only BatchNorm and dropout without keys see parts instead of the batch",
     )
     seed: int = setting(
-        20, whole_number(0, MOST_SEED), "decides the first weights, the batch order and dropout"
+        20, whole_number(0, MOST_SEED), "decides the initial weights, the batch order and dropout"
     )
     # text encoder
     finetune_bert: str | None = setting(
         None,
         str,
-        "train the text encoder along, from this BERT, a name or a folder; alone: from the one "
-        "that the data were prepared with (default: text features stay as they were prepared)",
+        "train the text encoder too, starting from this BERT, a name or a folder; without a value: "
+        "from the BERT that encoded the prepared text (default: keep the prepared text features)",
     )
-    bert_lr: float = setting(2e-5, positive_number, "Adam's learning rate for the text encoder")
+    bert_lr: float = setting(2e-5, positive_number, "learning rate of Adam for the text encoder")
     bert_weight_decay: float = setting(
         0.01,
         number_from_zero,
-        "the text encoder's weight decay, apart from the gradient as in AdamW; none on biases and "
-        "norms",
+        "weight decay of the text encoder, decoupled as in AdamW; none on biases and norms",
     )
     bert_warmup: float = setting(
-        1.0, number_from_zero, "epochs in which the text encoder's learning rate rises from 0"
+        1.0, number_from_zero, "epochs over which the text encoder's learning rate rises from 0"
     )
     freeze_layers: int | None = setting(
         None,
         whole_number(0),
-        "keep the text encoder's embeddings and first N layers as they are (default: all learn)",
+        "do not train the text encoder's embeddings and first N layers (default: train all)",
     )
     gradient_checkpointing: bool = setting(
         False,
         truth_value,
-        "compute the text encoder's layers again for the backward pass, which takes less memory "
-        "and more time",
+        "compute the text encoder's layers again in the backward pass: less memory, more time",
     )
     # running
     device: str = setting("auto", device_name, "auto (CUDA, else the CPU), cpu, cuda or cuda:N")
     precision: str = setting(
-        PRECISIONS[0], OneOf(*PRECISIONS), "bfloat16 is mixed precision by autocast"
+        PRECISIONS[0], OneOf(*PRECISIONS), "bfloat16 means mixed precision by autocast"
     )
     compile: bool = setting(False, truth_value, "use torch.compile, which takes minutes to start")
     native: bool = setting(
@@ -145,13 +143,13 @@ class RunConfig(CheckedConfig):
     num_workers: int | None = setting(
         None,
         whole_number(0, MOST_WORKERS),
-        "processes that load batches ahead (default: 4 on CUDA, 0 on a CPU)",
+        "processes that load batches in advance (default: 4 on CUDA, 0 on a CPU)",
     )
     # output
     checkpointdir: Path = setting(
-        Path("checkpoints"), file_path, "the run's folder, with its checkpoints and logs"
+        Path("checkpoints"), file_path, "the folder of the run, for its checkpoints and logs"
     )
-    resultdir: Path = setting(Path("result"), file_path, "where results are written")
+    resultdir: Path = setting(Path("result"), file_path, "the folder for results")
     bootstrap: int | None = setting(
         None,
         whole_number(100, MOST_RESAMPLES),
@@ -160,13 +158,13 @@ class RunConfig(CheckedConfig):
     against: Path | None = setting(
         None,
         file_path,
-        "another evaluation's predictions.csv: how much its scores differ, and whether by chance",
+        "predictions.csv of another evaluation: add the score differences, intervals and p",
     )
     save_every: int | None = setting(
-        None, _count, "save for --resume every N steps, not only after each epoch"
+        None, _count, "save for --resume every N steps too, not only after each epoch"
     )
     log_interval: int = setting(10, _count, "batches between two lines of the running loss")
-    verbose: bool = setting(True, truth_value, "no running loss and no progress bars")
+    verbose: bool = setting(True, truth_value, "print no running loss and no progress bars")
     save: bool = setting(True, truth_value, "write no checkpoints, logs or results")
 
     @property
