@@ -254,7 +254,7 @@ def test_models_are_listed_with_parameters_and_settings(program):
     assert done.returncode == 0, done.stderr
     assert "636,801" in done.stdout
     assert "lf_dnn, with --set:\n  audio_hidden=32  " in done.stdout
-    assert "  what these tokens start as: zeros, learned\n" in done.stdout
+    assert "  initial aggregation tokens: zeros, learned\n" in done.stdout
 
 
 def test_a_dry_run_of_a_training_is_refused_where_the_training_would_be(main, train, small, capsys):
