@@ -175,7 +175,7 @@ def test_every_dataset_has_a_scale():
 def test_sims_has_no_csd_files(program, tmp_path):
     done = program("dataset_prep.py", "--dataset", "sims", "--datadir", tmp_path)
     assert done.returncode == 2
-    assert "--dataset sims has no .csd files here" in done.stderr
+    assert "--dataset sims has no .csd files" in done.stderr
 
 
 def test_labels_and_splits_by_other_names_are_not_passed_over_in_silence(tmp_path):
