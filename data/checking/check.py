@@ -122,7 +122,7 @@ def _open_split(folder: Path, text_is_made: bool, problems: list[str]) -> OpenSp
     rows = _attempt(read_segments, folder, problems) if has_table else None
     pieces = None
     if (folder / PIECES_FILE).exists():
-        pieces = _attempt(partial(NpyReader, whole=True), folder / PIECES_FILE, problems)
+        pieces = _attempt(partial(NpyReader, holds_integers=True), folder / PIECES_FILE, problems)
     return OpenSplit(folder, arrays, pieces, rows)
 
 

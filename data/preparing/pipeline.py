@@ -25,7 +25,7 @@ from data.layout import (
     iterate_segments,
     read_ids,
 )
-from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
+from data.manifest import MANIFEST, MOVING, is_unchanged, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
 from system.console import print_line, print_warning
@@ -250,9 +250,9 @@ def _move_into_place(
     for split in splits:
         (folder / split).mkdir(exist_ok=True)
         for name in [f"{split}/{name}" for name in SPLIT_FILES]:
-            if name in files if are_checked else is_vouched(files, stage, name):
+            if name in files if are_checked else is_unchanged(files, stage, name):
                 (stage / name).replace(folder / name)
-            elif not is_vouched(files, folder, name):
+            elif not is_unchanged(files, folder, name):
                 continue
             sizes[name] = files[name]["bytes"]
             if name.endswith(SEGMENTS_FILE):

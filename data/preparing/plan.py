@@ -21,7 +21,7 @@ from data.layout import (
     read_ids,
     refuse_foreign_arrays,
 )
-from data.manifest import MOVING, has_rows, is_vouched, read_manifest, splits_of
+from data.manifest import MOVING, has_rows, is_unchanged, read_manifest, splits_of
 from data.preparing.pickle_source import PickleSource
 from data.preparing.sources import CsdSource
 from data.text.bert_files import weights_facts
@@ -81,7 +81,7 @@ class Prepared:
         path = self.folder / name
         if self.is_half_moved:
             files = self.manifest["files"]
-            return any(is_vouched(files, x, name) for x in (self.folder, self.folder / STAGE))
+            return any(is_unchanged(files, x, name) for x in (self.folder, self.folder / STAGE))
         size = self.manifest.get("bytes", {}).get(name)
         is_as_large = path.is_file() and path.stat().st_size == size
         return is_as_large and (path.name != SEGMENTS_FILE or self.has_rows(path.parent.name))
@@ -204,7 +204,7 @@ def _is_staged(stage: Path, staged: dict[str, Any]) -> bool:
     """Tell whether an interrupted preparation left all arrays as it wrote them."""
     files, names = staged["files"], [*ARRAY_FILES.values(), SEGMENTS_FILE]
     needed = {f"{split}/{name}" for split in splits_of(staged) for name in names}
-    return bool(needed) and all(is_vouched(files, stage, name) for name in needed | files.keys())
+    return bool(needed) and all(is_unchanged(files, stage, name) for name in needed | files.keys())
 
 
 def _read_stage(stage: Path) -> dict[str, Any] | None:

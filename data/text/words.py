@@ -81,7 +81,7 @@ def _cut_elsewhere(
     path: Path, rows: Sequence[int], tokenizer: BertTokenizer
 ) -> dict[int, list[str]]:
     """Return the word pieces of some rows of an array `(N, 2, T)` of input ids and mask."""
-    array = NpyReader(path, whole=True)
+    array = NpyReader(path, holds_integers=True)
     if max(rows, default=0) >= len(array):
         raise InputError(f"{path} has too few segments, {len(array):,}")
     pieces_of, found = tokenizer.ids_to_tokens, array.read(rows)

@@ -344,7 +344,7 @@ DAMAGES = {
         lambda d: set_value(d / "val/audio50.npy", (1, 0, 0), np.finfo(np.float32).min),
         [
             "val/audio50.npy: values up to 3.403e+38, expected below 1e+18; "
-            "numpy.nan_to_num, for one, puts such for infinity; put 0 in their place."
+            "numpy.nan_to_num, for example, writes such values for infinity; use 0 instead."
         ],
     ),
     "a damaged manifest": (
