@@ -447,7 +447,7 @@ def test_an_interrupted_preparation_is_noted(dataset, capsys):
     report = check_dataset(dataset)
     assert report.notes == [
         f"{dataset}/.preparing holds an interrupted preparation; the same dataset_prep.py "
-        "command goes on with it."
+        "command continues it."
     ]
     print_report(report)
     assert "To make the dataset anew" not in capsys.readouterr().out

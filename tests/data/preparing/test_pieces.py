@@ -130,7 +130,7 @@ def test_those_of_another_split_are_told_by_the_check(datadir, bert):
         (0, 10_000_001, "a id that is 10000001, expected 0 to 10,000,000"),
         (0, -1, "a id that is -1, expected 0 to 10,000,000"),
         (1, 7, "a mask that is 7, expected 0 to 1"),
-        (2, 51, "a place of a word that is 51, expected 0 to 50"),
+        (2, 51, "a word position that is 51, expected 0 to 50"),
     ],
 )
 def test_numbers_that_no_text_encoder_takes_are_told_by_the_check(
