@@ -43,15 +43,15 @@ class PickleSplit:
     sentences: list[str] | None
     pieces: np.ndarray | None  # input ids and mask, (N, 2, T) int64
 
-    def at(self, rows: np.ndarray) -> PickleSplit:
-        """Return some segments, by number."""
-        some: PickleSplit = _at(rows, self)
-        return some
+    def select(self, rows: np.ndarray) -> PickleSplit:
+        """Return the segments with these numbers."""
+        selected: PickleSplit = _select(self, rows)
+        return selected
 
 
-def _at(rows: np.ndarray, value: Any) -> Any:
+def _select(value: Any, rows: np.ndarray) -> Any:
     if isinstance(value, (PickleSplit, Names)):
-        return type(value)(*(_at(rows, getattr(value, one.name)) for one in fields_of(value)))
+        return type(value)(*(_select(getattr(value, x.name), rows) for x in fields_of(value)))
     if isinstance(value, list):
         return [value[row] for row in rows]
     return value if value is None else value[rows]

@@ -44,7 +44,7 @@ class LoaderOptions:
     num_workers: int
     verbose: bool  # show progress
     processes: Processes = SINGLE_PROCESS  # that share each batch
-    native: bool = True  # with our compiled encoders, in C++ or Triton
+    native: bool = True  # with encoders compiled in C++ or Triton
     compiles: bool = False  # by torch.compile
 
     def rows(self, order: Order) -> RowBatches[Order]:

@@ -441,7 +441,7 @@ def test_a_split_of_word_pieces_needs_no_features_of_text(tmp_path):
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [
-        (None, r"has no pieces50.npy, which a text encoder .*dataset_prep.py --datadir"),
+        (None, r"has no pieces50.npy, which fine-tuning .*dataset_prep.py --datadir"),
         (np.ones((3, 2, 7), np.float32), "holds float32 of shape .* expected whole numbers"),
         (np.ones((3, 2), np.uint16), "expected whole numbers"),
         (np.ones((1, 2, 7), np.uint16), "different numbers of segments .*pieces50.npy 1"),

@@ -75,7 +75,7 @@ def test_another_dataset_of_the_same_name_replaces_none_unless_forced(tmp_path):
     datadir = tmp_path / "data"
     prepared(first, datadir)
     before = {path: path.read_bytes() for path in datadir.rglob("*.*") if path.is_file()}
-    with pytest.raises(InputError, match=r"data holds other videos, as test0: .* aligned_50 would"):
+    with pytest.raises(InputError, match=r"data holds other videos \(such as test0\) than aligned_50"):
         prepared(second, datadir)
     after = {path: path.read_bytes() for path in datadir.rglob("*.*") if path.is_file()}
     assert after == before
@@ -539,7 +539,7 @@ def unlabelled(name, n):
 def test_one_split_without_labels_is_a_dataset(program, tmp_path, bert, is_flat):
     content = unlabelled("new", 3)
     path = written(tmp_path / "new.pkl", content if is_flat else {"test": content})
-    with pytest.warns(UserWarning, match="768 wide, are not taken"):
+    with pytest.warns(UserWarning, match="768 wide, are not used"):
         manifest = prepared(path, tmp_path, bert)
     assert list(manifest["splits"]) == ["test"]
     split = Split(tmp_path / "test")
@@ -616,21 +616,21 @@ def test_features_that_are_all_zero_are_told_and_fail_the_check(tmp_path, key, k
 def test_repeated_ids_are_told(tmp_path):
     content = content_of()
     content["train"]["id"][1] = content["train"]["id"][0]
-    assert told(content, tmp_path) == ["train: 1 ids are repeated, as 'train0[0]', there 2 times"]
+    assert told(content, tmp_path) == ["train: 1 ids are repeated, such as 'train0[0]' (2 times)"]
 
 
 def test_a_video_in_two_splits_is_told(tmp_path):
     content = content_of()
     content["valid"]["id"][0] = "train0$_$9"
     (line,) = told(content, tmp_path)
-    assert line.startswith("1 videos are in both train and val, as 'train0'")
+    assert line.startswith("1 videos are in both train and val, such as 'train0'")
 
 
 def test_the_same_split_three_times_is_told(tmp_path):
     split = split_of("same", 6)
     without_ids = {key: value for key, value in split.items() if key != "id"}
     lines = told(dict.fromkeys(SIZES, without_ids), tmp_path)
-    assert [line.split(" hold the same features")[0] for line in lines] == [
+    assert [line.split(" have the same features")[0] for line in lines] == [
         "train and val",
         "train and test",
         "val and test",

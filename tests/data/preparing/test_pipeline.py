@@ -258,7 +258,7 @@ def test_values_beyond_float32_are_told_in_one_line(datadir, options):
     with pytest.warns(UserWarning) as caught:
         prepare(request(datadir, None), SINGLE_PROCESS)
     (line,) = [str(warning.message) for warning in caught]
-    assert line.startswith("CMU-MOSEI: some values are beyond float32")
+    assert line.startswith("CMU-MOSEI: some values are too large for float32")
 
 
 def test_of_infinite_values_and_times_nothing_is_told(datadir, recwarn):
@@ -287,7 +287,7 @@ def test_several_processes_prepare_to_the_same_bytes(tmp_path, monkeypatch, alig
         monkeypatch.setattr(forked, "usable_cpus", lambda count=count: count)
         folder = tmp_path / str(count)
         folder.mkdir()
-        with pytest.warns(UserWarning, match="beyond float32"):
+        with pytest.warns(UserWarning, match="too large for float32"):
             asked = request(folder, None, csd_dir=csd, alignment=alignment, lengths=(7, 9))
             manifest = prepare(asked, SINGLE_PROCESS)
         written.append((snapshot(alignment_folder(folder, alignment)), manifest["left_out"]))
