@@ -7,7 +7,7 @@ from data.manifest import splits_of
 from data.preparing.plan import Plan, Text
 from data.preparing.text import has_same_sentences, sentences_of, started_text
 from data.text.bert_files import hidden_size
-from data.text.feature_file import count_left
+from data.text.feature_file import count_unencoded
 
 PLAN_HEADER = ("what", "how", "segments", "bytes to write", "sentences to encode")
 UNKNOWN = "unknown"
@@ -58,7 +58,7 @@ def _plan_text(plan: Plan, split: str, segments: int | None) -> tuple[str, int |
         started = started_text(plan.stage)
         if started is not None and request.is_met_by(started):
             path, size = plan.stage / split / TEXT_FILE, started["batch_size"]
-            sentences = count_left(path, sentences_of(plan.arrays_folder / split), size)
+            sentences = count_unencoded(path, sentences_of(plan.arrays_folder / split), size)
         else:
             sentences = len(set(sentences_of(plan.arrays_folder / split)))
     width = hidden_size(request.bert)

@@ -562,9 +562,9 @@ def test_vocab_txt_goes_before_json(bert):
 @pytest.mark.parametrize(
     ("numbers", "changes", "message"),
     [
-        (numbered(), {"type": "BPE"}, "is of BPE and '##', expected BERT's"),
-        (numbered(), {"continuing_subword_prefix": ""}, "WordPiece and '', expected"),
-        ([["a", 1]], {}, "expected BERT's"),
+        (numbered(), {"type": "BPE"}, "has type BPE, prefix '##' and a dict of pieces"),
+        (numbered(), {"continuing_subword_prefix": ""}, "type WordPiece, prefix '' and"),
+        ([["a", 1]], {}, "and a list of pieces"),
         ({**numbered(), "great": 0}, {}, "does not number its pieces"),
         ({**numbered(), "great": -1}, {}, "does not number its pieces"),
         ({**numbered(), "great": 1.5}, {}, "does not number its pieces"),
