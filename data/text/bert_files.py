@@ -35,9 +35,7 @@ def find_bert(
     if folder.is_dir():
         return folder, None
     if folder.exists() or folder.is_absolute() or name_or_folder.startswith("."):
-        raise InputError(
-            f"{option} {name_or_folder} is not a folder; give a BERT folder or a name."
-        )
+        raise InputError(f"{option} {name_or_folder} is not a folder; give a folder or a hub name.")
     needed = (VOCABULARY_FILES, WEIGHT_FILES) if with_weights else (VOCABULARY_FILES,)
     folder = _fetch(name_or_folder, option, commit, needed)
     return folder, folder.name

@@ -192,7 +192,7 @@ def test_labels_and_splits_by_other_names_are_not_passed_over_in_silence(tmp_pat
     content = content_of()
     content = {"train": content["train"], "validation": content["valid"], "Test": content["test"]}
     with (
-        pytest.warns(UserWarning, match="'Test', which it holds too, is not taken: splits are"),
+        pytest.warns(UserWarning, match="'Test' in it is not used: names of splits are"),
         pytest.raises(InputError, match="holds 'train', 'validation', expected"),
     ):
         prepared(written(tmp_path / "y.pkl", content), tmp_path / "y")

@@ -121,11 +121,7 @@ def another_bert(folder, bert):
         ({}, without_table, "has no sentences"),
         ({"encoder": "nowhere/at/all"}, None, "the tokenizer of nowhere/at/all is not on this"),
         ({"encoder": "some/bert", "commit": "0" * 40}, None, "tokenizer of some/bert is not on"),
-        (
-            {"encoder": "as in a.pkl", "per": "none"},
-            None,
-            "are unknown: its encoder is as in a.pkl",
-        ),
+        ({"encoder": "as in a.pkl", "per": "none"}, None, "unknown: its encoder is as in a.pkl"),
         ({}, another_bert, "is no longer the BERT that encoded the text"),
         ({}, damaged, r"pieces50.npy is damaged, or no .npy array"),
         ({}, too_short, "pieces50.npy has too few segments, 1"),
