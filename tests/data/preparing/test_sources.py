@@ -239,7 +239,7 @@ def test_a_community_pickle_whose_text_is_encoded_anew(tmp_path, bert):
     write_pickle(tmp_path / "file.pkl", text_width=300)
     source = PickleSource(tmp_path / "file.pkl", uses_own_text=False)
     asked = Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu"))
-    with pytest.warns(UserWarning, match="file.pkl: its own text features, 300 wide, are not tak"):
+    with pytest.warns(UserWarning, match="file.pkl: its own text features, 300 wide, are not use"):
         manifest = prepare(asked, SINGLE_PROCESS)
     assert manifest["text"]["encoder"] == bert
     assert np.load(tmp_path / "train" / "bert50.npy").shape == (5, 50, 64)

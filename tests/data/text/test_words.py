@@ -138,5 +138,5 @@ def test_what_cannot_be_known_is_told(split, bert, tmp_path, text, change, messa
 
 
 def test_a_dataset_without_text_is_told(split):
-    with pytest.raises(InputError, match="is not known: it is missing"):
+    with pytest.raises(InputError, match="are unknown: its encoder is missing"):
         name_positions(split(), [0], 50)
