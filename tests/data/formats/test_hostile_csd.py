@@ -298,7 +298,7 @@ def test_chunks_that_were_never_written_are_no_zeros(path):
 
 def test_values_that_were_never_written_are_no_zeros(path):
     replaced(path, "features", lambda group, name: group.create_dataset(name, (5, 3), "<f4"))
-    refused(path, r"shape \(5, 3\) claims 60 bytes, where the file has 0")
+    refused(path, r"shape \(5, 3\) claims 60 bytes, but the file has 0")
 
 
 @pytest.mark.parametrize("chunk_rows", [5, 2**28])
