@@ -62,10 +62,10 @@ def test_segments_are_the_sdks_bit_for_bit(golden, split):
     assert [row["id"] for row in rows] == expected["ids"].tolist()
     assert [row["sentence"] for row in rows] == expected["sentences"].tolist()
     for kind in ("visual", "audio", "label"):
-        found = np.load(datadir / split / f"{kind}50.npy")
-        assert found.dtype == np.float32
+        array = np.load(datadir / split / f"{kind}50.npy")
+        assert array.dtype == np.float32
         # As bits: -inf and NaN are to stay as they are.
-        np.testing.assert_array_equal(found.view(np.uint32), expected[kind].view(np.uint32))
+        np.testing.assert_array_equal(array.view(np.uint32), expected[kind].view(np.uint32))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -79,11 +79,12 @@ def test_words_are_the_sdks(split):
             for video in sequences.segments(split_of, "word", ALIGNED_LENGTHS, Counter())
             if video.split == split
         ]
-    assert [one for video in videos for one in video.ids] == expected["ids"].tolist()
-    assert [" ".join(own) for video in videos for own in video.words] == expected["words"].tolist()
+    assert [id_ for video in videos for id_ in video.ids] == expected["ids"].tolist()
+    texts = [" ".join(words) for video in videos for words in video.words]
+    assert texts == expected["words"].tolist()
     for kind in ("visual", "audio"):
-        found = np.concatenate([getattr(video, kind) for video in videos])
-        np.testing.assert_allclose(found, expected[kind], rtol=1e-4, atol=1e-4)
+        features = np.concatenate([getattr(video, kind) for video in videos])
+        np.testing.assert_allclose(features, expected[kind], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -95,19 +96,19 @@ def test_segments_are_the_literal_aligners(tmp_path, seed, alignment):
     plain = plain_word_segments if alignment == "word" else plain_segments
     split_of = read_folds(MOSEI.folds)
     with Sequences(MOSEI, paths) as sequences:
-        kept = dict(zip(("visual", "audio"), lengths, strict=True))
-        found = list(sequences.segments(split_of, alignment, kept, Counter()))
+        lengths_by_kind = dict(zip(("visual", "audio"), lengths, strict=True))
+        videos = list(sequences.segments(split_of, alignment, lengths_by_kind, Counter()))
     expected = [
         (video, *segment)
         for video in sorted(data["labels"], key=str.encode)
         for segment in plain(data, video, lengths)
     ]
-    ids = [one for video in found for one in video.ids]
+    ids = [id_ for video in videos for id_ in video.ids]
     assert ids == [f"{video}[{k}]" for video, k, *_ in expected]
     segments = [
-        of_one
-        for video in found
-        for of_one in zip(video.words, video.visual, video.audio, video.label, strict=True)
+        segment
+        for video in videos
+        for segment in zip(video.words, video.visual, video.audio, video.label, strict=True)
     ]
     for segment, (video, k, words, visual, audio) in zip(segments, expected, strict=True):
         assert segment[0] == [word[0].decode() for word in words]
