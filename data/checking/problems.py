@@ -145,11 +145,11 @@ def piece_problems(split: OpenSplit) -> Iterator[str]:
     if rows not in (2, 3) or length > _MAX_PIECES:
         yield f"{path}: {rows} rows of {length} word pieces a text, expected 2 rows, or 3 by word."
         return
-    limits = {"id": _MAX_PIECE_ID, "mask": 1, "word position": TEXT_LENGTH}
+    limits = {"id": _MAX_PIECE_ID, "mask value": 1, "word position": TEXT_LENGTH}
     for (name, limit), low, high in zip(limits.items(), *split.pieces.ranges(), strict=False):
         if low < 0 or high > limit:
             value = low if low < 0 else high
-            yield f"{path}: a {name} that is {value}, expected 0 to {limit:,}."
+            yield f"{path}: {name} {value}, expected 0 to {limit:,}."
 
 
 def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterator[str]:

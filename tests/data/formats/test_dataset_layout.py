@@ -38,11 +38,11 @@ def read_all(path):
 @pytest.fixture
 def opened(monkeypatch):
     """Note what the library opens."""
-    names, own = [], h5o.open
+    names, open_object = [], h5o.open
 
     def note(group, name, **options):
         names.append(name.decode())
-        return own(group, name, **options)
+        return open_object(group, name, **options)
 
     monkeypatch.setattr(h5o, "open", note)
     return names
@@ -106,8 +106,8 @@ def test_a_damaged_index_is_told(tmp_path, change):
     content = path.read_bytes()
     with h5py.File(path) as file:
         chunk = file[f"sequence/data/{VIDEOS[1]}/features"].id.get_chunk_info(0).byte_offset
-    place = content.rindex(b"TREE", 0, content.index(chunk.to_bytes(8, "little")))
-    path.write_bytes(content[:place] + change(content[place:]))
+    node = content.rindex(b"TREE", 0, content.index(chunk.to_bytes(8, "little")))
+    path.write_bytes(content[:node] + change(content[node:]))
     with pytest.raises(InputError, match=r"a\.csd.*damaged"):
         read_all(path)
 
@@ -118,11 +118,11 @@ def test_an_index_that_leads_to_itself_is_told(tmp_path):
     with h5py.File(path) as file:
         chunk = file[f"sequence/data/{VIDEOS[1]}/features"].id.get_chunk_info(0).byte_offset
     address = content.index(chunk.to_bytes(8, "little"))
-    place = content.rindex(b"TREE", 0, address)
-    node = bytearray(content)
-    node[place + 5] = 1
-    node[address : address + 8] = place.to_bytes(8, "little")
-    path.write_bytes(node)
+    node = content.rindex(b"TREE", 0, address)
+    changed = bytearray(content)
+    changed[node + 5] = 1
+    changed[address : address + 8] = node.to_bytes(8, "little")
+    path.write_bytes(changed)
     with pytest.raises(InputError, match="damaged"):
         read_all(path)
 

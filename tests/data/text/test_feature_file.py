@@ -119,9 +119,9 @@ def test_after_a_kill_the_result_is_the_same_bit_for_bit(every_batch, tmp_path, 
     whole = files_in(folder)
 
     # What is on disk at one of these moments is what a kill leaves then.
-    left, encoded = data.draw(st.sampled_from(states))
-    put(folder, left)
-    if {"bert50.npy", "bert50.npy.done"} <= set(left):
+    remaining, encoded = data.draw(st.sampled_from(states))
+    put(folder, remaining)
+    if {"bert50.npy", "bert50.npy.done"} <= set(remaining):
         # In the midst of the next batch: any part of its rows is written.
         for sentence in first.encoded[len(encoded) : len(encoded) + first.batch_size]:
             row_bytes = TEXT_LENGTH * first.width * 4
