@@ -15,7 +15,7 @@ from data.text.bert_files import (
     CONFIG_FILES,
     VOCABULARY_FILES,
     WEIGHT_FILES,
-    one_of,
+    first_existing,
     read_config,
     read_vocabulary,
 )
@@ -42,17 +42,17 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, Bert]:
     tokenizer, config = load_tokenizer(folder)
     with torch.device("meta"):  # takes no memory before the file's weights are known to fit
         model = Bert(config)
-    _load_weights(model, one_of(folder, WEIGHT_FILES))
+    _load_weights(model, first_existing(folder, WEIGHT_FILES))
     return tokenizer, model.eval()
 
 
 def load_tokenizer(folder: Path) -> tuple[BertTokenizer, BertConfig]:
     """Load the tokenizer and the configuration as `load_bert` does; the weights may be missing."""
-    path = one_of(folder, CONFIG_FILES)
+    path = first_existing(folder, CONFIG_FILES)
     values = read_config(path)
     settings = {x.name: values[x.name] for x in fields(BertConfig) if x.name in values}
     config = make_config(BertConfig, settings, str(path))
-    return _load_tokenizer(one_of(folder, VOCABULARY_FILES), config.vocab_size), config
+    return _load_tokenizer(first_existing(folder, VOCABULARY_FILES), config.vocab_size), config
 
 
 def make_tokenizer(vocabulary: str, vocab_size: int, where: str) -> BertTokenizer:
@@ -72,7 +72,7 @@ def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
 
 
 def _check_tokenizer(tokenizer: BertTokenizer, vocab_size: int, where: str) -> BertTokenizer:
-    """Return the tokenizer; raises InputError unless it is a BERT's, of `vocab_size` at most."""
+    """Return the tokenizer; raises InputError if it is not a BERT's, or has too many pieces."""
     missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
     if missing:
         raise InputError(f"{where} lacks {', '.join(missing)}; it is no BERT vocabulary.")

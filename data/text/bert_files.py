@@ -91,7 +91,7 @@ def _fetch(name: str, option: str, commit: str | None, needed: Sequence[tuple[st
     return config.parent
 
 
-def one_of(folder: Path, names: tuple[str, ...]) -> Path:
+def first_existing(folder: Path, names: tuple[str, ...]) -> Path:
     """Return the first of `names` that is in `folder`; raises InputError when none is."""
     for name in names:
         if (folder / name).is_file():
@@ -140,7 +140,7 @@ def hidden_size(name_or_folder: str) -> int | None:
     folder = Path(name_or_folder)
     if not folder.is_dir():
         return None
-    size = read_config(one_of(folder, CONFIG_FILES)).get("hidden_size")
+    size = read_config(first_existing(folder, CONFIG_FILES)).get("hidden_size")
     return size if isinstance(size, int) else None
 
 
@@ -149,5 +149,5 @@ def weights_facts(name_or_folder: str) -> dict[str, Any] | None:
     folder = Path(name_or_folder)
     if not folder.is_dir():
         return None
-    path = one_of(folder, WEIGHT_FILES)
+    path = first_existing(folder, WEIGHT_FILES)
     return {"name": path.name, "sha256": whole_digest(path)}
