@@ -94,8 +94,8 @@ def test_they_are_added_and_nothing_else_is_made(datadir, bert, alignment, monke
     prepare(asked, SINGLE_PROCESS)
     assert traces(asked.folder) == before
     check_pieces(asked.folder, bert, by_word=alignment == "word")
-    found = manifest_of(asked.folder)
-    assert {**found, "made_at": ""} == {**manifest, "made_at": ""}
+    new_manifest = manifest_of(asked.folder)
+    assert {**new_manifest, "made_at": ""} == {**manifest, "made_at": ""}
     assert decide(asked).is_done
 
 

@@ -168,7 +168,7 @@ def test_the_files_are_sampled_once(datadir, tiny_bert, monkeypatch):
     monkeypatch.setattr(
         sources, "file_facts", lambda path, **_: sampled.append(path) or file_facts(path)
     )
-    write_dataset(datadir / "csd", random_dataset(seed=9))  # so that all is done, and not only told
+    write_dataset(datadir / "csd", random_dataset(seed=9))  # so that the plan is also carried out
     prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert sorted(sampled) == sorted([*(datadir / "csd").iterdir(), MOSEI.folds])
 
@@ -311,9 +311,9 @@ def test_compressed_files_prepare_to_the_same_bytes(tmp_path, alignment, options
         entries[f"{TRAIN_VIDEOS[1]}[0]"] = intervals[third:], features[third:]
         entries[f"{TRAIN_VIDEOS[1]}[1]"] = intervals[:third], features[:third]
     written = []
-    for name, how in {"plain": {}, "gzip": {"compression": "gzip", **options}}.items():
+    for name, csd_options in {"plain": {}, "gzip": {"compression": "gzip", **options}}.items():
         folder = tmp_path / name
-        write_dataset(folder / "csd", data, **how)
+        write_dataset(folder / "csd", data, **csd_options)
         prepare(request(folder, None, alignment=alignment, lengths=(7, 9)), SINGLE_PROCESS)
         written.append(snapshot(alignment_folder(folder, alignment)))
     assert written[0] == written[1]
@@ -352,8 +352,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize("batches_before", [0, 1, 2, 3])
 def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batches_before):
     monkeypatch.setattr(text, "_BATCH_SIZE", {"cpu": 2})
-    whole = request(datadir, tiny_bert)
-    prepare(whole, SINGLE_PROCESS)
+    asked = request(datadir, tiny_bert)
+    prepare(asked, SINGLE_PROCESS)
     expected = snapshot(datadir)
     for split in SPLITS:
         shutil.rmtree(datadir / split)
@@ -369,17 +369,17 @@ def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batche
     with monkeypatch.context() as patch:
         patch.setattr(text.TextEncoder, "encode", encode_then_die)
         with pytest.raises(Killed):
-            prepare(whole, SINGLE_PROCESS)
+            prepare(asked, SINGLE_PROCESS)
     assert not (datadir / "train").exists()
     monkeypatch.setattr(sources.CsdSource, "write", None)  # that part waits, complete
-    prepare(whole, SINGLE_PROCESS)
+    prepare(asked, SINGLE_PROCESS)
     assert snapshot(datadir) == expected
     assert not (datadir / ".preparing").exists()
 
 
 def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatch):
-    whole = request(datadir, tiny_bert)
-    prepare(whole, SINGLE_PROCESS)
+    asked = request(datadir, tiny_bert)
+    prepare(asked, SINGLE_PROCESS)
     expected = snapshot(datadir)
     for moves in range(1, len(expected), 3):
         for split in SPLITS:
@@ -397,11 +397,11 @@ def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(prepare_module.Path, "replace", replace_then_die)
             with pytest.raises(Killed):
-                prepare(whole, SINGLE_PROCESS)
+                prepare(asked, SINGLE_PROCESS)
         assert not (datadir / "dataset.json").exists()
         with pytest.raises(InputError, match="half moved into place"):
             Split(datadir / "train")
-        prepare(whole, SINGLE_PROCESS)
+        prepare(asked, SINGLE_PROCESS)
         assert snapshot(datadir) == expected
 
 
