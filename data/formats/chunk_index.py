@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from h5py import h5d
 
-_NODE_BYTES, _HEADER_BYTES = 4096, 24  # usually enough for a node; in front of its entries
+_NODE_BYTES, _HEADER_BYTES = 4096, 24  # usually a whole node; the part before its entries
 _CHUNKS = 1  # the type of nodes that index chunks
 
 

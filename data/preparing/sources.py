@@ -60,7 +60,7 @@ class CsdSource:
         }
 
     def estimate(self) -> tuple[dict[str, int], int]:
-        """Return the most segments that each split can have, and the bytes of a segment."""
+        """Return the maximum number of segments of each split, and the bytes of a segment."""
         split_of, segments = read_folds(self.folds), dict.fromkeys(SPLITS, 0)
         with ComputationalSequence(self.paths["labels"]) as labels:
             for video in labels.videos & split_of.keys():
