@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data.loading.batches import batches
 from data.loading.on_device import DeviceSplit
 from data.loading.options import LoaderOptions
-from data.loading.split import Split, told_of_huge
+from data.loading.split import Split, describe_huge_values
 from system.console import print_line
 from system.errors import InputError
 from system.progress import progress
@@ -131,7 +131,7 @@ def predict_split(
     wrong = np.argwhere(~np.isfinite(predictions))
     if len(wrong):
         row = wrong[0][0]
-        reason = told_of_huge(split.folder, [row]) or "its weights are of no use."
+        reason = describe_huge_values(split.folder, [row]) or "its weights are of no use."
         raise InputError(
             f"The model predicts {predictions[tuple(wrong[0])]} for segment {split.ids[row]} of "
             f"{split.folder} ({len(wrong)} such predictions): {reason}"

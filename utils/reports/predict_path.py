@@ -120,7 +120,7 @@ def _opened(
             scores = scores_trained_on(checkpoint)
             source = PickleSource(path, takes_text, scores, uses_labels=False)
             if in_pieces:
-                source = replace(source, way_out=f"{checkpoint.path} predicts from words alone")
+                source = replace(source, advice=f"{checkpoint.path} predicts from words alone")
             request = Request(folder, ALIGNMENT_NAMES[0], source, text=None)
             manifest = prepare(request, processes)
             if bert is not None:

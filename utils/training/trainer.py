@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.loading.batches import batches
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
-from data.loading.split import Split, told_of_huge
+from data.loading.split import Split, describe_huge_values
 from models.contract import Model
 from models.layers.dropout import segment_keys
 from system.console import hold_interrupts, interrupt, interrupted_by, print_line
@@ -277,7 +277,7 @@ class Trainer:
             if not math.isfinite(value):
                 split = self.splits["train"]
                 ids = ", ".join(split.ids[row] for row in rows[step])
-                advice = told_of_huge(split.folder, rows[step])
+                advice = describe_huge_values(split.folder, rows[step])
                 raise Diverged(
                     f"The loss is {value} at epoch {self.state.epoch}, step {step + 1}: "
                     f"training has diverged, on the segments {ids}. "
