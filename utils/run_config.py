@@ -1,6 +1,6 @@
-"""The one configuration of a run. Everything that decides what happens stands here, once.
+"""The configuration of a run: every setting that decides what a run does is defined here, once.
 
-The command line is made from it, `run.json` and checkpoints hold it. Nothing slow is imported.
+The command line is built from it; `run.json` and checkpoints store it. It imports nothing slow.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from system.files import read_json
 
 AS_PREPARED = "auto"  # for --finetune_bert: the BERT that encoded the text
 DEFAULT_MODEL, DEFAULT_TASK = "nhfnet", "sentiment"
-OF_A_TEXT_ENCODER = (  # settings that are of no use without one that is trained along
+TEXT_ENCODER_SETTINGS = (  # without effect unless a text encoder is fine-tuned
     *("bert_lr", "bert_weight_decay", "bert_warmup"),
     *("freeze_layers", "gradient_checkpointing"),
 )
-OF_A_MACHINE = ("device", "num_workers", "native", "compile")  # and of no experiment
+MACHINE_SETTINGS = ("device", "num_workers", "native", "compile")  # not part of an experiment
 SCHEDULES = ("none", "plateau", "cosine")
 LOSSES = ("mse", "l1")
-MOST_WORKERS = 256  # more would only take memory
-MOST_SEED = 2**32 - 1
-MOST_RESAMPLES = 100_000  # more would only take memory
+MAX_WORKERS = 256  # more would only take memory
+MAX_SEED = 2**32 - 1
+MAX_RESAMPLES = 100_000  # more would only take memory
 
 _count = whole_number(1)
 
 
 @dataclass(frozen=True)
 class RunConfig(CheckedConfig):
-    """Settings of a run, with the defaults of the command line; ValueError when one cannot be."""
+    """Settings of a run, with the command line's defaults; raises ValueError for an invalid one."""
 
     # data
     datadir: Path = setting(Path("CMU_MOSEI"), file_path, "the prepared dataset's folder")
@@ -76,22 +76,22 @@ class RunConfig(CheckedConfig):
     )
     lr: float = setting(1e-3, positive_number, "Adam's learning rate")
     batch_size: int = setting(
-        16, _count, "segments a step, over all processes; more are evaluated at once if short"
+        16, _count, "segments a step, over all processes; evaluation takes more if they are short"
     )
     epochs: int = setting(10, _count, "passes over the training split")
     scheduler: str = setting(
         SCHEDULES[0],
         OneOf(*SCHEDULES),
-        "what becomes of the learning rate: none, it stays; plateau, it falls when the "
-        "validation score stands still; cosine, it falls to 0 over the epochs",
+        "the learning-rate schedule: none, a constant rate; plateau, lower it when the validation "
+        "score no longer improves; cosine, lower it to 0 over the epochs",
     )
-    plateau_factor: float = setting(0.5, share_below_one, "what plateau multiplies the rate by")
+    plateau_factor: float = setting(0.5, share_below_one, "plateau multiplies the rate by this")
     plateau_patience: int = setting(
-        2, whole_number(0), "epochs without a better score that plateau lets pass"
+        2, whole_number(0), "epochs without a better score before plateau lowers the rate"
     )
     weight_decay: float = setting(0.0, number_from_zero, "Adam's weight decay")
     grad_clip: float | None = setting(
-        None, positive_number, "largest norm of gradients (default: any)"
+        None, positive_number, "clip the gradients' norm to this (default: no clipping)"
     )
     patience: int | None = setting(
         None, _count, "stop after N epochs without a better validation score (default: never)"
@@ -99,18 +99,18 @@ class RunConfig(CheckedConfig):
     accumulation_steps: int = setting(
         1,
         _count,
-        "work on each batch in N parts and add their gradients up: the same step, with as much "
-        "memory as a batch of an Nth takes; only BatchNorm and a dropout without keys see parts",
+        "split each batch into N parts and add up their gradients: the same step, in the memory "
+        "of a batch of 1/N the size; only BatchNorm and dropout without keys see the parts",
     )
     seed: int = setting(
-        20, whole_number(0, MOST_SEED), "decides the first weights, the batch order and dropout"
+        20, whole_number(0, MAX_SEED), "decides the first weights, the batch order and dropout"
     )
     # text encoder
     finetune_bert: str | None = setting(
         None,
         str,
-        "train the text encoder along, from this BERT, a name or a folder; alone: from the one "
-        "that the data were prepared with (default: text features stay as they were prepared)",
+        "fine-tune the text encoder with the model, starting from this BERT (a name or a folder); "
+        "without a value, from the one the data were prepared with (default: fixed text features)",
     )
     bert_lr: float = setting(2e-5, positive_number, "Adam's learning rate for the text encoder")
     bert_weight_decay: float = setting(
@@ -125,13 +125,12 @@ class RunConfig(CheckedConfig):
     freeze_layers: int | None = setting(
         None,
         whole_number(0),
-        "keep the text encoder's embeddings and first N layers as they are (default: all learn)",
+        "freeze the text encoder's embeddings and first N layers (default: train all)",
     )
     gradient_checkpointing: bool = setting(
         False,
         truth_value,
-        "compute the text encoder's layers again for the backward pass, which takes less memory "
-        "and more time",
+        "compute the text encoder's layers again in the backward pass: less memory, more time",
     )
     # running
     device: str = setting("auto", device_name, "auto (CUDA, else the CPU), cpu, cuda or cuda:N")
@@ -144,7 +143,7 @@ class RunConfig(CheckedConfig):
     )
     num_workers: int | None = setting(
         None,
-        whole_number(0, MOST_WORKERS),
+        whole_number(0, MAX_WORKERS),
         "processes that load batches ahead (default: 4 on CUDA, 0 on a CPU)",
     )
     # output
@@ -154,13 +153,13 @@ class RunConfig(CheckedConfig):
     resultdir: Path = setting(Path("result"), file_path, "where results are written")
     bootstrap: int | None = setting(
         None,
-        whole_number(100, MOST_RESAMPLES),
+        whole_number(100, MAX_RESAMPLES),
         "add 95 %% intervals of the scores, from N resamples of the videos (default: none)",
     )
     against: Path | None = setting(
         None,
         file_path,
-        "another evaluation's predictions.csv: how much its scores differ, and whether by chance",
+        "predictions.csv of another evaluation: how much its scores differ, and whether by chance",
     )
     save_every: int | None = setting(
         None, _count, "save for --resume every N steps, not only after each epoch"
@@ -171,38 +170,38 @@ class RunConfig(CheckedConfig):
 
     @property
     def data_folder(self) -> Path:
-        """Where the splits lie."""
+        """The folder of the splits."""
         return alignment_folder(self.datadir, self.alignment)
 
     @property
     def needed_checkpoint(self) -> Path:
-        """The checkpoint, for what cannot do without; raises InputError where none is given."""
+        """The checkpoint's path; raises InputError where none is given."""
         if self.checkpoint is None:
             raise InputError("No checkpoint is given; give the path of a .pth file: --checkpoint.")
         return self.checkpoint
 
     @property
     def model_name(self) -> str:
-        """The model's name, where no checkpoint decides it."""
+        """The model's name, used where there is no checkpoint."""
         return self.model or DEFAULT_MODEL
 
     @property
     def task_name(self) -> str:
-        """The task's name, where no checkpoint decides it."""
+        """The task's name, used where there is no checkpoint."""
         return self.task or DEFAULT_TASK
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """What decides the weights that come out, as plain values: no places, no display."""
+        """The settings that decide the trained weights, as plain values: no paths, no display."""
         values = plain_values(self)
-        return {name: values[name] for name in values if name not in _NO_PART_IN_THE_OUTCOME}
+        return {name: values[name] for name in values if name not in _NOT_IN_OUTCOME}
 
     def for_seed(self, seed: int) -> RunConfig:
         """Return the same run with another seed, in a folder of its own."""
         return replace(self, seed=seed, checkpointdir=self.checkpointdir / f"seed{seed}")
 
 
-_NO_PART_IN_THE_OUTCOME = (
+_NOT_IN_OUTCOME = (
     *("datadir", "checkpoint", "checkpointdir", "resultdir", "num_workers"),
     *("bootstrap", "against", "save_every", "log_interval", "verbose", "save"),
     "gradient_checkpointing",
@@ -210,9 +209,9 @@ _NO_PART_IN_THE_OUTCOME = (
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """Read the configuration of a `run.json`, or of a JSON file of settings alone.
+    """Read the configuration from a `run.json`, or from a JSON file with settings only.
 
-    Settings that it lacks have their defaults. Raises InputError when it is something else.
+    Settings missing from the file get their defaults. Raises InputError if it holds no settings.
     """
     if not path.is_file():
         raise InputError(f"--config: no file {path}; give the run.json of a run.")

@@ -93,7 +93,7 @@ def test_emotions_have_intervals_and_differences(main, emotions, tmp_path, capsy
             "mosi",
             "emotion: a dataset with the scores of mosi has no labels for it; use .* of mosei",
         ),
-        (np.ones((6, 1, 7)), "sims", "scored as sims"),
+        (np.ones((6, 1, 7)), "sims", "with the scores of sims"),
         (np.full((6, 1, 7), np.nan), "mosei", "is not labelled"),
     ],
 )

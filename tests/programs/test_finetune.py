@@ -82,7 +82,7 @@ def test_python_predicts_sentences_and_their_pieces(data, trained):
             predict(trained, visual, audio, changed)
 
     refused(np.where(pieces == 3, 9999, pieces.astype(int)), "text: word pieces from 0 to 9999")
-    refused(np.where(pieces == 3, 2.7, pieces), "text: word pieces that are no whole numbers")
+    refused(np.where(pieces == 3, 2.7, pieces), "text: word pieces must be whole numbers")
     masked = pieces.astype(int)
     masked[-1, 0, 1] = -50
     refused(masked, "text: the mask of word pieces from -50 to 1, expected from 0 to 1")
