@@ -1,6 +1,6 @@
-"""The one configuration of a run. Everything that decides what happens stands here, once.
+"""The configuration of a run: every setting that decides what a run does is defined here, once.
 
-The command line is made from it, `run.json` and checkpoints hold it. Nothing slow is imported.
+The command line is built from it; `run.json` and checkpoints store it. It imports nothing slow.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from system.files import read_json
 
 AS_PREPARED = "auto"  # for --finetune_bert: the BERT that encoded the text
 DEFAULT_MODEL, DEFAULT_TASK = "nhfnet", "sentiment"
-OF_A_TEXT_ENCODER = (  # settings that are of no use without one that is trained along
+TEXT_ENCODER_SETTINGS = (  # without effect unless a text encoder is fine-tuned
     *("bert_lr", "bert_weight_decay", "bert_warmup"),
     *("freeze_layers", "gradient_checkpointing"),
 )
-OF_A_MACHINE = ("device", "num_workers", "native", "compile")  # and of no experiment
+MACHINE_SETTINGS = ("device", "num_workers", "native", "compile")  # not part of an experiment
 SCHEDULES = ("none", "plateau", "cosine")
 LOSSES = ("mse", "l1")
-MOST_WORKERS = 256  # more would only take memory
-MOST_SEED = 2**32 - 1
-MOST_RESAMPLES = 100_000  # more would only take memory
+MAX_WORKERS = 256  # more would only take memory
+MAX_SEED = 2**32 - 1
+MAX_RESAMPLES = 100_000  # more would only take memory
 
 _count = whole_number(1)
 
 
 @dataclass(frozen=True)
 class RunConfig(CheckedConfig):
-    """Settings of a run, with the defaults of the command line; ValueError when one cannot be."""
+    """Settings of a run, with the command line's defaults; raises ValueError for an invalid one."""
 
     # data
     datadir: Path = setting(Path("CMU_MOSEI"), file_path, "the folder of the prepared dataset")
@@ -103,7 +103,7 @@ class RunConfig(CheckedConfig):
         "of one part; only BatchNorm and dropout without keys see parts instead of the batch",
     )
     seed: int = setting(
-        20, whole_number(0, MOST_SEED), "decides the initial weights, the batch order and dropout"
+        20, whole_number(0, MAX_SEED), "decides the initial weights, the batch order and dropout"
     )
     # text encoder
     finetune_bert: str | None = setting(
@@ -142,7 +142,7 @@ class RunConfig(CheckedConfig):
     )
     num_workers: int | None = setting(
         None,
-        whole_number(0, MOST_WORKERS),
+        whole_number(0, MAX_WORKERS),
         "processes that load batches in advance (default: 4 on CUDA, 0 on a CPU)",
     )
     # output
@@ -152,7 +152,7 @@ class RunConfig(CheckedConfig):
     resultdir: Path = setting(Path("result"), file_path, "the folder for results")
     bootstrap: int | None = setting(
         None,
-        whole_number(100, MOST_RESAMPLES),
+        whole_number(100, MAX_RESAMPLES),
         "add 95 %% intervals of the scores, from N resamples of the videos (default: none)",
     )
     against: Path | None = setting(
@@ -169,38 +169,38 @@ class RunConfig(CheckedConfig):
 
     @property
     def data_folder(self) -> Path:
-        """Where the splits lie."""
+        """The folder of the splits."""
         return alignment_folder(self.datadir, self.alignment)
 
     @property
     def needed_checkpoint(self) -> Path:
-        """The checkpoint, for what cannot do without; raises InputError where none is given."""
+        """The checkpoint's path; raises InputError where none is given."""
         if self.checkpoint is None:
             raise InputError("No checkpoint is given; give the path of a .pth file: --checkpoint.")
         return self.checkpoint
 
     @property
     def model_name(self) -> str:
-        """The model's name, where no checkpoint decides it."""
+        """The model's name, used where there is no checkpoint."""
         return self.model or DEFAULT_MODEL
 
     @property
     def task_name(self) -> str:
-        """The task's name, where no checkpoint decides it."""
+        """The task's name, used where there is no checkpoint."""
         return self.task or DEFAULT_TASK
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """What decides the weights that come out, as plain values: no places, no display."""
+        """The settings that decide the trained weights, as plain values: no paths, no display."""
         values = plain_values(self)
-        return {name: values[name] for name in values if name not in _NO_PART_IN_THE_OUTCOME}
+        return {name: values[name] for name in values if name not in _NOT_IN_OUTCOME}
 
     def for_seed(self, seed: int) -> RunConfig:
         """Return the same run with another seed, in a folder of its own."""
         return replace(self, seed=seed, checkpointdir=self.checkpointdir / f"seed{seed}")
 
 
-_NO_PART_IN_THE_OUTCOME = (
+_NOT_IN_OUTCOME = (
     *("datadir", "checkpoint", "checkpointdir", "resultdir", "num_workers"),
     *("bootstrap", "against", "save_every", "log_interval", "verbose", "save"),
     "gradient_checkpointing",
@@ -208,9 +208,9 @@ _NO_PART_IN_THE_OUTCOME = (
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """Read the configuration of a `run.json`, or of a JSON file of settings alone.
+    """Read the configuration from a `run.json`, or from a JSON file with settings only.
 
-    Settings that it lacks have their defaults. Raises InputError when it is something else.
+    Settings missing from the file get their defaults. Raises InputError if it holds no settings.
     """
     if not path.is_file():
         raise InputError(f"--config: no file {path}; give the run.json of a run.")

@@ -52,15 +52,15 @@ def predictions(tmp_path):
 def written(tmp_path):
     """Return the arrays of each segment by its id, and check the pictures."""
     (folder,) = tmp_path.glob("result/*/test/attention")
-    found = {}
+    segments = {}
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as arrays:
-            found[str(arrays["id"])] = dict(arrays)
+            segments[str(arrays["id"])] = dict(arrays)
         with Image.open(path.with_suffix(".png")) as picture:
             picture.load()
             assert picture.width > 400 and picture.height > 400
-    assert len(list(folder.iterdir())) == 2 * len(found)
-    return found
+    assert len(list(folder.iterdir())) == 2 * len(segments)
+    return segments
 
 
 def test_the_worst_segments_have_their_maps(main, checkpoint, data, tmp_path, capsys):

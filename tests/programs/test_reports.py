@@ -127,14 +127,14 @@ PAGES = {
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_run_leaves_a_report_of_its_own(folder, name):
-    place, titles, pictures = PAGES[name]
-    (path,) = folder.glob(place)
+    pattern, titles, pictures = PAGES[name]
+    (path,) = folder.glob(pattern)
     tree = check_page(path)
     assert texts(tree, "h2") == titles
     assert len(list(tree.iter("img"))) == pictures
     cells = texts(tree, "td") + texts(tree, "th")
-    for told in ("torch", "revision", "batch_size", HOSTILE, "width", f"3 because the {HOSTILE}"):
-        assert told in cells
+    for text in ("torch", "revision", "batch_size", HOSTILE, "width", f"3 because the {HOSTILE}"):
+        assert text in cells
     assert any(rf"{ODD} \udcff" in cell for cell in cells)
 
 

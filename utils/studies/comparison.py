@@ -20,7 +20,7 @@ from system.errors import InputError, differing
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
-from utils.running.text_encoder import given_bert
+from utils.running.text_encoder import bert_in_folder
 from utils.studies import database
 from utils.studies.plan import place_of, plan_runs, recorded, runs_of_studies
 from utils.studies.queue import RUN, Queue, run_of, why_failed
@@ -204,7 +204,7 @@ def work_on_runs(queue: Queue, folder: Path, given: Mapping[str, Any]) -> None:
 
 def _digests(config: RunConfig) -> dict[str, str]:
     digests = {name: Split(config.data_folder / name).digest for name in SPLITS}
-    bert = given_bert(config)
+    bert = bert_in_folder(config)
     return digests if bert is None else {**digests, _BERT: bert}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from system.errors import InputError
-from utils.run_config import OF_A_MACHINE, RunConfig
+from utils.run_config import MACHINE_SETTINGS, RunConfig
 from utils.training.run_folder import RUN_FILE
 
 
@@ -55,7 +55,7 @@ def recorded(given: Mapping[str, Any]) -> dict[str, Any]:
 
     How it runs them plays no part in what a study is of.
     """
-    return {name: value for name, value in given.items() if name not in OF_A_MACHINE}
+    return {name: value for name, value in given.items() if name not in MACHINE_SETTINGS}
 
 
 def place_of(config: RunConfig) -> str:

@@ -24,7 +24,7 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options, open_training
-from utils.running.text_encoder import given_bert
+from utils.running.text_encoder import bert_in_folder
 from utils.studies.plan import recorded
 from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
@@ -86,7 +86,7 @@ class Search:
         """What all who work on the search have to agree on."""
         spaces = {f"space of {name}": text for name, text in plain_space(self.space).items()}
         digests = {f"{name} data": split.digest for name, split in self.splits.items()}
-        bert = given_bert(self.config)
+        bert = bert_in_folder(self.config)
         berts = {"BERT": bert} if bert is not None else {}
         return {**self.config.outcome, **spaces, **digests, **berts}
 

@@ -23,7 +23,7 @@ from models.registry import config_class
 from system.config import check_setting, make_config
 from system.errors import InputError, first_line, shown
 from system.files import read_json
-from utils.run_config import OF_A_TEXT_ENCODER, RunConfig
+from utils.run_config import TEXT_ENCODER_SETTINGS, RunConfig
 
 Space: TypeAlias = Mapping[str, BaseDistribution]  # by a setting's name
 
@@ -66,7 +66,7 @@ def _refuse_what_never_fits(space: Space, config: RunConfig, where: str) -> None
         settings = with_values(config, suggest(study.ask(), space)).set
         try:
             model = make_config(config_class(config.model_name), settings, where)
-            unused = OF_A_TEXT_ENCODER if "text" in getattr(model, "left_out", []) else []
+            unused = TEXT_ENCODER_SETTINGS if "text" in getattr(model, "left_out", []) else []
             for name in filter(space.__contains__, unused):
                 raise InputError(
                     f"{where}: {name} is for a text encoder, but the model leaves text out; leave "
@@ -84,7 +84,7 @@ def _distribution(name: str, values: Any, config: RunConfig, where: str) -> Base
     known = [*_OF_A_RUN, *cls.__dataclass_fields__]
     if name not in known:
         raise InputError(f"{where}: this is not searched, only: {', '.join(known)}.")
-    if name in OF_A_TEXT_ENCODER and config.finetune_bert is None:
+    if name in TEXT_ENCODER_SETTINGS and config.finetune_bert is None:
         raise InputError(
             f"{where} is for a text encoder that is trained along; leave it out, or add "
             "--finetune_bert."

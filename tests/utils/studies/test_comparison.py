@@ -122,19 +122,19 @@ def test_an_interrupted_comparison_goes_on_at_the_run_it_was_in(
     compare(*options, seeds=[1], folder="whole")
     taken, take = [], TrainingStep.__call__
 
-    look = Trainer._look_at_loss
+    after_step = Trainer._after_step
 
     def count(self, *arguments):
         taken.append(1)
         return take(self, *arguments)
 
     def stop(self, *arguments):
-        look(self, *arguments)
+        after_step(self, *arguments)
         if len(taken) == 10 + step:  # in the second run
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingStep, "__call__", count)
-    monkeypatch.setattr(Trainer, "_look_at_loss", stop)
+    monkeypatch.setattr(Trainer, "_after_step", stop)
     with pytest.raises(KeyboardInterrupt):
         compare(*options, seeds=[1])
     assert list(table_of(tmp_path / "study")) == ["lf_dnn"]

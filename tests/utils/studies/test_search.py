@@ -529,7 +529,7 @@ def test_files_that_would_share_a_folder_are_refused(tune, main, capsys, unteste
     tune(1)
     with pytest.raises(SystemExit):
         main("--compare", "found/run.json", "found/run.json")
-    assert "two of them would be called found; rename" in capsys.readouterr().err
+    assert "two runs have the name found; rename" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_a_search_touches_nothing(tune, tmp_path, capsys):
