@@ -64,7 +64,7 @@ def test_interrupts_are_no_kills(queue_of):
         with pytest.raises(KeyboardInterrupt):
             work(queue, interrupt)
     kill(queue)
-    queue.wait_again()
+    queue.requeue_lost()
     assert queue.open_runs == ["1"]
     assert states_of(queue) == {TrialState.FAIL: 5, TrialState.WAITING: 1}
 
@@ -123,10 +123,10 @@ def test_a_trial_that_was_taken_without_a_sign_of_life_waits_again(queue_of, mon
     queue = queue_of("1", sampler=Interrupted(1))
     with pytest.raises(KeyboardInterrupt):
         work(queue, lambda _: 0.0)
-    queue.wait_again()
+    queue.requeue_lost()
     assert states_of(queue) == {TrialState.RUNNING: 1}  # somebody may just have taken it
     monkeypatch.setattr(database, "LEASE", 0)
-    queue.wait_again()
+    queue.requeue_lost()
     assert states_of(queue) == {TrialState.FAIL: 1, TrialState.WAITING: 1}
 
 
@@ -178,7 +178,7 @@ def test_what_a_failed_run_had_is_freed_before_the_next_one(queue_of):
 def test_the_time_of_a_dead_process_is_not_known(queue_of):
     queue = queue_of("1", "2")
     kill(queue)
-    queue.wait_again()
+    queue.requeue_lost()
 
     def fail(_):
         raise RunFailed("too wide")

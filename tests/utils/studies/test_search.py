@@ -162,7 +162,7 @@ def test_more_trials_join_until_the_test_split_was_opened(tune, tmp_path, monkey
     assert len(trials_of(tmp_path / "found")) == 2
     tune(2)
     before = contents(tmp_path / "found" / "tuned" / "lf_dnn")
-    with pytest.raises(InputError, match=r"opened for the best of 2 trials, so that no more"):
+    with pytest.raises(InputError, match=r"opened for the best of 2 trials, so no more"):
         tune(3)
     tune(1, "--seeds", 20, 21)  # another seed of what was chosen
     assert contents(tmp_path / "found" / "tuned" / "lf_dnn").items() > before.items()
@@ -416,7 +416,7 @@ def test_no_trial_joins_once_one_is_chosen(tune, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("utils.studies.tune.run_study", _interrupt)
         tune(1)
-    with pytest.raises(InputError, match="so that no more are made"):
+    with pytest.raises(InputError, match="so no more can be added"):
         tune(2)
 
 

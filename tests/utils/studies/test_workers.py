@@ -226,7 +226,7 @@ def test_a_run_whose_processes_are_killed_waits_three_times_more(queue_of, monke
         storage.record_heartbeat(queue.study.ask()._trial_id)  # the last of its process
         time.sleep(2.1)
         assert queue.open_runs == ["a"]
-        queue.wait_again()
+        queue.requeue_lost()
     queue.work(_nothing, _nothing, _nothing)
     assert [trial.state for trial in queue.trials] == [TrialState.FAIL] * 4
     assert {run_of(trial) for trial in queue.trials} == {"a"}
@@ -278,7 +278,7 @@ def test_a_worker_with_other_data_takes_nothing(main, small, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     other = shutil.copytree(small, tmp_path / "other")
     with_other_labels(other)
-    with pytest.raises(InputError, match=r"other/train is not what compared is a comparison on"):
+    with pytest.raises(InputError, match="other/train differs from that of the comparison"):
         main("--worker", "compared", "--datadir", other)
     storage = Storage(tmp_path / "compared", None)
     assert states_of(storage, storage.names[0]) == {TrialState.WAITING: 1}
