@@ -180,7 +180,7 @@ def test_what_has_not_ended_is_left_out_and_named(study, capsys):
 
 def test_runs_with_other_scores_are_refused(study):
     write_run(study / "c/seed1", 0.1, scale="sims")
-    with pytest.raises(InputError, match=r"c/seed1 and .*a/seed1 have other scores.*sims"):
+    with pytest.raises(InputError, match=r"c/seed1 and .*a/seed1 have different scores.*sims"):
         make_table(find_runs([study]))
 
 
@@ -190,18 +190,18 @@ def test_runs_with_other_scores_are_refused(study):
         (None, "No run in"),
         ("[]", r"No run in .* \(no run.json that can be read\)"),
         ('\ufeff{"config": {"lr": "fast"}}', "lr is 'fast'"),  # as some editors save it
-        ("{}", "run.json is no record of a run"),
+        ("{}", "run.json is not a valid record"),
         ('{"config": {"lr": "fast"}}', "lr is 'fast'"),
-        ('{"config": {}, "dataset": {"scores": "mosei"}}', "run.json is no record of a run"),
+        ('{"config": {}, "dataset": {"scores": "mosei"}}', "run.json is not a valid record"),
         (
             '{"config": {"task": "sentiment"}, "dataset": {"scores": "mosei", '
             '"digests": {"test": "1"}}, "result": {"colour": 1}}',
-            "run.json is no record of a run",
+            "run.json is not a valid record",
         ),
         (
             '{"config": {"task": "sentiment"}, "dataset": {"scores": "mosei", '
             '"digests": {"test": "1"}}, "bert": 5}',
-            "run.json is no record of a run",
+            "run.json is not a valid record",
         ),
     ],
 )
