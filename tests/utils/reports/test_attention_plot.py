@@ -62,7 +62,7 @@ def test_awkward_words_titles_and_sizes_are_drawn(tmp_path, maps, panels, monkey
 
 
 def test_positions_without_names_are_numbered_now_and_then():
-    texts = attention_plot._texts("audio", 25, {})
+    texts = attention_plot._position_labels("audio", 25, {})
     assert {n: text for n, text in enumerate(texts, 1) if text} == {1: "1", 10: "10", 20: "20"}
-    assert attention_plot._texts("token", 4, {}) == ["z1", "z2", "z3", "z4"]
-    assert [t for t in attention_plot._texts("token", 12, {}) if t] == ["z1", "z10"]
+    assert attention_plot._position_labels("token", 4, {}) == ["z1", "z2", "z3", "z4"]
+    assert [t for t in attention_plot._position_labels("token", 12, {}) if t] == ["z1", "z10"]

@@ -187,13 +187,13 @@ def test_the_same_predictions_do_not_differ(split, other):
     [
         (lambda rows: [row[:2] for row in rows], "columns 'id, label', expected id, label, pred"),
         (lambda rows: [[";".join(row)] for row in rows], "columns 'id;label;prediction'"),
-        (lambda rows: rows[:-1], "is not in it and .*10 and 11 segments"),
-        (lambda rows: [*rows, ["more", "0", "0"]], "more is not in it"),
+        (lambda rows: rows[:-1], "has 10 segments, .* has 11, and only one of them has"),
+        (lambda rows: [*rows, ["more", "0", "0"]], "only one of them has more; give"),
         (lambda rows: [*rows[:-1], [rows[-1][0], "9", "0"]], "label 9 .*expected the label"),
         (lambda rows: [*rows[:-1], [*rows[-1][:2], "nan"]], "prediction nan"),
         (lambda rows: [*rows[:-1], [*rows[-1][:2], ""]], "prediction nan"),
         (lambda rows: [*rows[:-1], rows[-1][:2]], "prediction nan"),
-        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "no table of predictions: .*'x'"),
+        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "not a table of predictions: .*'x'"),
     ],
 )
 def test_predictions_of_something_else_are_refused(split, other, change, message):
@@ -211,5 +211,5 @@ def test_a_file_of_predictions_that_is_none_is_told(split, tmp_path):
     with pytest.raises(InputError, match="no file"):
         read_predictions(tmp_path / "none.csv", split, SENTIMENT)
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="no table of predictions"):
+    with pytest.raises(InputError, match="not a table of predictions"):
         read_predictions(tmp_path / "bytes.csv", split, SENTIMENT)

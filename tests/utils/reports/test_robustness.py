@@ -147,7 +147,7 @@ def test_checkpoints_of_different_tasks_are_refused(small, tmp_path, few_levels,
     if len(TASKS) < 2:
         pytest.skip("there is one task")
     paths = [write(tmp_path / f"{task}.pth", "lf_dnn", task) for task in TASKS]
-    with pytest.raises(InputError, match=r"emotion.*side by side"):
+    with pytest.raises(InputError, match=r"emotion.*give checkpoints of one task"):
         measure(paths[0], small, tmp_path, *paths[1:])
 
 
