@@ -90,12 +90,12 @@ def folder(data, tmp_path_factory):
 
 
 PAGES = {
-    f"{task} {name}": (f"{task}/{place}/report.html", titles, pictures)
+    f"{task} {name}": (f"{task}/{folder}/report.html", titles, pictures)
     for task, of_each, matrices in (
         ("sentiment", 2, ["Confusion matrices of each model's first run"]),
         ("emotion", 12, []),
     )
-    for name, place, titles, pictures in (
+    for name, folder, titles, pictures in (
         ("training", "result/odd*", ["Training", *EVALUATED, *ABOUT], of_each + 1),
         ("evaluation", "result/odd*/test", [*EVALUATED, *ABOUT], of_each),
         (
@@ -127,20 +127,20 @@ PAGES = {
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_run_leaves_a_report_of_its_own(folder, name):
-    place, titles, pictures = PAGES[name]
-    (path,) = folder.glob(place)
+    pattern, titles, pictures = PAGES[name]
+    (path,) = folder.glob(pattern)
     tree = check_page(path)
     assert texts(tree, "h2") == titles
     assert len(list(tree.iter("img"))) == pictures
     cells = texts(tree, "td") + texts(tree, "th")
-    for told in ("torch", "revision", "batch_size", HOSTILE, "width", f"3 because the {HOSTILE}"):
-        assert told in cells
+    for text in ("torch", "revision", "batch_size", HOSTILE, "width", f"3 because the {HOSTILE}"):
+        assert text in cells
     assert any(rf"{ODD} \udcff" in cell for cell in cells)
 
 
 @needs_browser
 def test_a_browser_shows_them_whatever_the_screen(folder):
-    pictures = {path: n for place, _, n in PAGES.values() for path in folder.glob(place)}
+    pictures = {path: n for pattern, _, n in PAGES.values() for path in folder.glob(pattern)}
     assert len(pictures) == len(PAGES)
     check_looks(pictures)
 

@@ -77,9 +77,7 @@ class AttentionReport:
             with torch.no_grad(), autocast(precision, options.device):
                 inputs = self._inputs(row, options.device)
                 prediction, maps = self._model.with_attention(*inputs)
-            maps = {
-                name: map_._replace(weights=map_.weights[:, 0].cpu()) for name, map_ in maps.items()
-            }
+            maps = {name: m._replace(weights=m.weights[:, 0].cpu()) for name, m in maps.items()}
             padding = dict(zip(INPUTS, map(_padding, inputs), strict=True))
             segment_names = self._names_of(row, names)
             path = folder / _file_name(row, evaluation.ids[row])

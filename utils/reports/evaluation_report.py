@@ -44,12 +44,9 @@ def evaluation_sections(
     ]
     classes = class_groups(evaluation.labels, task)
     lengths = length_groups(segments.seconds)
-    by_class: str | Table = "The task has no classes."
-    if classes:
-        by_class = _group_table("true class", classes, differences)
-    by_length: str | Table = "The times of these segments are not known."
-    if lengths:
-        by_length = _group_table("length", lengths, differences)
+    no_classes, no_times = "The task has no classes.", "The times of these segments are not known."
+    by_class = _group_table("true class", classes, differences) if classes else no_classes
+    by_length = _group_table("length", lengths, differences) if lengths else no_times
     return [
         Section(f"Scores of {split.folder.name}", _scores(evaluation, task, certainty)),
         Section("Predicted against true", list(pictures)),

@@ -147,10 +147,9 @@ def _open_splits(
 
 def _check_widths(manifest: dict[str, Any], folder: Path, bert: str, model: Model) -> None:
     """Raise InputError, before encoding, when data or `bert` do not have the model's widths."""
-    files = {kind: BATCH_FILES[kind] for kind in ("visual", "audio")}
     for split in splits_of(manifest):
-        arrays = {kind: NpyReader(folder / split / name) for kind, name in files.items()}
-        widths = {kind: array.shape[2] for kind, array in arrays.items()}
+        paths = {kind: folder / split / BATCH_FILES[kind] for kind in ("visual", "audio")}
+        widths = {kind: NpyReader(path).shape[2] for kind, path in paths.items()}
         compare_widths(model, widths, str(folder / split))
     width = hidden_size(str(find_bert(bert)[0]))
     if width is not None:

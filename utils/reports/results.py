@@ -56,8 +56,8 @@ def write_evaluation(
     # matplotlib is slow to import
     from utils.reports.plots import plot_confusion_matrix, plot_predictions
 
-    counts = {"n": len(evaluation.labels)}
-    write_json(folder / "metrics.json", {**evaluation.scores, **counts, **details})
+    metrics = {**evaluation.scores, "n": len(evaluation.labels), **details}
+    write_json(folder / "metrics.json", metrics)
     header = ["id", *task.column_names("label", "prediction")]
     rows = values_by_segment([evaluation.labels, evaluation.predictions])
     lines = ([id_, *values] for id_, values in zip(evaluation.ids, rows, strict=True))

@@ -36,9 +36,7 @@ def ablation_name(change: dict[str, Any]) -> str:
 def ablations(config: RunConfig) -> dict[str, RunConfig]:
     """Return the whole model's run and one for each change of it, by name.
 
-    Changes that `config` already has are left out.
-
-    Raises InputError when `config` names another model.
+    Changes that `config` already has are left out. Raises InputError when it has another model.
     """
     if config.model not in (None, DEFAULT_MODEL):
         raise InputError(f"--ablate takes {DEFAULT_MODEL} apart, not {config.model}.")

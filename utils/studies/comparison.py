@@ -136,11 +136,9 @@ def _attributes(config: RunConfig) -> dict[str, Any]:
 
 
 def _clear(queue: Queue, configs: Mapping[str, RunConfig]) -> set[str]:
-    """Remove waiting runs whose settings or data differ from `configs`; return the open runs.
+    """Remove waiting runs that are outdated by `configs`; return the names of the open runs.
 
-    Waiting runs that are not in `configs` are removed too when no process is at work: the one that
-    enqueued them has given up. Raises InputError when a process trains a run of `configs` with
-    other settings or data.
+    Raises InputError when a process trains a run of `configs` with other settings or data.
     """
     trials = [one for one in queue.trials if one.state in (TrialState.WAITING, TrialState.RUNNING)]
     is_at_work = any(trial.state == TrialState.RUNNING for trial in trials)
@@ -158,7 +156,7 @@ def _clear(queue: Queue, configs: Mapping[str, RunConfig]) -> set[str]:
                     f"end it, or wait {database.LEASE} seconds if it was killed."
                 )
         elif config is None:
-            is_open = is_at_work
+            is_open = is_at_work  # else the command that enqueued it has given up
         else:
             is_open = _attributes(config).items() <= trial.user_attrs.items()
         if is_open:

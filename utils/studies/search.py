@@ -35,7 +35,7 @@ from utils.training.run import train_and_validate
 
 NAME = "search"
 _SPLITS = ("train", "val")  # never the test split
-_FIRST_UNPRUNED = 5  # trials before any is pruned
+_FIRST_UNPRUNED = 5  # trials before any is pruned; none is pruned after its first epoch
 CHOSEN = "tuned"  # folder of the final runs, for which the test split is opened
 
 

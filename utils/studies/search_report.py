@@ -78,10 +78,9 @@ def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
     seconds = sum(seconds_of(trial) or 0 for trial in queue.trials)
     counts = [f"{states.count(name)} {name}" for name in STATES.values() if name in states]
     text = (
-        f"{len(states)} trials in {seconds / 60:.0f} minutes of work: "
-        + ", ".join(counts)
-        + f". Each is judged by its best validation {task.chosen_by.name}; a pruned one has that "
-        "of its last epoch. No trial has seen the test split."
+        f"{len(states)} trials in {seconds / 60:.0f} minutes of work: {', '.join(counts)}. Each is "
+        f"judged by its best validation {task.chosen_by.name}; a pruned one has that of its last "
+        "epoch. No trial has seen the test split."
     )
     return [
         Section("The search", [text, _draw_search(search, queue)]),
@@ -141,12 +140,10 @@ def _trial_table(search: Search, queue: Queue) -> Table:
     for trial in sorted(queue.trials, key=sort_key):
         score = "-" if trial.value is None else measure.text(trial.value)
         seconds = seconds_of(trial)
-        row = [
-            *(run_of(trial), STATES[trial.state], Cell(score, trial == best), trial.last_step),
-            "-" if seconds is None else f"{seconds:.0f}",
-            *(value_text(trial.params.get(name)) for name in search.space),
-            why_failed(trial) if trial.state == TrialState.FAIL else "",
-        ]
-        rows.append(row)
+        values = [value_text(trial.params.get(name)) for name in search.space]
+        time = "-" if seconds is None else f"{seconds:.0f}"
+        reason = why_failed(trial) if trial.state == TrialState.FAIL else ""
+        facts = (run_of(trial), STATES[trial.state], Cell(score, trial == best), trial.last_step)
+        rows.append([*facts, time, *values, reason])
     header = ["trial", "state", f"val {measure.name}", "epochs", "seconds", *search.space, "why"]
     return Table(header, rows)

@@ -100,8 +100,7 @@ def make_table(runs: Sequence[Run]) -> Table:
 
     Raises InputError when none has ended, or when they cannot be compared.
     """
-    ended = [run for run in runs if run.result is not None]
-    ended.sort(key=lambda run: run.started)
+    ended = sorted((run for run in runs if run.result), key=lambda run: run.started)
     for run in runs:
         if run.result is None:
             print_line(f"Not in the table, as it has not ended: {run.folder}")
@@ -179,8 +178,8 @@ def _json(table: Table) -> dict[str, Any]:
 def _csv_rows(table: Table) -> list[list[Any]]:
     measures = table.task.measures
     columns = [(measure.key, name) for measure in measures for name in ("mean", "std")]
-    score_names = [f"{key}_{name}" for key, name in columns]
-    header = ["model", "runs", *score_names, *table.rows[0].costs, "best_in"]
+    names = [f"{key}_{name}" for key, name in columns]
+    header = ["model", "runs", *names, *table.rows[0].costs, "best_in"]
     rows = [
         [
             *(row.name, len(row.runs)),

@@ -145,9 +145,9 @@ def test_a_single_video_shows_nothing(tmp_path):
 
 def test_differences_are_paired(split, other, capsys):
     config, evaluation = RunConfig(against=other), evaluation_of(split, 0.1)
-    found = Bootstrap(config, split, SENTIMENT).measure(evaluation)["against"]
+    against = Bootstrap(config, split, SENTIMENT).measure(evaluation)["against"]
     theirs = evaluation_of(split, 0.3).scores
-    mae = found["scores"]["mae"]
+    mae = against["scores"]["mae"]
     assert mae["other"] == pytest.approx(theirs["mae"])
     assert mae["difference"] == pytest.approx(evaluation.scores["mae"] - theirs["mae"])
     assert mae["interval"][1] < 0  # the other's error is three times as large in every resample
@@ -177,9 +177,9 @@ def test_a_row_too_many_is_refused(split, other):
 def test_the_same_predictions_do_not_differ(split, other):
     other.write_bytes(b"\xef\xbb\xbf" + other.read_bytes())  # as Excel saves a table
     config = RunConfig(against=other, bootstrap=100)
-    found = Bootstrap(config, split, SENTIMENT).measure(evaluation_of(split, 0.3))["against"]
-    for of in found["scores"].values():
-        assert (of["difference"], of["interval"], of["p"]) == (0, [0, 0], 1)
+    against = Bootstrap(config, split, SENTIMENT).measure(evaluation_of(split, 0.3))["against"]
+    for score in against["scores"].values():
+        assert (score["difference"], score["interval"], score["p"]) == (0, [0, 0], 1)
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,14 @@ def evaluation(split):
 
 
 def test_predictions_labels_and_ids_are_in_file_order(split):
-    found = evaluate(First().train(), split, SENTIMENT, on_cpu(batch_size=4))
+    evaluation = evaluate(First().train(), split, SENTIMENT, on_cpu(batch_size=4))
     visual = np.load(split.folder / FILES["visual"])
     labels = np.load(split.folder / "label50.npy")
-    np.testing.assert_array_equal(found.predictions, visual[:, -1, -1:])
-    np.testing.assert_array_equal(found.labels, labels[:, 0, :1])
-    assert found.ids == IDS
-    assert found.not_finite == 0
-    assert found.scores == score(labels[:, 0, 0], visual[:, -1, -1])
+    np.testing.assert_array_equal(evaluation.predictions, visual[:, -1, -1:])
+    np.testing.assert_array_equal(evaluation.labels, labels[:, 0, :1])
+    assert evaluation.ids == IDS
+    assert evaluation.not_finite == 0
+    assert evaluation.scores == score(labels[:, 0, 0], visual[:, -1, -1])
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def model():
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 2**31 - 1])
 def test_scores_do_not_depend_on_the_batch_size(split, model, batch_size):
     whole = evaluate(model, split, SENTIMENT, on_cpu(batch_size=SEGMENTS))
-    found = evaluate(model.train(), split, SENTIMENT, on_cpu(batch_size=batch_size))
-    np.testing.assert_allclose(found.predictions, whole.predictions, atol=1e-5)
-    assert found.scores == pytest.approx(whole.scores, abs=1e-5)
+    evaluation = evaluate(model.train(), split, SENTIMENT, on_cpu(batch_size=batch_size))
+    np.testing.assert_allclose(evaluation.predictions, whole.predictions, atol=1e-5)
+    assert evaluation.scores == pytest.approx(whole.scores, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_what_loading_processes_hand_over_stays_small():
 @pytest.fixture
 def sizes(monkeypatch):
     """Note how many segments are evaluated at once."""
-    found, forward = [], Predictor.forward
+    sizes, forward = [], Predictor.forward
 
-    def noted(self, *inputs):
-        found.append(len(inputs[0]))
+    def note(self, *inputs):
+        sizes.append(len(inputs[0]))
         return forward(self, *inputs)
 
-    monkeypatch.setattr(Predictor, "forward", noted)
-    return found
+    monkeypatch.setattr(Predictor, "forward", note)
+    return sizes
 
 
 def test_splits_on_a_device_are_loaded_by_no_process(main, small, monkeypatch, sizes, capsys):
@@ -169,8 +169,8 @@ def test_the_shares_of_all_processes_are_put_together(n, batch_size, count):
 
     order = torch.arange(2.0 * n).view(n, 2)
     ranks = [replace(on_cpu(batch_size), processes=Together(count, k, k)) for k in range(count)]
-    parts = [[its.share(batch) for batch in its.rows(order)] for its in ranks]
-    shares = [torch.cat(its).numpy() for its in parts]
+    parts = [[each.share(batch) for batch in each.rows(order)] for each in ranks]
+    shares = [torch.cat(part).numpy() for part in parts]
     for options, mine in zip(ranks, parts, strict=True):
         np.testing.assert_array_equal(gather_rows(torch.cat(mine), n, options), order)
 
@@ -187,10 +187,10 @@ def test_infinite_and_nan_values_are_read_as_0_and_counted(split, capsys):
     visual[2, -1, -1] = np.nan
     visual[5, -1, -1] = visual[6, 0, 0] = -np.inf
     np.save(split.folder / FILES["visual"], visual)
-    found = evaluate(First(), Split(split.folder), SENTIMENT, on_cpu())
-    assert found.predictions[[2, 5]].tolist() == [[0], [0]]
-    assert found.not_finite == 3
-    report_not_finite({"train": 12345, "val": 0, "test": found.not_finite})
+    evaluation = evaluate(First(), Split(split.folder), SENTIMENT, on_cpu())
+    assert evaluation.predictions[[2, 5]].tolist() == [[0], [0]]
+    assert evaluation.not_finite == 3
+    report_not_finite({"train": 12345, "val": 0, "test": evaluation.not_finite})
     assert "read as 0: 12,345 in train, 3 in test\n" in capsys.readouterr().out
 
 
@@ -228,11 +228,11 @@ def test_predictions_are_written_in_file_order_with_their_ids(tmp_path, evaluati
 
 
 def test_metrics_are_written_with_what_was_evaluated(tmp_path, evaluation):
-    about = {"dataset": "CMU-MOSEI", "alignment": None, "split": "test", "checkpoint": "a.pth"}
-    write_evaluation(tmp_path / "new" / "result", evaluation, SENTIMENT, about)
+    details = {"dataset": "CMU-MOSEI", "alignment": None, "split": "test", "checkpoint": "a.pth"}
+    write_evaluation(tmp_path / "new" / "result", evaluation, SENTIMENT, details)
     metrics = json.loads((tmp_path / "new" / "result" / "metrics.json").read_text("utf-8"))
-    assert list(metrics) == [*KEYS, "n", *about]
-    assert metrics == {**evaluation.scores, "n": SEGMENTS, **about}
+    assert list(metrics) == [*KEYS, "n", *details]
+    assert metrics == {**evaluation.scores, "n": SEGMENTS, **details}
 
 
 def test_four_files_are_written_and_replaced(tmp_path, split, evaluation):
@@ -336,11 +336,11 @@ def test_the_confusion_matrix_counts_rounded_classes(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_in_a_folder_of_a_long_name_has_results_of_its_own(tmp_path):
-    places = []
+    folders = []
     for number in range(2):
         checkpoint = tmp_path / ("é" * 126 + str(number)) / "best.pth"
         checkpoint.parent.mkdir()
         checkpoint.write_bytes(b"weights")
-        places.append(result_folder(tmp_path, checkpoint, "data"))
-        places[-1].mkdir()
-    assert places[0] != places[1]
+        folders.append(result_folder(tmp_path, checkpoint, "data"))
+        folders[-1].mkdir()
+    assert folders[0] != folders[1]

@@ -57,9 +57,9 @@ def test_strange_text_is_escaped_wherever_it_stands(tmp_path, picture, strange):
     write_report(tmp_path / "report.html", strange, sections)
     tree = check_page(tmp_path / "report.html")
     shown = strange.replace(CONTROL, r"\ud800 \x00\x1b[31m \ufffe\u202e -")
-    where = [texts(tree, tag) for tag in ("title", "h1", "h2", "a", "p", "thead", "tbody")]
-    where = [text.strip() for found in where for text in found]
-    assert where == [*[shown] * 3, "", shown, "", shown, shown, shown * 5]
+    shown_texts = [texts(tree, tag) for tag in ("title", "h1", "h2", "a", "p", "thead", "tbody")]
+    shown_texts = [text.strip() for of_tag in shown_texts for text in of_tag]
+    assert shown_texts == [*[shown] * 3, "", shown, "", shown, shown, shown * 5]
     assert [element.get("alt") for element in tree.iter("img")] == [shown, shown]
 
 
@@ -128,4 +128,4 @@ def test_the_browser_would_tell(tmp_path):
         assert look.pictures == [False, False]
         assert look.overflow > 0
         for complaint in ("error: ", "request: ", "failed: "):
-            assert any(told.startswith(complaint) for told in look.complaints)
+            assert any(text.startswith(complaint) for text in look.complaints)

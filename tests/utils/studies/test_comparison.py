@@ -1,4 +1,4 @@
-"""Comparisons and ablations: what is trained, with which settings, and how they go on."""
+"""Comparisons and ablations: which runs are trained, with which settings, and how they resume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def study(*arguments):
 
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
-    """The folders of the trainings that are started; none draws pictures, which takes long."""
+    """The folders of the trainings that are started; pictures, which take long, are not drawn."""
     folders, train = [], comparison.train
 
     def note(config, *arguments, **options):
@@ -52,11 +52,11 @@ def trained(monkeypatch, tmp_path):
 
 @pytest.fixture
 def compare(small, tmp_path, trained):
-    """Compare small models: `compare("lf_dnn", "--lr", 0.1, seeds=[1])`; returns what started."""
+    """Compare small models: `compare("lf_dnn", "--lr", 0.1, seeds=[1])` returns the new runs."""
 
     def run(*arguments, seeds=(1, 2), folder="study", datadir=small, **options):
-        places = ["--datadir", datadir, "--checkpointdir", tmp_path / folder, "--no_verbose"]
-        configs = study("--compare", *arguments, "--epochs", 2, *places)
+        paths = ["--datadir", datadir, "--checkpointdir", tmp_path / folder, "--no_verbose"]
+        configs = study("--compare", *arguments, "--epochs", 2, *paths)
         trained.clear()
         run_study(configs, seeds, SINGLE_PROCESS, **options)
         return trained[:]
@@ -65,7 +65,7 @@ def compare(small, tmp_path, trained):
 
 
 def table_of(folder):
-    """The rows of a study's table, without what differs from time to time."""
+    """The rows of a study's table, without speeds, which differ between runs."""
     rows = json.loads((folder / "comparison.json").read_text())["rows"]
     return {row["model"]: {**row, "samples_per_second": 0, "runs": [*row["runs"]]} for row in rows}
 
@@ -107,8 +107,8 @@ def test_processes_that_work_as_one_take_each_run_in_turn(small, tmp_path, monke
     monkeypatch.setattr(comparison, "train", lambda config, *_, **__: taken.append(config))
     for name in ("write_study", "tabulate"):
         monkeypatch.setattr(comparison, name, lambda *_: None)
-    places = ["--datadir", small, "--checkpointdir", tmp_path / "study"]
-    run_study(study("--compare", "lf_dnn", "lmf", *places), [1, 2], Processes(2, 0, 0))
+    paths = ["--datadir", small, "--checkpointdir", tmp_path / "study"]
+    run_study(study("--compare", "lf_dnn", "lmf", *paths), [1, 2], Processes(2, 0, 0))
     names = ["lf_dnn/seed1", "lf_dnn/seed2", "lmf/seed1", "lmf/seed2"]
     assert ["/".join(config.checkpointdir.parts[-2:]) for config in taken] == names
     assert not (tmp_path / "study").exists()  # nothing waits for others
@@ -177,12 +177,12 @@ def test_a_run_of_other_settings_or_data_is_in_the_way(compare, small, tmp_path)
     with_other_labels(other)
     with pytest.raises(InputError, match=r"lf_dnn/seed1 holds a run with train [0-9a-f]+"):
         compare("lmf", "lf_dnn", seeds=[1], datadir=other)
-    assert contents(tmp_path) == before  # and nothing was trained before it was told
+    assert contents(tmp_path) == before  # nothing was trained before the error
 
 
 @pytest.fixture
 def begun(compare, monkeypatch):
-    """Begin a comparison of which nothing is taken; takes what `compare` does."""
+    """Begin a comparison of which no run is taken; same arguments as `compare`."""
 
     def begin(*arguments, **options):
         with monkeypatch.context() as patch:

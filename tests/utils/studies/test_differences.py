@@ -34,9 +34,9 @@ def of_mae(differences):
 
 def test_what_is_so_of_every_video_and_run_is_no_chance(split):
     rows = [predicted("a", split, 0.5, 0.5), predicted("b", split, 0.75, 0.75)]
-    found = find_differences(SENTIMENT, split, rows)
-    assert [each.measure for each in found] == list(SENTIMENT.measures)
-    mae = of_mae(found)
+    differences = find_differences(SENTIMENT, split, rows)
+    assert [each.measure for each in differences] == list(SENTIMENT.measures)
+    mae = of_mae(differences)
     assert mae.model == "b"
     assert [mae.value, *mae.ends] == pytest.approx([0.25] * 3, abs=1e-5)
     assert mae.p == pytest.approx(2 / 1001)
@@ -78,13 +78,14 @@ def test_there_are_none_of_a_single_video_or_a_task_without_sums(split, tmp_path
 
 
 def test_they_are_written_and_laid_out(split, tmp_path):
-    found = find_differences(SENTIMENT, split, [predicted("a", split, 0), predicted("b", split, 1)])
-    write_differences(tmp_path / "differences.csv", found)
+    rows = [predicted("a", split, 0), predicted("b", split, 1)]
+    differences = find_differences(SENTIMENT, split, rows)
+    write_differences(tmp_path / "differences.csv", differences)
     with (tmp_path / "differences.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["model"], first["score"]) == ("b", "mae")
     assert [float(first[key]) for key in ("difference", "low", "high")] == pytest.approx([1] * 3)
-    section = difference_section("a", found)
+    section = difference_section("a", differences)
     assert section.title == "Differences from a"
     text, table = section.parts
     assert "1,000 resamples" in text

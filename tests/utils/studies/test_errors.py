@@ -1,4 +1,4 @@
-"""Where a comparison's models are wrong, from the predictions that their runs left."""
+"""The errors of a comparison's models, from the predictions that their runs wrote."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def study(small, tmp_path):
             predictions = labels + np.float32(sign * wrong)
             predictions[5] += np.float32(2 * wrong * sign)
             evaluation = Evaluation(split.ids, labels, predictions, {}, 0)
-            where = result_folder(config.resultdir, folder / "best.pth", split.digest) / "test"
-            where.mkdir(parents=True)
-            write_evaluation(where, evaluation, SENTIMENT, {})
+            results = result_folder(config.resultdir, folder / "best.pth", split.digest) / "test"
+            results.mkdir(parents=True)
+            write_evaluation(results, evaluation, SENTIMENT, {})
             runs.append(Run(folder, config, "mosei", {"test": split.digest}, None, {}))
         rows.append(Row(name, runs, {}))
     return Table(SENTIMENT, rows)
@@ -46,8 +46,8 @@ def tables(study):
 
 
 def test_errors_are_laid_out_by_model(study, small):
-    found = tables(study)
-    (by_class,) = found["MAE by true class"]
+    sections = tables(study)
+    (by_class,) = sections["MAE by true class"]
     assert by_class.header == ["true class", "segments", "a", "b"]
     labels = Split(small / "test").labels[:, 0]
     assert sum(int(row[1]) for row in by_class.rows) == len(labels)
@@ -56,8 +56,8 @@ def test_errors_are_laid_out_by_model(study, small):
         assert row[2].value == "0.000"
         expected = 1 + 2 / int(row[1]) if row[0] == fifth else 1
         assert row[3].value == f"{expected:.3f}"
-    assert "MAE by length of the segment" not in found  # no times are known
-    assert len(found["Confusion matrices of each model's first run"]) == 2
+    assert "MAE by length of the segment" not in sections  # no times are known
+    assert len(sections["Confusion matrices of each model's first run"]) == 2
 
 
 def test_the_worst_of_all_models_comes_first_with_each_ones_mean(study, small):

@@ -1,4 +1,4 @@
-"""What becomes of runs: those that die, are given back, fail, or are taken back."""
+"""The queue: runs whose process dies, that are given back, that fail, or that are taken back."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from utils.studies.storage import Storage
 def queue_of(tmp_path):
     """A queue of runs: `queue_of("1", "2", sampler=...)`."""
 
-    def make(*runs, **how):
+    def make(*runs, **options):
         storage = Storage(tmp_path / "folder", None)
-        queue = Queue(storage.create("search", {}, **how), storage)
+        queue = Queue(storage.create("search", {}, **options), storage)
         for run in runs:
             queue.add(run, {})
         return queue
@@ -50,7 +50,7 @@ def states_of(queue):
 
 
 def kill(queue):
-    """Take a run and die: its last sign of life was long ago."""
+    """Take a run and die: its last heartbeat was long ago."""
     trial = queue.study.ask()
     queue.storage.database.record_heartbeat(trial._trial_id)
     with sqlite3.connect(queue.storage.folder / database.FILE) as connection:
@@ -243,9 +243,9 @@ def test_a_run_that_is_taken_back_ends_after_an_epoch(queue_of, capsys):
     ],
 )
 def test_a_database_that_cannot_be_is_told(tmp_path, url, message):
-    with pytest.raises(InputError, match=message) as told:
+    with pytest.raises(InputError, match=message) as caught:
         Storage(tmp_path / "folder", url)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
     assert not (tmp_path / "folder").exists()
 
 

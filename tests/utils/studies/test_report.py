@@ -16,7 +16,7 @@ from utils.studies.report import tabulate, write_study
 
 
 def write_curve(folder, values):
-    """Write what a run keeps of its epochs."""
+    """Write a run's metrics.csv, with a validation MAE by epoch."""
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", "split", "mae"])
@@ -115,7 +115,7 @@ def test_each_row_has_a_panel_of_its_curves_before_the_whole_models(panels):
 
 
 def test_long_names_leave_room_for_the_scores(monkeypatch):
-    """As those of a search's best have, of which nine settings differ."""
+    """As after a search, where nine settings differ."""
     figures = []
     monkeypatch.setattr(plot, "save_figure", lambda figure, _: figures.append(figure))
     name = "lf_dnn " + " ".join(f"setting_{number}=0.0093251" for number in range(9))
@@ -131,10 +131,10 @@ def test_long_names_leave_room_for_the_scores(monkeypatch):
 def test_the_report_tells_the_picture_which_row_is_whole(tmp_path, monkeypatch):
     for number, change in enumerate([{"layers": 2}, {}]):
         write_run(tmp_path / str(number), 0.1, set=change)
-    told = []
-    monkeypatch.setattr(plot, "plot_comparison", lambda *given: told.append(given[3].name))
+    references = []
+    monkeypatch.setattr(plot, "plot_comparison", lambda *args: references.append(args[3].name))
     write_study([tmp_path], tmp_path)
-    assert told == ["nhfnet"]
+    assert references == ["nhfnet"]
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,4 +1,4 @@
-"""Search spaces: those of the models, and what is said of one that cannot be."""
+"""Search spaces: those of the models, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def test_what_is_given_is_not_searched(space_of):
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(space_of, content, message):
-    with pytest.raises(InputError, match=message) as told:
+    with pytest.raises(InputError, match=message) as caught:
         space_of(content)
-    assert "\n" not in str(told.value)
-    assert "space.json" in str(told.value)
+    assert "\n" not in str(caught.value)
+    assert "space.json" in str(caught.value)
 
 
 def test_a_text_encoders_settings_are_not_for_a_model_without_text(space_of):

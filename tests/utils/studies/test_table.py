@@ -153,12 +153,12 @@ def test_a_name_has_as_many_digits_as_tell_its_row_from_others(tmp_path):
 )
 @pytest.mark.parametrize("seed", [20, 21])
 def test_runs_that_learned_from_other_data_are_no_seeds_of_one_row(tmp_path, change, seed):
-    """Of the same seed, one would stand for both; of others, their mean would be of nothing."""
+    """With one seed, one run would replace the other; with two, a mean would mix two settings."""
     digests = {"train": "t1", "val": "v1", "test": "d1"}
     before = {"dataset": {"scores": "mosei", "digests": digests}, "bert": "bert, 1234"}
-    for folder, mae, of, kept in [("a", 0.1, 20, before), ("b", 0.3, seed, before | change)]:
-        path = write_run(tmp_path / folder, mae, seed=of) / "run.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | kept))
+    for name, mae, run_seed, facts in ("a", 0.1, 20, before), ("b", 0.3, seed, before | change):
+        path = write_run(tmp_path / name, mae, seed=run_seed) / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | facts))
     table = make_table(find_runs([tmp_path]))
     assert [row.scores["mae"]["mean"] for row in table.rows] == pytest.approx([0.1, 0.3])
     assert len(set(names(table))) == 2
