@@ -106,7 +106,7 @@ def test_short_segments_are_evaluated_in_large_batches(batch_size, audio, expect
     assert evaluation_options(on_cpu(batch_size), split) == on_cpu(expected)
 
 
-def test_what_loading_processes_hand_over_stays_small():
+def test_batches_of_loading_processes_stay_small():
     split, options = SimpleNamespace(shapes=[(50, 35)]), on_cpu(16, num_workers=4)
     assert evaluation_options(options, split) == options
 
@@ -139,7 +139,7 @@ def test_splits_on_a_device_are_loaded_by_no_process(main, small, monkeypatch, s
     assert "Inputs at once (23, 6, 35)" in capsys.readouterr().out
 
 
-def test_the_programs_do_so(main, small, sizes):
+def test_the_programs_evaluate_in_large_batches(main, small, sizes):
     small_batches = ("--datadir", small, "--batch_size", 4, "--no_verbose")
     best = ("--checkpoint", "run/best.pth", *small_batches)
     main("--train", "--model", "lf_dnn", "--epochs", 1, "--checkpointdir", "run", *small_batches)
@@ -175,7 +175,7 @@ def test_the_shares_of_all_processes_are_put_together(n, batch_size, count):
         np.testing.assert_array_equal(gather_rows(torch.cat(mine), n, options), order)
 
 
-def test_scores_do_not_depend_on_the_workers(split, model):
+def test_scores_do_not_depend_on_loading_processes(split, model):
     alone = evaluate(model, split, SENTIMENT, on_cpu(num_workers=0))
     np.testing.assert_array_equal(
         evaluate(model, split, SENTIMENT, on_cpu(num_workers=2)).predictions, alone.predictions
@@ -194,13 +194,13 @@ def test_infinite_and_nan_values_are_read_as_0_and_counted(split, capsys):
     assert "read as 0: 12,345 in train, 3 in test\n" in capsys.readouterr().out
 
 
-def test_nothing_is_said_of_finite_values(capsys):
+def test_nothing_is_printed_about_finite_values(capsys):
     report_not_finite({"val": 0, "test": 0})
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_predictions_that_are_no_numbers_are_refused(split, model, value):
+def test_predictions_that_are_not_finite_are_refused(split, model, value):
     class Broken(nn.Module):
         def forward(self, visual, audio, text):
             prediction = visual[:, 0, :1].clone()
@@ -298,7 +298,7 @@ def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
     check_png(tmp_path / "points.png", 720, 624)
 
 
-def test_very_many_predictions_make_a_picture_that_twelve_of_go_into_a_report(tmp_path):
+def test_a_plot_of_very_many_predictions_is_a_small_file(tmp_path):
     labels, noise = np.random.default_rng(0).uniform(-3, 3, (2, 22_000))
     plot_predictions(tmp_path / "points.png", labels, labels / 2 + noise / 2, "sentiment")
     check_png(tmp_path / "points.png", 720, 624)

@@ -38,7 +38,7 @@ def split(tmp_path):
 
 
 def report_of(split, wrong, task=SENTIMENT, **settings):
-    """Return the parts of each section, of predictions that are `wrong` by so much."""
+    """Return the parts of each section, of predictions that are off by `wrong`."""
     labels = split.labels[:, task.columns]
     predictions = labels + np.float32(wrong)
     scores = task.score(labels, predictions)
@@ -62,7 +62,7 @@ def test_scores_stand_beside_their_intervals(split):
     assert "200 resamples of the 4 videos, drawn by the seed 3" in note
 
 
-def test_intervals_are_there_without_being_asked_for(split):
+def test_intervals_are_reported_without_being_requested(split):
     _, note = report_of(split, 0.1)["Scores of test"]
     assert "1,000 resamples of the 4 videos" in note
 
@@ -76,7 +76,7 @@ def test_a_single_video_has_scores_without_intervals(split):
     assert "several videos" in note
 
 
-def test_errors_are_told_by_class_of_the_label(split):
+def test_errors_are_reported_by_class_of_the_label(split):
     wrong = np.where(LABELS == 2, -1, np.where(LABELS < -2, 0.5, 0))[:, None]
     (table,) = report_of(split, wrong)["Error by class"]
     assert plain(table) == [
@@ -88,7 +88,7 @@ def test_errors_are_told_by_class_of_the_label(split):
     assert [row[2].share for row in table.rows] == pytest.approx([0.5, 0, 0, 1], abs=1e-6)
 
 
-def test_errors_are_told_by_length_of_the_segment(split):
+def test_errors_are_reported_by_length_of_the_segment(split):
     (table,) = report_of(split, np.where(SECONDS == 40, 2, 1)[:, None])[BY_LENGTH]
     assert plain(table) == [
         ["under 2 s", "10", "1.000", "+1.000"],
@@ -138,7 +138,7 @@ def test_few_segments_are_all_shown(tmp_path):
     assert len(report["The 3 worst segments"][0].rows) == 3
 
 
-def test_a_damaged_table_is_told(split):
+def test_a_damaged_table_is_refused(split):
     (split.folder / "segments.csv").write_bytes(b"\xff\xff")
     with pytest.raises(InputError, match="no CSV table"):
         report_of(split, 0.5)
@@ -160,6 +160,6 @@ def test_each_emotion_has_its_classes_and_values(split):
     assert len(report["Scores of test"][0].rows) == 21
 
 
-def test_a_task_without_classes_is_no_trouble(split):
+def test_a_task_without_classes_has_no_errors_by_class(split):
     report = report_of(split, 0.5, replace(SENTIMENT, scale=None))
     assert report["Error by class"] == ["The task has no classes."]

@@ -29,7 +29,7 @@ LENGTHS = dict(zip(INPUTS, (50, 40, 30), strict=True))
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    """Random numbers; in every segment's front, `PADDING` rows of zeros."""
+    """Random numbers, behind `PADDING` rows of zeros in every segment."""
     folder = tmp_path_factory.mktemp("split") / "test"
     arrays = write_split(folder, SEGMENTS)
     for kind, file in FILES.items():
@@ -49,12 +49,12 @@ def before(split):
 
 
 @pytest.mark.parametrize("case", perturbations(), ids=lambda c: f"{c.modality}-{c.kind}-{c.level}")
-def test_only_the_one_modality_changes_and_nothing_else_of_the_split(split, case):
+def test_only_the_perturbed_modality_of_a_split_changes(split, case):
     disturbed, expected = read(split, case), before(split)
     for name in INPUTS:
         if name != case.modality:
             np.testing.assert_array_equal(disturbed[name], expected[name])
-    changes = case.kind == "noise" or int(case.level) != 0  # of a shift, rows
+    changes = case.kind == "noise" or int(case.level) != 0  # levels of shifts are in rows
     same = np.array_equal(disturbed[case.modality], expected[case.modality])
     assert same != changes
     disturbed_split = PerturbedSplit(split, case, 20)
@@ -65,9 +65,7 @@ def test_only_the_one_modality_changes_and_nothing_else_of_the_split(split, case
 @pytest.mark.parametrize("modality", INPUTS)
 @pytest.mark.parametrize("kind", ["missing_random", "missing_block"])
 @pytest.mark.parametrize("percent", LEVELS["missing_random"])
-def test_the_share_of_the_frames_that_are_missing_is_that_of_real_ones(
-    split, modality, kind, percent
-):
+def test_the_missing_share_is_of_frames_without_padding(split, modality, kind, percent):
     disturbed = read(split, Perturbation(modality, kind, percent))[modality]
     expected = before(split)[modality]
     frames = LENGTHS[modality] - PADDING
@@ -81,7 +79,7 @@ def test_the_share_of_the_frames_that_are_missing_is_that_of_real_ones(
         assert (borders > 2).all()
 
 
-def test_a_frame_that_is_missing_at_random_stays_missing_as_more_go(split):
+def test_frames_missing_at_a_lower_level_are_missing_at_higher_ones(split):
     gone = [
         (read(split, Perturbation("audio", "missing_random", percent))["audio"] == 0).all(axis=2)
         for percent in LEVELS["missing_random"]
@@ -91,7 +89,7 @@ def test_a_frame_that_is_missing_at_random_stays_missing_as_more_go(split):
 
 
 @pytest.mark.parametrize("decibels", LEVELS["noise"])
-def test_noise_has_the_ratio_to_the_signal_in_each_channel_and_spares_padding(tmp_path, decibels):
+def test_noise_has_the_signal_to_noise_ratio_in_each_channel_and_spares_padding(tmp_path, decibels):
     arrays = write_split(tmp_path / "test", 20)
     values = arrays["visual"] * np.geomspace(1e-3, 1e3, 35, dtype=np.float32)
     values[:, :PADDING] = 0
@@ -139,10 +137,10 @@ def test_a_segment_without_frames_stays_empty(tmp_path):
             assert not read(Split(tmp_path / "test"), perturbation, [0, 1])["audio"].any()
 
 
-# What comes to the same
+# Equal effects
 
 
-def test_disturbances_that_leave_the_same_data_are_one():
+def test_perturbations_that_give_the_same_data_have_the_same_effect():
     def same(*kind_and_level, rate=10.0):
         return effect(Perturbation("audio", *kind_and_level), rate, length=15)
 
@@ -160,7 +158,7 @@ def test_disturbances_that_leave_the_same_data_are_one():
 
 
 def with_times(folder, frames, times):
-    """A split of segments with so many frames of audio and visual each, and these times."""
+    """Return a split of segments with these numbers of audio and visual frames, and these times."""
     arrays = write_split(folder, len(frames))
     for kind in ("visual", "audio"):
         for values, count in zip(arrays[kind], frames, strict=True):
@@ -180,7 +178,7 @@ def test_rates_are_measured_where_segments_are_not_cut(tmp_path):
 
 
 @pytest.mark.parametrize("time", [("", ""), (0, 0), ("x", "2"), ("nan", 1)])
-def test_rates_are_those_of_cmu_where_nothing_tells_them(tmp_path, time):
+def test_rates_are_those_of_cmu_without_valid_times(tmp_path, time):
     assert shift_rates(with_times(tmp_path / "test", [20], [time])) == {"audio": 100, "visual": 30}
 
 

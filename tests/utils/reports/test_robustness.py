@@ -1,4 +1,4 @@
-"""Scores under disturbance: of every model, side by side, the same whatever the batch size."""
+"""Robustness: scores of every model under perturbations, the same for every batch size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def few_levels(monkeypatch):
 
 @pytest.fixture
 def no_picture(monkeypatch):
-    """Spare the seconds that a picture takes."""
+    """Do not draw the picture, which takes seconds."""
     monkeypatch.setattr(robustness_plot, "plot_robustness", lambda path, *_: path.touch())
 
 
@@ -72,7 +72,7 @@ def test_every_model_and_task_has_a_table(small, tmp_path, few_levels, no_pictur
         assert {key: float(row[key]) for key in keys} == scores[case]
 
 
-def test_levels_that_leave_the_same_data_have_the_same_scores(
+def test_levels_that_give_the_same_data_have_the_same_scores(
     small, tmp_path, few_levels, no_picture
 ):
     (result,) = measure(write(tmp_path / "a.pth", "lf_dnn"), small, tmp_path / "result")
@@ -110,7 +110,7 @@ def test_a_modality_that_the_model_leaves_out_changes_nothing(
             assert scores == result.scores[UNDISTURBED]
 
 
-def test_checkpoints_stand_side_by_side_in_a_folder_of_their_own(
+def test_several_checkpoints_are_scored_together_in_their_own_folder(
     small, tmp_path, few_levels, no_picture, capsys
 ):
     first = write(tmp_path / "a" / "best.pth", "lf_dnn")
@@ -127,7 +127,7 @@ def test_checkpoints_stand_side_by_side_in_a_folder_of_their_own(
     assert all(str(one.checkpoint) in capsys.readouterr().out for one in results[:1])
 
 
-def test_the_picture_names_models_and_their_files_only_where_models_are_alike(
+def test_the_picture_names_files_only_where_models_are_the_same(
     small, tmp_path, few_levels, monkeypatch
 ):
     drawn = []

@@ -16,7 +16,7 @@ _USER, _PASSWORD = "nhfnet", "secret"
 
 
 def _find(program):
-    """Debian keeps the programs of each version apart."""
+    """Return a program's path; Debian has a folder for each version."""
     folders = [os.environ.get("PATH", ""), *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
     return shutil.which(program, path=os.pathsep.join(folders))
 

@@ -23,7 +23,7 @@ def split(tmp_path):
 
 
 def predicted(name, split, *errors):
-    """Return a model's predictions, of each run off by an error everywhere."""
+    """Return a model's predictions: in each run, all are off by one error."""
     labels = split.labels[:, :1]
     return Predicted(name, [labels + np.float32(error) for error in errors], labels, labels, [])
 
@@ -32,7 +32,7 @@ def of_mae(differences):
     return next(each for each in differences if each.measure.key == "mae")
 
 
-def test_what_is_so_of_every_video_and_run_is_no_chance(split):
+def test_a_difference_in_every_video_and_run_is_significant(split):
     rows = [predicted("a", split, 0.5, 0.5), predicted("b", split, 0.75, 0.75)]
     differences = find_differences(SENTIMENT, split, rows)
     assert [each.measure for each in differences] == list(SENTIMENT.measures)
@@ -42,16 +42,16 @@ def test_what_is_so_of_every_video_and_run_is_no_chance(split):
     assert mae.p == pytest.approx(2 / 1001)
 
 
-def test_runs_that_differ_among_themselves_make_it_less_sure(split):
-    """Each video has the same error, so all of what varies is which runs are drawn."""
+def test_variation_between_runs_widens_the_interval(split):
+    """Each video has the same error, so only the draw of runs varies."""
     rows = [predicted("a", split, 1, 1), predicted("b", split, 0.5, 2)]
     mae = of_mae(find_differences(SENTIMENT, split, rows))
     assert mae.value == pytest.approx(0.25, abs=1e-5)
-    assert mae.ends == pytest.approx([-0.5, 1], abs=1e-5)  # the one run, or the other
-    assert mae.p == pytest.approx(1, abs=0.1)  # half of the draws lies on each side
+    assert mae.ends == pytest.approx([-0.5, 1], abs=1e-5)  # either run alone
+    assert mae.p == pytest.approx(1, abs=0.1)  # half of the draws are on each side
 
 
-def test_a_mean_of_runs_varies_in_the_resamples_as_it_does(split):
+def test_resampled_means_of_runs_have_the_standard_error_of_the_mean(split):
     errors = [0, 1, 2, 3, 4]
     rows = [predicted("a", split, 9), predicted("b", split, *errors)]
     low, high = of_mae(find_differences(SENTIMENT, split, rows)).ends
@@ -59,7 +59,7 @@ def test_a_mean_of_runs_varies_in_the_resamples_as_it_does(split):
     assert (high - low) / 2 == pytest.approx(1.96 * standard_error, rel=0.2)
 
 
-def test_videos_that_differ_make_it_less_sure(split):
+def test_variation_between_videos_widens_the_interval(split):
     first, other = predicted("a", split, 0), predicted("b", split, 0)
     other.predictions[0][0] += 1  # one segment, whose video is not in every resample
     low, high = of_mae(find_differences(SENTIMENT, split, [first, other])).ends
@@ -67,7 +67,7 @@ def test_videos_that_differ_make_it_less_sure(split):
     assert high > 1 / len(split)  # the difference itself
 
 
-def test_there_are_none_of_a_single_video_or_a_task_without_sums(split, tmp_path):
+def test_a_single_video_or_a_task_without_sums_has_no_differences(split, tmp_path):
     rows = [predicted("a", split, 0), predicted("b", split, 1)]
     assert find_differences(replace(SENTIMENT, sums=None), split, rows) == []
     assert find_differences(SENTIMENT, split, rows[:1]) == []
@@ -77,7 +77,7 @@ def test_there_are_none_of_a_single_video_or_a_task_without_sums(split, tmp_path
     assert find_differences(SENTIMENT, alone, rows) == []
 
 
-def test_they_are_written_and_laid_out(split, tmp_path):
+def test_differences_are_written_and_reported(split, tmp_path):
     rows = [predicted("a", split, 0), predicted("b", split, 1)]
     differences = find_differences(SENTIMENT, split, rows)
     write_differences(tmp_path / "differences.csv", differences)

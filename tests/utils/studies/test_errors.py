@@ -18,7 +18,7 @@ from utils.tasks import SENTIMENT
 
 @pytest.fixture
 def study(small, tmp_path):
-    """Two models over two seeds; the second is wrong by 1 and by 3 in the segment 5."""
+    """Two models over two seeds; the second is wrong by 1, in segment 5 by 3."""
     split = Split(small / "test")
     labels = split.labels[:, :1]
     rows = []
@@ -45,7 +45,7 @@ def tables(study):
     return {section.title: list(section.parts) for section in sections}
 
 
-def test_errors_are_laid_out_by_model(study, small):
+def test_errors_are_reported_by_model(study, small):
     sections = tables(study)
     (by_class,) = sections["MAE by true class"]
     assert by_class.header == ["true class", "segments", "a", "b"]
@@ -60,7 +60,7 @@ def test_errors_are_laid_out_by_model(study, small):
     assert len(sections["Confusion matrices of each model's first run"]) == 2
 
 
-def test_the_worst_of_all_models_comes_first_with_each_ones_mean(study, small):
+def test_the_segment_with_the_worst_mean_error_comes_first(study, small):
     split = Split(small / "test")
     (worst,) = tables(study)["The 20 segments that all models together predict worst"]
     first, label = worst.rows[0], f"{split.labels[5, 0]:.2f}"
@@ -74,6 +74,6 @@ def test_runs_without_predictions_are_left_out(study, tmp_path):
     assert by_class.header == ["true class", "segments", "b"]
 
 
-def test_runs_of_different_data_are_not_put_side_by_side(study):
+def test_runs_of_different_data_are_not_compared(study):
     study.rows[0].runs[0].digests["test"] = "another"
     assert read_predicted(study) is None

@@ -58,7 +58,7 @@ def kill(queue):
         connection.execute("UPDATE trials SET datetime_start = '2000-01-01 00:00:00'")
 
 
-def test_interrupts_are_no_kills(queue_of):
+def test_interrupts_do_not_count_as_kills(queue_of):
     queue = queue_of("1")
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
@@ -69,7 +69,7 @@ def test_interrupts_are_no_kills(queue_of):
     assert states_of(queue) == {TrialState.FAIL: 5, TrialState.WAITING: 1}
 
 
-def test_a_run_is_not_lost_when_whoever_ended_its_trial_died_then(queue_of):
+def test_a_run_is_not_lost_when_the_process_that_failed_its_trial_dies(queue_of):
     queue = queue_of("1")
     trial = queue.study.ask()
     queue.study.tell(trial, state=TrialState.FAIL)
@@ -98,7 +98,9 @@ def test_an_interrupt_while_a_trial_is_taken_gives_it_back_at_once(queue_of, mon
         (RunFailed("too wide"), TrialState.FAIL),
     ],
 )
-def test_an_interrupt_while_a_result_is_told_repeats_no_run(queue_of, monkeypatch, outcome, state):
+def test_an_interrupt_while_a_result_is_recorded_repeats_no_run(
+    queue_of, monkeypatch, outcome, state
+):
     class Interrupted(SeededTPE):
         def after_trial(self, *_):
             signal.raise_signal(signal.SIGINT)
@@ -116,7 +118,7 @@ def test_an_interrupt_while_a_result_is_told_repeats_no_run(queue_of, monkeypatc
     assert queue.open_runs == ["2"]
 
 
-def test_a_trial_that_was_taken_without_a_sign_of_life_waits_again(queue_of, monkeypatch):
+def test_a_trial_taken_without_a_heartbeat_waits_again(queue_of, monkeypatch):
     class Interrupted(SeededTPE):
         before_trial = interrupt
 
@@ -124,13 +126,13 @@ def test_a_trial_that_was_taken_without_a_sign_of_life_waits_again(queue_of, mon
     with pytest.raises(KeyboardInterrupt):
         work(queue, lambda _: 0.0)
     queue.requeue_lost()
-    assert states_of(queue) == {TrialState.RUNNING: 1}  # somebody may just have taken it
+    assert states_of(queue) == {TrialState.RUNNING: 1}  # another process may just have taken it
     monkeypatch.setattr(database, "LEASE", 0)
     queue.requeue_lost()
     assert states_of(queue) == {TrialState.FAIL: 1, TrialState.WAITING: 1}
 
 
-def test_a_sign_of_life_that_fails_is_not_the_last(queue_of, monkeypatch):
+def test_heartbeats_continue_after_one_fails(queue_of, monkeypatch):
     monkeypatch.setattr(database, "BEAT", 0.01)
     record, calls = RDBStorage.record_heartbeat, []
 
@@ -152,7 +154,7 @@ def test_a_sign_of_life_that_fails_is_not_the_last(queue_of, monkeypatch):
     assert len(calls) >= 4
 
 
-def test_what_a_failed_run_had_is_freed_before_the_next_one(queue_of):
+def test_memory_of_a_failed_run_is_freed_before_the_next_one(queue_of):
     class Model:
         pass
 
@@ -191,7 +193,7 @@ def test_the_time_of_a_dead_process_is_not_known(queue_of):
 
 
 @pytest.mark.parametrize("error", [sqlite3.Error("mine"), ImportError("mine"), ValueError("mine")])
-def test_an_error_of_a_training_is_not_the_databases(queue_of, error):
+def test_an_error_of_a_training_is_not_taken_for_one_of_the_database(queue_of, error):
     queue = queue_of("1")
 
     def fail(_):
@@ -242,7 +244,7 @@ def test_a_run_that_is_taken_back_ends_after_an_epoch(queue_of, capsys):
         ("mysql+pymysql://me:secret@a/b", "mysql.pymysql://me@a/b needs the package pymysql"),
     ],
 )
-def test_a_database_that_cannot_be_is_told(tmp_path, url, message):
+def test_a_database_that_cannot_be_used_is_refused(tmp_path, url, message):
     with pytest.raises(InputError, match=message) as caught:
         Storage(tmp_path / "folder", url)
     assert "secret" not in str(caught.value)
@@ -258,7 +260,7 @@ def test_a_relative_sqlite_file_is_the_same_from_everywhere(tmp_path, monkeypatc
     assert not (tmp_path / "mine.db").exists()
 
 
-def test_a_study_keeps_what_was_told_by_whoever_made_it(tmp_path):
+def test_a_study_keeps_the_attributes_of_its_creation(tmp_path):
     for datadir in ("first", "second"):
         storage = Storage(tmp_path / "folder", None)
         study = storage.create("search", {}, {"config": {"datadir": datadir}})

@@ -84,7 +84,7 @@ def untested(monkeypatch):
     monkeypatch.setattr("utils.studies.tune._close", lambda *_: None)
 
 
-def test_a_search_leaves_trials_the_best_configuration_a_picture_and_a_report(
+def test_a_search_writes_trials_the_best_configuration_a_picture_and_a_report(
     tune, main, tmp_path, capsys
 ):
     tune(3, "--seeds", 1, 2)
@@ -124,7 +124,7 @@ def test_no_trial_opens_the_test_split(tune, small, tmp_path):
     assert not list(tmp_path.glob("search/tuned/*/*"))
 
 
-def test_a_search_that_was_stopped_goes_on_with_what_was_drawn(tune, tmp_path, monkeypatch):
+def test_a_search_that_was_stopped_resumes_with_the_values_drawn(tune, tmp_path, monkeypatch):
     tune(4, folder="whole")
     train, begun = search.train_and_validate, []
 
@@ -153,7 +153,7 @@ def test_a_search_that_was_stopped_goes_on_with_what_was_drawn(tune, tmp_path, m
     assert len({row["lr"] for row in whole}) == 4
 
 
-def test_more_trials_join_until_the_test_split_was_opened(tune, tmp_path, monkeypatch):
+def test_trials_can_be_added_until_the_test_split_is_opened(tune, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("utils.studies.tune.run_study", lambda *_, **__: None)
         patch.setattr("utils.studies.tune._close", lambda *_: None)
@@ -164,11 +164,11 @@ def test_more_trials_join_until_the_test_split_was_opened(tune, tmp_path, monkey
     before = contents(tmp_path / "search" / "tuned" / "lf_dnn")
     with pytest.raises(InputError, match=r"opened for the best of 2 trials, so no more"):
         tune(3)
-    tune(1, "--seeds", 20, 21)  # another seed of what was chosen
+    tune(1, "--seeds", 20, 21)  # more seeds of the chosen configuration
     assert contents(tmp_path / "search" / "tuned" / "lf_dnn").items() > before.items()
 
 
-def test_a_trial_that_comes_to_nothing_is_recorded_and_the_search_goes_on(
+def test_a_failed_trial_is_recorded_and_the_search_continues(
     tune, tmp_path, scored, untested, capsys
 ):
     scored(
@@ -209,7 +209,9 @@ def test_any_other_error_ends_the_search_and_the_trial_waits_again(
     ]
 
 
-def test_where_more_is_better_the_most_is_chosen(tune, tmp_path, scored, untested, monkeypatch):
+def test_the_highest_score_is_chosen_where_higher_is_better(
+    tune, tmp_path, scored, untested, monkeypatch
+):
     key = "corr"
     task = replace(SENTIMENT, chosen_by=Measure(key, "Corr"))
     monkeypatch.setattr(search, "find_task", lambda *_: task)
@@ -340,12 +342,12 @@ def is_this_machines(options):
     )
 
 
-def test_a_search_that_workers_alone_finish_leaves_the_same_whoever_they_are(
+def test_a_search_finished_by_workers_alone_writes_the_same_files(
     begun, main, small, tmp_path, quick, placed, monkeypatch
 ):
-    """Their data lie elsewhere, and their machines differ."""
+    """The workers' data are elsewhere, and their devices differ."""
     begun(2)
-    monkeypatch.setattr(database, "LEASE", 0.1)  # nobody begins the final trainings
+    monkeypatch.setattr(database, "LEASE", 0.1)  # nobody enqueues the final trainings
     monkeypatch.setattr(database, "BEAT", 0.1)
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     other = shutil.copytree(small, tmp_path / "other")
@@ -379,7 +381,7 @@ def test_a_worker_takes_the_final_trainings_too(tune, main, tmp_path, placed, mo
     mae = SENTIMENT.chosen_by.text(run["result"]["scores"]["mae"])
     cells = texts(check_page(tmp_path / "search" / "report.html"), "td")
     assert any(f"{float(mae):.3f}" == cell for cell in cells)
-    tune(1)  # nothing is left of it
+    tune(1)  # nothing is left to train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -412,7 +414,7 @@ def _add_one(folder):
     Queue(storage.load("search"), storage).add("2", {})
 
 
-def test_no_trial_joins_once_one_is_chosen(tune, monkeypatch):
+def test_no_trial_can_be_added_once_one_is_chosen(tune, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("utils.studies.tune.run_study", _interrupt)
         tune(1)
@@ -420,7 +422,7 @@ def test_no_trial_joins_once_one_is_chosen(tune, monkeypatch):
         tune(2)
 
 
-def test_trials_that_join_meanwhile_are_waited_for(tune, tmp_path, monkeypatch):
+def test_trials_that_are_added_meanwhile_are_waited_for(tune, tmp_path, monkeypatch):
     work = search.Search.work
 
     def let_one_join(self, queue, *arguments):
@@ -441,7 +443,7 @@ def test_the_final_trainings_are_in_the_same_database(tune, tmp_path):
     assert not (tmp_path / "search" / "tuned" / FILE).exists()
 
 
-def test_fewer_trials_than_there_are_count_as_these(tune, untested, capsys):
+def test_asking_for_fewer_trials_than_exist_keeps_them_all(tune, untested, capsys):
     tune(2)
     capsys.readouterr()
     tune(1)
@@ -497,7 +499,7 @@ def a_folder(path):
     ],
 )
 @pytest.mark.parametrize("way", ["tune", "worker"])
-def test_a_damaged_or_foreign_database_is_told_in_one_line(
+def test_a_damaged_or_foreign_database_is_reported_in_one_line(
     tune, main, tmp_path, untested, damage, message, way
 ):
     tune(1)
@@ -522,7 +524,7 @@ def test_tuned_configurations_are_compared(tune, main, small, tmp_path, untested
     assert (of_file["lr"], of_file["set"]) == (chosen["lr"], chosen["set"])
     assert (published["lr"], published["set"]) == (0.002, {})
     assert of_file["epochs"] == 1
-    main("--table", ".", "--resultdir", "table")  # what was chosen is no run
+    main("--table", ".", "--resultdir", "table")  # a search's run.json is not a run
 
 
 def test_files_that_would_share_a_folder_are_refused(tune, main, capsys, untested):
@@ -532,7 +534,7 @@ def test_files_that_would_share_a_folder_are_refused(tune, main, capsys, unteste
     assert "two of them would be called search; rename" in capsys.readouterr().err
 
 
-def test_a_dry_run_of_a_search_touches_nothing(tune, tmp_path, capsys):
+def test_a_dry_run_of_a_search_writes_nothing(tune, tmp_path, capsys):
     tune(5, "--dry_run")
     out = capsys.readouterr().out
     assert "Search of 5 trials in search: new" in out
@@ -553,7 +555,7 @@ def test_a_dry_run_of_a_search_touches_nothing(tune, tmp_path, capsys):
         (["--same_settings"], "--same_settings goes with --compare"),
     ],
 )
-def test_options_that_do_not_fit_a_search_are_told(tune, arguments, message, capsys):
+def test_options_that_do_not_fit_a_search_are_refused(tune, arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         tune(1, *arguments)
     assert stopped.value.code == 2
@@ -576,7 +578,7 @@ def test_options_that_do_not_fit_a_search_are_told(tune, arguments, message, cap
         (["--worker", "a", "--config", "b.json"], "--worker and --config exclude each other"),
     ],
 )
-def test_options_of_searches_and_workers_that_do_not_fit_are_told(
+def test_options_of_searches_and_workers_that_do_not_fit_are_refused(
     main, tmp_path, arguments, message, capsys
 ):
     (tmp_path / "b.json").write_text("{}")
@@ -601,7 +603,7 @@ def test_options_of_searches_and_workers_that_do_not_fit_are_told(
         (["--storage", "nosuch://a/b"], "--storage: the study's database|nosuch://a/b: the study"),
     ],
 )
-def test_what_cannot_be_searched_is_told_before_anything_is_written(
+def test_a_search_that_cannot_run_is_refused_before_anything_is_written(
     tune, tmp_path, arguments, message
 ):
     with pytest.raises(InputError, match=message) as caught:
@@ -610,7 +612,7 @@ def test_what_cannot_be_searched_is_told_before_anything_is_written(
     assert not (tmp_path / "search").exists()
 
 
-def test_a_model_without_a_space_is_told(main, small, tmp_path):
+def test_a_model_without_a_space_is_refused(main, small, tmp_path):
     from tests.own_model import OWN_MODEL
 
     (tmp_path / "mine.py").write_text(OWN_MODEL)
@@ -635,7 +637,7 @@ def test_another_database_is_named_in_the_folder_and_used_from_then_on(tune, tmp
     tune(2)
     tune(2, "--storage", url)
     assert len(trials_of(tmp_path / "search")) == 2
-    tune(1, "--storage", url, folder="second")  # of the same database
+    tune(1, "--storage", url, folder="second")  # in the same database
     assert len(trials_of(tmp_path / "second")) == 1
     with pytest.raises(InputError, match=r"study in '.*elsewhere.db', but --storage says .*b.db"):
         tune(2, "--storage", f"sqlite:///{tmp_path / 'b.db'}")

@@ -44,7 +44,7 @@ def space_of(tmp_path):
     return read
 
 
-def test_ranges_and_lists_become_what_is_drawn_from(space_of):
+def test_ranges_and_lists_become_distributions(space_of):
     space = space_of(
         {
             "lr": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -68,7 +68,7 @@ def test_ranges_and_lists_become_what_is_drawn_from(space_of):
     assert plain_space(space).keys() == space.keys()
 
 
-def test_what_is_given_is_not_searched(space_of):
+def test_fixed_settings_are_not_searched(space_of):
     content = {"lr": [0.1, 0.2], "dropout": [0.1, 0.2]}
     assert list(space_of(content, {"lr"})) == ["dropout"]
     with pytest.raises(InputError, match="leaves nothing to search"):
@@ -109,7 +109,7 @@ def test_what_is_given_is_not_searched(space_of):
         ({"bert_lr": [1e-5]}, "bert_lr is for a text encoder that is trained along; leave it out"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(space_of, content, message):
+def test_invalid_spaces_are_refused_in_one_line(space_of, content, message):
     with pytest.raises(InputError, match=message) as caught:
         space_of(content)
     assert "\n" not in str(caught.value)
@@ -129,13 +129,13 @@ def test_a_text_encoder_that_is_trained_along_has_settings_to_search(space_of):
     assert space_of(content, finetune_bert="auto").keys() == content.keys()
 
 
-def test_settings_that_the_model_takes_at_most_together_are_drawn_before_they_are_refused(space_of):
+def test_a_space_is_refused_only_when_no_random_draw_of_it_can_be_built(space_of):
     assert space_of({"width": [7, 9, 14], "heads": [7]}, model="nhfnet")
     message = "space.json: no trial of it could be built: width [79] is not divisible by twice 8"
     with pytest.raises(InputError, match=message):
         space_of({"width": [7, 9]}, model="nhfnet")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"--space: no file .*gone.json"):
         read_space(tmp_path / "gone.json", RunConfig())

@@ -76,7 +76,7 @@ def ends_of(folder):
     return Counter((row["trial"], row["state"]) for row in trials_of(folder))
 
 
-def test_a_search_that_is_killed_goes_on(start, tune, tmp_path):
+def test_a_search_that_is_killed_is_resumed(start, tune, tmp_path):
     first = start(*tune(3))
     first.wait_for("Trial 2 of 3")
     first.wait_for("Epoch 2/6", 2)
@@ -146,7 +146,7 @@ def test_two_workers_share_a_comparison_and_a_killed_one_gives_its_run_back(star
     assert {row["model"]: list(row["runs"]) for row in rows} == {
         **{"lf_dnn": ["1", "2"], "lmf": ["1", "2"]}
     }
-    assert "Resumed from" in first.text + third.text  # where the killed one was
+    assert "Resumed from" in first.text + third.text  # from the last epoch of the killed one
 
 
 def test_a_process_that_was_stopped_for_too_long_leaves_its_trial_to_others(start, tune, tmp_path):
@@ -223,7 +223,7 @@ def test_a_run_whose_processes_are_killed_waits_three_times_more(queue_of, monke
     queue = queue_of(["a"])
     storage = queue.study._storage
     for _ in range(4):
-        storage.record_heartbeat(queue.study.ask()._trial_id)  # the last of its process
+        storage.record_heartbeat(queue.study.ask()._trial_id)  # the last one
         time.sleep(2.1)
         assert queue.open_runs == ["a"]
         queue.requeue_lost()
@@ -244,22 +244,22 @@ def test_a_run_that_is_interrupted_waits_again_however_often(queue_of):
     assert queue.open_runs == ["a"]
 
 
-def test_a_database_that_goes_away_is_told_in_one_line(queue_of, tmp_path, monkeypatch):
-    shown = []  # as tracebacks
-    monkeypatch.setattr(threading, "excepthook", shown.append)
+def test_a_database_that_goes_away_is_reported_in_one_line(queue_of, tmp_path, monkeypatch):
+    tracebacks = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
     monkeypatch.setattr(database, "BEAT", 0.01)
     queue = queue_of(["a"])
 
     def go_away(trial):
         (tmp_path / "folder" / "study.db").write_bytes(b"x" * 4096)
-        time.sleep(0.1)  # for a sign of life
+        time.sleep(0.1)  # until a heartbeat
         trial.report(0.5, 1)
         return 0.0
 
     with pytest.raises(InputError, match=r"the study's database cannot be used") as caught:
         queue.work(go_away, _nothing, _nothing)
     assert "\n" not in str(caught.value)
-    assert shown == []
+    assert tracebacks == []
 
 
 def test_a_worker_needs_a_folder_with_runs(main, tmp_path):
@@ -284,7 +284,7 @@ def test_a_worker_with_other_data_takes_nothing(main, small, tmp_path, monkeypat
     assert states_of(storage, storage.names[0]) == {TrialState.WAITING: 1}
 
 
-def test_a_run_that_does_not_say_what_it_is_is_told(queue_of, main):
+def test_a_run_without_a_configuration_is_reported_as_damage(queue_of, main):
     queue_of(["lf_dnn/seed1"])
     with pytest.raises(
         InputError, match=r"study.db: the study is damaged \(KeyError: no 'config'\)"
@@ -304,7 +304,7 @@ def test_workers_share_runs_by_postgresql(postgresql, queue_of, tmp_path, monkey
 
 
 @needs_postgresql
-def test_a_server_that_cannot_be_reached_is_told_without_the_password(main, small, postgresql):
+def test_a_server_that_cannot_be_reached_is_reported_without_the_password(main, small, postgresql):
     url = postgresql.replace("secret", "secrets")
     with pytest.raises(InputError, match=r"postgresql\+psycopg://.*cannot be used") as caught:
         main("--tune", 1, "--model", "lf_dnn", "--datadir", small, "--storage", url)
