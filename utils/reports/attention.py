@@ -90,10 +90,9 @@ class AttentionReport:
                 np.savez_compressed(temporary, **facts, **_arrays(maps, segment_names))
             predicted, label = _numbers(facts["prediction"]), _numbers(facts["label"])
             title = f"prediction {predicted}, label {label}, segment {facts['id']}"
-            picture = Picture(
-                path.with_name(f"{path.name}.png"), f"Attention: {title}", is_whole=True
-            )
-            plot_attention(picture.path, title, maps, segment_names, padding)
+            png_path = path.with_name(f"{path.name}.png")
+            picture = Picture(png_path, f"Attention: {title}", is_whole=True)
+            plot_attention(png_path, title, maps, segment_names, padding)
             pictures.append(picture)
         print_line(f"\nAttention of {len(rows):,} segments is in {folder}")
         return pictures

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -113,11 +113,8 @@ class Search:
             print_line(progress_line(queue, self.task.chosen_by, count))
             after()
 
-        queue.work(
-            lambda trial: self._run_trial(trial, count),
-            check=lambda _: self.check(),
-            after=report_progress,
-        )
+        run_trial = partial(self._run_trial, count=count)
+        queue.work(run_trial, check=lambda _: self.check(), after=report_progress)
 
     def options(self, config: RunConfig) -> LoaderOptions:
         """Return the options with which this machine runs a trial of a configuration."""

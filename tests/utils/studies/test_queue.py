@@ -98,9 +98,7 @@ def test_an_interrupt_while_a_trial_is_taken_gives_it_back_at_once(queue_of, mon
         (RunFailed("too wide"), TrialState.FAIL),
     ],
 )
-def test_an_interrupt_while_a_result_is_recorded_repeats_no_run(
-    queue_of, monkeypatch, outcome, state
-):
+def test_an_interrupt_while_a_result_is_saved_repeats_no_run(queue_of, monkeypatch, outcome, state):
     class Interrupted(SeededTPE):
         def after_trial(self, *_):
             signal.raise_signal(signal.SIGINT)

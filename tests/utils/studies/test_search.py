@@ -209,9 +209,7 @@ def test_any_other_error_ends_the_search_and_the_trial_waits_again(
     ]
 
 
-def test_the_highest_score_is_chosen_where_higher_is_better(
-    tune, tmp_path, scored, untested, monkeypatch
-):
+def test_a_higher_score_is_chosen_where_it_is_better(tune, tmp_path, scored, untested, monkeypatch):
     key = "corr"
     task = replace(SENTIMENT, chosen_by=Measure(key, "Corr"))
     monkeypatch.setattr(search, "find_task", lambda *_: task)
