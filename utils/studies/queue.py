@@ -96,7 +96,7 @@ class Queue:
         `check` gets a waiting trial before it is taken; `after` is called after each run. While
         other processes have runs, this one waits: if they die, their runs come back. A run that
         raises `RunFailed` or `Diverged`, or is out of memory, is recorded as failed; one whose
-        folder is in use is enqueued again. Any other error, or an interrupt, does so and is raised.
+        folder is in use is enqueued again, as after any other error or interrupt, which is raised.
         """
         is_announced = False
         while True:
