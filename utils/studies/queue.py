@@ -173,7 +173,7 @@ class Queue:
     def _go_on_after(self, error: BaseException | None) -> None:
         """Raise what a run was given back for, unless its folder was only in use."""
         if isinstance(error, FolderInUse):  # by one that gives no sign of life, but lives
-            print_line(f"{error.what} {error.folder}: its run waits again")
+            print_line(f"{error.activity} {error.folder}: its run waits again")
             time.sleep(database.BEAT)
         elif error is not None:
             with suppress(Exception):  # the error itself says more
