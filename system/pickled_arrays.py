@@ -60,12 +60,12 @@ class ArrayType:
 
 
 def reconstruct(kind: object, _shape: object, _code: str | bytes) -> np.ndarray:
-    """Return an empty array, which `fill` then gives its content."""
+    """Return an empty array, which `set_array_state` then gives its content."""
     require(kind is NDARRAY, "an array class other than numpy.ndarray")
     return np.empty(0)
 
 
-def fill(array: np.ndarray, state: tuple[Any, ...]) -> None:
+def set_array_state(array: np.ndarray, state: tuple[Any, ...]) -> None:
     """Give `array` the shape, type and content that NumPy put in the pickle.
 
     The size is checked before any memory is asked for: a short file cannot claim a huge array.

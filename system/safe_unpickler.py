@@ -128,7 +128,7 @@ class SafeUnpickler(pickle._Unpickler):
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) is np.ndarray:
-            pickled_arrays.fill(target, state)
+            pickled_arrays.set_array_state(target, state)
         else:
             is_type = type(target) is pickled_arrays.ArrayType
             require(is_type, f"a state for a {type(target).__name__}")

@@ -162,7 +162,7 @@ def _cut_sentences(
 ) -> None:
     """Give splits that have sentences the word pieces of the checkpoint's own text encoder."""
     with torch.device("meta"):  # without weights
-        encoder = TextEncoder.described(checkpoint.text_encoder or {}, str(checkpoint.path))
+        encoder = TextEncoder.from_description(checkpoint.text_encoder or {}, str(checkpoint.path))
     if by_word != (encoder.config.words > 0):
         raise InputError(
             f"{path} is {'' if by_word else 'not '}aligned by word, but "
