@@ -1,4 +1,4 @@
-"""Everything from a batch to a prediction. Knows no files but checkpoints."""
+"""From a batch to a prediction. Of all files, it reads and writes checkpoints and exports only."""
 
 from models.nhfnet import NHFNet
 

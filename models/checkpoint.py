@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: atomically, and without running what a file holds."""
+"""Reading and writing checkpoints: atomically, and without running code from a file."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 MODALITIES = ("visual", "audio", "text")
-ONNX = ".onnx"  # which is written, not read
+ONNX = ".onnx"  # is written, never read
 _WRAPPERS = ("module.", "_orig_mod.", "Model.")  # DataParallel's, torch.compile's and MMSA's
 _LARGEST_SIZE = 2**16  # of inputs and outputs
-# What the authors' encoders, MulT's and with it NHFNet's, save besides their weights.
+# Saved besides the weights by the authors' encoders, of MulT and therefore of NHFNet.
 ENCODER_BUFFERS = r"\.version$|\.embed_positions\._float_tensor$"
 
 
 @dataclass(frozen=True)
 class PublishedFormat:
-    """How the checkpoints of a model's authors name its weights."""
+    """The names of a model's weights in its authors' checkpoints."""
 
-    prefixes: Mapping[str, str]  # theirs to ours
-    widths: Mapping[str, str]  # by modality: a weight, by our name, whose last axis is as wide
-    never_used: str | None = None  # a pattern of weights that no forward pass uses
+    prefixes: Mapping[str, str]  # the authors' prefixes to ours
+    widths: Mapping[str, str]  # by modality: our name of a weight whose last axis has its width
+    never_used: str | None = None  # a pattern of the authors' weights that no forward pass uses
 
     def rename(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the weights our names and leave out those that are never used.
+        """Give the weights our names, and leave out those that are never used.
 
-        Any other name stays as it is: ours, and those that the check on loading tells of.
+        Other names are kept: they are ours already, or the check on loading reports them.
         """
         return {
             self._our_name(name): weight
@@ -59,18 +59,18 @@ class PublishedFormat:
                 return ours + name.removeprefix(theirs)
         return name
 
-    def used(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out of weights by our names what is saved, but not used at these widths."""
+    def drop_unused(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Drop weights, by our names, that the authors save but do not use at these widths."""
         return dict(weights)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds, whichever program wrote it."""
+    """The content of a checkpoint file, whichever program wrote it."""
 
     path: Path
     weights: dict[str, Tensor]  # by their names in the file
-    model: str | None = None  # its name in the registry, or FILE.py:CLASS; None: it does not say
+    model: str | None = None  # name in the registry, or FILE.py:CLASS; None: not in the file
     config: Mapping[str, Any] = field(default_factory=dict)  # the model's
     widths: Mapping[str, Any] = field(default_factory=dict)  # of visual, audio and text
     outputs: int = 1
@@ -85,7 +85,7 @@ def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> Non
     `.safetensors` file, plain values only. Raises OSError when the disk is full or the folder
     cannot be written.
     """
-    content = _with_shared_texts(describe_model(model, name, **details))
+    content = _share_equal_texts(describe_model(model, name, **details))
     if path.suffix == SAFETENSORS:
         write_safetensors(path, model.state_dict(), content)
         return
@@ -97,7 +97,7 @@ def write_checkpoint(path: Path, model: Model, name: str, **details: Any) -> Non
 
 
 def describe_model(model: Model, name: str, **details: Any) -> dict[str, Any]:
-    """Return what a file holds beside a model's weights; with plain `details`, plain values."""
+    """Return a file's content besides the weights: plain values, where `details` are plain."""
     encoder = text_encoder_of(model)
     return {
         "model": name,
@@ -109,16 +109,16 @@ def describe_model(model: Model, name: str, **details: Any) -> dict[str, Any]:
     }
 
 
-def _with_shared_texts(value: Any) -> Any:
-    """Return plain values in which equal texts are one object.
+def _share_equal_texts(value: Any) -> Any:
+    """Return plain values in which equal texts are the same object.
 
-    Pickle writes that object once: so a file's bytes, by which results are named, do not depend
-    on whether a training was resumed.
+    Pickle writes that object once. A file's bytes, which give results their names, then do not
+    depend on whether a training was resumed.
     """
     if type(value) is dict:
-        return {_with_shared_texts(key): _with_shared_texts(item) for key, item in value.items()}
+        return {_share_equal_texts(key): _share_equal_texts(item) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(_with_shared_texts, value))
+        return type(value)(map(_share_equal_texts, value))
     return sys.intern(value) if type(value) is str else value
 
 
@@ -142,34 +142,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = load_torch_file(path, "a checkpoint", _ADVICE)
     if is_state_dict(content):
         content = {"model_state_dict": content}
-    named = [name for name in _WEIGHTS if isinstance(content, dict) and name in content]
-    weights = content.pop(named[0]) if named else None
+    keys = [key for key in _WEIGHT_KEYS if isinstance(content, dict) and key in content]
+    weights = content.pop(keys[0]) if keys else None
     if not is_state_dict(weights):
         raise InputError(
-            f"{path} is not a checkpoint: expected a dict with a {' or '.join(_WEIGHTS)} of "
-            f"tensors, or these alone; {_ADVICE}"
+            f"{path} is not a checkpoint: expected a dict with a {' or '.join(_WEIGHT_KEYS)} of "
+            f"tensors, or a dict of tensors; {_ADVICE}"
         )
-    if isinstance(content.get("sizes"), dict):  # this program before it had other models
+    if isinstance(content.get("sizes"), dict):  # from a version with NHFNet alone
         sizes = content.pop("sizes")
         content["widths"] = {kind: sizes.pop(kind, None) for kind in MODALITIES}
         content |= {"model": "nhfnet", "config": sizes}
-    for name, kind in (_PARTS | {"task": str}).items():
-        if name in content and type(content[name]) is not kind:
+    for name, part_type in (_PART_TYPES | {"task": str}).items():
+        if name in content and type(content[name]) is not part_type:
             raise InputError(
-                f"{path}: {name} is {type(content[name]).__name__}, expected {kind.__name__}; the "
-                "file is damaged."
+                f"{path}: {name} is {type(content[name]).__name__}, expected {part_type.__name__}; "
+                "the file is damaged."
             )
-    parts = {name: content.pop(name) for name in _PARTS if name in content}
+    parts = {name: content.pop(name) for name in _PART_TYPES if name in content}
     return Checkpoint(path, _without_wrappers(weights), **parts, details=content)
 
 
 _ADVICE = "give a .pth file written by main_msaf.py --train or the released code."
-_WEIGHTS = ("model_state_dict", "state_dict")  # ours, and what many programs write
-_PARTS = {"model": str, "config": dict, "widths": dict, "outputs": int, "text_encoder": dict}
+_WEIGHT_KEYS = ("model_state_dict", "state_dict")  # ours, and what many programs write
+_PART_TYPES = {"model": str, "config": dict, "widths": dict, "outputs": int, "text_encoder": dict}
 
 
 def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop what a wrapper around the whole model put before every name."""
+    """Drop the prefixes that wrappers of the whole model added to every name."""
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in weights):
             stripped = {name.removeprefix(wrapper): weights[name] for name in weights}
@@ -181,12 +181,12 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
     """Build a model of `model_class` with a checkpoint's weights, in evaluation mode.
 
     Raises InputError when the file's configuration, widths or weights do not fit the class, or
-    when it has a text encoder, which `models.registry.restore` takes.
+    when it has a text encoder, for which there is `models.registry.restore`.
     """
     if checkpoint.text_encoder is not None:
         raise InputError(
-            f"{checkpoint.path} holds a model with a text encoder of its own; from Python give its "
-            "path to utils.predict, or to models.registry.restore."
+            f"{checkpoint.path} holds a model with a text encoder of its own; in Python, pass its "
+            "path to utils.predict, or the checkpoint to models.registry.restore."
         )
     weights, widths = checkpoint.weights, checkpoint.widths
     published = getattr(model_class, "PUBLISHED", None)
@@ -197,11 +197,11 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
             for kind, name in published.widths.items()
             if name in weights and weights[name].dim()
         }
-        weights = published.used(weights)
+        weights = published.drop_unused(weights)
     if checkpoint.model is None and not widths:
         raise InputError(
-            f"{checkpoint.path} does not say which model its weights are of (the first is "
-            f"{shown(next(iter(checkpoint.weights)))}), and they are not the authors'; {_ADVICE}"
+            f"{checkpoint.path} does not say which model its weights belong to, and their names "
+            f"({shown(next(iter(checkpoint.weights)))}, ...) are no released model's; {_ADVICE}"
         )
     sizes = {f"the width of {kind}": widths.get(kind) for kind in MODALITIES}
     for name, size in {**sizes, "the number of outputs": checkpoint.outputs}.items():
@@ -212,15 +212,17 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
             )
     config = make_config(model_class.Config, checkpoint.config, str(checkpoint.path))
     arguments = config, {kind: widths[kind] for kind in MODALITIES}, checkpoint.outputs
-    return fill(lambda: model_class(*arguments), weights, checkpoint.path)
+    return load_module(lambda: model_class(*arguments), weights, checkpoint.path)
 
 
-def fill(make: Callable[[], AnyModule], weights: Mapping[str, Tensor], path: Path) -> AnyModule:
-    """Make a module, and give it weights that come from `path`; it is in evaluation mode."""
+def load_module(
+    make: Callable[[], AnyModule], weights: Mapping[str, Tensor], path: Path
+) -> AnyModule:
+    """Make a module, load weights that come from `path`, and set evaluation mode."""
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes the file claims
             outline = make()
-    except Exception:  # a user's own model may need values as it is made
+    except Exception:  # a user's own model may need real values in its constructor
         pass
     else:
         check_weights(outline, weights, path)
@@ -230,9 +232,6 @@ def fill(make: Callable[[], AnyModule], weights: Mapping[str, Tensor], path: Pat
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `weights`, which come from `path`, into `model`.
-
-    Raises InputError where they do not fit, or are of no use.
-    """
+    """Copy `weights` from `path` into `model`; InputError if they do not fit or are not finite."""
     check_weights(model, weights, path)
     model.load_state_dict(weights)

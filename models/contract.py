@@ -1,4 +1,4 @@
-"""What every model has; see `models.registry`."""
+"""The attributes of every model; see `models.registry`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Model(nn.Module):
-    """Our models' base. A user's own need not have it: any module with these attributes is one."""
+    """The base of our models. A user's own model only needs the same attributes."""
 
     Config: ClassVar[type[DataclassInstance]]
     config: DataclassInstance

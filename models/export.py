@@ -16,22 +16,22 @@ _DETAILS = ("task", "run", "dataset", "epoch", "scores")  # plain values; no opt
 
 
 def export(checkpoint: Path, target: Path, name: str | None = None) -> None:
-    """Write the model of a checkpoint to `target`; `name` is what `--model` says it is.
+    """Write the model of a checkpoint to `target`; `name` is the value of `--model`.
 
-    A `.safetensors` file has its settings too, and loads like the checkpoint; an `.onnx` file has
-    them in its metadata. Raises InputError for another suffix, or a model that ONNX cannot hold.
+    A `.safetensors` file includes the settings, and loads like the checkpoint; an `.onnx` file has
+    them in its metadata. Raises InputError for another suffix, or a model that ONNX cannot store.
     """
     if target.suffix not in (SAFETENSORS, ONNX):
         raise InputError(
             f"--export {target}: expected a name that ends in {SAFETENSORS} or {ONNX}."
         )
-    read = read_checkpoint(checkpoint)
-    check_writable(target.parent)  # told before the work, as is a name that is too long
+    content = read_checkpoint(checkpoint)
+    check_writable(target.parent)  # fails before the work, as does a name that is too long
     with suppress(FileNotFoundError):
         target.stat()
-    name, model = restore(read, name)
-    kept = {key: read.details[key] for key in _DETAILS if key in read.details}
+    name, model = restore(content, name)
+    details = {key: content.details[key] for key in _DETAILS if key in content.details}
     if target.suffix == ONNX:
-        write_onnx(target, model, describe_model(model, name, **kept))
+        write_onnx(target, model, describe_model(model, name, **details))
     else:
-        write_checkpoint(target, model, name, **kept)
+        write_checkpoint(target, model, name, **details)

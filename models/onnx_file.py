@@ -1,7 +1,7 @@
 """Models as ONNX files, for programs without PyTorch: any batch, any lengths.
 
-PyTorch's exporter by tracing writes them: the newer one, by torch.export, takes an LSTM at one
-length only.
+PyTorch's tracing exporter writes them: the newer one, based on torch.export, supports an LSTM at a
+single length only.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from system.safetensors_file import KEY
 OUTPUT = "prediction"
 TOLERANCE = 1e-4  # absolute and relative
 _OPSET = 17  # the first with LayerNormalization
-# Batch and lengths that are traced, and that the file is tried with after it.
-_TRACED, _TRIED = (2, (11, 13, 17)), ((3, (26, 19, 14)), (1, (8, 50, 31)))
+# Batch size and lengths for tracing, and others for checking the file after it.
+_TRACE_SHAPE, _CHECK_SHAPES = (2, (11, 13, 17)), ((3, (26, 19, 14)), (1, (8, 50, 31)))
 
 
 def write_onnx(path: Path, model: Model, value: Any) -> None:
     """Write a model of the contract, in evaluation mode on the CPU, and `value` as JSON beside it.
 
     Inputs are `visual`, `audio` and `text`, `(B, T, width)` float32, also those that the model
-    does not look at; the output is `prediction` `(B, outputs)`. Where a model takes the three at
-    equal lengths only, so does the file. It is tried in onnxruntime before it gets its name.
+    ignores; the output is `prediction` `(B, outputs)`. If a model takes the three at equal lengths
+    only, so does the file. The content is checked in onnxruntime before the file is written.
     Raises InputError when the model cannot be written, or the packages for it are missing.
     """
     _check_packages()
     try:
-        content = _traced_and_tried(model, value)
-    except Exception as error:  # tracing fails in many ways, a user's own model in any
+        content = _trace_and_check(model, value)
+    except Exception as error:  # tracing, or a user's own model, can fail in any way
         raise InputError(
             f"--export {path}: {type(model).__name__} cannot be written as {SUFFIX} "
             f"({described(error)}); export it as .safetensors."
@@ -64,24 +64,24 @@ def _check_packages() -> None:
 
 
 @torch.no_grad()
-def _traced_and_tried(model: Model, value: Any) -> bytes:
-    """Return the file's content; raises whatever the exporter or the model does."""
-    batch, lengths = _TRACED
-    may_differ = _takes(model, batch, lengths)
+def _trace_and_check(model: Model, value: Any) -> bytes:
+    """Return the file's content; raises any exception of the exporter or the model."""
+    batch, lengths = _TRACE_SHAPE
+    may_differ = _accepts(model, batch, lengths)
     inputs = _inputs(model, batch, lengths if may_differ else lengths[:1] * 3)
     names = {name: f"{name}_length" if may_differ else "length" for name in MODALITIES}
-    content = _with_details(_trace(model, inputs, names), model, names, value)
-    for batch, lengths in _TRIED:
-        _try(content, model, _inputs(model, batch, lengths if may_differ else lengths[:1] * 3))
+    content = _add_details(_trace(model, inputs, names), model, names, value)
+    for batch, lengths in _CHECK_SHAPES:
+        _check(content, model, _inputs(model, batch, lengths if may_differ else lengths[:1] * 3))
     return content
 
 
 def _trace(model: Model, inputs: list[Tensor], lengths: dict[str, str]) -> bytes:
-    """Return what the exporter writes; `lengths` are the names of the modalities' lengths."""
-    # It would print all of a model that it refuses, and has no switch for that.
+    """Return the exporter's file; `lengths` are the names of the modalities' lengths."""
+    # The exporter prints all of a model that it refuses; there is no option against that.
     quiet = patch.object(torch._C, "_jit_onnx_log", create=True)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore")  # of sizes that tracing may fix: _try looks at that
+        warnings.simplefilter("ignore")  # that tracing may fix sizes: _check tests that
         path = Path(folder) / f"model{SUFFIX}"
         torch.onnx.export(
             model,
@@ -114,39 +114,39 @@ def _inputs(model: Model, batch: int, lengths: Sequence[int]) -> list[Tensor]:
     return inputs
 
 
-def _takes(model: Model, batch: int, lengths: Sequence[int]) -> bool:
+def _accepts(model: Model, batch: int, lengths: Sequence[int]) -> bool:
     try:
         model(*_inputs(model, batch, lengths))
-    except Exception:  # the trace at equal lengths says more
+    except Exception:  # the trace at equal lengths will say why
         return False
     return True
 
 
-def _with_details(content: bytes, model: Model, lengths: dict[str, str], value: Any) -> bytes:
-    """Add `value`, and the inputs that tracing left out because nothing comes of them."""
+def _add_details(content: bytes, model: Model, lengths: dict[str, str], value: Any) -> bytes:
+    """Add `value`, and the inputs that tracing left out because the model ignores them."""
     import onnx
 
-    found = onnx.load_from_string(content)
-    inputs = {one.name: one for one in found.graph.input}
-    del found.graph.input[:]
+    file = onnx.load_from_string(content)
+    inputs = {graph_input.name: graph_input for graph_input in file.graph.input}
+    del file.graph.input[:]
     for name, length in lengths.items():
         shape: list[str | int | None] = ["batch", length, model.widths[name]]
         unused = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        found.graph.input.append(inputs.get(name, unused))
-    onnx.helper.set_model_props(found, {KEY: json.dumps(value)})
-    onnx.checker.check_model(found)
-    return bytes(found.SerializeToString())
+        file.graph.input.append(inputs.get(name, unused))
+    onnx.helper.set_model_props(file, {KEY: json.dumps(value)})
+    onnx.checker.check_model(file)
+    return bytes(file.SerializeToString())
 
 
-def _try(content: bytes, model: Model, inputs: list[Tensor]) -> None:
-    """Raise ValueError where the file predicts otherwise than the model."""
+def _check(content: bytes, model: Model, inputs: list[Tensor]) -> None:
+    """Raise ValueError where the file's predictions differ from the model's."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised as well
+    options.log_severity_level = 4  # errors are raised as well
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
     named = {name: x.numpy() for name, x in zip(MODALITIES, inputs, strict=True)}
-    (found,), expected = session.run([OUTPUT], named), model(*inputs).numpy()
-    if found.shape != expected.shape or not np.allclose(found, expected, TOLERANCE, TOLERANCE):
+    (output,), expected = session.run([OUTPUT], named), model(*inputs).numpy()
+    if output.shape != expected.shape or not np.allclose(output, expected, TOLERANCE, TOLERANCE):
         lengths = ", ".join(str(x.shape[1]) for x in inputs)
-        raise ValueError(f"at lengths {lengths} the file predicts otherwise than the model")
+        raise ValueError(f"at lengths {lengths} the file's predictions differ from the model's")

@@ -1,11 +1,11 @@
-"""A name, or FILE.py:CLASS, to a model.
+"""Models by name, or by FILE.py:CLASS.
 
 A model is a module with `forward(visual, audio, text) -> (B, outputs)`, made as
-`CLASS(config, widths, outputs)`; it keeps the three as attributes. `CLASS.Config` is a frozen
+`CLASS(config, widths, outputs)`; it has these three as attributes. `CLASS.Config` is a frozen
 dataclass, and `widths` has the channels of visual, audio and text. A class with
-`takes_dropout_keys = True` is also given `dropout_keys` `(B,)` in training. A Config may have
-`left_out`, which names the parts that its values leave out. A class may have attention maps, as
-`models.layers.recording.HasAttention` says.
+`takes_dropout_keys = True` also gets `dropout_keys` `(B,)` in training. A Config may have
+`left_out`, the names of the parts that its values leave out. A class may have attention maps, as in
+`models.layers.recording.HasAttention`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
-from models.checkpoint import Checkpoint, fill, restore_model
+from models.checkpoint import Checkpoint, load_module, restore_model
 from models.contract import Model
 from models.text_encoder import TextEncoder, WithTextEncoder
 from system.config import make_config
@@ -40,15 +40,15 @@ MODELS = {
     "tfn": "models.baselines.tfn:TFN",
 }
 
-_TEXT_ENCODER = "text_encoder."  # what its weights begin with
-_WITHOUT_A_NAME = "nhfnet"  # what a checkpoint holds that does not say it
+_TEXT_ENCODER = "text_encoder."  # of its weights
+_UNNAMED_MODEL = "nhfnet"  # the model of a checkpoint that names none
 
 
 def find_class(name: str) -> type[Model]:
-    """Return the class that `name` means: one of `MODELS`, or FILE.py:CLASS.
+    """Return the class of `name`: one of `MODELS`, or FILE.py:CLASS.
 
     The file is run as a module. Raises InputError when there is no such model, or when it does
-    not keep to the contract.
+    not fulfil the contract.
     """
     if name in MODELS:
         module, _, class_name = MODELS[name].partition(":")
@@ -60,7 +60,7 @@ def find_class(name: str) -> type[Model]:
             f"--model {name}: there is no such model, only {', '.join(MODELS)}; give one of them, "
             "or a class of your own as FILE.py:CLASS."
         )
-    return _checked(getattr(_import_file(Path(file)), class_name, None), name)
+    return _check_class(getattr(_import_file(Path(file)), class_name, None), name)
 
 
 def _import_file(path: Path) -> Any:
@@ -71,22 +71,22 @@ def _import_file(path: Path) -> Any:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # somebody's own code can fail in any way
+    except (Exception, SystemExit) as error:  # a user's own code can fail in any way
         reason = described(error)
         raise InputError(f"--model: {path} cannot be imported ({reason}).") from error
     return module
 
 
-def _checked(found: Any, name: str) -> type[Model]:
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+def _check_class(model_class: Any, name: str) -> type[Model]:
+    if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):
         raise InputError(f"--model {name}: expected a class of torch.nn.Module by that name.")
-    config = getattr(found, "Config", None)
+    config = getattr(model_class, "Config", None)
     if not (isinstance(config, type) and is_dataclass(config)):
         raise InputError(
-            f"--model {name}: {found.__name__}.Config is missing, expected a frozen dataclass of "
-            "its settings."
+            f"--model {name}: {model_class.__name__}.Config is missing, expected a frozen "
+            "dataclass of its settings."
         )
-    return cast("type[Model]", found)
+    return cast("type[Model]", model_class)
 
 
 def config_class(name: str) -> type[DataclassInstance]:
@@ -95,21 +95,18 @@ def config_class(name: str) -> type[DataclassInstance]:
 
 
 def _beside(name: str, suffix: str) -> Path:
-    """Return the path beside a model's file that differs in its suffix."""
+    """Return the path of a model's file with another suffix."""
     return Path(inspect.getfile(find_class(name))).with_suffix(suffix)
 
 
 def find_published(name: str) -> Path | None:
-    """Return the file beside a model that says how those who published it trained it, if any."""
+    """Return the file beside a model with the settings of its publication; None if missing."""
     path = _beside(name, ".json")
     return path if path.is_file() else None
 
 
 def search_space(name: str) -> Path:
-    """Return the file beside a model that says among which settings to search.
-
-    Raises InputError when there is none.
-    """
+    """Return the file beside a model with its search space; raises InputError if missing."""
     path = _beside(name, ".space.json")
     if not path.is_file():
         raise InputError(
@@ -132,24 +129,24 @@ def published_settings(name: str) -> Path:
 def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], outputs: int) -> Model:
     """Make a new model; `settings` replace the defaults of its Config.
 
-    Raises InputError when a setting is unknown or cannot be, or when the class does not take
-    what the contract gives it.
+    Raises InputError when a setting is unknown or impossible, or when the class does not fulfil
+    the contract.
     """
     model_class = find_class(name)
     config = make_config(model_class.Config, settings, f"--model {name}")
-    if name not in MODELS:  # its defaults too are values that a checkpoint gives back
+    if name not in MODELS:  # its defaults are checked too: a checkpoint contains them
         make_config(model_class.Config, asdict(config), f"--model {name}")
-    with _telling_own_faults(name):
+    with _reporting_faults(name):
         model = model_class(config, widths, outputs)
     missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]
     if missing:
-        raise InputError(f"--model {name} does not keep its {missing[0]} as self.{missing[0]}.")
+        raise InputError(f"--model {name} does not set self.{missing[0]}; set it in __init__.")
     return model
 
 
 @contextmanager
-def _telling_own_faults(name: str) -> Iterator[None]:
-    """Raise InputError for whatever goes wrong in making a user's own model."""
+def _reporting_faults(name: str) -> Iterator[None]:
+    """Raise InputError for any exception in the constructor of a user's own model."""
     try:
         yield
     except InputError:
@@ -164,25 +161,25 @@ def _telling_own_faults(name: str) -> Iterator[None]:
 def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model]:
     """Return the name and the model of a checkpoint, in evaluation mode on the CPU.
 
-    `name` is what the user says the model is. Nothing that a file names is imported: a model of
-    a user's own has to be named again. Raises InputError when the two differ, or when the file
+    `name` is the user's --model. A file's own name of a class is never imported: the user has to
+    give a model of their own again. Raises InputError when the two names differ, or when the file
     does not fit the model.
     """
-    # The authors' files do not say which model they hold.
-    written = checkpoint.model or (name if name in MODELS else _WITHOUT_A_NAME)
-    if name is None and written not in MODELS:
+    # The authors' files do not name their model.
+    stored_name = checkpoint.model or (name if name in MODELS else _UNNAMED_MODEL)
+    if name is None and stored_name not in MODELS:
         raise InputError(
-            f"{checkpoint.path} holds a model of somebody's own, {shown(written)}; give its class "
-            "with --model FILE.py:CLASS."
+            f"{checkpoint.path} holds a user's own model, {shown(stored_name)}; give its class: "
+            "--model FILE.py:CLASS."
         )
-    if name is not None and (name in MODELS or written in MODELS) and name != written:
+    if name is not None and (name in MODELS or stored_name in MODELS) and name != stored_name:
         raise InputError(
-            f"{checkpoint.path} holds the model {shown(written)}, but --model says {name}; leave "
-            "--model out, or give the checkpoint that belongs to it."
+            f"{checkpoint.path} holds the model {shown(stored_name)}, but --model is {name}; leave "
+            "--model out, or give a checkpoint of that model."
         )
-    name = name or written
+    name = name or stored_name
     model_class = find_class(name)
-    with _telling_own_faults(name):
+    with _reporting_faults(name):
         if checkpoint.text_encoder is not None:
             return name, _restore_with_text_encoder(checkpoint, model_class)
         return name, restore_model(checkpoint, model_class)
@@ -190,8 +187,8 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
 
 def _restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model]) -> WithTextEncoder:
     """Build a model of `model_class` behind its text encoder, as `restore_model` does."""
-    path, weights = checkpoint.path, _below("model.", checkpoint.weights)
-    if len(weights) + len(_below(_TEXT_ENCODER, checkpoint.weights)) < len(checkpoint.weights):
+    path, weights = checkpoint.path, _weights_of("model.", checkpoint.weights)
+    if len(weights) + len(_weights_of(_TEXT_ENCODER, checkpoint.weights)) < len(checkpoint.weights):
         raise InputError(f"{path} holds weights of neither its model nor its text encoder.")
     encoder = restore_text_encoder(checkpoint)
     width = checkpoint.widths.get("text")
@@ -208,19 +205,20 @@ def _restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model])
 def restore_text_encoder(checkpoint: Checkpoint) -> TextEncoder:
     """Return the text encoder that a checkpoint has, in evaluation mode; raises InputError."""
     path, description = checkpoint.path, checkpoint.text_encoder or {}
-    weights = _below(_TEXT_ENCODER, checkpoint.weights)
-    return fill(lambda: TextEncoder.described(description, str(path)), weights, path)
+    weights = _weights_of(_TEXT_ENCODER, checkpoint.weights)
+    return load_module(lambda: TextEncoder.from_description(description, str(path)), weights, path)
 
 
-def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _weights_of(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 
 def describe_config(name: str) -> str:
-    """Return a model's settings, a line each: its default, what it means, and its choices."""
+    """Return a model's settings, one per line: name, default, meaning and choices."""
     lines = []
-    for one in fields(config_class(name)):
-        choices = getattr(one.metadata.get("parse"), "names", ())
-        told = one.metadata.get("meaning", "") + (f": {', '.join(choices)}" if choices else "")
-        lines.append(f"  {f'{one.name}={one.default}':<28}  {told}".rstrip())
+    for field in fields(config_class(name)):
+        meaning = field.metadata.get("meaning", "")
+        if choices := getattr(field.metadata.get("parse"), "names", ()):
+            meaning += f": {', '.join(choices)}"
+        lines.append(f"  {f'{field.name}={field.default}':<28}  {meaning}".rstrip())
     return "\n".join(lines)

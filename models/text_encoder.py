@@ -1,4 +1,4 @@
-"""A text encoder that is trained along, in front of any model."""
+"""A text encoder in front of any model, trained with it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _VOCABULARY, _ORIGIN = "vocabulary", "origin"  # in a checkpoint, beside the con
 
 @dataclass(frozen=True)
 class TextEncoderConfig(BertConfig):
-    """A BERT, and whether it gives a vector a piece or a word."""
+    """A BERT, and whether it returns one vector per piece or per word."""
 
-    words: int = setting(0, whole_number(0, 4096))  # positions of a text by word; 0: by piece
+    words: int = setting(0, whole_number(0, 4096))  # words per text; 0: one vector per piece
 
 
 class TextEncoder(nn.Module):
-    """A BERT from word pieces to the features that a model takes as text.
+    """A BERT that turns word pieces into the text features of a model.
 
-    `vocabulary` is its pieces by number, one a line; `origin` says where its weights first came
+    `vocabulary` has its pieces in order, one per line; `origin` is where its weights first came
     from.
     """
 
@@ -39,21 +39,21 @@ class TextEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """How many numbers a piece is: its id, whether it is there, and the place of its word."""
+        """The numbers per piece: its id, its mask and, where vectors are by word, its word."""
         return 3 if self.config.words else 2
 
     def forward(self, pieces: Tensor) -> Tensor:
         """Encode `pieces` `(B, T, width)`, whole numbers in a tensor of floats.
 
-        Returns `(B, T, hidden_size)`, or a vector a word, `(B, words, hidden_size)`: the mean of
-        its pieces', and zeros where there is none.
+        Returns `(B, T, hidden_size)`; by word, `(B, words, hidden_size)`: the mean of each word's
+        pieces, and zeros for missing words.
         """
         words, hidden = self.config.words, self.bert(pieces[..., 0].long(), pieces[..., 1])
         encoded: Tensor = means_of_words(hidden, pieces[..., 2], words) if words else hidden
         return encoded
 
     def freeze(self, layers: int) -> None:
-        """Keep the embeddings and the first `layers` as they are; raises InputError."""
+        """Freeze the embeddings and the first `layers`; raises InputError if there are fewer."""
         if layers > self.config.num_hidden_layers:
             raise InputError(
                 f"--freeze_layers {layers}: the text encoder has {self.config.num_hidden_layers} "
@@ -63,66 +63,65 @@ class TextEncoder(nn.Module):
             part.requires_grad_(False)
 
     def check_length(self, length: int, where: str) -> None:
-        """Raise InputError unless a text of so many word pieces can be encoded."""
-        most = self.config.max_position_embeddings
-        if length > most:
+        """Raise InputError unless a text of `length` word pieces can be encoded."""
+        max_length = self.config.max_position_embeddings
+        if length > max_length:
             raise InputError(
-                f"{where}: {length} word pieces a text, but the text encoder takes {most}; use "
-                "data that were prepared with the same --bert."
+                f"{where}: {length} word pieces a text, but the text encoder takes {max_length}; "
+                "use data that were prepared with the same --bert."
             )
 
     def check_pieces(self, lowest: Sequence[int], highest: Sequence[int], where: str) -> None:
-        """Raise InputError unless word pieces of these numbers can be encoded.
+        """Raise InputError unless word pieces with numbers in these ranges can be encoded.
 
-        `lowest` and `highest` are of the ids, of the mask, and by word, of the words' places.
+        `lowest` and `highest` are those of the ids, the mask and, by word, the words' positions.
         """
         if lowest[0] < 0 or highest[0] >= self.config.vocab_size:
             raise InputError(
                 f"{where}: word pieces from {lowest[0]} to {highest[0]}, but the text encoder "
                 f"knows {self.config.vocab_size}; use data that were prepared with the same --bert."
             )
-        limits = {"mask": 1, "places of words": self.config.words}
-        for (what, most), low, high in zip(limits.items(), lowest[1:], highest[1:], strict=False):
-            if low < 0 or high > most:
+        limits = {"mask": 1, "positions of words": self.config.words}
+        for (kind, limit), low, high in zip(limits.items(), lowest[1:], highest[1:], strict=False):
+            if low < 0 or high > limit:
                 raise InputError(
-                    f"{where}: the {what} of word pieces from {low} to {high}, expected from 0 to "
-                    f"{most}; prepare the data again."
+                    f"{where}: the {kind} of word pieces from {low} to {high}, expected from 0 to "
+                    f"{limit}; prepare the data again."
                 )
 
     def example(self, batch: int, length: int, generator: torch.Generator) -> Tensor:
-        """Return random word pieces `(batch, length, width)`, the first text's last two missing."""
+        """Return random word pieces `(batch, length, width)`, the first text's last two padding."""
         shape = batch, length
         ids = torch.randint(self.config.vocab_size, shape, generator=generator)
         numbers = [ids, torch.ones(shape)]
-        if self.config.words:  # the first piece is no word's
+        if self.config.words:  # the first piece belongs to no word
             numbers.append((torch.arange(length) % self.config.words).expand(shape))
         pieces = torch.stack([x.float() for x in numbers], dim=2)
         pieces[0, -2:] = 0
         return pieces
 
     def describe(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it beside the weights, as plain values."""
+        """Return what a checkpoint stores besides the weights, as plain values."""
         return {**asdict(self.config), _VOCABULARY: self.vocabulary, _ORIGIN: self.origin}
 
     @classmethod
-    def described(cls, description: Mapping[str, Any], where: str) -> TextEncoder:
-        """Make one from what `describe` gave; raises InputError that begins with `where`."""
+    def from_description(cls, description: Mapping[str, Any], where: str) -> TextEncoder:
+        """Make one from the result of `describe`; raises InputError that begins with `where`."""
         values = dict(description)
         vocabulary, origin = values.pop(_VOCABULARY, None), values.pop(_ORIGIN, None)
         if not isinstance(vocabulary, str) or not isinstance(origin, str):
             missing = _ORIGIN if isinstance(vocabulary, str) else _VOCABULARY
             raise InputError(f"{where}: its text encoder has no {missing}; the file is damaged.")
-        known = {one.name for one in fields(TextEncoderConfig)}
-        if not known <= values.keys():
-            missing = shown(min(known - values.keys()))
+        if missing_names := {field.name for field in fields(TextEncoderConfig)} - values.keys():
+            missing = shown(min(missing_names))
             raise InputError(f"{where}: its text encoder has no {missing}; the file is damaged.")
         return cls(make_config(TextEncoderConfig, values, where), vocabulary, origin)
 
 
 class WithTextEncoder(Model):
-    """Any model of the contract whose text is word pieces, encoded by a text encoder of its own.
+    """A model of the contract, and a text encoder that turns word pieces into its text input.
 
-    Configuration, outputs and dropout keys are the model's.
+    Configuration, outputs and dropout keys are those of the model.
     """
 
     def __init__(self, text_encoder: TextEncoder, model: Model) -> None:
@@ -132,11 +131,11 @@ class WithTextEncoder(Model):
         self.takes_dropout_keys = getattr(model, "takes_dropout_keys", False)
 
     def forward(self, visual: Tensor, audio: Tensor, text: Tensor, *keys: Tensor) -> Tensor:
-        """Predict `(B, outputs)`; `text` is what the text encoder takes."""
+        """Predict `(B, outputs)`; `text` is the input of the text encoder."""
         prediction: Tensor = self.model(visual, audio, self.text_encoder(text), *keys)
         return prediction
 
 
 def text_encoder_of(model: nn.Module) -> TextEncoder | None:
-    """Return a model's text encoder, where it has one."""
+    """Return a model's text encoder; None without one."""
     return model.text_encoder if isinstance(model, WithTextEncoder) else None

@@ -1,1 +1,1 @@
-"""The ground: errors, files, locks, devices, processes. Knows no data and no models."""
+"""The ground: errors, files, locks, devices, processes. Imports no data and no models."""

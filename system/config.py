@@ -1,13 +1,14 @@
 """Settings as frozen dataclasses: each with its default, its meaning and its check in one place.
 
 A field's check is a function that parses text. The command line uses it directly; a value that
-comes from a file must be what its own text parses to.
+comes from a file must equal what its own text parses to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
 
-# Of fields that bring no check of their own, as in a user's model. Annotations are text.
+# Checks of fields that define none, as in a user's model. Annotations are text.
 _BY_TYPE: dict[str, Callable[[str], Any]] = {
     "int": whole_number(-(2**63), 2**63 - 1),
     "float": finite_number,
@@ -30,7 +31,7 @@ _BY_TYPE: dict[str, Callable[[str], Any]] = {
 
 def setting(default: Any, parse: Callable[[str], Any], meaning: str = "") -> Any:
     """Declare a dataclass field; `parse` raises ValueError or ArgumentTypeError on bad text."""
-    return field(default=default, metadata={"parse": parse, "meaning": meaning})
+    return dataclass_field(default=default, metadata={"parse": parse, "meaning": meaning})
 
 
 @dataclass(frozen=True)
@@ -38,31 +39,28 @@ class CheckedConfig:
     """A base for configurations that check themselves; raises ValueError with one line."""
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+        for field in fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
 
 
 def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
-    """Make a dataclass of `values` that come from outside; the others keep their defaults.
+    """Make a dataclass from a file's or user's `values`; other fields keep their defaults.
 
     Raises InputError, which begins with `where`, for a name that the dataclass lacks, and for a
     value of another type or out of range.
     """
-    known = {name: _field_of(cls, name, where) for name in values}
+    fields_by_name = {name: _field_of(cls, name, where) for name in values}
     try:
-        return cls(**{name: _checked(known[name], value) for name, value in values.items()})
+        return cls(**{name: _checked(fields_by_name[name], values[name]) for name in values})
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}.") from error
 
 
 def check_setting(cls: type[DataclassInstance], name: str, value: Any, where: str) -> Any:
-    """Return one value as a dataclass's field gives it; the others play no part.
-
-    Raises InputError as `make_config` does.
-    """
-    one = _field_of(cls, name, where)
+    """Return one value as its field parses it; raises InputError as `make_config` does."""
+    field = _field_of(cls, name, where)
     try:
-        return _checked(one, value)
+        return _checked(field, value)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}.") from error
 
@@ -70,7 +68,7 @@ def check_setting(cls: type[DataclassInstance], name: str, value: Any, where: st
 def parse_assignments(
     cls: type[DataclassInstance], assignments: Sequence[str], where: str
 ) -> dict[str, Any]:
-    """Parse texts KEY=VALUE by the fields of a dataclass, later ones first in rank.
+    """Parse texts KEY=VALUE by the fields of a dataclass; the last one of a key counts.
 
     Raises InputError for a text without `=`, a key that the dataclass lacks, or a bad value.
     """
@@ -79,9 +77,9 @@ def parse_assignments(
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"{where} {text}: expected KEY=VALUE.")
-        one = _field_of(cls, name, f"{where} {text}")
+        field = _field_of(cls, name, f"{where} {text}")
         try:
-            values[name] = _parse_of(one)(value)
+            values[name] = _parser_of(field)(value)
         except Exception as error:
             raise InputError(f"{where} {text}: {_reason(error)}.") from error
     return values
@@ -96,36 +94,36 @@ def plain_values(config: DataclassInstance) -> dict[str, Any]:
 
 
 def _field_of(cls: type[DataclassInstance], name: str, where: str) -> Field[Any]:
-    known = {one.name: one for one in fields(cls)}
-    if name not in known:
-        expected = ", ".join(known) or "none"
+    by_name = {field.name: field for field in fields(cls)}
+    if name not in by_name:
+        expected = ", ".join(by_name) or "none"
         raise InputError(f"{where}: there is no setting {shown(name)}, only: {expected}.")
-    return known[name]
+    return by_name[name]
 
 
-def _checked(one: Field[Any], value: Any) -> Any:
-    """Return `value` as the field's check gives it; raises ValueError when it does not pass."""
-    is_dict = _type_of(one).startswith("dict") and isinstance(value, dict)
-    if is_dict or (value is None and one.default is None):
+def _checked(field: Field[Any], value: Any) -> Any:
+    """Return `value` as the field's check parses it; raises ValueError when it does not pass."""
+    is_dict = _type_of(field).startswith("dict") and isinstance(value, dict)
+    if is_dict or (value is None and field.default is None):
         return value
     if not isinstance(value, (bool, int, float, str, Path)):
-        raise ValueError(f"{one.name} is {shown(value)}, expected one value")
+        raise ValueError(f"{field.name} is {shown(value)}, expected one value")
     try:
-        parsed = _parse_of(one)(str(value))
+        parsed = _parser_of(field)(str(value))
     except Exception as error:
-        raise ValueError(f"{one.name} is {shown(value)}: {_reason(error)}") from error
+        raise ValueError(f"{field.name} is {shown(value)}: {_reason(error)}") from error
     is_path = isinstance(parsed, Path) and isinstance(value, (str, Path))
     if not is_path and (parsed != value or isinstance(parsed, bool) is not isinstance(value, bool)):
-        raise ValueError(f"{one.name} is {shown(value)}, expected {type(parsed).__name__}")
+        raise ValueError(f"{field.name} is {shown(value)}, expected {type(parsed).__name__}")
     return parsed
 
 
-def _parse_of(one: Field[Any]) -> Callable[[str], Any]:
-    return one.metadata.get("parse") or _BY_TYPE.get(_type_of(one), str)
+def _parser_of(field: Field[Any]) -> Callable[[str], Any]:
+    return field.metadata.get("parse") or _BY_TYPE.get(_type_of(field), str)
 
 
-def _type_of(one: Field[Any]) -> str:
-    return one.type if isinstance(one.type, str) else one.type.__name__
+def _type_of(field: Field[Any]) -> str:
+    return field.type if isinstance(field.type, str) else field.type.__name__
 
 
 def _reason(error: BaseException) -> str:

@@ -1,5 +1,5 @@
 """What both programs share at the terminal: arguments, messages, tables, and the last line of
-defence that turns every failure into one clear line.
+handler, which turns every failure into one clear line.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
 _EXIT_INPUT, _EXIT_UNEXPECTED = 2, 1
 _INTERRUPTED = "Interrupted; what was finished is kept."
 _interrupts: list[int] = []  # the signals that came: SIGINT, SIGTERM
-_held: list[bool] = []  # the blocks under way that an interrupt has to wait for
-_follows: list[bool] = []  # whether this is not the first of several processes
+_holds: list[bool] = []  # an entry for each running block that delays interrupts
+_follows: list[bool] = []  # not empty where this is not the first of several processes
 _LARGEST = 2**31 - 1  # of whole numbers, which PyTorch and NumPy take everywhere
-_FIRST_PROCESS_SPEAKS = 10.0  # seconds within which the first ends all, on a busy machine too
+_SECONDS_FOR_FIRST_PROCESS = 10.0  # to report an error and end all, on a busy machine too
 _TOO_MANY_FILES = "too many open files"
 _ALLOW_MORE_FILES = (
     "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers."
 )
-# What is left of a process that has ended, in the words of gloo and of NCCL.
+# How gloo and NCCL report that another process has ended.
 _OTHER_HAS_ENDED = re.compile(
     "connection (closed|reset|refused)|broken pipe|remote process exited", re.IGNORECASE
 )
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, with mistakes told in one line."""
+    """argparse whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and exit with code 2."""
@@ -57,9 +57,9 @@ def run(program: Callable[[], None]) -> NoReturn:
 
     With the environment variable NHFNET_TRACEBACK set, the traceback is printed as well.
     """
-    # Warnings as single lines too, ours and those of libraries.
+    # Warnings, ours and those of libraries, are single lines too.
     warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its own, long and in every process
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no long warnings from every process
     sys.unraisablehook = _ignore_unraisable
     _open_streams()
     if is_follower():
@@ -88,15 +88,15 @@ def run(program: Callable[[], None]) -> NoReturn:
 
 
 def _stop_after(error: Exception) -> NoReturn:
-    """End the program after an exception that it does not raise itself."""
-    if _interrupts:  # what an interrupt broke off can fail in any way
+    """End the program after an exception that is none of its own."""
+    if _interrupts:  # interrupted code can fail in any way
         _stop(_exit_code(), _INTERRUPTED)
     if is_out_of_memory(error):
         _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
     if _TOO_MANY_FILES in str(error).lower():
         _stop(_EXIT_INPUT, _ALLOW_MORE_FILES)
     if isinstance(error, RuntimeError) and _OTHER_HAS_ENDED.search(str(error)):
-        if not _follows:  # which `_stop` lets wait
+        if not _follows:  # the others wait in `_stop`
             _wait_to_be_ended()
         _stop(_EXIT_UNEXPECTED, "Another of the processes has ended; its own line says why.")
     _stop(
@@ -107,7 +107,7 @@ def _stop_after(error: Exception) -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Have nothing that is printed fail: what the terminal cannot encode is escaped."""
+    """Make printing never fail: characters that the terminal cannot encode are escaped."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by what started the program
@@ -117,17 +117,17 @@ def _open_streams() -> None:
 
 
 def _exit_code() -> int:
-    """Return what a shell gives for a program that a signal ended."""
+    """Return the exit code that a shell gives a program ended by a signal."""
     return 128 + (_interrupts[0] if _interrupts else signal.SIGINT)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt; but while something is imported, end the program at once.
+    """Raise KeyboardInterrupt; during an import, end the program at once instead.
 
     There NumPy would turn the exception into an ImportError, and PyTorch's C++ would abort.
     """
     _interrupts.append(number)
-    if _held and len(_interrupts) == 1:
+    if _holds and len(_interrupts) == 1:
         return
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
@@ -140,22 +140,22 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def hold_interrupts() -> Iterator[None]:
-    """Let an interrupt wait for the end of the block, so that this is done whole; not a second."""
-    _held.append(True)
+    """Delay a first interrupt to the end of the block, so that the block runs whole."""
+    _holds.append(True)
     try:
         yield
     finally:
-        _held.pop()
+        _holds.pop()
     _raise_lost_interrupt()
 
 
 def interrupted_by() -> int:
-    """Return the number of the signal that has come, 0 without one."""
+    """Return the number of the first signal received, 0 without one."""
     return _interrupts[0] if _interrupts else 0
 
 
 def interrupt(number: int) -> NoReturn:
-    """End as after a signal of this number, which another process may have got."""
+    """End as after a signal of this number, which another process may have received."""
     _interrupts.append(number)
     raise KeyboardInterrupt
 
@@ -168,13 +168,13 @@ def leave_printing_to_the_first_process() -> None:
 
 
 def _raise_lost_interrupt() -> None:
-    """Raise an interrupt again that was raised where Python ignores exceptions, as in __del__."""
-    if _interrupts and not _held:
+    """Raise again an interrupt that Python ignored, for instance in __del__."""
+    if _interrupts and not _holds:
         raise KeyboardInterrupt
 
 
 def _ignore_unraisable(ignored: sys.UnraisableHookArgs) -> None:
-    """Say in one line what went wrong where nothing can be raised; an interrupt comes again."""
+    """Print an exception that Python ignores as a warning line; an interrupt is raised later."""
     if not isinstance(ignored.exc_value, KeyboardInterrupt):
         print_warning(described(ignored.exc_value or ignored.exc_type()))
 
@@ -190,10 +190,10 @@ def _stop(code: int, message: str) -> NoReturn:
 
 
 def _wait_to_be_ended() -> None:
-    """Let another process say what is wrong: torchrun then ends this one, in silence."""
+    """Wait while another process prints the error; torchrun then ends this one in silence."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing here could catch it any more
-    time.sleep(_FIRST_PROCESS_SPEAKS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing could catch it from here on
+    time.sleep(_SECONDS_FOR_FIRST_PROCESS)
 
 
 def _explain(error: OSError) -> str:
@@ -227,14 +227,14 @@ def print_warning(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Escape line breaks and control characters, which a name from a strange file can hold."""
+    """Escape line breaks and control characters, which names in a stranger's file may contain."""
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1] for character in text
     )
 
 
 def print_line(message: str) -> None:
-    """Print a line of ordinary output, at once."""
+    """Print a line of ordinary output, and flush it."""
     _raise_lost_interrupt()
     print(message, flush=True)
 
@@ -250,8 +250,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in cells
     ]
@@ -274,15 +274,15 @@ def whole_number(minimum: int, maximum: int = _LARGEST) -> Callable[[str], int]:
     return parse
 
 
-def _number(expected: str, is_good: Callable[[float], bool]) -> Callable[[str], float]:
-    """Make an argparse type: a number that is good, which NaN never is."""
+def _number(expected: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
+    """Make an argparse type: a number that `is_valid` accepts; NaN must not pass."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not is_good(value):
+        if not is_valid(value):
             raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
         return value
 

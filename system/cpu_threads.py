@@ -1,38 +1,38 @@
-"""How many threads compute on a CPU, and how those wait that have nothing to do.
+"""How many threads compute on a CPU, and how idle threads wait.
 
-OpenMP's threads spin until there is more to do. On a busy machine they then wait, turning, for
-threads that do not get to run: a training beside four other processes took five times as long.
+Idle OpenMP threads spin. On a busy machine they spin for long, waiting for threads that cannot
+run: a training beside four other processes took five times as long.
 """
 
 from __future__ import annotations
 
 import os
 
-_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_COUNT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SMALL_BATCH = 2**13  # values a time step, below which operators gain nothing from threads
 
 
 def let_threads_sleep() -> None:
-    """Have OpenMP's threads spin for a fraction of a millisecond only, then sleep.
+    """Let OpenMP's idle threads sleep after spinning for a fraction of a millisecond.
 
-    Does nothing where the environment says how they wait. Call it before torch is imported;
-    processes started later take it over.
+    Does nothing where the environment sets how they wait. Call it before torch is imported;
+    processes started later inherit it.
     """
-    if not any(name in os.environ for name in _WAITING):
+    if not any(name in os.environ for name in _WAIT_VARIABLES):
         os.environ["GOMP_SPINCOUNT"] = "10000"  # GCC's OpenMP
         os.environ["KMP_BLOCKTIME"] = "0"  # LLVM's and Intel's, in milliseconds
 
 
 def choose_threads(batch_values: int) -> int:
-    """Let PyTorch's operators on small batches run in one thread; return how many there were.
+    """Use one thread for PyTorch's operators on small batches; return the previous number.
 
-    `batch_values` are those of a batch at one time step. The choice depends on nothing else, so
-    that the same run has the same sums again. What the environment says of threads stays.
+    `batch_values` is the number of values of a batch at one time step. The choice depends on
+    nothing else, so that a run is reproducible. A number set in the environment is kept.
     """
     import torch
 
     threads = torch.get_num_threads()
-    if batch_values < _SMALL_BATCH and not any(name in os.environ for name in _THREADS):
+    if batch_values < _SMALL_BATCH and not any(name in os.environ for name in _COUNT_VARIABLES):
         torch.set_num_threads(1)
     return threads

@@ -1,21 +1,21 @@
 """How many processors this process may use.
 
-A machine's count is not it: a process may be held to some of them, and a container to a share of
-their time.
+That may be fewer than the machine has: a process may be restricted to some of them, and a container
+to a share of their time.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
-_sharing = [1]  # how many processes share them
+_sharing = [1]  # how many processes share them; the last entry counts
 
 
 @cache
 def usable_cpus() -> int:
     """Return how many processors this process may keep busy, at least 1.
 
-    A part of one counts as one. It is looked up once.
+    A fraction of one counts as one. The result is cached.
     """
     from joblib import cpu_count  # slow to import
 
@@ -24,6 +24,6 @@ def usable_cpus() -> int:
 
 
 def share_cpus(count: int) -> None:
-    """Leave to this process its part of the processors: `count` alike are at work from now on."""
+    """Limit this process to its share of the processors, which `count` processes share now."""
     _sharing.append(count)
     usable_cpus.cache_clear()

@@ -1,4 +1,4 @@
-"""Choosing the device to compute on; PyTorch, slow to import, is only when one is picked."""
+"""Choosing the device to compute on. PyTorch, slow to import, is imported when one is picked."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ SIGTERM does so by itself.
 try:
     import signal  # takes milliseconds itself
 
-    # What starts a program may have it ignore the signal; then that stays.
+    # Whatever starts a program may make it ignore the signal; that is kept.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 except KeyboardInterrupt:

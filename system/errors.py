@@ -1,4 +1,4 @@
-"""The one error that both programs show to their user, and how it quotes others."""
+"""The error that both programs show to their user, and how its message quotes others."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100  # characters
-_LONGEST_LINE = 300  # characters of another's message; Python quotes a damaged file's megabytes
-# PyTorch's, on CUDA devices and on the CPU, the system's, HDF5's, NumPy's and C++'s.
+_LONGEST_LINE = 300  # characters of a quoted message; Python quotes a damaged file's megabytes
+# The words of PyTorch (CUDA and CPU), the operating system, HDF5, NumPy and C++.
 _OUT_OF_MEMORY = re.compile(
     "out of memory|can(no|')t allocate memory|memory allocation failed|unable to allocate"
     "|bad_alloc",
@@ -29,12 +29,12 @@ class InputError(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception, of whatever library, says that memory is short."""
+    """Return whether an exception, of whatever library, says that memory ran out."""
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def refuse_if_out_of_memory(error: Exception, path: Path) -> None:
-    """Raise InputError if memory was too short to read `path`: then nothing is wrong with it."""
+    """Raise InputError if memory ran out while reading `path`, which may then be a good file."""
     if is_out_of_memory(error):
         raise InputError(
             f"{path} takes more memory to read than is free; end other programs, or use a machine "
@@ -44,7 +44,7 @@ def refuse_if_out_of_memory(error: Exception, path: Path) -> None:
 
 @contextmanager
 def telling_of_short_memory(path: Path) -> Iterator[None]:
-    """Name the file that is read in the block when memory is too short for it: InputError."""
+    """Raise InputError that names `path` if memory runs out while the block reads it."""
     try:
         yield
     except InputError:
@@ -55,7 +55,7 @@ def telling_of_short_memory(path: Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says, cut to a length; never only a key or ""."""
+    """Return the first line of an exception's message, shortened; never a bare key or ""."""
     if isinstance(error, KeyError) and error.args:
         key = error.args[0]
         is_message = isinstance(key, str) and " " in key  # HDF5's
@@ -69,20 +69,21 @@ def first_line(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Return an exception's type and what it says, as `first_line`; the type alone of nothing."""
+    """Return an exception's type and its `first_line`; the type alone without a message."""
     name, line = type(error).__name__, first_line(error)
     return name if line == name else f"{name}: {line}"
 
 
 def shown(value: Any) -> str:
-    """Return a value from a strange file, of whatever type and size, in a short line."""
+    """Return the repr of a value, of whatever type and size, as one short line."""
     return " ".join(_SHORT.repr(value).split())
 
 
 def differing(one: Any, other: Any) -> tuple[str, str]:
-    """Return two different values as text; of dicts, what differs alone."""
+    """Return two different values as text; of two dicts, only the items that differ."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return str(one), str(other)
     names = [name for name in {**one, **other} if one.get(name, ...) != other.get(name, ...)]
-    texts = [[f"{name}={of[name]}" for name in names if name in of] for of in (one, other)]
-    return ", ".join(texts[0]) or "the defaults", ", ".join(texts[1]) or "the defaults"
+    one_items = [f"{name}={one[name]}" for name in names if name in one]
+    other_items = [f"{name}={other[name]}" for name in names if name in other]
+    return ", ".join(one_items) or "the defaults", ", ".join(other_items) or "the defaults"

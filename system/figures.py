@@ -28,7 +28,7 @@ from system.files import atomic_write
 __all__ = ["also_write_pdfs", "pyplot", "save_figure"]
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is no formula
-# Lines are told apart without their colours too, in grey and by those who see no red or green.
+# Markers distinguish lines without colours too, in grey and for readers who see no red or green.
 # Source of the colours: Okabe and Ito, Color Universal Design, 2008.
 matplotlib.rcParams["axes.prop_cycle"] = cycler(
     color=["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"],
@@ -37,7 +37,7 @@ matplotlib.rcParams["axes.prop_cycle"] = cycler(
 
 
 def also_write_pdfs() -> None:
-    """Let `save_figure` write each picture as a PDF too, beside the PNG, from now on."""
+    """From now on, let `save_figure` write each picture as a PDF too, beside the PNG."""
     matplotlib.rcParams["savefig.format"] = "pdf"
 
 

@@ -1,4 +1,4 @@
-"""Rows of equal size in a file: which lie one behind another, and reading them."""
+"""Rows of equal size in a file: grouping consecutive ones, and reading them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def runs_of(rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
 
 
 def fill(descriptor: int, target: memoryview, offset: int) -> bool:
-    """Read bytes at `offset` of an open file into `target`; False where the file ends before.
+    """Fill `target` with the bytes at `offset` of an open file; False where the file is too short.
 
     Threads and forked processes may share the descriptor. Raises OSError as the system does.
     """

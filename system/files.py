@@ -1,6 +1,6 @@
 """Writing files so that a reader finds the old content or the new, never half of it.
 
-A name is changed only once what it names is on the disk, so that this holds after a power cut
+A file gets its name only after its content is on the disk, so that this holds after a power cut
 as well as after a kill. `flush_file` and `flush_folder` do the same for files written elsewhere.
 """
 
@@ -24,11 +24,11 @@ from typing import Any
 from system.errors import InputError, shown
 
 _SAMPLE_BLOCKS, _BLOCK_BYTES = 32, 128 * 1024  # up to 4 MB of a file
-# Writing a file takes seconds. A temporary one that nobody, on whatever machine, has written to
-# for an hour is what a kill left.
+# Writing a file takes seconds. A temporary file that no process, on any machine, has written to
+# for an hour was left by a killed one.
 _ABANDONED_AFTER = 3600  # seconds
 _FLUSHES_AT_ONCE = 32
-LONGEST_NAME = 255  # bytes, that file systems take
+LONGEST_NAME = 255  # bytes: the limit of file systems
 
 
 @contextmanager
@@ -36,20 +36,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, it becomes `path`.
 
     Content and name are on the disk when this returns. If the block raises, the temporary file
-    is removed and `path` keeps what it held. The parent folder is made when missing. Any number
-    of writers may work at once: each has a temporary file of its own, and the last one stays.
+    is removed and `path` keeps its content. The parent folder is made when missing. Any number
+    of writers may work at once: each has its own temporary file, and the last one to end counts.
     """
     make_folder(path.parent)
     _remove_abandoned(path)
     # Same folder, so that the rename cannot cross file systems; same suffix, because some
     # writers (matplotlib, NumPy) choose the format by it.
-    temporary = path.with_name(f".{_shown(path)}.{os.urandom(6).hex()}.part{path.suffix}")
+    temporary = path.with_name(f".{_temporary_stem(path)}.{os.urandom(6).hex()}.part{path.suffix}")
     try:
         yield temporary
         flush_file(temporary)
         temporary.replace(path)
     except OSError as error:
-        if error.errno is not None:  # of a write, which knows no name; others would lose their text
+        if error.errno is not None:  # without one, Python would print the name instead of the text
             error.filename = error.filename or str(path)
         raise
     finally:
@@ -57,19 +57,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
     flush_folder(path.parent)
 
 
-def _shown(path: Path) -> str:
-    """Return what of a file's name is in those of its temporary files."""
+def _temporary_stem(path: Path) -> str:
+    """Return the part of a file's name that the names of its temporary files contain."""
     return cut_name(path.stem, LONGEST_NAME - len(f"..{'?' * 12}.part") - len(path.suffix))
 
 
-def cut_name(name: str, most: int) -> str:
-    """Return the beginning of a file's name, of `most` bytes, whole characters alone."""
+def cut_name(name: str, max_bytes: int) -> str:
+    """Return the beginning of a file's name, of at most `max_bytes`, in whole characters."""
     encoded = os.fsencode(name)
-    return name if len(encoded) <= most else encoded[:most].decode(errors="ignore")
+    return name if len(encoded) <= max_bytes else encoded[:max_bytes].decode(errors="ignore")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where missing; their names are then on the disk."""
+    """Make a folder and its parents where missing, and flush their names to the disk."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ def flush_file(path: Path) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system has a way to."""
+    """Wait until the names in a folder are on the disk, where the system supports that."""
     try:
         flush_file(path)
     except OSError as error:  # Windows opens no folder, and some network drives flush none
@@ -104,7 +104,7 @@ def flush_folder(path: Path) -> None:
 def flush_all(files: Iterable[Path], folders: Iterable[Path]) -> None:
     """Wait until the content of files, and the names in folders, are on the disk.
 
-    All are asked for at once: a disk takes little longer for many than for one.
+    They are flushed in parallel: for many, a disk takes little longer than for one.
     """
     with ThreadPoolExecutor(_FLUSHES_AT_ONCE) as executor:
         tasks = [executor.submit(flush_file, path) for path in files]
@@ -116,7 +116,7 @@ def flush_all(files: Iterable[Path], folders: Iterable[Path]) -> None:
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files of `path` that killed writers left."""
     for leftover in path.parent.glob(
-        f".{escape(_shown(path))}.{'?' * 12}.part{escape(path.suffix)}"
+        f".{escape(_temporary_stem(path))}.{'?' * 12}.part{escape(path.suffix)}"
     ):
         with suppress(FileNotFoundError):  # another writer has removed it
             if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER:
@@ -143,29 +143,29 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def read_json(path: Path, advice: str = "") -> Any:
-    """Read JSON; raises InputError, which ends with `advice`, when it is something else."""
+    """Read JSON; raises InputError, which ends with `advice`, when the file is not JSON."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors put a mark in front
-        return json.loads(text, object_pairs_hook=_of_unique_names)
+        return json.loads(text, object_pairs_hook=_dict_of_unique_names)
     except (ValueError, RecursionError) as error:  # no UTF-8, digits without end, nested too deep
         raise InputError(f"{path} is not JSON: {error}{advice}.") from error
 
 
-def _of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a dict; raises ValueError for a name that is there twice, of which one would go."""
+def _dict_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a dict; raises ValueError for a repeated name, of which a dict keeps only the last."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the name {shown(twice)} is there twice")
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {shown(repeated)} is there twice")
     return values
 
 
 def file_facts(path: Path, is_timed: bool = False) -> dict[str, Any]:
-    """Return what tells a file's content from another's: name, size, and a sample's digest.
+    """Return facts that identify a file's content: name, size, and a sample's digest.
 
-    The sample is the whole of a small file, and blocks spread over a large one. What `is_timed`
-    has the time of a large one's last change too, so that no change between the blocks goes
-    unseen, and a copy may count as another file. Raises InputError when there is no such file.
+    The sample is the whole of a small file, and blocks spread over a large one. With `is_timed`,
+    a large file's facts include its modification time: no change between the blocks is missed,
+    but a copy may count as another file. Raises InputError when there is no such file.
     """
     if not path.is_file():
         raise InputError(f"No file {path}; give the path of an existing file.")
@@ -174,13 +174,14 @@ def file_facts(path: Path, is_timed: bool = False) -> dict[str, Any]:
         for block in range(_SAMPLE_BLOCKS):
             file.seek(block * max(size - _BLOCK_BYTES, 0) // (_SAMPLE_BLOCKS - 1))
             digest.update(file.read(_BLOCK_BYTES))
-    facts = {"name": path.name, "bytes": size, "sample": digest.hexdigest()}
-    is_sampled = size > _SAMPLE_BLOCKS * _BLOCK_BYTES
-    return {**facts, "modified": path.stat().st_mtime_ns} if is_timed and is_sampled else facts
+    facts: dict[str, Any] = {"name": path.name, "bytes": size, "sample": digest.hexdigest()}
+    if is_timed and size > _SAMPLE_BLOCKS * _BLOCK_BYTES:
+        facts["modified"] = path.stat().st_mtime_ns
+    return facts
 
 
 def whole_digest(path: Path) -> str:
-    """Return the SHA-256 of all of a file."""
+    """Return the SHA-256 of a whole file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

@@ -1,4 +1,4 @@
-"""oneDNN's float32 product of a linear layer on a CPU: on AMD, MKL takes twice as long."""
+"""oneDNN's float32 linear layer on a CPU: on AMD processors, MKL takes twice as long."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def multiplies(x: Tensor) -> bool:
-    """Tell whether oneDNN can map `x`."""
+    """Return whether `linear` can take `x`."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -1,15 +1,15 @@
-"""Passwords, which belong into no file and onto no screen."""
+"""Removing passwords from texts that are printed or saved."""
 
 from __future__ import annotations
 
 import re
 
-# As SQLAlchemy reads a URL: what stands before its first @, and settings in its query.
-_OF_A_USER = re.compile(r"(://[^:/@]*):[^@]*@")
-_LAST_OR_ONLY = re.compile(r"[?&](?:ssl)?password=[^&]*$")
-_IN_THE_QUERY = re.compile(r"(?<=[?&])(?:ssl)?password=[^&]*&")
+# As SQLAlchemy reads a URL: a password before the first @, and as a parameter of the query.
+_USER_PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
+_LAST_PARAMETER = re.compile(r"[?&](?:ssl)?password=[^&]*$")
+_OTHER_PARAMETER = re.compile(r"(?<=[?&])(?:ssl)?password=[^&]*&")
 
 
 def without_passwords(text: str) -> str:
-    """Return a URL, or a text with one, without the passwords that it gives."""
-    return _LAST_OR_ONLY.sub("", _IN_THE_QUERY.sub("", _OF_A_USER.sub(r"\1@", text)))
+    """Return a URL, or a text with one, without its passwords."""
+    return _LAST_PARAMETER.sub("", _OTHER_PARAMETER.sub("", _USER_PASSWORD.sub(r"\1@", text)))

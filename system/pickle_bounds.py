@@ -1,4 +1,4 @@
-"""What a pickle from a stranger may not exceed: its own size, and what Python can bear."""
+"""Limits on a stranger's pickle: the size and the nesting of its values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from system.torch_layout import require
 
-# Far above what circulates, far below what Python's own recursion can bear.
-_DEEPEST = 50
-# A value costs one byte when it is named again. Small files may do so a lot.
-_MOST_EXPANSION, _ALWAYS_FITS = 16, 64 * 2**20
-_UNDER_WAY = (-1, -1)  # for depth and bytes of what is being measured
-_LARGEST_KEY = 2**32  # Python hashes larger ones so that all of them can be made to meet
+# Far deeper than published files, far below Python's recursion limit.
+_MAX_DEPTH = 50
+# A file repeats a value for one byte. Small files may do so often.
+_MAX_EXPANSION, _ALWAYS_ALLOWED = 16, 64 * 2**20
+_IN_PROGRESS = (-1, -1)  # instead of depth and bytes, while a value is being measured
+_LARGEST_KEY = 2**32  # of larger ones, a file could choose many with the same hash
 
 
 def check_key(key: Any, depth: int = 0) -> None:
@@ -23,7 +23,7 @@ def check_key(key: Any, depth: int = 0) -> None:
     Hashing a tuple that is nested a million deep overruns the stack.
     """
     if type(key) is tuple:
-        require(depth < _DEEPEST, "a key nested too deep")
+        require(depth < _MAX_DEPTH, "a key nested too deep")
         for item in key:
             check_key(item, depth + 1)
     elif isinstance(key, int):
@@ -34,13 +34,13 @@ def check_key(key: Any, depth: int = 0) -> None:
 
 
 def check_size(content: Any, file_bytes: int) -> None:
-    """Raise UnpicklingError where values, each written out, are far more than the file.
+    """Raise UnpicklingError where values, each written out, are far larger than the file.
 
     A list may hold another a million times, which may hold a third one a million times.
     """
-    most = file_bytes * _MOST_EXPANSION + _ALWAYS_FITS
+    max_size = file_bytes * _MAX_EXPANSION + _ALWAYS_ALLOWED
     size = size_of(content, _bytes_of)
-    require(size <= most, f"values of {size:,} bytes in a file of {file_bytes:,}")
+    require(size <= max_size, f"values of {size:,} bytes in a file of {file_bytes:,}")
 
 
 def _bytes_of(value: Any) -> int:
@@ -48,18 +48,18 @@ def _bytes_of(value: Any) -> int:
 
 
 def size_of(content: Any, own_size: Callable[[Any], int]) -> int:
-    """Return the bytes of values when each is written out: 8, and what it has of its own.
+    """Return the bytes of values when each is written out: 8, and the `own_size` of a leaf.
 
     Raises UnpicklingError where they are nested too deep, or within themselves, and whatever
-    `own_size` raises for a value that holds no others.
+    `own_size` raises for a leaf, a value that contains no others.
     """
     return _measure(content, 0, {}, own_size)[1]
 
 
 def _measure(
-    value: Any, depth: int, known: dict[int, tuple[int, int]], own_size: Callable[[Any], int]
+    value: Any, depth: int, measured: dict[int, tuple[int, int]], own_size: Callable[[Any], int]
 ) -> tuple[int, int]:
-    """Return how deep `value` is nested, and its bytes; `known` has both, by id."""
+    """Return the depth of `value`, and its bytes; `measured` has both of earlier values, by id."""
     if isinstance(value, np.ndarray) and value.dtype.hasobject:
         inner: Iterable[Any] = value.ravel().tolist()
     elif isinstance(value, dict):
@@ -68,15 +68,15 @@ def _measure(
         inner = value
     else:
         return 0, 8 + own_size(value)
-    if id(value) not in known:
-        require(depth < _DEEPEST, "values nested too deep")
-        known[id(value)] = _UNDER_WAY
+    if id(value) not in measured:
+        require(depth < _MAX_DEPTH, "values nested too deep")
+        measured[id(value)] = _IN_PROGRESS
         height, size = 0, 8
         for item in inner:
-            item_height, item_size = _measure(item, depth + 1, known, own_size)
+            item_height, item_size = _measure(item, depth + 1, measured, own_size)
             height, size = max(height, item_height), size + item_size
-        known[id(value)] = height + 1, size
-    found = known[id(value)]
-    require(found != _UNDER_WAY, "a list within itself")
-    require(depth + found[0] <= _DEEPEST, "values nested too deep")
-    return found
+        measured[id(value)] = height + 1, size
+    height, size = measured[id(value)]
+    require((height, size) != _IN_PROGRESS, "a list within itself")
+    require(depth + height <= _MAX_DEPTH, "values nested too deep")
+    return height, size

@@ -1,7 +1,7 @@
-"""What stands for the makers of arrays and tensors in strangers' pickles, and checks each size.
+"""Safe replacements for the functions that make arrays and tensors in strangers' pickles.
 
-`system.safe_unpickler` reads the pickles. PyTorch's tensors become NumPy arrays; what lies around
-their pickles is read by `system.torch_layout`, and PyTorch's own reader has no part in this.
+Each checks all sizes. `system.safe_unpickler` reads the pickles; PyTorch's tensors become NumPy
+arrays. `system.torch_layout` reads the file around a pickle; PyTorch's own reader is not used.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from system.torch_layout import StorageOf, require
 
 # Booleans, whole and floating-point numbers, bytes, text, and arrays of Python objects, as
-# NumPy names them in a pickle. Structured types are out: made-up offsets in one read memory
-# outside the array.
+# NumPy names them in a pickle. Structured types are refused: forged offsets in one would read
+# memory outside the array.
 _TYPE_CODE = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+|O[48]")
 
-# What stands for the class numpy.ndarray: something to recognise, not to call.
+# Replaces the class numpy.ndarray: a marker to compare with, not to call.
 NDARRAY = object()
 
-BFLOAT16 = np.dtype("V2")  # its bits: NumPy does not have the type
-_MOST_DIMENSIONS, _LARGEST_NUMBER = 32, 2**60
+BFLOAT16 = np.dtype("V2")  # its bits: NumPy lacks the type
+_MAX_DIMENSIONS, _LARGEST_NUMBER = 32, 2**60
 
 VALUE_TYPES = {
     f"{name}Storage": np.dtype(code)
@@ -43,7 +43,7 @@ def _as_text(value: str | bytes) -> str:
 
 
 class ArrayType:
-    """Stands for a NumPy dtype: made from its code, then told its byte order."""
+    """Replaces a NumPy dtype: made from its code; `set_state` then sets its byte order."""
 
     def __init__(self, code: str | bytes, *_align_and_copy: object) -> None:
         code = _as_text(code)
@@ -51,7 +51,7 @@ class ArrayType:
         self.dtype = np.dtype(code[0] if code[0] == "O" else code)
 
     def set_state(self, state: tuple[Any, ...]) -> None:
-        """Set the byte order, of which NumPy has a state in the pickle; nothing else may be."""
+        """Set the byte order from the state in the pickle, which may contain nothing else."""
         _version, order, subarray, names, fields = state[:5]
         require(subarray is names is fields is None, "a structured NumPy type")
         order = _as_text(order)
@@ -60,20 +60,20 @@ class ArrayType:
 
 
 def reconstruct(kind: object, _shape: object, _code: str | bytes) -> np.ndarray:
-    """Return an empty array, which `fill` then gives its content."""
+    """Return an empty array, which `set_array_state` then gives its content."""
     require(kind is NDARRAY, "an array class other than numpy.ndarray")
     return np.empty(0)
 
 
-def fill(array: np.ndarray, state: tuple[Any, ...]) -> None:
+def set_array_state(array: np.ndarray, state: tuple[Any, ...]) -> None:
     """Give `array` the shape, type and content that NumPy put in the pickle.
 
     The size is checked before any memory is asked for: a short file cannot claim a huge array.
     """
     _version, shape, kind, is_fortran, content = state
     _check_content(content, kind.dtype, shape)
-    whole = (1, shape, kind.dtype, bool(is_fortran), content)
-    array.__setstate__(whole)  # type: ignore[arg-type]  # the stubs want NumPy's own bool
+    full_state = (1, shape, kind.dtype, bool(is_fortran), content)
+    array.__setstate__(full_state)  # type: ignore[arg-type]  # the stubs want NumPy's own bool
 
 
 def _check_content(content: bytes | list[Any], dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -81,13 +81,13 @@ def _check_content(content: bytes | list[Any], dtype: np.dtype, shape: tuple[int
     is_shape = type(shape) is tuple and len(shape) <= 32
     is_shape = is_shape and all(type(size) is int and 0 <= size < 2**63 for size in shape)
     require(is_shape, "an array's shape")
-    # Of nothing, a file without content could claim any number.
+    # A file without content could claim any number of such items.
     require(dtype.itemsize > 0 or math.prod(shape) <= 1, "an array of items without bytes")
     expected = math.prod(shape) * (1 if dtype.hasobject else dtype.itemsize)
-    found = len(content)
-    require(found == expected, f"an array of {expected} bytes or items, {found} of them there")
+    size = len(content)
+    require(size == expected, f"an array of {expected} bytes or items, but the file has {size}")
     if dtype.kind == "U" and content and isinstance(content, bytes):
-        # NumPy would make such text without a word, and Python's own text cannot hold it.
+        # NumPy accepts such text silently, and Python's own text cannot hold it.
         characters = np.frombuffer(content, np.dtype("u4").newbyteorder(dtype.byteorder))
         require(characters.max() <= sys.maxunicode, "text of impossible characters")
 
@@ -99,7 +99,7 @@ def from_buffer(
     order: Literal["C", "F"],
     axis_order: tuple[int, ...] | None = None,
 ) -> np.ndarray:
-    """Return an array of protocol 5, as `numpy._core.numeric._frombuffer` does."""
+    """Return an array pickled by protocol 5, as `numpy._core.numeric._frombuffer` does."""
     _check_content(buffer, kind.dtype, shape)
     array = np.frombuffer(buffer, kind.dtype)
     if axis_order is None:
@@ -114,13 +114,13 @@ def scalar(kind: ArrayType, content: bytes) -> np.generic:
 
 @dataclass(frozen=True)
 class Storage:
-    """The flat values that tensors are views of: no array, as a pickle could make itself."""
+    """The flat values that tensors are views of: not an array, which a pickle could make itself."""
 
     values: np.ndarray
 
 
 def storage_of_pid(pid: Any, storage_of: StorageOf) -> Storage:
-    """Return the storage that a pickle names, by `("storage", type, key, device, count)`."""
+    """Return the storage that a pickle names as `("storage", type, key, device, count)`."""
     name, dtype, key, _device, count = pid[:5]
     require(name == "storage" and set(pid[5:]) <= {None}, "a storage of an unknown kind")
     require(isinstance(dtype, np.dtype) and type(key) is str, "a storage without a type")
@@ -133,16 +133,16 @@ def rebuild_tensor(
 ) -> np.ndarray:
     """Return a pickled tensor as an array, for `torch._utils._rebuild_tensor_v2`.
 
-    Raises UnpicklingError for one that leaves its storage, or repeats values in memory: a short
-    file could claim a huge one.
+    Raises UnpicklingError for a tensor that exceeds its storage, or repeats values: a short file
+    could claim a huge one.
     """
     require(type(storage) is Storage, "a tensor without values")
     values = storage.values
     is_shape = type(size) is type(stride) is tuple and len(size) == len(stride)
-    require(is_shape and len(size) <= _MOST_DIMENSIONS, "a tensor's shape")
+    require(is_shape and len(size) <= _MAX_DIMENSIONS, "a tensor's shape")
     numbers = (offset, *size, *stride)
-    are_whole = all(type(one) is int and 0 <= one < _LARGEST_NUMBER for one in numbers)
-    require(are_whole, "a tensor's place")
+    are_valid = all(type(number) is int and 0 <= number < _LARGEST_NUMBER for number in numbers)
+    require(are_valid, "a tensor's offset, size or stride")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     require(0 in size or last < len(values), "a tensor outside its storage")
     require(math.prod(size) <= len(values), "a tensor larger than its storage")

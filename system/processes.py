@@ -12,12 +12,12 @@ from system.errors import InputError
 Value = TypeVar("Value")
 
 # The others wait while the first downloads or aligns, which may take hours.
-_PATIENCE = timedelta(days=7)
+_TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """How many processes there are, and which of them this is."""
+    """The number of processes, and the rank of this one."""
 
     count: int
     rank: int  # from 0
@@ -25,11 +25,11 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """The first process prints, and writes what is not shared out."""
+        """Whether this is the first process, which prints, and writes what is not distributed."""
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """Give each process on a machine a GPU of its own, where `name` leaves it open."""
+        """Return a GPU of its own for each process on a machine, unless `name` is more specific."""
         import torch
 
         if self.count > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
@@ -38,14 +38,14 @@ class Processes:
 
     def broadcast(self, value: Value | None) -> Value:
         """Return the first process's `value` in all of them; each waits for the others here."""
-        box: list[Any] = [value]
+        values: list[Any] = [value]
         if self.count > 1:
             import torch.distributed
 
-            torch.distributed.broadcast_object_list(box)
+            torch.distributed.broadcast_object_list(values)
             torch.distributed.barrier()
-        of_the_first: Value = box[0]
-        return of_the_first
+        first_value: Value = values[0]
+        return first_value
 
     def highest(self, number: int) -> int:
         """Return the highest `number` of all processes in all of them; each waits here."""
@@ -72,7 +72,7 @@ SINGLE_PROCESS = Processes(1, 0, 0)
 
 
 def is_follower() -> bool:
-    """Tell whether `torchrun` started this process, and not as the first."""
+    """Return whether `torchrun` started this process, but not as the first."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
@@ -81,25 +81,25 @@ def join_processes() -> Processes:
 
     Raises InputError when something else started several, such as SLURM's srun.
     """
-    found = os.environ.get("WORLD_SIZE", "1")
-    if found == "1":
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if world_size == "1":
         return SINGLE_PROCESS
     numbers = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]
     if not all(number.isdecimal() for number in numbers):
         raise InputError(
-            f"WORLD_SIZE is {found}, but RANK and LOCAL_RANK are not set: start several processes "
-            "with torchrun --nproc_per_node=N in front of the program's name (in a SLURM job: one "
-            "task a node, srun torchrun ...), or unset WORLD_SIZE for one."
+            f"WORLD_SIZE is {world_size}, but RANK and LOCAL_RANK are not set: to start several "
+            "processes, put torchrun --nproc_per_node=N before the program's name (in a SLURM job: "
+            "one task per node, srun torchrun ...); for one process, unset WORLD_SIZE."
         )
     count, rank, local_rank = map(int, numbers)
     import torch.distributed
 
-    torch.distributed.init_process_group(_backend(count), timeout=_PATIENCE)
+    torch.distributed.init_process_group(_backend(count), timeout=_TIMEOUT)
     return Processes(count, rank, local_rank)
 
 
 def _backend(count: int) -> str:
-    """Return how processes talk: over NCCL where each has a GPU of its own, as it demands."""
+    """Return how processes communicate: by NCCL, which needs a GPU for each, where there is one."""
     import torch
 
     on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", count))
@@ -109,7 +109,7 @@ def _backend(count: int) -> str:
 
 
 def leave_processes(processes: Processes) -> None:
-    """Take leave of the others."""
+    """End the communication with the other processes."""
     if processes.count > 1:
         import torch.distributed
 

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 _DELAY = 1.0  # seconds; a shorter step shows no bar
-# A log file wants a line now and then, a terminal a bar that moves.
+# A terminal shows a moving bar, a log file a line from time to time.
 _SECONDS_BETWEEN_UPDATES = {True: 0.1, False: 30.0}
 
 

@@ -1,10 +1,10 @@
 """Reading pickles from strangers: nothing in the file can run.
 
 A pickle is a program for a small machine that can call whatever it names. This reader knows
-only the few names that arrays, tensors and plain Python values need, and answers each with its
-own narrow stand-in, so that no real class, function or attribute is ever in a file's reach. The
-standard library's `pickle` page, "Restricting Globals", has the idea. PyTorch's own `weights_only`
-reader builds sparse, quantised and nested tensors too, and takes sizes on trust.
+only the few names that arrays, tensors and plain Python values need, and replaces each with its
+own narrow stand-in, so that a file never reaches a real class, function or attribute. Source: the
+standard library's `pickle` page, "Restricting Globals". PyTorch's own `weights_only` reader also
+builds sparse, quantised and nested tensors, and does not check sizes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST_QUOTE = 120
 
 
 class RefusedName(ValueError):
-    """A pickle asks for something that it may not have: the message is its name."""
+    """A pickle asks for a name that is not allowed; the message is that name."""
 
 
 def quote(text: str) -> str:
@@ -40,19 +40,19 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
 
 
 def _no_bytes() -> bytes:
-    """Return b"", which protocols 0 to 2 have as a call of `bytes` without arguments."""
+    """Return b"", which protocols 0 to 2 write as a call of `bytes` without arguments."""
     return b""
 
 
 def _set_of(kind: Callable[[list[Any]], Any], members: list[Any]) -> Any:
-    """Return a set, which protocols 0 to 3 have as a call of its type."""
-    require(type(members) is list, "a set of no list")
+    """Return a set, which protocols 0 to 3 write as a call of its type with a list."""
+    require(type(members) is list, "a set that is not made from a list")
     for member in members:
         check_key(member)
     return kind(members)
 
 
-# What a file may name, and what stands for it.
+# The names that a file may use, and their stand-ins.
 KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): pickled_arrays.ArrayType,
     ("_codecs", "encode"): _latin1_bytes,
@@ -68,17 +68,17 @@ KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-def _with_keys_checked(
+def _checking_keys(
     code: bytes, keys: slice, target: Callable[[Any], Any] = lambda _: {}
 ) -> Callable[[Any], None]:
-    """Return pickle's own instruction, made to look first at the keys that lie on the stack.
+    """Return pickle's own instruction, preceded by a check of the `keys` on the stack.
 
-    `target` finds there what the instruction sets items of, which has to be a dict.
+    `target` returns, from an unpickler, the object that gets the items; it must be a dict.
     """
     instruction = pickle._Unpickler.dispatch[code[0]]
 
     def checked(unpickler: Any) -> None:
-        require(type(target(unpickler)) is dict, "an item of something that is no dict")
+        require(type(target(unpickler)) is dict, "an item of something that is not a dict")
         for key in unpickler.stack[keys]:
             unpickler.check_key(key)
         instruction(unpickler)
@@ -87,10 +87,10 @@ def _with_keys_checked(
 
 
 # The standard library's unpickler in Python, not the one in C, because here an instruction
-# can be replaced, and because the C one allocates (up to Python 3.13) as many memo places as
-# a short file claims. It is no slower where it counts: arrays are single reads.
+# can be replaced, and because the C one allocates (up to Python 3.13) as many memo entries as
+# a short file claims. It is fast enough: an array is a single read.
 class SafeUnpickler(pickle._Unpickler):
-    """Reads one pickle; `storage_of` gives the storages of a file of PyTorch's.
+    """Reads one pickle; `storage_of` returns the storages of a PyTorch file.
 
     `load` raises RefusedName for a name that is not among the `known` ones, and any exception for
     a damaged pickle.
@@ -101,9 +101,9 @@ class SafeUnpickler(pickle._Unpickler):
     stack: list[Any]
 
     def __init__(
-        self, file: BinaryIO, storage_of: StorageOf | None = None, most: int = sys.maxsize
+        self, file: BinaryIO, storage_of: StorageOf | None = None, max_bytes: int = sys.maxsize
     ) -> None:
-        super().__init__(BoundedFile(file, most), encoding=self.text_encoding)
+        super().__init__(BoundedFile(file, max_bytes), encoding=self.text_encoding)
         self._storage_of = storage_of
 
     def check_key(self, key: Any) -> None:
@@ -113,22 +113,22 @@ class SafeUnpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """Return the storage that the pickle names."""
         if self._storage_of is None:
-            raise pickle.UnpicklingError("a tensor in an unusual place")
+            raise pickle.UnpicklingError("a tensor outside a file of torch.save")
         return pickled_arrays.storage_of_pid(pid, self._storage_of)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a name."""
-        # Looked up whole: a dotted name (protocol 4) reaches no attribute of anything.
+        # The whole name is looked up: a dotted one (protocol 4) reaches no attribute.
         if (module, name) not in self.known:
             raise RefusedName(quote(f"{module}.{name}"))
         return self.known[module, name]
 
     def _build(self) -> None:
-        """Set an object's state. Pickle's own way may set any attribute of any object."""
+        """Set an object's state. Pickle's own version may set any attribute of any object."""
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) is np.ndarray:
-            pickled_arrays.fill(target, state)
+            pickled_arrays.set_array_state(target, state)
         else:
             is_type = type(target) is pickled_arrays.ArrayType
             require(is_type, f"a state for a {type(target).__name__}")
@@ -139,11 +139,11 @@ class SafeUnpickler(pickle._Unpickler):
             **pickle._Unpickler.dispatch,
             pickle.BUILD[0]: _build,
             **{
-                code[0]: _with_keys_checked(code, keys, *target)
+                code[0]: _checking_keys(code, keys, *target)
                 for code, keys, *target in (
-                    (pickle.SETITEM, slice(-2, -1), lambda its: its.stack[-3]),
-                    # Those behind a mark have a stack of their own.
-                    (pickle.SETITEMS, slice(None, None, 2), lambda its: its.metastack[-1][-1]),
+                    (pickle.SETITEM, slice(-2, -1), lambda u: u.stack[-3]),
+                    # Items behind a mark have their own stack.
+                    (pickle.SETITEMS, slice(None, None, 2), lambda u: u.metastack[-1][-1]),
                     (pickle.DICT, slice(None, None, 2)),
                     (pickle.ADDITEMS, slice(None)),
                     (pickle.FROZENSET, slice(None)),

@@ -17,14 +17,14 @@ from system.files import write_bytes
 from system.what_it_is import refuse_unread
 
 SUFFIX = ".safetensors"
-KEY = "checkpoint"  # of the value in a file's metadata, which are texts by name
+KEY = "checkpoint"  # of the JSON value in a file's metadata, a dict of texts
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], value: Any) -> None:
     """Write tensors, and `value` as JSON; a kill leaves the old file or the new."""
     from safetensors.torch import save
 
-    # Copies: weights that share their memory, as tied ones, are read back each by its name.
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
     copies = {name: x.clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     content = save(copies, {KEY: json.dumps(value)})
     write_bytes(path, content)

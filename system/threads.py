@@ -1,4 +1,4 @@
-"""Sharing work out to threads."""
+"""Distributing work to threads."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Result = TypeVar("Result")
 
 
 def in_parallel(
-    function: Callable[..., Result], items: Sequence[tuple[Any, ...]], most: int
+    function: Callable[..., Result], items: Sequence[tuple[Any, ...]], max_threads: int
 ) -> list[Result]:
-    """Return `function(*item)` for each item, in order, computed by `most` threads at most.
+    """Return `function(*item)` for each item, in order, computed by up to `max_threads` threads.
 
-    There are no more of them than cores. They pay where the function spends most of its time
-    without Python's lock. Raises what the function raises, once no thread is at work any more.
+    No more threads than cores are used. They help where the function spends most of its time
+    without Python's lock. Raises what the function raises, after all threads have ended.
     """
-    count = min(usable_cpus(), most)
+    count = min(usable_cpus(), max_threads)
     if count < 2:
         return list(starmap(function, items))
     with ThreadPoolExecutor(count) as executor:

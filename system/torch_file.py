@@ -25,18 +25,18 @@ from system.torch_layout import (
 )
 from system.what_it_is import refuse_unread
 
-_LARGEST_PICKLE = 2**23  # bytes, read in seconds; a training's has some thousand
-_MOST_BYTES = 80_000_000  # of ten million values: far above what a training saves
-_MOST_BITS = 128  # of a whole number: those of a random generator's state
-_PLAIN = (type(None), bool, int, float, str, bytes, Tensor)
+_LARGEST_PICKLE = 2**23  # bytes, read in seconds; a training's has a few thousand
+_MAX_BYTES = 80_000_000  # ten million values: far above what a training saves
+_MAX_BITS = 128  # of a whole number: as in a random generator's state
+_PLAIN_TYPES = (type(None), bool, int, float, str, bytes, Tensor)
 
 
-def load_torch_file(path: Path, what: str, advice: str) -> Any:
+def load_torch_file(path: Path, expected: str, advice: str) -> Any:
     """Return what `torch.save` wrote: dense tensors on the CPU, plain values, lists and dicts.
 
-    A NumPy number comes back as Python's, a tuple for a set, a size or a device. Raises InputError,
-    which says that `path` is not `what` and ends with `advice`, when the file is damaged, or asks
-    for anything else; nothing of it has run then.
+    A NumPy number becomes a Python number; a set, a size or a device becomes a tuple. Raises
+    InputError, which says that `path` is not `expected` ("a checkpoint") and ends with `advice`,
+    when the file is damaged, or asks for anything else; nothing in it has run then.
     """
     with path.open("rb") as file:
         try:
@@ -49,24 +49,24 @@ def load_torch_file(path: Path, what: str, advice: str) -> Any:
         except RefusedName as error:
             raise InputError(
                 f"{path} is refused: it asks to call {error} while loading, which could run any "
-                f"code. {what[0].upper()}{what[1:]} holds dense tensors, numbers and text only; "
-                "get it from its authors."
+                f"code. {expected[0].upper()}{expected[1:]} holds only dense tensors, numbers "
+                "and text; get it from its authors."
             ) from error
         except Exception as error:  # damaged bytes can fail in any way
-            refuse_unread(error, path, what, advice)
+            refuse_unread(error, path, expected, advice)
 
 
 def _unpickle(part: BinaryIO, storage_of: StorageOf | None) -> Any:
     content = _TensorUnpickler(part, storage_of, _LARGEST_PICKLE).load()
-    require(size_of(content, _own_size) <= _MOST_BYTES, "too many values")
+    require(size_of(content, _check_plain) <= _MAX_BYTES, "too many values")
     return content
 
 
-def _own_size(value: Any) -> int:
-    """Return 0, as tensors are views of storages; raises UnpicklingError unless it is plain."""
-    require(isinstance(value, _PLAIN), f"a {type(value).__name__} for a value")
-    is_short = type(value) is not int or value.bit_length() <= _MOST_BITS
-    require(is_short, f"a number of more than {_MOST_BITS} bits")
+def _check_plain(value: Any) -> int:
+    """Return the size 0; raises UnpicklingError unless the value is of a plain type."""
+    require(isinstance(value, _PLAIN_TYPES), f"a {type(value).__name__} for a value")
+    is_short = type(value) is not int or value.bit_length() <= _MAX_BITS
+    require(is_short, f"a number of more than {_MAX_BITS} bits")
     return 0
 
 
@@ -83,7 +83,7 @@ def _numpy_number(*arguments: Any) -> Any:
 
 
 def _ordered_dict(*items: Any) -> dict[Any, Any]:
-    require(not items, "an OrderedDict in an unusual way")
+    require(not items, "an OrderedDict made with arguments")
     return {}
 
 
@@ -117,7 +117,7 @@ class _TensorUnpickler(SafeUnpickler):
     dispatch: ClassVar[Instructions] = Instructions(
         {**SafeUnpickler.dispatch, pickle.BUILD[0]: _build}
     )
-    # `torch.save` writes sets otherwise; a tensor's `add` would take memory.
+    # `torch.save` writes sets in another way; a tensor's `add` would use memory.
     for _code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
         del dispatch[_code[0]]
     del _code

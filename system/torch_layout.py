@@ -1,9 +1,8 @@
-"""How `torch.save` lays a file out, for strangers' files: no size in it is believed.
+"""The layout of `torch.save` files from strangers: no size in them is trusted.
 
 A file is a zip archive with a pickle and a record for each storage of values, or (before PyTorch
-1.6, and still within `pickle.dump`) a row of pickles with the storages behind. What is in the
-pickle is read by whom this is called by, with what both such readers have in common. Memory is
-asked for only where the file is that large.
+1.6, and still within `pickle.dump`) several pickles followed by the storages. The caller passes
+the function that reads a pickle. Memory is allocated only where the file is that large.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 
-ZIP_START = b"PK\x03\x04"  # of a zip archive
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the row
+ZIP_START = b"PK\x03\x04"  # the first bytes of a zip archive
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the old format
 _LEGACY_VERSION = 1001
 
 StorageOf = Callable[[int, str, int], np.ndarray]
@@ -36,14 +35,14 @@ def require(condition: bool, complaint: str) -> None:
 
 
 class BoundedFile:
-    """A file that is asked for no more bytes than it has: Python takes the memory first."""
+    """A file that reads no more bytes than it has: Python would allocate any size first."""
 
-    def __init__(self, file: BinaryIO, most: int = sys.maxsize) -> None:
-        """Give up to `most` bytes from where the file stands."""
+    def __init__(self, file: BinaryIO, max_bytes: int = sys.maxsize) -> None:
+        """Read up to `max_bytes` from the file's current position."""
         self._file = file
-        place = file.tell()
-        self._end = min(file.seek(0, os.SEEK_END), place + most)
-        file.seek(place)
+        start = file.tell()
+        self._end = min(file.seek(0, os.SEEK_END), start + max_bytes)
+        file.seek(start)
         self.tell = file.tell
 
     def read(self, count: int) -> bytes:
@@ -56,7 +55,7 @@ class BoundedFile:
 
 
 class Instructions(dict[int, Callable[[Any], None]]):
-    """What a pickle's instructions do, by their byte; UnpicklingError for any other byte."""
+    """The functions of a pickle's instructions, by byte; UnpicklingError for any other byte."""
 
     def __missing__(self, code: int) -> NoReturn:
         raise pickle.UnpicklingError(f"{code:#04x} is no instruction of a pickle")
@@ -70,25 +69,25 @@ def _telling_of_damage() -> Iterator[None]:
     except (pickle.UnpicklingError, MemoryError):
         raise
     except Exception as error:
-        # A table may name places that no file has; any other such error is the disk's.
+        # A damaged table has impossible offsets (EINVAL); other such errors are the disk's.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        complaint = "its zip archive is damaged, as by a copy that broke off; copy it again"
+        complaint = "its zip archive is damaged, perhaps by an incomplete copy; copy it again"
         raise pickle.UnpicklingError(complaint) from error
 
 
 def read_zip(file: BinaryIO, unpickle: Unpickle, largest_pickle: int = sys.maxsize) -> Any:
-    """Return what is in a zip archive; raises any exception for another one, or a damaged one."""
+    """Return the value in a zip archive; raises any exception for another or a damaged archive."""
     size = file.seek(0, os.SEEK_END)
     with _telling_of_damage():
         opened = zipfile.ZipFile(file)
     with opened as archive:
         records = archive.infolist()
-        sizes = {one.filename: one.file_size for one in records}
-        is_stored = all(one.compress_type == zipfile.ZIP_STORED for one in records)
-        require(is_stored, "a compressed record, in no zip archive of PyTorch")
-        # Records may overlap in a file that is made to grow.
-        require(sum(one.file_size for one in records) <= size, "records larger than the file")
+        sizes = {record.filename: record.file_size for record in records}
+        is_stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+        require(is_stored, "a compressed record, which torch.save does not write")
+        # In a malicious file, records may overlap, so that it expands.
+        require(sum(record.file_size for record in records) <= size, "records larger than the file")
         require(len(sizes) == len(records), "two records of one name")
         (main,) = [name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
         require(sizes[main] <= largest_pickle, "too large a pickle")
@@ -101,20 +100,20 @@ def read_zip(file: BinaryIO, unpickle: Unpickle, largest_pickle: int = sys.maxsi
             return content
 
         order = f"{folder}byteorder"
-        is_ours = order not in sizes or content_of(order).tobytes() == sys.byteorder.encode()
-        require(is_ours, "numbers of another byte order")
+        is_native = order not in sizes or content_of(order).tobytes() == sys.byteorder.encode()
+        require(is_native, "numbers of another byte order")
         storages: dict[str, np.ndarray] = {}
 
         def storage_of(itemsize: int, key: str, count: int) -> np.ndarray:
             if key not in storages:
                 storages[key] = content_of(f"{folder}data/{key}")
-            return _of_size(storages[key], itemsize, count)
+            return _require_size(storages[key], itemsize, count)
 
         return unpickle(io.BytesIO(content_of(main).tobytes()), storage_of)
 
 
 def read_legacy(file: io.BytesIO | io.BufferedReader, unpickle: Unpickle) -> Any:
-    """Return what follows LEGACY_MAGIC in a row of pickles; raises any exception."""
+    """Return the value in a file of the old format, after LEGACY_MAGIC; raises any exception."""
     require(unpickle(file, None) == _LEGACY_VERSION, "no PyTorch file")
     is_little_endian = unpickle(file, None).get("little_endian")
     require(is_little_endian is (sys.byteorder == "little"), "numbers of another byte order")
@@ -127,21 +126,21 @@ def read_legacy(file: io.BytesIO | io.BufferedReader, unpickle: Unpickle) -> Any
     def storage_of(itemsize: int, key: str, count: int) -> np.ndarray:
         if key not in storages:
             claimed = count * itemsize + sum(map(len, storages.values()))
-            require(claimed <= size, "more values than there are")
+            require(claimed <= size, "more values than the file has")
             storages[key], counts[key] = np.zeros(count * itemsize, np.uint8), count
-        return _of_size(storages[key], itemsize, count)
+        return _require_size(storages[key], itemsize, count)
 
-    unpickle(file, storage_of)  # which says how large they are: they come behind
+    unpickle(file, storage_of)  # for the storages' sizes: their values follow in the file
     keys = unpickle(file, None)
     require(set(keys) == set(storages), "other storages than it names")
     for key in keys:
-        found = int.from_bytes(file.read(8), sys.byteorder)
-        require(found == counts[key], "a storage of another size")
+        count = int.from_bytes(file.read(8), sys.byteorder)
+        require(count == counts[key], "a storage of another size")
         require(file.readinto(storages[key].data) == len(storages[key]), "it ends too early")
     file.seek(start)
     return unpickle(file, storage_of)
 
 
-def _of_size(content: np.ndarray, itemsize: int, count: int) -> np.ndarray:
+def _require_size(content: np.ndarray, itemsize: int, count: int) -> np.ndarray:
     require(len(content) == count * itemsize, "a storage of another size")
     return content

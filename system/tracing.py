@@ -6,5 +6,5 @@ import torch
 
 
 def is_tracing() -> bool:
-    """Tell whether PyTorch traces what is called, for instance to export it: sizes are tensors."""
+    """Return whether PyTorch is tracing, for instance for an export; sizes are then tensors."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]  # not in its stubs

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, where it is not what its name says."""
+"""Recognising by its first bytes what a file is, where its name is wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from system.errors import InputError, first_line, refuse_if_out_of_memory
 
-_LONGEST_START = 400  # bytes, after which the first record of a zip archive is named
+_LONGEST_START = 400  # bytes: enough for the name of a zip archive's first record
 _ZIP = b"PK\x03\x04"
 _NPZ = (
     "NumPy arrays in an archive (.npz); give the pickle of the same data, or make one of these "
@@ -32,18 +32,18 @@ _KINDS = {
 
 
 def what_it_is(path: Path) -> str | None:
-    """Return what a file is and what to do about it, None where its first bytes do not tell."""
+    """Return what a file is and what to do about it; None for other first bytes."""
     with path.open("rb") as file:
         start = file.read(_LONGEST_START)
     if b"/data.pkl" in start:
-        return None  # a zip archive that torch.save wrote: a damaged one
+        return None  # a damaged file of torch.save
     first_name = start[30 : 30 + int.from_bytes(start[26:28], "little")]  # in a zip archive
-    # Those of `numpy.savez` are in no folder.
+    # `numpy.savez` writes its arrays into no folder.
     if start.startswith(_ZIP) and first_name.endswith(b".npy") and b"/" not in first_name:
         return _NPZ
     if not start:
         return "an empty file; delete it and download it anew"
-    if start[257:262] == b"ustar":  # where tar has its mark
+    if start[257:262] == b"ustar":  # the magic of a tar archive
         return "a tar archive; unpack it first (tar -xf)"
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     return next(
@@ -54,12 +54,12 @@ def what_it_is(path: Path) -> str | None:
 def refuse_unread(error: Exception, path: Path, expected: str, advice: str) -> NoReturn:
     """Raise InputError, which says why `path` could not be read and ends with `advice`.
 
-    It is another kind of file than `expected`, or damaged, or takes more memory than is free.
+    The file is of another kind than `expected`, or damaged, or needs more memory than is free.
     """
     refuse_if_out_of_memory(error, path)
-    found = what_it_is(path)
-    if found is not None:
-        raise InputError(f"{path} is {found}; expected {expected}: {advice}") from error
+    kind = what_it_is(path)
+    if kind is not None:
+        raise InputError(f"{path} is {kind}; expected {expected}: {advice}") from error
     raise InputError(
         f"{path} is not {expected}, or is damaged ({path.stat().st_size:,} bytes; "
         f"{first_line(error)}); {advice}"

@@ -1,1 +1,1 @@
-"""Published models to compare with, a file each."""
+"""Published models for comparison, one file each."""

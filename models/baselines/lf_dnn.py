@@ -1,4 +1,4 @@
-"""LF-DNN: late fusion of one vector a modality, as MMSA has it for CMU-MOSEI."""
+"""LF-DNN: late fusion of one vector per modality, as in MMSA for CMU-MOSEI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LFDNNConfig(LayersConfig):
 
 
 class LFDNN(FusionLayers):
-    """Each modality becomes one vector; the three, side by side, give the outputs."""
+    """Each modality becomes one vector; the outputs come from the three, concatenated."""
 
     Config = LFDNNConfig
 

@@ -1,4 +1,4 @@
-"""LMF: low-rank multimodal fusion (Liu et al., ACL 2018), as MMSA has it for CMU-MOSEI."""
+"""LMF: low-rank multimodal fusion (Liu et al., ACL 2018), as in MMSA for CMU-MOSEI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.baselines.vectors import VectorFusion, VectorsConfig, channels, with_one
+from models.baselines.vectors import VectorFusion, VectorsConfig, channels, prepend_one
 from system.config import setting
 from system.console import whole_number
 
@@ -22,7 +22,7 @@ class LMFConfig(VectorsConfig):
 
 
 class LMF(VectorFusion):
-    """The outer product of the three vectors times a weight, by factors of low rank."""
+    """The outer product of the three vectors times a weight, computed with low-rank factors."""
 
     Config = LMFConfig
 
@@ -39,7 +39,7 @@ class LMF(VectorFusion):
 
     def forward(self, visual: Tensor, audio: Tensor, text: Tensor) -> Tensor:
         """Predict `(B, outputs)` from `(B, Tv, width)`, `(B, Ta, width)`, `(B, Tt, width)`."""
-        a, v, t = map(with_one, self.vectors(visual, audio, text))
+        a, v, t = map(prepend_one, self.vectors(visual, audio, text))
         # (rank, B, outputs)
         product = (a @ self.audio_factor) * (v @ self.visual_factor) * (t @ self.text_factor)
         return torch.einsum("r,rbo->bo", self.fusion_weights[0], product) + self.fusion_bias

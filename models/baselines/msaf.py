@@ -35,7 +35,7 @@ class MSAFConfig(CheckedConfig):
     dropout: float = setting(0.2, share_below_one, "dropout of whole blocks, in training")
 
     def __post_init__(self) -> None:
-        """Check each value, and that every modality is whole blocks."""
+        """Check each value, and that `block` divides the channels of every modality."""
         super().__post_init__()
         for name, size in self.hidden.items():
             if size % self.block:
@@ -62,34 +62,34 @@ class SplitAttention(nn.Module):
         )
 
     def forward(self, steps: Sequence[Tensor]) -> list[Tensor]:
-        """Weight each `(B, T, channels)`; a part without steps adds nothing to the attention."""
-        # Sizes are written out: in an ONNX file, -1 finds none where a part has no steps.
+        """Weight each `(B, T, channels)`; an input without steps adds nothing to the attention."""
+        # No size is -1: in an ONNX file, it cannot be inferred for an input without steps.
         blocks = [
-            x.reshape(*x.shape[:2], count, self.block)  # (B, T, K of it, block)
+            x.reshape(*x.shape[:2], count, self.block)  # (B, T, its blocks, block)
             for x, count in zip(steps, self.blocks, strict=True)
         ]
-        kept = [
+        masks = [
             F.dropout(x.new_ones(x.shape[0], 1, x.shape[2], 1), self.dropout, self.training)
             for x in blocks
         ]
-        blocks = [x * keep for x, keep in zip(blocks, kept, strict=True)]
+        blocks = [x * mask for x, mask in zip(blocks, masks, strict=True)]
         joint = sum(x.sum(dim=(1, 2)) / _at_least_one(x.shape[1]) for x in blocks)
         joint = torch.relu(self.joint_features(joint))
         scores = torch.stack([dense(joint) for dense in self.dense_group], dim=1)  # (B, K, block)
         attention = scores.softmax(dim=1)
         shares = torch.split(attention[:, None], self.blocks, dim=2)
-        # Dropped once more, as the authors do: what is kept is scaled up twice.
-        parts = zip(blocks, shares, kept, steps, strict=True)
-        return [(x * share * keep).reshape(step.shape) for x, share, keep, step in parts]
+        # The masks are applied twice, as by the authors, so that values are scaled up twice.
+        inputs = zip(blocks, shares, masks, steps, strict=True)
+        return [(x * share * mask).reshape(step.shape) for x, share, mask, step in inputs]
 
 
 def _at_least_one(steps: Any) -> Any:
-    """Return a number of steps, 1 instead of 0; as a model is traced, it is a tensor."""
+    """Return a number of steps, 1 instead of 0; it is a tensor while a model is traced."""
     return steps.clamp(min=1) if is_tracing() else max(1, steps)
 
 
 class MSAF(Model):
-    """LSTMs, split attention in five parts of the time, LSTMs again, and their last steps."""
+    """LSTMs, split attention in five parts of the sequence, LSTMs, and their last steps."""
 
     Config = MSAFConfig
     config: MSAFConfig
@@ -127,17 +127,17 @@ class MSAF(Model):
         states = [self.lstms[name][0](x)[0] for name, x in inputs.items()]
         parts = zip(*(self._segments(x) for x in states), strict=True)
         fused = [fusion(part) for fusion, part in zip(self.fusions, parts, strict=True)]
-        # Each modality's parts, one after the other again.
-        whole = [torch.cat(parts, dim=1) for parts in zip(*fused, strict=True)]
-        last = [
+        # The parts of each modality, joined to a sequence again.
+        sequences = [torch.cat(parts, dim=1) for parts in zip(*fused, strict=True)]
+        last_steps = [
             self.lstms[name][1](x)[0][:, -1]
-            for name, x in zip(self.config.hidden, whole, strict=True)
+            for name, x in zip(self.config.hidden, sequences, strict=True)
         ]
-        prediction: Tensor = self.output(torch.cat(last, dim=1))
+        prediction: Tensor = self.output(torch.cat(last_steps, dim=1))
         return prediction
 
     def _segments(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Cut `(B, T, channels)` into parts of equal length, the last one with the rest."""
+        """Split `(B, T, channels)` into parts of equal length; the last one has the rest too."""
         count, length = self.config.segments, x.shape[1]
         steps = length // count
         return torch.split(x, [steps] * (count - 1) + [length - steps * (count - 1)], dim=1)

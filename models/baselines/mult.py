@@ -19,8 +19,8 @@ from models.layers.recording import AttentionMap, layer_names, mean_over_heads, 
 from system.config import CheckedConfig, setting
 from system.console import share_below_one, whole_number
 
-_LETTERS = {"text": "l", "audio": "a", "visual": "v"}  # in the authors' names, in their order
-_PAIRS = [(to, of) for to in _LETTERS for of in _LETTERS if of != to]
+_LETTERS = {"text": "l", "audio": "a", "visual": "v"}  # in the authors' weight names and order
+_PAIRS = [(to, of) for to in _LETTERS for of in _LETTERS if of != to]  # `to` attends to `of`
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class MulTConfig(CheckedConfig):
     residual_dropout: float = setting(0.1, share_below_one, "dropout before each residual sum")
 
     def __post_init__(self) -> None:
-        """Check each value, and that the heads share the width out evenly."""
+        """Check each value, that the heads divide the width, and that the width is even."""
         super().__post_init__()
         if self.width % self.heads or self.width % 2:
             raise ValueError(f"width {self.width} is odd, or not divisible by {self.heads} heads")
 
 
-class _Published(PublishedFormat):
+class _MulTFormat(PublishedFormat):
     """The authors' linear layers over time are convolutions with a kernel of 1."""
 
     def rename(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,8 +52,8 @@ class _Published(PublishedFormat):
             for name, weight in super().rename(weights).items()
         }
 
-    def used(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out projections of inputs as wide as the tokens, which are taken as they are."""
+    def drop_unused(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Drop projections of inputs as wide as the tokens: those inputs are not projected."""
         return {
             name: weight
             for name, weight in weights.items()
@@ -62,12 +62,12 @@ class _Published(PublishedFormat):
 
 
 class MulT(Model):
-    """Each modality attends to the two others; what it found of them is read once more."""
+    """Each modality attends to the two others; a memory encoder then reads both results."""
 
     Config = MulTConfig
     ATTENTION_MAPS = tuple(f"{to}_over_{of}" for to, of in _PAIRS)
     config: MulTConfig
-    PUBLISHED = _Published(
+    PUBLISHED = _MulTFormat(
         prefixes={
             **{f"proj_{letter}.": f"projections.{name}." for name, letter in _LETTERS.items()},
             **{
@@ -85,7 +85,7 @@ class MulT(Model):
 
     def __init__(self, config: MulTConfig, widths: Mapping[str, int], outputs: int) -> None:
         super().__init__(config, widths, outputs)
-        width, states = config.width, 2 * len(_LETTERS) * config.width
+        width, fused_width = config.width, 2 * len(_LETTERS) * config.width
         self.projections = nn.ModuleDict(
             {
                 name: nn.Linear(widths[name], width, bias=False)
@@ -102,9 +102,9 @@ class MulT(Model):
         self.memory = nn.ModuleDict(
             {name: self._encoder(2 * width, config.attention_dropout) for name in _LETTERS}
         )
-        self.hidden_1 = nn.Linear(states, states)
-        self.hidden_2 = nn.Linear(states, states)
-        self.output = nn.Linear(states, outputs)
+        self.hidden_1 = nn.Linear(fused_width, fused_width)
+        self.hidden_2 = nn.Linear(fused_width, fused_width)
+        self.output = nn.Linear(fused_width, outputs)
 
     def _encoder(self, width: int, attention_dropout: float) -> Encoder:
         config = self.config
@@ -119,30 +119,30 @@ class MulT(Model):
     def forward(self, visual: Tensor, audio: Tensor, text: Tensor) -> Tensor:
         """Predict `(B, outputs)` from `(B, Tv, width)`, `(B, Ta, width)`, `(B, Tt, width)`.
 
-        An input as wide as the tokens is taken as it is.
+        An input as wide as the tokens is not projected.
         """
         text = F.dropout(text, self.config.text_dropout, self.training)
         tokens = {
             name: self.projections[name](x) if name in self.projections else x
             for name, x in (("text", text), ("audio", audio), ("visual", visual))
         }
-        last = []
+        last_states = []
         for to in _LETTERS:
-            found = [
-                self.cross_modal[f"{one}_{of}"](tokens[one], memory=tokens[of])
-                for one, of in _PAIRS
-                if one == to
+            crossed = [
+                self.cross_modal[f"{to}_{of}"](tokens[to], memory=tokens[of])
+                for of in _LETTERS
+                if of != to
             ]
-            h = self.memory[to](torch.cat(found, dim=-1), last_tokens_only=1)
-            last.append(h[:, -1])
-        h = torch.cat(last, dim=-1)
+            h = self.memory[to](torch.cat(crossed, dim=-1), last_tokens_only=1)
+            last_states.append(h[:, -1])
+        h = torch.cat(last_states, dim=-1)
         prediction: Tensor = self.output(self.hidden_2(torch.relu(self.hidden_1(h))) + h)
         return prediction
 
     def with_attention(
         self, visual: Tensor, audio: Tensor, text: Tensor
     ) -> tuple[Tensor, dict[str, AttentionMap]]:
-        """Predict as `forward` does, and return beside it what each modality attended to."""
+        """Return the prediction of `forward`, and what each modality attended to."""
         lengths = {"visual": visual.shape[1], "audio": audio.shape[1], "text": text.shape[1]}
         names = layer_names(self.config.layers)
         with recorded_attention(self.cross_modal) as calls:

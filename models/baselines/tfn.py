@@ -1,4 +1,4 @@
-"""TFN: tensor fusion network (Zadeh et al., EMNLP 2017), as MMSA has it for CMU-MOSEI."""
+"""TFN: tensor fusion network (Zadeh et al., EMNLP 2017), as in MMSA for CMU-MOSEI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from models.baselines.vectors import FusionLayers, LayersConfig, channels, with_one
+from models.baselines.vectors import FusionLayers, LayersConfig, channels, prepend_one
 from system.config import setting
 from system.console import share_below_one
 
@@ -33,6 +33,6 @@ class TFN(FusionLayers):
 
     def forward(self, visual: Tensor, audio: Tensor, text: Tensor) -> Tensor:
         """Predict `(B, outputs)` from `(B, Tv, width)`, `(B, Ta, width)`, `(B, Tt, width)`."""
-        a, v, t = map(with_one, self.vectors(visual, audio, text))
+        a, v, t = map(prepend_one, self.vectors(visual, audio, text))
         product = torch.einsum("ba,bv,bt->bavt", a, v, t)
         return 6 * torch.sigmoid(self.after_fusion(product.flatten(1))) - 3

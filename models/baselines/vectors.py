@@ -1,4 +1,4 @@
-"""What LF-DNN, LMF and TFN share: one vector a modality, as MMSA makes it.
+"""The common part of LF-DNN, LMF and TFN: one vector per modality, as in MMSA.
 
 Shapes: B batch; Tv, Ta, Tt tokens of visual, audio, text.
 """
@@ -23,7 +23,7 @@ channels = whole_number(1, 65536)
 
 @dataclass(frozen=True)
 class VectorsConfig(CheckedConfig):
-    """Settings that the three have in common, with MMSA's defaults on CMU-MOSEI."""
+    """Settings of all three models, with MMSA's defaults on CMU-MOSEI."""
 
     audio_hidden: int = setting(16, channels, "channels of the audio subnet")
     visual_hidden: int = setting(128, channels, "channels of the visual subnet")
@@ -38,9 +38,9 @@ class VectorsConfig(CheckedConfig):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """PyTorch's BatchNorm1d; a training batch of one segment has its running statistics.
+    """PyTorch's BatchNorm1d; a training batch of one segment uses the running statistics.
 
-    One segment has no variance, and a split may leave one over as its last batch.
+    One segment has no variance, and the last batch of a split may have one only.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Subnet(nn.Module):
-    """Normalisation, dropout and three linear layers over one vector a segment."""
+    """Normalisation, dropout and three linear layers over one vector per segment."""
 
     def __init__(self, inputs: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class TextSubnet(nn.Module):
 
 
 class VectorFusion(Model):
-    """A model that fuses one vector a modality."""
+    """A model that fuses one vector per modality."""
 
     PUBLISHED = PublishedFormat(
         prefixes={"video_": "visual_"},
@@ -116,7 +116,7 @@ class VectorFusion(Model):
 
 @dataclass(frozen=True)
 class LayersConfig(VectorsConfig):
-    """Settings of a fusion with layers after it."""
+    """Settings of a fusion that is followed by linear layers."""
 
     fusion_hidden: int = setting(128, channels, "channels of the two layers after the fusion")
 
@@ -142,6 +142,6 @@ class FusionLayers(VectorFusion):
         return x
 
 
-def with_one(x: Tensor) -> Tensor:
+def prepend_one(x: Tensor) -> Tensor:
     """Return `[1; x]` `(B, 1 + channels)` of `(B, channels)`."""
     return F.pad(x, (1, 0), value=1.0)

@@ -1,1 +1,1 @@
-"""What models are made of: plain PyTorch."""
+"""The layers of the models, in plain PyTorch."""

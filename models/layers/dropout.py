@@ -1,9 +1,9 @@
 """Dropout of attention weights whose masks depend on nothing but a segment's key.
 
-A mask is a hash of the key and of the place in the attention, not a draw from the device's
+A mask is a hash of the key and of the position in the attention, not a draw from the device's
 generator: it is the same on every device, in every batch and in any number of processes.
 
-Measured: the correlation of what is dropped at two places 1 to 64 apart, over 86 million draws
+Measured: the correlation of the masks at two positions 1 to 64 apart, over 86 million draws
 (4,000 keys, 8 heads, 54 queries, 50 keys, probability 0.4). The largest is 2.8e-4 (2.6 standard
 errors; the root mean square is 1.01 of them). Without the stride it was 8.7e-4 (8.1 and 2.48).
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _32_BITS = 0xFFFFFFFF
-_STRIDE = 0x9E3779B1  # between the numbers that neighbouring weights hash
+_STRIDE = 0x9E3779B1  # between the hashed numbers of neighbouring weights
 
 
 def scramble(x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def scramble(x: Tensor) -> Tensor:
 
 
 def layer_key(keys: Tensor, layer: int) -> Tensor:
-    """Return a layer's own keys `(B,)`, from those of the encoder's call."""
+    """Return the keys `(B,)` of a layer, from those of the encoder's call."""
     return (keys + layer) & _32_BITS
 
 
@@ -42,11 +42,11 @@ def random_keys(count: int, device: torch.device) -> Tensor:
 def drop(weights: Tensor, probability: float, keys: Tensor) -> Tensor:
     """Set attention weights `(B, H, Q, M)` to 0 with `probability`; scale up the others.
 
-    `keys` `(B,)` int64 below 2**32 choose which.
+    `keys` `(B,)` int64 below 2**32 determine which.
     """
     _, heads, queries, attended = weights.shape
     index = torch.arange(heads * attended * queries, device=weights.device)
     index = index.view(heads, attended, queries).transpose(1, 2)  # by head, key, query
     hashes = scramble((scramble(keys)[:, None, None, None] + index * _STRIDE) & _32_BITS)
-    kept = 1 - probability
-    return weights * (hashes < int(kept * 2**32)) * (1 / kept)
+    share_kept = 1 - probability
+    return weights * (hashes < int(share_kept * 2**32)) * (1 / share_kept)

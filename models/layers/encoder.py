@@ -19,7 +19,7 @@ from models.layers.positions import embed
 
 @dataclass(frozen=True)
 class Extras:
-    """What MulT's encoders do besides: a mask, and dropouts in training."""
+    """Additions in MulT's encoders: a mask, and dropouts in training."""
 
     is_masked: bool = False  # query i attends to key j only where j - i <= |M - T|
     embedding_dropout: float = 0.0  # of tokens, of memory as keys, and of memory as values
@@ -27,19 +27,19 @@ class Extras:
     residual_dropout: float = 0.0  # before each residual sum
 
     def mask(self, x: Tensor, memory: Tensor | None) -> Tensor | None:
-        """Return where a query must not attend, `(T, M)`; None without a mask."""
+        """Return a mask `(T, M)`, true where a query must not attend; None without one."""
         if not self.is_masked:
             return None
-        queries, attended = x.shape[1], (x if memory is None else memory).shape[1]
-        everywhere = torch.ones(queries, attended, dtype=torch.bool, device=x.device)
-        return everywhere.triu(1 + abs(attended - queries))
+        queries, keys = x.shape[1], (x if memory is None else memory).shape[1]
+        all_pairs = torch.ones(queries, keys, dtype=torch.bool, device=x.device)
+        return all_pairs.triu(1 + abs(keys - queries))
 
 
 _NO_EXTRAS = Extras()
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention with one packed projection."""
+    """Multi-head attention with one packed input projection."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """Let `x` `(B, T, d)` attend to `memory` `(B, M, d)`, or to itself without one.
 
-        There is dropout where there are keys `(B,)` for it. `values` `(B, M, d)` are what comes
-        of the memory, where that is not the memory itself. Where `mask` `(T, M)` is true, nothing
-        is attended to.
+        With `dropout_keys` `(B,)`, attention weights are dropped. `values` `(B, M, d)` replace the
+        memory as the source of values, not of keys. Where `mask` `(T, M)` is true, a query does not
+        attend to a key.
         """
         if memory is None:
             q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
@@ -78,7 +78,7 @@ class MultiHeadAttention(nn.Module):
             if values is not None:
                 v = F.linear(values, weight_kv[width:], bias_kv[width:])
         q, k, v = (self._split_heads(part) for part in (q, k, v))
-        # Written out: at a head width of 4 the fused kernels are slower.
+        # Not scaled_dot_product_attention: at a head width of 4, its fused kernels are slower.
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(mask, -torch.inf)
@@ -119,8 +119,8 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """Update `x` `(B, T, d)`; the embedded `memory` `(B, M, d)` shares its LayerNorm.
 
-        With `last_tokens_only`, only that many last tokens come out; all are attended to.
-        `values` and `mask` are the attention's.
+        With `last_tokens_only`, only that many last tokens are computed, which attend to all.
+        `values` and `mask` are those of MultiHeadAttention.
         """
         attention_norm, feedforward_norm = self.layer_norms
         queries = attention_norm(x)
@@ -129,8 +129,8 @@ class EncoderLayer(nn.Module):
             attended = queries if attended is None else attended
             queries, x = queries[:, -last_tokens_only:], x[:, -last_tokens_only:]
             mask = None if mask is None else mask[-last_tokens_only:]
-        found = self.self_attn(queries, attended, dropout_keys, values, mask)
-        x = x + self._drop(found, self.extras.residual_dropout)
+        context = self.self_attn(queries, attended, dropout_keys, values, mask)
+        x = x + self._drop(context, self.extras.residual_dropout)
         hidden = self._drop(F.relu(self.fc1(feedforward_norm(x))), self.extras.hidden_dropout)
         return x + self._drop(self.fc2(hidden), self.extras.residual_dropout)
 
@@ -141,8 +141,8 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """`E(x)` and `E(x, memory)`: embed, pre-norm layers, a last LayerNorm.
 
-    Every call embeds its input, also when that is another encoder's output. The embedded
-    memory is the same for all layers.
+    Every call embeds its input, also another encoder's output. All layers share the embedded
+    memory.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Encoder(nn.Module):
         return self.layers[0].self_attn.dropout
 
     def active_keys(self, x: Tensor, dropout_keys: Tensor | None) -> Tensor | None:
-        """Return the keys `(B,)` that dropout goes by: random ones where none are given.
+        """Return the keys `(B,)` for dropout: `dropout_keys`, or else random ones.
 
         None where nothing is dropped: in evaluation, and without dropout.
         """
@@ -186,9 +186,9 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Encode `x` `(B, T, d)`, attending to `memory` `(B, M, d)` when there is one.
 
-        `last_tokens_only` returns that many last tokens, for a caller that reads no others,
-        and spares the last layer the rest. `dropout_keys` `(B,)` int64 below 2**32 choose what
-        dropout drops in training; without them it is PyTorch's generator that does.
+        With `last_tokens_only`, only that many last tokens are returned, and the last layer skips
+        the others. `dropout_keys` `(B,)` int64 below 2**32 determine what training drops; without
+        them, PyTorch's generator does.
         """
         return self.formula(x, memory, last_tokens_only, self.active_keys(x, dropout_keys))
 
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
         last_tokens_only: int | None,
         dropout_keys: Tensor | None,
     ) -> Tensor:
-        """Encode as `forward` does, with dropout where there are keys."""
+        """Encode as `forward` does; with dropout only if there are keys."""
         mask, values = self.extras.mask(x, memory), None
         x = self._embed(x)
         if memory is not None:

@@ -1,4 +1,4 @@
-"""An LSTM that keeps full precision."""
+"""An LSTM in full precision."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class LSTM(nn.LSTM):
     """`nn.LSTM` in float32, also under autocast.
 
-    There cuDNN would take float16, too narrow for gradients, and on a CPU without bfloat16
-    arithmetic oneDNN would refuse.
+    Under autocast, cuDNN would use float16, too narrow for gradients, and oneDNN fails on a CPU
+    without bfloat16 arithmetic.
     """
 
     def forward(  # type: ignore[override]  # torch's takes packed sequences too

@@ -31,12 +31,12 @@ def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
 def embed(x: Tensor) -> Tensor:
     """Scale the tokens by sqrt(d) and add their positions, `(B, T, d)` to `(B, T, d)`.
 
-    A token whose first channel is exactly 0 gets no position: the released code takes it
-    for padding, and a trained model depends on that.
+    A token whose first channel is exactly 0 gets no position: the released code treats it as
+    padding, and trained models depend on that.
     """
     _, length, width = x.shape
-    # torch.compile traces the function, not its cache, and makes the table a constant; other
-    # traces, whose lengths are tensors, have the table depend on the length.
+    # Without the cache: torch.compile then makes the table a constant; in other traces, whose
+    # lengths are tensors, the table depends on the length.
     is_traced = torch.compiler.is_compiling() or is_tracing()
     table = sinusoids.__wrapped__ if is_traced else sinusoids
     position = table(length, width, x.device).to(x.dtype)

@@ -15,9 +15,9 @@ Calls = dict[str, list[list[Tensor]]]
 
 
 class AttentionMap(NamedTuple):
-    """Where attention goes, averaged over heads.
+    """Attention weights, averaged over heads.
 
-    Rows attend, columns are attended to. Both are so many positions of each kind, in order.
+    Rows attend to columns. `rows` and `columns` have the number of positions by kind, in order.
     """
 
     weights: Tensor  # (layers, B, rows, columns); each row sums to 1
@@ -27,19 +27,19 @@ class AttentionMap(NamedTuple):
 
 
 class HasAttention(Protocol):
-    """A model with attention maps, and their names."""
+    """A model with attention maps, and the maps' names."""
 
     ATTENTION_MAPS: tuple[str, ...]
 
     def with_attention(
         self, visual: Tensor, audio: Tensor, text: Tensor
     ) -> tuple[Tensor, Mapping[str, AttentionMap]]:
-        """Predict, and return beside it the maps that there are, by name."""
+        """Return the prediction, and the maps that the configuration has, by name."""
 
 
 @contextmanager
 def recorded_attention(model: nn.Module) -> Iterator[Calls]:
-    """Record what the encoders in `model` multiply their values with, while the block lasts.
+    """Record the attention weights of the encoders in `model` during the block.
 
     Yields, by the encoder's name in the model, a list with an entry for each of its calls: the
     weights `(B, H, T, M)` of each layer, before dropout.
@@ -48,12 +48,12 @@ def recorded_attention(model: nn.Module) -> Iterator[Calls]:
     hooks = []
     for name, encoder in model.named_modules():
         if isinstance(encoder, Encoder):
-            found = calls[name] = []
-            hooks.append(encoder.register_forward_pre_hook(lambda *_, its=found: its.append([])))
+            record = calls[name] = []
+            hooks.append(encoder.register_forward_pre_hook(lambda *_, r=record: r.append([])))
             for layer in encoder.layers:
                 softmax = layer.self_attn.softmax
-                hooks.append(
-                    softmax.register_forward_hook(lambda *call, its=found: its[-1].append(call[2]))
+                hooks.append(  # the third argument of a forward hook is the output: the weights
+                    softmax.register_forward_hook(lambda *args, r=record: r[-1].append(args[2]))
                 )
     try:
         yield calls
@@ -63,12 +63,12 @@ def recorded_attention(model: nn.Module) -> Iterator[Calls]:
 
 
 def mean_over_heads(layers: Sequence[Tensor]) -> Tensor:
-    """Return `(layers, B, T, M)` of as many `(B, H, T, M)`."""
+    """Average weights `(B, H, T, M)` of several layers to `(layers, B, T, M)`."""
     return torch.stack([weights.float().mean(dim=1) for weights in layers])
 
 
 def layer_names(count: int, passes: int = 1) -> list[str]:
-    """Name `count` layers, of each of so many passes."""
+    """Name `count` layers, of each of `passes` passes."""
     names = [f"layer {number}" for number in range(1, count + 1)]
     if passes == 1:
         return names

@@ -1,4 +1,4 @@
-"""What NHFNet attends to: its aggregation tokens to time, text and fused tokens to each other."""
+"""NHFNet's attention maps: aggregation tokens over time, text and fused tokens over each other."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ATTENTION_MAPS = (TOKENS_OVER_AUDIO, TOKENS_OVER_VISUAL, TEXT_OVER_FUSED, FUSED_
 def maps_of_calls(
     config: TextPathConfig, visual: Tensor, audio: Tensor, text: Tensor, calls: Calls
 ) -> dict[str, AttentionMap]:
-    """Return the maps of a forward pass of these inputs, whose encoder calls were recorded.
+    """Return the maps of a forward pass with these inputs, from its recorded encoder `calls`.
 
-    Those of parts that the configuration leaves out are missing.
+    Maps of parts that the configuration leaves out are missing.
     """
     lengths = {"audio": audio.shape[1], "visual": visual.shape[1], "text": text.shape[1]}
     names, maps = layer_names(config.layers), {}
@@ -25,8 +25,8 @@ def maps_of_calls(
     if config.aggregates:
         tokens, passes = config.aggregation_tokens, config.fusion_passes
         fused = {"token": tokens, "visual": lengths["visual"]}
-        # The encoder's last calls: audio with the tokens behind it, then each fusion pass, in
-        # which they stand before visual.
+        # The encoder's last calls: audio followed by the tokens, then each fusion pass, in which
+        # the tokens come before visual.
         over_audio, *over_visual = calls["audio_visual_encoder"][-1 - passes :]
         maps[TOKENS_OVER_AUDIO] = AttentionMap(
             mean_over_heads([layer[:, :, -tokens:] for layer in over_audio]),
@@ -35,7 +35,7 @@ def maps_of_calls(
             {"audio": lengths["audio"], "token": tokens},
         )
         maps[TOKENS_OVER_VISUAL] = AttentionMap(
-            mean_over_heads([layer[:, :, :tokens] for one in over_visual for layer in one]),
+            mean_over_heads([layer[:, :, :tokens] for call in over_visual for layer in call]),
             layer_names(config.layers, passes),
             {"token": tokens},
             fused,

@@ -1,4 +1,4 @@
-"""What NHFNet is built from, besides the widths of its inputs."""
+"""The settings of NHFNet; the widths of its inputs come from the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MODALITIES = ("text", "audio", "visual")
 
 
 def modality_names(text: str) -> str:
-    """Check a value: names of `MODALITIES`, each at most once, with commas between."""
+    """Check a value: names of `MODALITIES`, each at most once, separated by commas."""
     names = text.split(",")
     if not set(names) <= set(MODALITIES) or len(set(names)) < len(names):
         raise ValueError(f"expected some of {','.join(MODALITIES)}, got {text!r}")
@@ -20,26 +20,26 @@ def modality_names(text: str) -> str:
 
 @dataclass(frozen=True)
 class TextPathConfig(CheckedConfig):
-    """What the text path is built from, with the paper's values; NHFNet adds to it."""
+    """The settings of the text path, with the paper's values; NHFNet adds more."""
 
     width: int = setting(32, whole_number(4, 4096), "channels of every token")
     heads: int = setting(8, whole_number(1, 512), "heads of every attention")
     layers: int = setting(4, whole_number(1, 64), "layers of each encoder")
     feedforward: int = setting(128, whole_number(1, 16384), "hidden channels of a layer")
     text_hidden: int = setting(128, whole_number(1, 4096), "channels of the first LSTM")
-    # Not settings here: NHFNet's, as the text path alone has them.
+    # Constants here: the values of NHFNet's settings for the text path alone.
     modalities, wiring = "text", "released"
     aggregation_tokens, token_init, fusion_passes = 0, "zeros", 0
     cross_modal, cross_modal_dropout = False, 0.0
 
     def __post_init__(self) -> None:
-        """Check each value, and that the heads share the width out evenly."""
+        """Check each value, and that twice the number of heads divides the width."""
         super().__post_init__()
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not divisible by twice {self.heads} heads")
 
     def uses(self, modality: str) -> bool:
-        """Tell whether a modality is looked at."""
+        """Return whether a modality is used."""
         return modality in self.modalities.split(",")
 
     @property
@@ -59,18 +59,18 @@ class TextPathConfig(CheckedConfig):
 
     @property
     def left_out(self) -> list[str]:
-        """What of the whole model is not there."""
-        there = {
+        """The parts of the whole model that are missing."""
+        is_built = {
             **{modality: self.uses(modality) for modality in MODALITIES},
             "aggregation tokens": self.aggregates,
             "cross-modal attention": self.crosses,
         }
-        return [part for part, is_there in there.items() if not is_there]
+        return [part for part in is_built if not is_built[part]]
 
 
 @dataclass(frozen=True)
 class NHFNetConfig(TextPathConfig):
-    """The defaults are the paper's on CMU-MOSEI; a ValueError tells what cannot be built."""
+    """The defaults are the paper's on CMU-MOSEI; raises ValueError for impossible values."""
 
     aggregation_tokens: int = setting(
         4, whole_number(0, 1024), "tokens from audio to visual; 0: all audio tokens"

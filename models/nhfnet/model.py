@@ -29,13 +29,13 @@ _HUB_FILE = "model.safetensors"
 class NHFNet(Model, PyTorchModelHubMixin):
     """Audio and visual fused through attention-aggregation tokens, then text reinforced.
 
-    What the configuration leaves out is not built: of the sum before the output, the terms that
-    need it are missing.
+    Parts that the configuration leaves out are not built; the sum before the output then lacks
+    their terms.
     """
 
     Config: ClassVar[type[TextPathConfig]] = NHFNetConfig
     config: TextPathConfig
-    NAME = "nhfnet"  # in files
+    NAME = "nhfnet"  # in checkpoints
     PUBLISHED: ClassVar[PublishedFormat | None] = RELEASED
     ATTENTION_MAPS: ClassVar[tuple[str, ...]] = ATTENTION_MAPS
     takes_dropout_keys = True
@@ -50,7 +50,7 @@ class NHFNet(Model, PyTorchModelHubMixin):
         if config.fuses:
             self.audio_visual_encoder = self._encoder(attention_dropout=0.0)
         if config.aggregates and config.token_init == "learned":
-            # Not zeros, which would stay equal until they meet visual.
+            # Not zeros: equal tokens would stay equal until they attend to visual.
             self.tokens = nn.Parameter(0.02 * torch.randn(config.aggregation_tokens, width))
         if config.uses("text"):
             self.text_lstms = nn.ModuleList(
@@ -79,8 +79,8 @@ class NHFNet(Model, PyTorchModelHubMixin):
 
         `visual` is `(B, Tv, 35)`, `audio` `(B, Ta, 74)`, `text` `(B, Tt, 768)` (or as wide as
         `widths` says), finite. The lengths may differ. In training, a segment's key in
-        `dropout_keys` `(B,)`, int64 below 2**32, decides what dropout drops; PyTorch's generator
-        without them.
+        `dropout_keys` `(B,)`, int64 below 2**32, determines what dropout drops; without keys,
+        PyTorch's generator does.
         """
         f = self.fuse_audio_visual(visual, audio) if self.config.fuses else None
         h = self.encode_text(text) if self.config.uses("text") else None
@@ -103,7 +103,7 @@ class NHFNet(Model, PyTorchModelHubMixin):
     def with_attention(
         self, visual: Tensor, audio: Tensor, text: Tensor
     ) -> tuple[Tensor, dict[str, AttentionMap]]:
-        """Predict as `forward` does, and return beside it what was attended to, by name.
+        """Return the prediction of `forward`, and the attention maps by name.
 
         The names are those of `ATTENTION_MAPS` whose parts the configuration has.
         """
@@ -114,13 +114,13 @@ class NHFNet(Model, PyTorchModelHubMixin):
     def fuse_audio_visual(self, visual: Tensor, audio: Tensor) -> Tensor:
         """Carry audio into visual through the aggregation tokens, `(B, F, d)`.
 
-        F is 4 + Tv; without tokens, audio and visual stand side by side, or the one that is used
-        stands alone.
+        F is 4 + Tv. Without tokens, audio and visual are concatenated, or only one of them is
+        used.
         """
         config, encode = self.config, self.audio_visual_encoder
         states = [self.audio_linear(audio)] if config.uses("audio") else []
         states += [self.visual_linear(visual)] if config.uses("visual") else []
-        if len(states) == 2 and states[0].shape == states[1].shape:  # one pass takes less time
+        if len(states) == 2 and states[0].shape == states[1].shape:  # one pass is faster
             both, batch = encode(torch.cat(states)), audio.shape[0]
             states = [both[:batch], both[batch:]]
         else:
@@ -134,15 +134,15 @@ class NHFNet(Model, PyTorchModelHubMixin):
         return f
 
     def _tokens(self, a: Tensor) -> Tensor:
-        """Return the aggregation tokens as they start, `(B, 4, d)`."""
+        """Return the initial aggregation tokens, `(B, 4, d)`."""
         if self.config.token_init == "learned":
             return self.tokens.to(a.dtype).expand(a.shape[0], -1, -1)
         return a.new_zeros(a.shape[0], self.config.aggregation_tokens, self.config.width)
 
     def encode_text(self, text: Tensor) -> Tensor:
-        """Two LSTMs with all steps kept and LayerNorm, `(B, Tt, d)`.
+        """Two LSTMs, of which all steps are used, and LayerNorm, `(B, Tt, d)`.
 
-        Then self-attention, but in the figure's wiring.
+        Self-attention follows, except in the figure's wiring.
         """
         x: Tensor = text
         for lstm in self.text_lstms:
@@ -153,14 +153,14 @@ class NHFNet(Model, PyTorchModelHubMixin):
         return x
 
     def _last_state(self, x: Tensor) -> Tensor:
-        """Return the last token `(B, d)`, in the figure's wiring that of self-attention."""
+        """Return the last token `(B, d)`; in the figure's wiring, after self-attention."""
         if self.config.wiring == "figure":
             x = self.self_attention_encoder(x, last_tokens_only=1)
         return x[:, -1]
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> NHFNet:
-        """Build the model a checkpoint holds, in evaluation mode on the CPU.
+        """Build the model of a checkpoint, in evaluation mode on the CPU.
 
         `path` is a file written by this program or in the released code's format. Raises
         `InputError` for a file that is no checkpoint, would run code, or does not fit.
@@ -168,14 +168,14 @@ class NHFNet(Model, PyTorchModelHubMixin):
         return restore_model(read_checkpoint(Path(path)), cls)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the weights for the mixin, with all that `from_checkpoint` needs."""
+        """Write, for the mixin, the weights and all else that `from_checkpoint` needs."""
         write_checkpoint(save_directory / _HUB_FILE, self, self.NAME)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> NHFNet:
-        """Read for the mixin what `_save_pretrained` wrote, from a folder or from the hub."""
+        """Read, for the mixin, what `_save_pretrained` wrote, from a folder or from the hub."""
         if Path(model_id).is_dir():
             return cls.from_checkpoint(Path(model_id) / _HUB_FILE)
-        of_download = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        known = {name: options[name] for name in of_download}
-        return cls.from_checkpoint(hf_hub_download(model_id, _HUB_FILE, **known))
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        download_options = {name: options[name] for name in names}
+        return cls.from_checkpoint(hf_hub_download(model_id, _HUB_FILE, **download_options))

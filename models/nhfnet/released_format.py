@@ -1,6 +1,6 @@
-"""How the released code's checkpoints name NHFNet's weights.
+"""The names of NHFNet's weights in the released code's checkpoints.
 
-The released code saves modules that no forward pass uses, and one name misspelt; neither
+The released code saves modules that no forward pass uses, and misspells one name; neither
 reaches our model.
 """
 

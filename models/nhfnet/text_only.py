@@ -1,4 +1,4 @@
-"""NHFNet's text path to an output of its own: what audio and visual have to add to."""
+"""NHFNet's text path with an output: the baseline that audio and visual must improve on."""
 
 from __future__ import annotations
 

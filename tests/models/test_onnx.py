@@ -138,7 +138,7 @@ def test_a_model_that_wants_equal_lengths_keeps_that(tmp_path):
         means = [x.sum(dim=1) / int(x.shape[1]) for x in (visual, audio, text)]
         return self.net(torch.cat(means, dim=1))
 """,
-            "at lengths 26, 19, 14 the file predicts otherwise than the model",
+            "at lengths 26, 19, 14 the file's predictions differ from the model's",
         ),
         (
             """

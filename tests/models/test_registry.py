@@ -77,9 +77,9 @@ def test_a_users_own_model_is_built_and_restored_when_it_is_named(own, tmp_path)
     write_checkpoint(tmp_path / "own.pth", model, own)
     checkpoint = read_checkpoint(tmp_path / "own.pth")
     assert restore(checkpoint, own)[1].config.hidden == 3
-    with pytest.raises(InputError, match=r"holds a model of somebody's own.*--model FILE.py:CLASS"):
+    with pytest.raises(InputError, match=r"holds a user's own model.*--model FILE.py:CLASS"):
         restore(checkpoint)
-    with pytest.raises(InputError, match="but --model says nhfnet"):
+    with pytest.raises(InputError, match="but --model is nhfnet"):
         restore(checkpoint, "nhfnet")
 
 

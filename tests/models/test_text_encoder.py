@@ -144,8 +144,8 @@ def test_numbers_that_are_no_word_pieces_are_refused():
         ([-1, 0, 0], [19, 1, 5], "word pieces from -1 to 19, but the text encoder knows 20"),
         ([0, 0, 0], [20, 1, 5], "word pieces from 0 to 20"),
         ([0, 0, 0], [19, 2, 5], "the mask of word pieces from 0 to 2, expected from 0 to 1"),
-        ([0, 0, 0], [19, 1, 6], "the places of words of word pieces from 0 to 6"),
-        ([0, 0, -1], [19, 1, 5], "the places of words of word pieces from -1 to 5"),
+        ([0, 0, 0], [19, 1, 6], "the positions of words of word pieces from 0 to 6"),
+        ([0, 0, -1], [19, 1, 5], "the positions of words of word pieces from -1 to 5"),
     ):
         with pytest.raises(InputError, match=f"here: {message}"):
             encoder.check_pieces(lowest, highest, "here")

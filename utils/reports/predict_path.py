@@ -161,7 +161,7 @@ def _cut_sentences(
 ) -> None:
     """Write the word pieces of each split's sentences, for the checkpoint's own text encoder."""
     with torch.device("meta"):  # without weights
-        encoder = TextEncoder.described(checkpoint.text_encoder or {}, str(checkpoint.path))
+        encoder = TextEncoder.from_description(checkpoint.text_encoder or {}, str(checkpoint.path))
     if by_word != (encoder.config.words > 0):
         alignment, expected = ("", "are not") if by_word else ("not ", "are")
         raise InputError(

@@ -173,7 +173,7 @@ class Queue:
     def _raise_unless_in_use(self, error: BaseException | None) -> None:
         """Raise the error for which a run was given back, unless its folder was only in use."""
         if isinstance(error, FolderInUse):  # by a process that lives but writes no heartbeat
-            print_line(f"{error.what} {error.folder}: its run waits again")
+            print_line(f"{error.activity} {error.folder}: its run waits again")
             time.sleep(database.BEAT)
         elif error is not None:
             with suppress(Exception):  # the error itself says more

@@ -118,7 +118,7 @@ def test_an_archive_that_expands_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "file.pkl", "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in contents.items():
             file.writestr(name, content)
-    with pytest.raises(InputError, match="no zip archive of PyTorch"):
+    with pytest.raises(InputError, match="a compressed record"):
         safe_pickle.load(tmp_path / "file.pkl")
 
 
@@ -129,7 +129,7 @@ def test_old_storages_that_claim_more_than_the_file_has_are_refused(tmp_path):
     assert content.count(claim) >= 2
     (tmp_path / "file.pkl").write_bytes(content.replace(claim, pickle.dumps(2**30, 2)[2:-1]))
     tracemalloc.start()
-    with pytest.raises(InputError, match="more values than there are"):
+    with pytest.raises(InputError, match="more values than the file has"):
         safe_pickle.load(tmp_path / "file.pkl")
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()
