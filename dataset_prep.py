@@ -16,19 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from data.fetching.server import CMU_HOST, DATASET_NAMES, DATASETS
 from data.layout import ALIGNMENT_NAMES, LOCK, alignment_folder
-from system.console import (
-    ArgumentParser,
-    device_name,
-    file_path,
-    format_table,
-    print_heading,
-    print_line,
-    print_warning,
-    run,
-    whole_number,
-)
+from system.argument_types import device_name, file_path, whole_number
+from system.console import format_table, print_heading, print_line, print_warning
 from system.devices import PRECISIONS
 from system.errors import InputError
+from system.program import ArgumentParser, run
 
 if TYPE_CHECKING:
     from data.fetching.server import SequenceFile

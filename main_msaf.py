@@ -13,8 +13,10 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from system.argument_types import file_path, whole_number
 from system.config import parse_assignments
-from system.console import ArgumentParser, file_path, print_line, run, whole_number
+from system.console import print_line
+from system.program import ArgumentParser, run
 from utils.actions import DEFAULT_SPLIT, run_action
 from utils.option_checks import BY_ID, check_options
 from utils.run_config import AS_PREPARED, DEFAULT_MODEL, MAX_SEED, RunConfig, read_run_config

@@ -40,9 +40,11 @@ from benchmarks.sides import (
 from data.loading.batches import batches
 from data.loading.split import Batch, Split
 from data.npy import Rows
-from system import console
+from system.argument_types import whole_number
+from system.console import print_line
 from system.errors import InputError
 from system.files import atomic_write
+from system.program import run
 from utils.reports.evaluation import evaluate, evaluation_options, gather_rows
 from utils.tasks import SENTIMENT
 from utils.tasks.sentiment import score
@@ -171,7 +173,7 @@ COLUMNS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add, positive = parser.add_argument, console.whole_number(1)
+    add, positive = parser.add_argument, whole_number(1)
     add("--segments", type=positive, nargs="+", default=[10_000, 40_000, 160_000])
     add("--text_width", type=positive, default=768, help="default 768")
     add("--batch_size", type=positive, default=16, help="default 16")
@@ -222,7 +224,7 @@ def _check_free_space(folder: Path, needed: int) -> None:
     message = f"{needed / 1e9:,.1f} GB are needed in {folder}, {free / 1e9:,.1f} GB are free"
     if free < 1.02 * needed:
         raise InputError(f"{message}; give another --folder, or fewer --segments.")
-    console.print_line(message)
+    print_line(message)
 
 
 def _plot(costs: Costs, arguments: argparse.Namespace) -> None:
@@ -254,4 +256,4 @@ def _plot(costs: Costs, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    console.run(partial(record.main, __doc__, COLUMNS, add_arguments, measure))
+    run(partial(record.main, __doc__, COLUMNS, add_arguments, measure))

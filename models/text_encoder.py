@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import Model
+from system.argument_types import whole_number
 from system.bert import Bert, BertConfig, means_of_words
 from system.config import make_config, setting
-from system.console import whole_number
 from system.errors import InputError, shown
 
 _VOCABULARY, _ORIGIN = "vocabulary", "origin"  # in a checkpoint, beside the configuration

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from system import onednn
+from system.argument_types import OneOf, positive_share, share_below_one, whole_number
 from system.config import CheckedConfig, setting
-from system.console import OneOf, positive_share, share_below_one, whole_number
 from system.tracing import is_tracing
 
 _LARGEST_SIZE = 2**16  # of channels and positions

@@ -12,7 +12,7 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from system.console import finite_number, truth_value, whole_number
+from system.argument_types import finite_number, truth_value, whole_number
 from system.errors import InputError, shown
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from system.console import hold_interrupts
 from system.cpus import share_cpus, usable_cpus
 from system.errors import InputError, described
+from system.interrupts import hold_interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

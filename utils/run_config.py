@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.layout import ALIGNMENT_NAMES, alignment_folder
-from system.config import CheckedConfig, make_config, plain_values, setting
-from system.console import (
+from system.argument_types import (
     OneOf,
     device_name,
     file_path,
@@ -21,6 +20,7 @@ from system.console import (
     truth_value,
     whole_number,
 )
+from system.config import CheckedConfig, make_config, plain_values, setting
 from system.devices import PRECISIONS
 from system.errors import InputError
 from system.files import read_json

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.baselines.vectors import VectorFusion, VectorsConfig, channels, prepend_one
+from system.argument_types import whole_number
 from system.config import setting
-from system.console import whole_number
 
 
 @dataclass(frozen=True)

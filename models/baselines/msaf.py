@@ -17,8 +17,8 @@ from models.baselines.vectors import BatchNorm, channels
 from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.lstm import LSTM
+from system.argument_types import share_below_one, whole_number
 from system.config import CheckedConfig, setting
-from system.console import share_below_one, whole_number
 from system.tracing import is_tracing
 
 

@@ -16,8 +16,8 @@ from models.checkpoint import ENCODER_BUFFERS, PublishedFormat
 from models.contract import Model
 from models.layers.encoder import Encoder, Extras
 from models.layers.recording import AttentionMap, layer_names, mean_over_heads, recorded_attention
+from system.argument_types import share_below_one, whole_number
 from system.config import CheckedConfig, setting
-from system.console import share_below_one, whole_number
 
 _LETTERS = {"text": "l", "audio": "a", "visual": "v"}  # in the authors' weight names and order
 _PAIRS = [(to, of) for to in _LETTERS for of in _LETTERS if of != to]  # `to` attends to `of`

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from models.baselines.vectors import FusionLayers, LayersConfig, channels, prepend_one
+from system.argument_types import share_below_one
 from system.config import setting
-from system.console import share_below_one
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from models.checkpoint import PublishedFormat
 from models.contract import Model
 from models.layers.lstm import LSTM
+from system.argument_types import share_below_one, whole_number
 from system.config import CheckedConfig, setting
-from system.console import share_below_one, whole_number
 
 channels = whole_number(1, 65536)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from system.argument_types import OneOf, share_below_one, truth_value, whole_number
 from system.config import CheckedConfig, setting
-from system.console import OneOf, share_below_one, truth_value, whole_number
 
 MODALITIES = ("text", "audio", "visual")
 

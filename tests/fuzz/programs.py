@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from system import console
+from system import program
 from tests.forked_programs import set_up_process
 from tests.fuzz.pickles import MARKER
 
@@ -124,7 +124,7 @@ def _become(folder: Path, log: Path, command: Command) -> None:
         most = _resident(column=0) + 8 * MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        console.run(importlib.import_module(name).main)
+        program.run(importlib.import_module(name).main)
     except SystemExit as end:
         code = end.code
     finally:

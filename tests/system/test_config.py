@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from system.argument_types import OneOf, positive_number, truth_value, whole_number
 from system.config import CheckedConfig, make_config, parse_assignments, plain_values, setting
-from system.console import OneOf, positive_number, truth_value, whole_number
 from system.errors import InputError
 
 

@@ -172,7 +172,7 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 import psutil
 from system import forked
-from system.console import run
+from system.program import run
 from system.forked import map_forked
 
 fork = os.fork

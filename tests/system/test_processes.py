@@ -10,7 +10,7 @@ import pytest
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS, join_processes
 from tests.forked_programs import ROOT
-from tests.system.test_console import run_program
+from tests.system.test_program import run_program
 
 
 def test_one_process_needs_nothing(monkeypatch):

@@ -20,8 +20,9 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from system.console import hold_interrupts, print_line, print_warning
+from system.console import print_line, print_warning
 from system.errors import InputError, is_out_of_memory
+from system.interrupts import hold_interrupts
 from system.locks import FolderInUse
 from system.processes import Processes
 from utils.studies import database

@@ -21,8 +21,9 @@ from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split, describe_huge_values
 from models.contract import Model
 from models.layers.dropout import segment_keys
-from system.console import hold_interrupts, interrupt, interrupted_by, print_line
+from system.console import print_line
 from system.errors import InputError
+from system.interrupts import hold_interrupts, interrupt, interrupted_by
 from system.progress import progress
 from utils.reports.evaluation import (
     Predictor,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from models.checkpoint import read_checkpoint
-from system import console
+from system import interrupts, program
 from system.devices import pick_device
 from system.errors import InputError
 from system.torch_file import load_torch_file
@@ -167,13 +167,13 @@ def make(small):
 @contextmanager
 def handled(number, monkeypatch):
     """Handle the signal as the programs do, until the block ends."""
-    before = signal.signal(number, console._interrupt)
-    monkeypatch.setattr(console, "_interrupts", [])
+    before = signal.signal(number, program._interrupt)
+    monkeypatch.setattr(interrupts, "_received", [])
     try:
         yield
     finally:
         signal.signal(number, before)
-        console._interrupts.clear()
+        interrupts._received.clear()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -193,7 +193,7 @@ def test_an_interrupt_saves_the_current_step(make, tmp_path, monkeypatch, number
     with handled(number, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             stopped.run()
-        assert console._exit_code() == 128 + number
+        assert interrupts.interrupt_exit_code() == 128 + number
     resume(make, tmp_path / "two", (2, 3)).run()
     assert len(taken) == 16
     two, whole = (read_checkpoint(tmp_path / name / "best.pth") for name in ("two", "whole"))

@@ -1,0 +1,87 @@
+"""Types of command-line options, and of the settings that they become."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from system.errors import shown
+
+_LARGEST = 2**31 - 1  # of whole numbers, which PyTorch and NumPy take everywhere
+
+
+def whole_number(minimum: int, maximum: int = _LARGEST) -> Callable[[str], int]:
+    """Make an argparse type: a whole number of at least `minimum`, at most `maximum`."""
+    expected = f"expected a whole number of at least {minimum} and at most {maximum}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"{expected}, got {shown(text)}")
+        return value
+
+    return parse
+
+
+def _number(expected: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
+    """Make an argparse type: a number that `is_valid` accepts; NaN must not pass."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not is_valid(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
+        return value
+
+    return parse
+
+
+finite_number = _number("a number", math.isfinite)
+positive_number = _number("a number above 0", lambda value: 0 < value < math.inf)
+number_from_zero = _number("a number of at least 0", lambda value: 0 <= value < math.inf)
+positive_share = _number("a number above 0, below 1", lambda value: 0 < value < 1)
+share_below_one = _number("a number from 0, below 1", lambda value: 0 <= value < 1)  # a dropout
+
+
+def truth_value(text: str) -> bool:
+    """Parse an argparse value: true or false."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {shown(text)}")
+    return text.lower() == "true"
+
+
+class OneOf:
+    """An argparse type: one of the `names`."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __call__(self, text: str) -> str:
+        """Return `text` if it is a name."""
+        if text not in self.names:
+            expected = " or ".join(self.names)
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
+        return text
+
+
+def file_path(text: str) -> Path:
+    """Parse an argparse value: a path, in which ~ is the home directory."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"there is no home directory for {shown(text)}") from error
+
+
+def device_name(text: str) -> str:
+    """Parse an argparse value: auto, cpu, cuda or cuda:N."""
+    if re.fullmatch("auto|cpu|cuda(:(0|[1-9][0-9]?))?", text):
+        return text
+    raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {shown(text)}")
