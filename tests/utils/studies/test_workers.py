@@ -143,9 +143,8 @@ def test_two_workers_share_a_comparison_and_a_killed_one_gives_its_run_back(star
     third = start("--worker", "compared", "--no_verbose")
     assert (first.end(), third.end()) == (0, 0), first.text + third.text
     rows = json.loads((tmp_path / "compared" / "comparison.json").read_text())["rows"]
-    assert {row["model"]: list(row["runs"]) for row in rows} == {
-        **{"lf_dnn": ["1", "2"], "lmf": ["1", "2"]}
-    }
+    seeds = {row["model"]: sorted(row["runs"]) for row in rows}  # which starts first is chance
+    assert seeds == {"lf_dnn": ["1", "2"], "lmf": ["1", "2"]}
     assert "Resumed from" in first.text + third.text  # from the last epoch of the killed one
 
 
