@@ -1,4 +1,4 @@
-"""Encoders and LSTMs in C++ on CPUs, encoders in Triton on GPUs: `accelerate` puts them in."""
+"""Encoders and LSTMs in C++ for CPUs, encoders in Triton for GPUs: `accelerate` installs them."""
 
 from models.native.encoder import accelerate
 

@@ -14,15 +14,15 @@ from models.native.compiler import Unavailable
 from models.native.encoding import Request
 from models.native.weights import Weights, listed_weights
 
-ABI = 4  # of Call and of the library's functions
+ABI = 4  # version of Call and of the library's functions
 
 
-forked: list[bool] = []  # filled in a process that was forked: PyTorch's threads are not there
+forked: list[bool] = []  # not empty in a forked process, which lacks PyTorch's threads
 os.register_at_fork(after_in_child=lambda: forked.append(True))
 
 
 class Call(ctypes.Structure):
-    """The `Call` of call.h."""
+    """The struct `Call` of call.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("threads", "has_own_threads", "batch", "tokens")),
@@ -36,7 +36,7 @@ class Call(ctypes.Structure):
 
 
 class Library:
-    """The compiled encoder for some sizes. Raises Unavailable for code that is something else."""
+    """The compiled encoder for given sizes. Raises Unavailable if `code` is not that encoder."""
 
     longest: float = math.inf
 
@@ -46,23 +46,23 @@ class Library:
         try:
             for function in (code.abi, code.call_size, code.weights_size, code.kept_size):
                 function.restype = ctypes.c_int64
-            found = code.abi(), code.call_size(), code.weights_size()
+            actual = code.abi(), code.call_size(), code.weights_size()
             size = sum(weight.size for part in self.weights for weight in part)
             expected = ABI, ctypes.sizeof(Call), size
-            if found != expected:
-                raise Unavailable(f"{code._name} has ABI and sizes {found}, expected {expected}")
+            if actual != expected:
+                raise Unavailable(f"{code._name} has ABI and sizes {actual}, expected {expected}")
             for function in (code.forward, code.backward):
                 function.restype = None
         except AttributeError as error:
             raise Unavailable(f"{code._name} is no encoder: {error}") from error
 
     def forward(
-        self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, keeps: bool
+        self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Encode as `CompiledEncoder` says."""
+        """Encode as defined by `CompiledEncoder`."""
         call, _alive = _make_call(request, x, memory)
         out = x.new_empty(len(x), call.queries, x.shape[2])
-        kept = x.new_empty(len(x), self._code.kept_size(ctypes.byref(call))) if keeps else None
+        kept = x.new_empty(len(x), self._code.kept_size(ctypes.byref(call))) if learns else None
         call.weights, call.out, call.kept = map(_address, (packed, out, kept))
         self._code.forward(ctypes.byref(call))
         return out, kept
@@ -76,7 +76,7 @@ class Library:
         kept: Tensor,
         grad_out: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return gradients as `CompiledEncoder` says."""
+        """Return gradients as defined by `CompiledEncoder`."""
         call, _alive = _make_call(request, x, memory)
         grad_x, grad_packed = torch.empty_like(x), torch.empty_like(packed)
         grad_memory = None if memory is None else torch.empty_like(memory)
@@ -88,7 +88,7 @@ class Library:
 
 
 def _make_call(request: Request, x: Tensor, memory: Tensor | None) -> tuple[Call, object]:
-    """Return the call, and what must live as long as it does."""
+    """Return the call, and the tensors that it points to and that must live as long."""
     tokens, keys = x.shape[1], request.dropout_keys
     keys = None if keys is None else keys.to(torch.uint32)
     longest = tokens if memory is None else max(tokens, memory.shape[1])

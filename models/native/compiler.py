@@ -1,4 +1,4 @@
-"""Compiling C++ for this machine, once, and loading what was compiled."""
+"""Compiling C++ for this machine, once, and loading the library."""
 
 from __future__ import annotations
 
@@ -21,43 +21,42 @@ from system.files import flush_file, flush_folder
 
 Library = TypeVar("Library")
 
-# Without -ffast-math: rounding by adding and subtracting, and not-a-number, must stay.
+# Without -ffast-math, which breaks NaN, and rounding by adding and subtracting a number.
 _FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-pthread", "-fPIC", "-shared")
-# Some of Apple's compilers know no native processor on ARM, and take it for granted.
+# On ARM, some of Apple's compilers reject -march=native, which is their default there.
 _PROCESSOR_FLAGS = (("-march=native",), ())
-_TOLERANCE = 1e-4  # of a tensor's largest value: rounding gives a tenth of that
+_TOLERANCE = 1e-4  # of a tensor's largest value; rounding errors are a tenth of it
 
 
 class Unavailable(Exception):
-    """There is no compiled code here; the message says why."""
+    """Compiled code cannot be used; the message says why."""
 
 
-def require_same(what: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """Raise Unavailable when what compiled code computes is not what the formula gives."""
-    for ours, theirs in zip(found, expected, strict=True):
-        if not (ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max():
-            raise Unavailable(f"the compiled {what} computes wrong numbers")
+def require_same(label: str, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Raise Unavailable when the results of compiled code are not those of the formula."""
+    for ours, formulas in zip(actual, expected, strict=True):
+        if not (ours - formulas).abs().max() <= _TOLERANCE * formulas.abs().max():
+            raise Unavailable(f"the compiled {label} computes wrong numbers")
 
 
 def load_or_warn(
     source: Path, make: Callable[[ctypes.CDLL], Library], **macros: int
 ) -> Library | str:
-    """Return what `load` returns, or why there is none, of which one warning tells."""
+    """Return the result of `load`, or, after one warning, the reason why there is none."""
     try:
         return load(source, make, **macros)
     except Unavailable as problem:
-        # Of this line: that there is no compiler is told once, whoever wants one.
+        # From this line, so that Python warns only once of a missing compiler.
         warnings.warn(f"{problem}; a step takes up to three times as long", stacklevel=1)
         return str(problem)
 
 
 def load(source: Path, make: Callable[[ctypes.CDLL], Library], **macros: int) -> Library:
-    """Return what `make` makes of the library compiled from a C++ file and the headers beside it.
+    """Return the result of `make` for the library of a C++ file and the headers in its folder.
 
-    The compiler is $CXX, or c++. What was compiled before comes from the cache, where a library's
-    name has the digest of its content: one that does not fit its name is never opened, and one
-    that `make` refuses by raising Unavailable is compiled anew. Raises Unavailable when there is
-    no library to be had.
+    The compiler is $CXX, or c++. Libraries are cached, and a library's name contains the digest of
+    its content: one that does not match its name is never opened. One for which `make` raises
+    Unavailable is compiled anew. Raises Unavailable when there is no usable library.
     """
     try:
         compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
@@ -66,9 +65,9 @@ def load(source: Path, make: Callable[[ctypes.CDLL], Library], **macros: int) ->
         version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
         command = [*compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in macros.items())]
         files = [source, *sorted(source.parent.glob("*.h"))]
-        made_of = [repr((command, _PROCESSOR_FLAGS)).encode(), version, _processor().encode()]
-        made_of += [file.read_bytes() for file in files]
-        stem = f"{source.stem}-{hashlib.sha256(b''.join(made_of)).hexdigest()[:16]}"
+        inputs = [repr((command, _PROCESSOR_FLAGS)).encode(), version, _processor().encode()]
+        inputs += [file.read_bytes() for file in files]
+        stem = f"{source.stem}-{hashlib.sha256(b''.join(inputs)).hexdigest()[:16]}"
         folder = _cache()
         for path in sorted(folder.glob(f"{stem}-*.so")):
             try:
@@ -81,30 +80,30 @@ def load(source: Path, make: Callable[[ctypes.CDLL], Library], **macros: int) ->
         errors = [line for line in lines if "error" in line]
         reason = errors[0] if errors else f"exit status {error.returncode}"
         raise Unavailable(f"{compiler[0]} does not compile {source.name}: {reason}") from error
-    # No home directory is a RuntimeError, quotes that do not match in $CXX a ValueError.
+    # A missing home directory is a RuntimeError, unbalanced quotes in $CXX a ValueError.
     except (OSError, RuntimeError, ValueError) as error:
         raise Unavailable(f"{source.name} could not be compiled and loaded: {error}") from error
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    """Open a library after reading it: mapping a damaged one can end the process."""
+    """Open a library after checking its content: mapping a damaged one can end the process."""
     if not path.stem.endswith(f"-{_digest(path)}"):
         raise OSError(f"{path} is damaged")
     return ctypes.CDLL(str(path))
 
 
 def _compile(command: Sequence[str], folder: Path, stem: str) -> Path:
-    """Compile into `folder`, and return the path; it is on the disk whole before it has its name.
+    """Compile into `folder`, and return the path; the file gets its name once it is on the disk.
 
-    Whoever else compiles the same meanwhile does not matter.
+    Other processes may compile the same at the same time.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        temporary = Path(own) / "library.so"
+    with tempfile.TemporaryDirectory(dir=folder) as temporary_folder:
+        temporary = Path(temporary_folder) / "library.so"
         for flags in _PROCESSOR_FLAGS:
-            done = subprocess.run([*command, *flags, "-o", str(temporary)], capture_output=True)
-            if done.returncode == 0:
+            result = subprocess.run([*command, *flags, "-o", str(temporary)], capture_output=True)
+            if result.returncode == 0:
                 break
-        done.check_returncode()
+        result.check_returncode()
         path = folder / f"{stem}-{_digest(temporary)}.so"
         flush_file(temporary)
         temporary.replace(path)
@@ -117,7 +116,7 @@ def _digest(path: Path) -> str:
 
 
 def _cache() -> Path:
-    """Return this user's folder for compiled code, where nobody else can put any."""
+    """Return this user's folder for compiled code, into which nobody else can write."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nhfnet"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
@@ -127,7 +126,7 @@ def _cache() -> Path:
 
 
 def _processor() -> str:
-    """Return what -march=native depends on."""
+    """Return the processor's features, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

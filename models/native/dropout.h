@@ -1,4 +1,4 @@
-// Dropout by keys: models/layers/dropout.py has the same masks.
+// Dropout by keys, with the same masks as models/layers/dropout.py.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +20,11 @@ Value scramble(Value x) {
     return x ^ (x >> 16);
 }
 
-// Which attention weights of a sample and layer dropout keeps.
+// The attention weights that dropout keeps in a layer, for one sample.
 struct Dropout {
     bool active;
     uint32_t key, limit;
-    float scale;  // of those kept
+    float scale;  // of the weights kept
     int queries;
 
     Dropout(const Call& call, int64_t sample, int64_t layer, int queries_)
@@ -34,7 +34,7 @@ struct Dropout {
           scale(active ? float(1 / call.keep) : 1.0f),
           queries(queries_) {}
 
-    // The vector where kept, elsewhere 0. `row` counts heads and keys.
+    // x where its weights are kept, elsewhere 0. `row` is head * keys + key.
     template <typename V>
     V keep(V x, int row, int query) const {
         typedef Lanes<sizeof(V) / 4> Those;

@@ -1,10 +1,10 @@
 // models/layers/encoder.py's Encoder, forward and backward, for float32 on a CPU.
 //
-// One sample goes through all layers while it lies in a core's cache; samples are shared out to
-// the threads. Values stand channels by tokens, and the tokens are the lanes of the vector
-// registers: layer norms and softmaxes then need no sums across lanes, weights are read as they
-// are, and only the weights' gradients want anything transposed. Scores are not stored but made
-// again in the backward pass.
+// One sample passes all layers while it is in a core's cache; samples are distributed to the
+// threads. The layout is channels by tokens, and the tokens are the lanes of the vector registers:
+// layer norms and softmaxes then need no sums across lanes, weights are read in their own layout,
+// and only the weights' gradients need a transposition. Scores are not stored, but computed again
+// in the backward pass.
 
 #include <algorithm>
 #include <cstdint>
@@ -18,22 +18,22 @@
 
 namespace {
 
-// Samples whose gradients are added up together: a few, and more where there are many. The sums,
-// and so the results, depend on the batch alone, not on the threads.
+// The number of samples whose gradients are summed together grows with the batch. The sums, and so
+// the results, depend on the batch alone, not on the number of threads.
 constexpr int64_t SMALLEST_CHUNK = 4, MOST_CHUNKS = 16;
 
 int64_t chunk_size(int64_t batch) {
     return std::max(SMALLEST_CHUNK, (batch + MOST_CHUNKS - 1) / MOST_CHUNKS);
 }
 
-// What a thread works with, for up to `call.threads` threads.
+// The working memory of up to `call.threads` threads.
 template <typename State>
 std::vector<State> states(const Call& call, int64_t count) {
-    std::vector<State> made;
+    std::vector<State> result;
     const int64_t threads = std::max<int64_t>(std::min(call.threads, count), 1);
-    made.reserve(threads);
-    while (int64_t(made.size()) < threads) made.emplace_back(call);
-    return made;
+    result.reserve(threads);
+    while (int64_t(result.size()) < threads) result.emplace_back(call);
+    return result;
 }
 
 struct BackwardState {
@@ -43,7 +43,7 @@ struct BackwardState {
 
     explicit BackwardState(const Call& call) : worker(call), layers(call.layers) {}
 
-    // Writes the gradients of some samples, added up, to `out`.
+    // Writes the summed gradients of the samples from `begin` to `end` to `out`.
     void backward(const Weights& weights, int64_t begin, int64_t end, float* out) {
         std::memset(layers.data(), 0, sizeof(LayerGrads) * layers.size());
         std::memset(&norm, 0, sizeof norm);

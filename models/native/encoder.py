@@ -1,4 +1,4 @@
-"""`Encoder` by the compiled code: the same numbers, faster."""
+"""`Encoder` in compiled code: the same numbers, faster."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from models.native.gpu import Form
 from models.native.library import kernels, library
 from models.native.lstm import NativeLSTM, is_compiled
 from models.native.packing import share_weights
-from models.native.plain_call import Native, is_plain_call, may_be_kept
+from models.native.plain_call import Native, is_plain_call, may_be_saved
 from models.native.weights import plain_weights
 
-_USUAL = Form(64, 64, is_dropped=False, learns=False)  # a call on aligned data
-_TOKENS_A_THREAD = 128  # at least: a thread costs as much as some 30
+_TYPICAL_FORM = Form(64, 64, is_dropped=False, learns=False)  # that of a call on aligned data
+_TOKENS_PER_THREAD = 128  # at least: starting a thread takes as long as about 30 tokens
 
 
 def accelerate(
     model: nn.Module, threads: int | None = None, device: torch.device | None = None
 ) -> nn.Module:
-    """Put native ones in the place of every `Encoder` and `LSTM` in `model`, and return the model.
+    """Replace every `Encoder` and `LSTM` in `model` by its native form, and return the model.
 
-    Parameters, their names and the optimizer that has them stay. Where there is no compiled
-    code for one on the `device` that the model will run on, by default a CPU, it stays as it is,
-    as an encoder with extras always does; when that is a failure, one warning says why. On a CPU
-    they use `threads`, by default as many as PyTorch. NHFNET_NATIVE=0 in the environment leaves
-    all as it is.
+    Parameters and their names stay, so that an optimizer stays valid. A module without compiled
+    code for the `device` that the model will run on, by default a CPU, is not replaced, nor is an
+    encoder with extras; where compiling failed, one warning says why. On a CPU the native forms use
+    `threads`, by default as many as PyTorch. NHFNET_NATIVE=0 in the environment replaces nothing.
     """
     if os.environ.get("NHFNET_NATIVE") == "0":
         return model
@@ -38,7 +37,7 @@ def accelerate(
     natives: dict[nn.Module, nn.Module] = {}
     for module in list(model.modules()):
         if type(module) is Encoder and module.extras == Extras():
-            if _compiled(module, device, _USUAL) is not None:
+            if _compiled_encoder(module, device, _TYPICAL_FORM) is not None:
                 natives[module] = NativeEncoder.of(module, threads)
         elif type(module) is LSTM and device.type == "cpu" and is_compiled(module):
             natives[module] = NativeLSTM.of(module, threads)
@@ -52,7 +51,7 @@ def accelerate(
 
 
 class NativeEncoder(Native, Encoder):
-    """An `Encoder` whose calls the compiled code answers, where it can; else the formula does."""
+    """An `Encoder` that uses the compiled code where it can, else the formula."""
 
     def forward(
         self,
@@ -63,8 +62,8 @@ class NativeEncoder(Native, Encoder):
     ) -> Tensor:
         """Encode as `Encoder.forward` does."""
         keys = self.active_keys(x, dropout_keys)
-        if is_plain_call() and _fit(self, x, memory, keys):
-            compiled = _compiled(self, x.device, Form.of(x, memory, keys))
+        if is_plain_call() and _can_take(self, x, memory, keys):
+            compiled = _compiled_encoder(self, x.device, Form.of(x, memory, keys))
             longest = x.shape[1] if memory is None else max(x.shape[1], memory.shape[1])
             if compiled is not None and longest <= compiled.longest:
                 weights = plain_weights(self, compiled.weights, x.device)
@@ -76,27 +75,27 @@ class NativeEncoder(Native, Encoder):
 
     def _threads(self, x: Tensor, memory: Tensor | None) -> int:
         tokens = x.shape[1] + (0 if memory is None else memory.shape[1])
-        return max(1, min(self.most_threads, len(x) * tokens // _TOKENS_A_THREAD))
+        return max(1, min(self.max_threads, len(x) * tokens // _TOKENS_PER_THREAD))
 
 
-def _compiled(encoder: Encoder, device: torch.device, form: Form) -> CompiledEncoder | None:
+def _compiled_encoder(encoder: Encoder, device: torch.device, form: Form) -> CompiledEncoder | None:
     layer = encoder.layers[0]
     sizes = layer.fc1.in_features, layer.self_attn.heads, layer.fc1.out_features
-    made: CompiledEncoder | str
+    compiled: CompiledEncoder | str
     if device.type == "cpu":
-        made = library(*sizes)
+        compiled = library(*sizes)
     elif device.type != "cuda":
         return None
     else:
         index = torch.cuda.current_device() if device.index is None else device.index
-        made = kernels(*sizes, torch.device("cuda", index), form)
-    return None if isinstance(made, str) else made
+        compiled = kernels(*sizes, torch.device("cuda", index), form)
+    return None if isinstance(compiled, str) else compiled
 
 
-def _fit(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None) -> bool:
-    """Tell whether the compiled code takes these tensors.
+def _can_take(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None) -> bool:
+    """Return whether the compiled code can take these tensors.
 
-    What fits nothing is left to the formula, which says so.
+    Tensors of wrong shapes are left to the formula, which raises.
     """
     width = encoder.layers[0].fc1.in_features
     return (
@@ -113,5 +112,5 @@ def _fit(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor | None
             for value in ([x] if memory is None else [x, memory])
         )
         and (keys is None or (keys.device == x.device and keys.shape == x.shape[:1]))
-        and may_be_kept(*(value for value in (x, memory, keys) if value is not None))
+        and may_be_saved(*(value for value in (x, memory, keys) if value is not None))
     )

@@ -18,8 +18,8 @@ struct Moments {
         for (int c = 0; c < D; c++) mean += at<LANES_HERE>(x + c * stride);
         mean *= 1.0f / D;
         for (int c = 0; c < D; c++) {
-            const V distance = at<LANES_HERE>(x + c * stride) - mean;
-            variance += distance * distance;
+            const V deviation = at<LANES_HERE>(x + c * stride) - mean;
+            variance += deviation * deviation;
         }
         for (int lane = 0; lane < LANES_HERE; lane++)
             inverse_deviation[lane] = 1.0f / std::sqrt(variance[lane] * (1.0f / D) + EPSILON);
@@ -36,7 +36,7 @@ void layer_norm(const float* x, const float* gamma, const float* beta, float* ou
     });
 }
 
-// grad_x += the gradient of x; those of gamma and beta are not yet summed over lanes.
+// grad_x += the gradient of x; the gradients of gamma and beta are not yet summed over lanes.
 void layer_norm_backward(const float* grad, const float* x, const float* gamma, float* grad_gamma,
                          float* grad_beta, float* grad_x, int stride) {
     each(stride, [&](auto lanes, int t) {

@@ -1,4 +1,4 @@
-"""The compiled encoder for given sizes: made when first needed, and tested before it is used.
+"""The compiled encoder for given sizes: made when first needed, and tested before its use.
 
 In C++ on a CPU, in Triton on a GPU.
 """
@@ -19,15 +19,15 @@ from models.layers.encoder import Encoder
 from models.native import compiler
 from models.native.call import ABI, Library
 from models.native.encoding import CompiledEncoder, Request, encode
-from models.native.gpu import Form, Kernels, unsuited
+from models.native.gpu import Form, Kernels, unsuitable_reason
 from models.native.weights import plain_weights
 from system.console import print_line
 from system.errors import described
 
 _SOURCE = Path(__file__).parent / "encoder.cpp"
 _CPU = torch.device("cpu")
-# Of C++, which is the same for all calls.
-_TESTED = (
+# Two calls test the C++ code, which is the same for all calls.
+_CPU_FORMS = (
     Form(64, None, is_dropped=False, learns=True),
     Form(64, 64, is_dropped=True, learns=True),
 )
@@ -35,50 +35,50 @@ _TESTED = (
 
 @cache
 def library(width: int, heads: int, feedforward: int) -> Library | str:
-    """Return the encoder for these sizes, or why there is none; a failure brings one warning."""
+    """Return the C++ encoder for these sizes, or, after a warning on failure, why there is none."""
     if width % 16 or feedforward % 16 or width // heads % 4:
         return f"{_SOURCE.name} is not for width {width}, {heads} heads, feedforward {feedforward}"
 
-    def tested(code: ctypes.CDLL) -> Library:
-        made = Library(code, width, feedforward)
-        self_test(made, width, heads, feedforward)
-        return made
+    def make_tested(code: ctypes.CDLL) -> Library:
+        compiled = Library(code, width, feedforward)
+        self_test(compiled, width, heads, feedforward)
+        return compiled
 
     sizes = {"WIDTH": width, "HEADS": heads, "FEEDFORWARD": feedforward}
-    return compiler.load_or_warn(_SOURCE, tested, ABI=ABI, **sizes)
+    return compiler.load_or_warn(_SOURCE, make_tested, ABI=ABI, **sizes)
 
 
 def kernels(
     width: int, heads: int, feedforward: int, device: torch.device, form: Form
 ) -> Kernels | str:
-    """Return the GPU's encoder for these sizes, or why there is none; a failure brings a warning.
+    """Return the GPU's encoder for these sizes, or, after a warning on failure, why there is none.
 
-    What calls of this `form` need is compiled, and tested.
+    The kernels for calls of this `form` are compiled and tested at its first use.
     """
-    wanted = width, heads, feedforward, device, form
-    if wanted not in _tried:
+    key = width, heads, feedforward, device, form
+    if key not in _tested:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return "nothing can be tried while a CUDA graph is captured"
-        _tried[wanted] = _try_kernels(*wanted)
-    return _tried[wanted]
+            return "kernels cannot be tested while a CUDA graph is captured"
+        _tested[key] = _make_kernels(*key)
+    return _tested[key]
 
 
-_tried: dict[tuple[int, int, int, torch.device, Form], Kernels | str] = {}
+_tested: dict[tuple[int, int, int, torch.device, Form], Kernels | str] = {}
 
 
-def _try_kernels(
+def _make_kernels(
     width: int, heads: int, feedforward: int, device: torch.device, form: Form
 ) -> Kernels | str:
-    if problem := unsuited(width, heads, feedforward, device, form):
+    if problem := unsuitable_reason(width, heads, feedforward, device, form):
         return problem
-    if not any(tried.learns == form.learns for *_, tried in _tried):
+    if not any(tested_form.learns == form.learns for *_, tested_form in _tested):
         part = "gradients" if form.learns else "outputs"
         print_line(f"Making the encoders' kernels ({part}); the first time takes up to a minute")
     try:
-        made = Kernels(width, heads, feedforward)
-        self_test(made, width, heads, feedforward, device, [form])
-        return made
-    # A compiler can fail in any way: there is none, or it cannot do this device.
+        compiled = Kernels(width, heads, feedforward)
+        self_test(compiled, width, heads, feedforward, device, [form])
+        return compiled
+    # A compiler can fail in any way: it is missing, or does not support this device.
     except Exception as error:
         warnings.warn(
             f"no encoder in Triton, running without it ({described(error)})", stacklevel=2
@@ -93,31 +93,31 @@ def self_test(
     heads: int,
     feedforward: int,
     device: torch.device = _CPU,
-    forms: Sequence[Form] = _TESTED,
+    forms: Sequence[Form] = _CPU_FORMS,
 ) -> None:
-    """Compare outputs and gradients of some calls with the formula's; in C++ it takes milliseconds.
+    """Compare outputs and gradients of calls with the formula's; in C++ it takes milliseconds.
 
     Raises Unavailable when they differ.
     """
     with (
-        _one_thread(),  # the formula's operators would wait for each other
+        _one_thread(),  # with more, the formula's small operators would be slower
         torch.random.fork_rng(devices=[]),
         torch.autocast(device.type, enabled=False),
         torch.device("cpu"),
     ):
-        torch.default_generator.manual_seed(0)  # other devices' stay as they are
+        torch.default_generator.manual_seed(0)  # generators of other devices are not changed
         encoder = Encoder(width, heads, 2, feedforward, attention_dropout=0.4).float().to(device)
         for form in forms:
             x, memory = (
                 None if n is None else torch.randn(6, n, width, dtype=torch.float32).to(device)
-                for n in form.some_tokens()
+                for n in form.test_lengths()
             )
             keys = torch.randint(2**32, (6,)).to(device) if form.is_dropped else None
             last = None if memory is None else 2
             assert x is not None
             with torch.set_grad_enabled(form.learns):
-                found = _outcomes(compiled, encoder, x, memory, last, keys)
-            compiler.require_same("encoder", *found)
+                outcomes = _outcomes(compiled, encoder, x, memory, last, keys)
+            compiler.require_same("encoder", *outcomes)
 
 
 @contextmanager
@@ -138,15 +138,15 @@ def _outcomes(
     last_tokens_only: int | None,
     keys: Tensor | None,
 ) -> list[list[Tensor]]:
-    """Return output and gradients as compiled, and by the formula."""
+    """Return output and gradients of the compiled code, and those of the formula."""
     weights = plain_weights(encoder, compiled.weights, x.device)
     if weights is None:
-        raise compiler.Unavailable("the compiled encoder wants weights of other shapes")
+        raise compiler.Unavailable("the compiled encoder needs weights of other shapes")
     request = Request(encoder, last_tokens_only, keys, threads=2)
     learns = torch.is_grad_enabled()
-    given = [v.requires_grad_(learns) for v in (x, memory) if v is not None]
+    inputs = [v.requires_grad_(learns) for v in (x, memory) if v is not None]
     outputs = encode(compiled, request, x, memory, weights), request.formula(x, memory)
     if not learns:
         return [[output] for output in outputs]
-    wanted = [*given, *weights]
-    return [[output, *torch.autograd.grad(output.sin().sum(), wanted)] for output in outputs]
+    sources = [*inputs, *weights]
+    return [[output, *torch.autograd.grad(output.sin().sum(), sources)] for output in outputs]

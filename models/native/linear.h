@@ -1,4 +1,4 @@
-// Matrix products, and the linear layer made of them.
+// Matrix products, and the linear layer.
 #pragma once
 
 #include <algorithm>
@@ -9,10 +9,10 @@
 
 namespace {
 
-constexpr int TILE_ROWS = LANES / 2;  // of two vectors: what the registers hold
+constexpr int TILE_ROWS = LANES / 2;  // of two vectors each: the registers' limit
 
-// Calls `work` with 0, 1, ... below COUNT as constants: GCC keeps an array in registers only where
-// its indices are that, and unrolls loops too late for it.
+// Calls `work` with 0, 1, ... below COUNT as constants: GCC keeps an array in registers only if its
+// indices are constants, and unrolls loops too late for that.
 template <int COUNT, typename Work>
 inline __attribute__((always_inline)) void unrolled(const Work& work) {
     if constexpr (COUNT > 0) {
@@ -47,8 +47,8 @@ void tiles(const float* a, long row, long column, const float* b, long b_row, fl
         tile<ROWS, VECTORS, COUNT>(a + r * row, row, column, b, b_row, c + r * c_row, c_row, inner);
 }
 
-// c (rows, columns) += a (rows, inner) b (inner, columns); a's strides are given, so that it may
-// be read transposed. `rows` is a multiple of 8, `columns` of HALF.
+// c (rows, columns) += a (rows, inner) b (inner, columns). `row` and `column` are a's strides, so
+// that it can be read transposed. `rows` is a multiple of 8, `columns` of HALF.
 void add_product(const float* a, long row, long column, const float* b, long b_row, float* c,
                  long c_row, int rows, int columns, int inner) {
     int n = 0;

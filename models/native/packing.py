@@ -1,7 +1,7 @@
-"""An encoder's weights as one array, which its calls within one pass of a model share.
+"""An encoder's weights as one array, which its calls within one forward pass of a model share.
 
-Its gradients are then added up as one array, too, where the weights' own would be some fifty; they
-stay parts of that array.
+Autograd then adds up the gradients of one array instead of some fifty weights; the gradients of the
+weights are parts of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Packed(NamedTuple):
     versions: list[int]
 
     def is_of(self, weights: list[Tensor]) -> bool:
-        """Tell whether it was made from these, as they are."""
+        """Return whether it was made from these weights with their present values."""
         return self.versions == _versions(weights) and all(map(is_, self.weights, weights))
 
 
@@ -35,7 +35,7 @@ _pass = _Pass()
 
 
 def share_weights(model: nn.Module) -> None:
-    """Have the calls of an encoder within one call of `model` share its packed weights."""
+    """Let all calls of an encoder within one call of `model` share its packed weights."""
     model.register_forward_pre_hook(_begin)
     model.register_forward_hook(_end, always_call=True)
 
@@ -51,9 +51,9 @@ def _end(_model: nn.Module, _inputs: Any, _output: Any) -> None:
 
 
 def packed_weights(encoder: Encoder, weights: list[Tensor]) -> Tensor:
-    """Return the encoder's `weights` as one array `(values,)`; gradients go through to them.
+    """Return the encoder's `weights` as one array `(values,)`, differentiable.
 
-    Weights that are changed within a pass are packed again, but where `.data` hides the change.
+    Weights that change within a pass are packed again, except where `.data` hides the change.
     """
     shared, key = _pass.packed, (encoder, torch.is_grad_enabled())
     if shared is not None and key in shared and shared[key].is_of(weights):

@@ -1,4 +1,4 @@
-"""Calls that compiled code may answer in a module's place."""
+"""Which calls of a module compiled code may replace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.modules import module as all_modules
 
 from system.tracing import is_tracing
 
-# PyTorch's hooks on all modules: its own `_has_any_global_hook` is of version 2.9 or later.
+# PyTorch's hooks on all modules; its own `_has_any_global_hook` exists from version 2.9 on.
 _GLOBAL_HOOKS = (
     *(all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks),
     *(all_modules._global_backward_hooks, all_modules._global_backward_pre_hooks),
@@ -21,32 +21,32 @@ _GLOBAL_HOOKS = (
 
 _ALIGNMENT = 64  # bytes
 
-Form = TypeVar("Form", bound="Native")
+NativeModule = TypeVar("NativeModule", bound="Native")
 
 
 class Native(nn.Module):
-    """A module whose plain calls compiled code answers."""
+    """A module whose plain calls run in compiled code."""
 
     threads: int | None  # None: as many as PyTorch has
 
     @classmethod
-    def of(cls: type[Form], module: nn.Module, threads: int | None = None) -> Form:
-        """Return the native form of `module`: the same modules, parameters and hooks."""
+    def of(cls: type[NativeModule], module: nn.Module, threads: int | None = None) -> NativeModule:
+        """Return the native form of `module`, with the same modules, parameters and hooks."""
         native = cls.__new__(cls)
         native.__dict__.update(module.__dict__)
         native.threads = threads
         return native
 
     @property
-    def most_threads(self) -> int:
-        """How many threads a call may have."""
+    def max_threads(self) -> int:
+        """The number of threads that a call may use."""
         return torch.get_num_threads() if self.threads is None else self.threads
 
 
 def is_plain_call(*tensors: Tensor) -> bool:
-    """Tell whether nobody wants to see, or transform, the operators or modules of a call.
+    """Return whether nothing observes or transforms the operators or modules of a call.
 
-    Its `tensors` have memory: those that stand for several at once have none.
+    Its `tensors` must have memory; the batched tensors of a transform have none.
     """
     return all(map(torch._C._has_storage, tensors)) and not (
         torch.compiler.is_compiling()
@@ -58,11 +58,11 @@ def is_plain_call(*tensors: Tensor) -> bool:
     )
 
 
-def may_be_kept(*tensors: Tensor) -> bool:
-    """Tell whether a backward pass may keep these tensors, or there will be none.
+def may_be_saved(*tensors: Tensor) -> bool:
+    """Return whether these tensors may be saved for a backward pass, or there will be none.
 
-    A `torch.autograd.Function` cannot keep those that were made in inference mode; PyTorch's
-    operators copy them.
+    A `torch.autograd.Function` cannot save tensors made in inference mode; PyTorch's operators copy
+    them.
     """
     return not (torch.is_grad_enabled() and any(map(torch.is_inference, tensors)))
 
@@ -70,27 +70,27 @@ def may_be_kept(*tensors: Tensor) -> bool:
 def grads_by_formula(
     formula: Callable[..., Any],
     inputs: Sequence[Tensor | None],
-    is_wanted: Sequence[bool],
+    needs_grad: Sequence[bool],
     grad_outs: Tensor | Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """Return the gradients of those inputs whose are wanted, through PyTorch's operators.
+    """Return the gradients of the inputs that need one, by PyTorch's operators; None for others.
 
-    One may depend on another: what goes through each of them alone is meant. While gradients are
-    enabled, they can be differentiated themselves.
+    If one input depends on another, its gradient does not include that dependence. While gradients
+    are enabled, the results are differentiable.
     """
     with torch.enable_grad():
         inputs = [None if x is None else x.view_as(x) for x in inputs]
         outs = formula(*inputs)
-    wanted = [x for x in compress(inputs, is_wanted) if x is not None]
-    graph = torch.is_grad_enabled()
-    found = iter(torch.autograd.grad(outs, wanted, grad_outs, create_graph=graph))
-    return [next(found) if wants else None for wants in is_wanted]
+    sources = [x for x in compress(inputs, needs_grad) if x is not None]
+    create_graph = torch.is_grad_enabled()
+    grads = iter(torch.autograd.grad(outs, sources, grad_outs, create_graph=create_graph))
+    return [next(grads) if needed else None for needed in needs_grad]
 
 
-def as_new(tensor: Tensor) -> Tensor:
-    """Return the tensor laid out, and begun, as new ones are, as compiled code reads it.
+def aligned(tensor: Tensor) -> Tensor:
+    """Return the tensor contiguous and aligned, as compiled code reads it.
 
-    Hooks on tensors that are saved for a backward pass may give them back otherwise.
+    Hooks on tensors saved for a backward pass may return them in another layout.
     """
-    is_new = tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0
-    return tensor if is_new else tensor.clone(memory_format=torch.contiguous_format)
+    is_aligned = tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0
+    return tensor if is_aligned else tensor.clone(memory_format=torch.contiguous_format)

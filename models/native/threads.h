@@ -1,4 +1,4 @@
-// Sharing work out to threads.
+// Distributing work to threads.
 #pragma once
 
 #include <dlfcn.h>
@@ -12,11 +12,11 @@
 
 namespace {
 
-// To fall asleep and wake up takes about as long.
+// About as long as a thread takes to fall asleep and wake up.
 constexpr std::chrono::microseconds PATIENCE{100};
 
-// Calls `run` once in each of up to `threads` threads, the calling one among them; all have ended
-// when it returns. They end with the work: kept ones would spin, or be missing after a fork.
+// Calls `run` once in each of up to `threads` threads, including the calling one; returns when all
+// have ended. The threads are not reused: idle ones would spin, and a fork would lose them.
 template <typename Run>
 void in_new_threads(size_t threads, const Run& run) {
     std::atomic<size_t> finished{0};
@@ -28,7 +28,7 @@ void in_new_threads(size_t threads, const Run& run) {
                 run();
                 finished++;
             });
-    } catch (const std::system_error&) {  // no more threads to be had: fewer do it all the same
+    } catch (const std::system_error&) {  // no more threads available: fewer do the same work
     }
     run();
     const auto end = std::chrono::steady_clock::now() + PATIENCE;
@@ -37,28 +37,28 @@ void in_new_threads(size_t threads, const Run& run) {
     for (std::thread& other : others) other.join();
 }
 
-// OpenMP's entry for a parallel region, which GCC's library has, and LLVM's and Intel's too.
+// OpenMP's entry point for a parallel region, in the libraries of GCC, LLVM and Intel.
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// That of the library whose threads PyTorch's operators use; null where there is none to be found.
-// It is looked up and not linked: Apple's compiler knows no OpenMP, and a second library's threads
-// would get in the way of the first one's.
+// The entry point of the library whose threads PyTorch's operators use; null without one. It is
+// looked up and not linked: Apple's compiler lacks OpenMP, and a second library's threads would
+// compete with those of the first.
 Parallel pytorchs_threads() {
-    static const auto found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-    return found;
+    static const auto function = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    return function;
 }
 
-// Calls `work(state, i)` for each i below `count`, in a thread for each of `states`. Whoever is free
-// takes the next i, so that a thread that does not get to run holds nobody up for long. The threads
-// allocate nothing: in a new thread that is slow. They are PyTorch's, or with `has_own_threads` new
-// ones.
+// Calls `work(state, i)` for each i below `count`, in a thread for each of `states`. A free thread
+// takes the next i, so that a thread that cannot run delays the others little. The threads must not
+// allocate memory: in a new thread that is slow. They are PyTorch's, or new ones with
+// `has_own_threads`.
 template <typename State, typename Work>
 void share_out(int64_t count, std::vector<State>& states, bool has_own_threads, const Work& work) {
-    std::atomic<int64_t> taken{0};
-    std::atomic<size_t> begun{0};
+    std::atomic<int64_t> next{0};
+    std::atomic<size_t> started{0};
     const auto run = [&] {
-        State& state = states[begun++];
-        for (int64_t i; (i = taken++) < count;) work(state, i);
+        State& state = states[started++];
+        for (int64_t i; (i = next++) < count;) work(state, i);
     };
     const bool is_shared = states.size() > 1 && !has_own_threads;
     if (const Parallel parallel = is_shared ? pytorchs_threads() : nullptr) {

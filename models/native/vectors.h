@@ -1,4 +1,4 @@
-// A register of tokens, powers in it, and turning tokens from lanes to rows.
+// Vector registers of tokens, powers of two in them, and transposing tokens from lanes to rows.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ constexpr int LANES = 16;
 #else
 constexpr int LANES = 8;
 #endif
-constexpr int HALF = 8;  // rows end with half a register where that is enough
+constexpr int HALF = 8;  // lanes: a row may end with half a register
 
 template <int COUNT>
 struct Lanes;
@@ -65,8 +65,8 @@ const typename Lanes<COUNT>::Vector& at(const float* x) {
 }
 Vector same(float value) { return Vector{} + value; }
 
-// Calls `work(lanes, t)` for each register of a row of `count` values, of which only the last may
-// be half a one.
+// Calls `work(lanes, t)` for each register of a row of `count` values; only the last may be half a
+// register.
 template <typename Work>
 inline __attribute__((always_inline)) void each(int count, const Work& work) {
     int t = 0;
@@ -74,7 +74,7 @@ inline __attribute__((always_inline)) void each(int count, const Work& work) {
     if (t < count) work(std::integral_constant<int, HALF>{}, t);
 }
 
-// Half a register's values, and zeros.
+// The values of half a register, followed by zeros.
 Vector widened(Lanes<HALF>::Vector x) {
 #if defined(__AVX512F__)
     return (Vector)_mm512_zextps256_ps512((__m256)x);
@@ -85,9 +85,9 @@ Vector widened(Lanes<HALF>::Vector x) {
 
 constexpr float LN_2 = 0.693147181f;
 
-// 2^x for x <= 0 in two parts, each to a float's precision: what the whole part adds to an
-// exponent, and 2^rest - 1 by a polynomial (fitted at Chebyshev's points; relative error of
-// 2^rest 5e-9, none at 0) of the rest.
+// 2^x for x <= 0 in two parts, each in float precision: the integer part of x, to be added to an
+// exponent, and 2^rest - 1, by a polynomial of the rest (fitted at Chebyshev's points; relative
+// error of 2^rest 5e-9, none at 0).
 template <typename V>
 struct Power {
     typename Lanes<sizeof(V) / 4>::Bits exponent;
@@ -96,7 +96,7 @@ struct Power {
 template <typename V>
 Power<V> parts_of_power(V x) {
     x = x < -126.0f ? V{} - 126.0f : x;
-    const V shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds, and holds the whole part
+    const V shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds; the low bits are the integer part
     const V rest = x - (shifted - 12582912.0f);
     V power = rest * 0.000154614475f + 0.00133908674f;
     power = power * rest + 0.00961805667f;
@@ -112,17 +112,17 @@ V power_of_two(V x) {
     const Power<V> parts = parts_of_power(x);
     const V power = parts.less_one + 1.0f;
     typedef typename Lanes<sizeof(V) / 4>::Bits Whole;
-    return x == x ? (V)((Whole)power + parts.exponent) : x;  // not-a-number stays
+    return x == x ? (V)((Whole)power + parts.exponent) : x;  // NaN stays NaN
 }
 
-// 2^x - 1 for x <= 0, as precise where it is close to 0.
+// 2^x - 1 for x <= 0, with the same relative precision near 0.
 Vector power_of_two_less_one(Vector x) {
     const auto parts = parts_of_power(x);
     const Vector scale = (Vector)((Bits)same(1) + parts.exponent);
     return x == x ? parts.less_one * scale + (scale - 1.0f) : x;
 }
 
-// Four rows of lanes to each lane's four values, group by group of four lanes.
+// Transposes four rows to the four values of each lane, in groups of four lanes.
 void transpose(const Vector (&rows)[4], Vector (&groups)[4]) {
     const Vector low01 = SHUFFLE(rows[0], rows[1], PAIRS_LOW);
     const Vector high01 = SHUFFLE(rows[0], rows[1], PAIRS_HIGH);
@@ -145,8 +145,8 @@ Four lane_sums(const Vector (&rows)[4]) {
     return result;
 }
 
-// x (channels, stride) to tokens by channels; `out` has rows for whole registers of tokens, and x
-// is followed by half a register's values, which are not used.
+// Transposes x (channels, stride) to tokens by channels. `out` has rows for whole registers of
+// tokens; half a register of unused values follows x.
 void to_tokens(const float* x, int channels, int stride, int tokens, float* out) {
     for (int c = 0; c < channels; c += 4)
         for (int t = 0; t < tokens; t += LANES) {

@@ -11,7 +11,7 @@
 namespace {
 
 // X(name, rows, columns) of a layer, and of the last norm; a vector has 0 columns. weights.py has
-// the same in this order.
+// the same order.
 #define LAYER_WEIGHTS(X)  \
     X(w_in, 3 * D, D)     \
     X(b_in, 3 * D, 0)     \
@@ -30,12 +30,12 @@ namespace {
     X(beta, D, 0)
 
 #define POINTER(name, rows, columns) const float* name;
-#define TAKE(name, rows, columns) name = place, place += rows * (columns ? columns : 1);
+#define TAKE(name, rows, columns) name = next, next += rows * (columns ? columns : 1);
 #define GRADIENT(name, rows, columns) float name[rows * (columns ? columns : LANES)];
 #define SUMMED(name, rows, columns) +rows*(columns ? columns : 1)
 #define SUM_UP(name, rows, columns) out = sum_lanes<rows, columns>(name, out);
 
-// The sums of a vector's gradient over lanes; a matrix's as it is. Returns where `out` ends.
+// Sums a vector's gradient over lanes, copies a matrix's; returns the end of `out`.
 template <int ROWS, int COLUMNS>
 float* sum_lanes(const float* grad, float* out) {
     if (COLUMNS) return std::copy(grad, grad + ROWS * COLUMNS, out);
@@ -48,33 +48,33 @@ float* sum_lanes(const float* grad, float* out) {
     return out;
 }
 
-// Weights that stand one behind the other; moves `place` on to where they end.
+// Pointers to weights that follow each other in memory; moves `next` to their end.
 struct LayerWeights {
     LAYER_WEIGHTS(POINTER)
 
-    explicit LayerWeights(const float*& place) { LAYER_WEIGHTS(TAKE) }
+    explicit LayerWeights(const float*& next) { LAYER_WEIGHTS(TAKE) }
 };
 struct NormWeights {
     NORM_WEIGHTS(POINTER)
 
-    explicit NormWeights(const float*& place) { NORM_WEIGHTS(TAKE) }
+    explicit NormWeights(const float*& next) { NORM_WEIGHTS(TAKE) }
 };
 struct Weights {
     std::vector<LayerWeights> layers;
     NormWeights norm;
 
-    Weights(const float* place, int64_t count) : layers(layers_at(place, count)), norm(place) {}
+    Weights(const float* next, int64_t count) : layers(layers_at(next, count)), norm(next) {}
 
   private:
-    static std::vector<LayerWeights> layers_at(const float*& place, int64_t count) {
+    static std::vector<LayerWeights> layers_at(const float*& next, int64_t count) {
         std::vector<LayerWeights> layers;
-        while (int64_t(layers.size()) < count) layers.emplace_back(place);
+        while (int64_t(layers.size()) < count) layers.emplace_back(next);
         return layers;
     }
 };
 constexpr int64_t LAYER_SIZE = 0 LAYER_WEIGHTS(SUMMED), NORM_SIZE = 0 NORM_WEIGHTS(SUMMED);
 
-// Gradients as they are added up; a vector's are not yet summed over lanes.
+// Gradients while they are summed over samples; a vector's are not yet summed over lanes.
 struct alignas(64) LayerGrads {
     LAYER_WEIGHTS(GRADIENT)
 

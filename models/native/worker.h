@@ -19,7 +19,7 @@
 
 namespace {
 
-// What backward needs of a layer's forward pass on a sample.
+// The values of a layer's forward pass on a sample that its backward pass needs.
 struct Kept {
     float *x, *context, *largest, *inverse;
 };
@@ -44,8 +44,8 @@ class Worker {
             (call.kept ? 0 : kept_size(call));
         storage.reset(static_cast<float*>(std::aligned_alloc(64, (size * 4 + 63) / 64 * 64)));
         if (!storage) std::abort();
-        float* place = storage.get();
-        const auto take = [&](long count) { return std::exchange(place, place + count); };
+        float* next_free = storage.get();
+        const auto take = [&](long count) { return std::exchange(next_free, next_free + count); };
         for (float** plane : planes) *plane = take(D * widest);
         kv = take(2 * D * widest);
         grad_kv = take(2 * D * widest);
@@ -53,7 +53,7 @@ class Worker {
         grad_hidden = take(F * widest);
         by_token = take(std::max(D, F) * (widest + HALF));
         scores = take(LANES * widest);
-        own_kept = place;
+        own_kept = next_free;
     }
 
     static int64_t kept_size(const Call& call) {
@@ -66,11 +66,11 @@ class Worker {
         begin(sample);
         embed(call.x + sample * tokens * D, tokens, stride, kept(0).x);
         for (int n = 0; n < call.layers; n++) {
-            const Kept its = kept(n);
+            const Kept saved = kept(n);
             const LayerWeights& w = weights.layers[n];
-            project(w, its.x, n);
-            attend_to(sample, n, its);
-            feed_forward(w, its.context);
+            project(w, saved.x, n);
+            attend_to(sample, n, saved);
+            feed_forward(w, saved.context);
             float* out = kept(n + 1).x;
             std::memcpy(out, y, sizeof(float) * D * q_stride);
             for (int c = 0; c < D; c++)
@@ -107,7 +107,7 @@ class Worker {
   private:
     const Call& call;
     const int tokens, attended_tokens, stride, attended_stride;
-    int queries = 0, q_stride = 0;  // of the layer at work
+    int queries = 0, q_stride = 0;  // of the current layer
     struct Free {
         void operator()(float* block) const { std::free(block); }
     };
@@ -116,8 +116,8 @@ class Worker {
         *grad_normed, *grad_q, *grad_x, *grad_attended, *grad_memory, *grad_last;
     float *kv, *grad_kv, *hidden, *grad_hidden, *by_token, *scores, *own_kept, *kept_here = nullptr;
 
-    static void clear(float* plane, int channels, int its_stride) {
-        std::memset(plane, 0, sizeof(float) * channels * its_stride);
+    static void clear(float* plane, int channels, int plane_stride) {
+        std::memset(plane, 0, sizeof(float) * channels * plane_stride);
     }
 
     void begin(int64_t sample) {
@@ -127,7 +127,7 @@ class Worker {
                   memory);
     }
 
-    // Sets how many tokens come out of a layer.
+    // Sets the number of output tokens of a layer.
     void select(int layer) {
         queries = layer == call.layers - 1 ? int(call.queries) : tokens;
         q_stride = padded(queries);
@@ -135,30 +135,30 @@ class Worker {
 
     Kept kept(int layer) const {
         float* x = kept_here + int64_t(layer) * (2 * D + 2 * H) * stride;
-        const int its_stride = layer >= call.layers - 1 ? padded(call.queries) : stride;
-        if (layer == call.layers) x = kept(layer - 1).inverse + H * its_stride;
+        const int plane_stride = layer >= call.layers - 1 ? padded(call.queries) : stride;
+        if (layer == call.layers) x = kept(layer - 1).inverse + H * plane_stride;
         float* context = x + D * stride;
-        float* largest = context + D * its_stride;
-        return {x, context, largest, largest + H * its_stride};
+        float* largest = context + D * plane_stride;
+        return {x, context, largest, largest + H * plane_stride};
     }
 
-    void embed(const float* x, int its_tokens, int its_stride, float* out) const {
+    void embed(const float* x, int count, int plane_stride, float* out) const {
         const float scale = std::sqrt(float(D));
-        clear(out, D, its_stride);
-        for (int t = 0; t < its_tokens; t++)
+        clear(out, D, plane_stride);
+        for (int t = 0; t < count; t++)
             for (int c = 0; c < D; c++)
-                out[c * its_stride + t] =
+                out[c * plane_stride + t] =
                     scale * x[t * D + c] + (x[t * D] != 0 ? call.positions[t * D + c] : 0);
     }
 
-    void write_embedded_grad(const float* its_grad, int its_tokens, int its_stride, float* out) {
-        to_tokens(its_grad, D, its_stride, its_tokens, by_token);
+    void write_embedded_grad(const float* plane_grad, int count, int plane_stride, float* out) {
+        to_tokens(plane_grad, D, plane_stride, count, by_token);
         const float scale = std::sqrt(float(D));
-        for (int i = 0; i < its_tokens * D; i++) out[i] = scale * by_token[i];
+        for (int i = 0; i < count * D; i++) out[i] = scale * by_token[i];
     }
 
-    // The columns of x that come out of the layer: x itself, or a copy of the last.
-    float* last_of(float* x, float* copy) const {
+    // The columns of x that the layer outputs: x itself, or a copy of the last ones.
+    float* last_columns(float* x, float* copy) const {
         if (queries == tokens) return x;
         clear(copy, D, q_stride);
         for (int c = 0; c < D; c++)
@@ -183,19 +183,19 @@ class Worker {
             layer_norm(memory, w.gamma0, w.beta0, attended, attended_stride);
             keys_in = attended;
         }
-        x_in = last_of(x, x_last);
-        normed_in = last_of(normed, last);
+        x_in = last_columns(x, x_last);
+        normed_in = last_columns(normed, last);
         linear(w.w_in, w.b_in, normed_in, q, D, D, q_stride);
         const float scale = 1 / (std::sqrt(float(HEAD)) * LN_2);
         for (int i = 0; i < D * q_stride; i += LANES) at(q + i) *= scale;
         linear(w.w_in + D * D, w.b_in + D, keys_in, kv, D, 2 * D, attended_stride);
     }
 
-    void attend_to(int64_t sample, int layer, const Kept& its) {
+    void attend_to(int64_t sample, int layer, const Kept& saved) {
         const Dropout dropout(call, sample, layer, queries);
         const auto run = dropout.active ? attend<true> : attend<false>;
         run(q, kv, kv + D * attended_stride, q_stride, attended_stride, attended_tokens, dropout,
-            scores, its.context, its.largest, its.inverse);
+            scores, saved.context, saved.largest, saved.inverse);
     }
 
     // Sets y, normed_y and hidden.
@@ -208,11 +208,11 @@ class Worker {
             at(hidden + i) = at(hidden + i) < 0.0f ? Vector{} : at(hidden + i);
     }
 
-    // Takes grad from the layer's output to its input.
+    // Turns `grad` from the gradient of the layer's output into that of its input.
     void layer_backward(int64_t sample, const LayerWeights& w, LayerGrads& grads, int layer) {
-        const Kept its = kept(layer);
-        project(w, its.x, layer);
-        feed_forward(w, its.context);
+        const Kept saved = kept(layer);
+        project(w, saved.x, layer);
+        feed_forward(w, saved.context);
 
         linear_weight_grad(grad, hidden, grads.w2, grads.b2, F, D, q_stride, queries, by_token);
         linear_backward(w.w2, grad, grad_hidden, F, D, q_stride);
@@ -224,10 +224,10 @@ class Worker {
         std::memcpy(grad_y, grad, sizeof(float) * D * q_stride);
         layer_norm_backward(grad_normed, y, w.gamma1, grads.gamma1, grads.beta1, grad_y, q_stride);
 
-        linear_weight_grad(grad_y, its.context, grads.w_out, grads.b_out, D, D, q_stride, queries,
+        linear_weight_grad(grad_y, saved.context, grads.w_out, grads.b_out, D, D, q_stride, queries,
                            by_token);
         linear_backward(w.w_out, grad_y, grad_normed, D, D, q_stride);
-        attention_backward(sample, layer, its, grad_normed);
+        attention_backward(sample, layer, saved, grad_normed);
         linear_weight_grad(grad_q, normed_in, grads.w_in, grads.b_in, D, D, q_stride, queries,
                            by_token);
         linear_weight_grad(grad_kv, keys_in, grads.w_in + D * D, grads.b_in + D * LANES, D, 2 * D,
@@ -243,17 +243,19 @@ class Worker {
         }
         add_to_last(grad_last, through_norm);
         clear(next, D, stride);
-        layer_norm_backward(through_norm, its.x, w.gamma0, grads.gamma0, grads.beta0, next, stride);
+        layer_norm_backward(through_norm, saved.x, w.gamma0, grads.gamma0, grads.beta0, next,
+                            stride);
         add_to_last(grad_y, next);
         std::swap(grad, next);
     }
 
-    void attention_backward(int64_t sample, int layer, const Kept& its, const float* grad_context) {
+    void attention_backward(int64_t sample, int layer, const Kept& saved,
+                            const float* grad_context) {
         const Dropout dropout(call, sample, layer, queries);
         clear(grad_kv, 2 * D, attended_stride);
         const AttentionBackward backward{
             q, kv, kv + D * attended_stride, q_stride, attended_stride, attended_tokens, dropout,
-            its.context, its.largest, its.inverse, grad_context, grad_q, grad_kv,
+            saved.context, saved.largest, saved.inverse, grad_context, grad_q, grad_kv,
             grad_kv + D * attended_stride};
         for (int h = 0; h < H; h++)
             dropout.active ? backward.of_head<true>(h) : backward.of_head<false>(h);

@@ -38,7 +38,7 @@ def save(path, content, zipped=True):
 
 
 def refusal(path):
-    """Return the message with which the file is refused."""
+    """Return the message of the InputError for the file."""
     with pytest.raises(InputError) as caught:
         read_checkpoint(path)
     message = str(caught.value)
@@ -83,8 +83,8 @@ def test_what_is_written_comes_back_exactly(tmp_path):
     assert_same_weights(checkpoint.weights, model.state_dict())
     state = checkpoint.details.pop("optimizer_state_dict")
     assert state["param_groups"] == optimizer.state_dict()["param_groups"]
-    for place, values in optimizer.state_dict()["state"].items():
-        assert_same_weights(state["state"][place], values)
+    for key, values in optimizer.state_dict()["state"].items():
+        assert_same_weights(state["state"][key], values)
     assert checkpoint.details == {name: details[name] for name in ("epoch", "scores", "dataset")}
 
 
@@ -98,7 +98,7 @@ def test_a_model_is_built_with_the_config_in_its_checkpoint(tmp_path):
 
 
 def linear(inputs, outputs):
-    """A model of the contract, as far as a checkpoint looks at it."""
+    """A model with the attributes that a checkpoint needs."""
     model = nn.Linear(inputs, outputs, bias=False)
     model.config, model.widths, model.outputs = NHFNetConfig(), WIDTHS, outputs
     return model
@@ -109,13 +109,13 @@ def test_unusual_weights_come_back_to_the_bit(tmp_path):
     unusual = torch.tensor([[-0.0, float("inf"), float("nan"), 1e-45, 3.4e38]])
     model.load_state_dict({"weight": unusual})
     write_checkpoint(tmp_path / "model.pth", model, "linear")
-    found = read_checkpoint(tmp_path / "model.pth").weights["weight"]
-    assert found.numpy().tobytes() == unusual.numpy().tobytes()
+    weight = read_checkpoint(tmp_path / "model.pth").weights["weight"]
+    assert weight.numpy().tobytes() == unusual.numpy().tobytes()
 
 
 # Writing that is cut short
 
-# Writes checkpoints 1, 2, ... over checkpoint 0 in several processes, each killed at its moment.
+# Writes checkpoints 1, 2, ... over checkpoint 0 in several processes, each killed after a while.
 KILLED_WRITERS = """
 import os, signal, sys, time
 from itertools import count
@@ -134,13 +134,13 @@ def write(path, number):
 for moment in range(int(sys.argv[2])):
     path = Path(sys.argv[1]) / str(moment) / "best.pth"
     write(path, 0)
-    written, told = os.pipe()
+    reader, writer_end = os.pipe()
     writer = os.fork()
     if not writer:
         for number in count(1):
             write(path, number)
-            os.write(told, b".")
-    os.read(written, 1)
+            os.write(writer_end, b".")
+    os.read(reader, 1)
     time.sleep(0.0037 * moment)
     os.kill(writer, signal.SIGKILL)
     os.waitpid(writer, 0)
@@ -290,20 +290,20 @@ class Call:
 
 @FORMATS
 @pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("place", ["optimizer_state_dict", "model_state_dict"])
+@pytest.mark.parametrize("key", ["optimizer_state_dict", "model_state_dict"])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, zipped, protocol, place):
+def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path, zipped, protocol, key):
     marker = tmp_path / "was here"
     content = {"model_state_dict": small_model().state_dict(), "config": SMALL}
-    content[place] = Call(os.mkdir, str(marker))
+    content[key] = Call(os.mkdir, str(marker))
     path = tmp_path / "evil.pth"
     torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
     message = refusal(path)
     assert not marker.exists()
-    if protocol == 2:  # torch.save's own, the only one that PyTorch's safe loader can name calls of
+    if protocol == 2:  # torch.save's own; in others, PyTorch's safe loader cannot name the calls
         assert f"refused: it asks to call {os.mkdir.__module__}.mkdir" in message
     torch.load(path, weights_only=False)
-    assert marker.exists()  # the file would have
+    assert marker.exists()  # an unsafe load runs the code
 
 
 @FORMATS
@@ -364,10 +364,10 @@ def small_file(tmp_path_factory):
     return path, [save(path, content, zipped).read_bytes() for zipped in (False, True)]
 
 
-places = st.floats(0, 1, exclude_max=True)  # in the file
+positions = st.floats(0, 1, exclude_max=True)  # as a share of the file
 
 
-@given(cut=places, zipped=st.booleans())
+@given(cut=positions, zipped=st.booleans())
 def test_a_truncated_file_is_refused(small_file, cut, zipped):
     path, contents = small_file
     content = contents[zipped]
@@ -376,12 +376,12 @@ def test_a_truncated_file_is_refused(small_file, cut, zipped):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@given(changes=st.lists(st.tuples(places, st.integers(0, 255))), zipped=st.booleans())
+@given(changes=st.lists(st.tuples(positions, st.integers(0, 255))), zipped=st.booleans())
 def test_a_damaged_file_loads_or_is_refused(small_file, changes, zipped):
     path, contents = small_file
     content = bytearray(contents[zipped])
-    for place, byte in changes:
-        content[int(place * len(content))] = byte
+    for position, byte in changes:
+        content[int(position * len(content))] = byte
     path.write_bytes(content)
     try:
         checkpoint = read_checkpoint(path)
@@ -456,7 +456,7 @@ def test_checkpoints_from_before_there_were_other_models_load(tmp_path):
 
 
 def misfit(weights):
-    """Return the message with which these weights are refused; the model stays as it was."""
+    """Return the message of the InputError for these weights; the model must not change."""
     model = small_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     with pytest.raises(InputError) as caught:
@@ -575,12 +575,12 @@ def test_weights_alone_of_no_released_model_are_told(tmp_path, model, weight):
 @pytest.mark.parametrize("part", ["layers", "visual", "outputs", "model", "task"])
 def test_a_strange_value_in_any_place_is_one_short_line(tmp_path, part, value):
     content = {"model": "nhfnet", "config": dict(SMALL), "widths": dict(WIDTHS), "outputs": 1}
-    place = {"layers": content["config"], "visual": content["widths"]}.get(part, content)
-    place[part] = value
+    values = {"layers": content["config"], "visual": content["widths"]}.get(part, content)
+    values[part] = value
     save(tmp_path / "a.pth", content | {"model_state_dict": small_model().state_dict()})
     with pytest.raises(InputError) as caught:
         restore(read_checkpoint(tmp_path / "a.pth"))
-        raise InputError("a.pth is fine")  # as is a task of any name, until it is looked for
+        raise InputError("a.pth is fine")  # a task of any name is, until it is looked up
     assert "a.pth" in str(caught.value)
     assert len(str(caught.value)) < 1000
     assert "\n" not in str(caught.value)

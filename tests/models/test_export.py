@@ -27,7 +27,7 @@ from tests.models.hub import hub
 WIDTHS = {"visual": 3, "audio": 4, "text": 5}
 
 
-def written(path, name="nhfnet", **details):
+def write_model(path, name="nhfnet", **details):
     torch.manual_seed(0)
     settings = {"layers": 1, "width": 16} if name in ("nhfnet", "text_only") else {}
     model = build(name, settings, WIDTHS, 2).eval()
@@ -42,28 +42,28 @@ def batch(count, rows):
 
 
 def test_safetensors_load_as_the_checkpoint_does(tmp_path):
-    about = {"task": "emotion", "dataset": {"scores": "mosei"}, "epoch": 3}
-    model = written(tmp_path / "a.pth", **about, optimizer_state_dict={"state": {}})
+    details = {"task": "emotion", "dataset": {"scores": "mosei"}, "epoch": 3}
+    model = write_model(tmp_path / "a.pth", **details, optimizer_state_dict={"state": {}})
     export(tmp_path / "a.pth", tmp_path / "out" / "a.safetensors")
-    found = read_checkpoint(tmp_path / "out" / "a.safetensors")
-    assert found.details == about
-    name, restored = restore(found)
+    checkpoint = read_checkpoint(tmp_path / "out" / "a.safetensors")
+    assert checkpoint.details == details
+    name, restored = restore(checkpoint)
     assert (name, restored.config, restored.outputs) == ("nhfnet", model.config, 2)
     inputs = batch(2, (4, 5, 6))
     assert torch.equal(restored(*inputs), model(*inputs))
     assert not restored.training
 
 
-def test_tied_weights_are_written_each_by_its_name(tmp_path):
+def test_tied_weights_are_written_under_both_names(tmp_path):
     weight = torch.randn(2, 3)
     write_safetensors(tmp_path / "a.safetensors", {"one": weight, "two": weight}, {})
-    found, _ = load_safetensors(tmp_path / "a.safetensors", "")
-    assert torch.equal(found["one"], weight) and torch.equal(found["two"], weight)
+    weights, _ = load_safetensors(tmp_path / "a.safetensors", "")
+    assert torch.equal(weights["one"], weight) and torch.equal(weights["two"], weight)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
 def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path, monkeypatch, suffix):
-    written(tmp_path / "a.pth")
+    write_model(tmp_path / "a.pth")
     for work in ("restore", "write_onnx", "write_checkpoint"):
         monkeypatch.setattr(export_module, work, None)
     with pytest.raises(OSError, match="name too long"):
@@ -102,14 +102,14 @@ def with_header(path, header):
     ],
 )
 def test_a_damaged_safetensors_file_is_told(tmp_path, change, message):
-    written(tmp_path / "a.safetensors")
+    write_model(tmp_path / "a.safetensors")
     change(tmp_path / "a.safetensors")
     with pytest.raises(InputError, match=rf"a.safetensors .*{message}"):
         restore(read_checkpoint(tmp_path / "a.safetensors"))
 
 
 def test_settings_in_a_safetensors_file_are_checked(tmp_path):
-    written(tmp_path / "a.safetensors", task=5)
+    write_model(tmp_path / "a.safetensors", task=5)
     with pytest.raises(InputError, match="task is int, expected str"):
         read_checkpoint(tmp_path / "a.safetensors")
 
@@ -117,7 +117,7 @@ def test_settings_in_a_safetensors_file_are_checked(tmp_path):
 @pytest.mark.parametrize("model", [NHFNet, TextOnly])
 def test_the_hub_mixin_saves_and_loads_a_folder(tmp_path, model):
     name = {NHFNet: "nhfnet", TextOnly: "text_only"}[model]
-    saved = written(tmp_path / "a.pth", name)
+    saved = write_model(tmp_path / "a.pth", name)
     assert isinstance(saved, model)
     saved.save_pretrained(tmp_path / "hub")
     assert {path.name for path in (tmp_path / "hub").iterdir()} >= {"model.safetensors"}
@@ -127,7 +127,7 @@ def test_the_hub_mixin_saves_and_loads_a_folder(tmp_path, model):
     assert restore(read_checkpoint(tmp_path / "hub" / "model.safetensors"))[0] == name
 
 
-# Its address is read when huggingface_hub is imported.
+# A program of its own: huggingface_hub reads the hub's address when it is imported.
 PUSH_AND_FETCH = """
 import sys
 from models import NHFNet
@@ -139,12 +139,12 @@ fetched.save_pretrained(sys.argv[2])
 
 
 def test_a_model_is_pushed_to_a_hub_and_fetched_from_there(tmp_path):
-    saved, files = written(tmp_path / "a.pth"), {}
+    saved, files = write_model(tmp_path / "a.pth"), {}
     with hub(files) as url:
-        surroundings = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "cache")}
+        environment = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "cache")}
         done = subprocess.run(
             [sys.executable, "-c", PUSH_AND_FETCH, tmp_path / "a.pth", tmp_path / "fetched"],
-            env={**os.environ, **surroundings},
+            env={**os.environ, **environment},
             cwd=ROOT,
             capture_output=True,
             text=True,

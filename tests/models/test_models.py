@@ -47,14 +47,14 @@ def trace():
 @pytest.fixture(scope="module")
 def compiled():
     """For tests of the compiled encoder."""
-    found = library(32, 8, 128)
-    if isinstance(found, str):
-        pytest.skip(found)
-    return found
+    encoder = library(32, 8, 128)
+    if isinstance(encoder, str):
+        pytest.skip(encoder)
+    return encoder
 
 
 def encoders_on_cpu(request):
-    """A way a CPU can compute a model's encoders, as a function that puts it in place."""
+    """A function that makes a model use one way to compute encoders on a CPU."""
     if request.param == "formula":
         return lambda model: model
     request.getfixturevalue("compiled")
@@ -63,15 +63,15 @@ def encoders_on_cpu(request):
 
 @pytest.fixture(params=["compiled", "formula"])
 def path(request):
-    """Each way a CPU can compute a model's encoders."""
+    """Each way to compute a model's encoders on a CPU."""
     return encoders_on_cpu(request)
 
 
 @dataclass
 class Way:
-    """How a model is computed: what puts it in place, and how much rounding then matters."""
+    """How a model is computed: a function that sets it up, and limits for its rounding."""
 
-    put: Callable[[nn.Module], nn.Module]
+    set_up: Callable[[nn.Module], nn.Module]
     output_limit: float = 1e-5
     gradient_limit: float = 1e-3
     trained_limit: float = 1e-4
@@ -83,7 +83,7 @@ def way(request):
     if request.param != "cuda":
         return Way(encoders_on_cpu(request))
     pick_device("cuda")
-    # A product that crosses a ReLU's border by rounding moves a bias's gradient by so much.
+    # A product that rounding moves across a ReLU's corner changes a bias's gradient by so much.
     return Way(on_cuda, output_limit=5e-5, gradient_limit=1e-2, trained_limit=5e-3)
 
 
@@ -106,7 +106,7 @@ def random_inputs(batch, visual, audio, text):
 
 @pytest.mark.parametrize("kind", ["aligned", "unaligned"])
 def test_outputs_are_the_released_codes(forward_golden, kind, way):
-    model = way.put(NHFNet.from_checkpoint(CHECKPOINT))
+    model = way.set_up(NHFNet.from_checkpoint(CHECKPOINT))
     inputs = [forward_golden[f"{kind}_{modality}"] for modality in ("visual", "audio", "bert")]
     with torch.no_grad():
         output = model(*inputs)
@@ -119,7 +119,7 @@ def test_training_follows_the_released_codes_trace(trace, forward_golden, way):
     config = NHFNetConfig(cross_modal_dropout=0.0)  # the trace was made without dropout
     model = NHFNet(config, WIDTHS)
     model.load_state_dict(RELEASED.rename(read_checkpoint(CHECKPOINT).weights))
-    way.put(model)
+    way.set_up(model)
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
@@ -146,9 +146,9 @@ def check_gradient_norms(model, trace, limit):
         if name.startswith("gradnorm/")
     }
     expected = RELEASED.rename(expected)
-    found = {name: parameter.grad.norm().item() for name, parameter in model.named_parameters()}
-    assert set(found) == set(expected)
-    for name, norm in found.items():
+    norms = {name: parameter.grad.norm().item() for name, parameter in model.named_parameters()}
+    assert set(norms) == set(expected)
+    for name, norm in norms.items():
         assert norm == pytest.approx(expected[name].item(), rel=limit, abs=1e-6), name
 
 
@@ -226,14 +226,14 @@ def test_the_compiled_encoder_agrees_with_the_formula(
     formula = outputs_and_gradients(encoder, *arguments)
     native = accelerate(deepcopy(encoder))
     assert type(native) is NativeEncoder
-    found = outputs_and_gradients(native, *arguments)
+    compiled_results = outputs_and_gradients(native, *arguments)
     hidden = []
     for layer in encoder.double().layers:
         layer.fc1.register_forward_hook(lambda *call: hidden.append(call[-1].abs().min().item()))
     exact = outputs_and_gradients(encoder, *arguments)
     assume(min(hidden) > 3e-6)  # rounding decides which side of the relu's corner it is on
-    for ours, theirs, expected in zip(found, formula, exact, strict=True):
-        rounding = (theirs - expected).abs().max().item()
+    for ours, formulas, expected in zip(compiled_results, formula, exact, strict=True):
+        rounding = (formulas - expected).abs().max().item()
         limit = 4 * rounding + 1e-5 * expected.abs().max().item() + 1e-7
         torch.testing.assert_close(ours.double(), expected, rtol=0, atol=limit)
 
@@ -281,7 +281,7 @@ def test_one_memory_serves_a_whole_batch(path):
         torch.testing.assert_close(encoder(x, memory), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_is_kept_for_a_backward_pass_that_does_not_come(compiled, monkeypatch):
+def test_nothing_is_saved_where_there_is_no_backward_pass(compiled, monkeypatch):
     encoder = accelerate(random_encoder())
     forward = mock.Mock(wraps=compiled.forward)
     monkeypatch.setattr(compiled, "forward", forward)
@@ -298,12 +298,12 @@ def test_saved_tensors_may_be_elsewhere_meanwhile(compiled):
     (expected,) = torch.autograd.grad(encoder(x).sin().sum(), x)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), lambda x: x.clone()):
         output = encoder(x).sin().sum()
-    (found,) = torch.autograd.grad(output, x)
-    assert torch.equal(found, expected)
+    (grad,) = torch.autograd.grad(output, x)
+    assert torch.equal(grad, expected)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_stays_none(path, value):
+def test_nan_and_infinity_make_that_segment_nan_alone(path, value):
     encoder = path(random_encoder())
     x = torch.randn(3, 20, 32)
     x[1, 7, 3] = value

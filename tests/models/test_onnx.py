@@ -31,7 +31,7 @@ PARTS = [
     {"modalities": "audio"},
     {"modalities": "text,visual"},
 ]
-SMALL = {"mult": {"layers": 2}, "text_only": {"layers": 2}}  # to save time
+SMALL = {"mult": {"layers": 2}, "text_only": {"layers": 2}}  # for speed
 # Batch, and the lengths of visual, audio and text: one row, equal, different, more than traced.
 SHAPES = [(1, (1, 1, 1)), (3, (4, 4, 4)), (2, (50, 50, 50)), (5, (3, 9, 6)), (1, (60, 20, 80))]
 
@@ -52,22 +52,22 @@ def exported(folder, model, name, **details):
 
 def batch(count, lengths):
     generator = torch.Generator().manual_seed(count)
-    x = [
+    inputs = [
         torch.randn(count, t, w, generator=generator)
         for t, w in zip(lengths, WIDTHS.values(), strict=True)
     ]
-    for one in x:
-        one[0, : one.shape[1] // 2] = 0  # padding in front
-    return x
+    for x in inputs:
+        x[0, : x.shape[1] // 2] = 0  # padding in front
+    return inputs
 
 
 def difference(session, model, inputs):
     named = {name: x.numpy() for name, x in zip(WIDTHS, inputs, strict=True)}
-    (found,) = session.run(["prediction"], named)
+    (output,) = session.run(["prediction"], named)
     with torch.no_grad():
         expected = model(*inputs).numpy()
-    assert found.shape == expected.shape
-    return np.abs(found - expected).max()
+    assert output.shape == expected.shape
+    return np.abs(output - expected).max()
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_it_predicts_as_the_model_at_any_lengths(tmp_path, name, settings):
 
 
 def test_the_metadata_are_those_of_a_safetensors_file(tmp_path):
-    about = {"task": "emotion", "dataset": {"scores": "mosei"}, "epoch": 3}
+    details = {"task": "emotion", "dataset": {"scores": "mosei"}, "epoch": 3}
     model = build_model("nhfnet", {"layers": 1, "wiring": "figure"})
-    session = exported(tmp_path, model, "nhfnet", **about, optimizer_state_dict={"state": {}})
+    session = exported(tmp_path, model, "nhfnet", **details, optimizer_state_dict={"state": {}})
     export(tmp_path / "a.pth", tmp_path / "a.safetensors")
-    found = json.loads(session.get_modelmeta().custom_metadata_map["checkpoint"])
-    read = read_checkpoint(tmp_path / "a.safetensors")
-    assert {name: found.pop(name) for name in about} == read.details == about
-    assert found.pop("config") == read.config
-    assert found == {"model": "nhfnet", "widths": WIDTHS, "outputs": 2}
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["checkpoint"])
+    checkpoint = read_checkpoint(tmp_path / "a.safetensors")
+    assert {name: metadata.pop(name) for name in details} == checkpoint.details == details
+    assert metadata.pop("config") == checkpoint.config
+    assert metadata == {"model": "nhfnet", "widths": WIDTHS, "outputs": 2}
 
 
 def own_model(folder, forward):

@@ -1,4 +1,4 @@
-"""A name, or FILE.py:CLASS, to a model; and a checkpoint back to one."""
+"""Models by name, or by FILE.py:CLASS; and models from checkpoints."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ def test_every_model_keeps_to_the_contract(name, outputs, tmp_path):
     assert type(model.config) is find_class(name).Config
     assert (model.widths, model.outputs) == (WIDTHS, outputs)
     write_checkpoint(tmp_path / "a.pth", model, name)
-    found_name, found = restore(read_checkpoint(tmp_path / "a.pth"))
-    assert (found_name, found.config, found.outputs) == (name, model.config, outputs)
-    assert torch.equal(found(*INPUTS), model.eval()(*INPUTS))
+    stored_name, restored = restore(read_checkpoint(tmp_path / "a.pth"))
+    assert (stored_name, restored.config, restored.outputs) == (name, model.config, outputs)
+    assert torch.equal(restored(*INPUTS), model.eval()(*INPUTS))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_setting_of_a_model_is_one_of_its_config(name):
     model = build(name, {}, WIDTHS, 1)
-    known = {"text_hidden": 48, "layers": 1, "dropout": 0.0}
-    changed = {key: value for key, value in known.items() if key in vars(model.config)}
+    settings = {"text_hidden": 48, "layers": 1, "dropout": 0.0}
+    changed = {key: value for key, value in settings.items() if key in vars(model.config)}
     assert changed
-    other = build(name, changed, WIDTHS, 1)
-    assert other.config == replace(model.config, **changed)
+    assert build(name, changed, WIDTHS, 1).config == replace(model.config, **changed)
     assert all(f"{key}=" in describe_config(name) for key in vars(model.config))
 
 
@@ -63,7 +62,7 @@ def test_every_setting_of_a_model_is_one_of_its_config(name):
         ({"colour": 1}, "no setting 'colour', only: width, heads, layers"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_a_line(settings, message):
+def test_impossible_settings_are_refused_in_a_line(settings, message):
     with pytest.raises(InputError, match="--model nhfnet: ") as caught:
         build("nhfnet", settings, WIDTHS, 1)
     assert message in str(caught.value)
@@ -92,7 +91,7 @@ def test_nothing_that_a_checkpoint_names_is_imported(tmp_path):
         restore(read_checkpoint(tmp_path / "a.pth"))
     assert not marker.exists()
     find_class(name)
-    assert marker.exists()  # naming it does
+    assert marker.exists()  # the user named it
 
 
 @pytest.mark.parametrize(
@@ -121,6 +120,6 @@ def test_mistakes_in_a_users_own_model_are_told_in_a_line(tmp_path, change, mess
 
 
 @pytest.mark.parametrize("name", ["nhf", "mine.py", "mine.py:", "nothing.py:Mean", ":", ""])
-def test_a_model_that_there_is_not_is_refused(name):
+def test_a_model_that_does_not_exist_is_refused(name):
     with pytest.raises(InputError, match="--model"):
         find_class(name)

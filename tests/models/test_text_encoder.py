@@ -70,8 +70,8 @@ def tiny_pieces(batch=3, length=7, words=0):
 def test_the_features_are_the_golden_ones():
     with np.load(GOLDEN / "minilm.npz") as golden:
         pieces = np.stack([golden["input_ids"], golden["input_mask"]], axis=2)
-        found = of_folder(MINILM)(torch.from_numpy(pieces).float())
-        np.testing.assert_allclose(found, golden["features"], atol=1e-4, rtol=0)
+        hidden = of_folder(MINILM)(torch.from_numpy(pieces).float())
+        np.testing.assert_allclose(hidden, golden["features"], atol=1e-4, rtol=0)
 
 
 @needs_cuda
@@ -79,8 +79,8 @@ def test_the_features_are_the_golden_ones():
 def test_the_features_on_cuda_are_the_golden_ones():
     with np.load(GOLDEN / "minilm.npz") as golden:
         pieces = np.stack([golden["input_ids"], golden["input_mask"]], axis=2)
-        found = on_cuda(of_folder(MINILM))(torch.from_numpy(pieces).float())
-        np.testing.assert_allclose(found, golden["features"], atol=1e-4, rtol=0)
+        hidden = on_cuda(of_folder(MINILM))(torch.from_numpy(pieces).float())
+        np.testing.assert_allclose(hidden, golden["features"], atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -90,8 +90,8 @@ def test_the_features_are_the_prepared_ones(demo, bert, by_word):
     folder = demo / "demo_bert" if bert == "demo" else MINILM
     preparing = Preparing(str(folder), "cpu", by_word=by_word)
     encoder = of_folder(folder, words=50 if by_word else 0)
-    found = encoder(as_pieces(preparing, SENTENCES))
-    np.testing.assert_allclose(found, preparing.encode(SENTENCES), atol=1e-4, rtol=0)
+    hidden = encoder(as_pieces(preparing, SENTENCES))
+    np.testing.assert_allclose(hidden, preparing.encode(SENTENCES), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("activation", ["relu", "swish"])
@@ -103,8 +103,8 @@ def test_other_activations(demo, tmp_path, activation):
     path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_act": activation}))
     preparing = Preparing(str(tmp_path / "bert"), "cpu")
     with torch.no_grad():
-        found = of_folder(tmp_path / "bert")(as_pieces(preparing, SENTENCES))
-    np.testing.assert_allclose(found, preparing.encode(SENTENCES), atol=1e-4, rtol=0)
+        hidden = of_folder(tmp_path / "bert")(as_pieces(preparing, SENTENCES))
+    np.testing.assert_allclose(hidden, preparing.encode(SENTENCES), atol=1e-4, rtol=0)
 
 
 def test_dropout_is_that_of_the_configuration():
@@ -124,12 +124,12 @@ def test_dropout_is_that_of_the_configuration():
 DROPOUTS = ("embeddings.dropout", "layer.0.attention.output.dropout", "layer.1.output.dropout")
 
 
-@pytest.mark.parametrize("place", [*DROPOUTS, "layer.1.attention.self"])
-def test_each_place_drops_by_itself(place):
+@pytest.mark.parametrize("suffix", [*DROPOUTS, "layer.1.attention.self"])
+def test_each_dropout_acts_alone(suffix):
     encoder, pieces = tiny().train(), tiny_pieces()
-    (module,) = [x for name, x in encoder.named_modules() if name.endswith(place)]
+    (module,) = [x for name, x in encoder.named_modules() if name.endswith(suffix)]
     assert torch.equal(encoder(pieces), encoder(pieces))
-    if place in DROPOUTS:
+    if suffix in DROPOUTS:
         module.p = 0.5
     else:
         module.dropout = 0.5
@@ -170,7 +170,7 @@ def test_gradients_are_those_of_finite_differences(words, mode):
 
     loss().backward()
     generator, step = torch.Generator().manual_seed(4), 1e-5
-    seen = set()
+    learning = set()
     for name, parameter in encoder.named_parameters():
         direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         if "word_embeddings" in name:
@@ -184,9 +184,9 @@ def test_gradients_are_those_of_finite_differences(words, mode):
             parameter += step * direction
         assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-5, abs=1e-6)
         if difference:
-            seen.add(name)
+            learning.add(name)
     for kind in ("word", "position", "token_type"):
-        assert f"bert.embeddings.{kind}_embeddings.weight" in seen
+        assert f"bert.embeddings.{kind}_embeddings.weight" in learning
 
 
 def test_gradients_go_through_every_model_to_the_embeddings():
@@ -201,7 +201,7 @@ def test_gradients_go_through_every_model_to_the_embeddings():
 @pytest.mark.parametrize("frozen", [None, 0, 1])
 def test_computing_layers_again_gives_the_same_gradients_with_dropout(frozen):
     config = replace(TINY, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
-    gradients, kept = [], []
+    gradients, saved_values = [], []
     for checkpoints in (False, True):
         encoder = tiny(config).train()
         encoder.bert.checkpoints = checkpoints
@@ -210,16 +210,16 @@ def test_computing_layers_again_gives_the_same_gradients_with_dropout(frozen):
         sizes = []
         torch.manual_seed(5)
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda x, its=sizes: its.append(x.numel()) or x, lambda x: x
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
         ):
             loss = encoder(tiny_pieces()).square().sum()
         loss.backward()
         gradients.append({name: x.grad for name, x in encoder.named_parameters()})
-        kept.append(sum(sizes))
+        saved_values.append(sum(sizes))
     for name, gradient in gradients[0].items():
         if gradient is not None:
             assert torch.equal(gradient, gradients[1][name]), name
-    assert kept[1] < kept[0] / 2
+    assert saved_values[1] < saved_values[0] / 2
 
 
 def test_what_is_frozen_does_not_learn():
@@ -252,12 +252,13 @@ def test_a_checkpoint_holds_the_text_encoder(written, suffix):
     path, model = written
     if suffix != ".pth":
         export(path, path.with_suffix(suffix))
-    name, found = restore(read_checkpoint(path.with_suffix(suffix)))
-    assert (name, found.config, found.widths) == ("nhfnet", model.config, {**WIDTHS, "text": 3})
-    assert asdict(found.text_encoder.config) == asdict(model.text_encoder.config)
-    assert (found.text_encoder.vocabulary, found.text_encoder.origin) == ("[PAD]", "here")
+    name, restored = restore(read_checkpoint(path.with_suffix(suffix)))
+    assert name == "nhfnet"
+    assert (restored.config, restored.widths) == (model.config, {**WIDTHS, "text": 3})
+    assert asdict(restored.text_encoder.config) == asdict(model.text_encoder.config)
+    assert (restored.text_encoder.vocabulary, restored.text_encoder.origin) == ("[PAD]", "here")
     inputs = torch.randn(2, 5, 3), torch.randn(2, 6, 4), tiny_pieces(2, words=5)
-    assert torch.equal(found(*inputs), model(*inputs))
+    assert torch.equal(restored(*inputs), model(*inputs))
 
 
 @pytest.mark.parametrize("batch", [(1, (1, 1, 2)), (3, (50, 20, 40))])
@@ -270,9 +271,9 @@ def test_onnx_predicts_the_same_from_word_pieces(written, batch):
     pieces = tiny_pieces(rows, text, words=5)
     inputs = torch.randn(rows, visual, 3), torch.randn(rows, audio, 4), pieces
     named = {kind: x.numpy() for kind, x in zip(WIDTHS, inputs, strict=True)}
-    (found,) = session.run(["prediction"], named)
+    (output,) = session.run(["prediction"], named)
     with torch.no_grad():
-        np.testing.assert_allclose(found, model(*inputs), atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(output, model(*inputs), atol=1e-4, rtol=1e-4)
     details = json.loads(session.get_modelmeta().custom_metadata_map["checkpoint"])
     assert details["text_encoder"]["vocabulary"] == "[PAD]"
 

@@ -16,7 +16,7 @@ from tests.data.text.test_bert import features, random_batch, random_model
 
 def bert_of(model: BertForPreTraining, precision=torch.float32) -> Bert:
     """Return our form of a model of pytorch_pretrained_bert."""
-    values = {one.name: getattr(model.config, one.name, one.default) for one in fields(BertConfig)}
+    values = {f.name: getattr(model.config, f.name, f.default) for f in fields(BertConfig)}
     bert = Bert(BertConfig(**values))
     weights = {k: v for k, v in model.bert.state_dict().items() if not k.startswith("pooler.")}
     bert.load_state_dict(weights)
@@ -32,14 +32,14 @@ def encoded(bert, ids, mask):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_it_gives_the_same_numbers(activation, layers):
     model = random_model(hidden_act=activation, num_hidden_layers=layers)
-    found = encoded(bert_of(model), *random_batch())
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, features(model.bert), atol=1e-5, rtol=0)
+    hidden = encoded(bert_of(model), *random_batch())
+    assert hidden.dtype == torch.float32
+    torch.testing.assert_close(hidden, features(model.bert), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("lengths", [[20, 20, 20], [20, 0, 3], [0, 0, 0], [1, 1, 1]])
 def test_any_padding_gives_the_same_numbers(lengths):
-    """A text without a word attends to its padding."""
+    """A text without words attends to its padding."""
     model, (ids, _) = random_model(), random_batch()
     mask = (torch.arange(20) < torch.tensor(lengths)[:, None]).long()
     with torch.no_grad():
@@ -50,8 +50,8 @@ def test_any_padding_gives_the_same_numbers(lengths):
 def test_padding_under_autocast():
     bert, batch = bert_of(random_model()), random_batch()
     with torch.autocast("cpu", torch.bfloat16):
-        found = encoded(bert, *batch)
-    torch.testing.assert_close(found.float(), encoded(bert, *batch), atol=0.2, rtol=0)
+        hidden = encoded(bert, *batch)
+    torch.testing.assert_close(hidden.float(), encoded(bert, *batch), atol=0.2, rtol=0)
 
 
 def test_padding_is_not_attended_to():
@@ -64,15 +64,15 @@ def test_padding_is_not_attended_to():
 def test_keys_and_values_are_made_of_words_alone(monkeypatch):
     model, (ids, mask) = bert_of(random_model()), random_batch()
     key = model.encoder["layer"][1].attention.self.key
-    seen, own = [], key.forward
-    monkeypatch.setattr(key, "forward", lambda x: [seen.append(x), own(x)][1])
+    inputs, forward = [], key.forward
+    monkeypatch.setattr(key, "forward", lambda x: [inputs.append(x), forward(x)][1])
     encoded(model, ids, mask)
-    assert seen[0].shape == (mask.sum(), 16)
+    assert inputs[0].shape == (mask.sum(), 16)
 
 
 @pytest.fixture
 def left_to_linear(monkeypatch):
-    """The types of what goes through PyTorch's own product."""
+    """The types of the inputs of PyTorch's own `linear`."""
     types, linear = [], F.linear
     monkeypatch.setattr(F, "linear", lambda x, *rest: [types.append(x.dtype), linear(x, *rest)][1])
     return types
@@ -90,6 +90,6 @@ def test_without_onednn_the_numbers_stay(monkeypatch, left_to_linear):
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 def test_float32_goes_through_onednn_where_there_is_one(left_to_linear):
-    """Of each layer's six products none is left to `linear`, but for the first attention's four."""
+    """Only the first attention's four of all layers' products go through `linear`."""
     encoded(bert_of(random_model()), *random_batch())
     assert left_to_linear == [torch.float64] * 4

@@ -28,7 +28,7 @@ class Example(CheckedConfig):
 
 @dataclass(frozen=True)
 class Unchecked:
-    """As a user's model may have it."""
+    """A Config as in a user's own model."""
 
     size: int = 2
     share: float = 0.5
@@ -37,7 +37,7 @@ class Unchecked:
 
 
 # Drawing and parsing are quick; a busy machine is not.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -46,7 +46,7 @@ json_values = st.recursive(
 )
 
 
-@unhurried
+@patient
 @given(st.dictionaries(st.sampled_from([f.name for f in fields(Example)]), json_values))
 def test_any_values_make_a_config_or_one_line(values):
     try:
@@ -64,7 +64,7 @@ def test_any_values_make_a_config_or_one_line(values):
         assert make_config(Example, again, "again") == config
 
 
-@unhurried
+@patient
 @given(st.dictionaries(st.sampled_from(["size", "share", "name", "deep"]), json_values))
 def test_a_config_without_checks_is_checked_by_its_types(values):
     try:
@@ -104,8 +104,8 @@ def test_a_config_checks_itself_when_it_is_made():
 
 
 def test_assignments_have_the_types_of_the_fields_and_the_last_one_counts():
-    found = parse_assignments(Unchecked, ["size=5", "share=1", "deep=False", "name=a=b"], "--set")
-    assert found == {"size": 5, "share": 1.0, "deep": False, "name": "a=b"}
+    values = parse_assignments(Unchecked, ["size=5", "share=1", "deep=False", "name=a=b"], "--set")
+    assert values == {"size": 5, "share": 1.0, "deep": False, "name": "a=b"}
     assert parse_assignments(Example, ["count=2", "count=4"], "--set") == {"count": 4}
 
 

@@ -1,4 +1,4 @@
-"""How many threads compute, and how they wait."""
+"""How many threads compute, and how idle ones wait."""
 
 from __future__ import annotations
 

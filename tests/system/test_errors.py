@@ -1,4 +1,4 @@
-"""What is quoted of an exception says something, in one line of a bounded length."""
+"""The quoted line of an exception is informative and short."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def raised(call):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (raised(lambda: {}[35]), "no 35"),
         (raised(lambda: {}["random"]), "no 'random'"),
@@ -33,8 +33,8 @@ def raised(call):
     ],
     ids=range(11),
 )
-def test_it_is_neither_a_bare_key_nor_empty(error, told):
-    assert first_line(error) == told
+def test_it_is_neither_a_bare_key_nor_empty(error, expected):
+    assert first_line(error) == expected
 
 
 def test_the_type_stands_before_it_once():
@@ -44,7 +44,7 @@ def test_the_type_stands_before_it_once():
 
 
 def test_it_does_not_quote_megabytes():
-    """As Python does of a pickle's numbers."""
+    """Python quotes a malformed number in a pickle whole."""
     error = raised(lambda: float("x" * 10**6))
     assert len(str(error)) > 10**6
     assert len(first_line(error)) < 310

@@ -1,4 +1,4 @@
-"""Files that are old or new, never half; and the manifest, which is written so."""
+"""Files are old or new, never half; and the manifest, which is written so."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_the_new_content_comes_when_the_block_ends(tmp_path):
 
 
 def test_a_write_that_fails_names_the_file(tmp_path):
-    """As Python does of opening alone."""
+    """Python itself names the file only when opening fails."""
     with pytest.raises(OSError, match="too large") as caught, atomic_write(tmp_path / "a.txt"):
         raise OSError(errno.EFBIG, "File too large")
     assert caught.value.filename == str(tmp_path / "a.txt")
 
 
 def test_a_write_that_fails_without_a_number_keeps_its_text(tmp_path):
-    """As NumPy's on a full disk does: with a name, Python would print that alone."""
+    """As from NumPy on a full disk: with a name, Python would print only the name."""
     with pytest.raises(OSError, match="8 requested and 3 written"), atomic_write(tmp_path / "a"):
         raise OSError("8 requested and 3 written")
 
@@ -83,7 +83,7 @@ def test_the_old_content_stays_when_the_new_cannot_be_kept(tmp_path, monkeypatch
 
 
 def record(monkeypatch):
-    """Return a list that grows with each flush of a file or a folder, and each renaming."""
+    """Return a list to which each flush of a file or folder, and each renaming, is added."""
     events, fsync, rename = [], os.fsync, Path.replace
 
     def flush(descriptor):
@@ -148,7 +148,7 @@ def test_a_kill_leaves_the_old_content_and_what_it_leaves_is_removed_later(tmp_p
     assert path.read_text() == "old"
     (leftover,) = (name for name in names(tmp_path) if name not in (path.name, another.name))
     write_json(path, 1)
-    assert leftover in names(tmp_path)  # for all we know, its writer lives, on another machine
+    assert leftover in names(tmp_path)  # its writer may still run on another machine
     for old in (leftover, another.name):
         os.utime(tmp_path / old, (0, 0))
     write_json(path, 2)
@@ -217,13 +217,13 @@ def test_facts_tell_a_files_content_not_its_time(tmp_path):
         file_facts(tmp_path / "b.csd")
 
 
-@pytest.mark.parametrize("place", [0, 9_999_999])
-def test_facts_sample_a_large_file(tmp_path, place):
+@pytest.mark.parametrize("offset", [0, 9_999_999])
+def test_facts_sample_a_large_file(tmp_path, offset):
     path = tmp_path / "large"
     path.write_bytes(bytes(10_000_000))
     facts = file_facts(path)
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(b"x")
     assert file_facts(path) != facts
 
@@ -254,19 +254,19 @@ EMPTY = {"made_from": {}, "splits": {}, "left_out": {}, "text": None}
 def test_a_manifest_is_read_as_it_was_written(tmp_path):
     manifest = {**EMPTY, "made_from": {"alignment": "segment"}}
     write_manifest(tmp_path, manifest)
-    found = read_manifest(tmp_path)
-    assert manifest.items() <= found.items()
-    assert found["made_with"]["numpy"] == np.__version__
-    assert datetime.fromisoformat(found["made_at"]).tzinfo
+    stored = read_manifest(tmp_path)
+    assert manifest.items() <= stored.items()
+    assert stored["made_with"]["numpy"] == np.__version__
+    assert datetime.fromisoformat(stored["made_at"]).tzinfo
     assert names(tmp_path) == [MANIFEST]
 
 
 def test_writing_a_manifest_again_renews_its_time_and_versions(tmp_path):
     old = {**EMPTY, "made_at": "then", "made_with": {"numpy": "0"}}
     write_manifest(tmp_path, old)
-    found = read_manifest(tmp_path)
-    assert found["made_at"] != "then"
-    assert found["made_with"]["numpy"] == np.__version__
+    manifest = read_manifest(tmp_path)
+    assert manifest["made_at"] != "then"
+    assert manifest["made_with"]["numpy"] == np.__version__
 
 
 def test_no_manifest(tmp_path):

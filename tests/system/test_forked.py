@@ -1,4 +1,4 @@
-"""Sharing work out to forked processes."""
+"""Distributing work to forked processes."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ def two(monkeypatch):
 
 @pytest.fixture
 def started():
-    """Call it for the processes that this one has started and that have not ended."""
+    """A function that returns the running processes that this test has started."""
     before = psutil.Process().children()  # other tests' servers
-    return lambda: [one for one in psutil.Process().children() if one not in before]
+    return lambda: [child for child in psutil.Process().children() if child not in before]
 
 
-def own_process(_):
+def process_id(_):
     return os.getpid()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 64])
 def test_results_are_in_order_and_of_no_more_processes_than_processors(monkeypatch, count):
     monkeypatch.setattr(forked, "usable_cpus", lambda: count)
-    found = list(map_forked(lambda n: (n * n, bytes(n * 10**4), os.getpid()), MANY))
-    assert [(square, len(zeros)) for square, zeros, _ in found] == [
+    results = list(map_forked(lambda n: (n * n, bytes(n * 10**4), os.getpid()), MANY))
+    assert [(square, len(zeros)) for square, zeros, _ in results] == [
         (n * n, n * 10**4) for n in MANY
     ]
-    by = {pid for *_, pid in found}
-    assert len(by) == min(count, 4)
-    assert (os.getpid() in by) == (count == 1)
+    pids = {pid for *_, pid in results}
+    assert len(pids) == min(count, 4)
+    assert (os.getpid() in pids) == (count == 1)
 
 
 @pytest.mark.parametrize("items", [[], [1], MANY[:31]])
 def test_little_work_is_done_here(two, items):
-    assert list(map_forked(own_process, items)) == [os.getpid()] * len(items)
+    assert list(map_forked(process_id, items)) == [os.getpid()] * len(items)
 
 
 def test_elsewhere_all_is_done_here(two, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert set(map_forked(own_process, MANY)) == {os.getpid()}
+    assert set(map_forked(process_id, MANY)) == {os.getpid()}
 
 
 def test_each_process_has_its_share_of_the_processors(two, monkeypatch):
@@ -74,14 +74,14 @@ def test_an_error_comes_in_its_items_place(two, started, wrong):
             raise InputError(f"{n} is wrong")
         return n
 
-    found = []
+    results = []
     with pytest.raises(InputError, match=f"^{wrong} is wrong$"):
-        found.extend(map_forked(function, MANY))
+        results.extend(map_forked(function, MANY))
     assert not started()
 
 
 class Odd(Exception):
-    """It is pickled, but not read back: that calls it with its one argument."""
+    """It can be pickled, but not unpickled, which calls it with only one argument."""
 
     def __init__(self, where, what):
         super().__init__(f"{what} in {where}")
@@ -103,7 +103,7 @@ def test_a_killed_process_is_told_in_one_line(two):
     assert "\n" not in str(caught.value)
 
 
-def test_who_wants_no_more_leaves_no_process_behind(two, started):
+def test_closing_the_iterator_leaves_no_process_behind(two, started):
     results = map_forked(lambda n: bytes(10**7), MANY)
     assert len(next(results)) == 10**7
     assert len(started()) == 2
@@ -130,7 +130,7 @@ for n in forked.map_forked(lambda n: bytes(10**6), range(10**6)):
 """
 
 
-def test_nobody_outlives_the_first_process(tmp_path):
+def test_no_process_outlives_the_first(tmp_path):
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

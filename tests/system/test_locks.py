@@ -58,10 +58,10 @@ def test_a_folder_made_for_nothing_goes_again(program, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_file_where_a_folder_is_needed_is_told_in_one_line(program, tmp_path, place):
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_file_where_a_folder_is_needed_is_told_in_one_line(program, tmp_path, folder):
     (tmp_path / "file").touch()
-    done = program("dataset_prep.py", "--from", "nothing.pkl", "--datadir", tmp_path / place)
+    done = program("dataset_prep.py", "--from", "nothing.pkl", "--datadir", tmp_path / folder)
     assert done.stderr.count("\n") == 1
     assert "is a file" in done.stderr or "a file where a folder is needed" in done.stderr
 

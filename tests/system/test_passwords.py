@@ -1,4 +1,4 @@
-"""Passwords are left out of what is shown and kept."""
+"""Passwords are removed from texts that are printed or saved."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from utils.running.environment import command_line
         ("what?", "what?"),
     ],
 )
-def test_a_url_is_shown_without_its_passwords(text, expected):
+def test_a_url_loses_its_passwords(text, expected):
     if expected is None:
         expected = "postgresql://server/a?user=me&port=1"
     assert without_passwords(text) == expected
 
 
-def test_the_command_that_is_kept_has_no_password(monkeypatch):
+def test_the_saved_command_has_no_password(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main_msaf.py", "--storage", "postgresql://me:secret@a/b"])
     assert command_line() == "main_msaf.py --storage postgresql://me@a/b"

@@ -1,4 +1,4 @@
-"""How several processes are started, and which of them speaks."""
+"""How several processes are started, and which of them prints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_one_process_needs_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("count", ["2", "many", "-1", ""])
-def test_what_torchrun_did_not_start_is_told_what_to_start(monkeypatch, count):
+def test_processes_not_started_by_torchrun_are_told_how_to_start(monkeypatch, count):
     """A batch system's script may set WORLD_SIZE alone."""
     monkeypatch.setenv("WORLD_SIZE", count)
     for name in ("RANK", "LOCAL_RANK"):
@@ -37,11 +37,11 @@ def test_the_other_processes_print_only_an_error_of_their_own():
     assert run_program(body.format("signal.raise_signal(signal.SIGTERM)")) == (143, "", "")
 
 
-@pytest.mark.parametrize(("rank", "said"), [("0", "a\n"), ("1", "")])
-def test_what_torchrun_starts_knows_from_the_beginning_who_speaks(rank, said):
+@pytest.mark.parametrize(("rank", "output"), [("0", "a\n"), ("1", "")])
+def test_processes_of_torchrun_know_from_the_beginning_which_one_prints(rank, output):
     started = {"env": {"WORLD_SIZE": "2", "RANK": rank}}
-    assert run_program("print_line('a')", **started) == (0, said, "")
-    ended = (0, said, "") if rank == "0" else (143, "", "")
+    assert run_program("print_line('a')", **started) == (0, output, "")
+    ended = (0, output, "") if rank == "0" else (143, "", "")
     body = "print_line('a')" if rank == "0" else "import os; os.kill(os.getpid(), signal.SIGTERM)"
     assert run_program(body, **started) == ended
 

@@ -100,7 +100,7 @@ def test_a_failure_ends_in_one_line_and_an_exit_code(body):
 
 @pytest.mark.parametrize("where", ["", "import importing"])
 def test_a_termination_is_an_interrupt(tmp_path, where):
-    """As a batch system sends it before it takes the machine away."""
+    """A batch system sends it before it ends a job."""
     (tmp_path / "importing.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\n")
     body = where or "signal.raise_signal(signal.SIGTERM)"
     done = run_program(body, env={"PYTHONPATH": str(tmp_path)})
@@ -127,7 +127,7 @@ def test_closed_outputs_change_nothing(closed, tmp_path):
 
 
 def test_an_interrupt_within_an_import_is_not_taken_for_another_error(interruptible, tmp_path):
-    """NumPy, for one, turns whatever is raised into an ImportError."""
+    """NumPy, for example, turns any exception into an ImportError."""
     (tmp_path / "importing.py").write_text(
         "import signal\ntry: signal.raise_signal(signal.SIGINT)\n"
         "except BaseException: raise ImportError\n"
@@ -166,7 +166,7 @@ def test_what_goes_wrong_where_nothing_can_be_raised_is_a_line():
 
 @pytest.mark.parametrize("first", ["", "import system.early_interrupt; "])
 def test_an_interrupt_that_is_to_be_ignored_is_ignored(first):
-    """As of a program that a shell runs in the background."""
+    """A shell lets a program in the background ignore it."""
     body = f"{first}signal.raise_signal(signal.SIGINT); print_line('done')"
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     assert run_program(body, **ignoring) == (0, "done\n", "")
@@ -200,8 +200,8 @@ def test_an_output_that_is_no_longer_read_ends_in_silence():
 
 @pytest.mark.parametrize(("body", "code"), [(INPUT_ERROR, 2), ("1 / 0", 1)])
 def test_the_traceback_is_shown_on_request(body, code):
-    found, _, error = run_program(body, env={TRACEBACK_VARIABLE: "1"})
-    assert found == code
+    exit_code, _, error = run_program(body, env={TRACEBACK_VARIABLE: "1"})
+    assert exit_code == code
     assert error.startswith("Traceback (most recent call last)")
     assert error.splitlines()[-1].startswith("error: ")
 
@@ -225,14 +225,14 @@ def test_a_terminal_gets_colours():
     ours, theirs = pytest.importorskip("pty").openpty()
     try:
         run_program(EVERYTHING, stdout=theirs, stderr=theirs)
-        shown = os.read(ours, 10_000).decode()
+        output = os.read(ours, 10_000).decode()
     finally:
         os.close(ours)
         os.close(theirs)
-    assert "\x1b[33mwarning:\x1b[0m warned" in shown
-    assert "\x1b[31m\x1b[1merror:\x1b[0m wrong" in shown
-    assert "\x1b[1mheaded\x1b[0m" in shown
-    assert "said\r\n" in shown
+    assert "\x1b[33mwarning:\x1b[0m warned" in output
+    assert "\x1b[31m\x1b[1merror:\x1b[0m wrong" in output
+    assert "\x1b[1mheaded\x1b[0m" in output
+    assert "said\r\n" in output
 
 
 # Arguments

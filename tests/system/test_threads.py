@@ -1,4 +1,4 @@
-"""Sharing work out to threads."""
+"""Distributing work to threads."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def test_results_are_in_order(cpus):
     assert in_parallel(pow, [], 9) == []
 
 
-@pytest.mark.parametrize("most", [0, 1, 3, 9])
-def test_threads_work_at_once_no_more_than_cores_or_asked_for(cpus, most):
-    expected = max(1, min(cpus, most))
+@pytest.mark.parametrize("max_threads", [0, 1, 3, 9])
+def test_threads_work_at_once_no_more_than_cores_or_asked_for(cpus, max_threads):
+    expected = max(1, min(cpus, max_threads))
     together, at_work, seen = threading.Barrier(expected, timeout=20), set(), []
 
     def function(_):
@@ -33,7 +33,7 @@ def test_threads_work_at_once_no_more_than_cores_or_asked_for(cpus, most):
         together.wait()
         at_work.discard(threading.get_ident())
 
-    in_parallel(function, [(0,)] * 4 * expected, most)
+    in_parallel(function, [(0,)] * 4 * expected, max_threads)
     assert max(seen) == expected
 
 

@@ -1,4 +1,4 @@
-"""Files of torch.save: what people have is read, what strangers make of them is told."""
+"""Files of torch.save: usual ones are read, malicious ones are refused in a line."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_numpys_numbers_sets_and_devices_come_back_plain(tmp_path, zipped):
     others = [{1, 2}, torch.Size([3]), torch.device("cpu")]
     found = load(write(tmp_path / "a.pth", [*values, *others], zipped))
     assert found[:4] == [0.1, 0.5, 3, True]
-    assert {type(one) for one in found[:4]} == {float, int, bool}
+    assert {type(value) for value in found[:4]} == {float, int, bool}
     assert found[4:] == [([1, 2],), ((3,),), ("cpu",)]
 
 
@@ -172,7 +172,7 @@ def storage(count=10, kind="FloatStorage", key="0", word="storage"):
 
 
 def tensor(size=(10,), stride=(1,), offset=0, **options):
-    shape = b"".join(b"(" + b"".join(map(number, one)) + b"t" for one in (size, stride))
+    shape = b"".join(b"(" + b"".join(map(number, n)) + b"t" for n in (size, stride))
     call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(**options) + number(offset)
     return call + shape + b"\x89}tR"
 
@@ -222,7 +222,7 @@ def test_a_crafted_pickle_is_refused_in_a_line(tmp_path, zipped, kind):
 
 
 def test_attributes_in_a_file_reach_no_object(tmp_path):
-    """They would hide a dict's own methods."""
+    """They could hide a dict's methods."""
     content = b"ccollections\nOrderedDict\n)R}" + text("items") + b"Nsb."
     assert load(with_pickle(tmp_path / "a.pth", content)).items() == {}.items()
 
@@ -246,12 +246,12 @@ def test_weights_that_were_changed_on_the_way_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("read", [load, safe_pickle.load], ids=["checkpoint", "pickle"])
-@pytest.mark.parametrize("place", [-20, -43, -45, -50])
-def test_a_zip_archive_that_is_damaged_says_so(tmp_path, read, place):
-    """What places outside the file its table then names, the system calls an invalid argument."""
+@pytest.mark.parametrize("offset", [-20, -43, -45, -50])
+def test_a_damaged_zip_archive_is_called_damaged(tmp_path, read, offset):
+    """Its table has offsets outside the file, which the system calls an invalid argument."""
     path = write(tmp_path / "a.pth", {"weights": torch.ones(100)})
     content = bytearray(path.read_bytes())
-    content[place] ^= 0xFF
+    content[offset] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"{path}.*\(.*its zip archive is damaged.*copy it again"):
         read(path)

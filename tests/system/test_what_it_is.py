@@ -1,4 +1,4 @@
-"""A file that is something else than its name says is told what it is, and what to do."""
+"""For a file of another kind than its name says, the message has its kind and advice."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ READERS = {
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-@pytest.mark.parametrize(("content", "told"), FILES.values(), ids=FILES)
-def test_it_is_told_in_one_line_with_advice(tmp_path, read, content, told):
+@pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
+def test_it_is_told_in_one_line_with_advice(tmp_path, read, content, message):
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)

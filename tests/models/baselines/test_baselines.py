@@ -1,4 +1,4 @@
-"""What the golden numbers of the baselines do not show: dropout, odd lengths, odd widths."""
+"""Tests of the baselines beyond the golden numbers: dropout, odd lengths, odd widths."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_dropout_is_drawn_from_the_generator_in_training(name):
 MULT_DROPOUTS = [f"{part}_dropout" for part in "text embedding attention hidden residual".split()]
 
 
-@pytest.mark.parametrize("kept", [None, *MULT_DROPOUTS])
-def test_each_of_mults_dropouts_can_be_set(kept):
-    shares = {name: 0.5 * (name == kept) for name in MULT_DROPOUTS}
+@pytest.mark.parametrize("active", [None, *MULT_DROPOUTS])
+def test_each_of_mults_dropouts_can_be_set(active):
+    shares = {name: 0.5 * (name == active) for name in MULT_DROPOUTS}
     model, x = build("mult", {"layers": 1, **shares}, WIDTHS, 1), inputs(2, 4, 5, 6)
     outputs = [model.train()(*x), model(*x), model.eval()(*x)]
-    assert (len({output.sum().item() for output in outputs}) == 1) == (kept is None)
+    assert (len({output.sum().item() for output in outputs}) == 1) == (active is None)
 
 
 def test_mult_drops_attention_where_the_memory_is_text_and_in_the_last_encoders():
@@ -59,7 +59,7 @@ def test_mult_drops_attention_where_the_memory_is_text_and_in_the_last_encoders(
     assert [encoder.attention_dropout for encoder in model.memory.values()] == [0.1] * 3
 
 
-def test_mult_takes_an_input_of_its_own_width_as_it_is():
+def test_mult_does_not_project_an_input_of_its_own_width():
     widths = {"visual": 35, "audio": 30, "text": 30}
     model = build("mult", {"layers": 1}, widths, 1)
     assert list(model.projections) == ["visual"]
@@ -75,10 +75,10 @@ def test_what_mults_authors_save_and_do_not_use_is_left_out(tmp_path):
         "trans_l_mem.embed_positions._float_tensor": torch.zeros(1),
     }
     torch.save({"model_state_dict": {**model.state_dict(), **unused}}, tmp_path / "published.pth")
-    _, found = restore(read_checkpoint(tmp_path / "published.pth"), "mult")
-    assert found.widths == widths
+    _, restored = restore(read_checkpoint(tmp_path / "published.pth"), "mult")
+    assert restored.widths == widths
     x = [torch.randn(2, 4, width) for width in widths.values()]
-    assert torch.equal(found(*x), model(*x))
+    assert torch.equal(restored(*x), model(*x))
 
 
 @pytest.mark.parametrize("name", ["mult", "msaf", "lf_dnn", "lmf", "tfn"])
@@ -134,14 +134,14 @@ def test_mults_attention_maps_are_those_of_its_masked_encoders():
     assert torch.equal(prediction, model(*x))
     assert set(maps) == set(model.ATTENTION_MAPS)
     lengths = {"visual": 4, "audio": 6, "text": 5}
-    for name, one in maps.items():
+    for name, attention_map in maps.items():
         to, _, of = name.split("_")
-        assert (one.rows, one.columns) == ({to: lengths[to]}, {of: lengths[of]})
-        assert one.weights.shape == (2, 2, lengths[to], lengths[of])
-        torch.testing.assert_close(one.weights.sum(dim=-1), torch.ones(2, 2, lengths[to]))
-        hidden = torch.ones(lengths[to], lengths[of]).triu(1 + abs(lengths[to] - lengths[of]))
-        assert not one.weights[..., hidden.bool()].any()
+        assert (attention_map.rows, attention_map.columns) == ({to: lengths[to]}, {of: lengths[of]})
+        assert attention_map.weights.shape == (2, 2, lengths[to], lengths[of])
+        torch.testing.assert_close(attention_map.weights.sum(dim=-1), torch.ones(2, 2, lengths[to]))
+        masked = torch.ones(lengths[to], lengths[of]).triu(1 + abs(lengths[to] - lengths[of]))
+        assert not attention_map.weights[..., masked.bool()].any()
     x[1][:, 2] = 0  # audio
-    _, other = model.with_attention(*x)
-    changed = {n for n in maps if not torch.equal(maps[n].weights, other[n].weights)}
+    _, changed_maps = model.with_attention(*x)
+    changed = {n for n in maps if not torch.equal(maps[n].weights, changed_maps[n].weights)}
     assert changed == {name for name in maps if "audio" in name}

@@ -49,8 +49,8 @@ def model(request, golden, tmp_path):
     name, numbers = golden
     torch.save({"model_state_dict": part(numbers, "weights/")}, tmp_path / "published.pth")
     checkpoint = read_checkpoint(tmp_path / "published.pth")
-    found, model = restore(replace(checkpoint, config=SETTINGS.get(name, {})), name)
-    assert found == name
+    stored_name, model = restore(replace(checkpoint, config=SETTINGS.get(name, {})), name)
+    assert stored_name == name
     return model if pick_device(request.param).type == "cpu" else on_cuda(model)
 
 
@@ -85,9 +85,9 @@ def test_training_follows_the_published_codes_trace(model, golden, monkeypatch):
 
 def check_gradient_norms(name, model, norms):
     expected = find_class(name).PUBLISHED.rename(norms)
-    found = {name: parameter.grad.norm() for name, parameter in model.named_parameters()}
-    assert found.keys() == expected.keys()
-    for name, norm in found.items():
+    actual = {name: parameter.grad.norm() for name, parameter in model.named_parameters()}
+    assert actual.keys() == expected.keys()
+    for name, norm in actual.items():
         assert norm.item() == pytest.approx(expected[name].item(), rel=1e-3), name
 
 

@@ -24,8 +24,8 @@ def test_scramble_is_the_hash_in_32_bit_arithmetic():
     expected ^= expected >> np.uint32(15)
     expected *= np.uint32(0x846CA68B)
     expected ^= expected >> np.uint32(16)
-    found = scramble(torch.from_numpy(values.astype(np.int64)))
-    np.testing.assert_array_equal(found, expected)
+    hashes = scramble(torch.from_numpy(values.astype(np.int64)))
+    np.testing.assert_array_equal(hashes, expected)
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.4])
@@ -46,12 +46,12 @@ def test_masks_of_keys_heads_queries_and_layers_are_unrelated():
     (next_layer,) = masks(layer_key(keys[:1], 1)).float()
     pairs = [(first, second), (first, third), (first, next_layer)]
     pairs += [(first[0], first[1]), (first[:, 0], first[:, 1]), (first[..., 0], first[..., 1])]
-    for one, other in pairs:
-        correlation = np.corrcoef(one.flatten(), other.flatten())[0, 1]
-        assert abs(correlation) < 5 / one.numel() ** 0.5
+    for a, b in pairs:
+        correlation = np.corrcoef(a.flatten(), b.flatten())[0, 1]
+        assert abs(correlation) < 5 / a.numel() ** 0.5
 
 
-def test_every_segment_and_seed_has_a_key_of_its_own():
+def test_every_segment_and_seed_has_its_own_key():
     keys = segment_keys(torch.arange(100_000), 2**32 - 5)
     assert len(keys.unique()) == 100_000
     assert keys.min() >= 0 and keys.max() < 2**32
@@ -74,7 +74,7 @@ def test_without_keys_pytorchs_generator_decides():
     assert not torch.equal(outputs[0], outputs[2])
 
 
-def test_there_is_none_in_evaluation():
+def test_there_is_no_dropout_in_evaluation():
     model = build("nhfnet", {}, {"visual": 35, "audio": 74, "text": 768}, 1).eval()
     inputs = torch.randn(2, 3, 35), torch.randn(2, 3, 74), torch.randn(2, 4, 768)
     keys = torch.tensor([1, 2])

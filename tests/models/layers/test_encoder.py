@@ -1,4 +1,4 @@
-"""What MulT's encoders do besides: the mask, and dropouts in training."""
+"""Additions in MulT's encoders: the mask, and dropouts in training."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_a_masked_query_sees_no_further_than_the_lengths_differ(queries, attende
 
 def test_masked_self_attention_looks_back_only():
     masked, x = encoder(layers=3, is_masked=True), torch.randn(2, 5, 8)
-    other = torch.cat([x[:, :3], torch.randn(2, 2, 8)], dim=1)
-    assert torch.equal(masked(x)[:, :3], masked(other)[:, :3])
-    assert not torch.equal(masked(x)[:, 3:], masked(other)[:, 3:])
+    changed = torch.cat([x[:, :3], torch.randn(2, 2, 8)], dim=1)
+    assert torch.equal(masked(x)[:, :3], masked(changed)[:, :3])
+    assert not torch.equal(masked(x)[:, 3:], masked(changed)[:, 3:])
     torch.testing.assert_close(masked(x, last_tokens_only=2), masked(x)[:, -2:])
 
 
@@ -50,15 +50,15 @@ def test_dropout_after_the_relu_is_that_of_the_hidden_channels():
 
 
 def test_dropout_of_the_embedded_inputs_takes_keys_and_values_apart():
-    half, seen = encoder(embedding_dropout=0.5).train(), []
-    half.layers[0].self_attn.register_forward_hook(lambda _, given, __: seen.append(given))
+    half, calls = encoder(embedding_dropout=0.5).train(), []
+    half.layers[0].self_attn.register_forward_hook(lambda _, inputs, __: calls.append(inputs))
     x, memory = torch.randn(2, 5, 8), torch.randn(2, 7, 8)
     half(x, memory)
     half.eval()(x, memory)
-    (_, keys, _, values, _), (_, same, _, none, _) = seen
+    (_, keys, _, values, _), (_, memory_alone, _, no_values, _) = calls
     assert not torch.equal(keys, values)
-    assert none is None
-    torch.testing.assert_close(same, half.layers[0].layer_norms[0](embed(memory)))
+    assert no_values is None
+    torch.testing.assert_close(memory_alone, half.layers[0].layer_norms[0](embed(memory)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which compiled functions a test calls."""
+"""Recording the calls of compiled functions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 
 def recorded_calls(monkeypatch: pytest.MonkeyPatch, compiled: Any, *names: str) -> list[str]:
-    """Return a list that grows by a name whenever that function of compiled code is called."""
-    seen: list[str] = []
+    """Return a list to which each call of these functions of compiled code adds its name."""
+    calls: list[str] = []
     for name in names:
         function = getattr(compiled, name)
         monkeypatch.setattr(
-            compiled, name, lambda *args, f=function, n=name: (seen.append(n), f(*args))[1]
+            compiled, name, lambda *args, f=function, n=name: (calls.append(n), f(*args))[1]
         )
-    return seen
+    return calls

@@ -1,4 +1,4 @@
-"""The C++ encoder is put in place from outside, and gives way where its formula is wanted."""
+"""`accelerate` installs the C++ encoder, which falls back to the formula where needed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ WIDTHS = {"visual": 5, "audio": 6, "text": 7}
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    found = library(32, 8, 128)
-    if isinstance(found, str):
-        pytest.skip(found)
-    return found
+    encoder = library(32, 8, 128)
+    if isinstance(encoder, str):
+        pytest.skip(encoder)
+    return encoder
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_environment_switches_it_off(monkeypatch):
     assert type(model) is Encoder
 
 
-def test_the_formula_has_its_hooks_and_the_compiled_code_gives_way_to_them(calls):
+def test_where_a_module_has_hooks_the_formula_computes_and_calls_them(calls):
     native, seen = accelerate(encoder()), []
     x = torch.randn(2, 3, 32)
     native(x)
@@ -112,7 +112,7 @@ def test_an_encoder_with_extras_is_left_as_it_is(extras):
 
 
 @pytest.mark.parametrize("change", ["double", "another epsilon", "a forward of its own"])
-def test_what_the_code_cannot_do_is_left_to_the_formula(calls, change):
+def test_what_the_compiled_code_cannot_do_is_left_to_the_formula(calls, change):
     native, x = accelerate(encoder()), torch.randn(2, 3, 32)
     if change == "double":
         native, x = native.double(), x.double()
@@ -120,31 +120,31 @@ def test_what_the_code_cannot_do_is_left_to_the_formula(calls, change):
         native.layers[0].layer_norms[0].eps = 0.1
     else:
         native.layers[0].fc1.forward = lambda x: torch.zeros(*x.shape[:-1], 128)
-    found = native(x)
+    output = native(x)
     assert not calls
-    assert torch.equal(found, native.formula(x, None, None, None))
+    assert torch.equal(output, native.formula(x, None, None, None))
 
 
 def test_gradients_of_gradients(calls):
     native, plain = accelerate(encoder()), encoder()
     x = torch.randn(2, 3, 32)
-    found = []
+    outcomes = []
     for model in (native, plain):
         y = x.clone().requires_grad_()
         (grad,) = torch.autograd.grad(model(y).sin().sum(), y, create_graph=True)
-        found.append(torch.autograd.grad(grad.square().sum(), [y, model.layers[0].fc1.weight]))
+        outcomes.append(torch.autograd.grad(grad.square().sum(), [y, model.layers[0].fc1.weight]))
     assert calls[0] == "forward"
-    for ours, theirs in zip(*found, strict=True):
+    for ours, theirs in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_what_hooks_on_saved_tensors_give_back_may_lie_anywhere(calls):
+def test_hooks_on_saved_tensors_may_return_any_memory_layout(calls):
     plain, x = encoder(), torch.randn(3, 5, 32, requires_grad=True)
     native = accelerate(deepcopy(plain))
 
     def elsewhere(saved):
-        room = torch.empty(2 * saved.numel() + 1, dtype=saved.dtype)
-        return room[1::2].view(saved.shape).copy_(saved)
+        memory = torch.empty(2 * saved.numel() + 1, dtype=saved.dtype)
+        return memory[1::2].view(saved.shape).copy_(saved)
 
     expected = torch.autograd.grad(plain(x).sin().sum(), [x, *plain.parameters()])
     with torch.autograd.graph.saved_tensors_hooks(elsewhere, lambda saved: saved):
@@ -156,11 +156,11 @@ def test_what_hooks_on_saved_tensors_give_back_may_lie_anywhere(calls):
 
 def test_gradients_of_many_sums_at_once():
     plain, x, several = encoder(), torch.randn(3, 5, 32), torch.randn(4, 3, 5, 32)
-    found = [
-        torch.autograd.grad(one(x), list(one.parameters()), several, is_grads_batched=True)
-        for one in (accelerate(deepcopy(plain)), plain)
+    outcomes = [
+        torch.autograd.grad(model(x), list(model.parameters()), several, is_grads_batched=True)
+        for model in (accelerate(deepcopy(plain)), plain)
     ]
-    for ours, theirs in zip(*found, strict=True):
+    for ours, theirs in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -197,19 +197,19 @@ def test_copies_and_pickles_work_as_the_original():
 
 def test_the_sums_do_not_depend_on_the_number_of_threads():
     x, keys = torch.randn(37, 50, 32), torch.arange(37)
-    found = []
+    runs = []
     for threads in (1, 2, 3, 8):
         native = accelerate(encoder(dropout=0.4), threads=threads).train()
         output = native(x, None, None, keys)
-        found.append([output, *torch.autograd.grad(output.sin().sum(), list(native.parameters()))])
-    for other in found[1:]:
-        assert all(torch.equal(*pair) for pair in zip(found[0], other, strict=True))
+        runs.append([output, *torch.autograd.grad(output.sin().sum(), list(native.parameters()))])
+    for run in runs[1:]:
+        assert all(torch.equal(*pair) for pair in zip(runs[0], run, strict=True))
 
 
-def test_weights_go_by_name_not_by_order():
+def test_weights_are_identified_by_name_not_by_order():
     plain = encoder()
     reordered = encoder()
-    for layer in reordered.layers:  # as if it had been written in another order
+    for layer in reordered.layers:  # as if its modules had been defined in another order
         layer._modules = dict(reversed(layer._modules.items()))
         layer.self_attn._parameters = dict(reversed(layer.self_attn._parameters.items()))
     x = torch.randn(2, 3, 32)
@@ -236,7 +236,7 @@ def test_a_module_put_in_later_is_the_one_that_counts(calls):
 
 
 class DoublingLinear(nn.Linear):
-    """One whose formula the compiled code does not know."""
+    """A layer whose formula the compiled code does not know."""
 
     def forward(self, x):
         return 2 * super().forward(x)
@@ -248,7 +248,7 @@ def test_it_works_in_a_forked_process(is_loaded_before):
     plain = encoder()
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    torch.randn(300, 300) @ torch.randn(300, 300)  # starts threads, which a fork does not have
+    torch.randn(300, 300) @ torch.randn(300, 300)  # starts threads, which a fork lacks
     native = accelerate(encoder(), threads=2) if is_loaded_before else None
     with torch.inference_mode():
         expected = plain(x)
@@ -256,7 +256,7 @@ def test_it_works_in_a_forked_process(is_loaded_before):
             native(x)
         child = os.fork()
         if not child:
-            signal.alarm(20)  # threads that are not there are waited for without an end
+            signal.alarm(20)  # waiting for threads that the fork lacks would never end
             torch.set_num_threads(1)
             if native is None:
                 library.cache_clear()
@@ -270,21 +270,21 @@ def test_it_works_in_a_forked_process(is_loaded_before):
 @pytest.mark.parametrize("of_inference", ["x", "memory", "keys"])
 def test_tensors_of_inference_mode_are_left_to_the_formula_where_weights_learn(calls, of_inference):
     plain = encoder(dropout=0.4)
-    given = {"x": torch.randn(3, 5, 32), "memory": torch.randn(3, 6, 32), "keys": torch.arange(3)}
+    tensors = {"x": torch.randn(3, 5, 32), "memory": torch.randn(3, 6, 32), "keys": torch.arange(3)}
     with torch.inference_mode():
-        given[of_inference] = given[of_inference].clone()
-    arguments = given["x"], given["memory"], None, given["keys"]
-    found = [
-        torch.autograd.grad(one(*arguments).sin().sum(), list(one.parameters()))
-        for one in (plain, accelerate(deepcopy(plain)))
+        tensors[of_inference] = tensors[of_inference].clone()
+    arguments = tensors["x"], tensors["memory"], None, tensors["keys"]
+    outcomes = [
+        torch.autograd.grad(model(*arguments).sin().sum(), list(model.parameters()))
+        for model in (plain, accelerate(deepcopy(plain)))
     ]
-    for ours, theirs in zip(*found, strict=True):
+    for ours, theirs in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, theirs)
     assert not calls
 
 
-@pytest.mark.parametrize("place", ["layer", "attention"])
-def test_a_wrapped_module_is_left_to_the_formula(calls, place):
+@pytest.mark.parametrize("wrapped", ["layer", "attention"])
+def test_a_wrapped_module_is_left_to_the_formula(calls, wrapped):
     class Wrapped(nn.Module):
         def __init__(self, inner):
             super().__init__()
@@ -294,7 +294,7 @@ def test_a_wrapped_module_is_left_to_the_formula(calls, place):
             return self.inner(*arguments)
 
     plain, native, x = encoder(), accelerate(encoder()), torch.randn(2, 3, 32)
-    if place == "layer":
+    if wrapped == "layer":
         native.layers[1] = Wrapped(native.layers[1])
     else:
         native.layers[1].self_attn = Wrapped(native.layers[1].self_attn)
@@ -307,8 +307,8 @@ def test_weights_that_change_between_calls_are_seen(calls):
     native = accelerate(deepcopy(model))
     with torch.no_grad():
         native(*x)
-    for one in (model, native):  # in a way that no version of a tensor tells
-        one.self_attention_encoder.layers[0].fc1.weight.data.mul_(2)
+    for changed in (model, native):  # `.data` does not change a tensor's version
+        changed.self_attention_encoder.layers[0].fc1.weight.data.mul_(2)
     torch.testing.assert_close(native(*x), model(*x), atol=1e-5, rtol=1e-5)
 
 
@@ -338,7 +338,7 @@ def test_the_calls_of_a_pass_share_the_array_of_the_weights(calls, monkeypatch):
 
 
 class TwoCalls(nn.Module):
-    """An encoder, called in ways that share its weights."""
+    """Two calls of an encoder, which may share its weights."""
 
     def __init__(self, way):
         super().__init__()
@@ -357,7 +357,7 @@ class TwoCalls(nn.Module):
 
 
 @pytest.mark.parametrize("way", ["the same weights", "other weights", "changed weights"])
-def test_what_shares_weights_within_a_pass(calls, way):
+def test_calls_share_weights_within_a_pass_unless_these_differ(calls, way):
     x, outcomes = torch.randn(2, 3, 32), []
     for model in (TwoCalls(way), accelerate(TwoCalls(way))):
         out = model(x)

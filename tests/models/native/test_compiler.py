@@ -1,4 +1,4 @@
-"""Compiling C++ at run time, loading what was compiled, and doing without."""
+"""Compiling C++ at run time, loading the library, and working without one."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_code_that_does_not_compile_leaves_nothing(source, cache):
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_with_a_compiler_the_code_passes_its_self_test():
-    """Other tests skip where it does not: wrong numbers must not look like no compiler."""
+    """Other tests skip without compiled code, so that they would hide a failed self-test."""
     library = module.library(32, 8, 128)
     assert not isinstance(library, str), library
 
@@ -93,7 +93,7 @@ def test_without_a_compiler_the_formula_does_it(monkeypatch):
     assert encoder(torch.zeros(2, 3, 32)).shape == (2, 3, 32)
 
 
-def test_without_a_place_for_the_library_the_formula_does_it(tmp_path, monkeypatch):
+def test_without_a_folder_for_the_library_the_formula_does_it(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="cannot|could not"):
@@ -114,7 +114,7 @@ def test_a_cache_that_others_may_write_into_is_not_used(source, cache):
 
 
 @pytest.mark.parametrize("cxx", ["'", "false"])
-def test_a_compiler_that_is_none_is_told(source, monkeypatch, cxx):
+def test_a_compiler_that_does_not_work_is_unavailable(source, monkeypatch, cxx):
     monkeypatch.setenv("CXX", cxx)
     with pytest.raises(compiler.Unavailable):
         size_of(source, SIZE=3)
@@ -134,8 +134,8 @@ DAMAGES = {
     "one bit": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
 }
 
-# A library that does not fit its digest must not be opened: in a process of its own, as it would
-# end that with a signal.
+# A library that does not match its digest must not be opened. This runs in its own process, which
+# a damaged library would end with a signal.
 USE = """
 import sys, torch, warnings
 from models.layers.encoder import Encoder
@@ -148,7 +148,7 @@ print(type(encoder).__name__)
 
 
 def use_the_encoder(cache, **environment):
-    """Use it in a process of its own, where the compiler spares itself the optimising."""
+    """Use it in its own process, with a compiler that does not optimise, for speed."""
     real, quick = shutil.which("c++"), cache.parent / "quick" / "c++"
     quick.parent.mkdir(parents=True, exist_ok=True)
     quick.write_text(f'#!/bin/sh\n[ "$1" = --version ] || set -- "$@" -O0\nexec {real} "$@"\n')
@@ -200,13 +200,13 @@ def test_a_damaged_library_without_a_compiler_is_left_aside_with_one_warning(
     real = shutil.which("c++")
     fake.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {real} --version\nexit 1\n')
     fake.chmod(0o755)
-    found = use_the_encoder(cache, CXX="c++", PATH=f"{cache.parent}:{os.environ['PATH']}")
-    assert found == ("Encoder", 1)
+    outcome = use_the_encoder(cache, CXX="c++", PATH=f"{cache.parent}:{os.environ['PATH']}")
+    assert outcome == ("Encoder", 1)
 
 
 @pytest.mark.parametrize("kind", ["foreign", "another ABI", "wrong numbers"])
 def test_a_whole_library_that_is_another_is_made_again(compiled_encoder, cache, kind, tmp_path):
-    """Its name and digest are right; what is in it is not."""
+    """Its name and digest are right; its content is wrong."""
     source = tmp_path / "other.cpp"
     flags = []
     if kind == "foreign":
@@ -272,16 +272,16 @@ def test_builds_for_lesser_processors_agree(compiled_encoder, tmp_path, monkeypa
     encoder = Encoder(32, 8, 2, 128, 0.4).train()
     x, memory = torch.randn(5, 19, 32), torch.randn(5, 7, 32)
     keys = torch.randint(2**32, (5,))
-    found = []
+    runs = []
     for own_flags in ([], flags):
         module.library.cache_clear()
         monkeypatch.setattr(compiler, "_PROCESSOR_FLAGS", (("-march=native", *own_flags),))
         native = NativeEncoder.of(encoder)
         assert isinstance(module.library(32, 8, 128), module.Library)
         output = native(x, memory, None, keys)
-        found.append([output, *torch.autograd.grad(output.sin().sum(), list(native.parameters()))])
+        runs.append([output, *torch.autograd.grad(output.sin().sum(), list(native.parameters()))])
     assert len({path.name for path in compiled_encoder.parent.glob("*.so")}) >= 2
-    for ours, theirs in zip(*found, strict=True):
+    for ours, theirs in zip(*runs, strict=True):
         scale = theirs.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=8e-7 * max(scale, 1))
 

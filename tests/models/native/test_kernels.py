@@ -1,4 +1,4 @@
-"""The encoder in Triton is the formula: interpreted on a CPU, compiled on a GPU."""
+"""The encoder in Triton gives the formula's numbers: interpreted on a CPU, compiled on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.layers.encoder import Encoder
 from models.native import gpu, library
 from models.native.encoder import NativeEncoder, accelerate
 from models.native.encoding import Request, encode
-from models.native.gpu import Form, Kernels, unsuited
+from models.native.gpu import Form, Kernels, unsuitable_reason
 from models.native.packing import share_weights
 from models.native.weights import plain_weights
 from tests.cuda import DEVICES, needs_cuda
@@ -32,7 +32,7 @@ def kernels(encoder):
 def make_encoder(device, width=32, heads=8, feedforward=64, dropout=0.4):
     torch.manual_seed(0)
     encoder = Encoder(width, heads, 2, feedforward, dropout)
-    for parameter in encoder.parameters():  # zeros and ones would hide mistakes
+    for parameter in encoder.parameters():  # initial zeros and ones could hide mistakes
         parameter.data += 0.1 * torch.randn_like(parameter)
     return encoder.to(device)
 
@@ -43,9 +43,9 @@ def make_tokens(batch, count, width, device):
     return x.to(device).requires_grad_()
 
 
-def outcomes(encode, wanted):
+def outcomes(encode, sources):
     out = encode()
-    return [out, *torch.autograd.grad(out.sin().sum(), wanted)]
+    return [out, *torch.autograd.grad(out.sin().sum(), sources)]
 
 
 CASES = {
@@ -68,9 +68,9 @@ def test_outputs_and_gradients_are_those_of_the_formula(case, device):
     keys = torch.tensor([5, 2**31, 2**32 - 1], device=device) if is_dropped else None
     request, compiled = Request(encoder, last, keys), kernels(encoder)
     weights = plain_weights(encoder, compiled.weights, x.device)
-    wanted = [v for v in (x, memory, *encoder.parameters()) if v is not None]
-    found = outcomes(lambda: encode(compiled, request, x, memory, weights), wanted)
-    expected = outcomes(lambda: request.formula(x, memory), wanted)
+    sources = [v for v in (x, memory, *encoder.parameters()) if v is not None]
+    found = outcomes(lambda: encode(compiled, request, x, memory, weights), sources)
+    expected = outcomes(lambda: request.formula(x, memory), sources)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(
             ours, theirs, atol=2e-5 * theirs.detach().abs().max().item(), rtol=0
@@ -94,7 +94,7 @@ def test_other_sizes(sizes, device):
 
 @pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_gradients_of_many_segments_are_added_up_part_by_part(device, monkeypatch):
-    encoder, found = make_encoder(device), []
+    encoder, results = make_encoder(device), []
     x, compiled = make_tokens(3, 4, 32, device), kernels(encoder)
     weights = plain_weights(encoder, compiled.weights, x.device)
 
@@ -103,8 +103,8 @@ def test_gradients_of_many_segments_are_added_up_part_by_part(device, monkeypatc
 
     for at_once in (2, 3):
         monkeypatch.setattr(gpu, "_SEGMENTS_AT_ONCE", at_once)
-        found.append(outcomes(compiled_call, [x, *weights]))
-    for ours, theirs in zip(*found, strict=True):
+        results.append(outcomes(compiled_call, [x, *weights]))
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -143,16 +143,16 @@ def test_gradients_of_gradients(device):
     encoder = make_encoder(device)
     x, compiled = make_tokens(1, 3, 32, device), kernels(encoder)
     weights = plain_weights(encoder, compiled.weights, x.device)
-    request, found = Request(encoder, None, None), []
+    request, results = Request(encoder, None, None), []
     for out in (encode(compiled, request, x, None, weights), request.formula(x, None)):
         (grad,) = torch.autograd.grad(out.sin().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(grad.square().sum(), [x, encoder.layers[0].fc1.weight]))
-    for ours, theirs in zip(*found, strict=True):
+        results.append(torch.autograd.grad(grad.square().sum(), [x, encoder.layers[0].fc1.weight]))
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("device", KERNEL_DEVICES)
-def test_what_is_no_number_stays_none(device):
+def test_nan_stays_nan(device):
     encoder = make_encoder(device, dropout=0.0)
     with torch.no_grad():
         encoder.layers[0].fc1.weight[3, 4] = torch.nan
@@ -165,8 +165,8 @@ def test_what_is_no_number_stays_none(device):
 
 
 @pytest.mark.parametrize("sizes", [(24, 8, 128), (32, 5, 128), (32, 8, 100), (128, 8, 128)])
-def test_sizes_that_the_kernels_are_not_for(sizes):
-    assert "kernels.py is not for width" in unsuited(*sizes, torch.device("cpu"), FORM)
+def test_sizes_that_the_kernels_do_not_support(sizes):
+    assert "kernels.py is not for width" in unsuitable_reason(*sizes, torch.device("cpu"), FORM)
 
 
 @needs_cuda
@@ -184,14 +184,14 @@ FORM = Form(16, None, is_dropped=False, learns=False)
 @pytest.mark.parametrize(
     "form", [FORM, Form(16, 32, is_dropped=True, learns=True), Form(32, 16, False, True)]
 )
-def test_each_form_of_call_is_tried_before_it_is_used(monkeypatch, form):
+def test_each_form_of_call_is_tested_before_its_first_use(monkeypatch, form):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    monkeypatch.setattr(library, "_tried", {})
-    seen, forward = [], Kernels.forward
+    monkeypatch.setattr(library, "_tested", {})
+    forms, forward = [], Kernels.forward
 
     def fails_in_small_blocks(self, request, x, memory, packed, keeps):
-        seen.append(Form.of(x, memory, request.dropout_keys))
-        if seen[-1].tokens < 32:
+        forms.append(Form.of(x, memory, request.dropout_keys))
+        if forms[-1].tokens < 32:
             raise RuntimeError("no such block")
         return forward(self, request, x, memory, packed, keeps)
 
@@ -201,19 +201,19 @@ def test_each_form_of_call_is_tried_before_it_is_used(monkeypatch, form):
             assert isinstance(library.kernels(32, 8, 32, device, form), str)
     else:
         assert isinstance(library.kernels(32, 8, 32, device, form), Kernels)
-    assert seen == [form._replace(learns=False)]  # within an autograd.Function
+    assert forms == [form._replace(learns=False)]  # within an autograd.Function
 
 
-def test_calls_of_more_tokens_are_not_tried(recwarn):
+def test_calls_of_more_tokens_are_not_tested(recwarn):
     form = Form(128, None, is_dropped=False, learns=False)
     assert "up to 64 tokens" in library.kernels(32, 8, 32, torch.device("cpu"), form)
     assert not recwarn
 
 
 @pytest.mark.parametrize("fault", ["none", "no Triton", "wrong numbers"])
-def test_kernels_are_tried_before_they_are_used(monkeypatch, fault):
+def test_kernels_are_tested_before_their_first_use(monkeypatch, fault):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    monkeypatch.setattr(library, "_tried", {})
+    monkeypatch.setattr(library, "_tested", {})
     if fault == "none":
         assert isinstance(library.kernels(32, 8, 32, device, FORM), Kernels)
         return

@@ -1,4 +1,4 @@
-"""The C++ recurrence of LSTMs: PyTorch's numbers, and PyTorch's own way where that is wanted."""
+"""The C++ recurrence of LSTMs: PyTorch's numbers, and PyTorch's own code where needed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ WIDTHS = {"visual": 5, "audio": 6, "text": 7}
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    found = library()
-    if "no C++ compiler" in str(found):
-        pytest.skip(found)
-    assert not isinstance(found, str), found
-    return found
+    code = library()
+    if "no C++ compiler" in str(code):
+        pytest.skip(code)
+    assert not isinstance(code, str), code
+    return code
 
 
 @pytest.fixture
@@ -67,22 +67,22 @@ def test_it_is_pytorchs(calls, batch, steps, hidden):
     assert calls == ["lstm_forward", "lstm_backward"]
 
 
-def test_inputs_and_gradients_may_stand_in_any_order(calls):
+def test_inputs_and_gradients_may_have_any_memory_layout(calls):
     plain, x = lstm(), torch.randn(6, 3, 2).transpose(0, 2)
     native, grad = accelerate(deepcopy(plain)), torch.randn(32, 3, 2).transpose(0, 2)
-    found = [
-        torch.autograd.grad(one(x)[0], list(one.parameters()), grad) for one in (native, plain)
+    results = [
+        torch.autograd.grad(net(x)[0], list(net.parameters()), grad) for net in (native, plain)
     ]
-    assert_same(*found)
+    assert_same(*results)
     assert calls
 
 
-def test_what_hooks_on_saved_tensors_give_back_may_lie_anywhere(calls):
+def test_hooks_on_saved_tensors_may_return_any_memory_layout(calls):
     plain, x = lstm(), torch.randn(5, 3, 6)
 
     def elsewhere(saved):
-        room = torch.empty(2 * saved.numel() + 1, dtype=saved.dtype)
-        return room[1::2].view(saved.shape).copy_(saved)
+        memory = torch.empty(2 * saved.numel() + 1, dtype=saved.dtype)
+        return memory[1::2].view(saved.shape).copy_(saved)
 
     expected = outcomes(plain, x)
     with torch.autograd.graph.saved_tensors_hooks(elsewhere, lambda saved: saved):
@@ -95,35 +95,35 @@ def test_inputs_of_inference_mode_are_left_to_pytorch_where_weights_learn(calls)
     plain = lstm()
     with torch.inference_mode():
         x = torch.randn(5, 3, 6)
-    found = []
-    for one in (plain, accelerate(deepcopy(plain))):
-        out = one(x)[0]
-        found.append([out, *torch.autograd.grad(out.sin().sum(), list(one.parameters()))])
-    assert_same(*found)
+    results = []
+    for net in (plain, accelerate(deepcopy(plain))):
+        out = net(x)[0]
+        results.append([out, *torch.autograd.grad(out.sin().sum(), list(net.parameters()))])
+    assert_same(*results)
     assert not calls
     with torch.no_grad():
-        assert_same([accelerate(plain)(x)[0]], found[0][:1])
+        assert_same([accelerate(plain)(x)[0]], results[0][:1])
     assert calls == ["lstm_forward"]
 
 
 def test_gradients_of_many_sums_at_once():
     plain, x, several = lstm(), torch.randn(5, 3, 6), torch.randn(4, 5, 3, 32)
-    found = [
-        torch.autograd.grad(one(x)[0], list(one.parameters()), several, is_grads_batched=True)
-        for one in (plain, accelerate(deepcopy(plain)))
+    results = [
+        torch.autograd.grad(net(x)[0], list(net.parameters()), several, is_grads_batched=True)
+        for net in (plain, accelerate(deepcopy(plain)))
     ]
-    assert_same(*found)
+    assert_same(*results)
 
 
 def test_gradients_are_of_full_precision_within_autocast():
     plain, x = lstm(), torch.randn(5, 3, 6)
-    found = []
-    for one in (plain, accelerate(deepcopy(plain))):
-        given = x.clone().requires_grad_()
+    results = []
+    for net in (plain, accelerate(deepcopy(plain))):
+        leaf = x.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
-            one(given)[0].sum().backward()
-        found.append([given.grad])
-    assert_same(*found)
+            net(leaf)[0].sum().backward()
+        results.append([leaf.grad])
+    assert_same(*results)
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e-4, 0.02, 0.2, 0.5, 1, 5, 50])
@@ -135,16 +135,16 @@ def test_small_numbers_are_as_precise_as_large_ones(calls, scale):
         plain.weight_ih_l0[64:96].normal_()  # of the gate whose function is tanh
         x = scale * torch.randn(2, 1, 1)
         gate = (x.double() @ plain.weight_ih_l0[64:96].double().t()).tanh()
-        found, (_, cell) = accelerate(deepcopy(plain))(x)
+        out, (_, cell) = accelerate(deepcopy(plain))(x)
     torch.testing.assert_close(cell[0].double(), gate[:, 0] / 2, rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.double(), (gate / 2).tanh() / 2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(out.double(), (gate / 2).tanh() / 2, rtol=1e-6, atol=0)
     assert calls == ["lstm_forward"]
 
 
-def test_gates_that_are_saturated_and_numbers_that_are_none(calls):
+def test_saturated_gates_and_nan(calls):
     plain = lstm()
-    of_a_gpu = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # no number
-    for size in (30, 1e4, torch.inf, torch.nan, of_a_gpu):
+    gpu_nan = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    for size in (30, 1e4, torch.inf, torch.nan, gpu_nan):
         x = torch.zeros(2, 3, 6) + size
         with torch.no_grad():
             found, expected = accelerate(deepcopy(plain))(x)[0], plain(x)[0]
@@ -246,15 +246,15 @@ def test_it_keeps_full_precision_under_autocast(calls):
 
 @pytest.mark.parametrize("calls_of_it", [1, 2])
 def test_gradients_of_gradients(calls, calls_of_it):
-    plain, x, found = lstm(inputs=32), torch.randn(2, 3, 32), []
-    for one in (accelerate(deepcopy(plain)), plain):
+    plain, x, results = lstm(inputs=32), torch.randn(2, 3, 32), []
+    for net in (accelerate(deepcopy(plain)), plain):
         out = y = x.clone().requires_grad_()
         for _ in range(calls_of_it):  # the second's input depends on its weights
-            out, (_, cell) = one(out)
-        wanted = [y, one.weight_hh_l0]
-        grads = torch.autograd.grad(out.sin().sum() + cell.sum(), wanted, create_graph=True)
-        found.append(torch.autograd.grad(sum(g.square().sum() for g in grads), wanted))
-    assert_same(*found, 1e-4)
+            out, (_, cell) = net(out)
+        sources = [y, net.weight_hh_l0]
+        grads = torch.autograd.grad(out.sin().sum() + cell.sum(), sources, create_graph=True)
+        results.append(torch.autograd.grad(sum(g.square().sum() for g in grads), sources))
+    assert_same(*results, 1e-4)
     assert calls[0] == "lstm_forward"
 
 
@@ -274,10 +274,10 @@ def test_weights_and_gradients_may_begin_anywhere_in_memory(calls):
         moved = torch.empty(parameter.numel() + 1)[1:].view(parameter.shape)
         parameter.data = moved.copy_(parameter.detach())
     grad = torch.randn(9 * 3 * 32 + 1)[1:].view(9, 3, 32)
-    found = [
-        torch.autograd.grad(one(x)[0], list(one.parameters()), grad) for one in (native, plain)
+    results = [
+        torch.autograd.grad(net(x)[0], list(net.parameters()), grad) for net in (native, plain)
     ]
-    assert_same(*found)
+    assert_same(*results)
     assert calls
 
 
@@ -338,7 +338,7 @@ def test_a_library_that_is_another_is_refused(compiled, wrong):
         name = "lstm_forward" if wrong == "numbers" else "lstm_backward"
         setattr(code, name, fill_with_zeros)
     with pytest.raises(compiler.Unavailable, match=r"wrong numbers|no LSTM"):
-        module._tested(code)
+        module._make_tested(code)
 
 
 def fill_with_zeros(reference):

@@ -16,7 +16,7 @@ WIDTHS = {"visual": 5, "audio": 6, "text": 7}
 LENGTHS = {"visual": 6, "audio": 4, "text": 5}
 OVER_AUDIO, OVER_VISUAL, TEXT_OVER, OVER_TEXT = ATTENTION_MAPS
 TOKENS, CROSS = {OVER_AUDIO, OVER_VISUAL}, {TEXT_OVER, OVER_TEXT}
-# Settings, the maps they leave, and what fused tokens are.
+# Settings, the maps that remain, and the kinds of fused tokens.
 CASES = [
     ({}, TOKENS | CROSS, {"token": 4, "visual": 6}),
     ({"wiring": "figure"}, TOKENS | CROSS, {"token": 4, "visual": 6}),
@@ -66,17 +66,17 @@ def test_every_configuration_has_the_maps_of_its_parts(settings, names, fused):
         TEXT_OVER: (layers, {"text": 5}, fused),
         OVER_TEXT: (layers, fused, {"text": 5}),
     }
-    for name, one in maps.items():
+    for name, attention_map in maps.items():
         count, rows, columns = axes[name]
-        assert (list(one.rows.items()), list(one.columns.items())) == (
+        assert (list(attention_map.rows.items()), list(attention_map.columns.items())) == (
             list(rows.items()),
             list(columns.items()),
         )
         shape = (count, 2, sum(rows.values()), sum(columns.values()))
-        assert one.weights.shape == shape
-        assert len(set(one.layers)) == count
-        assert one.weights.min() >= 0
-        torch.testing.assert_close(one.weights.sum(dim=-1), torch.ones(shape[:3]))
+        assert attention_map.weights.shape == shape
+        assert len(set(attention_map.layers)) == count
+        assert attention_map.weights.min() >= 0
+        torch.testing.assert_close(attention_map.weights.sum(dim=-1), torch.ones(shape[:3]))
 
 
 @torch.no_grad()
@@ -85,29 +85,32 @@ def test_the_weights_times_the_values_are_what_a_layer_gives():
     for name, module in model.named_modules():
         if name.endswith("self_attn"):
             module.register_forward_hook(
-                lambda its, given, out: attentions.append((its, given, out))
+                lambda module, inputs, out: attentions.append((module, inputs, out))
             )
     with recorded_attention(model) as calls:
         model(**x)
-    by_encoder = {name: [w for call in its for w in call] for name, its in calls.items()}
-    assert {name: len(its) // 3 for name, its in by_encoder.items()} == {
+    by_encoder = {
+        name: [weights for call in encoder_calls for weights in call]
+        for name, encoder_calls in calls.items()
+    }
+    assert {name: len(weights) // 3 for name, weights in by_encoder.items()} == {
         "audio_visual_encoder": 2 + 1 + 2,
         "cross_modal_encoder": 2,
         "self_attention_encoder": 1 + 2,
     }
     for name, encoder in model.named_children():
         if name in by_encoder:
-            own = {id(layer.self_attn) for layer in encoder.layers}
-            of_it = [one for one in attentions if id(one[0]) in own]
-            for weights, (attention, given, out) in zip(by_encoder[name], of_it, strict=True):
-                queries, memory = given[0], given[1]
+            modules = [layer.self_attn for layer in encoder.layers]
+            records = [record for record in attentions if record[0] in modules]
+            for weights, (attention, args, out) in zip(by_encoder[name], records, strict=True):
+                queries, memory = args[:2]
                 memory = queries if memory is None else memory
                 _, _, weight_v = attention.in_proj_weight.chunk(3)
                 _, _, bias_v = attention.in_proj_bias.chunk(3)
                 values = nn.functional.linear(memory, weight_v, bias_v)
                 values = values.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-                found = attention.out_proj((weights @ values).transpose(1, 2).flatten(2))
-                torch.testing.assert_close(found, out)
+                expected = attention.out_proj((weights @ values).transpose(1, 2).flatten(2))
+                torch.testing.assert_close(out, expected)
 
 
 @torch.no_grad()
@@ -119,10 +122,10 @@ def test_the_maps_are_those_of_the_calls_that_they_are_named_after():
 
     def weights_of(*calls):
         """Return each call's output, and the weights by layer, whole and averaged over heads."""
-        with recorded_attention(model) as found:
+        with recorded_attention(model) as recorded:
             outputs = [call() for call in calls]
-        (its,) = [its for its in found.values() if its]
-        return outputs, torch.stack([w.mean(dim=1) for w in its[-1]])
+        (encoder_calls,) = [encoder_calls for encoder_calls in recorded.values() if encoder_calls]
+        return outputs, torch.stack([weights.mean(dim=1) for weights in encoder_calls[-1]])
 
     a = torch.cat([encode(model.audio_linear(x["audio"])), torch.zeros(2, 4, 32)], dim=1)
     (z,), over_audio = weights_of(lambda: encode(a))
@@ -130,10 +133,10 @@ def test_the_maps_are_those_of_the_calls_that_they_are_named_after():
     f = torch.cat([z[:, -4:], encode(model.visual_linear(x["visual"]))], dim=1)
     for number in range(2):
         (f,), over_visual = weights_of(lambda f=f: encode(f))
-        found = maps[OVER_VISUAL].weights[3 * number : 3 * number + 3]
-        torch.testing.assert_close(found, over_visual[:, :, :4], atol=1e-5, rtol=1e-4)
-    for name, (one, other) in {OVER_TEXT: (f, h), TEXT_OVER: (h, f)}.items():
-        _, weights = weights_of(lambda one=one, other=other: cross(one, memory=other))
+        pass_weights = maps[OVER_VISUAL].weights[3 * number : 3 * number + 3]
+        torch.testing.assert_close(pass_weights, over_visual[:, :, :4], atol=1e-5, rtol=1e-4)
+    for name, (x_to, memory) in {OVER_TEXT: (f, h), TEXT_OVER: (h, f)}.items():
+        _, weights = weights_of(lambda x_to=x_to, memory=memory: cross(x_to, memory=memory))
         torch.testing.assert_close(maps[name].weights, weights, atol=1e-5, rtol=1e-4)
 
 
@@ -154,21 +157,21 @@ def test_another_value_at_a_position_changes_the_maps_that_see_it(modality):
 def test_equal_lengths_and_compiled_encoders_make_no_difference():
     model, x = make(), inputs(visual=5, audio=5)
     prediction, maps = model.with_attention(**x)
-    other_prediction, other = accelerate(model).with_attention(**x)
-    torch.testing.assert_close(other_prediction, prediction, atol=1e-5, rtol=1e-5)
+    native_prediction, native_maps = accelerate(model).with_attention(**x)
+    torch.testing.assert_close(native_prediction, prediction, atol=1e-5, rtol=1e-5)
     for name in ATTENTION_MAPS:
-        torch.testing.assert_close(other[name].weights, maps[name].weights)
+        torch.testing.assert_close(native_maps[name].weights, maps[name].weights)
 
 
 def test_nothing_is_recorded_afterwards():
     model = make()
     with recorded_attention(model) as calls, torch.no_grad():
         model(**inputs())
-    before = {name: len(its) for name, its in calls.items()}
+    counts = {name: len(encoder_calls) for name, encoder_calls in calls.items()}
     model(**inputs())
-    assert {name: len(its) for name, its in calls.items()} == before
+    assert {name: len(encoder_calls) for name, encoder_calls in calls.items()} == counts
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_text_alone_has_none():
+def test_text_alone_has_no_maps():
     assert not TextOnly.ATTENTION_MAPS

@@ -1,4 +1,4 @@
-"""What NHFNet's configuration leaves out or wires otherwise."""
+"""Configurations of NHFNet that leave out parts, or wire them differently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.plain import PlainNHFNet
 
 WIDTHS = {"visual": 5, "audio": 6, "text": 7}
 SUBSETS = [",".join(some) for n in (1, 2, 3) for some in combinations(MODALITIES, n)]
-# The parameters without which a model can be, by what they are for.
+# The parameters that a model may lack, by the part that they belong to.
 PARTS = {
     "text": {"text_lstms", "text_norm"},
     "audio": {"audio_linear"},
@@ -49,7 +49,7 @@ def parts_of(model):
 
 @pytest.mark.parametrize("wiring", ["released", "figure"])
 @pytest.mark.parametrize("modalities", SUBSETS)
-def test_every_subset_of_the_modalities_is_a_model_of_these_alone(modalities, wiring):
+def test_a_model_of_some_modalities_depends_on_these_alone(modalities, wiring):
     model, used = make(modalities=modalities, wiring=wiring), modalities.split(",")
     x = inputs()
     output = model(**x)
@@ -57,8 +57,8 @@ def test_every_subset_of_the_modalities_is_a_model_of_these_alone(modalities, wi
     output.sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     for name in MODALITIES:
-        other = model(**{**x, name: x[name] + 1})
-        assert torch.equal(other, output) == (name not in used)
+        changed = model(**{**x, name: x[name] + 1})
+        assert torch.equal(changed, output) == (name not in used)
     left_out = model.config.left_out
     assert [name for name in MODALITIES if name in left_out] == [
         name for name in MODALITIES if name not in used
@@ -83,13 +83,13 @@ def test_the_figures_wiring_is_the_literal_one_with_the_same_weights():
     plain = PlainNHFNet(model.state_dict(), wiring="figure").eval()
     x = inputs(widths)
     with torch.no_grad():
-        found = model(**x)
-        torch.testing.assert_close(found, plain(**x), atol=1e-4, rtol=1e-4)
-        assert not torch.allclose(found, make(widths)(**x), atol=1e-3)
+        output = model(**x)
+        torch.testing.assert_close(output, plain(**x), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(output, make(widths)(**x), atol=1e-3)
 
 
 @pytest.mark.parametrize("lengths", [(6, 4, 5), (4, 4, 5)])
-def test_without_tokens_audio_and_visual_stand_side_by_side(lengths):
+def test_without_tokens_audio_and_visual_are_concatenated(lengths):
     model, x = make(aggregation_tokens=0), inputs(lengths=lengths)
     encode = model.audio_visual_encoder
     a, v = encode(model.audio_linear(x["audio"])), encode(model.visual_linear(x["visual"]))
@@ -101,7 +101,7 @@ def test_without_tokens_audio_and_visual_stand_side_by_side(lengths):
 
 
 @pytest.mark.parametrize("passes", [1, 3])
-def test_the_fused_tokens_pass_the_encoder_so_often(passes):
+def test_fusion_passes_are_the_encoders_calls_on_the_fused_tokens(passes):
     model, x = make(fusion_passes=passes), inputs()
     encode, tokens = model.audio_visual_encoder, torch.zeros(2, 4, 32)
     a, f = encode(model.audio_linear(x["audio"])), encode(model.visual_linear(x["visual"]))
@@ -127,7 +127,7 @@ def test_learned_tokens_are_a_parameter_and_zeros_are_none():
 
 
 def test_learned_tokens_begin_small_and_different():
-    """By draws with a deviation of 0.02, of which there are enough here to tell it."""
+    """They are drawn with a deviation of 0.02; here are enough tokens to measure it."""
     torch.manual_seed(0)
     tokens = NHFNet(NHFNetConfig(token_init="learned", aggregation_tokens=100), WIDTHS).tokens
     assert tokens.shape == (100, 32)
