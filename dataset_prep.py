@@ -35,21 +35,21 @@ if TYPE_CHECKING:
     from data.preparing.plan import DataSource, Request
     from system.processes import Processes
 
-_MOST_ROWS = 100_000  # of a segment: far more than any has
+_MAX_ROWS = 100_000  # of a segment: far more than any has
 
 
 def build_parser() -> ArgumentParser:
-    """Make the command line's parser; nothing slow is imported for it."""
+    """Build the command-line parser without slow imports, so that --help is fast."""
     parser = ArgumentParser(description=__doc__)
     _add_steps(parser.add_argument_group("what to do"))
     _add_data(parser.add_argument_group("data"))
     _add_text(parser.add_argument_group("text"))
-    where = "auto (CUDA where there is a device, else the CPU), cpu, cuda or cuda:N"
+    devices = "auto (CUDA where there is a device, else the CPU), cpu, cuda or cuda:N"
     parser.add_argument_group("running").add_argument(
         "--device",
         type=device_name,
         default="auto",
-        help=f"where the text encoder runs: {where} (default: %(default)s)",
+        help=f"the device of the text encoder: {devices} (default: %(default)s)",
     )
     return parser
 
@@ -60,31 +60,31 @@ def _add_steps(group: argparse._ArgumentGroup) -> None:
         "--dry_run": "print what the command would do and what that costs, as far as it is known: "
         "files to download, segments, bytes to write, sentences to encode; nothing is written or "
         "downloaded",
-        "--check": "instead of preparing, verify what is prepared and print what it holds; the "
+        "--check": "instead of preparing, verify the prepared dataset and print what it holds; the "
         "exit code is 1 when anything is wrong",
-        "--force": "make everything again, arrays and text, also where nothing seems to have "
+        "--force": "make everything again, arrays and text, even where nothing seems to have "
         "changed",
-        "--plot": "instead of preparing, draw the labels, lengths and padding of what is prepared "
-        "into dataset.png beside the splits",
+        "--plot": "instead of preparing, draw the labels, lengths and padding of the prepared "
+        "dataset into dataset.png beside the splits",
     }.items():
         group.add_argument(name, action="store_true", help=meaning)
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     def add(name: str, meaning: str, **options: Any) -> None:
-        shown = " (default: %(default)s)" if "default" in options else ""
-        group.add_argument(name, help=meaning + shown, **options)
+        default = " (default: %(default)s)" if "default" in options else ""
+        group.add_argument(name, help=meaning + default, **options)
 
     folder = {"type": file_path, "metavar": "DIR"}
-    where = "the dataset's folder, which train/, val/ and test/ go into"
-    add("--datadir", where, default=Path("CMU_MOSEI"), **folder)
-    which = "which .csd files; with --from, whose labels and scores a pickle has"
-    add("--dataset", which, choices=DATASET_NAMES, default="mosei")
+    datadir = "the dataset's folder, in which train/, val/ and test/ are made"
+    add("--datadir", datadir, default=Path("CMU_MOSEI"), **folder)
+    dataset = "whose .csd files to prepare; with --from, whose labels and scores the pickle has"
+    add("--dataset", dataset, choices=DATASET_NAMES, default="mosei")
     csd = "where the .csd files are, and missing ones are downloaded to (default: DATADIR/csd)"
     add("--csd", csd, **folder)
     add("--mirror", "the host to download missing .csd files from", metavar="URL", default=CMU_HOST)
     folds = (
-        'a split of one\'s own, {"train": [video id, ...], "val": [...], "test": [...]} (default: '
+        'your own split, {"train": [video id, ...], "val": [...], "test": [...]} (default: '
         "the dataset's standard folds)"
     )
     add("--folds", folds, type=file_path, metavar="FILE.json")
@@ -94,21 +94,21 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     )
     add("--from", pickle, dest="pickle", type=file_path, metavar="FILE.pkl|DIR")
     for kind in ("audio", "visual"):
-        other = f"with --from: take {kind} from this pickle instead, by the segments' ids"
-        add(f"--{kind}", other, type=file_path, metavar="FILE.pkl")
+        features = f"with --from: take {kind} from this pickle instead, matched by segment id"
+        add(f"--{kind}", features, type=file_path, metavar="FILE.pkl")
     group.add_argument(
         "--alignment",
         choices=ALIGNMENT_NAMES,
         nargs="+",
         default=ALIGNMENT_NAMES[:1],
         help="one or several of: segment, a segment's last 50 rows of audio and visual, as in the "
-        "released code; word, the means of the rows in each word, and a text vector a word; "
-        "unaligned, more of a segment's own rows. The last two go into folders of their names in "
-        f"DATADIR (default: {ALIGNMENT_NAMES[0]})",
+        "released code; word, the mean of the rows in each word, and one text vector per word; "
+        "unaligned, more rows of each segment. The last two are written to DATADIR/word and "
+        f"DATADIR/unaligned (default: {ALIGNMENT_NAMES[0]})",
     )
     for kind, rows in (("audio", 500), ("visual", 375)):
-        kept = f"the {kind} rows that --alignment unaligned keeps of a segment"
-        add(f"--{kind}_length", kept, type=whole_number(1, _MOST_ROWS), metavar="N", default=rows)
+        length = f"the {kind} rows that --alignment unaligned keeps of a segment"
+        add(f"--{kind}_length", length, type=whole_number(1, _MAX_ROWS), metavar="N", default=rows)
 
 
 def _add_text(group: argparse._ArgumentGroup) -> None:
@@ -118,64 +118,64 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
         default="bert-base-uncased",
         help="the text encoder: a name on the Hugging Face hub, or a folder with configuration, "
         "vocabulary and weights (default: %(default)s; with --from, the pickle's own text "
-        "features, where it has some)",
+        "features, if it has some)",
     )
     group.add_argument(
         "--bert_precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="what the text encoder computes in; bfloat16 is coarser, and several times faster "
-        "where the processor has it (default: %(default)s)",
+        help="the precision of the text encoder; bfloat16 is less exact, but several times faster "
+        "on a processor that supports it (default: %(default)s)",
     )
     group.add_argument(
         "--no_bert",
         action="store_true",
-        help="leave the text features out; the same command without it adds them later, and "
-        "changes nothing else",
+        help="leave out the text features; the same command without this option adds them later, "
+        "and changes nothing else",
     )
 
 
 def parse_arguments() -> tuple[argparse.Namespace, set[str]]:
-    """Read the command line; returns its values, and the names of the options that it gives."""
+    """Read the command line; returns all values, and the names of the options that were given."""
     parser = build_parser()
     options = parser.parse_args()
     parser.set_defaults(**dict.fromkeys(vars(options)))
-    given = {name for name, value in vars(parser.parse_args()).items() if value is not None}
-    for this, excludes in (
+    given_options = {name for name, value in vars(parser.parse_args()).items() if value is not None}
+    for option, excluded_options in (
         ("demo", ("pickle", "csd", "mirror", "folds", "bert", "dataset")),
         ("pickle", ("csd", "mirror", "folds", "alignment", "audio_length", "visual_length")),
         ("no_bert", ("bert", "bert_precision")),
         ("dry_run", ("check", "plot")),
         ("force", ("check", "plot")),
     ):
-        for other in excludes:
-            if {this, other} <= given:
-                names = ["--" + name.replace("pickle", "from") for name in (this, other)]
+        for excluded in excluded_options:
+            if {option, excluded} <= given_options:
+                names = ["--" + name.replace("pickle", "from") for name in (option, excluded)]
                 parser.error(f"{names[0]} and {names[1]} exclude each other")
     for name in ("audio_length", "visual_length"):
-        if name in given and "unaligned" not in options.alignment:
+        if name in given_options and "unaligned" not in options.alignment:
             parser.error(f"--{name} goes with --alignment unaligned")
-        if name.removesuffix("_length") in given and "pickle" not in given:
+        if name.removesuffix("_length") in given_options and "pickle" not in given_options:
             parser.error(f"--{name.removesuffix('_length')} goes with --from")
-    if options.dataset not in DATASETS and "pickle" not in given:
-        parser.error(f"--dataset {options.dataset} has no .csd files here; give its pickle: --from")
-    return options, given
+    if options.dataset not in DATASETS and "pickle" not in given_options:
+        parser.error(f"--dataset {options.dataset} has no .csd files; give its pickle with --from")
+    return options, given_options
 
 
 def main() -> None:
-    """Parse, check and call."""
-    options, given = parse_arguments()
+    """Run the command line."""
+    options, given_options = parse_arguments()
     if options.check or options.plot:
         inspect(options.datadir, options.alignment, options.check, options.plot)
         return
     from system.processes import join_processes, leave_processes
 
-    check_folders(options.datadir, options.csd, may_be_new=options.demo or "pickle" in given)
-    if "mirror" in given:
+    check_folders(options.datadir, options.csd, options.demo or "pickle" in given_options)
+    if "mirror" in given_options:
         from data.fetching.download import checked_host
 
         options.mirror = checked_host(options.mirror)
-    requests, missing = read_requests(options, given)
+    requests, missing = read_requests(options, given_options)
     processes = join_processes()
     if not options.dry_run:
         prepare_all(options, requests, missing, processes)
@@ -186,9 +186,9 @@ def main() -> None:
 
 
 def read_requests(
-    options: argparse.Namespace, given: set[str]
+    options: argparse.Namespace, given_options: set[str]
 ) -> tuple[list[Request], dict[Path, SequenceFile]]:
-    """Return what is asked for, an alignment each, and the .csd files that are not there."""
+    """Return a request for each alignment, and the .csd files that are missing, by path."""
     from data.fetching.demo import DEMO, demo_bert, demo_is_written
     from data.preparing.pickle_source import PickleSource
     from data.preparing.plan import Request, TextRequest
@@ -197,10 +197,10 @@ def read_requests(
 
     sources: dict[str, DataSource]
     missing: dict[Path, SequenceFile] = {}
-    if "pickle" in given:
-        scores = options.dataset if "dataset" in given else None
-        others = options.audio, options.visual
-        source = PickleSource(options.pickle, "bert" not in given, scores, *others)
+    if "pickle" in given_options:
+        scores = options.dataset if "dataset" in given_options else None
+        files = options.audio, options.visual
+        source = PickleSource(options.pickle, "bert" not in given_options, scores, *files)
         sources = {ALIGNMENT_NAMES[0]: source}
     else:
         dataset = DEMO if options.demo else DATASETS[options.dataset]
@@ -213,12 +213,11 @@ def read_requests(
             name: CsdSource(paths, dataset, folds, name, lengths[name])
             for name in options.alignment
         }
-        demo_lacks = options.demo and not demo_is_written(options.datadir)
-        missing = {
-            path: dataset.sequences[kind]
-            for kind, path in paths.items()
-            if (demo_lacks if options.demo else not path.is_file())
-        }
+        if options.demo:
+            missing_kinds = [] if demo_is_written(options.datadir) else list(paths)
+        else:
+            missing_kinds = [kind for kind, path in paths.items() if not path.is_file()]
+        missing = {paths[kind]: dataset.sequences[kind] for kind in missing_kinds}
     bert = str(demo_bert(options.datadir)) if options.demo else options.bert
     text = None if options.no_bert else TextRequest(bert, options.bert_precision, options.device)
     requests = [
@@ -229,7 +228,7 @@ def read_requests(
 
 
 def check_folders(datadir: Path, csd_dir: Path | None, may_be_new: bool) -> None:
-    """Raise InputError where a folder is missing that the user has to make."""
+    """Raise InputError if a folder is missing that the user has to create."""
     if datadir.exists() and not datadir.is_dir():
         raise InputError(f"{datadir} is a file; give the dataset's folder.")
     if not (datadir.is_dir() or may_be_new):
@@ -242,7 +241,7 @@ def check_folders(datadir: Path, csd_dir: Path | None, may_be_new: bool) -> None
 
 
 def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool) -> None:
-    """Check, or draw, each alignment asked for; exit code 1 when something is wrong."""
+    """Check or plot each alignment that was asked for; exits with code 1 if one is wrong."""
     from data.checking.check import check_dataset
     from data.checking.printing import print_report
 
@@ -255,7 +254,7 @@ def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool)
             print_report(report)
         elif report.problems:
             count = len(report.problems)
-            print_warning(f"{count} things are wrong with {folder}; --check names them")
+            print_warning(f"{folder} has {count} problems; --check lists them")
         if draws:
             from data.checking.figures import plot_dataset
 
@@ -266,7 +265,7 @@ def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool)
 
 
 def print_plans(requests: Sequence[Request], missing: dict[Path, str]) -> None:
-    """Print what the command would do; `missing` files would come first, in the way named."""
+    """Print what the command would do; `missing` maps each file to how it is obtained."""
     from data.preparing.plan import decide
     from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
 
@@ -283,7 +282,7 @@ def prepare_all(
     missing: dict[Path, SequenceFile],
     processes: Processes,
 ) -> None:
-    """Fetch what is missing, then prepare each alignment and print what came out."""
+    """Download or write the missing files, then prepare each alignment and print a summary."""
     from data.fetching.demo import write_demo
     from data.preparing.pipeline import prepare
     from system.locks import lock_folder
@@ -302,7 +301,7 @@ def prepare_all(
 
 
 def download_missing(missing: dict[Path, SequenceFile], host: str) -> None:
-    """Download the sequences that are not there."""
+    """Download the missing sequences from `host`."""
     from data.fetching.download import download
     from data.formats.csd import check_csd
 
@@ -312,7 +311,7 @@ def download_missing(missing: dict[Path, SequenceFile], host: str) -> None:
 
 
 def print_summary(folder: Path, manifest: dict[str, Any]) -> None:
-    """Print what came out, and what did not and why."""
+    """Print how much each split has, and what was left out and why."""
     print_heading(f"{folder}: ready ({manifest['made_from']['dataset']})")
     rows = [
         [split, count["segments"], count["videos"]] for split, count in manifest["splits"].items()

@@ -15,11 +15,11 @@ from typing import Any
 
 from system.config import parse_assignments
 from system.console import ArgumentParser, file_path, print_line, run, whole_number
-from utils.actions import EVALUATED, act
+from utils.actions import DEFAULT_SPLIT, run_action
 from utils.option_checks import BY_ID, check_options
-from utils.run_config import AS_PREPARED, DEFAULT_MODEL, MOST_SEED, RunConfig, read_run_config
+from utils.run_config import AS_PREPARED, DEFAULT_MODEL, MAX_SEED, RunConfig, read_run_config
 
-# The groups that --help lists the settings of a run in, each by its first.
+# The groups of settings in --help, by the first setting of each.
 _GROUPS = {
     "datadir": "data",
     "model": "model",
@@ -28,101 +28,101 @@ _GROUPS = {
     "device": "running",
     "checkpointdir": "output",
 }
-_VALUES = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # what --help calls a value
+_METAVARS = {"int": "N", "float": "NUMBER", "Path": "PATH"}  # by the type of a field
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line; nothing slow is imported for it."""
+    """Make the parser of the command line, without slow imports."""
     parser = ArgumentParser(description=__doc__)
     actions = parser.add_argument_group("what to do")
     add, add_action = actions.add_argument, actions.add_mutually_exclusive_group().add_argument
     add_action("--train", action="store_true", help="train; without it, evaluate --checkpoint")
     compare = (
-        "train these models, each as it was published, or with the settings of a run.json, and "
-        "write one table; goes on"
+        "train these models, each with its published settings or with those of a run.json, and "
+        "write one table; the same command continues it"
     )
     add_action("--compare", nargs="+", metavar="MODEL|FILE.json", help=compare)
-    ablate = "the same of NHFNet whole, and with each part left out or replaced"
+    ablate = "as --compare, for NHFNet whole and with each part left out or replaced"
     add_action("--ablate", action="store_true", help=ablate)
     tune = (
-        "search among the settings of --model by N trials, on the validation split alone, then "
-        "train and test the best once a seed; goes on"
+        "search for settings of --model in N trials, on the validation split alone, then train "
+        "and test the best once per seed; the same command continues it"
     )
     add_action("--tune", type=whole_number(1), metavar="N", help=tune)
-    worker = "take runs of the --compare, --ablate or --tune in this folder, beside who began it"
+    worker = "help with the --compare, --ablate or --tune of this folder: take runs from it"
     add_action("--worker", type=file_path, metavar="FOLDER", help=worker)
-    table = "write the table of the runs in or below these folders to --resultdir"
+    table = "write a table of the runs in or below these folders to --resultdir"
     add_action("--table", type=file_path, nargs="+", metavar="RUN", help=table)
-    models = "list the models with their settings, and stop"
+    models = "list the models with their settings, then exit"
     add_action("--models", action="store_true", help=models)
-    space = "the settings that --tune searches, and among which values (default: the model's own)"
+    space = "the search space of --tune: settings and their values (default: the model's own)"
     add("--space", type=file_path, metavar="FILE.json", help=space)
     storage = (
-        "the database that hands out the runs of --compare, --ablate and --tune, such as "
+        "the database that assigns the runs of --compare, --ablate and --tune, such as "
         "postgresql+psycopg://HOST/NAME (default: an SQLite file in --checkpointdir)"
     )
     add("--storage", metavar="URL", help=storage)
-    same = "train all models of --compare with one set of settings"
-    add("--same_settings", action="store_true", help=same)
-    split = f"what to evaluate on (default: {EVALUATED})"
-    add("--split", choices=("val", EVALUATED), help=split)
-    robustness = "score --checkpoint with each modality missing, noisy, or shifted in time"
+    same_settings = "train all models of --compare with the same settings"
+    add("--same_settings", action="store_true", help=same_settings)
+    split = f"the split to evaluate (default: {DEFAULT_SPLIT})"
+    add("--split", choices=("val", DEFAULT_SPLIT), help=split)
+    robustness = "score --checkpoint with each modality missing, noisy or shifted in time"
     add("--robustness", action="store_true", help=robustness)
-    beside = "checkpoints that --robustness puts beside --checkpoint"
+    beside = "other checkpoints that --robustness scores too, for comparison"
     add("--beside", type=file_path, nargs="+", default=[], metavar="FILE", help=beside)
     attention = (
-        "with --checkpoint, also draw what the model attended to in the N worst predicted "
-        "segments, or in those of --ids"
+        "with --checkpoint: also draw what the model attends to, in the N segments with the worst "
+        "predictions or in those of --ids"
     )
     add("--attention", type=whole_number(1), nargs="?", const=BY_ID, metavar="N", help=attention)
     ids = (
-        "with --attention: the segments of these ids, as predictions.csv has them; one that "
-        "begins with - as --ids=ID"
+        "with --attention: the ids of the segments, as in predictions.csv; write an id that begins "
+        "with - as --ids=ID"
     )
     add("--ids", nargs="+", action="extend", metavar="ID", help=ids)
     add(
         "--resume",
         metavar="FILE|auto",
-        help="go on from a last.pth; auto: from the run's own in --checkpointdir, if there is one",
+        help="continue from a last.pth; auto: from the one in --checkpointdir, if there is one",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="first remove what an earlier run wrote into --checkpointdir, and nothing else",
+        help="first remove the files of an earlier run from --checkpointdir, and no other files",
     )
-    seed = whole_number(0, MOST_SEED)
+    seed = whole_number(0, MAX_SEED)
     seeds = "train once per seed, in folders seed{N}; report mean and deviation of every score"
     add("--seeds", type=seed, nargs="+", metavar="N", help=seeds)
     config = (
-        "take the settings of a run.json, or those that the model was published with; options "
-        "beside it come first"
+        "take the settings of a run.json, or the published settings of the model; other options "
+        "override them"
     )
     add("--config", type=file_path, metavar="FILE.json|published", help=config)
     predict = (
-        "with --checkpoint, predict this prepared dataset, one of its splits, or a processed "
-        "pickle, with labels or without, to predictions.csv"
+        "with --checkpoint: predict a prepared dataset, one of its splits, or a processed pickle, "
+        "with or without labels, and write predictions.csv"
     )
     add("--predict", type=file_path, metavar="PATH", help=predict)
-    bert = "with --predict: encode a pickle's sentences by this BERT, as dataset_prep.py does"
+    bert = "with --predict: encode a pickle's sentences with this BERT, as dataset_prep.py does"
     add("--bert", metavar="NAME_OR_DIR", help=bert)
     export = (
-        "with --checkpoint, write its model to this file: .safetensors, which loads like a "
+        "with --checkpoint: write its model to this file: .safetensors, which loads like a "
         "checkpoint, or .onnx, for onnxruntime"
     )
     add("--export", type=file_path, metavar="FILE.safetensors|FILE.onnx", help=export)
-    dry_run = "print what would be done and what it costs; nothing is trained or written"
+    dry_run = "print what the command would do and what it costs; train and write nothing"
     add("--dry_run", action="store_true", help=dry_run)
     for field in fields(RunConfig):
         if field.name in _GROUPS:
             group = parser.add_argument_group(_GROUPS[field.name])
         _add_setting(group, field)
-    pdf = "write each picture as a PDF too, beside the PNG, for papers"
+    pdf = "also write each picture as a PDF, beside the PNG, for papers"
     group.add_argument("--pdf", action="store_true", help=pdf)
     return parser
 
 
 def _add_setting(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
-    """Add the option of one field of RunConfig, which is not set unless it is given."""
+    """Add the option of one field of RunConfig; unless it is given, the arguments lack its name."""
     name, default = field.name, field.default
     options = {"dest": name, "default": argparse.SUPPRESS, "help": field.metadata["meaning"]}
     if name == "set":
@@ -135,7 +135,7 @@ def _add_setting(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
         if hasattr(parse, "names"):
             options["metavar"] = "{" + ",".join(parse.names) + "}"
         else:
-            options["metavar"] = _VALUES.get(field.type.split(" ")[0], name.upper())
+            options["metavar"] = _METAVARS.get(field.type.split(" ")[0], name.upper())
         if default is not None:
             options["help"] += f" (default: {default})"
         if name == "finetune_bert":
@@ -144,7 +144,7 @@ def _add_setting(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
 
 
 def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> RunConfig:
-    """Make the run's one configuration: the defaults, --config's values, the command line's."""
+    """Make a run's configuration: the command line overrides --config, --config the defaults."""
     path = arguments["config"]
     if path == Path("published"):
         from models.registry import published_settings
@@ -155,23 +155,24 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
 
         path = find_published(arguments.get("model") or DEFAULT_MODEL)
     config = read_run_config(path) if path else RunConfig()
-    given = {name: arguments[name] for name in vars(config) if name in arguments}
-    if "set" in given:
+    options = {name: arguments[name] for name in vars(config) if name in arguments}
+    if "set" in options:
         from models.registry import config_class
 
-        model = given.get("model") or config.model or DEFAULT_MODEL
-        given["set"] = config.set | parse_assignments(config_class(model), given["set"], "--set")
-    config = replace(config, **given)
+        model = options.get("model") or config.model or DEFAULT_MODEL
+        own_settings = parse_assignments(config_class(model), options["set"], "--set")
+        options["set"] = config.set | own_settings
+    config = replace(config, **options)
     check_options(parser, arguments, config)
-    if arguments["train"] and config.finetune_bert and "finetune_bert" not in given:
-        config = _without_second_text_encoder(config, given)
+    if arguments["train"] and config.finetune_bert and "finetune_bert" not in options:
+        config = _without_second_text_encoder(config, options)
     return config
 
 
-def _without_second_text_encoder(config: RunConfig, given: dict[str, Any]) -> RunConfig:
-    """Take out what --config says of a model whose weights, text encoder and all, are there.
+def _without_second_text_encoder(config: RunConfig, options: dict[str, Any]) -> RunConfig:
+    """Remove --config's --finetune_bert and --set where --checkpoint already has a text encoder.
 
-    What is `given` on the command line stays, and is refused.
+    Those among the command line's `options` stay, and are refused later.
     """
     if config.checkpoint is None:
         return config
@@ -179,48 +180,48 @@ def _without_second_text_encoder(config: RunConfig, given: dict[str, Any]) -> Ru
 
     if read_checkpoint(config.checkpoint).text_encoder is None:
         return config
-    return replace(config, finetune_bert=None, set=config.set if "set" in given else {})
+    return replace(config, finetune_bert=None, set=config.set if "set" in options else {})
 
 
 def parse_study(
     parser: argparse.ArgumentParser, arguments: dict[str, Any]
 ) -> dict[str, RunConfig] | None:
     """Make the configurations that --compare or --ablate trains, by name; None without these."""
-    models, same, config = (arguments[name] for name in ("compare", "same_settings", "config"))
-    if same and not models:
+    models, is_same = arguments["compare"], arguments["same_settings"]
+    if is_same and not models:
         parser.error("--same_settings goes with --compare")
-    if models and ("model" in arguments or (config and not same)):
+    if models and ("model" in arguments or (arguments["config"] and not is_same)):
         parser.error("--compare goes without --model, and with --config for --same_settings only")
     if arguments["ablate"]:
         from utils.studies.ablations import ablations
 
         return ablations(parse_config(parser, arguments))
-    each = {**arguments, "config": config if same else Path("published")}
+    shared = arguments | {"config": arguments["config"] if is_same else Path("published")}
     study: dict[str, RunConfig] = {}
-    for one in models or ():
-        if one.endswith(".json") and not same:
-            name, compared = _of_file(parser, arguments, Path(one).expanduser())
+    for model in models or ():
+        if model.endswith(".json") and not is_same:
+            name, config = _named_run(parser, arguments, Path(model).expanduser())
         else:
-            name, compared = one, parse_config(parser, {**each, "model": one})
+            name, config = model, parse_config(parser, shared | {"model": model})
         if name in study:
-            parser.error(f"--compare: two of them would be called {name}; rename a folder, or file")
-        study[name] = compared
+            parser.error(f"--compare: two runs have the name {name}; rename a folder or a file")
+        study[name] = config
     return study or None
 
 
-def _of_file(
+def _named_run(
     parser: argparse.ArgumentParser, arguments: dict[str, Any], path: Path
 ) -> tuple[str, RunConfig]:
-    """Return what to call the run of a run.json, and its configuration without its places."""
-    config = parse_config(parser, {**arguments, "config": path})
-    places = vars(config).keys() - config.outcome.keys() - arguments.keys()
+    """Return a name for the run of a run.json, and its configuration without its paths."""
+    config = parse_config(parser, arguments | {"config": path})
+    run_specific = vars(config).keys() - config.outcome.keys() - arguments.keys()
     defaults = vars(RunConfig())
     name = path.resolve().parent.name if path.stem == "run" else path.stem
-    return name, replace(config, **{place: defaults[place] for place in places})
+    return name, replace(config, **{setting: defaults[setting] for setting in run_specific})
 
 
 def main() -> None:
-    """Parse, check and call."""
+    """Parse and check the command line, then run the action."""
     parser = build_parser()
     arguments = vars(parser.parse_args())
     if arguments["models"]:
@@ -234,7 +235,7 @@ def main() -> None:
         also_write_pdfs()
     study = parse_study(parser, arguments)
     config = next(iter(study.values())) if study else parse_config(parser, arguments)
-    act(config, study, arguments)
+    run_action(config, study, arguments)
 
 
 if __name__ == "__main__":

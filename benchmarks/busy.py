@@ -1,10 +1,10 @@
-"""Training on a busy machine: the demo's two epochs beside processes that do nothing but count.
+"""Training on a busy machine: two epochs of the demo, beside processes that use a CPU core each.
 
     python -m benchmarks.busy [--beside 0 1 2 4] [--rounds 3]
 
-Whole commands, in seconds: as the program waits by itself, with
-threads that spin as OpenMP has them do by default, with OMP_WAIT_POLICY=passive, and with one
-thread. The last column is the program's time over the best of the others in its row.
+Measures whole commands, in seconds: with the program's own setting of how threads wait, with
+threads that spin as by OpenMP's default, with OMP_WAIT_POLICY=passive, and with one thread. The
+last column is the program's time divided by the best of the others in its row.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ import numpy as np
 from benchmarks import record
 from benchmarks.record import ROOT
 
-WAYS = {
+ENVIRONMENTS = {  # the variables that each column sets
     "this program": {},
     "spinning": {"GOMP_SPINCOUNT": "30000000000"},  # what OMP_WAIT_POLICY=active means
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-COUNT = "n = 0\nwhile True: n += 1"
+BUSY_LOOP = "n = 0\nwhile True: n += 1"
 
 
 @contextmanager
-def counting(processes: int) -> Iterator[None]:
-    """Have so many processes count until the block ends."""
-    counters = [subprocess.Popen([sys.executable, "-c", COUNT]) for _ in range(processes)]
+def busy_processes(count: int) -> Iterator[None]:
+    """Run `count` processes in a busy loop until the block ends."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP]) for _ in range(count)]
     try:
         yield
     finally:
-        for counter in counters:
-            counter.kill()
-            counter.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def seconds(command: list[str], variables: dict[str, str]) -> float:
-    """Return how long a command takes."""
+    """Return how many seconds a command takes with these environment variables."""
     begin = time.perf_counter()
     subprocess.run(command, check=True, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin
@@ -53,7 +53,7 @@ def seconds(command: list[str], variables: dict[str, str]) -> float:
 
 COLUMNS = {
     "processes beside it": "{beside}",
-    **{way: f"{{{way}:.1f}} s" for way in WAYS},
+    **{name: f"{{{name}:.1f}} s" for name in ENVIRONMENTS},
     "this program / best": "{ratio:.2f}",
 }
 
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
-    """Measure row by row, the ways in turn."""
+    """Measure row by row; each round runs all environments in turn."""
     with tempfile.TemporaryDirectory() as folder:
         python, data = sys.executable, ["--datadir", folder]
         prepare = [python, str(ROOT / "dataset_prep.py"), "--demo", *data]
@@ -74,14 +74,14 @@ def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
         seconds(prepare, {})
         seconds(command, {})  # compiles the encoder, and warms the page cache
         for beside in arguments.beside:
-            with counting(beside):
+            with busy_processes(beside):
                 rounds = [
-                    [seconds(command, variables) for variables in WAYS.values()]
+                    [seconds(command, variables) for variables in ENVIRONMENTS.values()]
                     for _ in range(arguments.rounds)
                 ]
-            found = [float(value) for value in np.median(rounds, axis=0)]
-            row = dict(zip(WAYS, found, strict=True))
-            yield {"beside": beside, **row, "ratio": found[0] / min(found[1:])}
+            medians = [float(value) for value in np.median(rounds, axis=0)]
+            row = dict(zip(ENVIRONMENTS, medians, strict=True))
+            yield {"beside": beside, **row, "ratio": medians[0] / min(medians[1:])}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Made-up .csd files, plain and compressed."""
+"""Writes made-up .csd files, plain and compressed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.csd_files import random_video
 FORMS = ("plain", "gzip", "rounded")
 
 
-def made_up(folder: Path, count: int) -> Path:
-    """Write videos in CMU-MOSEI's shape, of random numbers: 75 seconds and 7 segments each."""
+def write_made_up(folder: Path, count: int) -> Path:
+    """Write `count` videos of random numbers in CMU-MOSEI's shape: 75 s and 7 segments each."""
     rng = np.random.default_rng(0)
     names = _videos(count)
     with ExitStack() as stack:
@@ -39,15 +39,15 @@ def made_up(folder: Path, count: int) -> Path:
 
 
 def _videos(count: int) -> list[str]:
-    """Return videos of all folds; beyond these, as in CMU-MOSEI's files, some that are in none."""
-    folds = list(read_folds(MOSEI.folds))
-    inside = np.linspace(0, len(folds) - 1, min(count, len(folds)))
-    return [folds[round(k)] for k in inside] + [f"none{k}" for k in range(count - len(folds))]
+    """Return video ids from all folds; if `count` is larger, some in no fold, as CMU-MOSEI has."""
+    videos = list(read_folds(MOSEI.folds))
+    chosen = np.linspace(0, len(videos) - 1, min(count, len(videos)))
+    return [videos[round(k)] for k in chosen] + [f"none{k}" for k in range(count - len(videos))]
 
 
 @contextmanager
 def in_form(csd: Path, form: str) -> Iterator[Path]:
-    """Give the folder with the files in `form`, one of FORMS."""
+    """Yield a folder with the files of `csd` in `form`, one of FORMS."""
     if form == "plain":
         yield csd
         return
@@ -71,17 +71,17 @@ def in_form(csd: Path, form: str) -> Iterator[Path]:
 def write_compressed(
     file: h5py.File, path: str, values: np.ndarray, threads: ThreadPoolExecutor
 ) -> None:
-    """Write a dataset as HDF5 compresses it at level 9, which does so in one thread."""
+    """Write a dataset as HDF5 does at compression level 9, but in several threads."""
     gzip = {"compression": "gzip", "compression_opts": 9}
     dataset = file.create_dataset(path, values.shape, values.dtype, **gzip)
     shape = dataset.chunks
-    places = list(product(*map(range, [0, 0], values.shape, shape)))
+    offsets = list(product(*map(range, [0, 0], values.shape, shape)))
 
-    def content(place: tuple[int, ...]) -> bytes:  # h5py's lock is with who loops over a file
+    def compressed(offset: tuple[int, int]) -> bytes:  # without h5py: its lock may be held
+        part = values[offset[0] :, offset[1] :][: shape[0], : shape[1]]
         chunk = np.zeros(shape, values.dtype)
-        part = values[tuple(slice(n, n + size) for n, size in zip(place, chunk.shape, strict=True))]
-        chunk[tuple(map(slice, part.shape))] = part
+        chunk[: part.shape[0], : part.shape[1]] = part
         return zlib.compress(chunk.tobytes(), 9)
 
-    for place, stored in zip(places, threads.map(content, places), strict=True):
-        dataset.id.write_direct_chunk(place, stored)
+    for offset, content in zip(offsets, threads.map(compressed, offsets), strict=True):
+        dataset.id.write_direct_chunk(offset, content)

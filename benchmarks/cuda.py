@@ -1,11 +1,11 @@
-"""All that is to be measured on a GPU, in one command without network, under ten minutes.
+"""All measurements that need a GPU, in one command without network, in under ten minutes.
 
     python benchmarks/cuda.py [--minutes 9] [--parts PART ...] [--json FILE]
 
 Runs the tests that need CUDA; training and evaluation against eager PyTorch; text features against
 pytorch_pretrained_bert one sentence at a time; ten epochs on a made-up CMU-MOSEI; and a profile of
-training steps. Each part is a process of its own; one that fails, or for which no time is left,
-says so, and the others go on. `--device cpu --small` goes through it in miniature.
+training steps. Each part is a separate process; if one fails, or has no time left, its row says
+so, and the others still run. `--device cpu --small` runs all parts in miniature.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from benchmarks.record import ROOT, Row
 from benchmarks.sides import Case, Setting, fast_model, write_split
 
 SPLITS = {"train": 16_322, "val": 1_871, "test": 4_659}
-CASES = {  # an evaluation is of the whole test split, a training of a part of an epoch
+CASES = {  # an evaluation covers the whole test split, a training a part of an epoch
     "train": ["50@16x30", "50@128x8", "50@1024x3"],
     "evaluate": ["50@16x291", "50@128x36", "50@1024x5"],
 }
 COLUMNS = {"part": "{part}", "what": "{what}", "found": "{found}", "goal": "{goal}"}
-_KINDS = {  # of kernels, by what their names hold
+_KINDS = {  # of kernels, by regular expressions for their names
     "arithmetic": r"gemm|gemv|cutlass|lstm|rnn|conv|attention|dot",
     "memory moved": r"mem(cpy|set)|copy|cat|fill|transpose|elementwise|index|gather",
 }
 
 
 class Command:
-    """Starts commands until the time is up."""
+    """Runs commands until the time of all is used up."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.device, self.is_small = arguments.device, arguments.small
@@ -50,13 +50,13 @@ class Command:
 
     def run(self, *command: object) -> str:
         """Return what a command prints; raises RuntimeError with its last line."""
-        left = self._end - time.monotonic()
-        if left < 1:
+        limit = self._end - time.monotonic()
+        if limit < 1:
             raise RuntimeError("no time was left")
         words = [sys.executable, *map(str, command)]
         try:
             done = subprocess.run(
-                words, cwd=ROOT, capture_output=True, text=True, timeout=left, errors="replace"
+                words, cwd=ROOT, capture_output=True, text=True, timeout=limit, errors="replace"
             )
         except subprocess.TimeoutExpired as error:
             raise RuntimeError("the time was up") from error
@@ -76,14 +76,14 @@ class Command:
 
 def tests(command: Command) -> Iterator[Row]:
     """Run the tests that need CUDA."""
-    places = [
+    paths = [
         path
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
         if "from tests.cuda import" in path.read_text(encoding="utf-8")
     ]
     options = ["-m", "cuda", "-p", "no:cacheprovider", "--disable-warnings"]
     options += [] if command.is_small else ["-n", 4]
-    output = command.run("-m", "pytest", *options, *places[: 1 if command.is_small else None])
+    output = command.run("-m", "pytest", *options, *paths[: 1 if command.is_small else None])
     yield {"what": "tests", "found": output.strip().splitlines()[-1].strip("= ")}
 
 
@@ -127,15 +127,15 @@ def epochs(command: Command) -> Iterator[Row]:
 
 
 def profile(command: Command) -> Iterator[Row]:
-    """Give the shares of a training step's time."""
+    """Measure the shares of a training step's time."""
     steps = 1 if command.is_small else 20
     output = command.run("benchmarks/cuda.py", "--profile", steps, command.device)
-    for what, found in json.loads(output.splitlines()[-1]).items():
-        yield {"what": f"a step of 16: {what}", "found": found}
+    for kind, share in json.loads(output.splitlines()[-1]).items():
+        yield {"what": f"a step of 16: {kind}", "found": share}
 
 
 def profile_here(steps: int, device: torch.device) -> dict[str, str]:
-    """Profile a pass of so many steps in this process; figures by name."""
+    """Profile a pass of so many steps in this process; returns the shares of time by kind."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -155,8 +155,8 @@ def profile_here(steps: int, device: torch.device) -> dict[str, str]:
         if event.key.startswith(("cudaLaunch", "cudaGraphLaunch", "cuLaunch")):
             spent["launches"] += event.self_cpu_time_total
         elif on_device := event.self_device_time_total:
-            found = [kind for kind, form in _KINDS.items() if re.search(form, event.key, re.I)]
-            spent[found[0] if found else "other kernels"] += on_device
+            kinds = [kind for kind, form in _KINDS.items() if re.search(form, event.key, re.I)]
+            spent[kinds[0] if kinds else "other kernels"] += on_device
     return {kind: f"{100 * time_spent / whole:.1f} %" for kind, time_spent in spent.items()}
 
 
@@ -175,14 +175,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=9, help="in all (default 9)")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--small", action="store_true", help="in miniature, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="in miniature, to test that it runs")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     """Run the parts."""
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit(
-            "error: PyTorch finds no CUDA device here; --device cpu --small goes through it all"
+            "error: PyTorch finds no CUDA device here; to test the parts, --device cpu --small"
         )
     command = Command(arguments)
     for name in arguments.parts:

@@ -1,8 +1,8 @@
-"""NHFNet as code of its kind is commonly written, from the computation's definition.
+"""NHFNet as such models are commonly written, directly from the definition.
 
-Plain eager PyTorch: time comes first in the tensors, heads lie in the batch of `bmm`, texts go
-through `nn.LSTM`, every pass computes all its tokens, position tables are made anew, dropout draws
-its masks. This is what the program's speed is compared with.
+Plain eager PyTorch: time is the tensors' first dimension, heads are part of the batch of `bmm`,
+texts go through `nn.LSTM`, every pass computes all its tokens and new position tables, and dropout
+draws masks. This is the baseline for the program's speed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Encoder(nn.Module):
 
 
 class EagerNHFNet(nn.Module):
-    """NHFNet of the paper's sizes; its parameters have the names of `models.NHFNet`."""
+    """NHFNet with the paper's sizes; its parameters have the names of `models.NHFNet`."""
 
     def __init__(
         self, visual_width: int = 35, audio_width: int = 74, text_width: int = 768

@@ -3,9 +3,9 @@
     python -m benchmarks.evaluate [--cases 50@16x12 50@128 500/375@16] [--rounds 7] [--device cpu]
                                   [--precision float32]
 
-A case is rows of audio/visual and the batch; the paper's two experiments have 50, and 500/375.
+A case is rows of audio/visual and a batch size; the paper's experiments have 50 and 500/375 rows.
 
-Data of CMU-MOSEI's shape is made up. Peak memory is of a process that does a round alone.
+Data of CMU-MOSEI's shape is made up. Peak memory is that of a process that runs only one round.
 """
 
 from __future__ import annotations

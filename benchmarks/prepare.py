@@ -3,16 +3,15 @@
     python -m benchmarks.prepare [CSD_DIR] [--alignment segment word]
                                  [--forms plain gzip rounded] [--videos 20 330]
 
-CSD_DIR holds the four .csd files of CMU-MOSEI; without it, made-up videos are prepared, of
-CMU-MOSEI's mean length: 3,293 are as many as it has, for which a folder on a disk with 20 GB is
-wanted (TMPDIR). Other forms than `plain` are copies, compressed as the CMU SDK does it (level 9,
-HDF5's own chunks); `rounded` ones have audio and visual features of three decimals, which compress
-better. Each side runs in a process of its own, as a whole: start, reading, aligning and writing
-the arrays. Memory is that of all its processes, looked at every 20 ms (Linux), and processor time
-that of all too. The literal aligner loads the files first, as the CMU SDK does, and loops over rows
-and words in Python: it takes part on plain files of up to 60 videos. Beside compressed files stands
-what decompressing the needed chunks takes alone, from memory into memory, in as many threads as the
-process may use processors.
+CSD_DIR holds the four .csd files of CMU-MOSEI. Without it, made-up videos of its mean length are
+prepared; CMU-MOSEI has 3,293, for which TMPDIR needs 20 GB. Forms other than `plain` are copies,
+compressed as by the CMU SDK (level 9, HDF5's own chunks); in `rounded` ones, audio and visual
+features have three decimals, which compress better. Each side runs as a whole in a separate
+process: start, reading, aligning and writing the arrays. Memory, measured every 20 ms (Linux), and
+processor time are those of all its processes. The literal aligner first loads the files, as the
+CMU SDK does, and then loops over rows and words in Python; it runs on plain files of up to 60
+videos. For compressed files, the table also has the time to decompress only the needed chunks, from
+memory to memory, with one thread for each usable processor.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ import h5py
 import numpy as np
 
 from benchmarks import record
-from benchmarks.csd_forms import FORMS, in_form, made_up
+from benchmarks.csd_forms import FORMS, in_form, write_made_up
 from benchmarks.record import ROOT
 from data.fetching.server import MOSEI
 from data.formats import chunks
@@ -48,7 +47,7 @@ from tests.plain import plain_segments, plain_word_segments
 
 
 def literal(csd: Path, alignment: str, out: Path) -> None:
-    """Align with loops, everything in memory."""
+    """Align in loops, with all data in memory, and write the arrays into `out`."""
     sequences = {kind: load(csd / source.name) for kind, source in MOSEI.sequences.items()}
     align = plain_word_segments if alignment == "word" else plain_segments
     split_of = read_folds(MOSEI.folds)
@@ -71,60 +70,60 @@ def load(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def run(command: list[str]) -> tuple[float, float, float]:
-    """Run a command; its wall and processor seconds, and its processes' peak memory in MB."""
+    """Run a command; returns its wall and CPU seconds, and its processes' peak memory in MB."""
     begin, before, peak = time.perf_counter(), os.times(), 0.0
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=ROOT, **quiet) as process:
         while process.poll() is None:
             peak = max(peak, memory_of(process.pid))
             time.sleep(0.02)
-        taken, after = time.perf_counter() - begin, os.times()
+        seconds, after = time.perf_counter() - begin, os.times()
     if process.returncode:
         raise SystemExit(f"{command} ended with exit code {process.returncode}")
-    return taken, sum(after[2:4]) - sum(before[2:4]), peak  # of children
+    return seconds, sum(after[2:4]) - sum(before[2:4]), peak  # 2 and 3: times of child processes
 
 
 def memory_of(pid: int) -> float:
-    """Return the memory of a process and those that it started, in MB; what they share, once."""
+    """Return the memory of a process and its children in MB; shared memory counts once."""
     total, folder = 0.0, Path(f"/proc/{pid}")
     try:
         children = (folder / f"task/{pid}/children").read_text().split()
-        for own in (pid, *children):
-            rollup = Path(f"/proc/{own}/smaps_rollup").read_text()
+        for process in (pid, *children):
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
             total += int(re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[1]) / 1024
-    except (OSError, TypeError):  # it has ended meanwhile
+    except (OSError, TypeError):  # a process has ended in the meantime
         return 0.0
     return total
 
 
 def decompressing(csd: Path, alignment: str, rounds: int) -> float:
-    """Measure decompressing alone what an alignment needs; median seconds."""
+    """Return the median seconds of only decompressing the chunks that an alignment needs."""
     needed: list[tuple[bytes, int]] = []
 
-    def note(content: memoryview, size: int) -> bytes | bytearray:
+    def record_chunk(content: memoryview, size: int) -> bytes | bytearray:
         needed.append((bytes(content), size))
         return inflate(content, size)
 
     paths = {kind: csd / source.name for kind, source in MOSEI.sequences.items()}
     with (
-        patch.object(chunks, "inflate", note),
-        patch.object(segments, "map_forked", map),  # what other processes note would be lost
+        patch.object(chunks, "inflate", record_chunk),
+        patch.object(segments, "map_forked", map),  # other processes would keep their own list
         Sequences(MOSEI, paths) as sequences,
     ):
         for _ in sequences.segments(read_folds(MOSEI.folds), alignment, ALIGNED_LENGTHS, Counter()):
             pass
 
-    def share(first: int) -> None:
+    def inflate_share(first: int) -> None:
         for content, size in needed[first::cpus]:
             inflate(content, size)
 
-    cpus, taken = usable_cpus(), []
+    cpus, rounds_seconds = usable_cpus(), []
     with ThreadPoolExecutor(cpus) as executor:
         for _ in range(rounds):
             begin = time.perf_counter()
-            list(executor.map(share, range(cpus)))
-            taken.append(time.perf_counter() - begin)
-    return float(np.median(taken))
+            list(executor.map(inflate_share, range(cpus)))
+            rounds_seconds.append(time.perf_counter() - begin)
+    return float(np.median(rounds_seconds))
 
 
 COLUMNS = {
@@ -137,7 +136,7 @@ COLUMNS = {
     "literal aligner": "{slow}",
     "times as fast": "{ratio}",
 }
-LITERAL_MOST = 60  # videos
+MAX_LITERAL_VIDEOS = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +156,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[record.Row]:
         sys.exit()  # without a table
     for videos in arguments.videos if arguments.csd is None else (None,):
         with tempfile.TemporaryDirectory() as folder:
-            csd = arguments.csd.resolve() if videos is None else made_up(Path(folder), videos)
+            csd = arguments.csd.resolve() if videos is None else write_made_up(Path(folder), videos)
             for form in arguments.forms:
                 with in_form(csd, form) as files:
                     for alignment in arguments.alignment:
@@ -174,16 +173,14 @@ def compare(csd: Path, form: str, alignment: str, rounds: int) -> record.Row:
     if form != "plain":
         bound = decompressing(csd, alignment, rounds)
         alone = f"{bound:.2f} s (1 to {seconds / bound:.1f})"
-    elif videos <= LITERAL_MOST:
+    elif videos <= MAX_LITERAL_VIDEOS:
         with tempfile.TemporaryDirectory() as out:
             options = [str(csd), "--alignment", alignment, "--literal", out]
-            taken, _, memory = run([sys.executable, "-m", "benchmarks.prepare", *options])
-        slow, ratio = f"{taken:.2f} s, {memory:.0f} MB", f"{taken / seconds:.1f}"
-    return {
-        **{"videos": videos, "form": form, "alignment": alignment, "seconds": seconds},
-        **{"processor": processor, "memory": fast[:, 2].max(), "alone": alone},
-        **{"slow": slow, "ratio": ratio},
-    }
+            slow_seconds, _, memory = run([sys.executable, "-m", "benchmarks.prepare", *options])
+        slow, ratio = f"{slow_seconds:.2f} s, {memory:.0f} MB", f"{slow_seconds / seconds:.1f}"
+    row = {"videos": videos, "form": form, "alignment": alignment, "seconds": seconds}
+    row |= {"processor": processor, "memory": fast[:, 2].max(), "alone": alone}
+    return row | {"slow": slow, "ratio": ratio}
 
 
 def fast_run(csd: Path, alignment: str) -> tuple[float, float, float]:

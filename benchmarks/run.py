@@ -1,7 +1,7 @@
-"""Run the benchmarks, keep what they found in results.json, and set README.md's tables from it.
+"""Runs the benchmarks, saves their records in results.json, and writes README.md's tables from it.
 
-python -m benchmarks.run [NAME ...]     all, or those named
-python -m benchmarks.run --check        only tell whether README.md agrees with results.json
+python -m benchmarks.run [NAME ...]     run all benchmarks, or these
+python -m benchmarks.run --check        only check that README.md agrees with results.json
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(?:.*?\n)??(<!-- end -->)", re.DO
 
 
 def rendered(page: str, results: dict[str, Record]) -> str:
-    """Return the page with each of its tables as the results have it."""
+    """Return the page with each of its tables replaced by that of the results."""
 
-    def table(place: re.Match[str]) -> str:
-        record = results.get(place[2])
-        text = "Not measured yet." if record is None else markdown(record)
-        return f"{place[1]}{text}\n{place[3]}"
+    def table(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        text = markdown(results[name]) if name in results else "Not measured yet."
+        return f"{begin}{text}\n{end}"
 
     return _TABLE.sub(table, page)
 
 
-def measured(name: str) -> Record:
-    """Run one benchmark in a process of its own."""
+def run_benchmark(name: str) -> Record:
+    """Run one benchmark in a separate process; returns its record."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(path)]
@@ -44,13 +44,13 @@ def measured(name: str) -> Record:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file's text, whole or not at all."""
+    """Replace a file's text atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
-    """Measure and write after each benchmark, so that nothing found is lost."""
+    """Run the benchmarks, and write both files after each, so that no result is lost."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,11 +65,12 @@ def main() -> None:
         page = PAGE.read_text(encoding="utf-8")
         if page != rendered(page, results):
             sys.exit(
-                f"error: {PAGE} is not what {RESULTS.name} says; set it by python -m benchmarks.run"
+                f"error: the tables of {PAGE} differ from {RESULTS.name}; to write them, run "
+                "python -m benchmarks.run NAME"
             )
         return
     for name in arguments.names or BENCHMARKS:
-        results[name] = measured(name)
+        results[name] = run_benchmark(name)
         write(RESULTS, json.dumps(results, indent=1) + "\n")
         write(PAGE, rendered(PAGE.read_text(encoding="utf-8"), results))
 

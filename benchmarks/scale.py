@@ -1,16 +1,15 @@
-"""Scale: time a sample and peak memory against the number of segments.
+"""Scale: time per sample and peak memory against the number of segments.
 
     python -m benchmarks.scale [--segments 10000 40000 160000] [--text_width 768]
                                [--batch_size 16] [--steps 200] [--folder DIR]
 
-Data of CMU-MOSEI's shape is made up, one size at a time, in a folder within DIR that is removed
-afterwards. Loading, training and evaluation are measured each in a
-process of its own, on the CPU: `steps` batches with rows drawn from the whole file, which is not
-in the page cache, as a file larger than memory cannot be; medians of three processes. As many
-segments are evaluated, in the batches that main_msaf.py takes. What is done once for a whole pass
-(opening the split, the order of an epoch, the scores at its end) is done for all segments: it
-counts in the peak memory, and in the time by its share for one sample.
-Draws benchmarks/scale.png besides.
+Data of CMU-MOSEI's shape is made up, one size at a time, in a folder in DIR that is removed
+afterwards. Loading, training and evaluation are each measured on the CPU, as medians of three
+separate processes: `steps` batches with rows drawn from the whole file, which is first evicted from
+the page cache, because a file larger than memory is not there either. Evaluation takes as many
+segments, in the batches that main_msaf.py takes. What is done once for a whole pass (opening the
+split, the order of an epoch, the scores at its end) is done for all segments: it counts in full in
+the peak memory, and divided by the number of segments in the time. Also draws benchmarks/scale.png.
 """
 
 from __future__ import annotations
@@ -56,9 +55,9 @@ _WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """What a kind of work costs on a split of some size."""
+    """The cost of one kind of work on a split of one size."""
 
-    milliseconds: float  # a sample
+    milliseconds: float  # per sample
     megabytes: float  # peak resident memory
 
 
@@ -66,7 +65,7 @@ Costs = dict[str, dict[int, Cost]]  # by kind of work and number of segments
 
 
 def load(steps: int, setting: Setting) -> float:
-    """Return the seconds a sample of loading batches and doing nothing with them."""
+    """Return the seconds per sample of only loading batches."""
     split, rng = open_split(setting), np.random.default_rng(0)
 
     def one_round(steps: int) -> float:
@@ -81,17 +80,18 @@ def load(steps: int, setting: Setting) -> float:
 
 
 def train(steps: int, setting: Setting) -> float:
-    """Return the seconds a sample of training: the last `steps` of an epoch."""
+    """Return the seconds per sample of training: the last `steps` of an epoch."""
     split = open_split(setting)
     model = fast_model(setting, split.widths["text"])
     splits = {"train": split}
     trainer = Trainer(model, splits, SENTIMENT, setting.config, setting.options, data={})
-    whole = len(setting.options.rows(np.arange(len(split))))
+    epoch_steps = len(setting.options.rows(np.arange(len(split))))
 
     def one_round(steps: int) -> float:
-        before = torch.randn(min((whole - steps) * setting.batch_size, len(split)), 1)
-        trainer.state.begin_epoch(trainer.state.epoch + 1)  # another one has another order
-        trainer.state.step, trainer.state.predicted = whole - steps, [before]
+        first_step = epoch_steps - steps
+        predicted = torch.randn(min(first_step * setting.batch_size, len(split)), 1)
+        trainer.state.begin_epoch(trainer.state.epoch + 1)  # each epoch has another order
+        trainer.state.step, trainer.state.predicted = first_step, [predicted]
         _evict(setting.folder)
         begin = time.perf_counter()
         trainer.run_pass()
@@ -101,17 +101,17 @@ def train(steps: int, setting: Setting) -> float:
 
 
 def predict(steps: int, setting: Setting) -> float:
-    """Return the seconds a sample of evaluating as many segments, drawn at random."""
+    """Return the seconds per sample of evaluating as many segments, drawn at random."""
     split, rng = open_split(setting), np.random.default_rng(0)
     model = fast_model(setting, split.widths["text"])
     options = evaluation_options(setting.options, split)
 
     def one_round(steps: int) -> float:
         begin = time.perf_counter()
-        # What evaluating all segments sets up, puts together and scores.
+        # What an evaluation of all segments does once: start loading, gather and score predictions.
         next(iter(batches(split, None, options)))
-        mine = torch.from_numpy(rng.standard_normal((len(split), 1), dtype=np.float32))
-        score(split.labels[:, :1], gather_rows(mine, len(split), options))
+        predicted = torch.from_numpy(rng.standard_normal((len(split), 1), dtype=np.float32))
+        score(split.labels[:, :1], gather_rows(predicted, len(split), options))
         seconds = time.perf_counter() - begin
         if steps:
             rows = rng.choice(len(split), steps * setting.batch_size, replace=False)
@@ -125,7 +125,7 @@ def predict(steps: int, setting: Setting) -> float:
 
 
 class _SomeSegments(Split):
-    """The given rows of a split, as a split."""
+    """A split of only the given rows of another one."""
 
     def __init__(self, split: Split, rows: np.ndarray) -> None:
         vars(self).update(vars(split))
@@ -140,7 +140,7 @@ class _SomeSegments(Split):
 
 
 def _seconds_a_sample(one_round: Callable[[int], float], steps: int, setting: Setting) -> float:
-    """Return a step's seconds by sample, and a sample's share of what a pass does once."""
+    """Return a step's seconds per sample, plus a sample's share of what a pass does once."""
     one_round(_WARM_UP_STEPS)
     begin = time.perf_counter()
     segments = len(open_split(setting))
@@ -150,7 +150,7 @@ def _seconds_a_sample(one_round: Callable[[int], float], steps: int, setting: Se
 
 
 def _evict(folder: Path) -> None:
-    """Have the system forget what it holds of the files, which are on disk."""
+    """Evict a folder's files from the system's page cache; they must already be on disk."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -180,12 +180,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> list[record.Row]:
-    """Measure each size, and draw."""
+    """Measure each size, and draw the plot."""
     sizes = sorted(set(arguments.segments))
-    drawn = arguments.steps * arguments.batch_size
-    if drawn > sizes[0]:
-        raise InputError(f"{drawn:,} segments in --steps batches, expected at most {sizes[0]:,}")
-    _check_room(arguments.folder, split_bytes(sizes[-1], arguments.text_width))
+    count = arguments.steps * arguments.batch_size
+    if count > sizes[0]:
+        raise InputError(f"{count:,} segments in --steps batches, expected at most {sizes[0]:,}")
+    _check_free_space(arguments.folder, split_bytes(sizes[-1], arguments.text_width))
     costs: Costs = {name: {} for name in WORK}
     for segments in sizes:
         with tempfile.TemporaryDirectory(prefix="made_up_", dir=arguments.folder) as name:
@@ -201,13 +201,13 @@ def measure(arguments: argparse.Namespace) -> list[record.Row]:
 
 
 def _row(costs: Costs, segments: int, smallest: int) -> record.Row:
-    """Put one size's costs beside those of the smallest."""
+    """Return one size's costs, and their ratios to those of the smallest size."""
     row: record.Row = {"segments": segments}
     for kind, by_size in costs.items():
-        cost, first = by_size[segments], by_size[smallest]
+        cost, base = by_size[segments], by_size[smallest]
         row[f"{kind}_ms"], row[f"{kind}_mb"] = cost.milliseconds, cost.megabytes
-        row[f"{kind}_times"] = cost.milliseconds / first.milliseconds
-        row[f"{kind}_memory"] = cost.megabytes / first.megabytes
+        row[f"{kind}_times"] = cost.milliseconds / base.milliseconds
+        row[f"{kind}_memory"] = cost.megabytes / base.megabytes
     return row
 
 
@@ -217,7 +217,7 @@ def _cost(work: Callable[[Setting], float], setting: Setting) -> Cost:
     return Cost(float(1e3 * seconds), float(megabytes))
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_free_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     message = f"{needed / 1e9:,.1f} GB are needed in {folder}, {free / 1e9:,.1f} GB are free"
     if free < 1.02 * needed:

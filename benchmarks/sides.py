@@ -1,8 +1,8 @@
-"""What benchmarks/train.py and benchmarks/evaluate.py share; benchmarks/scale.py takes part of it.
+"""What benchmarks/train.py and benchmarks/evaluate.py share; benchmarks/scale.py also uses it.
 
 Three sides run in one process, in turn, round after round; a round is a whole pass over a made-up
-split, loading included. The first is benchmarks/eager.py, loading one segment at a time; then come
-this program on PyTorch's operators, and on its C++ encoders and LSTMs.
+split, loading included. The sides are benchmarks/eager.py, which loads one segment at a time, this
+program with PyTorch's operators, and this program with its C++ encoders and LSTMs.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ Lengths = dict[str, int]  # rows of a segment, by modality
 
 _WIDTHS = {"visual": 35, "audio": 74, "text": 768}
 ALIGNED: Lengths = {"visual": 50, "audio": 50, "text": 50}
-_WRITTEN_AT_ONCE = 256  # segments
+_BLOCK_SIZE = 256  # segments
 _MEGABYTE = 2**20
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured."""
+    """The data, the device and the precision of a measurement."""
 
     folder: Path  # the made-up split
     batch_size: int
@@ -58,12 +58,12 @@ class Setting:
 
     @property
     def options(self) -> LoaderOptions:
-        """How the program loads."""
+        """The program's options for loading."""
         return make_options(self.config, SINGLE_PROCESS)
 
     @property
     def config(self) -> RunConfig:
-        """How the program trains."""
+        """The program's run configuration."""
         return RunConfig(
             device=str(self.device),
             batch_size=self.batch_size,
@@ -81,7 +81,7 @@ Side = Callable[[Setting], OnePass]
 
 
 class OneSegment(Dataset):
-    """One segment at a time, as the arrays hold it."""
+    """A dataset that reads one segment at a time from the arrays."""
 
     def __init__(self, folder: Path) -> None:
         self.arrays = {kind: np.load(folder / name, "r") for kind, name in BATCH_FILES.items()}
@@ -107,7 +107,7 @@ def new_model(text_width: int = _WIDTHS["text"]) -> nn.Module:
 
 
 def fast_model(setting: Setting, text_width: int = _WIDTHS["text"]) -> nn.Module:
-    """Return that model as the program runs it."""
+    """Return the model of `new_model` as the program runs it."""
     return accelerate(new_model(text_width), device=setting.device).to(setting.device)
 
 
@@ -123,15 +123,16 @@ def open_split(setting: Setting) -> Split:
     return Split(setting.folder)
 
 
-# A pass over CMU-MOSEI has 1,020 steps of 16: what is done once a pass hardly counts there. Longer
-# segments in larger batches outgrow a laptop's memory.
+# A pass over CMU-MOSEI has 1,020 steps of 16, so the work done once a pass hardly counts. Longer
+# segments in larger batches do not fit into a laptop's memory.
 CASES = ("50@16x12", "50@128", "500/375@16")
 
 
 class Case:
-    """What `ROWS@BATCH` or `ROWS@BATCHxSTEPS` means.
+    """A case from `ROWS@BATCH` or `ROWS@BATCHxSTEPS`.
 
-    Rows of audio and visual, "500/375" or one number, a batch, and batches a round.
+    ROWS are those of audio and visual, "500/375" or one number for both; BATCH is the batch size,
+    STEPS the number of batches a round.
     """
 
     def __init__(self, text: str) -> None:
@@ -146,7 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of both benchmarks."""
     add = parser.add_argument
     cases = "rows of audio/visual, a batch, and batches a round (3; on CUDA take more)"
-    default = [*map(Case, CASES)]
+    default = list(map(Case, CASES))
     add("--cases", type=Case, nargs="+", default=default, metavar="ROWS@BATCHxSTEPS", help=cases)
     add("--rounds", type=int, default=7, help="default 7")
     add("--device", default="cpu")
@@ -169,7 +170,7 @@ def measure(eager: Side, program: Program, arguments: argparse.Namespace) -> Ite
     """Measure the three sides in each case."""
     device = pick_device(arguments.device)
     sides = {"eager": eager, "native": partial(_with_model, program, is_native=True)}
-    if device.type == "cpu":  # where there is C++
+    if device.type == "cpu":  # the C++ code runs on CPUs only
         sides["plain"] = partial(_with_model, program, is_native=False)
     for case in arguments.cases:
         with tempfile.TemporaryDirectory() as name:
@@ -177,7 +178,7 @@ def measure(eager: Side, program: Program, arguments: argparse.Namespace) -> Ite
             setting = Setting(folder, case.batch_size, device, arguments.precision)
             write_split(folder, case.batch_size * case.steps, lengths=case.lengths)
             row: Row = {"rows": case.rows, "batch_size": case.batch_size}
-            yield row | _costs(sides, setting, case.steps, arguments.rounds)
+            yield row | _measure_costs(sides, setting, case.steps, arguments.rounds)
 
 
 def _with_model(program: Program, setting: Setting, is_native: bool) -> OnePass:
@@ -188,7 +189,7 @@ def _moved_model(setting: Setting) -> nn.Module:
     return new_model().to(setting.device)
 
 
-def _costs(sides: dict[str, Side], setting: Setting, steps: int, rounds: int) -> Row:
+def _measure_costs(sides: dict[str, Side], setting: Setting, steps: int, rounds: int) -> Row:
     peaks = {name: run_alone(partial(_one_pass, side), setting)[1] for name, side in sides.items()}
     passes = {name: side(setting) for name, side in sides.items()}
     for one_pass in passes.values():  # warm up
@@ -223,8 +224,8 @@ def write_split(
         NpyWriter(folder / TEXT_FILE, text_shape) as text,
         progress(total=segments, desc="Making data up", unit="segment") as bar,
     ):
-        for begin in range(0, segments, _WRITTEN_AT_ONCE):
-            numbers = range(begin, min(begin + _WRITTEN_AT_ONCE, segments))
+        for first in range(0, segments, _BLOCK_SIZE):
+            numbers = range(first, min(first + _BLOCK_SIZE, segments))
             arrays = {
                 kind: rng.standard_normal((len(numbers), *shape), dtype=np.float32)
                 for kind, shape in shapes.items()
@@ -238,10 +239,10 @@ def write_split(
 
 
 def split_bytes(segments: int, text_width: int) -> int:
-    """Return how much `write_split` writes of aligned segments, to the percent."""
+    """Return how many bytes `write_split` writes for aligned segments, within one percent."""
     widths = _WIDTHS | {"text": text_width}
     numbers = sum(ALIGNED[kind] * widths[kind] for kind in widths) + 7
-    return segments * (4 * numbers + 60)  # a float32, a row of the table
+    return segments * (4 * numbers + 60)  # float32 arrays, and a row of the segment table
 
 
 def _seconds(one_pass: OnePass, device: torch.device) -> float:
@@ -257,9 +258,9 @@ def _one_pass(side: Side, setting: Setting) -> None:
 
 
 def run_alone(function: Callable[[Setting], Value], setting: Setting) -> tuple[Value, float]:
-    """Return what `function` gives in a process of its own, and that one's peak memory in MB.
+    """Run `function` in a separate process; returns its result and the peak memory in MB.
 
-    Where the setting's device is a GPU, it is the memory there, and this process does it.
+    If the setting's device is a GPU, it runs in this process, and the memory is the GPU's.
     """
     if setting.device.type == "cuda":
         before = torch.cuda.memory_allocated(setting.device)
@@ -275,6 +276,6 @@ def _with_peak_memory(
     function: Callable[[Setting], Value], setting: Setting
 ) -> tuple[Value, float]:
     result = function(setting)
-    # Linux: getrusage would count what the parent held when it started this process.
+    # On Linux, getrusage would include the parent's memory at the start of this process.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return result, int(status.partition("VmHWM:")[2].split()[0]) * 1024 / _MEGABYTE

@@ -2,9 +2,9 @@
 
     python -m benchmarks.text [--sentences 64] [--rounds 3] [--device cpu]
 
-All run in this process, in turn, on a BERT of bert-base's size with random weights. Beside them
-runs the product of two matrices of 4,096 x 4,096 values, in the way's precision: what the machine
-can do. The arithmetic is that of all 50 positions, as the first way does it.
+All run in this process, in turn, on a BERT of bert-base's size with random weights. The table also
+has the speed of a product of two matrices of 4,096 x 4,096 values in the same precision, as the
+machine's limit. Operations are counted for all 50 positions, which the first way computes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from system import onednn
 from system.devices import PRECISIONS
 
 WORDS = [f"word{n}" for n in range(500)]
-_FIRST = "pytorch_pretrained_bert, one at a time"
-_LARGE = 4096
+_BASELINE = "pytorch_pretrained_bert, one at a time"
+_LARGE = 4096  # rows and columns of a large matrix
 
 
 def write_bert(folder: Path) -> BertModel:
-    """Write, and return, a BERT of bert-base's size with random weights."""
+    """Write and return a BERT of bert-base's size with random weights."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     config = BertConfig(30522)
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def write_bert(folder: Path) -> BertModel:
 
 
 def seconds_of(function: Callable[[], object], device: str) -> float:
-    """Time one call, the device's work included."""
+    """Return the seconds of one call, including the device's work."""
     begin = time.perf_counter()
     function()
     if device != "cpu":
@@ -55,14 +55,14 @@ def seconds_of(function: Callable[[], object], device: str) -> float:
 
 
 def sentence_flops(config: BertConfig) -> int:
-    """Return the additions and multiplications of a sentence of TEXT_LENGTH positions."""
+    """Return the number of additions and multiplications for TEXT_LENGTH positions."""
     width, length = config.hidden_size, TEXT_LENGTH
     projections = 4 * width**2 + 2 * width * config.intermediate_size
     return config.num_hidden_layers * (2 * length * projections + 4 * length**2 * width)
 
 
 def large_products(device: str, precision: str) -> dict[str, Callable[[], object]]:
-    """Return the ways to multiply two large matrices, by name: PyTorch's, and this program's."""
+    """Return functions that multiply two large matrices, PyTorch's and this program's, by name."""
     layer = nn.Linear(_LARGE, _LARGE, device=device, dtype=getattr(torch, precision))
     x = torch.randn(_LARGE, _LARGE, device=device, dtype=layer.weight.dtype)
     ways: dict[str, Callable[[torch.Tensor], object]] = {"PyTorch": layer}
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
-    """Give seconds, sentences a second and the ratio of each way."""
+    """Yield a row for each way to encode sentences."""
     device, rng = arguments.device, np.random.default_rng(0)
     lengths = rng.integers(5, 48, arguments.sentences)
     sentences = [" ".join(rng.choice(WORDS, length)) for length in lengths]
@@ -118,29 +118,31 @@ def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
             [encoder.encode(sentences[n : n + size]) for n in range(0, len(sentences), size)]
         )
 
-    ways = {_FIRST: one_at_a_time}
+    ways = {_BASELINE: one_at_a_time}
     ways |= {f"this program, {p}": partial(in_batches, p) for p in PRECISIONS}
     products = {p: large_products(device, p) for p in PRECISIONS}
-    results = {way: function() for way, function in ways.items()}  # warms up, too
-    functions = ways | {way: run for two in products.values() for way, run in two.items()}
+    results = {way: function() for way, function in ways.items()}  # also warms up
+    functions = dict(ways)
+    for product_functions in products.values():
+        functions |= product_functions
     with torch.inference_mode():
         rounds = [
             {way: seconds_of(function, device) for way, function in functions.items()}
             for _ in range(arguments.rounds)
         ]
-    taken = {way: float(np.median([times[way] for times in rounds])) for way in functions}
+    seconds = {way: float(np.median([times[way] for times in rounds])) for way in functions}
     flops = len(sentences) * sentence_flops(model.config)
     for way in ways:
         precision = "bfloat16" if way.endswith("bfloat16") else "float32"
-        product = min(taken[name] for name in products[precision])
+        product = min(seconds[name] for name in products[precision])
         yield {
             "way": way,
-            "seconds": taken[way],
-            "sentences_per_s": len(sentences) / taken[way],
-            "gflops": flops / taken[way] / 1e9,
+            "seconds": seconds[way],
+            "sentences_per_s": len(sentences) / seconds[way],
+            "gflops": flops / seconds[way] / 1e9,
             "product_gflops": 2 * _LARGE**3 / product / 1e9,
-            "times": float(np.median([times[_FIRST] / times[way] for times in rounds])),
-            "difference": float(abs(results[way] - results[_FIRST]).max()),
+            "times": float(np.median([times[_BASELINE] / times[way] for times in rounds])),
+            "difference": float(abs(results[way] - results[_BASELINE]).max()),
         }
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.train [--cases 50@16x12 50@128 500/375@16] [--rounds 7] [--device cpu]
                                [--precision float32]
 
-A case is rows of audio/visual and the batch; the paper's two experiments have 50, and 500/375.
+A case is rows of audio/visual and a batch size; the paper's experiments have 50 and 500/375 rows.
 
-Data of CMU-MOSEI's shape is made up. Peak memory is of a process that does a round alone.
+Data of CMU-MOSEI's shape is made up. Peak memory is that of a process that runs only one round.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from utils.training.trainer import Trainer
 
 
 def eager(setting: sides.Setting) -> sides.OnePass:
-    """Train eagerly, looking at every loss."""
+    """Train eagerly, reading every loss."""
     model = sides.eager_model(setting).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=False)
     loader = sides.one_at_a_time(setting, shuffle=True)

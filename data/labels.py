@@ -1,4 +1,4 @@
-"""What the labels of a segment are: sentiment, then six emotions; and what each dataset's mean."""
+"""The labels of a segment, sentiment and then six emotions, and their scale in each dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Scale:
 
     limit: int  # labels lie in [-limit, limit]
     class_names: tuple[str, ...]  # lowest first
-    classes: Callable[[np.ndarray], np.ndarray]  # of values (n,), the class numbers from 0
+    classes: Callable[[np.ndarray], np.ndarray]  # values (n,) to class numbers from 0
 
     def outside(self, values: np.ndarray) -> np.ndarray:
         """Return which of the finite values lie outside the scale; NaN does not."""
@@ -28,8 +28,8 @@ class Scale:
         """Return what is wrong with each of the labels `(N, 1, L)`, "" where nothing is."""
         is_number = np.isfinite(labels).all(axis=(1, 2))
         is_outside = self.outside(labels).any(axis=(1, 2))
-        outside = f"label is outside [-{self.limit}, {self.limit}]"
-        return np.where(~is_number, "label is no number", np.where(is_outside, outside, ""))
+        fault = f"label is outside [-{self.limit}, {self.limit}]"
+        return np.where(~is_number, "label is no number", np.where(is_outside, fault, ""))
 
 
 def sentiment_class(values: np.ndarray, limit: int = 3) -> np.ndarray:
@@ -41,7 +41,7 @@ SIMS_BORDERS = (-0.7, -0.1, 0.1, 0.7)
 
 
 def class_between(values: np.ndarray, borders: tuple[float, ...]) -> np.ndarray:
-    """Return how many of the borders each value is above; one on a border is not, in float32."""
+    """Return how many borders each value is above, not on, compared as float32."""
     return np.searchsorted(np.array(borders, np.float32), values.astype(np.float32)).astype(np.int8)
 
 
@@ -51,17 +51,17 @@ _SIMS = Scale(
     ("negative", "weakly -", "neutral", "weakly +", "positive"),
     lambda values: class_between(values, SIMS_BORDERS),
 )
-# By the column of the labels, from 1; each an intensity, 0 where it is not there.
+# In the order of label columns 1 to 6; each label is an intensity, 0 where it is absent.
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 EMOTION_SCALE = Scale(3, ("absent", "present"), lambda values: (values > 0).astype(np.int8))
-SCALES = {"mosei": _CMU, "mosi": _CMU, "sims": _SIMS}  # by the dataset that has it
+SCALES = {"mosei": _CMU, "mosi": _CMU, "sims": _SIMS}  # by dataset
 
 
 def scores_of(manifest: Mapping[str, Any] | None) -> str:
     """Return whose labels a prepared dataset has: a name of `SCALES`.
 
-    They are CMU-MOSEI's where the manifest does not say, or there is none. Raises InputError
-    when it names others.
+    They are CMU-MOSEI's where there is no manifest, or it does not say. Raises InputError when
+    it names another dataset.
     """
     scores = "mosei" if manifest is None else manifest["made_from"].get("scores", "mosei")
     if scores not in SCALES:

@@ -22,11 +22,11 @@ TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or
 SPLIT_FILES = (*BATCH_FILES.values(), PIECES_FILE, SEGMENTS_FILE)
 STAGE = ".preparing"  # beside the splits, where a preparation works
 LOCK = ".preparing.lock"
-# A share of segments, sentences or word pieces above which they are warned of as useless; above
-# a half, --check fails.
+# The share of useless segments, sentences or word pieces from which a warning is given; --check
+# fails above a half.
 DOUBTFUL_SHARE = 0.05
-HUGE = 1e18  # the square of a value above it is beyond float32
-HUGE_ADVICE = "numpy.nan_to_num, for one, puts such for infinity; put 0 in their place."
+HUGE = 1e18  # the square of a larger value is beyond float32
+HUGE_ADVICE = "numpy.nan_to_num, for example, writes such values for infinity; use 0 instead."
 SEGMENT_COLUMNS = ("id", "video", "start", "end", "sentence", "sentiment")
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a sentence may be of any length
@@ -45,10 +45,10 @@ def preparation_command(folder: Path) -> str:
 
 
 def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
-    """Read a split's segment table row by row; nothing when the split has none.
+    """Read a split's segment table row by row; yields nothing when the split has no table.
 
-    A row that ends early has empty cells. Raises InputError when the table lacks columns, or is no
-    table.
+    Cells that a row lacks are empty. Raises InputError when the table lacks columns, or the file
+    is not CSV.
     """
     path = folder / SEGMENTS_FILE
     if not path.is_file():
@@ -56,10 +56,10 @@ def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
-            found = reader.fieldnames or []
-            if not set(SEGMENT_COLUMNS) <= set(found):
+            columns = reader.fieldnames or []
+            if not set(SEGMENT_COLUMNS) <= set(columns):
                 raise InputError(
-                    f"{path} has columns {found}, expected {list(SEGMENT_COLUMNS)}; save it with "
+                    f"{path} has columns {columns}, expected {list(SEGMENT_COLUMNS)}; save it with "
                     "commas and these names."
                 )
             yield from reader
@@ -68,21 +68,21 @@ def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def read_segments(folder: Path) -> list[dict[str, str]]:
-    """Read the whole of a split's segment table, as `iterate_segments` does."""
+    """Read the whole segment table of a split, as `iterate_segments` does."""
     return list(iterate_segments(folder))
 
 
 def read_ids(folder: Path) -> tuple[list[str], str]:
-    """Return the ids of a split's segment table, and a digest of which segment each row is.
+    """Return the ids of a split's segment table, and a digest of the segments in its rows.
 
-    The digest is of ids, videos and sentences: a table that was saved in another form keeps it, one
-    whose rows were sorted does not. Raises InputError as `iterate_segments` does.
+    The digest is of ids, videos and sentences in order: it stays when the table is saved in another
+    CSV form, and changes when rows are sorted. Raises InputError as `iterate_segments` does.
     """
     ids, digest = [], hashlib.sha256()
     for row in iterate_segments(folder):
         ids.append(row["id"])
-        what = [row[name] for name in ("id", "video", "sentence")]
-        digest.update(repr(what).encode())
+        segment = [row[name] for name in ("id", "video", "sentence")]
+        digest.update(repr(segment).encode())
     return ids, digest.hexdigest()
 
 
@@ -95,7 +95,7 @@ def number_in(cell: str) -> float:
 
 
 def refuse_foreign_arrays(folder: Path) -> None:
-    """Raise InputError where arrays of another program lie, perhaps made over hours."""
+    """Raise InputError if the folder has arrays of another program, which would be lost."""
     for split in SPLITS:
         for name in BATCH_FILES.values():
             if (folder / split / name).exists():

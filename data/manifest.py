@@ -1,4 +1,4 @@
-"""`dataset.json`: what was made from what."""
+"""The manifest `dataset.json`: what a prepared dataset holds, and what it was made from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from system.files import file_facts, read_json, write_json
 MANIFEST = "dataset.json"
 MOVING = "moving_into_place"  # set in the stage while its files are moved out of it
 _COUNT, _NUMBER = int, (int, float)
-# What the fields are, those in them too; "*" stands for any other name.
+# The types of the fields, nested ones too; "*" stands for any other name.
 _FIELDS: dict[str, dict[str, Any]] = {
     "made_from": {"dataset": str, "scores": str, "alignment": str, "lengths": {"*": _COUNT}},
     "splits": {"*": {"segments": _COUNT, "videos": _COUNT}},
@@ -28,13 +28,13 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "length": _COUNT,
         "per": str,
         "unknown_pieces": {"*": _NUMBER},
-        "vocabulary": str,  # a digest of that which the word pieces are numbers of
+        "vocabulary": str,  # a digest of the vocabulary that numbers the word pieces
     },
-    "bytes": {"*": _COUNT},  # once all are in place
+    "bytes": {"*": _COUNT},  # the size of each file, once all are in place
     "rows": {"*": str},  # the digest of each split's segment table, by `data.layout.read_ids`
-    "files": {"*": {"bytes": _COUNT, "sample": str}},  # in the stage: what vouches for its files
+    "files": {"*": {"bytes": _COUNT, "sample": str}},  # in the stage: its files
 }
-_NEEDED = {"made_from", "splits", "left_out", "text", "segments", "videos"}
+_REQUIRED = {"made_from", "splits", "left_out", "text", "segments", "videos"}
 _LONGEST_QUOTE = 60
 _PACKAGES = ("numpy", "h5py", "torch", "pytorch_pretrained_bert")
 
@@ -47,65 +47,64 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         raise InputError(f"{path} is no regular file; delete it and prepare again.")
     manifest: dict[str, Any] = read_json(path, "; delete it and prepare again")
-    wrong = _wrong_field(manifest)
-    if wrong is not None:
+    fault = _find_fault(manifest)
+    if fault is not None:
         raise InputError(
-            f"{path} is no manifest of dataset_prep.py ({wrong}); delete it, move the splits "
+            f"{path} is no manifest of dataset_prep.py ({fault}); delete it, move the splits "
             "beside it away, and prepare again."
         )
     return manifest
 
 
-def _wrong_field(manifest: Any) -> str | None:
+def _find_fault(manifest: Any) -> str | None:
     """Return the name of the first field that is missing or of a wrong type, and its value."""
     if not isinstance(manifest, dict):
         return f"a {type(manifest).__name__}"
     if "text" in manifest and manifest["text"] is None:
         manifest = {**manifest, "text": {}}
-    return _wrong_value("", manifest, _FIELDS)
+    return _find_fault_in("", manifest, _FIELDS)
 
 
-def _wrong_value(name: str, value: Any, kind: Any) -> str | None:
+def _find_fault_in(name: str, value: Any, kind: Any) -> str | None:
     if isinstance(kind, dict) and isinstance(value, dict):
         for key in kind:
-            if key in _NEEDED and key not in value:
+            if key in _REQUIRED and key not in value:
                 return f"{name}.{key} is missing".removeprefix(".")
-        kinds = ((key, item, kind.get(key, kind.get("*"))) for key, item in value.items())
-        wrong = (_wrong_value(f"{name}.{key}", item, of) for key, item, of in kinds if of)
-        return next(filter(None, wrong), None)
-    is_right = not isinstance(kind, dict) and isinstance(value, kind)
-    if (
-        is_right
-        and not isinstance(value, bool)
-        and (isinstance(value, (str, NoneType)) or value >= 0)
-    ):
+        for key, item in value.items():
+            item_kind = kind.get(key, kind.get("*"))
+            fault = _find_fault_in(f"{name}.{key}", item, item_kind) if item_kind else None
+            if fault is not None:
+                return fault
+        return None
+    fits = not isinstance(kind, dict) and isinstance(value, kind) and not isinstance(value, bool)
+    if fits and (isinstance(value, (str, NoneType)) or value >= 0):
         return None
     return f"{name[1:]}: {repr(value)[:_LONGEST_QUOTE]}"
 
 
-def is_vouched(files: dict[str, Any], folder: Path, name: str) -> bool:
-    """Tell whether a file is in `folder` as the stage's `files` describe it."""
+def is_unchanged(files: dict[str, Any], folder: Path, name: str) -> bool:
+    """Tell whether a file in `folder` has the size and sample that the stage's `files` list."""
     path = folder / name
     return name in files and path.is_file() and file_facts(path) == files[name]
 
 
 def has_rows(manifest: Mapping[str, Any] | None, split: str, digest: str) -> bool:
-    """Tell whether a split's segment table of this digest has the rows it was prepared with.
+    """Tell whether a split's segment table has the rows it was prepared with, by its digest.
 
-    Where nothing was noted, it counts as having them.
+    True where the manifest lists no digest.
     """
     return bool((manifest or {}).get("rows", {}).get(split, digest) == digest)
 
 
 def splits_of(manifest: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the splits that a dataset has: all of them, or one."""
+    """Return the names of the splits that a dataset has: all three, or one."""
     return tuple(split for split in SPLITS if split in manifest["splits"])
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write the manifest into `folder`, with the versions it was made with; returns the whole."""
+    """Write the manifest with the time and package versions into `folder`; returns all of it."""
     made_with = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
     time = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    whole = {**manifest, "made_at": time, "made_with": made_with}
-    write_json(folder / MANIFEST, whole)
-    return whole
+    complete = {**manifest, "made_at": time, "made_with": made_with}
+    write_json(folder / MANIFEST, complete)
+    return complete

@@ -21,7 +21,7 @@ _BYTES_AT_ONCE = 8 * 2**20
 
 
 def npy_header(shape: tuple[int, ...]) -> bytes:
-    """Return what stands in front of a float32 array in a .npy file.
+    """Return the header of a .npy file of float32 values.
 
     NumPy leaves room for the first axis to grow, so the header's length does not depend on it.
     """
@@ -54,7 +54,7 @@ class NpyWriter:
             self._file.close()
 
     def append(self, rows: np.ndarray) -> np.ndarray:
-        """Add `rows`, `(n, *row_shape)`; returns them as they are written."""
+        """Append `rows`, `(n, *row_shape)`; returns them as they are written, in float32."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         self._file.write(rows.data)
         self._rows += len(rows)
@@ -64,15 +64,15 @@ class NpyWriter:
 class NpyReader:
     """An array `(segments, length, width)` on disk, read some segments at a time.
 
-    Reads, unlike a memory map, leave nothing of the file resident, fetch no more of it than was
-    asked for, and tell of a file that was cut short where a map ends the process. Forked
-    processes may share a reader. Raises InputError when the file is missing, damaged or
-    something else. It holds floats, or where these are `whole`, whole numbers.
+    Unlike a memory map, reading keeps no part of the file in memory, fetches only the rows asked
+    for, and raises an error for a truncated file, where a map would end the process. Forked
+    processes may share a reader. Raises InputError when the file is missing or damaged, or does
+    not hold floats (with `holds_integers`, integers).
     """
 
-    def __init__(self, path: Path, whole: bool = False) -> None:
+    def __init__(self, path: Path, holds_integers: bool = False) -> None:
         self.path = path
-        self.shape, self.dtype, self.offset = _read_header(path, whole)
+        self.shape, self.dtype, self.offset = _read_header(path, holds_integers)
         self.row_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
@@ -98,35 +98,35 @@ class NpyReader:
         return values
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Read all, some MB at a time: the number of a block's first segment, and the block."""
-        at_once = max(_BYTES_AT_ONCE // self.row_bytes, 1)
-        for first in range(0, len(self), at_once):
-            yield first, self.read(range(first, min(first + at_once, len(self))))
+        """Read all, some MB at a time; yields each block after the number of its first segment."""
+        block_rows = max(_BYTES_AT_ONCE // self.row_bytes, 1)
+        for first in range(0, len(self), block_rows):
+            yield first, self.read(range(first, min(first + block_rows, len(self))))
 
     def ranges(self) -> tuple[list[int], list[int]]:
-        """Read all; returns the smallest and the largest number of each of a segment's rows."""
-        of_blocks = [(x.min(axis=(0, 2)), x.max(axis=(0, 2))) for _, x in self.blocks()]
-        lowest, highest = zip(*of_blocks, strict=True)
+        """Read all; returns the lowest and the highest value of each row over all segments."""
+        extremes = [(block.min((0, 2)), block.max((0, 2))) for _, block in self.blocks()]
+        lowest, highest = zip(*extremes, strict=True)
         return np.min(lowest, axis=0).tolist(), np.max(highest, axis=0).tolist()
 
     def prefetch(self, rows: Rows) -> None:
-        """Ask the system to have segments at hand soon, where it knows how; returns at once."""
+        """Ask the operating system, where it can, to load segments; returns at once."""
         if not hasattr(os, "posix_fadvise"):
             return
-        with suppress(OSError):  # advice that is not taken does no harm
+        with suppress(OSError):  # only advice, which may be refused
             for _, offset, size in self._extents(rows):
                 os.posix_fadvise(self._file, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _extents(self, rows: Rows) -> Iterator[tuple[int, int, int]]:
-        """Yield runs of consecutive rows: offset among the rows, offset in the file, and size.
+        """Yield the begin in the result, the offset in the file and the size of each run of rows.
 
         All are in bytes.
         """
-        place = 0
+        begin = 0
         for first, end in runs_of(rows):
             size = (end - first) * self.row_bytes
-            yield place, self.offset + first * self.row_bytes, size
-            place += size
+            yield begin, self.offset + first * self.row_bytes, size
+            begin += size
 
     def _fill(self, target: memoryview, offset: int) -> None:
         try:
@@ -146,8 +146,8 @@ _HEADER_READERS = {
 }
 
 
-def _read_header(path: Path, whole: bool) -> tuple[tuple[int, int, int], np.dtype, int]:
-    """Return shape, dtype as stored, and where the values begin; the file has all of them."""
+def _read_header(path: Path, holds_integers: bool) -> tuple[tuple[int, int, int], np.dtype, int]:
+    """Return the shape, the stored dtype and the offset of the values, after checking its size."""
     if not path.is_file():
         raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
     size = path.stat().st_size
@@ -164,8 +164,8 @@ def _read_header(path: Path, whole: bool) -> tuple[tuple[int, int, int], np.dtyp
         raise InputError(
             f"{path} is damaged, or no .npy array ({size:,} bytes); prepare the dataset again."
         ) from error
-    if len(shape) != 3 or dtype.kind not in ("iu" if whole else "f") or 0 in shape[1:]:
-        found, kind = f"{dtype} of shape {shape}", "whole numbers" if whole else "floats"
+    if len(shape) != 3 or dtype.kind not in ("iu" if holds_integers else "f") or 0 in shape[1:]:
+        found, kind = f"{dtype} of shape {shape}", "whole numbers" if holds_integers else "floats"
         raise InputError(f"{path} holds {found}, expected {kind} (segments, length, width).")
     expected = offset + math.prod(shape) * dtype.itemsize
     if min(shape) < 0 or size < expected:

@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent / "options.md"
 _INTRODUCTION = """\
 # Options
 
-`make docs` writes this page from the programs' own parsers; `--help` prints the same.
+`make docs` generates this page from the parsers of both programs. `--help` prints the same text.
 """
 _PROGRAMS = {"dataset_prep.py": dataset_prep, "main_msaf.py": main_msaf}
 _DEFAULT = re.compile(r"(.*) \(default: (.*)\)", re.DOTALL)

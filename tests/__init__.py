@@ -1,8 +1,8 @@
-"""The tests, in the rooms of what they test."""
+"""The tests, in folders named like those of the code that they test."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: tests fork, and a fork has no other threads
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: tests fork, and a fork has only one thread
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures that several test files share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from data.preparing.pipeline import prepare
 from tests.forked_programs import run_program
 from tests.preparation import SINGLE_PROCESS, demo_request
 
-# No test fails because a machine is busy.
+# Without a deadline, no test fails because the machine is busy.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """The demo's folder, prepared once; do not write into it."""
+    """The folder of the demo dataset, prepared once; tests must not write into it."""
     datadir = tmp_path_factory.mktemp("demo")
     prepare(demo_request(datadir, bert=str(write_demo(datadir))), SINGLE_PROCESS)
     return datadir
@@ -30,7 +30,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
-    """Small arrays with a signal, as the released script would write them: quick to train on."""
+    """A folder with small arrays in the released script's format, which a model learns quickly."""
     folder, rng = tmp_path_factory.mktemp("small"), np.random.default_rng(0)
     directions = {"visual": rng.normal(size=35), "audio": rng.normal(size=74)}
     directions["bert"] = rng.normal(size=16)
@@ -66,7 +66,7 @@ def main(tmp_path, monkeypatch):
 
 @pytest.fixture
 def interruptible():
-    """Let Ctrl-C reach the processes that a test starts: what starts the tests may ignore it."""
+    """Let SIGINT reach the processes that a test starts, even if pytest itself ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

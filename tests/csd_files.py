@@ -1,4 +1,4 @@
-"""Writing small computational sequences for the tests."""
+"""Writes small computational sequences (.csd files) for the tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VAL_VIDEO, TEST_VIDEO = "188343", "7l3BNtSE0xc"
 
 
 def write_csd(path, entries, root=None, features_options=None, **options):
-    """Write `{entry: (intervals, features)}`; `options` are h5py's for datasets."""
+    """Write `{entry: (intervals, features)}`; `options` are those of h5py's `create_dataset`."""
     root = root or path.stem
     with h5py.File(path, "w") as file:
         for entry, (intervals, features) in entries.items():
@@ -27,9 +27,9 @@ def write_csd(path, entries, root=None, features_options=None, **options):
 
 
 def random_video(rng, seconds=12.0, segments=3, rates=None):
-    """One video's four sequences: `{"words": (intervals, features), ...}`.
+    """Return one video's four sequences: `{"words": (intervals, features), ...}`.
 
-    `rates` are the rows a second of visual and audio.
+    `rates` are the rows per second of visual and audio.
     """
     rates = rates or {"visual": 6, "audio": 10}
     edges = np.sort(rng.uniform(0, seconds, segments + 1))
@@ -50,14 +50,14 @@ def random_video(rng, seconds=12.0, segments=3, rates=None):
 
 
 def random_dataset(seed=0, videos=(*TRAIN_VIDEOS, VAL_VIDEO, TEST_VIDEO)):
-    """Five videos, by kind and id: `{"words": {video: (intervals, features)}, ...}`."""
+    """Return videos by kind and id: `{"words": {video: (intervals, features)}, ...}`."""
     rng = np.random.default_rng(seed)
-    drawn = {video: random_video(rng) for video in videos}
-    return {kind: {video: drawn[video][kind] for video in videos} for kind in MOSEI.sequences}
+    by_video = {video: random_video(rng) for video in videos}
+    return {kind: {video: by_video[video][kind] for video in videos} for kind in MOSEI.sequences}
 
 
 def write_dataset(folder, sequences, **options):
-    """Write the four .csd files of CMU-MOSEI into `folder`."""
+    """Write the four .csd files of CMU-MOSEI into `folder`; returns their paths by kind."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind, source in MOSEI.sequences.items():
         write_csd(folder / source.name, sequences[kind], **options)
@@ -65,5 +65,5 @@ def write_dataset(folder, sequences, **options):
 
 
 def all_features(rows):
-    """Read the features of all rows of a video."""
+    """Return the features of all rows of a video."""
     return rows.features(np.arange(len(rows.intervals)))

@@ -1,4 +1,4 @@
-"""Tests that need a CUDA device: benchmarks/cuda.py runs them by their mark."""
+"""Marks for tests that need a CUDA device; benchmarks/cuda.py runs the tests with these marks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DEVICES = ["cpu", pytest.param("cuda", marks=_MARKS)]
 
 
 def needs_cuda(test: Test) -> Test:
-    """Mark a test `cuda`, and skip it without a device."""
+    """Mark a test `cuda`; without a CUDA device it is skipped."""
     for mark in _MARKS:
         test = mark(test)
     return test
 
 
 def on_cuda(model: nn.Module) -> nn.Module:
-    """Move a model to the GPU; it takes inputs on the CPU, and gives its outputs there."""
+    """Move a model to the GPU; its inputs and outputs stay on the CPU."""
     device = torch.device("cuda")
     model.register_forward_pre_hook(lambda _, inputs: tuple(x.to(device) for x in inputs))
     model.register_forward_hook(lambda _, inputs, output: output.cpu())

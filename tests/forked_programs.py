@@ -1,4 +1,4 @@
-"""The two programs in forks of a process that has imported them: a start costs milliseconds."""
+"""Runs the two programs in forks of a process that has imported them: they start at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-# What the programs import when they need it.
+# What the programs import only when they need it.
 import h5py  # noqa: F401
 import pytorch_pretrained_bert  # noqa: F401
 import sklearn.metrics  # noqa: F401
@@ -27,7 +27,7 @@ import utils.studies.worker
 import utils.training.run  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 300
+SECONDS = 300  # the longest time to wait
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
@@ -43,9 +43,9 @@ def run_program(
     env: dict[str, str] | None = None,
     before: Callable[[], None] | None = None,
 ) -> Done:
-    """Run a program to its end, as subprocess.run does that captures its text.
+    """Run a program to its end, as `subprocess.run(..., capture_output=True, text=True)` does.
 
-    `before` is called in its process.
+    `before` is called in the program's process, before the program.
     """
     with Program(name, *arguments, cwd=cwd, env=env, before=before) as program:
         code = program.end()
@@ -53,7 +53,7 @@ def run_program(
 
 
 class Program:
-    """A program under way, which ends with the `with` block; arguments as of `run_program`."""
+    """A running program, killed at the end of the `with` block; arguments as in `run_program`."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class Program:
         self._folder = tempfile.TemporaryDirectory()
         self._streams = [Path(self._folder.name) / stream for stream in ("out", "err")]
         self.command = [str(ROOT / name), *map(str, arguments)]
-        where = cwd or Path.cwd(), env or dict(os.environ)
-        arguments_of_a_fork = self.command, self._streams, *where, before
-        self._process = _context.Process(target=_be, args=arguments_of_a_fork)
+        folder, environment = cwd or Path.cwd(), env or dict(os.environ)
+        fork_arguments = self.command, self._streams, folder, environment, before
+        self._process = _context.Process(target=_run_in_fork, args=fork_arguments)
         self._process.start()
 
     def __enter__(self) -> Program:
@@ -80,7 +80,7 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """What it has printed to standard output so far."""
         return self._read(0)
 
     @property
@@ -98,7 +98,7 @@ class Program:
         return path.read_text() if path.exists() else ""
 
     def wait_for(self, text: str, count: int = 1) -> None:
-        """Wait until it has printed something so often."""
+        """Wait until it has printed `text` at least `count` times."""
         end = time.monotonic() + SECONDS
         while self.text.count(text) < count:
             assert self._process.exitcode is None, self.text
@@ -110,49 +110,50 @@ class Program:
         os.kill(self._process.pid, number)
 
     def end(self) -> int:
-        """Wait for the end; returns the exit code, or minus the signal."""
+        """Wait for the end; returns the exit code, or the negative number of a signal."""
         self._process.join(SECONDS)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(self.command, SECONDS)
         return self._process.exitcode
 
     def stop(self) -> None:
-        """Kill it, if it has not ended."""
+        """Kill it, if it is still running."""
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
 
 
-def stand_in(
+def set_up_process(
     command: list[str], outputs: Sequence[Path], cwd: Path, environment: Mapping[str, str]
 ) -> None:
-    """Have a forked process stand where a program would that was started anew.
+    """Give a forked process the state of a newly started one: output, folder, environment, argv.
 
-    `outputs` are the files of standard output and error, or twice the same.
+    `outputs` are the files for standard output and standard error; they may be the same.
     """
-    for number, (stream, path) in enumerate(zip(("stdout", "stderr"), outputs, strict=True), 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        setattr(sys, stream, os.fdopen(number, "w", buffering=1, closefd=False))
+    streams = zip(("stdout", "stderr"), outputs, strict=True)
+    for descriptor, (stream, path) in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        setattr(sys, stream, os.fdopen(descriptor, "w", buffering=1, closefd=False))
     os.chdir(cwd)
-    variables = dict(environment)
+    variables = dict(environment)  # a copy, since it may be os.environ
     os.environ.clear()
     os.environ.update(variables)
     sys.argv = command
 
 
-def _be(
+def _run_in_fork(
     command: list[str],
     outputs: list[Path],
     cwd: Path,
     environment: dict[str, str],
     before: Callable[[], None] | None,
 ) -> None:
-    """Be the program, in the forked process."""
-    stand_in(command, outputs, cwd, environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may ignore it
+    """Run the program in the forked process."""
+    set_up_process(command, outputs, cwd, environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may ignore it
     if before is not None:
         before()
     try:
         runpy.run_path(command[0], run_name="__main__")
     finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
+        atexit._run_exitfuncs()  # multiprocessing does not call them

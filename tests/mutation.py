@@ -1,8 +1,8 @@
-"""Small changes to the code, one at a time, that the unit tests should notice.
+"""Mutation testing: makes small changes to the code, one at a time, which tests should notice.
 
     python -m tests.mutation [alignment scores model] [--n 50] [--seed 1]
 
-Nothing on the disk is changed: each mutant is imported in a fork, and the tests run there. Those
+No file is changed: each mutant is imported in a forked process, and the tests run there. Mutants
 that survive are printed; without --n, all mutants are tried.
 """
 
@@ -28,8 +28,8 @@ import sklearn.metrics  # noqa: F401
 import torch  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 120  # a mutant may loop
-# What is changed, and the tests of it.
+SECONDS = 120  # a mutant may loop without end
+# The modules that are changed, and their tests.
 TARGETS = {
     "alignment": (["data.preparing.alignment"], ["tests/data/preparing/test_alignment.py"]),
     "scores": (
@@ -51,22 +51,22 @@ _SWAPS = {
 
 
 class Mutator(ast.NodeTransformer):
-    """Changes the place of a number; counts all places on the way."""
+    """Makes the change of one number, of all possible changes, which it counts."""
 
-    def __init__(self, place: int) -> None:
-        self.place, self.count, self.done = place, 0, ""
+    def __init__(self, number: int) -> None:
+        self.number, self.count, self.description = number, 0, ""
 
-    def _is_here(self, node: ast.AST, what: str) -> bool:
-        is_here = self.count == self.place
+    def _is_next(self, node: ast.AST, change: str) -> bool:
+        is_next = self.count == self.number
         self.count += 1
-        if is_here:
-            self.done = f"line {getattr(node, 'lineno', 0)}: {what}"
-        return is_here
+        if is_next:
+            self.description = f"line {getattr(node, 'lineno', 0)}: {change}"
+        return is_next
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
-        """Change an operator, then look at what is within; types and docstrings stay."""
+        """Change an operator, then visit the node's children; annotations are not changed."""
         for name, swapped in self._operators(node):
-            if self._is_here(node, f"{type(swapped).__name__} instead, in {ast.unparse(node)}"):
+            if self._is_next(node, f"{type(swapped).__name__} instead, in {ast.unparse(node)}"):
                 setattr(node, name, [swapped] if name == "ops" else swapped)
         for name in ("annotation", "returns"):
             if getattr(node, name, None) is not None:
@@ -79,14 +79,14 @@ class Mutator(ast.NodeTransformer):
             yield "ops" if hasattr(node, "ops") else "op", _SWAPS[type(operators[0])]()
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        if isinstance(node.op, (ast.Not, ast.USub, ast.Invert)) and self._is_here(
+        if isinstance(node.op, (ast.Not, ast.USub, ast.Invert)) and self._is_next(
             node, f"without {type(node.op).__name__}: {ast.unparse(node)}"
         ):
             return node.operand
         return self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        if type(node.value) in (int, float, bool) and self._is_here(node, f"another {node.value}"):
+        if type(node.value) in (int, float, bool) and self._is_next(node, f"another {node.value}"):
             new = not node.value if type(node.value) is bool else node.value + 1
             return ast.copy_location(ast.Constant(new), node)
         return node
@@ -102,22 +102,23 @@ def source_of(module: str) -> str:
     return (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
 
 
-def mutant(module: str, place: int) -> tuple[ast.Module, Mutator]:
-    """Return a module with one change, and what did it."""
-    mutator = Mutator(place)
+def mutant(module: str, number: int) -> tuple[ast.Module, Mutator]:
+    """Return a module's tree with the change of this number, and the mutator that made it."""
+    mutator = Mutator(number)
     return ast.fix_missing_locations(mutator.visit(ast.parse(source_of(module)))), mutator
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports one module from a tree."""
+    """Imports one module from a syntax tree instead of its file."""
 
     def __init__(self, module: str, tree: ast.Module) -> None:
         self._module, self._tree = module, tree
 
     def find_spec(self, name, path, target=None):
-        where = str(ROOT / (name.replace(".", "/") + ".py"))
-        is_it = name == self._module
-        return importlib.util.spec_from_loader(name, self, origin=where) if is_it else None
+        if name != self._module:
+            return None
+        path = ROOT / (name.replace(".", "/") + ".py")
+        return importlib.util.spec_from_loader(name, self, origin=str(path))
 
     def exec_module(self, module) -> None:
         module.__file__ = module.__spec__.origin
@@ -125,7 +126,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def survives(module: str, tree: ast.Module, tests: list[str]) -> bool:
-    """Tell whether all tests pass with this tree for a module."""
+    """Tell whether all tests pass when the module is imported from this tree."""
     pid = os.fork()
     if not pid:
         code = 1
@@ -142,7 +143,7 @@ def survives(module: str, tree: ast.Module, tests: list[str]) -> bool:
 
 
 def main() -> None:
-    """Try the mutants; print those that survive, and the counts."""
+    """Test the mutants; print those that survive, and the counts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--n", type=int, help="mutants of each target (default: all)")
@@ -150,22 +151,22 @@ def main() -> None:
     options = parser.parse_args()
     for target in options.targets:
         modules, tests = TARGETS[target]
-        places = [
-            (module, place) for module in modules for place in range(mutant(module, -1)[1].count)
+        mutants = [
+            (module, number) for module in modules for number in range(mutant(module, -1)[1].count)
         ]
-        drawn = places
-        if options.n is not None and options.n < len(places):
-            drawn = random.Random(options.seed).sample(places, options.n)
+        tried = mutants
+        if options.n is not None and options.n < len(mutants):
+            tried = random.Random(options.seed).sample(mutants, options.n)
         begin, survivors = time.monotonic(), 0
         assert survives("none", ast.parse(""), tests), f"{target}: the tests fail without a change"
-        for module, place in drawn:
-            tree, mutator = mutant(module, place)
+        for module, number in tried:
+            tree, mutator = mutant(module, number)
             if survives(module, tree, tests):
                 survivors += 1
-                print(f"  survives: {module}, {mutator.done}", flush=True)
+                print(f"  survives: {module}, {mutator.description}", flush=True)
         seconds = time.monotonic() - begin
         print(
-            f"{target}: {len(drawn)} of {len(places)} mutants in {seconds:.0f} s, "
+            f"{target}: {len(tried)} of {len(mutants)} mutants in {seconds:.0f} s, "
             f"{survivors} survived",
             flush=True,
         )

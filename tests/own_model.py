@@ -1,4 +1,4 @@
-"""The ten-line model of a user's own, as docs/models.md shows it."""
+"""The example of a user's own model in docs/models.md."""
 
 OWN_MODEL = """
 from __future__ import annotations

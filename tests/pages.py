@@ -1,4 +1,4 @@
-"""Reports as a strict parser reads them, and as a browser shows them."""
+"""Checks HTML reports with a strict parser and in a browser."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import pytest
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium on PATH")
-MOST_BYTES = 2_000_000
-_FETCHED = ("src", "srcset", "href", "action", "data", "poster", "background", "style")
-_OWN = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]*|#s\d+|--share: [\d.]+%")
-_PRINTED = 1030  # pixels of a line of A4 in landscape format
-# A name or a sentence from a file that means no good.
+MAX_BYTES = 2_000_000
+_URL_ATTRIBUTES = ("src", "srcset", "href", "action", "data", "poster", "background", "style")
+_ALLOWED = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]*|#s\d+|--share: [\d.]+%")
+_PRINT_WIDTH = 1030  # pixels of A4 in landscape format
+# A hostile name or sentence from a file.
 HOSTILE = "<script>alert('é')</script>\"'&{{ 7 * 7 }}{% raw %}<img src=http://a.b/c onerror=x>"
 
 
 def parse(path: Path) -> Element:
-    """Return the tree of a page; raises ParseError for the least mistake in it."""
+    """Return the tree of a page; raises ParseError for any mistake in its HTML."""
     text = path.read_text(encoding="utf-8")
     return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(text)
 
@@ -33,13 +33,14 @@ def texts(tree: Element, tag: str) -> list[str]:
 
 
 def foreign_parts(tree: Element) -> list[str]:
-    """Return all that a page would fetch or run, or that has slipped out of a text."""
-    found = [element.tag for element in tree.iter() if element.tag not in _TAGS]
+    """Return everything that a page would fetch or run, and tags that come from unescaped text."""
+    parts = [element.tag for element in tree.iter() if element.tag not in _TAGS]
     for element in tree.iter():
         for name, value in element.attrib.items():
-            if name.startswith("on") or (name in _FETCHED and not _OWN.fullmatch(value)):
-                found.append(f"{name}={value}")
-    return found + re.findall(r"url\(|@import", "".join(texts(tree, "style")))
+            is_foreign = name in _URL_ATTRIBUTES and not _ALLOWED.fullmatch(value)
+            if is_foreign or name.startswith("on"):
+                parts.append(f"{name}={value}")
+    return parts + re.findall(r"url\(|@import", "".join(texts(tree, "style")))
 
 
 _TAGS = set(
@@ -49,10 +50,10 @@ _TAGS = set(
 
 
 def check_page(path: Path) -> Element:
-    """Hold a report to what all of them promise; returns its tree."""
+    """Check what all reports must fulfil; returns the report's tree."""
     tree = parse(path)
     assert foreign_parts(tree) == []
-    assert path.stat().st_size < MOST_BYTES
+    assert path.stat().st_size < MAX_BYTES
     policies = [element.get("content", "") for element in tree.iter("meta")]
     assert any("default-src 'none'; img-src data:" in policy for policy in policies)
     ids = [element.get("id") for element in tree.iter("h2")]
@@ -63,7 +64,7 @@ def check_page(path: Path) -> Element:
 class Look(NamedTuple):
     """How a browser shows a page at one width, in one colour scheme."""
 
-    complaints: list[str]  # console, errors, requests other than for the page
+    complaints: list[str]  # console messages, errors, requests other than for the page
     pictures: list[bool]  # whether each is shown
     overflow: int  # pixels to the right of the screen
     background: str
@@ -73,16 +74,16 @@ def look_at(paths: Iterable[Path]) -> Iterator[tuple[dict[tuple[int, str], Look]
     """Yield how each page looks by width and colour scheme, and how it looks printed."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=BROWSER) as it:
+    with sync_playwright() as p, p.chromium.launch(executable_path=BROWSER) as browser:
         for path in paths:
             looks = {}
             for width in (400, 1400):
                 for scheme in ("light", "dark"):
                     screen = {"width": width, "height": 900}
-                    with it.new_page(viewport=screen, color_scheme=scheme) as page:
+                    with browser.new_page(viewport=screen, color_scheme=scheme) as page:
                         looks[width, scheme] = _look(page, path)
-            sheet = {"width": _PRINTED, "height": 700}
-            with it.new_page(viewport=sheet, color_scheme="dark") as page:
+            sheet = {"width": _PRINT_WIDTH, "height": 700}
+            with browser.new_page(viewport=sheet, color_scheme="dark") as page:
                 page.emulate_media(media="print")
                 printed = _look(page, path)
                 assert page.pdf().startswith(b"%PDF")
@@ -97,7 +98,7 @@ def _look(page, path):
     page.on("request", lambda request: complaints.extend(_elsewhere(request.url, path)))
     page.goto(path.resolve().as_uri(), wait_until="load")
     measured = page.evaluate("""() => ({
-        pictures: [...document.images].map(one => one.complete && one.naturalWidth > 0),
+        pictures: [...document.images].map(img => img.complete && img.naturalWidth > 0),
         overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
         background: getComputedStyle(document.body).backgroundColor})""")
     return Look(complaints, **measured)
@@ -109,7 +110,7 @@ def _elsewhere(url, path):
 
 
 def check_looks(pictures: Mapping[Path, int]) -> None:
-    """Hold what a browser shows of pages, each with so many pictures, to what reports promise."""
+    """Check how a browser shows pages; `pictures` has each page's number of pictures."""
     for (path, count), (looks, printed) in zip(pictures.items(), look_at(pictures), strict=True):
         for screen, look in {**looks, "printed": printed}.items():
             assert look.complaints == [], (path, screen)
@@ -118,4 +119,4 @@ def check_looks(pictures: Mapping[Path, int]) -> None:
         for width in (400, 1400):
             assert looks[width, "light"].background == "rgb(255, 255, 255)"
             assert looks[width, "dark"].background == "rgb(22, 24, 28)"
-        assert printed.background == "rgb(255, 255, 255)"  # on paper, whatever the screen has
+        assert printed.background == "rgb(255, 255, 255)"  # also in the dark colour scheme

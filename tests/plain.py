@@ -1,6 +1,6 @@
-"""A second, literal NHFNet and aligner, written straight from their definitions.
+"""A second, literal NHFNet and aligner, written directly from their definitions.
 
-Nothing here is optimised or shared with the program: the fast code is held against it.
+Nothing here is optimised or shared with the program: tests compare the fast code with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EPSILON = 1e-5  # seconds
 
 
 class PlainEncoder(nn.Module):
-    """One token, one head, one step at a time, from an `Encoder`'s state dict."""
+    """An encoder on an `Encoder`'s state dict, computed head by head without fused operations."""
 
     def __init__(self, weights: dict[str, Tensor], layers: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ def plain_segments(sequences, video, lengths):
 
 
 def plain_word_segments(sequences, video, lengths):
-    """Align one video's segments by word, as `plain_segments` does by segment."""
+    """Align one video's segments by word; yields the same as `plain_segments`."""
     intervals, words = plain_sorted(*sequences["words"][video])
     timed = [row for row, (start, end) in enumerate(intervals) if end - start >= EPSILON]
     intervals, words = [intervals[row] for row in timed], [words[row] for row in timed]
@@ -191,8 +191,8 @@ def plain_word_segments(sequences, video, lengths):
             averages[kind].append(np.mean(inside, axis=0) if inside else np.zeros(width))
     for k, (start, end) in enumerate(sequences["labels"][video][0]):
         inside = plain_rows(intervals, start, end) if end - start >= EPSILON else []
-        own = [plain_rows(sequences[kind][video][0], start, end) for kind in ("visual", "audio")]
-        if inside and all(own):
+        rows = [plain_rows(sequences[kind][video][0], start, end) for kind in ("visual", "audio")]
+        if inside and all(rows):
             visual, audio = (
                 plain_padded([averages[kind][row] for row in inside], length, features.shape[1])
                 for kind, length in zip(("visual", "audio"), lengths, strict=True)

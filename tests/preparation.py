@@ -1,4 +1,4 @@
-"""What to prepare, for the tests."""
+"""Requests for preparations in the tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SINGLE_PROCESS = Processes(1, 0, 0)
 def request(datadir, bert, csd_dir=None, dataset=MOSEI, alignment="segment", lengths=(50, 50)):
     csd_dir = csd_dir or datadir / "csd"
     paths = {kind: csd_dir / source.name for kind, source in dataset.sequences.items()}
-    kept = dict(zip(("visual", "audio"), lengths, strict=True))
-    source = CsdSource(paths, dataset, dataset.folds, alignment, kept)
+    lengths = dict(zip(("visual", "audio"), lengths, strict=True))
+    source = CsdSource(paths, dataset, dataset.folds, alignment, lengths)
     text = None if bert is None else TextRequest(bert, "float32", "cpu")
     return Request(datadir, alignment, source, text)
 

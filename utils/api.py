@@ -1,8 +1,8 @@
-"""The programs' work from Python: run, evaluate, predict."""
+"""What `main_msaf.py` does, as Python functions: run, evaluate, predict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ Segments = np.ndarray | Tensor | Sequence[np.ndarray | Tensor]
 
 
 class Run(NamedTuple):
-    """What a training gave."""
+    """The result of a training."""
 
     scores: Scores  # of the test split at the best validation epoch
     predictions: np.ndarray  # (N, outputs) float32, of that split in file order
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 def run(config: RunConfig, resume: str | None = None, overwrite: bool = False) -> Run:
-    """Train as `main_msaf.py --train` does: the same files are written, the same lines printed.
+    """Train as `main_msaf.py --train` does: writes the same files, prints the same lines.
 
     `resume` and `overwrite` are its options of these names. Raises InputError for what the
     command line would refuse.
@@ -50,8 +50,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a checkpoint on a split as `main_msaf.py --checkpoint` does.
 
-    `settings` are others of `RunConfig`: `save=False` writes no results. Raises InputError where
-    checkpoint and split do not fit.
+    `settings` are other fields of `RunConfig`: `save=False` writes no results. Raises InputError
+    if checkpoint and split do not fit.
     """
     config = RunConfig(checkpoint=Path(checkpoint), datadir=Path(datadir), **settings)
     return evaluate_checkpoint(config, split, make_options(config, SINGLE_PROCESS))
@@ -65,31 +65,31 @@ def predict(
     text: Segments | Sequence[str],
     batch_size: int = 64,
 ) -> np.ndarray:
-    """Predict `N` segments, `(N, outputs)` float32; `model` is one, or a checkpoint's path.
+    """Return the predictions of N segments, `(N, outputs)` float32, of a model or a checkpoint.
 
     Each modality is `(N, T, width)`, or a list of N arrays or tensors `(t, width)` of any
-    lengths. A segment is predicted at its own lengths, without padding, so that no other segment
-    and no batch size changes what comes out. -inf and NaN are read as 0, as from files. The text
-    of a model with a text encoder is N sentences, or their word pieces as in pieces50.npy, a row
-    a piece. Raises InputError where widths or numbers of segments do not fit.
+    lengths. A segment is predicted at its own lengths, without padding: its prediction depends
+    on no other segment and no batch size. -inf and NaN are read as 0, as from files. The text of
+    a model with a text encoder is N sentences, or their word pieces as in pieces50.npy, a row a
+    piece. Raises InputError if widths or numbers of segments do not fit.
     """
     if not isinstance(model, nn.Module):
         _, model = restore(read_checkpoint(Path(model)))
     encoder = text_encoder_of(model)
-    sentences = [one for one in text if isinstance(one, str)]
+    sentences = [item for item in text if isinstance(item, str)]
     if encoder is not None and len(sentences) == len(text):
         cutter = cutter_of(encoder, "the checkpoint")
-        text = [cutter.cut([one])[0].T for one in sentences]  # each at its own length
+        text = [cutter.cut([sentence])[0].T for sentence in sentences]  # each at its own length
     elif encoder is not None and sentences:
         raise InputError(
             f"predict: {len(sentences)} of {len(text)} texts are sentences; give all as sentences, "
             "or all as word pieces."
         )
-    given = dict(zip(MODALITIES, (visual, audio, text), strict=True))
-    inputs = [_checked(kind, rows, model.widths[kind]) for kind, rows in given.items()]
-    counts = {kind: len(rows) for kind, rows in zip(given, inputs, strict=True)}
+    modalities = dict(zip(MODALITIES, (visual, audio, text), strict=True))
+    inputs = [_checked(kind, rows, model.widths[kind]) for kind, rows in modalities.items()]
+    counts = {kind: len(segments) for kind, segments in zip(modalities, inputs, strict=True)}
     if len(set(counts.values())) > 1:
-        raise InputError(f"predict: numbers of segments differ: {counts}; give one of each kind.")
+        raise InputError(f"predict: numbers of segments differ: {counts}; they must be equal.")
     if encoder is not None:
         for pieces in inputs[MODALITIES.index("text")]:
             _check_pieces(encoder, pieces)
@@ -99,9 +99,9 @@ def predict(
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        for rows in _batches(inputs, batch_size):
-            tensors = (torch.stack([kind[row] for row in rows]).to(device) for kind in inputs)
-            predictions[rows] = model(*tensors).float().cpu().numpy()
+        for batch in _batches(inputs, batch_size):
+            tensors = (torch.stack([modality[n] for n in batch]).to(device) for modality in inputs)
+            predictions[batch] = model(*tensors).float().cpu().numpy()
     finally:
         model.train(was_training)
     return predictions
@@ -109,9 +109,9 @@ def predict(
 
 def _check_pieces(encoder: TextEncoder, pieces: Tensor) -> None:
     if not torch.equal(pieces, pieces.round()):
-        raise InputError("predict: text: word pieces that are no whole numbers; give pieces50's.")
+        raise InputError("predict: text: word pieces must be whole numbers, as in pieces50.npy.")
     encoder.check_length(len(pieces), "predict: text")
-    lowest, highest = (ends.int().tolist() for ends in pieces.aminmax(dim=0))
+    lowest, highest = (limits.int().tolist() for limits in pieces.aminmax(dim=0))
     encoder.check_pieces(lowest, highest, "predict: text")
 
 
@@ -125,17 +125,17 @@ def _checked(kind: str, segments: Segments | Sequence[str], width: int) -> list[
         if rows.dim() != 2 or rows.shape[1] != width or not len(rows):
             raise InputError(
                 f"predict: {kind} of segment {number} has shape {tuple(rows.shape)}, expected "
-                f"(rows, {width}), one row at least."
+                f"(rows, {width}) with at least one row."
             )
         tensors.append(rows.nan_to_num(0, 0, 0))
     return tensors
 
 
-def _batches(inputs: list[list[Tensor]], size: int) -> list[list[int]]:
-    """Return the numbers of segments that are of the same lengths, at most `size` together."""
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for row, segment in enumerate(zip(*inputs, strict=True)):
-        alike.setdefault(tuple(map(len, segment)), []).append(row)
-    return [
-        rows[begin : begin + size] for rows in alike.values() for begin in range(0, len(rows), size)
-    ]
+def _batches(inputs: list[list[Tensor]], size: int) -> Iterator[list[int]]:
+    """Yield batches of segment numbers: up to `size` segments of the same lengths in each."""
+    by_lengths: dict[tuple[int, ...], list[int]] = {}
+    for number, segment in enumerate(zip(*inputs, strict=True)):
+        by_lengths.setdefault(tuple(map(len, segment)), []).append(number)
+    for numbers in by_lengths.values():
+        for begin in range(0, len(numbers), size):
+            yield numbers[begin : begin + size]

@@ -1,4 +1,4 @@
-"""Which options of `main_msaf.py` go with which; what does not fit ends in one line."""
+"""Checks which options of `main_msaf.py` can be combined; ends with one line where they cannot."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from dataclasses import fields
 from typing import Any
 
 from system.console import print_warning
-from utils.run_config import OF_A_MACHINE, OF_A_TEXT_ENCODER, RunConfig
+from utils.run_config import MACHINE_SETTINGS, TEXT_ENCODER_SETTINGS, RunConfig
 
-# The settings of a run that may be others where a worker is.
-OF_A_WORKER = ("datadir", "resultdir", "log_interval", "verbose", *OF_A_MACHINE)
+# The settings of a run that a worker may set for its own machine.
+WORKER_SETTINGS = ("datadir", "resultdir", "log_interval", "verbose", *MACHINE_SETTINGS)
 BY_ID = True  # --attention without a number
-# What nothing but a training looks at, beside what OF_A_TEXT_ENCODER names.
-_OF_A_TRAINING = (
+# Settings that have an effect in a training only, as those of TEXT_ENCODER_SETTINGS do.
+_TRAINING_ONLY = (
     *("loss", "lr", "epochs", "weight_decay", "grad_clip", "patience", "accumulation_steps"),
     *("scheduler", "plateau_factor", "plateau_patience", "save_every"),
 )
-_OF_TRAININGS = ("train", "compare", "ablate", "tune", "worker")
-_OTHER_WORK = (*_OF_TRAININGS, "table", "dry_run")
-_OF_SCORES = ("bootstrap", "against")
+_TRAINING_ACTIONS = ("train", "compare", "ablate", "tune", "worker")
+_ACTIONS = (*_TRAINING_ACTIONS, "table", "dry_run")
+_SCORE_OPTIONS = ("bootstrap", "against")
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),
     "table": ("dry_run", "config"),
-    "split": (*_OF_TRAININGS, "table", "predict", "export"),
+    "split": (*_TRAINING_ACTIONS, "table", "predict", "export"),
     "worker": ("dry_run", "seeds", "config"),
-    "predict": (*_OTHER_WORK, "export", *_OF_SCORES),
-    "export": (*_OTHER_WORK, *_OF_SCORES),
-    "robustness": (*_OTHER_WORK, "predict", "export", *_OF_SCORES),
-    "attention": (*_OTHER_WORK, "predict", "export", "robustness"),
+    "predict": (*_ACTIONS, "export", *_SCORE_OPTIONS),
+    "export": (*_ACTIONS, *_SCORE_OPTIONS),
+    "robustness": (*_ACTIONS, "predict", "export", *_SCORE_OPTIONS),
+    "attention": (*_ACTIONS, "predict", "export", "robustness"),
 }
-_GOES_WITH = {
+_NEEDS_ONE_OF = {
     "resume": ("train",),
     "beside": ("robustness",),
     "ids": ("attention",),
@@ -45,21 +45,21 @@ _GOES_WITH = {
 def check_options(
     parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
 ) -> None:
-    """End the program where options do not go together; `config` is what they come to."""
-    if not any(arguments[name] for name in _OTHER_WORK) and config.checkpoint is None:
+    """End the program where options cannot be combined; `config` is the configuration they give."""
+    if not any(arguments[name] for name in _ACTIONS) and config.checkpoint is None:
         parser.error("give --train to train, or --checkpoint FILE to evaluate")
-    for this, excludes in _EXCLUDES.items():
-        for other in excludes:
-            if arguments[this] and arguments.get(other):
-                parser.error(f"--{this} and --{other} exclude each other")
+    for name, excluded in _EXCLUDES.items():
+        for other in excluded:
+            if arguments[name] and arguments.get(other):
+                parser.error(f"--{name} and --{other} exclude each other")
     if arguments["bert"] and not arguments["predict"]:
-        parser.error("--bert goes with --predict; dataset_prep.py prepares data with it")
+        parser.error("--bert goes with --predict; to prepare data with it, run dataset_prep.py")
     if arguments.get("set") and config.checkpoint is not None:
-        parser.error("--set goes without --checkpoint, whose model has its settings")
-    writing = ["predict", "export", "table", "attention", "overwrite", "pdf"]
-    if arguments["train"]:  # or it is one that nothing looks at
-        writing.append("save_every")
-    for name in writing:
+        parser.error("--set goes without --checkpoint, which has its model's settings")
+    writing_options = ["predict", "export", "table", "attention", "overwrite", "pdf"]
+    if arguments["train"]:  # elsewhere --save_every has no effect
+        writing_options.append("save_every")
+    for name in writing_options:
         if arguments.get(name) and not config.save:
             parser.error(f"--{name} writes files: leave --no_save out")
     _check_training(parser, arguments)
@@ -68,49 +68,48 @@ def check_options(
 
 
 def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
-    for name, works in _GOES_WITH.items():
-        if arguments[name] and not any(arguments[work] for work in works):
-            shown = [f"--{work}" for work in works if work != "dry_run"]
-            ways = " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
-            parser.error(f"--{name} goes with {ways}")
+    for name, actions in _NEEDS_ONE_OF.items():
+        if arguments[name] and not any(arguments[action] for action in actions):
+            *first, last = [f"--{action}" for action in actions if action != "dry_run"]
+            expected = f"{', '.join(first)} or {last}" if first else last
+            parser.error(f"--{name} goes with {expected}")
     if arguments["seeds"] and "seed" in arguments and not arguments["tune"]:
         parser.error("--seed and --seeds exclude each other")
     for seed, times in Counter(arguments["seeds"] or ()).items():
         if times > 1:
             parser.error(f"--seeds: {seed} is given {times} times; give each once")
-    given = [field for field in fields(RunConfig) if field.name in arguments]
-    for field in given if arguments["worker"] else ():
-        if field.name not in OF_A_WORKER:
+    for field in fields(RunConfig) if arguments["worker"] else ():
+        if field.name in arguments and field.name not in WORKER_SETTINGS:
             option = f"--no_{field.name}" if field.default is True else f"--{field.name}"
             parser.error(
                 f"--worker takes its settings from {arguments['worker']}: leave {option} out"
             )
     if arguments["resume"] not in (None, "auto") and arguments["seeds"]:
-        parser.error("--resume FILE goes on with one training; with --seeds give --resume auto")
+        parser.error("--resume FILE resumes one training; with --seeds give --resume auto")
 
 
 def _check_learning(
     parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
 ) -> None:
-    learns = any(arguments[work] for work in ("train", "compare", "ablate", "tune"))
-    learns = learns or (arguments["dry_run"] and config.checkpoint is None)  # or it evaluates
-    for name in ("finetune_bert", *OF_A_TEXT_ENCODER):
-        if name in arguments and not learns:
+    trains = any(arguments[action] for action in ("train", "compare", "ablate", "tune"))
+    trains = trains or (arguments["dry_run"] and config.checkpoint is None)  # or it evaluates
+    for name in ("finetune_bert", *TEXT_ENCODER_SETTINGS):
+        if name in arguments and not trains:
             parser.error(f"--{name} goes with --train, --compare, --ablate or --tune")
         if name in arguments and config.finetune_bert is None and config.checkpoint is None:
             parser.error(f"--{name} goes with --finetune_bert")
-    unread = [name for name in _OF_A_TRAINING if name in arguments and not learns]
+    unused = [name for name in _TRAINING_ONLY if name in arguments and not trains]
     if arguments["train"] and config.scheduler != "plateau":
-        unread += [name for name in ("plateau_factor", "plateau_patience") if name in arguments]
+        unused += [name for name in ("plateau_factor", "plateau_patience") if name in arguments]
     if arguments["predict"] and "alignment" in arguments:
-        unread.append("alignment")
-    if unread:  # harmless, as in a script that gives every command the same
-        print_warning(f"nothing here looks at --{', --'.join(unread)}")
+        unused.append("alignment")
+    if unused:  # harmless: a script may give every command the same options
+        print_warning(f"options without effect here: --{', --'.join(unused)}")
 
 
 def _check_attention(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
-    wanted, ids = arguments["attention"], arguments["ids"]
-    if wanted is BY_ID and not ids:
+    count, ids = arguments["attention"], arguments["ids"]
+    if count is BY_ID and not ids:
         parser.error("--attention: give it a number of segments, or --ids")
-    if wanted and wanted is not BY_ID and ids and wanted != len(ids):
-        parser.error(f"--attention {wanted}, but --ids names {len(ids)}: leave the number out")
+    if count and count is not BY_ID and ids and count != len(ids):
+        parser.error(f"--attention {count}, but --ids names {len(ids)}: leave the number out")

@@ -1,1 +1,1 @@
-"""Whether a prepared dataset is whole, and what is in it."""
+"""Checking whether a prepared dataset is complete and valid, and summarising it."""

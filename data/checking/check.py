@@ -1,4 +1,4 @@
-"""Whether a prepared dataset is whole, and what is in it."""
+"""Checking whether a prepared dataset is complete and valid, and summarising it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a dataset's folder; without `problems` all is well."""
+    """The result of checking a dataset's folder; the dataset is valid if `problems` is empty."""
 
     folder: Path
-    splits: dict[str, SplitSummary]  # those that are there
+    splits: dict[str, SplitSummary]  # those that exist
     problems: list[str]  # one line each
     notes: list[str]
     scale: Scale  # of the labels
@@ -54,8 +54,8 @@ class Report:
 def check_dataset(folder: Path) -> Report:
     """Read all of a prepared dataset and compare its parts with each other.
 
-    `folder` holds train, val and test, and `dataset.json` where dataset_prep.py made it. What
-    is wrong with a file becomes a line of the report's `problems`, and the rest is still
+    `folder` holds train, val and test, and `dataset.json` if dataset_prep.py made it. Each
+    problem with a file becomes a line of the report's `problems`, and the rest is still
     checked. Arrays are read in blocks of a few MB. Raises InputError when there is no such
     folder.
     """
@@ -66,16 +66,16 @@ def check_dataset(folder: Path) -> Report:
     problems: list[str] = []
     manifest: dict[str, Any] = _attempt(read_manifest, folder, problems) or {}
     text = manifest.get("text") or {}
-    wanted = (splits_of(manifest) if manifest else ()) or SPLITS
+    expected_splits = (splits_of(manifest) if manifest else ()) or SPLITS
     splits = []
     for path in [folder / name for name in SPLITS]:
         if path.is_dir():
             splits.append(_open_split(path, bool(text), problems))
-        elif path.name in wanted:
+        elif path.name in expected_splits:
             problems.append(f"No folder {path}; expected {', '.join(SPLITS)} in {folder}.")
     total = sum(array.nbytes for split in splits for array in split.arrays.values())
     with progress(total=total, desc="Checking", unit="B", unit_scale=True) as bar:
-        summaries = {split.name: _summary(split, bar) for split in splits}
+        summaries = {split.name: _summarise(split, bar) for split in splits}
     problems += count_problems(folder, manifest, splits)
     problems += shape_problems(folder, manifest, splits)
     scale = SCALES[scores_of(manifest or None)]
@@ -100,7 +100,7 @@ def check_dataset(folder: Path) -> Report:
 
 
 def _attempt(read: Callable[[Path], Value | None], path: Path, problems: list[str]) -> Value | None:
-    """Return `read(path)`, or None after adding what is wrong to `problems`."""
+    """Return `read(path)`; if that fails, add the error to `problems` and return None."""
     try:
         return read(path)
     except InputError as error:
@@ -110,10 +110,10 @@ def _attempt(read: Callable[[Path], Value | None], path: Path, problems: list[st
     return None
 
 
-def _open_split(folder: Path, text_is_made: bool, problems: list[str]) -> OpenSplit:
+def _open_split(folder: Path, has_text: bool, problems: list[str]) -> OpenSplit:
     arrays = {}
     for kind, name in BATCH_FILES.items():
-        if kind == "text" and not text_is_made and not (folder / name).exists():
+        if kind == "text" and not has_text and not (folder / name).exists():
             continue  # prepared without text: complete so far
         array = _attempt(NpyReader, folder / name, problems)
         if array is not None:
@@ -122,11 +122,11 @@ def _open_split(folder: Path, text_is_made: bool, problems: list[str]) -> OpenSp
     rows = _attempt(read_segments, folder, problems) if has_table else None
     pieces = None
     if (folder / PIECES_FILE).exists():
-        pieces = _attempt(partial(NpyReader, whole=True), folder / PIECES_FILE, problems)
+        pieces = _attempt(partial(NpyReader, holds_integers=True), folder / PIECES_FILE, problems)
     return OpenSplit(folder, arrays, pieces, rows)
 
 
-def _summary(split: OpenSplit, bar: tqdm) -> SplitSummary:
+def _summarise(split: OpenSplit, bar: tqdm) -> SplitSummary:
     arrays = {}
     for kind, array in split.arrays.items():
         arrays[kind] = ArraySummary(split.path(kind), array.shape, array.dtype)
@@ -140,15 +140,15 @@ def _summary(split: OpenSplit, bar: tqdm) -> SplitSummary:
     return SplitSummary(arrays, sentiments[np.isfinite(sentiments)], seconds[np.isfinite(seconds)])
 
 
-def _notes(folder: Path, text_is_made: bool, splits: list[OpenSplit]) -> Iterator[str]:
-    """Say what is as it may be, but good to know."""
+def _notes(folder: Path, has_text: bool, splits: list[OpenSplit]) -> Iterator[str]:
+    """Yield what is no problem, but useful to know."""
     if not (folder / MANIFEST).exists():
         yield f"{folder} has no {MANIFEST}: these arrays may come from another program."
         without_table = [s.name for s in splits if not (s.folder / SEGMENTS_FILE).exists()]
         if without_table:
             yield f"No {SEGMENTS_FILE} in {', '.join(without_table)}: ids and times are unknown."
     without_text = [s.name for s in splits if not s.path("text").exists()]
-    if without_text and not text_is_made:
+    if without_text and not has_text:
         yield (
             f"No {TEXT_FILE} in {', '.join(without_text)}: dataset_prep.py without --no_bert "
             "adds the text features."
@@ -156,5 +156,5 @@ def _notes(folder: Path, text_is_made: bool, splits: list[OpenSplit]) -> Iterato
     if (folder / STAGE).exists():
         yield (
             f"{folder / STAGE} holds an interrupted preparation; the same dataset_prep.py "
-            "command goes on with it."
+            "command continues it."
         )

@@ -1,4 +1,4 @@
-"""What a prepared dataset holds, as a picture."""
+"""A figure of what a prepared dataset holds."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -> None:
     """Draw the sentiments, segment lengths and padding of each split, by its name.
 
-    Shares are of the split's own segments or rows, so that large and small splits compare.
-    Raises InputError when there is not one segment to draw.
+    Shares are of each split's segments or rows, so that large and small splits can be compared.
+    Raises InputError when no split has a labelled segment.
     """
-    filled = {name: split for name, split in splits.items() if len(split.sentiments)}
-    if not filled:
+    drawn = {name: split for name, split in splits.items() if len(split.sentiments)}
+    if not drawn:
         raise InputError(f"No segments to draw {path} from; prepare the dataset first.")
     figure, panels = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    _draw_bars(panels[0], {name: split.class_shares(scale) for name, split in filled.items()})
+    _draw_bars(panels[0], {name: split.class_shares(scale) for name, split in drawn.items()})
     panels[0].set(xlabel="sentiment, by class", ylabel="share of segments", title="Sentiment")
-    _draw_lengths(panels[1], filled)
-    _draw_padding(panels[2], filled)
+    _draw_lengths(panels[1], drawn)
+    _draw_padding(panels[2], drawn)
     for axes in panels:
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     handles, _ = panels[0].get_legend_handles_labels()
-    names = [f"{name}: {len(split.sentiments):,} segments" for name, split in filled.items()]
+    names = [f"{name}: {len(split.sentiments):,} segments" for name, split in drawn.items()]
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
     save_figure(figure, path)
 
@@ -45,17 +45,17 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -
 def _draw_lengths(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
     """Draw the lengths up to the 99th percentile: a few segments are many times longer."""
     axes.set(xlabel="length (s)", ylabel="share of segments", title="Length of segments")
-    together = np.concatenate([split.seconds for split in splits.values()])
-    if not len(together):
+    seconds = np.concatenate([split.seconds for split in splits.values()])
+    if not len(seconds):
         axes.text(0.5, 0.5, "no times known", ha="center", transform=axes.transAxes)
         return
-    edges = np.linspace(0, np.percentile(together, 99), 21)
+    edges = np.linspace(0, np.percentile(seconds, 99), 21)
     for name, split in splits.items():
         if len(split.seconds):
             shares = np.histogram(split.seconds, edges)[0] / len(split.seconds)
             label = f"{name}: median {np.median(split.seconds):.1f} s"
             axes.stairs(shares, edges, color=_COLORS[name], linewidth=1.6, label=label)
-    axes.set_xlabel(f"length (s); the longest 1 %, up to {together.max():.0f} s, left out")
+    axes.set_xlabel(f"length (s); the longest 1 %, up to {seconds.max():.0f} s, left out")
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     axes.legend(frameon=False)
 
@@ -77,7 +77,7 @@ def _draw_padding(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
 
 
 def _draw_bars(axes: Axes, heights: Mapping[str, Mapping[str, float]]) -> list[BarContainer]:
-    """Draw groups of bars side by side, given heights by split, then by group."""
+    """Draw groups of bars side by side; `heights` are by split, then by group."""
     groups = list(dict.fromkeys(group for bars in heights.values() for group in bars))
     axes.set_xticks(range(len(groups)), groups)
     width = 0.8 / len(heights)

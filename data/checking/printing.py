@@ -1,4 +1,4 @@
-"""Printing what a check of a prepared dataset found."""
+"""Printing the report of a check of a prepared dataset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from system import console
 
 
 def print_report(report: Report) -> None:
-    """Print what the dataset holds, then notes and problems."""
+    """Print what the arrays hold, then notes and problems."""
     console.print_heading(f"{report.folder}: what the arrays hold")
     console.print_line(console.format_table(_ARRAY_COLUMNS, list(_array_rows(report))))
     console.print_heading("\nSentiment: share of each class, lowest and highest label")
@@ -27,7 +27,7 @@ def print_report(report: Report) -> None:
         console.print_error(problem)
     if not report.problems:
         console.print_line("No problem found.")
-    elif not (report.folder / STAGE).exists():  # or the preparation goes on
+    elif not (report.folder / STAGE).exists():  # or the preparation can be continued
         advice = "run dataset_prep.py with --force"
         if not (report.folder / MANIFEST).exists():
             advice = f"move {', '.join(SPLITS)} away and run dataset_prep.py"
@@ -61,7 +61,7 @@ def _sentiment_rows(report: Report) -> Iterator[list[Any]]:
 
 
 def _percent(count: int, total: int) -> str:
-    """Format a share so that a little differs from nothing."""
+    """Format a share as a percentage; a small one is never shown as 0."""
     if not count:
         return "0"
     percent = 100 * count / total

@@ -1,4 +1,4 @@
-"""What is wrong with a prepared dataset: its parts compared with each other, a line each."""
+"""Problems of a prepared dataset, one line each, found by comparing its parts."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from data.layout import (
 from data.manifest import MANIFEST, has_rows
 from data.npy import NpyReader
 
-_MOST_PIECES, _MOST_VOCABULARY = 2**16, 10_000_000  # of a text, of a BERT: far more than any has
+_MAX_PIECES, _MAX_PIECE_ID = 2**16, 10_000_000  # per text, and per vocabulary: beyond any real one
 _AXES = {1: "rows a segment", 2: "features a row"}
-# What is the same in all splits, and where the manifest may tell it.
+# Array axes that are the same in all splits, and the keys of their size in the manifest.
 _SAME_SIZES = {
     ("visual", 1): ("made_from", "lengths", "visual"),
     ("visual", 2): (),
@@ -43,7 +43,7 @@ Manifest = Mapping[str, Any]  # empty where there is none
 
 @dataclass(frozen=True)
 class OpenSplit:
-    """What of a split can be read."""
+    """The parts of a split that can be read."""
 
     folder: Path
     arrays: dict[str, NpyReader]  # by kind
@@ -52,20 +52,20 @@ class OpenSplit:
 
     @property
     def name(self) -> str:
-        """Its name: train, val or test."""
+        """The split's name: train, val or test."""
         return self.folder.name
 
     def path(self, kind: str) -> Path:
-        """Return the file of a kind of arrays."""
+        """Return the path of an array, by its kind."""
         return self.folder / BATCH_FILES[kind]
 
     def labels(self) -> np.ndarray:
-        """Return the labels as stored, `(N, 1, 7)`; none when they cannot be read."""
+        """Return the labels as stored, `(N, 1, 7)`; N is 0 when they cannot be read."""
         array = self.arrays.get("label")
         return np.empty((0, 1, 1)) if array is None else array.read(range(len(array)))
 
     def sentiments(self) -> np.ndarray:
-        """Return the labels' first values, `(N,)` float32; none when there are no labels."""
+        """Return the first value of each label, `(N,)` float32; N is 0 without labels."""
         return self.labels()[:, 0, 0].astype(np.float32)
 
     def column(self, name: str) -> np.ndarray:
@@ -77,8 +77,8 @@ def count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) ->
     """Compare the numbers of segments and videos in each split."""
     for split in splits:
         segments, videos = (
-            {MANIFEST: _look_up(manifest, "splits", split.name, what)}
-            for what in ("segments", "videos")
+            {MANIFEST: _look_up(manifest, "splits", split.name, unit)}
+            for unit in ("segments", "videos")
         )
         for kind, array in split.arrays.items():
             segments[f"{split.name}/{BATCH_FILES[kind]}"] = len(array)
@@ -96,12 +96,12 @@ def count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) ->
 
 def shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[str]:
     """Compare rows and features of the same kind across the splits and with the manifest."""
-    # Text that came in word pieces keeps their length; the vocabulary is not known then.
-    came_in_pieces = (manifest.get("text") or {}).get("vocabulary") is None
-    from_pieces = came_in_pieces and any(split.pieces is not None for split in splits)
+    # Text that a pickle brought as word pieces keeps their length; no vocabulary is noted then.
+    has_no_vocabulary = (manifest.get("text") or {}).get("vocabulary") is None
+    keeps_length = has_no_vocabulary and any(split.pieces is not None for split in splits)
     for (kind, axis), keys in _SAME_SIZES.items():
-        is_told = not (from_pieces and (kind, axis) == ("text", 1))
-        sizes = {MANIFEST: _look_up(manifest, *keys) if is_told else None}
+        is_in_manifest = not (keeps_length and (kind, axis) == ("text", 1))
+        sizes = {MANIFEST: _look_up(manifest, *keys) if is_in_manifest else None}
         for split in splits:
             if kind in split.arrays:
                 sizes[f"{split.name}/{BATCH_FILES[kind]}"] = split.arrays[kind].shape[axis]
@@ -109,11 +109,11 @@ def shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) ->
 
 
 def value_problems(split: OpenSplit, summary: SplitSummary, scale: Scale) -> Iterator[str]:
-    """Look for what arrays must not hold; audio and visual may hold -inf and NaN."""
+    """Find values that arrays must not hold; audio and visual may hold -inf and NaN."""
     for kind in ("audio", "visual"):
         array = summary.arrays.get(kind)
-        if array is not None and (found := max(-array.minimum, array.maximum)) > HUGE:
-            yield f"{array.file}: values up to {found:.4g}, expected below {HUGE:g}; {HUGE_ADVICE}"
+        if array is not None and (size := max(-array.minimum, array.maximum)) > HUGE:
+            yield f"{array.file}: values up to {size:.4g}, expected below {HUGE:g}; {HUGE_ADVICE}"
     for kind in ("text", "label"):
         array = summary.arrays.get(kind)
         if array is None or (kind == "label" and array.is_unlabelled):
@@ -138,18 +138,18 @@ def value_problems(split: OpenSplit, summary: SplitSummary, scale: Scale) -> Ite
 
 
 def piece_problems(split: OpenSplit) -> Iterator[str]:
-    """Look for ids, masks and places of words that no text encoder takes."""
+    """Find ids, mask values and word positions that no text encoder accepts."""
     if split.pieces is None or not len(split.pieces):
-        return  # how many there are is a line of its own
+        return  # their number is checked elsewhere
     path, (rows, length) = split.folder / PIECES_FILE, split.pieces.shape[1:]
-    if rows not in (2, 3) or length > _MOST_PIECES:
-        yield f"{path}: {rows} rows of {length}, expected 2, or 3 by word, of a text's word pieces."
+    if rows not in (2, 3) or length > _MAX_PIECES:
+        yield f"{path}: {rows} rows of {length} word pieces a text, expected 2 rows, or 3 by word."
         return
-    limits = {"id": _MOST_VOCABULARY, "mask": 1, "place of a word": TEXT_LENGTH}
-    for (what, most), low, high in zip(limits.items(), *split.pieces.ranges(), strict=False):
-        if low < 0 or high > most:
-            found = low if low < 0 else high
-            yield f"{path}: a {what} that is {found}, expected 0 to {most:,}."
+    limits = {"id": _MAX_PIECE_ID, "mask value": 1, "word position": TEXT_LENGTH}
+    for (name, limit), low, high in zip(limits.items(), *split.pieces.ranges(), strict=False):
+        if low < 0 or high > limit:
+            value = low if low < 0 else high
+            yield f"{path}: {name} {value}, expected 0 to {limit:,}."
 
 
 def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterator[str]:
@@ -160,18 +160,18 @@ def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterat
             yield f"No file {path}, expected one row a segment in it."
         return
     if not has_rows(manifest, split.name, read_ids(split.folder)[1]):
-        yield f"{path}: other rows, or in another order, than {MANIFEST} vouches for."
-    times = Counter(row["id"] for row in split.rows)
-    repeated = [segment for segment, count in times.items() if count > 1]
+        yield f"{path}: other rows, or in another order, than when {MANIFEST} was written."
+    id_counts = Counter(row["id"] for row in split.rows)
+    repeated = [segment for segment, count in id_counts.items() if count > 1]
     if repeated:
-        found = _counted(len(repeated), "id")
-        yield f"{path}: {found} more than once, the first {repeated[0]}; expected each once."
+        number = _counted(len(repeated), "id")
+        yield f"{path}: {number} more than once, the first {repeated[0]}; expected each once."
     labels = split.sentiments()
     if len(labels) != len(split.rows):
-        return  # that is a line of its own
-    listed = split.column("sentiment").astype(np.float32)
-    # A label that is no sentiment has its line already.
-    wrong = np.flatnonzero((listed != labels) & (np.abs(labels) <= scale.limit))
+        return  # `count_problems` reports it
+    sentiments = split.column("sentiment").astype(np.float32)
+    # `value_problems` reports labels outside the scale.
+    wrong = np.flatnonzero((sentiments != labels) & (np.abs(labels) <= scale.limit))
     if len(wrong):
         row = split.rows[wrong[0]]
         yield (
@@ -182,32 +182,32 @@ def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterat
 
 
 def overlap_problems(splits: list[OpenSplit]) -> Iterator[str]:
-    """No id, and no video, may be in two splits: a score would count what was trained on."""
-    for one, other in combinations([split for split in splits if split.rows], 2):
+    """Find ids and videos in two splits: scores would be on data that was trained on."""
+    for first, second in combinations([split for split in splits if split.rows], 2):
         for column in ("id", "video"):
-            ours, theirs = ({row[column] for row in split.rows or []} for split in (one, other))
-            both = ours & theirs
-            if both:
+            values = [{row[column] for row in split.rows or []} for split in (first, second)]
+            shared = values[0] & values[1]
+            if shared:
                 yield (
-                    f"{other.folder / SEGMENTS_FILE}: {_counted(len(both), column)} that "
-                    f"{one.name} has as well, the first {min(both, key=str)}; expected none."
+                    f"{second.folder / SEGMENTS_FILE}: {_counted(len(shared), column)} that "
+                    f"{first.name} has as well, the first {min(shared, key=str)}; expected none."
                 )
 
 
-def _disagreements(folder: Path, what: str, sizes: dict[str, int | None]) -> Iterator[str]:
-    """Name each file whose size is not that of most; where it is even, the first is right."""
-    known = {name: size for name, size in sizes.items() if size is not None}
-    if not known:
+def _disagreements(folder: Path, unit: str, sizes: dict[str, int | None]) -> Iterator[str]:
+    """Report files whose size is not the most frequent one (if tied, the first of these)."""
+    known_sizes = {name: size for name, size in sizes.items() if size is not None}
+    if not known_sizes:
         return
-    expected = Counter(known.values()).most_common(1)[0][0]
-    agreeing = ", ".join(name for name, size in known.items() if size == expected)
-    for name, size in known.items():
+    expected = Counter(known_sizes.values()).most_common(1)[0][0]
+    agreeing = ", ".join(name for name, size in known_sizes.items() if size == expected)
+    for name, size in known_sizes.items():
         if size != expected:
-            yield f"{folder / name}: {size} {what}, expected {expected} as in {agreeing}."
+            yield f"{folder / name}: {size} {unit}, expected {expected} as in {agreeing}."
 
 
 def _look_up(manifest: Manifest, *keys: str) -> int | None:
-    """Return a whole number of the manifest, None where it tells none."""
+    """Return a whole number of the manifest, None where there is none."""
     value: Any = manifest
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None

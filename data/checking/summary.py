@@ -1,4 +1,4 @@
-"""What the arrays of a split hold, in numbers, and whether anything can be learnt from them."""
+"""Statistics of a split's arrays, and whether anything can be learnt from them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy as np
 
 from data.labels import Scale
 
-_MOST_USELESS = 0.5  # the share of a split that may be so
+_MAX_USELESS = 0.5  # the share of a split's features
 _ADVICE = "prepare again with a --bert for this language"
 
 
 @dataclass
 class ArraySummary:
-    """What an array `(segments, rows, features)` holds, gathered block by block."""
+    """Statistics of an array `(segments, rows, features)`, gathered block by block."""
 
     file: Path
     shape: tuple[int, int, int]
     dtype: np.dtype
-    nan: int = 0  # values
+    nan: int = 0  # how many values
     infinite: int = 0
-    first_not_finite: int | None = None  # the segment
+    first_not_finite: int | None = None  # number of the segment
     zero_rows: int = 0
     padding_rows: int = 0  # zero rows in front of a segment
     zero_segments: int = 0
@@ -35,12 +35,12 @@ class ArraySummary:
 
     @property
     def rows(self) -> int:
-        """How many rows all segments have."""
+        """The number of rows in all segments together."""
         return self.shape[0] * self.shape[1]
 
     @property
     def is_unlabelled(self) -> bool:
-        """Tell, of an array of labels, whether there are none: they are NaN then."""
+        """Tell whether all values are NaN: an array of labels then has no labels."""
         return self.nan == math.prod(self.shape) > 0
 
     @property
@@ -49,7 +49,7 @@ class ArraySummary:
         return self.padding_rows / max(self.rows, 1)
 
     def add(self, block: np.ndarray, first_segment: int) -> None:
-        """Take in the next segments."""
+        """Add the next segments, the first of which has this number."""
         lowest, highest = block.min(), block.max()  # NaN where there is a NaN
         if not np.isfinite([lowest, highest]).all():
             finite = np.isfinite(block)
@@ -70,14 +70,14 @@ class ArraySummary:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What a split holds."""
+    """Statistics of a split."""
 
     arrays: dict[str, ArraySummary]  # by kind: visual, audio, label, text
     sentiments: np.ndarray  # float32, those that are numbers
-    seconds: np.ndarray  # the segments' lengths, float64, where the table tells them
+    seconds: np.ndarray  # the segments' lengths, float64, where the table has times
 
     def class_shares(self, scale: Scale) -> dict[str, float]:
-        """Return the share of each class, by its name, the lowest first."""
+        """Return the share of each class by its name, lowest class first."""
         counts = np.bincount(scale.classes(self.sentiments), minlength=len(scale.class_names))
         shares = counts / max(len(self.sentiments), 1)
         return dict(zip(scale.class_names, shares.tolist(), strict=True))
@@ -86,19 +86,19 @@ class SplitSummary:
 def useless_features(
     summary: SplitSummary, sentences: Sequence[str], unknown: float
 ) -> Iterator[str]:
-    """Name the features that tell nothing in more than half of a split.
+    """Report features that carry no information in more than half of a split.
 
-    `sentences` are those of the table, none without one; `unknown` is the share of word pieces
+    `sentences` are the table's, empty without a table; `unknown` is the share of word pieces
     that the text encoder did not know.
     """
     for kind, array in summary.arrays.items():
         share = array.zero_segments / max(array.shape[0], 1)
-        if kind != "label" and share > _MOST_USELESS:
+        if kind != "label" and share > _MAX_USELESS:
             yield f"{array.file}: all zero in {100 * share:.0f} % of the segments; expected values."
     text = summary.arrays.get("text")
     if text is None:
         return
-    if unknown > _MOST_USELESS:
+    if unknown > _MAX_USELESS:
         yield (
             f"{text.file}: the text encoder did not know {100 * unknown:.0f} % of the word "
             f"pieces; {_ADVICE}."
@@ -106,9 +106,9 @@ def useless_features(
     equal = 0.0
     if len(sentences) == len(text.segment_hashes) > 0:
         hash_of = dict(zip(sentences, text.segment_hashes, strict=True))
-        times = Counter(hash_of.values())
-        equal = sum(count for count in times.values() if count > 1) / len(hash_of)
-    if equal > _MOST_USELESS:
+        hash_counts = Counter(hash_of.values())
+        equal = sum(count for count in hash_counts.values() if count > 1) / len(hash_of)
+    if equal > _MAX_USELESS:
         yield (
             f"{text.file}: {100 * equal:.0f} % of the different sentences have the features of "
             f"another; {_ADVICE}."

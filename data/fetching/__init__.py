@@ -1,1 +1,1 @@
-"""What the CMU server holds, how it is downloaded, and a demo that needs neither."""
+"""The CMU server's files, how they are downloaded, and a demo that needs neither."""

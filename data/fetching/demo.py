@@ -1,7 +1,7 @@
 """A small made-up CMU-MOSEI: real .csd files, standard-fold video ids, and a tiny BERT.
 
-Each segment has a sentiment, and its words, its FACET rows and its COVAREP rows each tell it
-with a noise of their own: together they tell it better than any one of them.
+Each segment has a sentiment, which its words, its FACET rows and its COVAREP rows express with
+independent noise: all three together predict it better than any one of them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from system.files import write_bytes
 DEMO = replace(MOSEI, title="CMU-MOSEI's shape, made-up data")
 
 _VIDEOS = {"train": 40, "val": 8, "test": 12}
-_SEGMENTS = (9, 15)  # per video, from and below
+_SEGMENTS = (9, 15)  # per video, from 9 to 14
 _SECONDS = (3.0, 9.0)  # a segment's length
 _ROWS_PER_SECOND = {"visual": 5, "audio": 10}
-_LEANING = [0.6, -0.4, -0.4, 0.0, -0.4, 0.0]  # of each emotion, a point of sentiment
+_EMOTION_SLOPES = [0.6, -0.4, -0.4, 0.0, -0.4, 0.0]  # per point of sentiment
 _NOISE = {"words": 0.8, "visual": 1.2, "audio": 1.2}  # in points of sentiment
 _POSITIVE = "great love wonderful amazing best happy excellent enjoy brilliant fun".split()
 _NEGATIVE = "bad hate terrible awful worst sad boring poor weak disappointing".split()
@@ -44,11 +44,11 @@ def demo_bert(datadir: Path) -> Path:
 
 
 def demo_is_written(datadir: Path) -> bool:
-    """Tell whether the demo is there; raises InputError when a .csd file is not the demo's."""
+    """Tell whether the demo is complete; raises InputError when a .csd file is not the demo's."""
     paths = _csd_paths(datadir).values()
     present = [path for path in paths if path.exists()]
     for path in present:
-        if not _is_ours(path):
+        if not _is_made_up(path):
             raise InputError(f"{path} is not the demo's; give --demo another --datadir.")
     return len(present) == len(paths) and demo_bert(datadir).is_dir()
 
@@ -60,7 +60,7 @@ def _csd_paths(datadir: Path) -> dict[str, Path]:
 def write_demo(datadir: Path, seed: int = 0) -> Path:
     """Write `<datadir>/csd/*.csd` and a tiny BERT; returns the BERT's folder.
 
-    A demo that is already there is left as it is. Raises InputError when a .csd file there is
+    An existing demo is not written again. Raises InputError when a .csd file there is
     not the demo's.
     """
     bert, paths = demo_bert(datadir), _csd_paths(datadir)
@@ -73,8 +73,8 @@ def write_demo(datadir: Path, seed: int = 0) -> Path:
     return bert
 
 
-def _is_ours(path: Path) -> bool:
-    """Tell whether a .csd file says of itself that it is made up."""
+def _is_made_up(path: Path) -> bool:
+    """Tell whether the metadata of a .csd file say that it is the demo's."""
     try:
         with h5py.File(path) as file:
             return bool(json.loads(file[f"{path.stem}/metadata/description"][0]) == DEMO.title)
@@ -97,16 +97,16 @@ def _videos(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, _Sequence
 
 def _video(directions: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, _Sequence]:
     segments, sentiments = _segments(rng)
-    words = [_words(*row, rng) for row in zip(segments, sentiments, strict=True)]
-    intervals, spoken = (np.concatenate(column) for column in zip(*words, strict=True))
-    sequences = {"words": (intervals, spoken), "labels": (segments, _labels(sentiments, rng))}
+    segment_words = [_words(*pair, rng) for pair in zip(segments, sentiments, strict=True)]
+    intervals, words = (np.concatenate(column) for column in zip(*segment_words, strict=True))
+    sequences = {"words": (intervals, words), "labels": (segments, _labels(sentiments, rng))}
     for kind, direction in directions.items():
         sequences[kind] = _rows(kind, segments, sentiments, direction, rng)
     return sequences
 
 
 def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw label intervals `(k, 2)` one after another, and sentiments `(k,)` in thirds."""
+    """Draw consecutive label intervals `(k, 2)`, and sentiments `(k,)` in thirds."""
     lengths = rng.uniform(*_SECONDS, size=rng.integers(*_SEGMENTS))
     ends = np.cumsum(lengths + 0.5)
     sentiments = np.round(np.clip(rng.normal(0.2, 1.4, len(lengths)), -3, 3) * 3) / 3
@@ -114,24 +114,24 @@ def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _labels(sentiments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add the emotions: most are 0, as CMU-MOSEI's, and some lean on the sentiment."""
+    """Add the emotions: most are 0, as in CMU-MOSEI, and some depend on the sentiment."""
     emotions = rng.uniform(0, 3, (len(sentiments), DEMO.sequences["labels"].width - 1)) - 1.8
-    emotions += np.outer(sentiments, _LEANING)
+    emotions += np.outer(sentiments, _EMOTION_SLOPES)
     return np.column_stack([sentiments, np.clip(emotions, 0, 3)]).astype(np.float32)
 
 
 def _words(
     segment: np.ndarray, sentiment: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a segment's words: the stronger the sentiment, the more of them carry it."""
-    shown = sentiment + rng.normal(0, _NOISE["words"])
+    """Draw a segment's words: the stronger the sentiment, the more of them express it."""
+    expressed = sentiment + rng.normal(0, _NOISE["words"])
     edges = np.linspace(segment[0], segment[1], num=int(rng.integers(8, 20)))
-    chance_of_feeling = min(abs(shown) / 4, 0.8)
+    chance_of_feeling = min(abs(expressed) / 4, 0.8)
     words = []
     for _ in range(len(edges) - 1):
         draw = rng.random()
         if draw < chance_of_feeling:
-            words.append(rng.choice(_POSITIVE if shown > 0 else _NEGATIVE))
+            words.append(rng.choice(_POSITIVE if expressed > 0 else _NEGATIVE))
         else:
             words.append(_PAUSE if draw > 0.95 else rng.choice(_NEUTRAL))
     return np.stack([edges[:-1], edges[1:]], axis=1), np.array(words, dtype="S32")[:, None]
@@ -149,8 +149,8 @@ def _rows(
     starts = np.arange(int((segments[-1, 1] + 1) * rate)) / rate
     features = rng.normal(size=(len(starts), len(direction)))
     for (start, end), sentiment in zip(segments, sentiments, strict=True):
-        shown = sentiment + rng.normal(0, _NOISE[kind])
-        features[(starts >= start) & (starts < end)] += 0.3 * shown * direction
+        expressed = sentiment + rng.normal(0, _NOISE[kind])
+        features[(starts >= start) & (starts < end)] += 0.3 * expressed * direction
     if kind == "audio":
         features[rng.random(features.shape) < 2e-4] = -np.inf  # as the real COVAREP has
     intervals = np.stack([starts, starts + 1 / rate], axis=1)
@@ -158,7 +158,7 @@ def _rows(
 
 
 def _write_csd(path: Path, entries: dict[str, _Sequence]) -> None:
-    # Through memory, because HDF5 hides a full disk behind a RuntimeError.
+    # Made in memory first: on a full disk, HDF5 raises a RuntimeError that does not say so.
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         for entry, (intervals, features) in entries.items():
@@ -172,9 +172,9 @@ def _write_csd(path: Path, entries: dict[str, _Sequence]) -> None:
 
 
 def _write_bert(folder: Path, seed: int) -> None:
-    """Write a tiny BERT with random weights that knows the demo's words.
+    """Write a tiny BERT with random weights whose vocabulary has the demo's words.
 
-    Its features tell words apart, which is all the demo needs of it.
+    Its features differ from word to word, which is enough for the demo.
     """
     import torch
     from pytorch_pretrained_bert import BertConfig, BertModel

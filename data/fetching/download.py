@@ -1,7 +1,7 @@
 """Fetch large files over HTTP from servers that cut connections and are often down.
 
-What came stays when a transfer breaks, as `data.fetching.part` keeps it, so that the next attempt,
-in this run or a later one, asks for the rest only (RFC 9110, sections 13.1.5 and 14).
+When a transfer breaks, `data.fetching.part` keeps the received bytes, so that the next attempt, in
+this run or a later one, requests only the rest (RFC 9110, sections 13.1.5 and 14).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from system.files import make_folder
 from system.progress import progress
 
 _CONNECT_AND_READ_SECONDS = (10.0, 60.0)
-_LONGEST_PAUSE_SECONDS = 60.0
+_MAX_PAUSE_SECONDS = 60.0
 # A broken connection loses at most one chunk.
 _CHUNK_BYTES = 1 << 16
 
-_ELSEWHERE = (
+_ALTERNATIVES = (
     "name another host with --mirror URL, a folder that has the files with --csd DIR, "
     "or a processed pickle of MMSA or MulT with --from FILE"
 )
 
 
 class _BrokenTransfer(Exception):
-    """An attempt failed in a way that the next one may not; it may be asked to wait."""
+    """A failed attempt that may succeed if it is repeated, after `wait_seconds` at least."""
 
     def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
         super().__init__(reason)
@@ -65,35 +65,35 @@ def download(
     attempts: int = 5,
     first_pause: float = 2.0,
 ) -> None:
-    """Fetch `url` to `target`, which appears, or is replaced, only complete and checked.
+    """Fetch `url` to `target`, which is created or replaced only when complete and checked.
 
     An earlier call's part is resumed if the file is still the same on the server. Broken
     connections, timeouts, short bodies and answers 429 and 5xx are tried again.
 
     `check` is called with the path of the complete part, and raises InputError if that is not the
-    file it should be; the part is then removed. It gives up at `attempts` failures, counted anew
-    from each one that got further. `first_pause` seconds after the first failure so counted, it
-    tries again; the pause doubles each time, up to a minute, and a server's Retry-After
-    lengthens it, within the same limit.
+    expected file; the part is then removed. It gives up after `attempts` failures in a row; one at
+    which the part has grown counts as the first of a new row. After the first failure it pauses
+    for `first_pause` seconds, and twice as long each further time; a server's Retry-After can
+    lengthen the pause. A pause is a minute at most.
 
-    Raises InputError if the server cannot be reached or keeps breaking off, refuses the file, or
-    sends another one; OSError if the file cannot be written, as on a full disk. What has arrived
-    is kept then.
+    Raises InputError if the server cannot be reached, keeps breaking the connection, refuses the
+    file or sends another one; OSError if the file cannot be written, as on a full disk. The bytes
+    received so far are kept then.
     """
     make_folder(target.parent)
     part = Part(target)
-    furthest = failures = 0
+    largest_size = failures = 0
     while (broken := _attempt(url, part)) is not None:
-        # A transfer of hours may break off any number of times, as long as it gets further.
-        failures = 1 if part.size > furthest else failures + 1
-        furthest = max(furthest, part.size)
+        # A transfer of hours may break any number of times, as long as the part grows.
+        failures = 1 if part.size > largest_size else failures + 1
+        largest_size = max(largest_size, part.size)
         if failures >= attempts:
             raise InputError(
                 f"{_host(url)} does not deliver {url} ({broken}); run the same command again "
-                f"later, which resumes what it can, or {_ELSEWHERE}"
+                f"later, which resumes what it can, or {_ALTERNATIVES}"
             )
         pause = max(first_pause * 2 ** (failures - 1), broken.wait_seconds)
-        pause = min(pause, _LONGEST_PAUSE_SECONDS)
+        pause = min(pause, _MAX_PAUSE_SECONDS)
         print(f"{_host(url)}: {broken}; next attempt in {pause:.0f} s", file=sys.stderr)
         sleep(pause)
     _check(url, part, check)
@@ -101,7 +101,7 @@ def download(
 
 
 def _check(url: str, part: Part, check: Callable[[Path], object]) -> None:
-    """Run the caller's check; if it fails, remove the part and say what was sent."""
+    """Run the caller's check; if it fails, remove the part and report what was sent."""
     try:
         check(part.path)
     except InputError as error:
@@ -109,7 +109,7 @@ def _check(url: str, part: Part, check: Callable[[Path], object]) -> None:
             start = file.read(40)
         message = (
             f"{url} is not the expected file: {error}. The server sent {part.size} bytes that "
-            f"start with {start!r}, now removed; {_ELSEWHERE}"
+            f"start with {start!r}, now removed; {_ALTERNATIVES}"
         )
         part.path.unlink()
         part.forget_version()
@@ -117,13 +117,13 @@ def _check(url: str, part: Part, check: Callable[[Path], object]) -> None:
 
 
 def _attempt(url: str, part: Part) -> _BrokenTransfer | None:
-    """Bring the part as far as one request does; return what broke, None if it is complete."""
+    """Make one request and append its body; return the failure, None if the part is complete."""
     resumed = part.version_to_resume(url)
-    # Compressed on the way, offsets and lengths would not be the file's.
+    # With compression, offsets and lengths would not be those of the file.
     headers = {"Accept-Encoding": "identity"}
     if resumed is not None:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": str(resumed.validator)}
-    # The caller may be handling an error itself: that one is not the reason of a new one.
+    # An error that the caller is handling is not the cause of a new one.
     handled_before = sys.exc_info()[1]
     try:
         with requests.get(
@@ -139,21 +139,21 @@ def _attempt(url: str, part: Part) -> _BrokenTransfer | None:
 
 
 def _refuse(url: str, response: requests.Response) -> None:
-    """Raise unless the answer can be (a part of) the file."""
+    """Raise an error unless the answer can be the file or a part of it."""
     answer = f"{response.status_code} {response.reason}".strip()
     if response.status_code == 429 or response.status_code >= 500:
         raise _BrokenTransfer(f"it answered {answer}", _retry_after(response))
     if response.status_code not in (200, 206, 416):
-        raise InputError(f"{_host(url)} answered {answer} for {url}; {_ELSEWHERE}")
-    # Some networks and servers send a page in place of anything: it must not cost a part
+        raise InputError(f"{_host(url)} answered {answer} for {url}; {_ALTERNATIVES}")
+    # Some networks and servers answer any request with a web page: it must not replace a part
     # that took hours.
     if response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
-        raise InputError(f"{_host(url)} sent a web page (text/html) for {url}; {_ELSEWHERE}")
+        raise InputError(f"{_host(url)} sent a web page (text/html) for {url}; {_ALTERNATIVES}")
 
 
 def _receive(url: str, response: requests.Response, part: Part, resumed: Version | None) -> None:
-    """Write the body to where it belongs in the part; raise _BrokenTransfer if it is short."""
-    start, version = _described(url, response)
+    """Append the body to the part, or start over; raise _BrokenTransfer if the body is short."""
+    start, version = _start_and_version(url, response)
     total = version.length
     if response.status_code == 200:
         part.start_over(version)
@@ -161,17 +161,17 @@ def _receive(url: str, response: requests.Response, part: Part, resumed: Version
         total = resumed.length if total is None else total
     else:
         part.forget_version()
-        raise _BrokenTransfer("the file there has changed, or another part of it came")
+        raise _BrokenTransfer("the file on the server has changed, or it sent another part of it")
     if response.status_code != 416:
         _write(response, part, total)
     if total is not None and part.size != total:
-        raise _BrokenTransfer(f"{part.size} of {total} bytes came")
+        raise _BrokenTransfer(f"{part.size} of {total} bytes arrived")
 
 
-def _described(url: str, response: requests.Response) -> tuple[int | None, Version]:
-    """Where the body starts in the file, and its version, as far as the headers tell.
+def _start_and_version(url: str, response: requests.Response) -> tuple[int | None, Version]:
+    """Return the body's start in the file, and the file's version, from the headers.
 
-    The answer 416, that nothing lies behind the part, is taken as an empty body at the
+    The answer 416, that the file has no bytes after the part, counts as an empty body at the
     file's end.
     """
     headers = response.headers
@@ -179,11 +179,11 @@ def _described(url: str, response: requests.Response) -> tuple[int | None, Versi
     length = _number(headers.get("Content-Length"))
     if response.status_code != 200:
         content_range = headers.get("Content-Range", "")
-        found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\S+)", content_range)
-        start, length = map(_number, found.groups()) if found else (None, None)
+        match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\S+)", content_range)
+        start, length = map(_number, match.groups()) if match else (None, None)
         start = length if response.status_code == 416 else start
     etag = headers.get("ETag", "")
-    # RFC 9110, section 13.1.5: a weak ETag cannot stand in If-Range.
+    # RFC 9110, section 13.1.5: If-Range must not have a weak ETag.
     validator = etag if etag.startswith('"') else headers.get("Last-Modified")
     return start, Version(url, validator, length)
 
@@ -193,7 +193,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _write(response: requests.Response, part: Part, total: int | None) -> None:
-    """Append the body to the part, with a bar that counts from the file's first byte."""
+    """Append the body to the part, with a progress bar that starts at the file's first byte."""
     bar = progress(
         desc=part.target.name,
         initial=part.size,
@@ -203,15 +203,15 @@ def _write(response: requests.Response, part: Part, total: int | None) -> None:
         unit_divisor=1024,
     )
     with bar, part.path.open("ab") as file:
-        # Undecoded even where a server compresses unasked: lengths then still agree, and
-        # the check sees what came.
+        # Undecoded, even if a server compresses against the request: lengths still agree, and
+        # the check sees what was sent.
         for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
             file.write(chunk)
             bar.update(len(chunk))
 
 
 def _retry_after(response: requests.Response) -> float:
-    """Seconds that the server asks to wait, 0 if it does not or not intelligibly."""
+    """Return the seconds that the server asks to wait; 0 if it does not, or the header is wrong."""
     try:
         return Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
     except InvalidHeader:
@@ -219,7 +219,7 @@ def _retry_after(response: requests.Response) -> float:
 
 
 def _root_reason(error: BaseException, handled_before: BaseException | None) -> str:
-    """What happened, without the layers that libraries wrap around it."""
+    """Return the message of the error that caused all others."""
     while error.__context__ is not None and error.__context__ is not handled_before:
         error = error.__context__
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""A file that has come in part: which bytes there are, and of which version.
+"""A partly downloaded file: its bytes so far, and the version that they belong to.
 
 The bytes are in `<name>.part` beside the target, with `<name>.part.json` saying which version of
 which file they belong to.
@@ -21,14 +21,14 @@ class Version:
     validator: str | None  # for If-Range: a strong ETag, else the Last-Modified date
     length: int | None
 
-    def is_continued_by(self, other: Version) -> bool:
-        """Whether `other`, from a partial answer, may be joined to bytes of this version.
+    def is_continued_by(self, answer: Version) -> bool:
+        """Tell whether the bytes of a partial answer may be appended to bytes of this version.
 
-        The server was asked by If-Range already, but not every server heeds it. A partial
-        answer may leave the validator and the length out.
+        The request had If-Range, but not every server respects it. A partial answer may leave
+        out the validator and the length.
         """
-        return other.validator in (None, self.validator) and (
-            None in (self.length, other.length) or self.length == other.length
+        return answer.validator in (None, self.validator) and (
+            None in (self.length, answer.length) or self.length == answer.length
         )
 
 
@@ -42,11 +42,11 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """The number of bytes on disk."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def version_to_resume(self, url: str) -> Version | None:
-        """The version to ask `url` for the rest of, or None if it has to start over."""
+        """Return the version of which `url` can send the rest, or None if it has to start over."""
         try:
             version = Version(**json.loads(self._version_path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError, RecursionError):
@@ -54,16 +54,16 @@ class Part:
         return version if self.size and version.validator and version.url == url else None
 
     def start_over(self, version: Version) -> None:
-        """Drop the bytes and note the version of those to come, never the other way round."""
+        """Drop the bytes, and only then record the version of those to come."""
         self.path.open("wb").close()
         write_json(self._version_path, asdict(version))
 
     def forget_version(self) -> None:
-        """Make the next attempt start over; the bytes stay until a server sends new ones."""
+        """Make the next attempt start over; the bytes are kept until a server sends new ones."""
         self._version_path.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Turn the part into the target, once its bytes are on the disk."""
+        """Flush the bytes to the disk, then rename the part to the target."""
         flush_file(self.path)
         self.path.replace(self.target)
         flush_folder(self.target.parent)

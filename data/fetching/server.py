@@ -1,4 +1,4 @@
-"""What the CMU server holds: the files of each dataset, their widths, and the standard folds."""
+"""The CMU server's files of each dataset, their widths, and the standard folds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SequenceFile:
     """One computational sequence of a dataset."""
 
     server_path: str  # below the server's root
-    width: int  # features a row, as the server has them; a file of one's own may have others
+    width: int  # features a row on the server; a user's own file may have others
 
     @property
     def name(self) -> str:
@@ -27,7 +27,7 @@ class SequenceFile:
 class Dataset:
     """The four sequences of a dataset and its standard folds."""
 
-    name: str  # whose labels they are too: a name of `data.labels.SCALES`
+    name: str  # also of its label scale in `data.labels.SCALES`
     title: str
     sequences: dict[str, SequenceFile]  # words, visual, audio, labels (a row a segment)
     folds: Path
@@ -58,4 +58,4 @@ MOSI = Dataset(
 )
 
 DATASETS = {dataset.name: dataset for dataset in (MOSEI, MOSI)}
-DATASET_NAMES = (*DATASETS, "sims")  # the last is there as a pickle only
+DATASET_NAMES = (*DATASETS, "sims")  # the last exists as a pickle only

@@ -1,1 +1,1 @@
-"""Foreign files to arrays in memory: .csd files, the pickles that circulate, folds."""
+"""Reading foreign files into arrays: .csd files, processed pickles, folds."""

@@ -1,6 +1,6 @@
 """Reading rows of an HDF5 dataset from its chunks, decompressed here.
 
-The HDF5 library decompresses in one thread, and takes a file's word for how large a chunk becomes.
+The HDF5 library decompresses in one thread, and trusts the file about the size of a chunk.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from data.formats.dataset_layout import Layout
 from data.formats.inflate import inflate
 from system.threads import in_parallel
 
-_BYTES_A_THREAD = 2**17  # with less, waking it takes longer than what it does
+_BYTES_PER_THREAD = 2**17  # with less, starting a thread takes longer than its work
 
-_Piece = tuple[int, int, int]  # place in the result, first and last row in the chunk
+_Piece = tuple[int, int, int]  # first row in the result; first and end row in the chunk
 
 
 class Chunks:
@@ -31,61 +31,61 @@ class Chunks:
         assert layout.chunk_shape is not None
         self.shape = layout.chunk_shape
         self._filters, self._item_bytes = layout.type.filters, layout.type.item_bytes
-        self.bytes = math.prod(self.shape) * self._item_bytes  # when the filters are undone
+        self.bytes = math.prod(self.shape) * self._item_bytes  # decompressed
         self._find, self._descriptor = layout.find_chunks, descriptor
 
     @cached_property
     def index(self) -> ChunkIndex:
-        """Where each chunk is in the file; it is read once."""
+        """The place of each chunk in the file, read once."""
         return self._find()
 
     def read(self, runs: list[tuple[int, int]], width: int) -> np.ndarray:
-        """Read runs of rows (first, one past the last), `(rows, width)`, as raw values.
+        """Read runs of rows (first, one past the last) as raw values `(rows, width)`.
 
         A chunk is decompressed once, and only if it holds one of the rows.
         """
         result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
-        pieces = self._pieces(runs)
-        row_bytes = self.bytes * -(-width // self.shape[1])
-        work = [(result, row, places) for row, places in pieces.items()]
-        in_parallel(self._copy, work, len(pieces) * row_bytes // _BYTES_A_THREAD)
+        pieces = self._cut(runs)
+        row_bytes = self.bytes * -(-width // self.shape[1])  # of all chunks beside each other
+        calls = [(result, row, row_pieces) for row, row_pieces in pieces.items()]
+        in_parallel(self._copy, calls, len(pieces) * row_bytes // _BYTES_PER_THREAD)
         return result
 
     def _copy(self, result: np.ndarray, row: int, pieces: list[_Piece]) -> None:
-        """Copy pieces of the chunks that begin with `row` to their places in the result."""
+        """Copy pieces of the chunks whose first row is `row` into the result."""
         width, step = result.shape[1], self.shape[1]
         columns = range(0, width, step)
         chunks = [self.index[row, column] for column in columns]
         for column, chunk, content in zip(columns, chunks, self._contents(chunks), strict=True):
-            values = np.ndarray(self.shape, result.dtype, self._decoded(chunk.skipped, content))
+            values = np.ndarray(self.shape, result.dtype, self._decode(chunk.skipped, content))
             target = result[:, column : column + step]
             values = values[:, : target.shape[1]]
-            for place, first, last in pieces:
-                target[place : place + last - first] = values[first:last]
+            for begin, first, end in pieces:
+                target[begin : begin + end - first] = values[first:end]
 
     def _contents(self, chunks: list[StoredChunk]) -> Iterator[bytes | memoryview]:
-        """Read chunks, all at once where they lie one behind another, as HDF5 writes them."""
+        """Read chunks, all at once if they are consecutive in the file, as HDF5 writes them."""
         begin, size = chunks[0].offset, sum([chunk.size for chunk in chunks])
         together = memoryview(os.pread(self._descriptor, size, begin))
         for chunk in chunks:
-            place = chunk.offset - begin
-            if 0 <= place <= size - chunk.size:
-                yield together[place : place + chunk.size]
+            start = chunk.offset - begin
+            if 0 <= start <= size - chunk.size:
+                yield together[start : start + chunk.size]
             else:
                 yield os.pread(self._descriptor, chunk.size, chunk.offset)
 
-    def _pieces(self, runs: list[tuple[int, int]]) -> dict[int, list[_Piece]]:
-        """Cut runs at the chunks' edges, grouped by the chunk's first row."""
-        pieces, place, size = defaultdict(list), 0, self.shape[0]
+    def _cut(self, runs: list[tuple[int, int]]) -> dict[int, list[_Piece]]:
+        """Cut runs at the chunks' edges; returns the pieces by the chunk's first row."""
+        pieces, result_row, size = defaultdict(list), 0, self.shape[0]
         for begin, end in runs:
             for row in range(begin - begin % size, end, size):
                 first, last = max(begin - row, 0), min(end - row, size)
-                pieces[row].append((place, first, last))
-                place += last - first
+                pieces[row].append((result_row, first, last))
+                result_row += last - first
         return pieces
 
-    def _decoded(self, skipped: int, stored: bytes | memoryview) -> bytes | bytearray | memoryview:
-        """Undo a chunk's filters, of which `skipped` has a bit for each that was not used."""
+    def _decode(self, skipped: int, stored: bytes | memoryview) -> bytes | bytearray | memoryview:
+        """Undo a chunk's filters; `skipped` has a bit for each filter that was not used."""
         used = {code for bit, code in enumerate(self._filters) if not skipped >> bit & 1}
         content = inflate(stored, self.bytes) if h5z.FILTER_DEFLATE in used else stored
         if len(content) < self.bytes:

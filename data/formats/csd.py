@@ -15,7 +15,7 @@ from h5py import h5d, h5g
 from data.formats.dataset_layout import Layouts
 from data.formats.hdf5_file import open_hdf5, reading
 from data.formats.object_header import HeaderReader
-from data.formats.own_objects import find, link_to, names_in
+from data.formats.own_objects import link_to, names_in, open_object
 from data.formats.stored_rows import StoredRows
 from system.errors import InputError
 
@@ -23,7 +23,7 @@ from system.errors import InputError
 def sort_order(intervals: np.ndarray) -> np.ndarray:
     """Return the rows of `intervals` `(n, 2)` by start time, ties in file order.
 
-    Rows without a time (NaN) belong to no segment and are left out.
+    Rows without a time (NaN) belong to no segment, and are left out.
     """
     timed = np.flatnonzero(~np.isnan(intervals).any(axis=1))
     return timed[np.argsort(intervals[timed, 0], kind="stable")]
@@ -34,7 +34,7 @@ class VideoRows:
     """One video's rows in one sequence, sorted by start time."""
 
     intervals: np.ndarray  # (n, 2) seconds, float64
-    # (n,) the sorted rows' numbers in the file, parts one after another; None where all are sorted
+    # (n,) each sorted row's number in the file, over all parts; None if the file is sorted
     _order: np.ndarray | None
     _parts: list[StoredRows]
     _path: Path
@@ -42,18 +42,18 @@ class VideoRows:
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Read the features of the given sorted rows, `(len(rows), width)`.
 
-        Nothing else is read, but for the rest of compressed chunks. Ask for many rows at once:
-        a chunk is decompressed anew in each call.
+        Other rows are read only where they share a compressed chunk. Ask for many rows at once:
+        each call decompresses a chunk again.
         """
         numbers = rows if self._order is None else self._order[rows]
         if not len(numbers):
             return np.empty((0, self._parts[0].shape[1]))
         if (numbers[1:] > numbers[:-1]).all():
-            return self._in_file_order(numbers)
-        numbers, places = np.unique(numbers, return_inverse=True)
-        return self._in_file_order(numbers)[places]
+            return self._read_in_file_order(numbers)
+        numbers, inverse = np.unique(numbers, return_inverse=True)
+        return self._read_in_file_order(numbers)[inverse]
 
-    def _in_file_order(self, numbers: np.ndarray) -> np.ndarray:
+    def _read_in_file_order(self, numbers: np.ndarray) -> np.ndarray:
         pieces, offset = [], 0
         with reading(self._path):
             for part in self._parts:
@@ -74,9 +74,8 @@ class VideoRows:
 class ComputationalSequence:
     """One .csd file, open for reading. Use it as a context manager.
 
-    All entries have as many features a row as the first; `holds_text` says that they are
-    words, one a row. Every error is an InputError that names the file, what was found and what
-    was expected.
+    All entries have the same width as the first; with `holds_text`, they are words, one per
+    row. Every error is an InputError that names the file, what was found and what was expected.
     """
 
     def __init__(self, path: Path, holds_text: bool = False) -> None:
@@ -85,7 +84,7 @@ class ComputationalSequence:
         self._file = open_hdf5(path)
         try:
             self._descriptor = self._file.id.get_vfd_handle()
-            self._bytes = os.fstat(self._descriptor).st_size
+            self._file_bytes = os.fstat(self._descriptor).st_size
             self._headers = HeaderReader(self._file.id)
             self._layouts = Layouts(self._headers)
             self._data = _data_group(self._file, self._headers, path)
@@ -107,17 +106,17 @@ class ComputationalSequence:
 
     @cached_property
     def width(self) -> int:
-        """How many features a row has, by the first entry."""
+        """The number of features per row, of the first entry."""
         key = next(iter(self._entries.values()))[0]
         with reading(self.path):
-            shape = self._stored(key, "features").shape
+            shape = self._open_rows(key, "features").shape
         if len(shape) != 2 or shape[1] == 0 or (self.holds_text and shape[1] != 1):
             expected = "(n, 1), a word a row" if self.holds_text else "(n, width)"
             raise InputError(f"{self.path}: features have shape {shape}, expected {expected}.")
         return shape[1]
 
     def _group_by_video(self) -> dict[str, list[str]]:
-        """Map each video id to its entries: `id` alone, or its parts `id[0]`, `id[1]`, ..."""
+        """Map each video id to its entries: `id`, or the parts `id[0]`, `id[1]`, ..."""
         entries: dict[str, list[str]] = {}
         with reading(self.path):
             for key in names_in(self._data, str(self.path)):
@@ -130,7 +129,7 @@ class ComputationalSequence:
         """Read the intervals of `video` and make its features readable."""
         intervals, parts = self._open_parts(video)
         starts = intervals[:, 0]
-        if (starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any():  # as most are
+        if (starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any():  # usual
             return VideoRows(intervals, None, parts, self.path)
         order = sort_order(intervals)
         return VideoRows(intervals[order], order, parts, self.path)
@@ -142,17 +141,17 @@ class ComputationalSequence:
             return intervals, np.concatenate([features[:] for features in parts])
 
     def _open_parts(self, video: str) -> tuple[np.ndarray, list[StoredRows]]:
-        """Return the intervals of a video's parts, one after another, and their features."""
+        """Return the intervals of a video's parts, concatenated, and the features of each part."""
         with reading(self.path):
-            parts = [self._part(key) for key in self._entries[video]]
+            parts = [self._open_part(key) for key in self._entries[video]]
             intervals = np.concatenate([times for _, times in parts], dtype=np.float64)
         return intervals, [features for features, _ in parts]
 
-    def _part(self, key: str) -> tuple[StoredRows, np.ndarray]:
+    def _open_part(self, key: str) -> tuple[StoredRows, np.ndarray]:
         where = f"{self.path}, entry {key}"
-        features, intervals = self._stored(key, "features"), self._stored(key, "intervals")
-        for stored, is_text in ((features, self.holds_text), (intervals, False)):
-            dtype = stored.dtype
+        features, intervals = self._open_rows(key, "features"), self._open_rows(key, "intervals")
+        for rows, is_text in ((features, self.holds_text), (intervals, False)):
+            dtype = rows.dtype
             if not (h5py.check_string_dtype(dtype) if is_text else dtype.kind in "fiu"):
                 expected = "text" if is_text else "numbers"
                 raise InputError(f"{where}: holds {dtype}, expected {expected}.")
@@ -172,17 +171,17 @@ class ComputationalSequence:
         intervals.check_size()
         return features, intervals[:]
 
-    def _stored(self, key: str, name: str) -> StoredRows:
+    def _open_rows(self, key: str, name: str) -> StoredRows:
         where, path = f"{self.path}, entry {key}", f"{key}/{name}"
         link = link_to(self._data, path, where)
         messages = {} if link is None else self._headers.messages(link)
         layout = self._layouts.in_header(messages)
         if layout is None:
-            dataset = find(h5d.DatasetID, self._headers, self._data, path, where)
+            dataset = open_object(h5d.DatasetID, self._headers, self._data, path, where)
             if dataset is None:
                 raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
             layout = self._layouts.by_library(dataset, messages, f"{where}, {name}")
-        return StoredRows(layout, self._descriptor, self._bytes, f"{where}, {name}")
+        return StoredRows(layout, self._descriptor, self._file_bytes, f"{where}, {name}")
 
 
 def check_csd(path: Path) -> None:
@@ -196,8 +195,8 @@ def _data_group(file: h5py.File, headers: HeaderReader, path: Path) -> h5g.Group
         roots = names_in(file.id, str(path))
         if len(roots) != 1:
             raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
-        root = find(h5g.GroupID, headers, file.id, roots[0], str(path))
-        data = None if root is None else find(h5g.GroupID, headers, root, "data", str(path))
+        root = open_object(h5g.GroupID, headers, file.id, roots[0], str(path))
+        data = None if root is None else open_object(h5g.GroupID, headers, root, "data", str(path))
         if data is None:
             raise InputError(f"{path} has no group {roots[0]}/data; it is not a .csd file.")
         return data

@@ -1,8 +1,8 @@
-"""How a dataset lies in its file: its shape and type, and where its values are.
+"""The layout of a dataset in its file: shape, type, and where the values are.
 
-Of a dataset as the CMU SDK writes it, its header's bytes tell that in a fifth of the time that the
-HDF5 library takes to open it. The library tells of any other, and of each new type. See the HDF5
-File Format Specification, IV.A.2 "Data Object Header Messages".
+For a dataset as the CMU SDK writes it, this is read from the bytes of its header, in a fifth of the
+time that the HDF5 library takes to open it. For others, and for each new type, the library is used.
+See the HDF5 File Format Specification, IV.A.2 "Data Object Header Messages".
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from h5py import h5d, h5i, h5t, h5z
 
 from data.formats.chunk_index import ChunkIndex, index_by_library, index_in_tree
 from data.formats.object_header import LAYOUT, HeaderReader
-from data.formats.own_objects import own_filters
+from data.formats.own_objects import checked_filters
 
 _SPACE, _TYPE, _EXTERNAL, _FILTERS = 0x01, 0x03, 0x07, 0x0B  # types of messages
-# Versions of messages; newer ones, which have checksums, are left to the library. And classes.
+# Versions (and classes) of messages; the library reads newer versions, which have checksums.
 _SPACE_VERSION, _CONTIGUOUS, _CHUNKED = 1, (3, 1), (3, 2)
 _WIDTHS, _UNDEFINED = (8, 8), 2**64 - 1  # bytes of an address, and of a size; no address
 
 
 @dataclass(frozen=True)
 class StoredType:
-    """The type of a dataset's values, and what is done to its chunks."""
+    """The type of a dataset's values, and the filters of its chunks."""
 
     stored_as: h5t.TypeID
-    read_as: h5t.TypeID  # NumPy's of them
+    read_as: h5t.TypeID  # as NumPy stores them
     dtype: np.dtype
     item_bytes: int
-    is_plain: bool  # whether the stored bytes are NumPy's
+    is_plain: bool  # NumPy can use the stored bytes as they are
     filters: list[int]  # in the order of writing
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset lies in its file."""
+    """The layout of a dataset in its file."""
 
     shape: tuple[int, ...]
     type: StoredType
-    offset: int | None  # of all values, when they are in one piece
+    offset: int | None  # of the values, if they are in one piece
     chunk_shape: tuple[int, ...] | None
     find_chunks: Callable[[], ChunkIndex]
     dataset: h5d.DatasetID | None  # if the library has opened it
@@ -55,12 +55,12 @@ class Layouts:
 
     def __init__(self, headers: HeaderReader) -> None:
         self._headers = headers
-        self._known: dict[tuple[bytes | None, ...], StoredType] = {}  # by the messages that tell it
+        self._types: dict[tuple[bytes | None, ...], StoredType] = {}  # by `_type_messages`
 
     def in_header(self, messages: dict[int, bytes]) -> Layout | None:
-        """Read a layout from the messages of a dataset's header; None if that is not as usual."""
-        known = self._known.get(_type_messages(messages))
-        if known is None or _EXTERNAL in messages:
+        """Read a layout from a dataset's header messages; None if the library has to read it."""
+        stored = self._types.get(_type_messages(messages))
+        if stored is None or _EXTERNAL in messages:
             return None
         try:
             space, layout, base = messages[_SPACE], messages[LAYOUT], self._headers.base
@@ -71,43 +71,43 @@ class Layouts:
             if not is_usual or address == _UNDEFINED:
                 return None
             if kind == _CONTIGUOUS:
-                return Layout(shape, known, base + address, None, dict, None)
+                return Layout(shape, stored, base + address, None, dict, None)
             *chunk_shape, item_bytes = struct.unpack_from(f"<{rank + 1}I", layout, 11)
-            if layout[2] != rank + 1 or item_bytes != known.item_bytes or not all(chunk_shape):
+            if layout[2] != rank + 1 or item_bytes != stored.item_bytes or not all(chunk_shape):
                 return None
         except (struct.error, LookupError, ValueError):
             return None
-        chunks = math.prod(-(-n // each) for n, each in zip(shape, chunk_shape, strict=True))
+        chunks = math.prod(-(-n // size) for n, size in zip(shape, chunk_shape, strict=True))
         find = partial(index_in_tree, self._headers.descriptor, base, address, rank, chunks)
-        return Layout(shape, known, None, tuple(chunk_shape), find, None)
+        return Layout(shape, stored, None, tuple(chunk_shape), find, None)
 
     def by_library(self, dataset: h5d.DatasetID, messages: dict[int, bytes], where: str) -> Layout:
-        """Ask the library for a layout, and keep the type for other datasets with such messages.
+        """Ask the library for a layout, and keep the type for datasets with equal type messages.
 
-        Raises InputError, which begins with `where`, for what is not in the file.
+        Raises InputError, which begins with `where`, if values are not in the file.
         """
-        # None unless in one piece, and in this file: the settings take longer to look at.
+        # None unless in one piece and in this file. Reading the settings takes longer.
         offset = dataset.get_offset()
         settings = None if offset is not None else dataset.get_create_plist()
-        filters = [] if settings is None else own_filters(settings, where)
+        filters = [] if settings is None else checked_filters(settings, where)
         stored_as = dataset.get_type()
         dtype, item_bytes = stored_as.dtype, stored_as.get_size()
-        if dtype.kind == "O":  # a length, a place in the file, and a number
+        if dtype.kind == "O":  # length (4 bytes), address and index (4 bytes) of the text
             item_bytes = 8 + h5i.get_file_id(dataset).get_create_plist().get_sizes()[0]
         read_as = _type_of(dtype)
         if dtype.kind == "S":  # HDF5 converts no text to another encoding
             read_as = read_as.copy()
             read_as.set_cset(stored_as.get_cset())
         is_plain = read_as == stored_as
-        known = StoredType(stored_as, read_as, dtype, item_bytes, is_plain, filters)
+        stored_type = StoredType(stored_as, read_as, dtype, item_bytes, is_plain, filters)
         is_usual = is_plain and dtype.kind != "O" and h5z.FILTER_FLETCHER32 not in filters
-        told_by = _type_messages(messages)
-        if is_usual and told_by[0] and told_by[1] != b"" and self._headers.widths == _WIDTHS:
-            self._known[told_by] = known
+        key = _type_messages(messages)
+        if is_usual and key[0] and key[1] != b"" and self._headers.widths == _WIDTHS:
+            self._types[key] = stored_type
         is_chunked = settings is not None and settings.get_layout() == h5d.CHUNKED
         chunk_shape = settings.get_chunk() if settings is not None and is_chunked else None
         find = partial(index_by_library, dataset)
-        return Layout(dataset.shape or (), known, offset, chunk_shape, find, dataset)
+        return Layout(dataset.shape or (), stored_type, offset, chunk_shape, find, dataset)
 
 
 def _type_messages(messages: dict[int, bytes]) -> tuple[bytes | None, ...]:
@@ -116,5 +116,5 @@ def _type_messages(messages: dict[int, bytes]) -> tuple[bytes | None, ...]:
 
 @lru_cache(maxsize=64)
 def _type_of(dtype: np.dtype) -> h5t.TypeID:
-    """Return HDF5's type for a NumPy one."""
+    """Return the HDF5 type of a NumPy type."""
     return h5t.py_create(dtype)

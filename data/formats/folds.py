@@ -1,4 +1,4 @@
-"""Which video belongs to which split."""
+"""Reading the folds: which video belongs to which split."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from system.files import read_json
 def read_folds(path: Path) -> dict[str, str]:
     """Read a folds file, `{"train": [video id, ...], "val": ..., "test": ...}`.
 
-    Returns the split of each video id. Raises InputError when the file is something else,
-    or puts a video into two splits.
+    Returns the split of each video id. Raises InputError when the file is something else, or has
+    a video in two splits.
     """
     folds = read_json(path)
     if not isinstance(folds, dict) or set(folds) != set(SPLITS):

@@ -1,4 +1,4 @@
-"""Opening an HDF5 file, and telling in a line why it cannot be read."""
+"""Opening an HDF5 file, with a one-line error if it cannot be read."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from system.errors import InputError, first_line, refuse_if_out_of_memory
 from system.what_it_is import what_it_is
 
 _CACHE_BYTES = 256 * 1024
-# What may keep a file from being opened, however sound it is.
-_NOT_THE_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+# Errors on opening that are not the file's fault.
+_SYSTEM_ERRORS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open a computational sequence to read it; raises InputError where it is none, or damaged."""
+    """Open a computational sequence for reading; raises InputError if it is none, or damaged."""
     if not path.is_file():
         raise InputError(f"No file {path}; expected a computational sequence (.csd).")
     try:
         file = _open_for_reading(path)
-        # HDF5 holds on to nothing that it read about an entry: each is opened once.
+        # A small metadata cache: each entry is opened only once.
         settings = file.id.get_mdc_config()
         settings.set_initial_size = True
         settings.initial_size = settings.min_size = settings.max_size = _CACHE_BYTES
@@ -36,17 +36,17 @@ def open_hdf5(path: Path) -> h5py.File:
             raise InputError(
                 f"{path} is truncated ({size}): delete it and run again to download it anew."
             ) from error
-        if error.errno in _NOT_THE_FILE:
+        if error.errno in _SYSTEM_ERRORS:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         found = what_it_is(path) or f"not an HDF5 file ({size}); delete it"
         raise InputError(
-            f"{path} is {found}; expected a computational sequence (.csd): without it, the same "
-            "command downloads it."
+            f"{path} is {found}; expected a computational sequence (.csd): if it is missing, the "
+            "same command downloads it."
         ) from error
 
 
 def _open_for_reading(path: Path) -> h5py.File:
-    """Open a file where others may read it too, and on a drive that has no locks."""
+    """Open a file that other programs may read too, also on a drive without file locks."""
     try:
         return h5py.File(path, "r")
     except BlockingIOError as error:

@@ -1,4 +1,4 @@
-"""Taking the entries of one split out of a processed pickle, each checked as it is taken."""
+"""Taking the entries of one split out of a processed pickle, and checking each."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 
 from system.errors import InputError
 
-# Far above what is published. Each becomes a Python value, whatever little it takes in the file.
-_MOST_ITEMS = 5_000_000
+# Far above published files. Each item becomes a Python value, even if it is small in the file.
+_MAX_ITEMS = 5_000_000
 # One long segment pads all others to its length.
-_MOST_PADDING, _ALWAYS_FITS = 50, 256 * 2**20
-# What MMSA's feature extraction calls them, and what everybody else does.
+_MAX_PADDING, _ALWAYS_FITS = 50, 256 * 2**20
+# The entries' names in MMSA's feature extraction, and in all other files.
 _OTHER_NAMES = {"feature_T": "text", "feature_A": "audio", "feature_V": "vision"}
 
 
 class Fields:
-    """The entries of one split, taken out of the dict one by one so that their memory is freed.
+    """The entries of one split, removed from the dict one by one so that their memory is freed.
 
-    `split` is the file's name for it, for messages. Every error is an InputError that says the
+    `split` is its name in the file, for messages. Every error is an InputError that names the
     file, the split and the entry, what was found and what was expected.
     """
 
     def __init__(self, path: Path, split: str, entries: dict[str, Any]) -> None:
         self._where = f"{path}: split {split!r}"
         self._entries = entries
-        self._names = listed(entries)
+        self._names = list_names(entries)
         for theirs, ours in _OTHER_NAMES.items():
             if theirs in entries:
                 entries.setdefault(ours, entries.pop(theirs))
@@ -41,14 +41,14 @@ class Fields:
         return key in self._entries
 
     def error(self, key: str, found: str, expected: str) -> InputError:
-        """Return the error that an entry is not as expected."""
+        """Return the error for an entry that is not as expected."""
         return InputError(
             f"{self._where}, {key!r}: found {found}, expected {expected}; check that the file is "
             "complete and as it was published"
         )
 
     def texts(self, key: str) -> list[str]:
-        """Take one text a segment."""
+        """Take one text per segment."""
         items = self._take_items(key)
         if len(items) != self.count:
             raise self.error(key, f"{len(items)} items", self._one_each)
@@ -57,9 +57,9 @@ class Fields:
         return [self.as_text(key, item[0]) for item in items]
 
     def as_text(self, key: str, value: object) -> str:
-        """Return `value` as text that UTF-8 can hold.
+        """Return `value` as text that can be written as UTF-8.
 
-        Python 2 may have left bytes of UTF-8 or Latin-1.
+        Python 2 may have written it as bytes of UTF-8 or Latin-1.
         """
         if isinstance(value, bytes):
             try:
@@ -67,16 +67,16 @@ class Fields:
             except UnicodeDecodeError:
                 return value.decode("latin-1")
         if not isinstance(value, str):
-            raise self.error(key, described(value), "text")
-        return value.encode("utf-8", errors="replace").decode("utf-8")  # half characters
+            raise self.error(key, describe(value), "text")
+        return value.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates
 
     def numbers(self, key: str) -> np.ndarray:
-        """Take an array of numbers, or a list of them or of small arrays, one item a segment."""
+        """Take an array of numbers, or a list of numbers or small arrays, one per segment."""
         value = _as_list(self._take(key))
         if isinstance(value, (list, tuple)):
-            value = _stacked(value)
+            value = _stack(value)
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-            raise self.error(key, described(value), "an array of numbers")
+            raise self.error(key, describe(value), "an array of numbers")
         if value.ndim == 0 or len(value) != self.count:
             raise self.error(key, f"shape {value.shape}", self._one_each)
         return value
@@ -84,41 +84,41 @@ class Fields:
     def features(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Take features as float32, `(N, rows, channels)`.
 
-        Where the file has an array a segment, of different lengths, zeros are put behind, and
-        the lengths `(N,)` are returned too.
+        If the file has an array per segment, of different lengths, zeros are added at the end,
+        and the lengths `(N,)` are returned too.
         """
         value = _as_list(self._entries.get(key))
         if isinstance(value, (list, tuple)) and _is_ragged(value):
             self._take(key)
-            return self._padded(key, value)
+            return self._pad(key, value)
         value = self.numbers(key)
         if value.ndim != 3 or 0 in value.shape:
             raise self.error(key, f"shape {value.shape}", f"shape ({self.count}, rows, channels)")
         return value.astype(np.float32, copy=False), None
 
-    def whole(self, key: str, values: np.ndarray, most: int) -> np.ndarray:
-        """Return `values`, whole numbers of any type from 0 to `most`, as int64."""
-        good = (values >= 0) & (values <= most) & (values == np.floor(values))
-        if not good.all():
-            raise self.error(key, str(values[~good][0]), f"a whole number from 0 to {most}")
+    def integers(self, key: str, values: np.ndarray, limit: int) -> np.ndarray:
+        """Return `values`, whole numbers of any type from 0 to `limit`, as int64."""
+        is_valid = (values >= 0) & (values <= limit) & (values == np.floor(values))
+        if not is_valid.all():
+            raise self.error(key, str(values[~is_valid][0]), f"a whole number from 0 to {limit}")
         return values.astype(np.int64, copy=False)
 
-    def _padded(self, key: str, rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _pad(self, key: str, rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         if len(rows) != self.count:
             raise self.error(key, f"{len(rows)} items", self._one_each)
         lengths = np.array([len(row) for row in rows])
         width = rows[0].shape[1]
-        wrong = next((row for row in rows if row.shape[1] != width), None)
-        if wrong is not None or width == 0:
-            found = width if wrong is None else f"{width} and {wrong.shape[1]}"
+        other_width = next((row.shape[1] for row in rows if row.shape[1] != width), None)
+        if other_width is not None or width == 0:
+            found = width if other_width is None else f"{width} and {other_width}"
             raise self.error(key, f"arrays {found} wide", "the same width for each segment")
         size = 4 * len(rows) * int(lengths.max()) * width
-        if size > _ALWAYS_FITS and size > _MOST_PADDING * sum(row.nbytes for row in rows):
+        if size > _ALWAYS_FITS and size > _MAX_PADDING * sum(row.nbytes for row in rows):
             found = f"from {lengths.min()} to {lengths.max()} rows a segment"
-            raise self.error(key, found, "lengths that are alike")
+            raise self.error(key, found, "lengths that are more alike")
         values = np.zeros((len(rows), lengths.max(), width), dtype=np.float32)
-        for place, row in zip(values, rows, strict=True):
-            place[: len(row)] = row
+        for padded, row in zip(values, rows, strict=True):
+            padded[: len(row)] = row
         return values, lengths
 
     @property
@@ -126,12 +126,12 @@ class Fields:
         return f"{self.count}, one for each segment"
 
     def _count_rows(self) -> int:
-        """Return how many segments there are, by the first entry that has one item for each."""
+        """Return the number of segments: the length of the first entry with one item for each."""
         for key in ("vision", "audio", "text"):
             if hasattr(self._entries.get(key), "__len__"):
                 return len(self._entries[key])
         self._take("id")
-        raise AssertionError  # which there is not: that was an error
+        raise AssertionError  # unreachable: without an id, `_take` has raised
 
     def _take(self, key: str) -> Any:
         if key not in self._entries:
@@ -141,18 +141,18 @@ class Fields:
         return self._entries.pop(key)
 
     def _take_items(self, key: str) -> list[list[Any]]:
-        """Take a list or array of plain values, or of rows of them, as a list of rows."""
+        """Take a list or array of plain values, or of rows of values, as a list of rows."""
         value = self._take(key)
         try:
             if isinstance(value, np.ndarray):
-                if value.size > _MOST_ITEMS:
-                    raise self.error(key, f"{value.size:,} items", f"at most {_MOST_ITEMS:,}")
+                if value.size > _MAX_ITEMS:
+                    raise self.error(key, f"{value.size:,} items", f"at most {_MAX_ITEMS:,}")
                 return value.reshape(len(value), -1).tolist() if value.size else []
             if isinstance(value, (list, tuple)):
                 return [_row(item) for item in value]
         except (TypeError, ValueError):  # An array without dimensions, an empty row.
             pass
-        raise self.error(key, described(value), "a list or an array, one item for each segment")
+        raise self.error(key, describe(value), "a list or an array, one item for each segment")
 
 
 def _row(item: object) -> list[Any]:
@@ -165,14 +165,14 @@ def _row(item: object) -> list[Any]:
 
 
 def _as_list(value: object) -> object:
-    """Return an array of arrays as a list of them."""
+    """Return an array of arrays as a list; anything else as it is."""
     if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1:
         return value.tolist()
     return value
 
 
-def _stacked(items: Sequence[Any]) -> object:
-    """Return numbers, or arrays or lists of as many numbers each, as one array."""
+def _stack(items: Sequence[Any]) -> object:
+    """Return numbers, or equally long arrays or lists of numbers, as one array if possible."""
     rows = [np.array(item) if is_numbers(item) else item for item in items]
     if is_numbers(rows):
         return np.array(rows)
@@ -197,8 +197,8 @@ def _is_ragged(items: Sequence[Any]) -> bool:
     return are_arrays and len({item.shape for item in items}) > 1
 
 
-def described(value: object) -> str:
-    """Return a short description of a value of which nothing is known, its size included."""
+def describe(value: object) -> str:
+    """Return a short description of any value, of any size."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} of shape {value.shape}"
     if isinstance(value, (str, bytes, float)):
@@ -206,6 +206,6 @@ def described(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def listed(entries: dict[str, Any]) -> str:
-    """Return the names of some entries."""
+def list_names(entries: dict[str, Any]) -> str:
+    """Return the names of the first 20 entries, for messages."""
     return ", ".join(repr(key)[:60] for key in list(entries)[:20]) or "nothing"

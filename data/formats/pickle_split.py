@@ -1,4 +1,4 @@
-"""One split of a processed pickle: what it holds, however it was stored."""
+"""One split of a processed pickle, in one form for all file formats."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from data.formats.pickle_fields import Fields, described
+from data.formats.pickle_fields import Fields, describe
 
 # "video$_$clip" (MMSA) or "video[clip]" (the CMU SDK).
 _ID_WITH_CLIP = re.compile(r"(.+)\$_\$(.+)|(.+)\[([^\[\]]+)\]")
 
-# What a segment's labels may look like: one sentiment, or sentiment and six emotions.
+# The shapes of a segment's labels: one sentiment, or sentiment and six emotions.
 _LABEL_SHAPES = [(), (1,), (7,), (1, 1), (1, 7)]
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the N segments of a split are called."""
+    """The ids and times of the N segments of a split."""
 
     ids: list[str]  # "video[clip]"
     videos: list[str]
-    keys: Sequence[Hashable] | None  # by which another file's segment is the same one
-    times: np.ndarray | None = None  # (N, 2) float64, start and end in seconds, where it has them
+    keys: Sequence[Hashable] | None  # equal for the same segment in another file
+    times: np.ndarray | None = None  # (N, 2) float64, start and end in seconds; None: unknown
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,22 @@ class PickleSplit:
     sentences: list[str] | None
     pieces: np.ndarray | None  # input ids and mask, (N, 2, T) int64
 
-    def at(self, rows: np.ndarray) -> PickleSplit:
-        """Return some segments, by number."""
-        some: PickleSplit = _at(rows, self)
-        return some
+    def select(self, rows: np.ndarray) -> PickleSplit:
+        """Return the segments with these numbers."""
+        selected: PickleSplit = _select(self, rows)
+        return selected
 
 
-def _at(rows: np.ndarray, value: Any) -> Any:
+def _select(value: Any, rows: np.ndarray) -> Any:
     if isinstance(value, (PickleSplit, Names)):
-        return type(value)(*(_at(rows, getattr(value, one.name)) for one in fields_of(value)))
+        return type(value)(*(_select(getattr(value, x.name), rows) for x in fields_of(value)))
     if isinstance(value, list):
         return [value[row] for row in rows]
     return value if value is None else value[rows]
 
 
 def read_split(fields: Fields, name: str) -> PickleSplit:
-    """Read a split; NaN and infinities in features stay. `name` stands for missing ids."""
+    """Read a split; keeps NaN and infinity in features. `name` is used for missing ids."""
     names = read_names(fields, name)
     visual, audio = read_rows(fields, "vision"), read_rows(fields, "audio")
     labels = _read_labels(fields)
@@ -99,14 +99,14 @@ def read_names(fields: Fields, name: str) -> Names:
 
 
 def _read_times(fields: Fields) -> np.ndarray:
-    """Return start and end of each of the ids, `(N, 2)` float64; they may be text in the file."""
+    """Return start and end of each row of `id`, `(N, 2)` float64; in the file they may be text."""
     times = np.empty((fields.count, 2))
-    for index, (_, *own) in enumerate(fields.ids or []):
-        for column, time in enumerate(own):
+    for index, (_, *start_and_end) in enumerate(fields.ids or []):
+        for column, time in enumerate(start_and_end):
             try:
                 times[index, column] = float(time)
             except (TypeError, ValueError, OverflowError):
-                raise fields.error("id", described(time), "a time in seconds") from None
+                raise fields.error("id", describe(time), "a time in seconds") from None
     return times
 
 
@@ -120,18 +120,17 @@ def read_rows(fields: Fields, key: str, is_padded: bool = False) -> np.ndarray:
         lengths = fields.numbers(lengths_key)
         if lengths.ndim != 1:
             raise fields.error(lengths_key, f"shape {lengths.shape}", f"shape ({fields.count},)")
-        lengths = fields.whole(lengths_key, lengths, values.shape[1])
+        lengths = fields.integers(lengths_key, lengths, values.shape[1])
     return move_padding_to_front(values, lengths)
 
 
 def move_padding_to_front(values: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-    """Return `values` `(N, T, C)` with zero rows at the back of a segment moved to its front.
+    """Return `values` `(N, T, C)` with zero rows at the end of a segment moved to its front.
 
-    `lengths` `(N,)` says how many of a segment's first rows are its own, so that zero rows
-    among them stay where they are; a row that is not zero is never taken for padding. Without
-    lengths, all zero rows at the back count as padding, unless there are as many or more at
-    the front over all segments: then the padding is there already, and zero rows at the back
-    are content.
+    `lengths` `(N,)` says how many of a segment's first rows are content: zero rows among these
+    stay in place. A row that is not zero never counts as padding. Without lengths, all zero rows
+    at the end count as padding, unless there are as many or more in front over all segments:
+    then the padding is already in front, and zero rows at the end are content.
     """
     steps = values.shape[1]
     filled: np.ndarray = np.any(values, axis=2)
@@ -160,13 +159,13 @@ def _read_labels(fields: Fields) -> np.ndarray | None:
 
 
 def _read_pieces(fields: Fields) -> np.ndarray:
-    """Return the input ids and the mask of `text_bert`, whose third row, segments, is all 0."""
+    """Return the input ids and the mask of `text_bert`; its third row, segment types, is all 0."""
     values = fields.numbers("text_bert")
     if values.ndim != 3 or values.shape[1] != 3 or values.shape[2] == 0:
         raise fields.error(
             "text_bert", f"shape {values.shape}", f"shape ({fields.count}, 3, pieces)"
         )
     largest_id = np.iinfo(np.int32).max
-    ids = fields.whole("text_bert", values[:, 0], largest_id)
-    pieces = np.stack([ids, fields.whole("text_bert", values[:, 1], 1)], axis=1)
-    return np.ascontiguousarray(pieces)  # the file's order of axes would be kept
+    ids = fields.integers("text_bert", values[:, 0], largest_id)
+    pieces = np.stack([ids, fields.integers("text_bert", values[:, 1], 1)], axis=1)
+    return np.ascontiguousarray(pieces)  # else the file's memory order is kept

@@ -1,4 +1,4 @@
-"""Reading CMU-MOSEI, CMU-MOSI and SIMS as they circulate: processed pickles.
+"""Reading the processed pickles in which CMU-MOSEI, CMU-MOSI and SIMS are shared.
 
 MMSA (github.com/thuiar/MMSA) has `aligned_50.pkl` and `unaligned_50.pkl`, and so has what its
 feature extraction writes; MulT (github.com/yaohungt/Multimodal-Transformer) has
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data.formats import safe_pickle
-from data.formats.pickle_fields import Fields, described, listed
+from data.formats.pickle_fields import Fields, describe, list_names
 from data.formats.pickle_split import Names, PickleSplit, read_names, read_rows, read_split
 from data.formats.word_pickles import SPLIT_NAMES, as_entries
 from data.layout import SPLITS
@@ -33,16 +33,15 @@ class PickleContent:
     """What a processed pickle, or a folder of them, holds."""
 
     splits: dict[str, PickleSplit]  # all of train, val and test, or one of them
-    is_by_word: bool  # row t of all features is word t
-    without_words: int  # segments that are left out
+    is_by_word: bool  # row t of all modalities is word t
+    without_words: int  # the number of segments left out because they have no word
 
 
 def read_pickle(path: Path) -> PickleContent:
     """Return the splits of a processed pickle, or of a folder with a pickle for each.
 
-    A file of arrays without splits is the test split. Raises InputError if it is something
-    else, holds what could run code, lacks what a split needs, or has arrays that do not fit
-    together.
+    A file of arrays without splits is the test split. Raises InputError if the file is something
+    else, could run code, lacks entries that a split needs, or has arrays that do not fit together.
     """
     splits, are_by_word, without_words = {}, [], 0
     with telling_of_short_memory(path):
@@ -51,16 +50,16 @@ def read_pickle(path: Path) -> PickleContent:
             are_by_word.append(left_out is not None)
             without_words += left_out or 0
         _check_widths(path, splits)
-        splits = _of_one_length(splits)
+        splits = _pad_to_one_length(splits)
     in_order = {name: splits[name] for name in SPLITS if name in splits}
     return PickleContent(in_order, all(are_by_word), without_words)
 
 
 def read_features(path: Path, kind: str) -> tuple[np.ndarray, dict[Hashable, int]]:
-    """Return one modality of all splits, and each segment's row in it by its key.
+    """Return the features of one modality in all splits, and each segment's row by its key.
 
     Features are `(N, longest of the file, width)` float32; `kind` is audio or visual. Raises
-    InputError when the file cannot be read, has no ids, or an id twice.
+    InputError when the file cannot be read, has no ids, or has an id twice.
     """
     names, parts = [], []
     with telling_of_short_memory(path):
@@ -70,11 +69,11 @@ def read_features(path: Path, kind: str) -> tuple[np.ndarray, dict[Hashable, int
     keys = keys_of(path, names)
     if len({features.shape[2] for features in parts}) > 1:
         raise InputError(f"{path}: {kind} is of different widths from split to split.")
-    return np.concatenate(_as_long(parts)), {key: row for row, key in enumerate(keys)}
+    return np.concatenate(_pad_to_longest(parts)), {key: row for row, key in enumerate(keys)}
 
 
-def _as_long(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return features `(N, T, C)` of several splits, in front of which zeros make T the same."""
+def _pad_to_longest(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pad features `(N, T, C)` of several splits with zeros in front, to the same T."""
     longest = max(part.shape[1] for part in parts)
     return [
         part
@@ -84,27 +83,27 @@ def _as_long(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def _of_one_length(splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
-    """Return the splits with as many rows of audio and visual each.
+def _pad_to_one_length(splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
+    """Pad audio and visual to the same number of rows in all splits.
 
-    Where a file has an array a segment, a split's are as long as its longest segment.
+    Where a file has an array per segment, a split is as long as its longest segment.
     """
-    visual = _as_long([split.visual for split in splits.values()])
-    audio = _as_long([split.audio for split in splits.values()])
+    visual = _pad_to_longest([split.visual for split in splits.values()])
+    audio = _pad_to_longest([split.audio for split in splits.values()])
     return {
-        name: replace(split, visual=its_visual, audio=its_audio)
-        for (name, split), its_visual, its_audio in zip(splits.items(), visual, audio, strict=True)
+        name: replace(split, visual=visual[index], audio=audio[index])
+        for index, (name, split) in enumerate(splits.items())
     }
 
 
 def keys_of(path: Path, splits: Sequence[Names]) -> list[Hashable]:
-    """Return by what the segments of a file are known; raises InputError unless that is unique."""
+    """Return the keys by which segments are joined; raises InputError unless they are unique."""
     if any(names.keys is None for names in splits):
         raise InputError(f"{path} has no 'id', by which another file's segments could be joined.")
     keys = [key for names in splits for key in names.keys or ()]
     if len(set(keys)) < len(keys):
-        twice = Counter(keys).most_common(1)[0][0]
-        raise InputError(f"{path} has the id {twice!r} twice; files are joined by unique ids.")
+        repeated = Counter(keys).most_common(1)[0][0]
+        raise InputError(f"{path} has the id {repeated!r} twice; files are joined by unique ids.")
     return keys
 
 
@@ -121,15 +120,15 @@ def _check_widths(path: Path, splits: dict[str, PickleSplit]) -> None:
 
 
 def _open_splits(path: Path) -> Iterator[tuple[str, Fields, int | None]]:
-    """Yield our name of each split, its entries, and how many segments had no words.
+    """Yield our name of each split, its entries, and the number of segments without words.
 
-    The last is None where the split is no list of segments word by word.
+    The number is None if the split is not a list of segments word by word.
     """
     splits = _read_folder(path) if path.is_dir() else _read_file(path)
     names = [SPLIT_NAMES[theirs] for theirs in splits]
     if len(set(names)) not in (1, len(SPLITS)) or len(set(names)) < len(names):
         raise InputError(
-            f"{path}: holds {listed(splits)}, expected 'train', 'valid', 'test', each once, or "
+            f"{path}: holds {list_names(splits)}, expected 'train', 'valid', 'test', each once, or "
             f"one split; {_ADVICE}"
         )
     for theirs, ours in zip(list(splits), names, strict=True):
@@ -140,7 +139,7 @@ def _open_splits(path: Path) -> Iterator[tuple[str, Fields, int | None]]:
             entries, left_out = as_entries(f"{path}: split {theirs!r}", content)
         if entries is None:
             raise InputError(
-                f"{path}: split {theirs!r} is {described(content)}, expected a dict of arrays, or "
+                f"{path}: split {theirs!r} is {describe(content)}, expected a dict of arrays, or "
                 f"a list of segments; {_ADVICE}"
             )
         del content
@@ -166,21 +165,21 @@ def _read_file(path: Path) -> dict[str, Any]:
     if splits:
         others = {name: None for name in content if name not in splits}
         if others:
-            known = listed(dict.fromkeys(SPLIT_NAMES))
+            names = list_names(dict.fromkeys(SPLIT_NAMES))
             warnings.warn(
-                f"{path}: {listed(others)}, which it holds too, is not taken: splits are {known}",
+                f"{path}: {list_names(others)} in it is not used: names of splits are {names}",
                 stacklevel=2,
             )
         return splits
     if "vision" in content or "feature_V" in content:
         return {"test": content}
     raise InputError(
-        f"{path}: holds {listed(content)}, expected a dict with 'train', 'valid', 'test'; {_ADVICE}"
+        f"{path}: holds {list_names(content)}, expected 'train', 'valid' and 'test'; {_ADVICE}"
     )
 
 
 def _with_text_keys(value: object) -> dict[str, Any] | None:
-    """Return a copy of a dict, with the bytes that Python 2 has for keys as text."""
+    """Return a copy of a dict with text keys; Python 2's are bytes. None if it is no dict."""
     if not isinstance(value, dict):
         return None
     named = {

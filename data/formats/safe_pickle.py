@@ -1,6 +1,6 @@
-"""Reading pickles of NumPy arrays from strangers: nothing in the file can run.
+"""Reading pickles of NumPy arrays from untrusted sources: no code in the file can run.
 
-It is `system.safe_unpickler` that sees to that.
+`system.safe_unpickler` ensures this.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from system.what_it_is import refuse_unread
 
 
 def load(path: Path) -> Any:
-    """Return the content of the pickle at `path`, whatever pickle protocol it has.
+    """Return the content of the pickle at `path`, of any pickle protocol.
 
     Plain Python values, NumPy arrays and NumPy numbers are read, as NumPy 1, NumPy 2 and
     Python 2 write them. An `OrderedDict` comes back as a dict, a bytearray of protocol 5
-    and a `str` of Python 2 (which says nothing of its encoding) as bytes, a PyTorch tensor as
-    an array. What `torch.save` wrote is read too.
+    and a `str` of Python 2 (whose encoding is unknown) as bytes, a PyTorch tensor as an array.
+    Files that `torch.save` wrote are read too.
 
-    Raises InputError if the file names anything else (nothing of it has run then), or is
-    no complete pickle, or cannot be opened.
+    Raises InputError if the file names anything else (no code has run then), is no complete
+    pickle, or cannot be opened.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise InputError(f"{path}: is a pipe or a device, expected a file; check the path")
@@ -78,15 +78,15 @@ def _is_magic(content: Any) -> bool:
 
 
 def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
-    """Return a dict, which Python 2 made of a list of keys and values."""
+    """Return a dict of keys and values, which Python 2 pickles as a list of pairs."""
     pairs = list(items)
     for key, _ in pairs:
         check_key(key)
     return dict(pairs)
 
 
-def _numpys_tensor(*arguments: Any) -> np.ndarray:
-    """Return a tensor as an array of numbers that NumPy has."""
+def _tensor_as_array(*arguments: Any) -> np.ndarray:
+    """Return a tensor as an array; bfloat16, which NumPy lacks, becomes float32."""
     array = pickled_arrays.rebuild_tensor(*arguments)
     is_bfloat16 = array.dtype == pickled_arrays.BFLOAT16
     return (array.view("u2").astype("u4") << 16).view("f4") if is_bfloat16 else array
@@ -107,7 +107,7 @@ class _UnpicklerWithinTorch(SafeUnpickler):
         **KNOWN,
         ("numpy", "ndarray"): pickled_arrays.NDARRAY,
         ("collections", "OrderedDict"): _ordered_dict,
-        ("torch._utils", "_rebuild_tensor_v2"): _numpys_tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): _tensor_as_array,
     }
     for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
         known[f"{_core}.multiarray", "_reconstruct"] = pickled_arrays.reconstruct
@@ -116,7 +116,7 @@ class _UnpicklerWithinTorch(SafeUnpickler):
 
 
 class _Unpickler(_UnpicklerWithinTorch):
-    # In a file of PyTorch's own there is none: each within another would take twice as long.
+    # Not within a PyTorch file, which has none: each level of nesting would double the time.
     known: ClassVar[dict[tuple[str, str], Any]] = {
         **_UnpicklerWithinTorch.known,
         ("torch.storage", "_load_from_bytes"): _storage_from_bytes,

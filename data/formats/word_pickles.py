@@ -1,4 +1,4 @@
-"""Pickles of segments word by word, as MAG-BERT and MISA (and MMIM, BBFN) have them.
+"""Pickles of segments word by word, as MAG-BERT and MISA (and MMIM, BBFN) publish them.
 
 MAG-BERT (github.com/WasifurRahman/BERT_multimodal_transformer) has items `((words, visual,
 acoustic), label, id)` in one file, MISA (github.com/declare-lab/MISA) items `((word numbers,
@@ -24,16 +24,16 @@ SPLIT_NAMES = {
     **dict.fromkeys(("valid", "dev", "val", "validation"), "val"),
     "test": "test",
 }
-_MOST_WORDS = 50  # the last ones, as the alignment by word keeps
+_MAX_WORDS = 50  # the last ones are kept, as in the alignment by word
 _OPCODES_READ = 30
 
 
 def holds_words(path: Path) -> bool:
-    """Tell whether the pickle at `path` has lists of segments; reads its first bytes only."""
+    """Tell whether the pickle at `path` has lists of segments; reads only its first bytes."""
     if path.is_dir():
         return True
     is_split = False
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # opening a pipe would wait without end
         return False
     try:
         with path.open("rb") as file:
@@ -43,16 +43,16 @@ def holds_words(path: Path) -> bool:
                     return opcode.name.endswith("LIST")
                 if isinstance(argument, str):
                     is_split = argument in SPLIT_NAMES
-    except (OSError, ValueError):  # the reader says what is wrong
+    except (OSError, ValueError):  # reading the whole file reports the error
         pass
     return False
 
 
 def as_entries(where: str, items: Sequence[Any]) -> tuple[dict[str, Any], int]:
-    """Return a split's items as entries by name, and how many had no word and are left out.
+    """Return a split's items as entries by name, and how many were left out for having no word.
 
-    `where` is the file and the split, for messages. Raises InputError where an item is no
-    segment, or its rows are not as many as its words.
+    `where` is the file and the split, for messages. Raises InputError if an item is no segment,
+    or does not have one row for each word.
     """
     entries: dict[str, list[Any]] = defaultdict(list, id=[])
     for number, item in enumerate(items):
@@ -81,18 +81,18 @@ def _read_item(where: str, item: Any) -> dict[str, Any]:
             found = getattr(values, "shape", type(values).__name__)
             raise InputError(
                 f"{where}: {key} is {found}, expected {len(words)} rows, one for each word; use "
-                "the data that are aligned by word"
+                "data that are aligned by word"
             )
     entries = {"id": item[2], "labels": item[1], "raw_text": " ".join(words)}
     for key, values in rows.items():
-        length = min(len(words), _MOST_WORDS)
-        entries[key] = np.pad(values[-_MOST_WORDS:], ((0, _MOST_WORDS - length), (0, 0)))
+        length = min(len(words), _MAX_WORDS)
+        entries[key] = np.pad(values[-_MAX_WORDS:], ((0, _MAX_WORDS - length), (0, 0)))
         entries[f"{key}_lengths"] = length
     return entries
 
 
 def _word(where: str, word: object) -> str:
-    """Return a word as text without a space, which would make two of it."""
+    """Return a word as text; spaces in it, which would make it two words, become "_"."""
     if isinstance(word, bytes):
         word = word.decode("utf-8", errors="replace")
     if not isinstance(word, str):

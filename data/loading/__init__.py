@@ -1,1 +1,1 @@
-"""A prepared dataset to batches."""
+"""Reading a prepared dataset in batches."""

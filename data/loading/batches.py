@@ -15,7 +15,7 @@ from data.loading.split import Batch, Split
 from data.npy import Rows
 from system.errors import InputError
 
-_GRACE = 10  # seconds that a loading process outlives a SIGTERM
+_GRACE_SECONDS = 10  # for which a loading process outlives a SIGTERM
 
 
 def batches(
@@ -23,8 +23,8 @@ def batches(
 ) -> Iterable[Batch]:
     """Iterate over `split` in batches, in the given order of rows (None: file order).
 
-    Of several processes, each gets its share of each batch. A file that can no longer be read
-    ends the iteration with an InputError.
+    With several processes, each gets its share of each batch. Raises InputError during iteration
+    when a file can no longer be read.
     """
     rows = range(len(split)) if order is None else order
     if isinstance(split, DeviceSplit):
@@ -37,15 +37,15 @@ def batches(
         num_workers=options.num_workers,
         pin_memory=options.device.type == "cuda",
         worker_init_fn=_outlast_interrupts,
-        # Its own: PyTorch's, which checkpoints keep, then depends on the steps alone.
+        # Not PyTorch's global one: checkpoints keep that, and only training steps may change it.
         generator=torch.Generator(),
     )
 
 
 def _outlast_interrupts(_worker: int) -> None:
-    """Have a loading process, when all are signalled, serve the program to its end."""
+    """Let a loading process outlive a signal to all processes: the program ends first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 
 
 class _Loader(DataLoader[Batch]):
@@ -55,12 +55,12 @@ class _Loader(DataLoader[Batch]):
             return
         except InputError as error:
             message = str(error)
-        # From a loading process it comes with that process's traceback in front.
+        # A loading process puts its own traceback in front of the message.
         raise InputError(message.rpartition("InputError: ")[2].strip())
 
 
 class _Sampler(Sampler[Rows]):
-    """This process's rows of each batch; while one is worked on, the next is prefetched."""
+    """Yields this process's rows of each batch, and prefetches those of the next batch."""
 
     def __init__(self, split: Split, rows: RowBatches[Rows], options: LoaderOptions) -> None:
         self._split, self._rows, self._options = split, rows, options

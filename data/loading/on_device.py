@@ -1,4 +1,4 @@
-"""Splits kept on the device where they fit: a batch is then a gather, and nothing is loaded."""
+"""Splits held on the device, if they fit: a batch is then a gather, without loading files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from data.npy import Rows
 from system.progress import progress
 from system.threads import in_parallel
 
-_SHARE = 0.5  # of the device's free memory; the rest is for the model
+_MAX_SHARE = 0.5  # of the device's free memory; the rest is for the model
 _ROWS_AT_ONCE = 256
-_THREADS = 4  # that read: more memory than one core can be copied at once
+_THREADS = 4  # that read files: one core cannot copy as fast as the memory allows
 
 
 class DeviceSplit:
-    """A split whose segments are on a device, read once."""
+    """A split that is read once and held on a device."""
 
     def __init__(self, split: Split, options: LoaderOptions) -> None:
         self.folder, self.ids, self.labels = split.folder, split.ids, split.labels
@@ -53,37 +53,37 @@ class DeviceSplit:
         return len(self.labels)
 
     def batches(self, order: Rows, options: LoaderOptions) -> Iterator[Batch]:
-        """Yield the rows of `order` in batches that lie on the device, this process's share."""
+        """Yield this process's share of each batch of `order`; batches are on the device."""
         order = np.asarray(order)
         on_device = torch.from_numpy(order).to(options.device)  # once, not batch by batch
-        for rows, there in zip(options.rows(order), options.rows(on_device), strict=True):
-            rows, there = options.share(rows), options.share(there)
-            visual, audio, text, labels = (x[there] for x in (*self._inputs, self._labels))
+        for rows, index in zip(options.rows(order), options.rows(on_device), strict=True):
+            rows, index = options.share(rows), options.share(index)
+            visual, audio, text, labels = (x[index] for x in (*self._inputs, self._labels))
             yield Batch(visual, audio, text, labels, int(self._not_finite[rows].sum()))
 
 
 def has_room(splits: Iterable[Split], options: LoaderOptions) -> bool:
     """Tell whether the device is a CUDA device with room for all of these splits.
 
-    Of several processes, whether each one's is: they work on the same batches. Those that share a
-    device need the room together.
+    With several processes, all must have room, as they work on the same batches. Processes that
+    share a device hold a copy each.
     """
     if options.device.type != "cuda":
         return False
     gc.collect()
     torch.cuda.empty_cache()  # what an earlier training kept there counts as free
-    own = platform.node(), options.device.index or 0
-    sharing = options.processes.gather(own).count(own)
+    device = platform.node(), options.device.index or 0
+    sharing = options.processes.gather(device).count(device)
     free, _ = torch.cuda.mem_get_info(options.device)
     needed = sum(len(split) * math.prod(shape) * 4 for split in splits for shape in split.shapes)
-    room = _SHARE * free / sharing
+    room = _MAX_SHARE * free / sharing
     return not options.processes.highest(int(needed > room))
 
 
 def place_splits(
     splits: Mapping[str, Split], options: LoaderOptions
 ) -> dict[str, Split | DeviceSplit]:
-    """Return the splits, moved to a CUDA device with room for them all.
+    """Return the splits, held on the CUDA device if it has room for all of them.
 
     Raises InputError when one cannot be read.
     """

@@ -1,4 +1,4 @@
-"""How batches are made, and where they go."""
+"""Settings for making batches: their size, their device, and how processes share them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Order = TypeVar("Order", bound=Rows | Tensor)  # a tensor where the segments are
 
 
 class RowBatches(Generic[Order]):
-    """An order of rows `(n,)` cut into batches, each only when it is asked for."""
+    """Rows `(n,)` in order, cut into batches; each batch is made when it is asked for."""
 
     def __init__(self, order: Order, batch_size: int) -> None:
         self._order = order
@@ -37,18 +37,18 @@ class RowBatches(Generic[Order]):
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How batches are made, where they go, and how a model runs there."""
+    """How batches are made, the device they are on, and how a model runs on it."""
 
     device: torch.device
     batch_size: int
     num_workers: int
     verbose: bool  # show progress
     processes: Processes = SINGLE_PROCESS  # that share each batch
-    native: bool = True  # encoders that are compiled for it
+    native: bool = True  # with encoders compiled in C++ or Triton
     compiles: bool = False  # by torch.compile
 
     def rows(self, order: Order) -> RowBatches[Order]:
-        """Cut `order` into batches, whole ones, before they are shared."""
+        """Cut `order` into whole batches, not yet shared among the processes."""
         return RowBatches(order, self.batch_size)
 
     @property

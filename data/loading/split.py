@@ -1,6 +1,6 @@
 """One split of a prepared dataset, checked when it is opened and read a whole batch at a time.
 
-What a split takes of memory is a row of labels and an id a segment, however large its files are.
+A split keeps only the labels and ids of its segments in memory, however large its files are.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class Split(Dataset[Batch]):
             )
         if takes_pieces and not (folder / PIECES_FILE).is_file():
             raise InputError(
-                f"{folder} has no {PIECES_FILE}, which a text encoder that learns along needs; add "
-                f"it with the BERT of its text ({preparation_command(folder.parent)}, with --bert "
-                "or --from where it was prepared so)."
+                f"{folder} has no {PIECES_FILE}, which fine-tuning a text encoder needs; add it: "
+                f"run {preparation_command(folder.parent)}, with the same --bert or --from as "
+                "before."
             )
         arrays = {
-            kind: NpyReader(path, whole=path.name == PIECES_FILE)
+            kind: NpyReader(path, holds_integers=path.name == PIECES_FILE)
             for kind, path in self._files.items()
         }
         self._check_lengths(arrays)
@@ -125,22 +125,22 @@ class Split(Dataset[Batch]):
             )
         if not has_rows(manifest, self.folder.absolute().name, digest):
             raise InputError(
-                f"{self.folder / SEGMENTS_FILE} was changed: its rows may not be those of the "
-                f"arrays any more; prepare the dataset again "
+                f"{self.folder / SEGMENTS_FILE} was changed: its rows may no longer be those "
+                f"of the arrays; prepare the dataset again "
                 f"({preparation_command(self.folder.parent)})."
             )
         return ids
 
     @cached_property
     def videos(self) -> list[str]:
-        """Each segment's video; its own id where there is no table."""
+        """Each segment's video; the segment's id where there is no table."""
         return [row["video"] for row in iterate_segments(self.folder)] or self.ids
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __reduce__(self) -> tuple[type[Split], tuple[Path, bool, bool]]:
-        """Let a loading process that is not forked open the files itself, not get copies."""
+        """Pickle the arguments only: a loading process that is not forked opens the files again."""
         return Split, (self.folder, self._needs_labels, self.takes_pieces)
 
     @property
@@ -151,9 +151,9 @@ class Split(Dataset[Batch]):
 
     @cached_property
     def digest(self) -> str:
-        """What tells this split's content from another's: of its files' sizes and samples.
+        """A digest of the sizes and samples of its files, which tells its content from another's.
 
-        It is the same whether features or word pieces of a text are read.
+        It is the same whether text features or word pieces are read.
         """
         files = self._files
         if (self.folder / TEXT_FILE).is_file():
@@ -168,7 +168,7 @@ class Split(Dataset[Batch]):
         return Batch(visual, audio, text, labels, int(not_finite.sum()))
 
     def read(self, rows: Rows) -> tuple[list[Tensor], np.ndarray]:
-        """Read the inputs of the given rows, and how many values of each were not finite.
+        """Read the inputs of the given rows, and count the values of each that were not finite.
 
         Raises InputError when a file has changed.
         """
@@ -178,32 +178,32 @@ class Split(Dataset[Batch]):
             if kind == "text" and self.takes_pieces:
                 values = np.ascontiguousarray(values.swapaxes(1, 2))
             tensor = torch.from_numpy(values)
-            # A sum is only finite when all values are, and a single pass.
+            # One pass: the sum is finite only if all values are.
             if not math.isfinite(tensor.sum().item()):
-                bad = ~np.isfinite(values)
-                np.copyto(values, 0, where=bad)
-                not_finite += np.count_nonzero(bad, axis=(1, 2))
+                is_not_finite = ~np.isfinite(values)
+                np.copyto(values, 0, where=is_not_finite)
+                not_finite += np.count_nonzero(is_not_finite, axis=(1, 2))
             tensors.append(tensor)
         return tensors, not_finite
 
     @cached_property
     def pieces_ranges(self) -> tuple[list[int], list[int]]:
-        """The smallest and the largest of the ids, of the mask, and by word, of the places."""
+        """The lowest and the highest ids, mask values and, by word, positions of words."""
         return self._arrays["text"].ranges()
 
     @cached_property
     def pieces_digest(self) -> str:
-        """What tells these word pieces from others, all of them."""
+        """A digest of all word pieces."""
         return whole_digest(self.folder / PIECES_FILE)
 
     def prefetch(self, rows: Rows) -> None:
-        """Have the system load the given rows in the background: they are wanted next."""
+        """Have the operating system load the given rows, which are read next, in the background."""
         for array in self._arrays.values():
             array.prefetch(rows)
 
 
 def _read_labels(array: NpyReader) -> np.ndarray:
-    """Return labels `(N, 1, L)` as `(N, L)` float32; NaN stays, for the task to look at."""
+    """Return labels `(N, 1, L)` as `(N, L)` float32; NaN stays, for the task to handle."""
     if array.shape[1] != 1:
         raise InputError(
             f"{array.path} has shape {array.shape}, expected ({len(array)}, 1, 7): one label a "
@@ -215,10 +215,10 @@ def _read_labels(array: NpyReader) -> np.ndarray:
     return labels
 
 
-def told_of_huge(folder: Path, rows: Rows) -> str:
-    """Return where audio or visual of these rows has values that no network can take; or nothing.
+def describe_huge_values(folder: Path, rows: Rows) -> str:
+    """Return a message if audio or visual of these rows has values too large for a network, or "".
 
-    They stay as they are in the files, so that what comes of them is no number.
+    Reading leaves such values as they are, so that predictions from them are not finite.
     """
     for kind in ("audio", "visual"):
         array = NpyReader(folder / BATCH_FILES[kind])

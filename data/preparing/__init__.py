@@ -1,1 +1,1 @@
-"""Foreign files to a prepared dataset."""
+"""Making a prepared dataset from foreign files."""

@@ -16,7 +16,7 @@ EPSILON = 1e-5  # seconds; overlaps and intervals shorter than this do not count
 
 @dataclass(frozen=True)
 class SegmentRows:
-    """For each of k segments, the rows that belong to it: those of all segments in one array."""
+    """The rows that belong to each of k segments, those of all segments in one array."""
 
     rows: np.ndarray  # (total,) row indices, rising within a segment
     offsets: np.ndarray  # (k + 1,) segment i has rows[offsets[i] : offsets[i + 1]]
@@ -41,7 +41,7 @@ def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> SegmentRows
 
     `intervals` is `(n, 2)`, sorted by start (see `sort_order`); `segments` is `(k, 2)` in any
     order. A row belongs when its part inside the segment is longer than `EPSILON`; that it
-    starts before the segment's end and ends after the segment's start follows from it.
+    starts before the segment's end and ends after the segment's start follows from this.
     """
     starts, ends = intervals[:, 0], intervals[:, 1]
     # Ends need not be sorted. Before the first row at which the furthest end so far passes a
@@ -58,7 +58,7 @@ def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> SegmentRows
 
 
 def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lay the ranges `first[i] .. last[i]` end to end; also say which range each came from."""
+    """Concatenate the ranges `first[i] .. last[i]`; also return the range i of each number."""
     lengths = last - first
     source = np.repeat(np.arange(len(first)), lengths)
     begins = np.cumsum(lengths) - lengths
@@ -73,17 +73,17 @@ def means(features: np.ndarray, members: SegmentRows) -> np.ndarray:
     result = np.zeros((len(members.counts), features.shape[1]), dtype=np.float32)
     filled = np.flatnonzero(members.counts)
     if len(filled):
-        of_rows, begins = features[members.rows], members.offsets[filled]
-        sums = np.add.reduceat(of_rows, begins, dtype=np.result_type(features, np.float32))
+        member_features, begins = features[members.rows], members.offsets[filled]
+        sums = np.add.reduceat(member_features, begins, dtype=np.result_type(features, np.float32))
         result[filled] = sums / members.counts[filled, None]
     return result
 
 
 def pad_in_front(features: np.ndarray, counts: Sequence[int], length: int) -> np.ndarray:
-    """Lay out the rows of k groups, each with zeros in front, `(k, length, width)` float32.
+    """Pad each of k groups of rows with zeros in front, `(k, length, width)` float32.
 
-    `features` `(total, width)` has the groups' rows one behind another; `counts` says how many
-    each has, `length` at most.
+    `features` `(total, width)` has the rows of one group after another; `counts` are their
+    numbers of rows, at most `length` each.
     """
     padded = np.zeros((len(counts), length, features.shape[1]), dtype=np.float32)
     end = 0

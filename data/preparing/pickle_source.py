@@ -1,4 +1,4 @@
-"""A dataset that comes from a processed pickle, or from a folder of them."""
+"""A dataset from a processed pickle, or from a folder of them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from data.formats.pickles import PickleContent, keys_of, read_features, read_pic
 from data.formats.word_pickles import holds_words
 from data.labels import SCALES
 from data.layout import PIECES_FILE
-from data.preparing.sources import nothing_left
+from data.preparing.sources import no_segments_left
 from data.preparing.split_writer import SplitWriter, warn_of_doubts
 from system.errors import InputError
 from system.files import file_facts
 
-_BERT_WIDTH = 768  # of bert-base's features, by which other text is told
+_BERT_WIDTH = 768  # of bert-base's features; other widths are not BERT's
 
 
 @dataclass(frozen=True)
 class PickleSource:
-    """A processed pickle; with `uses_own_text`, its text features are taken where it has some.
+    """A processed pickle; with `uses_own_text`, the text features in it are used, if any.
 
     `dataset` says whose labels it has, a name of `data.labels.SCALES`; None: CMU-MOSEI's or
-    CMU-MOSI's, unless they look like SIMS's. `audio` and `visual` are other pickles that have
-    the features of that modality. Unless it `uses_labels`, the file counts as unlabelled.
-    `way_out` is what to do where words are needed and it has none.
+    CMU-MOSI's, unless they look like SIMS's. `audio` and `visual` are other pickles, from which
+    the features of that modality come. Unless it `uses_labels`, its labels are ignored. `advice`
+    ends the error where words are needed and it has none.
     """
 
     path: Path
@@ -40,16 +40,16 @@ class PickleSource:
     audio: Path | None = None
     visual: Path | None = None
     uses_labels: bool = True
-    way_out: str = "leave out --bert to take the file's own features"  # where it has no words
+    advice: str = "leave out --bert to take the file's own features"
 
     @property
     def title(self) -> str:
-        """The file's name stands for the dataset's."""
+        """The dataset's title: the name of the file."""
         return self.path.resolve().name if self.path.is_dir() else self.path.stem
 
     @cached_property
     def is_by_word(self) -> bool:
-        """Others align words with positions of the text, [CLS] first."""
+        """Tell whether features are aligned by word, not by text position ([CLS] first)."""
         return holds_words(self.path)
 
     @property
@@ -57,17 +57,17 @@ class PickleSource:
         return self.dataset or "mosei"
 
     @property
-    def _others(self) -> dict[str, Path]:
+    def _modality_files(self) -> dict[str, Path]:
         files = {"audio": self.audio, "visual": self.visual}
         return {kind: path for kind, path in files.items() if path is not None}
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
-        """The files, and what is taken from them."""
+        """The manifest's entry: the files, and what is used of them."""
         files = {"pickle": self.path}
         if self.path.is_dir():
             files = {path.name: path for path in sorted(self.path.glob("*.pkl"))}
-        files |= self._others
+        files |= self._modality_files
         return {
             "dataset": self.title,
             "scores": self._scores,
@@ -77,10 +77,10 @@ class PickleSource:
         }
 
     def estimate(self) -> None:
-        """Nothing is known before the whole file is read."""
+        """Return None: nothing is known before the whole file is read."""
 
     def write(self, stage: Path) -> dict[str, Any]:
-        """Copy the arrays, split by split; raises InputError where labels may be SIMS's."""
+        """Write the arrays, split by split, as `CsdSource.write` does."""
         content = read_pickle(self.path)
         if content.is_by_word != self.is_by_word:
             raise InputError(
@@ -90,25 +90,25 @@ class PickleSource:
         if not self.uses_labels:
             splits = {name: replace(split, labels=None) for name, split in content.splits.items()}
             content = replace(content, splits=splits)
-        without = [
+        unlabelled = [
             name for name, split in content.splits.items() if not _have_numbers(split.labels)
         ]
-        if self.uses_labels and without and len(content.splits) > 1:
+        if self.uses_labels and unlabelled and len(content.splits) > 1:
             warnings.warn(
                 f"{self.path}: no 'regression_labels' or 'labels', or no number among them, in "
-                f"{', '.join(without)}: there is nothing to learn from or to score",
+                f"{', '.join(unlabelled)}: there is nothing to learn from or to score",
                 stacklevel=2,
             )
         self._refuse_labels_like_sims(content)
-        takes_text = self._takes_text(content)
+        takes_text = self._decide_text(content)
         left_out: Counter[str] = Counter({"segment has no words": content.without_words})
-        splits = self._with_labels(self._joined(content, left_out))
+        splits = self._with_labels(self._join_files(content, left_out))
         writers: dict[str, SplitWriter] = {}
         width = None
         for name in list(splits):
-            split = self._without_faulty_labels(splits.pop(name), left_out)
+            split = self._drop_faulty_labels(splits.pop(name), left_out)
             if not split.names.ids:
-                raise nothing_left(name, +left_out, f"look at the labels and ids of {self.path}")
+                raise no_segments_left(name, +left_out, f"check the labels and ids of {self.path}")
             writers[name] = _write_split(stage / name, split, takes_text)
             if takes_text and split.text is not None:
                 width = split.text.shape[2]
@@ -120,18 +120,18 @@ class PickleSource:
         return {"splits": counts, "left_out": dict(+left_out), "text": text}
 
     def _refuse_labels_like_sims(self, content: PickleContent) -> None:
-        """Raise InputError when nobody has said whose labels these are, and they may be SIMS's."""
+        """Raise InputError if the dataset was not given and the labels may be SIMS's."""
         labels = [split.labels for split in content.splits.values() if _have_numbers(split.labels)]
         limit = SCALES["sims"].limit
         if self.dataset is None and labels and not any((np.abs(x) > limit).any() for x in labels):
             raise InputError(
                 f"{self.path}: all labels lie in [-{limit}, {limit}], as SIMS's do, where those "
-                "of CMU-MOSEI and CMU-MOSI go to 3; say whose they are with --dataset sims, "
-                "mosei or mosi."
+                "of CMU-MOSEI and CMU-MOSI go to 3; name the dataset with --dataset sims, mosei "
+                "or mosi."
             )
 
-    def _takes_text(self, content: PickleContent) -> bool:
-        """Decide whether the file's own text features are taken, and warn of what surprises."""
+    def _decide_text(self, content: PickleContent) -> bool:
+        """Return whether the file's own text features are used; warns if that may surprise."""
         splits = content.splits.values()
         widths = {split.text.shape[2] for split in splits if split.text is not None}
         has_words = all(split.sentences or split.pieces is not None for split in splits)
@@ -140,58 +140,57 @@ class PickleSource:
                 advice = "; --bert computes BERT's from its sentences instead" if has_words else ""
                 warnings.warn(
                     f"{self.path}: its text features are {min(widths)} wide: not BERT's, which "
-                    f"are {_BERT_WIDTH} wide; they are taken as they are{advice}",
+                    f"are {_BERT_WIDTH} wide; they are used as they are{advice}",
                     stacklevel=3,
                 )
             return True
         if not has_words:
             raise InputError(
                 f"{self.path}: has neither raw_text nor text_bert in each split to compute BERT "
-                f"features from; {self.way_out}."
+                f"features from; {self.advice}."
             )
         if widths:
             warnings.warn(
-                f"{self.path}: its own text features, {min(widths)} wide, are not taken",
+                f"{self.path}: its own text features, {min(widths)} wide, are not used",
                 stacklevel=3,
             )
         return False
 
-    def _joined(self, content: PickleContent, left_out: Counter[str]) -> dict[str, PickleSplit]:
-        """Put the other files' features into the splits; count the segments they do not have."""
+    def _join_files(self, content: PickleContent, left_out: Counter[str]) -> dict[str, PickleSplit]:
+        """Replace features by those of `audio` and `visual`; counts segments that these lack."""
         splits = content.splits
-        for kind, path in self._others.items():
+        for kind, path in self._modality_files.items():
             if content.is_by_word and not holds_words(path):
                 raise InputError(f"{path}: is not aligned by word, as {self.path} is.")
             keys_of(self.path, [split.names for split in splits.values()])
             values, row_of = read_features(path, kind)
-            used: set[int] = set()
+            used_rows: set[int] = set()
             for name, split in splits.items():
                 rows = np.array([row_of.get(key, -1) for key in split.names.keys or ()])
-                found = rows >= 0
-                used.update(rows[found].tolist())
-                left_out[f"segment has no {kind} in {path.name}"] += int(np.count_nonzero(~found))
-                features: dict[str, Any] = {kind: values[rows[found]]}
-                splits[name] = replace(split.at(np.flatnonzero(found)), **features)
-            left_out[f"segment is in {path.name} only"] += len(values) - len(used)
+                has_row = rows >= 0
+                used_rows.update(rows[has_row].tolist())
+                left_out[f"segment has no {kind} in {path.name}"] += int(np.count_nonzero(~has_row))
+                features: dict[str, Any] = {kind: values[rows[has_row]]}
+                splits[name] = replace(split.select(np.flatnonzero(has_row)), **features)
+            left_out[f"segment is in {path.name} only"] += len(values) - len(used_rows)
         return splits
 
     def _with_labels(self, splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
         """Give unlabelled segments the label NaN, as wide as the others' labels."""
         widths = [split.labels.shape[2] for split in splits.values() if split.labels is not None]
         shape = (1, max(widths, default=1))
-        return {
-            name: replace(split, labels=np.full((len(split.names.ids), *shape), np.nan, np.float32))
-            if split.labels is None
-            else split
-            for name, split in splits.items()
-        }
+        for name, split in splits.items():
+            if split.labels is None:
+                labels = np.full((len(split.names.ids), *shape), np.nan, np.float32)
+                splits[name] = replace(split, labels=labels)
+        return splits
 
-    def _without_faulty_labels(self, split: PickleSplit, left_out: Counter[str]) -> PickleSplit:
+    def _drop_faulty_labels(self, split: PickleSplit, left_out: Counter[str]) -> PickleSplit:
         if not _have_numbers(split.labels):
             return split
         faults = SCALES[self._scores].faults(split.labels)
         left_out.update(faults[faults != ""].tolist())
-        return split.at(np.flatnonzero(faults == "")) if (faults != "").any() else split
+        return split.select(np.flatnonzero(faults == "")) if (faults != "").any() else split
 
 
 def _have_numbers(labels: np.ndarray | None) -> TypeGuard[np.ndarray]:
@@ -199,14 +198,14 @@ def _have_numbers(labels: np.ndarray | None) -> TypeGuard[np.ndarray]:
 
 
 def _write_split(folder: Path, split: PickleSplit, takes_text: bool) -> SplitWriter:
-    """Write a split's arrays and its table; returns what wrote them."""
-    kinds = {"visual": split.visual, "audio": split.audio, "label": split.labels}
-    kinds["text"] = split.text if takes_text else None
-    arrays = {kind: array for kind, array in kinds.items() if array is not None}
+    """Write a split's arrays and its table; returns the writer, with what it counted."""
+    by_kind = {"visual": split.visual, "audio": split.audio, "label": split.labels}
+    by_kind["text"] = split.text if takes_text else None
+    arrays = {kind: array for kind, array in by_kind.items() if array is not None}
     shapes = {kind: array.shape[1:] for kind, array in arrays.items()}
-    names, unknown = split.names, [""] * len(split.names.ids)
-    starts, ends = (unknown, unknown) if names.times is None else names.times.T.tolist()
-    sentences = unknown if split.sentences is None else split.sentences
+    names, empty = split.names, [""] * len(split.names.ids)
+    starts, ends = (empty, empty) if names.times is None else names.times.T.tolist()
+    sentences = empty if split.sentences is None else split.sentences
     with SplitWriter(folder, shapes) as writer:
         writer.write(arrays, zip(names.ids, names.videos, starts, ends, sentences, strict=True))
     return writer

@@ -1,8 +1,8 @@
-"""Carrying a plan out: foreign files -> `<datadir>/{train,val,test}/*.npy`.
+"""Carrying out a plan: foreign files -> `<datadir>/{train,val,test}/*.npy`.
 
 Everything is made in `.preparing` beside the splits and moved into place when it is complete,
-so that an interrupted preparation goes on there and what was in place stays whole. A manifest
-is written only once all that it describes is on the disk.
+so that an interrupted preparation can be continued, and the files in place stay complete. A
+manifest is written only once all files that it describes are on the disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from data.layout import (
     iterate_segments,
     read_ids,
 )
-from data.manifest import MANIFEST, MOVING, is_vouched, splits_of, write_manifest
+from data.manifest import MANIFEST, MOVING, is_unchanged, splits_of, write_manifest
 from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
 from system.console import print_line, print_warning
@@ -42,45 +42,45 @@ if TYPE_CHECKING:
 def prepare(request: Request, processes: Processes) -> dict[str, Any]:
     """Write the arrays, encode the text, and put the splits into place; returns the manifest.
 
-    What is already there, made from the same files, is not made again. Of several processes,
-    the first does all but the others' share of the text. Raises InputError for anything wrong
-    with the files; then what was in place has not changed.
+    Files that were made from the same sources are not made again. With several processes, the
+    first does everything but the others' share of the text. Raises InputError when a source file
+    is wrong; the files in place are unchanged then.
     """
     plan = processes.broadcast(decide(request) if processes.is_first else None)
     if processes.is_first and plan.ends_move:
         _move_into_place(plan, plan.in_place.manifest)
     if plan.is_done:
         return plan.in_place.manifest
-    if plan.adds_pieces:  # to text that stays as it is, as all else does
+    if plan.adds_pieces:  # and changes nothing else
         return processes.broadcast(_add_pieces_alone(plan) if processes.is_first else None)
-    # BERT first: a mistake there should not wait for the alignment.
+    # BERT first: an error in it should show before the long alignment.
     encoder = _load_encoder(plan, processes) if plan.text is Text.ENCODE else None
-    manifest = processes.broadcast(_have_arrays(plan) if processes.is_first else None)
+    manifest = processes.broadcast(_ensure_arrays(plan) if processes.is_first else None)
     if plan.text is Text.ENCODE_IF_MISSING and manifest["text"] is None:
         encoder = _load_encoder(plan, processes)
     if encoder is not None:
         unknown = _write_text(plan, encoder, processes, splits_of(manifest))
         manifest = {**manifest, "text": {**encoder.description, "unknown_pieces": unknown}}
     if processes.is_first:
-        cut: list[str] = []
+        piece_files: list[str] = []
         if encoder is not None:
-            manifest, cut = _add_pieces(plan, encoder.cutter, manifest)
+            manifest, piece_files = _add_pieces(plan, encoder.cutter, manifest)
         if plan.arrays is not Arrays.KEEP and manifest["text"] is None:
             text = keep_text(plan.prepared, plan.stage, splits_of(manifest))
             manifest = {**manifest, "text": text}
-        written = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest) if encoder is not None]
-        manifest = _put_into_place(plan, manifest, [*written, *cut])
+        text_files = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest)] if encoder else []
+        manifest = _put_into_place(plan, manifest, [*text_files, *piece_files])
     return processes.broadcast(manifest)
 
 
-def _put_into_place(plan: Plan, manifest: dict[str, Any], text: Sequence[str]) -> dict[str, Any]:
-    """Move what the stage holds into place, the files of `text` among it; returns the manifest.
+def _put_into_place(plan: Plan, manifest: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Move the staged files, the text files `texts` among them, into place; returns the manifest.
 
-    Raises InputError where a file in the stage is gone since it was written, or another one.
+    Raises InputError if a staged file is missing, or has changed since it was written.
     """
     files, arrays = _staged_files(plan.stage, splits_of(manifest)), manifest.get("files", {})
-    changed = [name for name, facts in arrays.items() if files.get(name) != facts]
-    for name in [*changed, *(name for name in text if name not in files)]:
+    bad_files = [name for name, facts in arrays.items() if files.get(name) != facts]
+    for name in bad_files + [name for name in texts if name not in files]:
         raise InputError(
             f"{plan.stage / name} has vanished or changed since it was written; run the same "
             "command again, and let nothing else write there."
@@ -100,16 +100,16 @@ def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
     device = processes.device(text.device)
     by_word = plan.request.source.is_by_word
     encoder = TextEncoder(text.bert, device, text.precision, by_word)
-    told = encoder.compare_precisions() if processes.is_first else None
-    if told is not None:
-        print_line(told)
+    comparison = encoder.compare_precisions() if processes.is_first else None
+    if comparison is not None:
+        print_line(comparison)
     return encoder
 
 
 def _add_pieces_alone(plan: Plan) -> dict[str, Any]:
     """Add word pieces to a dataset that lacks nothing else; returns its manifest.
 
-    Where the tokenizer of the BERT that encoded its text cannot be had, all stays as it is.
+    Warns and changes nothing if the tokenizer of the BERT that encoded the text is not available.
     """
     from data.text.bert import load_tokenizer
     from data.text.bert_files import find_bert
@@ -124,25 +124,25 @@ def _add_pieces_alone(plan: Plan) -> dict[str, Any]:
         return plan.in_place.manifest
     by_word = plan.request.source.is_by_word
     cutter = PieceCutter(tokenizer, config.max_position_embeddings, by_word)
-    return _put_into_place(plan, *_add_pieces(plan, cutter, _have_arrays(plan)))
+    return _put_into_place(plan, *_add_pieces(plan, cutter, _ensure_arrays(plan)))
 
 
 def _add_pieces(
     plan: Plan, cutter: PieceCutter, manifest: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Write the word pieces beside text features; returns the manifest, and the files' names."""
+    """Write word pieces beside the text features; returns the manifest and the files' names."""
     from data.text.pieces import vocabulary_digest, vocabulary_of
 
-    cut = cut_text(plan, cutter, splits_of(manifest))
-    if not cut:  # they came in pieces, of a vocabulary that the file does not tell
-        return manifest, cut
+    files = cut_text(plan, cutter, splits_of(manifest))
+    if not files:  # the source had pieces, of an unknown vocabulary
+        return manifest, files
     digest = vocabulary_digest(vocabulary_of(cutter.tokenizer))
-    return {**manifest, "text": {**manifest["text"], "vocabulary": digest}}, cut
+    return {**manifest, "text": {**manifest["text"], "vocabulary": digest}}, files
 
 
-def _have_arrays(plan: Plan) -> dict[str, Any]:
-    """Make the arrays, unless they are there; returns their manifest."""
-    if plan.arrays is Arrays.KEEP and plan.staged is not None:  # of another request
+def _ensure_arrays(plan: Plan) -> dict[str, Any]:
+    """Make the arrays unless they exist; returns their manifest."""
+    if plan.arrays is Arrays.KEEP and plan.staged is not None:  # left by another request
         shutil.rmtree(plan.stage)
     if plan.arrays_manifest is not None:
         return plan.arrays_manifest
@@ -158,13 +158,13 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
         raise
     if has_overflown.is_set():
         warnings.warn(
-            f"{plan.request.source.title}: some values are beyond float32, 3.4e38: they are "
+            f"{plan.request.source.title}: some values are too large for float32, 3.4e38: they are "
             "infinite in the arrays, and read as 0",
             stacklevel=2,
         )
     folders = [plan.stage / split for split in written["splits"]]
-    made = [path for folder in folders for path in folder.iterdir()]
-    flush_all(made, [*folders, plan.stage])
+    files = [path for folder in folders for path in folder.iterdir()]
+    flush_all(files, [*folders, plan.stage])
     manifest = {"made_from": plan.request.source.made_from, **written}
     return write_manifest(
         plan.stage, {**manifest, "files": _staged_files(plan.stage, written["splits"])}
@@ -172,23 +172,23 @@ def _have_arrays(plan: Plan) -> dict[str, Any]:
 
 
 def _refuse_other_videos(plan: Plan, written: dict[str, Any]) -> None:
-    """Raise InputError where the arrays that would be replaced are of other videos altogether.
+    """Raise InputError if the arrays to replace share no video with the new ones.
 
-    The name that tells datasets apart is a file's, and MMSA has one for all of its datasets.
+    `decide` compares titles, but a pickle's title is its file name, and MMSA uses the same file
+    name for all of its datasets.
     """
     if plan.prepared is None or plan.request.is_forced:
         return
-    old = _videos_in(plan.request.folder, splits_of(plan.prepared.manifest))
-    if old and old.isdisjoint(_videos_in(plan.stage, written["splits"])):
+    old_videos = _videos_in(plan.request.folder, splits_of(plan.prepared.manifest))
+    if old_videos and old_videos.isdisjoint(_videos_in(plan.stage, written["splits"])):
         raise InputError(
-            f"{plan.request.folder} holds other videos, as {min(old)}: this "
-            f"{plan.request.source.title} would replace them all; give another --datadir, or "
-            "--force where that is meant."
+            f"{plan.request.folder} holds other videos (such as {min(old_videos)}) than "
+            f"{plan.request.source.title}; give another --datadir, or --force to replace them all."
         )
 
 
 def _videos_in(folder: Path, splits: Iterable[str]) -> set[str]:
-    """Return the videos of a dataset, none where a table is damaged or gone."""
+    """Return the videos of a dataset; none if a table is damaged or missing."""
     try:
         return {row["video"] for split in splits for row in iterate_segments(folder / split)}
     except (InputError, OSError):
@@ -196,7 +196,7 @@ def _videos_in(folder: Path, splits: Iterable[str]) -> set[str]:
 
 
 def _staged_files(stage: Path, splits: Iterable[str]) -> dict[str, Any]:
-    """Return what vouches for the files that are in the stage, by name."""
+    """Return size and sample of each file in the stage, by name."""
     names = [f"{split}/{name}" for split in splits for name in SPLIT_FILES]
     names = [name for name in names if (stage / name).exists()]
     facts = in_parallel(file_facts, [(stage / name,) for name in names], len(names))
@@ -210,7 +210,7 @@ def _write_text(
     from data.text.encoder import unknown_share
     from data.text.feature_file import write_text_features
 
-    taken = processes.broadcast(
+    linked_splits = processes.broadcast(
         start_text(plan, encoder.description, splits) if processes.is_first else None
     )
     unknown: dict[str, float] = {}
@@ -218,13 +218,13 @@ def _write_text(
         sentences = sentences_of(plan.arrays_folder / split)
         if processes.is_first:
             unknown[split] = unknown_share(encoder, split, sentences)
-        if split not in taken:
+        if split not in linked_splits:
             write_text_features(plan.stage / split / TEXT_FILE, sentences, encoder, processes)
     return unknown
 
 
 def _remove_old_text(folder: Path) -> None:
-    """Remove text that belongs to the arrays which are about to be replaced."""
+    """Remove the text of the arrays that are about to be replaced, and the manifest."""
     (folder / MANIFEST).unlink(missing_ok=True)
     for split in SPLITS:
         for name in (TEXT_FILE, PIECES_FILE):
@@ -234,15 +234,15 @@ def _remove_old_text(folder: Path) -> None:
 def _move_into_place(
     plan: Plan, manifest: dict[str, Any], are_checked: bool = False
 ) -> dict[str, Any]:
-    """Move what the stage holds into place, the manifest last. An interrupted move can go on.
+    """Move the staged files into place, the manifest last; an interrupted move can be continued.
 
-    Unless the files have just been checked, one that is no longer as it was written stays behind:
-    it is made again then.
+    Unless `are_checked`, a file that has changed since it was written is not moved; it has to be
+    made again.
     """
     folder, stage = plan.request.folder, plan.stage
     (folder / MANIFEST).unlink(missing_ok=True)
     splits = splits_of(manifest)
-    for split in set(SPLITS) - set(splits):  # of an older file that had more
+    for split in set(SPLITS) - set(splits):  # left by an earlier source that had more splits
         for name in SPLIT_FILES:
             (folder / split / name).unlink(missing_ok=True)
     sizes, rows = dict(manifest.get("bytes", {})), dict(manifest.get("rows", {}))
@@ -250,9 +250,9 @@ def _move_into_place(
     for split in splits:
         (folder / split).mkdir(exist_ok=True)
         for name in [f"{split}/{name}" for name in SPLIT_FILES]:
-            if name in files if are_checked else is_vouched(files, stage, name):
+            if name in files if are_checked else is_unchanged(files, stage, name):
                 (stage / name).replace(folder / name)
-            elif not is_vouched(files, folder, name):
+            elif not is_unchanged(files, folder, name):
                 continue
             sizes[name] = files[name]["bytes"]
             if name.endswith(SEGMENTS_FILE):

@@ -1,4 +1,4 @@
-"""Deciding what a preparation has to do: one look at what is there and what is asked."""
+"""Deciding what a preparation has to do, from what exists and what is requested."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from data.layout import (
     read_ids,
     refuse_foreign_arrays,
 )
-from data.manifest import MOVING, has_rows, is_vouched, read_manifest, splits_of
+from data.manifest import MOVING, has_rows, is_unchanged, read_manifest, splits_of
 from data.preparing.pickle_source import PickleSource
 from data.preparing.sources import CsdSource
 from data.text.bert_files import weights_facts
@@ -38,13 +38,13 @@ class TextRequest:
     precision: str
     device: str
 
-    @cached_property  # the weights are sampled once
+    @cached_property  # the weights are hashed once
     def _description(self) -> dict[str, Any]:
         weights = weights_facts(self.bert)
         return {"encoder": self.bert, "weights": weights, "precision": self.precision}
 
     def is_met_by(self, text: dict[str, Any] | None) -> bool:
-        """Tell whether a manifest's text features are these."""
+        """Tell whether the text features that a manifest describes are these."""
         return text is not None and self._description.items() <= text.items()
 
 
@@ -56,24 +56,24 @@ class Request:
     alignment: str
     source: DataSource
     text: TextRequest | None  # None: compute no text features
-    is_forced: bool = False  # make all again, whatever is there
+    is_forced: bool = False  # make everything again
 
     @property
     def folder(self) -> Path:
-        """Where the splits go."""
+        """The folder of the splits."""
         return alignment_folder(self.datadir, self.alignment)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a manifest says is in a folder."""
+    """A folder with a manifest, and what the manifest says about it."""
 
     folder: Path
     manifest: dict[str, Any]
-    is_half_moved: bool = False  # some files are still in the stage, and no sizes are noted yet
+    is_half_moved: bool = False  # some files are still in the stage, and no sizes are listed yet
 
     def is_whole(self, names: Iterable[str]) -> bool:
-        """Tell whether these files are in each split, and as large as they were written."""
+        """Tell whether each split has these files, as large as they were written."""
         files = [f"{split}/{name}" for split, name in product(splits_of(self.manifest), names)]
         return bool(files) and all(map(self._is_there, files))
 
@@ -81,10 +81,10 @@ class Prepared:
         path = self.folder / name
         if self.is_half_moved:
             files = self.manifest["files"]
-            return any(is_vouched(files, x, name) for x in (self.folder, self.folder / STAGE))
+            return any(is_unchanged(files, x, name) for x in (self.folder, self.folder / STAGE))
         size = self.manifest.get("bytes", {}).get(name)
-        is_as_large = path.is_file() and path.stat().st_size == size
-        return is_as_large and (path.name != SEGMENTS_FILE or self.has_rows(path.parent.name))
+        has_size = path.is_file() and path.stat().st_size == size
+        return has_size and (path.name != SEGMENTS_FILE or self.has_rows(path.parent.name))
 
     def has_rows(self, split: str) -> bool:
         """Tell whether a split's segment table has the rows it was prepared with."""
@@ -105,7 +105,7 @@ class Arrays(Enum):
 class Text(Enum):
     """What happens to the text features."""
 
-    KEEP = "keep"  # or leave out, where there are none and none are asked for
+    KEEP = "keep"  # or leave out, if there are none and none are requested
     KEEP_IF_SAME = "keep where the sentences stay the same"
     ENCODE = "encode"
     ENCODE_IF_MISSING = "take the file's own, or encode"  # the file has yet to be read
@@ -116,34 +116,34 @@ class Plan:
     """What a preparation will do to one alignment."""
 
     request: Request
-    ends_move: bool  # an interrupted one, first
-    prepared: Prepared | None  # what is in place, after that
+    ends_move: bool  # first complete an interrupted move into place
+    prepared: Prepared | None  # what is in place after that
     staged: dict[str, Any] | None  # the manifest of an interrupted preparation
     arrays: Arrays
     text: Text = Text.KEEP
     adds_pieces: bool = False  # to text features that are kept
     same_text: tuple[Prepared, ...] = ()  # alignments that have text features of this kind
-    files_are_there: bool = True  # of the source
+    files_are_there: bool = True  # those of the source
 
     @property
     def stage(self) -> Path:
-        """Where the new files are made."""
+        """The folder in which new files are made."""
         return self.request.folder / STAGE
 
     @property
     def in_place(self) -> Prepared:
-        """What is in place, where the plan has found that something is."""
+        """`prepared`, in a plan where it is not None."""
         assert self.prepared is not None
         return self.prepared
 
     @property
     def is_done(self) -> bool:
-        """Tell whether all that is asked for is in place."""
+        """Tell whether everything requested is in place."""
         return self.arrays is Arrays.KEEP and self.text is Text.KEEP and not self.adds_pieces
 
     @property
     def arrays_manifest(self) -> dict[str, Any] | None:
-        """The manifest of the arrays that are kept or resumed; None where they are to be made."""
+        """The manifest of the arrays that are kept or resumed; None if they are not made yet."""
         if self.arrays is Arrays.KEEP:
             return self.in_place.manifest
         return self.staged if self.arrays is Arrays.RESUME else None
@@ -155,10 +155,10 @@ class Plan:
 
 
 def decide(request: Request, files_are_there: bool = True) -> Plan:
-    """Look at what is in place, and say what has to be done to have what is asked.
+    """Compare what is in place with the request, and return what has to be done.
 
-    Nothing is written. Without `files_are_there`, some of the source's files have yet to come.
-    Raises InputError where another dataset, or another program's arrays, would be replaced.
+    Nothing is written. Without `files_are_there`, some of the source's files are missing so far.
+    Raises InputError if another dataset, or another program's arrays, would be replaced.
     """
     folder, source = request.folder, request.source
     staged, manifest = _read_stage(folder / STAGE), read_manifest(folder)
@@ -166,16 +166,16 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     if ends_move:
         staged, manifest = None, staged
     prepared = None if manifest is None else Prepared(folder, manifest, ends_move)
-    found = None if manifest is None else manifest["made_from"].get("dataset")
-    if manifest is not None and found != source.title:  # perhaps by a slip of the path
+    title = None if manifest is None else manifest["made_from"].get("dataset")
+    if manifest is not None and title != source.title:  # the path may be mistyped
         raise InputError(
-            f"{folder} holds {found}, this would replace it by {source.title}; give another "
+            f"{folder} holds {title}, this would replace it by {source.title}; give another "
             "--datadir, or move the splits and dataset.json away."
         )
     if manifest is None and staged is None:
         refuse_foreign_arrays(folder)
-    is_made = request.is_forced or not files_are_there
-    arrays = Arrays.MAKE if is_made else _decide_arrays(source, prepared, folder / STAGE, staged)
+    makes_all = request.is_forced or not files_are_there
+    arrays = Arrays.MAKE if makes_all else _decide_arrays(source, prepared, folder / STAGE, staged)
     plan = Plan(request, ends_move, prepared, staged, arrays, files_are_there=files_are_there)
     plan = replace(plan, text=_decide_text(plan))
     if plan.text is Text.KEEP:
@@ -190,10 +190,10 @@ def _decide_arrays(
 ) -> Arrays:
     made_from = source.made_from
     if prepared is not None and prepared.manifest["made_from"] == made_from:
-        names = [*ARRAY_FILES.values(), SEGMENTS_FILE]
+        needed = [*ARRAY_FILES.values(), SEGMENTS_FILE]
         if source.uses_own_text and prepared.manifest["text"] is not None:
-            names.append(TEXT_FILE)
-        if prepared.is_whole(names):
+            needed.append(TEXT_FILE)
+        if prepared.is_whole(needed):
             return Arrays.KEEP
     if staged is not None and staged["made_from"] == made_from and _is_staged(stage, staged):
         return Arrays.RESUME
@@ -204,11 +204,11 @@ def _is_staged(stage: Path, staged: dict[str, Any]) -> bool:
     """Tell whether an interrupted preparation left all arrays as it wrote them."""
     files, names = staged["files"], [*ARRAY_FILES.values(), SEGMENTS_FILE]
     needed = {f"{split}/{name}" for split in splits_of(staged) for name in names}
-    return bool(needed) and all(is_vouched(files, stage, name) for name in needed | files.keys())
+    return bool(needed) and all(is_unchanged(files, stage, name) for name in needed | files.keys())
 
 
 def _read_stage(stage: Path) -> dict[str, Any] | None:
-    """Return the manifest of an interrupted preparation, None without one that can go on."""
+    """Return the manifest of an interrupted preparation, None if none can be continued."""
     try:
         staged = read_manifest(stage)
     except InputError:
@@ -231,24 +231,24 @@ def _decide_text(plan: Plan) -> Text:
 
 
 def _lacks_pieces(plan: Plan) -> bool:
-    """Tell whether text features are kept that an earlier version wrote no word pieces beside."""
-    wanted = plan.request.text
-    if wanted is None or plan.arrays is not Arrays.KEEP:
+    """Tell whether kept text features have no word pieces beside them (an earlier version's)."""
+    text = plan.request.text
+    if text is None or plan.arrays is not Arrays.KEEP:
         return False
-    is_by_bert = wanted.is_met_by(plan.in_place.manifest["text"])
+    is_by_bert = text.is_met_by(plan.in_place.manifest["text"])
     return is_by_bert and not plan.in_place.is_whole([PIECES_FILE])
 
 
 def _same_text(plan: Plan) -> Iterable[Prepared]:
-    """Find the alignments whose text features may serve here as well."""
-    per, wanted = "word" if plan.request.source.is_by_word else "position", plan.request.text
+    """Find the alignments that have text features of the requested kind."""
+    per, text = "word" if plan.request.source.is_by_word else "position", plan.request.text
     for alignment in ALIGNMENT_NAMES:
-        other = plan.prepared
+        prepared = plan.prepared
         if alignment != plan.request.alignment:
             folder = alignment_folder(plan.request.datadir, alignment)
             manifest = read_manifest(folder)
-            other = None if manifest is None else Prepared(folder, manifest)
-        if wanted is None or other is None or not wanted.is_met_by(other.manifest["text"]):
+            prepared = None if manifest is None else Prepared(folder, manifest)
+        if text is None or prepared is None or not text.is_met_by(prepared.manifest["text"]):
             continue
-        if other.manifest["text"].get("per") == per and other.is_whole([TEXT_FILE]):
-            yield other
+        if prepared.manifest["text"].get("per") == per and prepared.is_whole([TEXT_FILE]):
+            yield prepared

@@ -1,4 +1,4 @@
-"""A plan as rows of a table: what a preparation would do, and what that costs."""
+"""A plan as a table: what a preparation would do, and what that costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from data.manifest import splits_of
 from data.preparing.plan import Plan, Text
 from data.preparing.text import has_same_sentences, sentences_of, started_text
 from data.text.bert_files import hidden_size
-from data.text.feature_file import count_left
+from data.text.feature_file import count_unencoded
 
 PLAN_HEADER = ("what", "how", "segments", "bytes to write", "sentences to encode")
 UNKNOWN = "unknown"
@@ -20,7 +20,7 @@ def plan_rows(plan: Plan) -> list[list[str]]:
         rows.append([str(plan.request.folder), "end the interrupted move", "", "0", "0"])
     manifest, estimate = plan.arrays_manifest, None
     if manifest is None and plan.files_are_there:
-        estimate = plan.request.source.estimate()
+        estimate = plan.request.source.estimate()  # segments by split, bytes a segment
     for split in SPLITS if manifest is None else splits_of(manifest):
         segments = array_bytes = None
         if manifest is not None:
@@ -28,45 +28,45 @@ def plan_rows(plan: Plan) -> list[list[str]]:
         elif estimate is not None:
             segments = estimate[0][split]
             array_bytes = segments * estimate[1]
-        how, text_bytes, sentences = _text_of(plan, split, segments)
+        how, text_bytes, sentences = _plan_text(plan, split, segments)
         limit = "" if manifest is not None else "at most "
         count, *costs = [
             _amount(number, limit) for number in (segments, array_bytes, text_bytes, sentences)
         ]
-        name = plan.request.folder / split
-        rows.append([f"{name}: arrays", plan.arrays.value, count, costs[0], "0"])
-        rows.append([f"{name}: text", how, count, *costs[1:]])
+        folder = plan.request.folder / split
+        rows.append([f"{folder}: arrays", plan.arrays.value, count, costs[0], "0"])
+        rows.append([f"{folder}: text", how, count, *costs[1:]])
         if plan.adds_pieces:
-            rows.append([f"{name}: word pieces", "add", count, UNKNOWN, "0"])
+            rows.append([f"{folder}: word pieces", "add", count, UNKNOWN, "0"])
     return rows
 
 
-def _text_of(plan: Plan, split: str, segments: int | None) -> tuple[str, int | None, int | None]:
-    """Return how a split's text comes about, the bytes to write, and the sentences to encode."""
-    manifest, wanted = plan.arrays_manifest, plan.request.text
+def _plan_text(plan: Plan, split: str, segments: int | None) -> tuple[str, int | None, int | None]:
+    """Return how a split's text is made, the bytes to write, and the sentences to encode."""
+    manifest, request = plan.arrays_manifest, plan.request.text
     if plan.text is Text.KEEP and manifest is not None and manifest["text"] is None:
         return "leave out", 0, 0
     if plan.text in (Text.KEEP, Text.KEEP_IF_SAME):
         return plan.text.value, 0, 0
-    if plan.text is Text.ENCODE_IF_MISSING or segments is None or wanted is None:
+    if plan.text is Text.ENCODE_IF_MISSING or segments is None or request is None:
         return plan.text.value, None, None
     sentences = segments
     if manifest is not None and not plan.ends_move:  # there is a table to read
-        for other in plan.same_text:
-            if has_same_sentences(other, plan.arrays_folder, split):
-                return f"take from {other.folder}", 0, 0
+        for prepared in plan.same_text:
+            if has_same_sentences(prepared, plan.arrays_folder, split):
+                return f"take from {prepared.folder}", 0, 0
         started = started_text(plan.stage)
-        if started is not None and wanted.is_met_by(started):
+        if started is not None and request.is_met_by(started):
             path, size = plan.stage / split / TEXT_FILE, started["batch_size"]
-            sentences = count_left(path, sentences_of(plan.arrays_folder / split), size)
+            sentences = count_unencoded(path, sentences_of(plan.arrays_folder / split), size)
         else:
             sentences = len(set(sentences_of(plan.arrays_folder / split)))
-    width = hidden_size(wanted.bert)
+    width = hidden_size(request.bert)
     return plan.text.value, width and segments * TEXT_LENGTH * width * 4, sentences
 
 
 def _amount(number: int | None, limit: str) -> str:
-    """Write a number; `limit` tells that it may be less."""
+    """Format a number; `limit`, such as "at most ", is put in front unless it is 0."""
     if number is None:
         return UNKNOWN
     return f"{limit if number else ''}{number:,}"

@@ -44,7 +44,7 @@ class VideoSegments:
 
     @property
     def ids(self) -> list[str]:
-        """What each segment is called: its video, and its row in the labels file."""
+        """Each segment's id: its video, and its row in the labels file."""
         return [f"{self.video}[{row}]" for row in self.rows]
 
 
@@ -79,28 +79,28 @@ class Sequences:
     def segments(
         self, split_of: dict[str, str], alignment: str, lengths: Lengths, left_out: Counter[str]
     ) -> Iterator[VideoSegments]:
-        """Yield the segments of each video that has any, by video id (bytewise).
+        """Yield the segments of each video that has any, sorted by video id (bytewise).
 
-        `split_of` names each video's split. What does not come out is counted in `left_out`,
-        by reason, in rows of the labels file.
+        `split_of` names each video's split. Rows of the labels file that give no segment are
+        counted in `left_out`, by reason.
         """
         videos = sorted(self.videos, key=str.encode)
 
         def cut(video: str) -> tuple[VideoSegments | None, Counter[str], set[str]]:
-            own_left_out, errors = Counter[str](), set[str]()
-            noted = np.errstate(over="call", call=lambda kind, _: errors.add(kind))
-            with noted, np.errstate(invalid="ignore"):  # infinity less infinity is NaN
-                found = self._cut(video, split_of.get(video), alignment, lengths, own_left_out)
-            return found, own_left_out, errors
+            counts, errors = Counter[str](), set[str]()
+            overflow = np.errstate(over="call", call=lambda kind, _: errors.add(kind))
+            with overflow, np.errstate(invalid="ignore"):  # infinity less infinity is NaN
+                segments = self._cut(video, split_of.get(video), alignment, lengths, counts)
+            return segments, counts, errors
 
         bar = progress(videos, desc=f"Aligning ({alignment})", unit="video")
-        for _, (found, own_left_out, errors) in zip(bar, map_forked(cut, videos), strict=True):
-            left_out.update(own_left_out)
-            tell = np.geterrcall()  # of whoever called this, perhaps in another process
-            if errors and callable(tell):
-                tell(errors.pop(), 0)
-            if found is not None:
-                yield found
+        for _, (segments, counts, errors) in zip(bar, map_forked(cut, videos), strict=True):
+            left_out.update(counts)
+            on_error = np.geterrcall()  # the caller's; `cut` may have run in another process
+            if errors and callable(on_error):
+                on_error(errors.pop(), 0)
+            if segments is not None:
+                yield segments
 
     def _cut(
         self,
@@ -117,29 +117,29 @@ class Sequences:
             reason = f"video has no {missing[0]}" if split else "video in no fold"
             left_out[reason] += len(intervals)
             return None
-        numbers = np.flatnonzero(is_long_enough(intervals))
-        left_out["label interval is empty"] += len(intervals) - len(numbers)
+        label_rows = np.flatnonzero(is_long_enough(intervals))
+        left_out["label interval is empty"] += len(intervals) - len(label_rows)
         rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
-        aligned = _ALIGN[alignment](rows, intervals[numbers], lengths, left_out)
+        aligned = _ALIGN[alignment](rows, intervals[label_rows], lengths, left_out)
         present, words, visual, audio = aligned
         if not present:
             return None
-        own = numbers[present]
-        label = labels[own, None].astype(np.float32)
-        return VideoSegments(video, split, own, intervals[own], words, visual, audio, label)
+        label_rows = label_rows[present]
+        times, label = intervals[label_rows], labels[label_rows, None].astype(np.float32)
+        return VideoSegments(video, split, label_rows, times, words, visual, audio, label)
 
 
 Rows = dict[str, VideoRows]  # of a video, by modality
-# Of its segments `(k, 2)`, which are not left out, and of these words, visual and audio.
+# The numbers of the segments that are not left out; their words, visual and audio.
 _Aligned = tuple[list[int], list[list[str]], np.ndarray, np.ndarray]
 
 
 def _by_segment(
     rows: Rows, segments: np.ndarray, lengths: Lengths, left_out: Counter[str]
 ) -> _Aligned:
-    """Give each segment its own last rows of audio and visual, and all its words."""
-    members = _members(rows, segments)
-    present = _with_rows(members, left_out)
+    """Return each segment's last rows of audio and visual, and all its words."""
+    members = _find_members(rows, segments)
+    present = _complete_segments(members, left_out)
 
     def last_rows(kind: str) -> np.ndarray:
         groups = [members[kind][index][-lengths[kind] :] for index in present]
@@ -153,45 +153,46 @@ def _by_segment(
 def _by_word(
     rows: Rows, segments: np.ndarray, lengths: Lengths, left_out: Counter[str]
 ) -> _Aligned:
-    """Give each segment its last words, and the mean of the rows inside each word.
+    """Return each segment's last words, and the mean of the rows inside each word.
 
-    As in `_by_segment`, a segment counts only if each modality has a row of its own in it.
+    As in `_by_segment`, a segment is left out unless each modality has a row in it.
     """
     words = rows["words"]
     timed = np.flatnonzero(is_long_enough(words.intervals))
     intervals = words.intervals[timed]
-    members = {**_members(rows, segments), "words": rows_of_segments(intervals, segments)}
-    present = _with_rows(members, left_out)
-    own_words = [members["words"][index] for index in present]
+    members = _find_members(rows, segments)
+    members["words"] = rows_of_segments(intervals, segments)
+    present = _complete_segments(members, left_out)
+    word_groups = [members["words"][index] for index in present]
 
     def last_means(kind: str) -> np.ndarray:
-        groups = [own[-lengths[kind] :] for own in own_words]
+        groups = [group[-lengths[kind] :] for group in word_groups]
         averages = _word_means(rows[kind], intervals)[_one_after_another(groups)]
         return pad_in_front(averages, list(map(len, groups)), lengths[kind])
 
-    spoken = _words(words, [timed[own] for own in own_words])
-    # The text keeps one word a row: a space inside a word would make two of it.
-    spoken = [[word.replace(" ", "_") for word in texts] for texts in spoken]
-    return present, spoken, last_means("visual"), last_means("audio")
+    texts = _words(words, [timed[group] for group in word_groups])
+    # Text is later split at spaces, and each word has to stay one.
+    texts = [[word.replace(" ", "_") for word in text] for text in texts]
+    return present, texts, last_means("visual"), last_means("audio")
 
 
-def _members(rows: Rows, segments: np.ndarray) -> dict[str, SegmentRows]:
+def _find_members(rows: Rows, segments: np.ndarray) -> dict[str, SegmentRows]:
     """Find each segment's rows in each modality."""
-    return {kind: rows_of_segments(own.intervals, segments) for kind, own in rows.items()}
+    return {kind: rows_of_segments(x.intervals, segments) for kind, x in rows.items()}
 
 
 def _word_means(rows: VideoRows, intervals: np.ndarray) -> np.ndarray:
-    """Average the rows inside each of the words `(k, 2)`, `(k, width)`; reads no others."""
+    """Average the rows inside each of the words `(k, 2)`, to `(k, width)`; reads no other rows."""
     members = rows_of_segments(rows.intervals, intervals)
     is_used = np.zeros(len(rows.intervals), bool)
     is_used[members.rows] = True
-    places = np.cumsum(is_used) - 1
+    position = np.cumsum(is_used) - 1  # of a row among the used ones
     features = rows.features(np.flatnonzero(is_used))
-    return means(features, SegmentRows(places[members.rows], members.offsets))
+    return means(features, SegmentRows(position[members.rows], members.offsets))
 
 
 def _words(rows: VideoRows, groups: list[np.ndarray]) -> list[list[str]]:
-    """Read the words of all groups at once, which is faster; returns each group's."""
+    """Read the words of all groups at once, which is faster; returns them group by group."""
     words = iter(rows.words(_one_after_another(groups)))
     return [list(islice(words, len(group))) for group in groups]
 
@@ -200,15 +201,14 @@ def _one_after_another(groups: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(groups) if groups else np.empty(0, np.int64)
 
 
-def _with_rows(members: dict[str, SegmentRows], left_out: Counter[str]) -> list[int]:
-    """Return the segments that have a row in every modality; count the others by reason."""
+def _complete_segments(members: dict[str, SegmentRows], left_out: Counter[str]) -> list[int]:
+    """Return the segments that have a row in every modality; counts the others by reason."""
     has_rows = np.stack([rows.counts for rows in members.values()]) > 0
     is_present = has_rows.all(axis=0)
     for index in np.flatnonzero(~is_present):
         first_missing = list(members)[int(np.argmin(has_rows[:, index]))]
         left_out[f"segment has no {first_missing}"] += 1
-    present: list[int] = np.flatnonzero(is_present).tolist()
-    return present
+    return list(map(int, np.flatnonzero(is_present)))
 
 
 _ALIGN = dict(zip(ALIGNMENT_NAMES, (_by_segment, _by_word, _by_segment), strict=True))

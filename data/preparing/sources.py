@@ -1,4 +1,4 @@
-"""A dataset that comes from .csd files; another, `data.preparing.pickle_source`, does the same."""
+"""A dataset from .csd files; `data.preparing.pickle_source` has the same interface for pickles."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from system.files import file_facts
 class CsdSource:
     """Computational sequences, to be aligned."""
 
-    paths: dict[str, Path]  # of the four files, by what they hold
+    paths: dict[str, Path]  # of words, visual, audio and labels
     dataset: Dataset
     folds: Path
     alignment: str
     lengths: Lengths
-    uses_own_text = False  # there is none
+    uses_own_text = False  # .csd files have no text features
 
     @property
     def title(self) -> str:
@@ -40,7 +40,7 @@ class CsdSource:
 
     @property
     def is_by_word(self) -> bool:
-        """Only `word` aligns the text as well."""
+        """Tell whether text is aligned by word, which only the alignment `word` does."""
         return self.alignment == "word"
 
     def _shapes(self, sequences: Sequences) -> dict[str, tuple[int, int]]:
@@ -49,7 +49,7 @@ class CsdSource:
 
     @cached_property  # the files are sampled once
     def made_from(self) -> dict[str, Any]:
-        """The files, how they are aligned, and the folds."""
+        """The manifest's entry: the files, how they are aligned, and the folds."""
         return {
             "dataset": self.title,
             "scores": self.dataset.name,
@@ -60,7 +60,7 @@ class CsdSource:
         }
 
     def estimate(self) -> tuple[dict[str, int], int]:
-        """Count the rows of the labels file: no more segments can come out."""
+        """Return the maximum number of segments of each split, and the bytes of a segment."""
         split_of, segments = read_folds(self.folds), dict.fromkeys(SPLITS, 0)
         with ComputationalSequence(self.paths["labels"]) as labels:
             for video in labels.videos & split_of.keys():
@@ -70,10 +70,10 @@ class CsdSource:
         return segments, 4 * sum(rows * width for rows, width in shapes.values())
 
     def write(self, stage: Path) -> dict[str, Any]:
-        """Align video by video, writing each segment as it comes; returns the manifest's part.
+        """Align video by video, and write each segment at once; returns entries of the manifest.
 
-        That is what came out, what did not by reason, in segments or rows of the labels file, and
-        the description of text features where the source brought them.
+        These are the segments and videos of each split, how many segments or rows of the labels
+        file were left out by reason, and the source's text features, here None.
         """
         split_of, scale = read_folds(self.folds), SCALES[self.dataset.name]
         left_out: Counter[str] = Counter()
@@ -94,19 +94,19 @@ class CsdSource:
         for split, count in counts.items():
             if not count["segments"]:
                 advice = "check that the .csd files belong together, and to the folds"
-                raise nothing_left(split, +left_out, advice)
+                raise no_segments_left(split, +left_out, advice)
         warn_of_doubts(writers)
         return {"splits": counts, "left_out": dict(+left_out), "text": None}
 
 
-def _write(writer: SplitWriter, segments: VideoSegments, kept: np.ndarray) -> None:
-    times, ids = segments.intervals.tolist(), segments.ids
-    rows = [(ids[k], segments.video, *times[k], " ".join(segments.words[k])) for k in kept.tolist()]
+def _write(writer: SplitWriter, segments: VideoSegments, chosen: np.ndarray) -> None:
+    times, ids, words = segments.intervals.tolist(), segments.ids, segments.words
+    rows = [(ids[k], segments.video, *times[k], " ".join(words[k])) for k in chosen.tolist()]
     if rows:
-        writer.write({kind: getattr(segments, kind)[kept] for kind in writer.kinds}, rows)
+        writer.write({kind: getattr(segments, kind)[chosen] for kind in writer.kinds}, rows)
 
 
-def nothing_left(split: str, left_out: Counter[str], advice: str) -> InputError:
-    """Return the error that all segments of a split are left out; the reasons are all splits'."""
+def no_segments_left(split: str, left_out: Counter[str], advice: str) -> InputError:
+    """Return the error that a split has no segment left; the reasons are those of all splits."""
     reasons = ", ".join(f"{count} because the {reason}" for reason, count in left_out.items())
     return InputError(f"No segment is left in {split} ({reasons or 'there was none'}); {advice}.")

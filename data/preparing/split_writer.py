@@ -1,4 +1,4 @@
-"""Writing a split as its segments come, and warnings about what was written."""
+"""Writing a split segment by segment, and warning of what is doubtful in it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from data.npy import NpyWriter
 
 
 class SplitWriter:
-    """Writes a split's arrays and segment table as they come. Use it as a context manager.
+    """Writes a split's arrays and segment table step by step. Use it as a context manager.
 
-    `shapes` are those of one segment, by the names of `BATCH_FILES`. What is written is not on the
-    disk before somebody flushes it, names included.
+    `shapes` are those of one segment, by the keys of `BATCH_FILES`. The caller has to flush the
+    files and folders to the disk.
     """
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -38,8 +38,8 @@ class SplitWriter:
         self._table.writerow(SEGMENT_COLUMNS)
         self.ids: list[str] = []
         self.videos: set[str] = set()
-        self.all_zero: Counter[str] = Counter()  # segments, by kind of features
-        self.digest = 0  # of all features
+        self.all_zero: Counter[str] = Counter()  # segments whose features are all zero, by kind
+        self.digest = 0  # CRC-32 of all features
 
     def __enter__(self) -> SplitWriter:
         return self
@@ -49,18 +49,18 @@ class SplitWriter:
 
     @property
     def kinds(self) -> list[str]:
-        """Names of the arrays."""
+        """The kinds of arrays: keys of `BATCH_FILES`."""
         return list(self._arrays)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How much is written."""
+        """The numbers of segments and videos written so far."""
         return {"segments": len(self.ids), "videos": len(self.videos)}
 
     def write(self, arrays: dict[str, np.ndarray], rows: Iterable[Sequence[Any]]) -> None:
         """Append n segments: arrays `(n, *shape)`, and table rows without the sentiment.
 
-        The sentiment of a row is its label's first value; it is left empty where there is none.
+        A row's sentiment is the first value of its label, or empty if that is NaN.
         """
         for kind, writer in self._arrays.items():
             rows_written = writer.append(arrays[kind])
@@ -75,7 +75,7 @@ class SplitWriter:
 
 
 def warn_of_doubts(writers: Mapping[str, SplitWriter]) -> None:
-    """Warn, a line each, of features that are all zero, repeated ids, and videos in two splits."""
+    """Warn of features that are all zero, repeated ids, and videos or features in two splits."""
     for split, writer in writers.items():
         segments = writer.counts["segments"]
         for kind, zeros in writer.all_zero.items():
@@ -86,24 +86,24 @@ def warn_of_doubts(writers: Mapping[str, SplitWriter]) -> None:
         segment, count = Counter(writer.ids).most_common(1)[0] if writer.ids else ("", 0)
         if count > 1:
             repeated = segments - len(set(writer.ids))
-            _warn(f"{split}: {repeated:,} ids are repeated, as {segment!r}, there {count} times")
-    for (one, first), (other, second) in combinations(writers.items(), 2):
-        videos = first.videos & second.videos
+            _warn(f"{split}: {repeated:,} ids are repeated, such as {segment!r} ({count} times)")
+    for (split, writer), (other_split, other) in combinations(writers.items(), 2):
+        videos = writer.videos & other.videos
         if videos:
             _warn(
-                f"{len(videos):,} videos are in both {one} and {other}, as {min(videos)!r}: scores "
-                "would count what was trained on"
+                f"{len(videos):,} videos are in both {split} and {other_split}, such as "
+                f"{min(videos)!r}: scores would be on data that was trained on"
             )
-        elif first.digest == second.digest:
-            _warn(f"{one} and {other} hold the same features: their scores would be the same")
+        elif writer.digest == other.digest:
+            _warn(f"{split} and {other_split} have the same features: their scores would be equal")
 
 
 def warn_of_unknown(folds: Path, videos: Set[str], count: int) -> None:
-    """Warn of those of the `count` videos of somebody's folds that the data do not have."""
+    """Warn of the videos among the `count` in a folds file that are not in the data."""
     if videos:
         _warn(
-            f"{folds}: {len(videos):,} of its {count:,} videos have no labels, as {min(videos)!r}: "
-            "they are in no split"
+            f"{folds}: {len(videos):,} of its {count:,} videos have no labels, such as "
+            f"{min(videos)!r}: they are in no split"
         )
 
 

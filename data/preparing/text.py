@@ -1,4 +1,4 @@
-"""The text features of a preparation: taken over where the sentences are the same, or encoded."""
+"""The text features of a preparation: linked where the sentences are the same, or encoded."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from data.text.pieces import PieceCutter, WordPieces, write_pieces
 from system.errors import InputError
 from system.files import flush_file, flush_folder, make_folder, read_json, write_json
 
-_STARTED = "text.json"  # in the stage: what kind of features was begun
+_STARTED = "text.json"  # in the stage: the description of the features that were begun
 
 
 def sentences_of(folder: Path) -> list[str] | list[WordPieces]:
-    """Return what is encoded: a split's sentences, or without any, its word pieces."""
+    """Return what is to be encoded: a split's sentences, or its word pieces if it has none."""
     sentences = [row["sentence"] for row in iterate_segments(folder)]
     if not any(sentences) and (folder / PIECES_FILE).is_file():
         pieces = np.load(folder / PIECES_FILE)[:, :2].tolist()
@@ -42,9 +42,9 @@ def cut_text(plan: Plan, cutter: PieceCutter, splits: Sequence[str]) -> list[str
 
 
 def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
-    """Tell whether a split of a prepared alignment has the sentences of that in `folder`."""
+    """Tell whether a split has the same sentences in a prepared alignment and in `folder`."""
     sentences = sentences_of(folder / split)
-    if not prepared.has_rows(split):  # its text is of the rows that it had
+    if not prepared.has_rows(split):  # its table was edited; its text has the former rows
         has_words = isinstance(sentences[0], str)
         return has_words and has_rows(prepared.manifest, split, read_ids(folder / split)[1])
     return sentences_of(prepared.folder / split) == sentences
@@ -62,32 +62,32 @@ def started_text(stage: Path) -> dict[str, Any] | None:
 
 
 def start_text(plan: Plan, description: dict[str, Any], splits: Sequence[str]) -> set[str]:
-    """Clear away begun features of another kind, and take those another alignment has.
+    """Remove unfinished features of another kind, and link those that another alignment has.
 
-    Returns the splits that have all their features then.
+    Returns the splits that were linked, whose features are complete.
     """
-    is_begun, taken = started_text(plan.stage) == description, set()
+    is_begun, linked_splits = started_text(plan.stage) == description, set()
+    same = [x for x in plan.same_text if description.items() <= x.manifest["text"].items()]
     for split in splits:
         make_folder(plan.stage / split)
-        others = (x for x in plan.same_text if description.items() <= x.manifest["text"].items())
-        other = next((x for x in others if has_same_sentences(x, plan.arrays_folder, split)), None)
-        if other is not None or not is_begun:
+        source = next((x for x in same if has_same_sentences(x, plan.arrays_folder, split)), None)
+        if source is not None or not is_begun:
             _remove_begun(plan.stage / split)
-        if other is not None:
-            _link(other.folder / split, plan.stage / split)
-            taken.add(split)
-        flush_folder(plan.stage / split)  # before the note below speaks for it
+        if source is not None:
+            _link(source.folder / split, plan.stage / split)
+            linked_splits.add(split)
+        flush_folder(plan.stage / split)  # before the file below describes it
     write_json(plan.stage / _STARTED, description)
-    return taken
+    return linked_splits
 
 
 def keep_text(
     prepared: Prepared | None, stage: Path, splits: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Take over the text features in place, where new arrays have the same sentences.
+    """Link the text features in place into the stage, if the new arrays have the same sentences.
 
-    With them come the word pieces, where there are some. Returns their description, None when
-    there are none to take.
+    Word pieces are linked too, if there are some. Returns the features' description, None if
+    nothing was linked.
     """
     if prepared is None or not (
         prepared.is_whole([TEXT_FILE])
@@ -113,7 +113,7 @@ def _remove_begun(folder: Path) -> None:
 
 
 def _link(source: Path, target: Path, name: str = TEXT_FILE) -> None:
-    """Have a file of a split's in another folder too, without copying where possible."""
+    """Make a hard link to a file of a split in another folder, or a copy where that fails."""
     (target / name).unlink(missing_ok=True)
     try:
         os.link(source / name, target / name)

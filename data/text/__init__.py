@@ -1,1 +1,1 @@
-"""Sentences to BERT features."""
+"""Computing BERT features of sentences."""

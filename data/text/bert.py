@@ -1,4 +1,4 @@
-"""Loading BERT from a folder, in the layouts of yesterday and of today."""
+"""Loading BERT from a folder, in Hugging Face's layout or pytorch_pretrained_bert's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data.text.bert_files import (
     CONFIG_FILES,
     VOCABULARY_FILES,
     WEIGHT_FILES,
-    one_of,
+    first_existing,
     read_config,
     read_vocabulary,
 )
@@ -40,24 +40,24 @@ def load_bert(folder: Path) -> tuple[BertTokenizer, Bert]:
     missing or does not fit the others.
     """
     tokenizer, config = load_tokenizer(folder)
-    with torch.device("meta"):  # no memory for weights before the file's are known to fit
+    with torch.device("meta"):  # takes no memory before the file's weights are known to fit
         model = Bert(config)
-    _load_weights(model, one_of(folder, WEIGHT_FILES))
+    _load_weights(model, first_existing(folder, WEIGHT_FILES))
     return tokenizer, model.eval()
 
 
 def load_tokenizer(folder: Path) -> tuple[BertTokenizer, BertConfig]:
     """Load the tokenizer and the configuration as `load_bert` does; the weights may be missing."""
-    path = one_of(folder, CONFIG_FILES)
+    path = first_existing(folder, CONFIG_FILES)
     values = read_config(path)
-    known = {one.name: values[one.name] for one in fields(BertConfig) if one.name in values}
-    config = make_config(BertConfig, known, str(path))
-    return _load_tokenizer(one_of(folder, VOCABULARY_FILES), config.vocab_size), config
+    settings = {x.name: values[x.name] for x in fields(BertConfig) if x.name in values}
+    config = make_config(BertConfig, settings, str(path))
+    return _load_tokenizer(first_existing(folder, VOCABULARY_FILES), config.vocab_size), config
 
 
 def make_tokenizer(vocabulary: str, vocab_size: int, where: str) -> BertTokenizer:
-    """Make the tokenizer of a vocabulary, one piece a line, that is kept at `where`."""
-    return _checked(_tokenizer_of(vocabulary.split("\n")), vocab_size, where)
+    """Make a tokenizer from a vocabulary, one piece a line; `where` is its file, for messages."""
+    return _check_tokenizer(_tokenizer_of(vocabulary.split("\n")), vocab_size, where)
 
 
 def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
@@ -68,11 +68,11 @@ def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
             tokenizer = BertTokenizer(str(path), do_lower_case=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}.") from error
-    return _checked(tokenizer, vocab_size, str(path))
+    return _check_tokenizer(tokenizer, vocab_size, str(path))
 
 
-def _checked(tokenizer: BertTokenizer, vocab_size: int, where: str) -> BertTokenizer:
-    """Raise InputError unless the tokenizer is a BERT's that knows so many pieces at most."""
+def _check_tokenizer(tokenizer: BertTokenizer, vocab_size: int, where: str) -> BertTokenizer:
+    """Return the tokenizer; raises InputError if it is not a BERT's, or has too many pieces."""
     missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
     if missing:
         raise InputError(f"{where} lacks {', '.join(missing)}; it is no BERT vocabulary.")
@@ -86,7 +86,7 @@ def _checked(tokenizer: BertTokenizer, vocab_size: int, where: str) -> BertToken
 
 
 def _tokenizer_of(pieces: list[str]) -> BertTokenizer:
-    """Make a tokenizer, which reads its vocabulary from a file, a piece a line."""
+    """Make a tokenizer of these pieces, through a file: it reads its vocabulary from one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / VOCABULARY_FILES[0]
         lines = [piece.replace("\n", " ").replace("\r", " ") for piece in pieces]
@@ -95,20 +95,20 @@ def _tokenizer_of(pieces: list[str]) -> BertTokenizer:
 
 
 def _load_weights(model: Bert, path: Path) -> None:
-    """Give `model` the file's encoder, as float32; the pooler and the heads stay out."""
+    """Load the file's encoder weights into `model` as float32, without pooler and heads."""
     weights = {_plain_name(name): tensor for name, tensor in _read_tensors(path).items()}
-    own = {name: x.float() for name, x in weights.items() if name.startswith(_PARTS)}
-    if not own:
+    encoder = {name: x.float() for name, x in weights.items() if name.startswith(_PARTS)}
+    if not encoder:
         raise InputError(
             f"{path} has no weights named {' or '.join(f'{part}*' for part in _PARTS)}; expected "
             "those of a BERT."
         )
-    check_weights(model, own, path, "the configuration beside it")
-    model.load_state_dict(own, assign=True)
+    check_weights(model, encoder, path, "the configuration beside it")
+    model.load_state_dict(encoder, assign=True)
 
 
 def _plain_name(name: str) -> str:
-    """Undo the names of other programs: `bert.` in front, LayerNorm's gamma and beta."""
+    """Return our name of a weight: without `bert.`, and weight and bias for gamma and beta."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert."))
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
@@ -120,5 +120,5 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = load_torch_file(path, "a BERT's weights", _ADVICE)
     if not is_state_dict(tensors):
         raise InputError(f"{path} holds no named weights; expected a BERT's state dict.")
-    # position_ids is a table of 0, 1, 2, ... that some versions save.
+    # Some versions save position_ids, a table of 0, 1, 2, ...
     return {name: t for name, t in tensors.items() if not name.endswith("position_ids")}

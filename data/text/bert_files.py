@@ -14,7 +14,7 @@ CONFIG_FILES = ("config.json", "bert_config.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
 
-_MOST_PIECES = 10_000_000  # far more than any vocabulary has
+_MAX_PIECES = 10_000_000  # far more than any vocabulary has
 
 
 def find_bert(
@@ -23,28 +23,26 @@ def find_bert(
     commit: str | None = None,
     with_weights: bool = True,
 ) -> tuple[Path, str | None]:
-    """Return the folder that holds the BERT, and the commit where it is the Hugging Face hub's.
+    """Return the folder that holds the BERT, and its commit if it is from the Hugging Face hub.
 
-    `option` is what gave its name. `commit` is the one that is wanted of a name (None: the latest).
-    Without `with_weights`, the tokenizer is enough.
+    `option` is the command-line option that named it, for messages. `commit` is the requested
+    commit of a hub name (None: the latest). Without `with_weights`, only the tokenizer is needed.
 
-    The address built into pytorch_pretrained_bert is not to be relied on, so names are fetched
-    (once, then kept) through huggingface_hub. Raises InputError when that fails.
+    The addresses built into pytorch_pretrained_bert are not reliable, so hub names are fetched
+    and cached through huggingface_hub. Raises InputError when that fails.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
         return folder, None
     if folder.exists() or folder.is_absolute() or name_or_folder.startswith("."):
-        raise InputError(
-            f"{option} {name_or_folder} is not a folder; give a BERT folder or a name."
-        )
+        raise InputError(f"{option} {name_or_folder} is not a folder; give a folder or a hub name.")
     needed = (VOCABULARY_FILES, WEIGHT_FILES) if with_weights else (VOCABULARY_FILES,)
     folder = _fetch(name_or_folder, option, commit, needed)
     return folder, folder.name
 
 
-def find_kept_bert(name_or_folder: str, commit: str | None) -> Path | None:
-    """Return the folder of a BERT that is on this machine, None where it is not."""
+def find_local_bert(name_or_folder: str, commit: str | None) -> Path | None:
+    """Return the folder of a BERT, None if it is not on this machine; fetches nothing."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -52,13 +50,13 @@ def find_kept_bert(name_or_folder: str, commit: str | None) -> Path | None:
         return Path(name_or_folder)
     try:
         config = try_to_load_from_cache(name_or_folder, CONFIG_FILES[0], revision=commit)
-    except HFValidationError:  # a folder that is no longer there
+    except HFValidationError:  # the path of a folder that no longer exists
         return None
     return Path(config).parent if isinstance(config, str) else None
 
 
 def _fetch(name: str, option: str, commit: str | None, needed: Sequence[tuple[str, ...]]) -> Path:
-    """Fetch what is not yet here: the configuration, and of each of `needed` one."""
+    """Fetch the files not yet cached: the configuration, and one of each group in `needed`."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # its names have moved
         EntryNotFoundError,
@@ -66,14 +64,14 @@ def _fetch(name: str, option: str, commit: str | None, needed: Sequence[tuple[st
         logging,
     )
 
-    # Its retries are not shown; what went wrong in the end comes below.
+    # Do not print its retries; the last error is reported below.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it has no type
     try:
         config = Path(hf_hub_download(name, CONFIG_FILES[0], revision=commit))
-        commit = config.parent.name  # of which all files are to be
+        commit = config.parent.name  # all files must be of the same commit
         for files in needed:
-            kept = (try_to_load_from_cache(name, file, revision=commit) for file in files)
-            if any(isinstance(path, str) for path in kept):
+            cached = (try_to_load_from_cache(name, file, revision=commit) for file in files)
+            if any(isinstance(path, str) for path in cached):
                 continue
             try:
                 hf_hub_download(name, files[0], revision=commit)
@@ -81,8 +79,8 @@ def _fetch(name: str, option: str, commit: str | None, needed: Sequence[tuple[st
                 raise
             except EntryNotFoundError:
                 hf_hub_download(name, files[1], revision=commit)
-    # A connection that breaks off comes through as an error of the hub's HTTP library, which
-    # is another one from version to version.
+    # A broken connection raises an error of the hub's HTTP library, which differs from version
+    # to version.
     except Exception as error:
         reason = first_line(error)
         raise InputError(
@@ -93,7 +91,7 @@ def _fetch(name: str, option: str, commit: str | None, needed: Sequence[tuple[st
     return config.parent
 
 
-def one_of(folder: Path, names: tuple[str, ...]) -> Path:
+def first_existing(folder: Path, names: tuple[str, ...]) -> Path:
     """Return the first of `names` that is in `folder`; raises InputError when none is."""
     for name in names:
         if (folder / name).is_file():
@@ -102,9 +100,9 @@ def one_of(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Read a tokenizer.json of WordPiece: the pieces by number, "" where there is none.
+    """Read the pieces of a WordPiece tokenizer.json in order of their numbers, "" for gaps.
 
-    Raises InputError when it is something else.
+    Raises InputError when the file is something else.
     """
     try:
         model = read_json(path)["model"]
@@ -116,20 +114,21 @@ def read_vocabulary(path: Path) -> list[str]:
         ) from error
     if (kind, prefix) != ("WordPiece", "##") or not isinstance(pieces, dict):
         raise InputError(
-            f"{path} is of {kind} and {prefix!r}, expected BERT's, WordPiece and '##'."
+            f"{path} has type {kind}, prefix {prefix!r} and a {type(pieces).__name__} of pieces; "
+            "expected WordPiece, '##' and a dict."
         )
     numbers = list(pieces.values())
     are_whole = all(type(number) is int and number >= 0 for number in numbers)
-    if not are_whole or len(set(numbers)) < len(numbers) or max(numbers, default=0) >= _MOST_PIECES:
+    if not are_whole or len(set(numbers)) < len(numbers) or max(numbers, default=0) >= _MAX_PIECES:
         raise InputError(
-            f"{path} does not number its pieces from 0 on, each once; it is no BERT vocabulary."
+            f"{path} does not number its pieces from 0 on, each once; use a BERT vocabulary."
         )
     by_number = {number: piece for piece, number in pieces.items()}
     return [by_number.get(number, "") for number in range(max(numbers, default=-1) + 1)]
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a BERT's configuration; raises InputError when it is something else."""
+    """Read a BERT's configuration; raises InputError when the file is something else."""
     values = read_json(path)
     if not isinstance(values, dict) or "vocab_size" not in values:
         raise InputError(f"{path} is no BERT configuration: vocab_size is missing.")
@@ -137,18 +136,18 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def hidden_size(name_or_folder: str) -> int | None:
-    """Return the width of a BERT's features by its configuration; None for a name."""
+    """Return the width of a BERT's features, from its configuration; None for a hub name."""
     folder = Path(name_or_folder)
     if not folder.is_dir():
         return None
-    size = read_config(one_of(folder, CONFIG_FILES)).get("hidden_size")
+    size = read_config(first_existing(folder, CONFIG_FILES)).get("hidden_size")
     return size if isinstance(size, int) else None
 
 
 def weights_facts(name_or_folder: str) -> dict[str, Any] | None:
-    """Return what tells a folder's weights from others; None for a name, which says it itself."""
+    """Return name and SHA-256 of a folder's weights; None for a hub name, which identifies them."""
     folder = Path(name_or_folder)
     if not folder.is_dir():
         return None
-    path = one_of(folder, WEIGHT_FILES)
+    path = first_existing(folder, WEIGHT_FILES)
     return {"name": path.name, "sha256": whole_digest(path)}

@@ -25,8 +25,8 @@ class TextEncoder:
     """A BERT that turns sentences into features.
 
     `name_or_folder` is a folder or a name on the Hugging Face hub; see `data.text.bert`.
-    `precision` is what it computes in, float32 or bfloat16. `by_word` gives one vector a word
-    instead of one a position. Raises InputError when the BERT cannot be had or is not whole.
+    `precision` is float32 or bfloat16. With `by_word`, features are one vector per word instead
+    of one per position. Raises InputError when the BERT cannot be found or is incomplete.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TextEncoder:
         }
 
     def compare_precisions(self) -> str | None:
-        """Measure whether the precision asked for pays here; None in float32, which is exact."""
+        """Measure whether the precision is faster than float32, as text; None in float32."""
         if self._precision == torch.float32:
             return None
         shape = self.batch_size, TEXT_LENGTH, self.width
@@ -66,40 +66,40 @@ class TextEncoder:
         return compare_with_float32(self._model.parts[-1], batch)
 
     def pieces(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return a sentence's input ids and attention mask, each `(TEXT_LENGTH,)`, or by word."""
+        """Return a sentence's input ids and attention mask, `(TEXT_LENGTH,)`, by word `(T,)`."""
         ids, mask, *_ = self.cutter.cut([sentence])[0]
         return ids, mask
 
     def encode(self, sentences: Sequence[Sentence]) -> np.ndarray:
         """Encode `n` sentences as one batch, `(n, TEXT_LENGTH, width)` float32.
 
-        Sentences cut into pieces elsewhere keep their length.
+        Sentences that came as word pieces keep their length.
         """
         texts = [sentence for sentence in sentences if isinstance(sentence, str)]
         if not texts:
             ids, mask = np.array(sentences).swapaxes(0, 1)
             return self.encode_pieces(ids, mask)
-        ids, mask, *places = self.cutter.cut(texts).swapaxes(0, 1)
+        ids, mask, *word_positions = self.cutter.cut(texts).swapaxes(0, 1)
         hidden = self.encode_pieces(ids, mask)
-        if not places:
+        if not word_positions:
             return hidden
-        on_cpu = torch.from_numpy(hidden), torch.from_numpy(places[0])
-        return means_of_words(*on_cpu, TEXT_LENGTH).numpy()
+        tensors = torch.from_numpy(hidden), torch.from_numpy(word_positions[0])
+        return means_of_words(*tensors, TEXT_LENGTH).numpy()
 
     @torch.inference_mode()
     def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Encode input ids and attention mask, both `(n, T)`, to `(n, T, width)` float32.
 
-        A batch for which a GPU has not room is encoded in halves.
+        A batch that is too large for a GPU's memory is encoded in halves.
         """
         if ids.max() >= len(self.tokenizer.vocab):
             raise InputError(
-                f"A word piece has number {ids.max()}, but BERT {self.description['encoder']} "
-                f"knows {len(self.tokenizer.vocab)}; give --bert the one that cut the sentences."
+                f"A word piece has number {ids.max()}, but BERT {self.description['encoder']} has "
+                f"{len(self.tokenizer.vocab)} pieces; name the BERT of these pieces with --bert."
             )
         if ids.shape[1] > self._positions:
             raise InputError(
-                f"Sentences of {ids.shape[1]} word pieces, but BERT "
+                f"Sentences have {ids.shape[1]} word pieces, but BERT "
                 f"{self.description['encoder']} has {self._positions} positions; give another "
                 "with --bert."
             )
@@ -107,7 +107,7 @@ class TextEncoder:
             on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
             features: np.ndarray = self._model(*on_device).float().cpu().numpy()
             return features
-        except torch.OutOfMemoryError:  # others may compute on the same GPU
+        except torch.OutOfMemoryError:  # other processes may use the GPU too
             if len(ids) == 1:
                 raise
         torch.cuda.empty_cache()
@@ -119,25 +119,25 @@ class TextEncoder:
 def unknown_share(encoder: TextEncoder, split: str, sentences: Iterable[Sentence]) -> float:
     """Return the share of word pieces that the encoder does not know.
 
-    Warns where it is high, or many different sentences are cut into the same pieces: their
-    features are equal.
+    Warns if it is high, or if many different sentences have the same pieces, and so the same
+    features.
     """
     unknown = encoder.tokenizer.vocab["[UNK]"]
     pieces = unknown_pieces = 0
-    cut: Counter[bytes] = Counter()
+    cuts: Counter[bytes] = Counter()
     for sentence in set(sentences):
         ids, mask = encoder.pieces(sentence) if isinstance(sentence, str) else sentence
-        own = np.array(ids)[np.array(mask, dtype=bool)]
-        pieces += max(len(own) - 2, 0)  # besides [CLS] and [SEP]
-        unknown_pieces += int(np.count_nonzero(own == unknown))
-        cut[own.tobytes()] += 1
-    equal = sum(count for count in cut.values() if count > 1)
-    shares = unknown_pieces / max(pieces, 1), equal / max(sum(cut.values()), 1)
-    if max(shares) > DOUBTFUL_SHARE:
+        piece_ids = np.array(ids)[np.array(mask, dtype=bool)]
+        pieces += max(len(piece_ids) - 2, 0)  # without [CLS] and [SEP]
+        unknown_pieces += int(np.count_nonzero(piece_ids == unknown))
+        cuts[piece_ids.tobytes()] += 1
+    equal = sum(count for count in cuts.values() if count > 1)
+    unknown_ratio, equal_ratio = unknown_pieces / max(pieces, 1), equal / max(cuts.total(), 1)
+    if max(unknown_ratio, equal_ratio) > DOUBTFUL_SHARE:
         warnings.warn(
             f"{split}: BERT {encoder.description['encoder']} does not know "
-            f"{100 * shares[0]:.0f} % of the word pieces, and gives {100 * shares[1]:.0f} % of the "
-            "different sentences the features of another; is it one for this language (--bert)?",
+            f"{100 * unknown_ratio:.0f} % of the word pieces, and {100 * equal_ratio:.0f} % of the "
+            "different sentences have the features of another; is it for this language (--bert)?",
             stacklevel=2,
         )
-    return shares[0]
+    return unknown_ratio

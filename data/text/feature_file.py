@@ -1,4 +1,4 @@
-"""Writing text features batch by batch, shared out over processes, so that they can go on."""
+"""Writing text features in batches, shared among processes, so that a run can be continued."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from system.progress import progress
 if TYPE_CHECKING:
     from data.text.encoder import TextEncoder  # PyTorch, slow to import
 
-# A kill costs the batches encoded since the last time that they were put on the disk.
+# A killed process loses the batches encoded since the last flush.
 _SECONDS_BETWEEN_FLUSHES = 2.0
 _MARK_BYTES = 4  # a CRC-32
 
@@ -30,12 +30,12 @@ _MARK_BYTES = 4  # a CRC-32
 def write_text_features(
     path: Path, sentences: Sequence[Sentence], encoder: TextEncoder, processes: Processes
 ) -> None:
-    """Write the features of `sentences` to `path`, `(n, TEXT_LENGTH, width)`, as they come.
+    """Write the features of `sentences` to `path`, `(n, TEXT_LENGTH, width)`, batch by batch.
 
-    A sentence that occurs again is not encoded again. Batches that an earlier, interrupted
-    call wrote are kept where their digests vouch for them, and because the batches are always
-    the same, so is the result, bit for bit. The batches are shared out over the processes; when
-    the call returns in the first, the file is complete and on the disk.
+    Repeated sentences are encoded once. Batches of an earlier, interrupted call are kept if
+    their digests still match. Since the batches are always the same, so is the result, bit for
+    bit. The batches are shared among the processes; when the call returns in the first, the
+    file is complete and on the disk.
     """
     batches = _batches(sentences, encoder.batch_size)
     first_row: dict[Sentence, int] = {}
@@ -57,7 +57,7 @@ def write_text_features(
         flush_folder(path.parent)
 
 
-def count_left(path: Path, sentences: Sequence[Sentence], batch_size: int) -> int:
+def count_unencoded(path: Path, sentences: Sequence[Sentence], batch_size: int) -> int:
     """Count the sentences that `write_text_features` has yet to encode for `path`."""
     marks = _marks_of(path).read_bytes() if _marks_of(path).is_file() else b""
     batches = _batches(sentences, batch_size)
@@ -69,7 +69,7 @@ def count_left(path: Path, sentences: Sequence[Sentence], batch_size: int) -> in
 
 
 def _batches(sentences: Sequence[Sentence], size: int) -> list[list[Sentence]]:
-    """Cut the different ones among the sentences into batches."""
+    """Divide the different sentences into batches."""
     different = list(dict.fromkeys(sentences))
     return [different[start : start + size] for start in range(0, len(different), size)]
 
@@ -82,15 +82,15 @@ def encode_share(
     processes: Processes,
 ) -> None:
     """Encode this process's share of the batches that are not done yet."""
-    mine = range(processes.rank, len(batches), processes.count)
+    share = range(processes.rank, len(batches), processes.count)
     bar = progress(
-        total=sum(len(batches[number]) for number in mine),
+        total=sum(len(batches[number]) for number in share),
         desc=f"BERT {file.path.parent.name}",
         unit="sentence",
         disable=not processes.is_first,
     )
     with bar:
-        for number in mine:
+        for number in share:
             rows = [first_row[sentence] for sentence in batches[number]]
             if not file.is_done(number, rows):
                 file.write(rows, encoder.encode(batches[number]))
@@ -102,8 +102,8 @@ def encode_share(
 class FeatureFile:
     """A .npy file of known size, written in any order by any number of processes.
 
-    Beside it lies a file with a digest for each batch, set once the batch is on the disk, 0
-    before. Use it as a context manager.
+    A file beside it has a digest of each batch, which is 0 until the batch is on the disk. Use
+    it as a context manager.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,15 +115,15 @@ class FeatureFile:
 
     @staticmethod
     def prepare(path: Path, shape: tuple[int, ...], batches: int) -> None:
-        """Make both files, unless an interrupted call left them, for the same sentences."""
-        begin, marks, marks_size = npy_header(shape), _marks_of(path), batches * _MARK_BYTES
-        size = len(begin) + 4 * math.prod(shape)
-        if _is_begun(path, begin, size) and _is_begun(marks, b"", marks_size):
+        """Make both files, unless an interrupted call has left them."""
+        header, marks, marks_size = npy_header(shape), _marks_of(path), batches * _MARK_BYTES
+        size = len(header) + 4 * math.prod(shape)
+        if _is_begun(path, header, size) and _is_begun(marks, b"", marks_size):
             return
         path.unlink(missing_ok=True)
         write_bytes(marks, bytes(marks_size))
         with atomic_write(path) as temporary, temporary.open("wb") as file:
-            file.write(begin)
+            file.write(header)
             file.truncate(size)
 
     def __enter__(self) -> FeatureFile:
@@ -134,7 +134,7 @@ class FeatureFile:
             self.flush()
 
     def is_done(self, batch: int, rows: Sequence[int]) -> bool:
-        """Tell whether an earlier call put a batch on the disk, into these rows."""
+        """Tell whether an earlier call has put a batch on the disk, in these rows."""
         self._marks.seek(batch * _MARK_BYTES)
         mark = int.from_bytes(self._marks.read(_MARK_BYTES), "little")
         return mark != 0 and mark == self._digest(rows)
@@ -146,13 +146,13 @@ class FeatureFile:
         return digest or 1
 
     def mark_done(self, batch: int, rows: Sequence[int]) -> None:
-        """Say that a batch is written: once it is on the disk, no call writes it again."""
+        """Note that a batch is written; it is marked as done once it is on the disk."""
         self._unmarked[batch] = self._digest(rows)
         if time.monotonic() - self._flushed_at >= _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
     def flush(self) -> None:
-        """Put what is written on the disk, and only then mark its batches as done."""
+        """Put the written batches on the disk, and only then mark them as done."""
         self._file.flush()
         os.fsync(self._file.fileno())
         for batch, digest in self._unmarked.items():
@@ -169,17 +169,17 @@ class FeatureFile:
             self._file.write(values.data)
 
     def read(self, row: int) -> np.ndarray:
-        """Return a row that is written."""
+        """Return a row that has been written."""
         self._file.flush()
         return self._array.read([row]).reshape(self._array.shape[1:])
 
 
-def _is_begun(path: Path, begin: bytes, size: int) -> bool:
-    """Tell whether a file of this size is there that begins so."""
+def _is_begun(path: Path, header: bytes, size: int) -> bool:
+    """Tell whether there is a file of this size that begins with `header`."""
     if not path.is_file() or path.stat().st_size != size:
         return False
     with path.open("rb") as file:
-        return file.read(len(begin)) == begin
+        return file.read(len(header)) == header
 
 
 def _marks_of(path: Path) -> Path:

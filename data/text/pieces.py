@@ -1,7 +1,7 @@
-"""Word pieces as an array, from which a text encoder that learns along works.
+"""Word pieces as an array: the input of a text encoder that is fine-tuned.
 
 `pieces50.npy` holds `(N, 2, T)` whole numbers: input ids and mask; of text by word `(N, 3, T)`,
-the third saying which position of the text the piece's word has, from 1, and 0 for none.
+the third row being the position of each piece's word in the text, from 1, or 0 for none.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from system.files import atomic_write
 if TYPE_CHECKING:
     from pytorch_pretrained_bert import BertTokenizer  # slow to import
 
-# Input ids and attention mask of one sentence that was cut into pieces elsewhere.
+# Input ids and attention mask of one sentence that came as word pieces.
 WordPieces = tuple[tuple[int, ...], tuple[int, ...]]
 Sentence = str | WordPieces
-# Cutting a word takes some ten microseconds; long ones, in writing without spaces, seldom return.
-_WORDS_REMEMBERED, _LONGEST_REMEMBERED = 2**16, 40
+# Cutting a word takes some ten microseconds; long ones, in scripts without spaces, rarely repeat.
+_CACHED_WORDS, _MAX_CACHED_LENGTH = 2**16, 40
 
 
 def _pieces_of(tokenizer: BertTokenizer, word: str) -> list[str]:
-    """Return the pieces of what stands between spaces, which no other word has a say in."""
-    if len(word) > _LONGEST_REMEMBERED:
+    """Return the pieces of a word between spaces, which do not depend on other words."""
+    if len(word) > _MAX_CACHED_LENGTH:
         return _cut_word(tokenizer, word)
-    return _remembered_pieces(tokenizer, word)
+    return _cut_word_cached(tokenizer, word)
 
 
 def _cut_word(tokenizer: BertTokenizer, word: str) -> list[str]:
@@ -40,11 +40,11 @@ def _cut_word(tokenizer: BertTokenizer, word: str) -> list[str]:
     return pieces
 
 
-_remembered_pieces = lru_cache(_WORDS_REMEMBERED)(_cut_word)
+_cut_word_cached = lru_cache(_CACHED_WORDS)(_cut_word)
 
 
-def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:
-    """Return the word pieces of a sentence that are encoded."""
+def pieces_of_sentence(tokenizer: BertTokenizer, sentence: str) -> list[str]:
+    """Return the word pieces of a sentence that are encoded: its first ones."""
     pieces = (piece for word in sentence.split(" ") for piece in _pieces_of(tokenizer, word))
     return list(islice(pieces, TEXT_LENGTH - 2))
 
@@ -52,26 +52,26 @@ def kept_pieces(tokenizer: BertTokenizer, sentence: str) -> list[str]:
 def pieces_of_words(
     tokenizer: BertTokenizer, sentence: str, positions: int
 ) -> tuple[list[str], list[int]]:
-    """Return the pieces of a sentence's last words, and of each, its word's position in the text.
+    """Return the pieces of a sentence's last words, and the text position of each piece's word.
 
-    The last word has the last of `TEXT_LENGTH` positions. Of the pieces, those are left out for
-    which a BERT of so many `positions` has no room between its marks.
+    The last word has the last of `TEXT_LENGTH` positions. Pieces are cut off that do not fit
+    between [CLS] and [SEP] in the BERT's `positions`.
     """
     words = sentence.split(" ")[-TEXT_LENGTH:]
     pieces: list[str] = []
-    places: list[int] = []
-    for place, word in enumerate(words, start=TEXT_LENGTH - len(words)):
-        own = _pieces_of(tokenizer, word)
-        pieces += own
-        places += [place] * len(own)
-    return pieces[: positions - 2], places[: positions - 2]
+    word_positions: list[int] = []
+    for position, word in enumerate(words, start=TEXT_LENGTH - len(words)):
+        word_pieces = _pieces_of(tokenizer, word)
+        pieces += word_pieces
+        word_positions += [position] * len(word_pieces)
+    return pieces[: positions - 2], word_positions[: positions - 2]
 
 
 class PieceCutter:
     """Cuts sentences into a BERT's word pieces, as they are cut for its features.
 
-    `positions` is how many pieces the BERT takes; with `by_word`, all that it takes of a sentence's
-    last words are kept.
+    `positions` is the BERT's maximum number of pieces; with `by_word`, as many pieces of a
+    sentence's last words are kept.
     """
 
     def __init__(self, tokenizer: BertTokenizer, positions: int, by_word: bool) -> None:
@@ -79,43 +79,43 @@ class PieceCutter:
 
     @property
     def largest(self) -> int:
-        """The largest number that can stand in a cut: two bytes do for most vocabularies."""
+        """The largest number that `cut` can return; two bytes are enough for most vocabularies."""
         largest: int = max(*self.tokenizer.vocab.values(), TEXT_LENGTH)
         return largest
 
     def cut(self, sentences: Sequence[str]) -> np.ndarray:
         """Return the pieces of `n` sentences, `(n, 2, TEXT_LENGTH)`, or by word `(n, 3, T)`.
 
-        They are int64, and laid out as in the file.
+        They are int64, in the layout of the file.
         """
         if not self._by_word:
-            cut = [(kept_pieces(self.tokenizer, text), list[int]()) for text in sentences]
-            return self._laid_out(cut, TEXT_LENGTH)[:, :2]
-        rows = [pieces_of_words(self.tokenizer, text, self._positions) for text in sentences]
-        return self._laid_out(rows, max((len(pieces) for pieces, _ in rows), default=0) + 2)
+            cuts = [(pieces_of_sentence(self.tokenizer, text), list[int]()) for text in sentences]
+            return self._as_array(cuts, TEXT_LENGTH)[:, :2]
+        cuts = [pieces_of_words(self.tokenizer, text, self._positions) for text in sentences]
+        return self._as_array(cuts, max((len(pieces) for pieces, _ in cuts), default=0) + 2)
 
-    def _laid_out(self, rows: Sequence[tuple[list[str], list[int]]], length: int) -> np.ndarray:
-        array = np.zeros((len(rows), 3, length), np.int64)
-        for own, (pieces, places) in zip(array, rows, strict=True):
+    def _as_array(self, cuts: Sequence[tuple[list[str], list[int]]], length: int) -> np.ndarray:
+        array = np.zeros((len(cuts), 3, length), np.int64)
+        for rows, (pieces, word_positions) in zip(array, cuts, strict=True):
             ids = self.tokenizer.convert_tokens_to_ids(["[CLS]", *pieces, "[SEP]"])
-            own[0, : len(ids)], own[1, : len(ids)] = ids, 1
-            own[2, 1 : len(places) + 1] = [place + 1 for place in places]
+            rows[0, : len(ids)], rows[1, : len(ids)] = ids, 1
+            rows[2, 1 : len(word_positions) + 1] = np.add(word_positions, 1)
         return array
 
 
 def write_pieces(path: Path, sentences: Sequence[str], cutter: PieceCutter) -> None:
-    """Write the pieces of a split's sentences; a kill leaves the old file or none."""
+    """Write the pieces of a split's sentences; if killed, the old file or none remains."""
     pieces = cutter.cut(sentences)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, pieces.astype(np.min_scalar_type(cutter.largest)))
 
 
 def vocabulary_of(tokenizer: BertTokenizer) -> str:
-    """Return a tokenizer's pieces by number, one a line; a line is empty where there is none."""
+    """Return a tokenizer's pieces in order of their numbers, one a line; gaps are empty lines."""
     by_number = {number: piece for piece, number in tokenizer.vocab.items()}
     return "\n".join(by_number.get(number, "") for number in range(max(by_number) + 1))
 
 
 def vocabulary_digest(vocabulary: str) -> str:
-    """Return what tells a vocabulary from others."""
+    """Return the SHA-256 digest of a vocabulary."""
     return hashlib.sha256(vocabulary.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""Whether bfloat16 pays on this machine: some processors compute it faster, others do not."""
+"""Measuring whether bfloat16 is faster than float32: on some processors it is not."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import torch
 from torch import Tensor, nn
 
 _ROUNDS = 5
-_PAYS = 1.1  # times as fast; less is within what measurements differ
+_MIN_SPEEDUP = 1.1  # less is within the measurement error
 
 
 @torch.inference_mode()
 def compare_with_float32(layer: nn.Module, batch: Tensor) -> str:
-    """Run one layer of a BERT in its own precision and in float32; returns what is faster.
+    """Time one layer of a BERT in its precision and in float32; returns the result as text.
 
-    `batch` `(B, T, d)` is as large as those to come, without padding. Both are warm, and run in
-    turn; medians count.
+    `batch` `(B, T, d)` has the size of the real batches, without padding. After a warm-up, the
+    two precisions run in turn; the medians are compared.
     """
     mask = batch.new_zeros(len(batch), 1, 1, batch.shape[1])
-    ways = {"own": (layer, batch, mask)}
-    ways["float32"] = (deepcopy(layer).float(), batch.float(), mask.float())
-    for run, *inputs in ways.values():
+    calls = {"own": (layer, batch, mask)}
+    calls["float32"] = (deepcopy(layer).float(), batch.float(), mask.float())
+    for run, *inputs in calls.values():
         run(*inputs)
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {precision: [] for precision in calls}
     for _ in range(_ROUNDS):
-        for way, (run, *inputs) in ways.items():
-            seconds[way].append(_seconds(run, inputs))
-    own, float32 = (sorted(taken)[_ROUNDS // 2] for taken in seconds.values())
-    return _told(str(batch.dtype).removeprefix("torch."), own, float32)
+        for precision, (run, *inputs) in calls.items():
+            seconds[precision].append(_time(run, inputs))
+    own, float32 = (sorted(times)[_ROUNDS // 2] for times in seconds.values())
+    return _comparison_text(str(batch.dtype).removeprefix("torch."), own, float32)
 
 
-def _seconds(layer: nn.Module, inputs: list[Tensor]) -> float:
+def _time(layer: nn.Module, inputs: list[Tensor]) -> float:
     is_cuda = inputs[0].is_cuda
     if is_cuda:
         torch.cuda.synchronize()
@@ -43,11 +43,11 @@ def _seconds(layer: nn.Module, inputs: list[Tensor]) -> float:
     return time.perf_counter() - begin
 
 
-def _told(name: str, own: float, float32: float) -> str:
+def _comparison_text(name: str, own: float, float32: float) -> str:
     times = f"a layer takes {1000 * own:.2g} ms, and {1000 * float32:.2g} ms in float32"
-    if float32 >= _PAYS * own:
+    if float32 >= _MIN_SPEEDUP * own:
         return f"BERT in {name} is {float32 / own:.1f} times as fast as in float32 here: {times}."
     return (
-        f"BERT in {name} does not pay here: {times}, which is finer; --bert_precision float32 "
-        "has that."
+        f"BERT in {name} is not faster here: {times}, which is more exact; use --bert_precision "
+        "float32."
     )

@@ -18,7 +18,7 @@ class LMFConfig(VectorsConfig):
     """The defaults are MMSA's on CMU-MOSEI."""
 
     text_out: int = setting(64, channels, "channels of the text after its LSTM")
-    rank: int = setting(4, whole_number(1, 1024), "of the low-rank factors of the weight")
+    rank: int = setting(4, whole_number(1, 1024), "rank of the factors of the fusion weights")
 
 
 class LMF(VectorFusion):

@@ -30,9 +30,9 @@ class MSAFConfig(CheckedConfig):
     audio_hidden: int = setting(64, channels, "channels of the audio LSTMs")
     text_hidden: int = setting(128, channels, "channels of the text LSTMs")
     block: int = setting(16, channels, "channels that share an attention")
-    joint_hidden: int = setting(8, channels, "channels of the joint features")
-    segments: int = setting(5, whole_number(1, 1024), "parts of the steps, each fused alone")
-    dropout: float = setting(0.2, share_below_one, "of whole blocks, in training")
+    joint_hidden: int = setting(8, channels, "channels from which the attention is computed")
+    segments: int = setting(5, whole_number(1, 1024), "parts of the time, fused separately")
+    dropout: float = setting(0.2, share_below_one, "dropout of whole blocks, in training")
 
     def __post_init__(self) -> None:
         """Check each value, and that `block` divides the channels of every modality."""

@@ -28,13 +28,13 @@ class MulTConfig(CheckedConfig):
     """The defaults are the authors'."""
 
     width: int = setting(30, whole_number(4, 4096), "channels of every token")
-    heads: int = setting(5, whole_number(1, 512), "of every attention")
-    layers: int = setting(5, whole_number(1, 64), "of each of the nine encoders")
-    text_dropout: float = setting(0.25, share_below_one, "of the text input")
-    embedding_dropout: float = setting(0.25, share_below_one, "of an encoder's tokens")
-    attention_dropout: float = setting(0.1, share_below_one, "of attention, not to audio or visual")
-    hidden_dropout: float = setting(0.1, share_below_one, "after the relu of a layer")
-    residual_dropout: float = setting(0.1, share_below_one, "before each residual sum")
+    heads: int = setting(5, whole_number(1, 512), "heads of every attention")
+    layers: int = setting(5, whole_number(1, 64), "layers of each of the nine encoders")
+    text_dropout: float = setting(0.25, share_below_one, "dropout of the text input")
+    embedding_dropout: float = setting(0.25, share_below_one, "dropout of an encoder's tokens")
+    attention_dropout: float = setting(0.1, share_below_one, "where memory is not audio or visual")
+    hidden_dropout: float = setting(0.1, share_below_one, "dropout after the relu of a layer")
+    residual_dropout: float = setting(0.1, share_below_one, "dropout before each residual sum")
 
     def __post_init__(self) -> None:
         """Check each value, that the heads divide the width, and that the width is even."""

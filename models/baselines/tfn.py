@@ -18,7 +18,7 @@ from system.console import share_below_one
 class TFNConfig(LayersConfig):
     """The defaults are MMSA's on CMU-MOSEI."""
 
-    dropout: float = setting(0.4, share_below_one, "before the subnets and after the fusion")
+    dropout: float = setting(0.4, share_below_one, "dropout before subnets and after fusion")
     fusion_hidden: int = setting(16, channels, "channels of the two layers after the fusion")
 
 

@@ -29,7 +29,7 @@ class VectorsConfig(CheckedConfig):
     visual_hidden: int = setting(128, channels, "channels of the visual subnet")
     text_hidden: int = setting(128, channels, "channels of the LSTM")
     text_out: int = setting(128, channels, "channels of the text after its LSTM")
-    dropout: float = setting(0.2, share_below_one, "before the subnets and after the fusion")
+    dropout: float = setting(0.2, share_below_one, "dropout before subnets and after fusion")
 
     @property
     def vectors(self) -> tuple[int, int, int]:

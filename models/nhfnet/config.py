@@ -23,8 +23,8 @@ class TextPathConfig(CheckedConfig):
     """The settings of the text path, with the paper's values; NHFNet adds more."""
 
     width: int = setting(32, whole_number(4, 4096), "channels of every token")
-    heads: int = setting(8, whole_number(1, 512), "of every attention")
-    layers: int = setting(4, whole_number(1, 64), "of each encoder")
+    heads: int = setting(8, whole_number(1, 512), "heads of every attention")
+    layers: int = setting(4, whole_number(1, 64), "layers of each encoder")
     feedforward: int = setting(128, whole_number(1, 16384), "hidden channels of a layer")
     text_hidden: int = setting(128, whole_number(1, 4096), "channels of the first LSTM")
     # Constants here: the values of NHFNet's settings for the text path alone.
@@ -73,11 +73,11 @@ class NHFNetConfig(TextPathConfig):
     """The defaults are the paper's on CMU-MOSEI; raises ValueError for impossible values."""
 
     aggregation_tokens: int = setting(
-        4, whole_number(0, 1024), "that carry audio into visual; 0: all audio tokens instead"
+        4, whole_number(0, 1024), "tokens from audio to visual; 0: all audio tokens"
     )
-    token_init: str = setting("zeros", OneOf("zeros", "learned"), "what these tokens start as")
-    fusion_passes: int = setting(2, whole_number(1, 64), "of the encoder over the fused tokens")
+    token_init: str = setting("zeros", OneOf("zeros", "learned"), "initial aggregation tokens")
+    fusion_passes: int = setting(2, whole_number(1, 64), "passes of the encoder over fused tokens")
     cross_modal: bool = setting(True, truth_value, "text and the fused tokens attend to each other")
-    cross_modal_dropout: float = setting(0.4, share_below_one, "of cross-modal attention weights")
-    modalities: str = setting(",".join(MODALITIES), modality_names, "that are used")
-    wiring: str = setting("released", OneOf("released", "figure"), "of the code, or the figure")
+    cross_modal_dropout: float = setting(0.4, share_below_one, "dropout of cross-modal attention")
+    modalities: str = setting(",".join(MODALITIES), modality_names, "modalities to use")
+    wiring: str = setting("released", OneOf("released", "figure"), "as in the code or figure")

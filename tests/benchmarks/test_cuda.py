@@ -1,4 +1,4 @@
-"""The command for whoever has a GPU goes through all its parts; here on the CPU, in miniature."""
+"""benchmarks/cuda.py runs all its parts; here on the CPU, in miniature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMAND = [sys.executable, ROOT / "benchmarks" / "cuda.py"]
 
 
 def test_it_runs_in_miniature():
-    """But for the text, which takes a BERT of full size."""
+    """Except the text part, which needs a BERT of full size."""
     parts = ["tests", "evaluation", "ten epochs", "profile"]
     options = ["--device", "cpu", "--small", "--parts", *parts]
     done = subprocess.run([*COMMAND, *options], capture_output=True, text=True)
@@ -25,7 +25,7 @@ def test_it_runs_in_miniature():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_machine_without_cuda_is_told():
+def test_without_cuda_it_ends_with_an_error():
     done = subprocess.run(COMMAND, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: PyTorch finds no CUDA device here")

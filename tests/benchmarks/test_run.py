@@ -20,7 +20,7 @@ RECORD = {
 PAGE = "before\n<!-- table: train -->\n{}\n<!-- end -->\nafter\n"
 
 
-def test_a_table_is_set_and_the_rest_stays():
+def test_a_table_is_replaced_and_the_rest_stays():
     page = run.rendered(PAGE.format("old"), {"train": RECORD})
     assert page.startswith(
         "before\n<!-- table: train -->\n`python benchmarks/train.py`, 2026-01-02"
@@ -30,11 +30,11 @@ def test_a_table_is_set_and_the_rest_stays():
     assert "not to be trusted" not in page
 
 
-def test_an_empty_place_is_filled_and_the_next_one_stays():
+def test_a_table_without_a_record_says_so_and_the_next_one_is_filled():
     page = "<!-- table: text -->\n<!-- end -->\n" + PAGE.format("old")
-    found = run.rendered(page, {"train": RECORD})
-    assert found.startswith("<!-- table: text -->\nNot measured yet.\n<!-- end -->\nbefore\n")
-    assert "| 16 | 12.3 ms |" in found
+    page = run.rendered(page, {"train": RECORD})
+    assert page.startswith("<!-- table: text -->\nNot measured yet.\n<!-- end -->\nbefore\n")
+    assert "| 16 | 12.3 ms |" in page
 
 
 def test_figures_of_a_busy_machine_are_marked():
@@ -51,13 +51,13 @@ def files(tmp_path, monkeypatch):
 
 
 def test_what_was_measured_is_written_at_once_and_checked(files, monkeypatch):
-    monkeypatch.setattr(run, "measured", lambda name: RECORD)
+    monkeypatch.setattr(run, "run_benchmark", lambda name: RECORD)
     monkeypatch.setattr("sys.argv", ["run.py", "train"])
     run.main()
     monkeypatch.setattr("sys.argv", ["run.py", "--check"])
     run.main()
     run.PAGE.write_text(run.PAGE.read_text().replace("12.3 ms", "11.3 ms"))
-    with pytest.raises(SystemExit, match=r"README.md is not what results.json says"):
+    with pytest.raises(SystemExit, match=r"tables of .*README.md differ from results.json"):
         run.main()
 
 
@@ -68,7 +68,7 @@ def test_an_unknown_name_is_refused(files, monkeypatch, capsys):
     assert "no benchmark speed" in capsys.readouterr().err
 
 
-def test_what_was_found_before_an_end_by_force_is_kept(tmp_path, monkeypatch):
+def test_a_killed_benchmark_keeps_its_rows_so_far(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
 
     def measure(arguments):
@@ -79,6 +79,6 @@ def test_what_was_found_before_an_end_by_force_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--json", str(path)])
     with pytest.raises(KeyboardInterrupt):
         record.main("", {"a step": "{ms:.1f} ms"}, lambda parser: None, measure)
-    kept = json.loads(path.read_text())
-    assert kept["rows"] == [{"ms": 1.0}, {"ms": 2.0}]
-    assert kept["columns"] == {"a step": "{ms:.1f} ms"}
+    written = json.loads(path.read_text())
+    assert written["rows"] == [{"ms": 1.0}, {"ms": 2.0}]
+    assert written["columns"] == {"a step": "{ms:.1f} ms"}

@@ -1,4 +1,4 @@
-"""What the program's speed is compared with is NHFNet, and the comparison runs."""
+"""The eager baseline computes NHFNet, and the comparison runs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_a_comparison_in_miniature(tmp_path, monkeypatch, capsys, benchmark):
     monkeypatch.setattr("sys.argv", [benchmark.__file__, *options, "--json", str(path)])
     measure = partial(sides.measure, benchmark.eager, benchmark.program)
     record.main(benchmark.__doc__, sides.COLUMNS, sides.add_arguments, measure)
-    found = json.loads(path.read_text())
-    assert found["command"] == shlex.join(["python", "-m", benchmark.__name__, *options])
-    (row,) = found["rows"]
+    written = json.loads(path.read_text())
+    assert written["command"] == shlex.join(["python", "-m", benchmark.__name__, *options])
+    (row,) = written["rows"]
     assert min(row["eager_ms"], row["plain_ms"], row["native_ms"]) > 0
     assert f"| {row['native_ms']:.1f} ms, 100 MB |" in capsys.readouterr().out

@@ -20,7 +20,7 @@ GOOD = {
     "bytes": {"train/visual50.npy": 7},
     "files": {"train/visual50.npy": {"name": "visual50.npy", "bytes": 7, "sample": "0"}},
 }
-PLACES = [
+KEY_PATHS = [
     *[(key,) for key in GOOD],
     *[(key, inner) for key, value in GOOD.items() for inner in value],
     ("splits", "train", "segments"),
@@ -37,15 +37,15 @@ def test_a_manifest_passes(tmp_path):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(place=st.sampled_from(PLACES), value=st.sampled_from([True, -1, [[1]], -0.5]))
-def test_a_wrong_type_anywhere_is_told_in_one_line(tmp_path, place, value):
+@given(keys=st.sampled_from(KEY_PATHS), value=st.sampled_from([True, -1, [[1]], -0.5]))
+def test_a_wrong_type_anywhere_is_told_in_one_line(tmp_path, keys, value):
     manifest = json.loads(json.dumps(GOOD))
     field = manifest
-    for key in place[:-1]:
+    for key in keys[:-1]:
         field = field[key]
-    field[place[-1]] = value
+    field[keys[-1]] = value
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    if place[-1] == "name":  # which nobody reads
+    if keys[-1] == "name":  # which nobody reads
         return
     with pytest.raises(InputError, match=MANIFEST) as caught:
         read_manifest(tmp_path)
@@ -59,12 +59,12 @@ def test_a_long_value_is_quoted_in_part(tmp_path):
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
-@pytest.mark.parametrize("what", ["segments", "videos"])
-def test_a_split_without_its_counts_is_told(tmp_path, what):
+@pytest.mark.parametrize("count", ["segments", "videos"])
+def test_a_split_without_its_counts_is_told(tmp_path, count):
     splits = {"train": {"segments": 3, "videos": 2}}
-    del splits["train"][what]
+    del splits["train"][count]
     (tmp_path / MANIFEST).write_text(json.dumps({**GOOD, "splits": splits}))
-    with pytest.raises(InputError, match=f"splits.train.{what} is missing"):
+    with pytest.raises(InputError, match=f"splits.train.{count} is missing"):
         read_manifest(tmp_path)
 
 

@@ -36,9 +36,9 @@ def write(path, *lengths, row_shape=(2,)):
 
 def assert_holds(path, rows, row_shape=(2,)):
     for mmap_mode in (None, "r"):
-        found = np.load(path, mmap_mode=mmap_mode)
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, numbered(0, rows, row_shape))
+        array = np.load(path, mmap_mode=mmap_mode)
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, numbered(0, rows, row_shape))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 9, 10, 99, 100, 12345])
@@ -119,11 +119,11 @@ RANGES = st.tuples(st.integers(0, SHAPE[0]), st.integers(0, SHAPE[0])).map(
 @given(rows=ROWS | ROWS.map(np.array) | RANGES)
 def test_rows_are_read_as_they_are_stored(stored, dtype, rows):
     path, array = stored[dtype]
-    found = NpyReader(path).read(rows)
+    values = NpyReader(path).read(rows)
     expected = array[np.asarray(rows, dtype=int)]
-    assert found.shape == expected.shape
-    assert found.dtype == np.dtype(dtype)
-    np.testing.assert_array_equal(found, expected)
+    assert values.shape == expected.shape
+    assert values.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(values, expected)
 
 
 def test_a_reader_tells_what_the_file_holds(stored):
@@ -153,13 +153,13 @@ def test_reads_that_give_less_than_was_asked_for_go_on(stored, monkeypatch):
     np.testing.assert_array_equal(NpyReader(path).read(range(11)), array)
 
 
-@pytest.mark.parametrize("kept", [0, 100, 128 + 24 * 5, 128 + 24 * 11 - 1])
-def test_a_file_that_is_cut_short_while_in_use_is_told(tmp_path, kept):
+@pytest.mark.parametrize("size", [0, 100, 128 + 24 * 5, 128 + 24 * 11 - 1])
+def test_a_file_that_is_cut_short_while_in_use_is_told(tmp_path, size):
     path = tmp_path / "a.npy"
     np.save(path, np.ones(SHAPE, np.float32))
     reader = NpyReader(path)
-    os.truncate(path, kept)
-    expected = rf"{re.escape(str(path))} has become {kept} bytes long, expected 392; prepare"
+    os.truncate(path, size)
+    expected = rf"{re.escape(str(path))} has become {size} bytes long, expected 392; prepare"
     with pytest.raises(InputError, match=expected):
         reader.read([1, 10])
 

@@ -10,15 +10,15 @@ STEPS = 2
 
 def main() -> None:
     """Train, and return when the training has saved its position."""
-    look = Trainer._look_at_loss
+    after_step = Trainer._after_step
 
     def stopping(self, *arguments):
-        look(self, *arguments)
+        after_step(self, *arguments)
         if self.state.step == STEPS:
             raise KeyboardInterrupt
 
-    Trainer._look_at_loss = stopping
+    Trainer._after_step = stopping
     try:
         main_msaf.main()
     except KeyboardInterrupt:
-        Trainer._look_at_loss = look
+        Trainer._after_step = after_step

@@ -63,7 +63,7 @@ def telling(owner: Any, name: str, phase: str) -> None:
 
 def tell_phases() -> None:
     """Have the programs tell their phases."""
-    telling(pipeline, "_have_arrays", "arrays")
+    telling(pipeline, "_ensure_arrays", "arrays")
     telling(pipeline, "_write_text", "text")
     telling(pipeline, "_move_into_place", "moving")
     telling(trainer.Trainer, "run", "training")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from system import console
-from tests.forked_programs import stand_in
+from tests.forked_programs import set_up_process
 from tests.fuzz.pickles import MARKER
 
 SECONDS, MEMORY = 30, 2**30  # what a run may take, of memory beyond the start
@@ -120,7 +120,7 @@ def _become(folder: Path, log: Path, command: Command) -> None:
         filled = [name, *(text.format_map(places) for text in arguments)]
         # Compiled code goes where the next run finds it.
         homes = {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder.parent / "cache")}
-        stand_in(filled, [log, log], folder / "cwd", {**os.environ, **homes})
+        set_up_process(filled, [log, log], folder / "cwd", {**os.environ, **homes})
         most = _resident(column=0) + 8 * MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

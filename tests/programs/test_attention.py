@@ -52,15 +52,15 @@ def predictions(tmp_path):
 def written(tmp_path):
     """Return the arrays of each segment by its id, and check the pictures."""
     (folder,) = tmp_path.glob("result/*/test/attention")
-    found = {}
+    segments = {}
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as arrays:
-            found[str(arrays["id"])] = dict(arrays)
+            segments[str(arrays["id"])] = dict(arrays)
         with Image.open(path.with_suffix(".png")) as picture:
             picture.load()
             assert picture.width > 400 and picture.height > 400
-    assert len(list(folder.iterdir())) == 2 * len(found)
-    return found
+    assert len(list(folder.iterdir())) == 2 * len(segments)
+    return segments
 
 
 def test_the_worst_segments_have_their_maps(main, checkpoint, data, tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_a_browser_shows_the_pictures_too(main, checkpoint, data, tmp_path):
 def test_the_report_shows_as_many_pictures_as_it_has_room_for(
     main, checkpoint, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("utils.reports.attention._MOST_BYTES", 120_000)
+    monkeypatch.setattr("utils.reports.attention._MAX_BYTES", 120_000)
     main("--datadir", data, "--checkpoint", checkpoint(layers=1), "--attention", 8)
     tree = check_page(report(tmp_path))
     shown = [one for one in tree.iter("img") if one.get("class") == "whole"]
@@ -188,7 +188,7 @@ def test_what_is_left_out_is_said(main, tmp_path, data, capsys):
     model = build("nhfnet", {"layers": 1, "aggregation_tokens": 0}, WIDTHS, 1)
     write_checkpoint(tmp_path / "a.pth", model, "nhfnet")
     main("--datadir", data, "--checkpoint", "a.pth", "--attention", 1)
-    said = "No attention maps of what is left out: tokens_over_audio, tokens_over_visual\n"
+    said = "No attention maps of parts that are left out: tokens_over_audio, tokens_over_visual\n"
     assert said in capsys.readouterr().out
     ((_, arrays),) = written(tmp_path).items()
     assert arrays["text_over_fused_columns"][[0, 40]].tolist() == ["audio 1", "visual 1"]
@@ -198,7 +198,7 @@ def test_what_is_left_out_is_said(main, tmp_path, data, capsys):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("lf_dnn", {}, r"lf_dnn has no attention maps; these models have: nhfnet, mult\."),
+        ("lf_dnn", {}, r"lf_dnn has no attention maps; models with attention maps: nhfnet, mult\."),
         ("text_only", {}, "text_only has no attention maps without audio, visual, aggregation t"),
         ("nhfnet", {"modalities": "audio"}, "nhfnet has no attention maps without text, visual, "),
     ],

@@ -1,4 +1,4 @@
-"""All that the programs do with a model, on a GPU: the same comes out as on a CPU."""
+"""All commands that use a model give the same results on a GPU as on a CPU."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_what_was_trained_on_a_gpu_is_evaluated_the_same_on_both(main, demo, tmp
     (run,) = tmp_path.glob("checkpoints/run.json")
     assert "cuda" in json.dumps(json.loads(run.read_text())["config"])
     options += ["--checkpoint", tmp_path / "checkpoints" / "best.pth"]
-    found = {}
+    results = {}
     for device in ("cpu", "cuda"):
         main(*options, "--device", device, "--resultdir", device)
         (path,) = tmp_path.glob(f"{device}/*/test/predictions.csv")
-        found[device] = predictions(path)
-    assert found["cuda"] == pytest.approx(found["cpu"], abs=1e-4)
+        results[device] = predictions(path)
+    assert results["cuda"] == pytest.approx(results["cpu"], abs=1e-4)
 
 
 @needs_cuda

@@ -76,10 +76,10 @@ def test_emotions_have_intervals_and_differences(main, emotions, tmp_path, capsy
     for key in ("mae", "wacc", "f1", "wacc_fear"):
         low, high = metrics["bootstrap"]["intervals"][key]
         assert low <= metrics[key] <= high
-        found = metrics["against"]["scores"][key]
-        assert found["other"] == pytest.approx(others[key])
-        assert found["difference"] == pytest.approx(metrics[key] - others[key])
-        assert 0 < found["p"] <= 1
+        against = metrics["against"]["scores"][key]
+        assert against["other"] == pytest.approx(others[key])
+        assert against["difference"] == pytest.approx(metrics[key] - others[key])
+        assert 0 < against["p"] <= 1
     assert any(line.startswith("WAcc fear ") for line in lines)
 
 
@@ -91,9 +91,9 @@ def test_emotions_have_intervals_and_differences(main, emotions, tmp_path, capsy
         (
             np.ones((6, 1, 7)),
             "mosi",
-            "emotion: data that are scored as mosi have no labels for it, only mosei",
+            "emotion: a dataset with the scores of mosi has no labels for it; use .* of mosei",
         ),
-        (np.ones((6, 1, 7)), "sims", "scored as sims"),
+        (np.ones((6, 1, 7)), "sims", "with the scores of sims"),
         (np.full((6, 1, 7), np.nan), "mosei", "is not labelled"),
     ],
 )

@@ -45,7 +45,7 @@ LARGE, SHORT = 64 * 2**20, 24 * 2**20  # bytes of a file, and of the memory for 
 
 
 def run_in_fork(room, monkeypatch, main):
-    """Run `main` as a program, in a fork that stands in the room's `cwd`."""
+    """Run `main` as a program, in a fork with the working folder `cwd` of the room."""
     program = types.ModuleType("program")
     program.main = main
     monkeypatch.setitem(sys.modules, "program", program)
@@ -184,7 +184,7 @@ def test_few_file_handles_for_a_preparation(run, demo, tmp_path):
 
 
 def without_rights():
-    """Take from root what lets it write everywhere."""
+    """Take from root the right to write everywhere."""
     ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
 
 
@@ -239,7 +239,7 @@ def test_data_without_permission(run, demo, tmp_path, what):
 
 
 def test_a_preparation_on_a_full_disk_goes_on_when_there_is_room(run, demo, tmp_path):
-    """A limit on the size of a file stands in for the disk."""
+    """A limit on the size of a file acts as a full disk."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -275,7 +275,7 @@ def at_step(number, do):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("what", ["data", "room/cwd/run", "room/cwd"])
 def test_a_folder_that_vanishes_from_a_training(run, small, tmp_path, what, workers):
-    """What is open stays readable."""
+    """Files that are open stay readable."""
     data = shutil.copytree(small, tmp_path / "data")
     options = training(data, "--num_workers", workers)
     outcome = run(
@@ -303,12 +303,12 @@ def vanishing(path):
 
 def test_the_dataset_in_place_outlives_one_that_fails(run, demo, tmp_path):
     datadir = shutil.copytree(demo, tmp_path / "data")
-    kept = [datadir / "dataset.json", *datadir.glob("*/*50.npy")]
-    before = {path: path.read_bytes() for path in kept}
+    paths = [datadir / "dataset.json", *datadir.glob("*/*50.npy")]
+    before = {path: path.read_bytes() for path in paths}
     vanish = partial(vanishing, datadir / ".preparing" / "train" / "visual50.npy")
     outcome = run("dataset_prep", "--datadir", datadir, "--demo", "--force", before=vanish)
     assert_one_line(outcome, "visual50.npy")
-    assert {path: path.read_bytes() for path in kept} == before
+    assert {path: path.read_bytes() for path in paths} == before
 
 
 @pytest.mark.parametrize("what", ["csd", "train/visual50.npy", ".preparing"])
@@ -326,8 +326,8 @@ def test_a_file_that_vanishes_from_a_preparation(run, demo, tmp_path, what):
         assert_one_line(outcome, path)
         assert not (datadir / "dataset.json").exists()
         assert run("dataset_prep", *options).status == 0
-    for found in demo.glob("*/*50.npy"):
-        assert (datadir / found.relative_to(demo)).read_bytes() == found.read_bytes()
+    for array in demo.glob("*/*50.npy"):
+        assert (datadir / array.relative_to(demo)).read_bytes() == array.read_bytes()
 
 
 # A clock that jumps

@@ -1,4 +1,4 @@
-"""`--finetune_bert`: a text encoder trained along, and all that its checkpoint does without it."""
+"""`--finetune_bert`: training a text encoder, and all commands on its checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRAIN = ("--train", "--epochs", 1, "--set", "layers=1", "--no_native")
 
 @pytest.fixture
 def data(demo, tmp_path):
-    """A small dataset from a pickle, its text by a BERT that lies beside."""
+    """A small dataset from a pickle; the BERT of its text is in the folder beside it."""
     shutil.copytree(demo / "demo_bert", tmp_path / "bert")
     written(tmp_path / "clips.pkl", content_of())
     prepared(tmp_path / "clips.pkl", tmp_path / "data", str(tmp_path / "bert"), dataset="mosei")
@@ -38,7 +38,7 @@ def data(demo, tmp_path):
 
 @pytest.fixture
 def trained(main, data, tmp_path):
-    """Train along, and take the BERT away; returns the checkpoint."""
+    """Fine-tune the BERT, and move its folder away; returns the checkpoint."""
     main("--datadir", data, *TRAIN, "--finetune_bert", "--checkpointdir", "run", "--no_verbose")
     shutil.rmtree(tmp_path / "bert")
     return tmp_path / "run" / "best.pth"
@@ -82,7 +82,7 @@ def test_python_predicts_sentences_and_their_pieces(data, trained):
             predict(trained, visual, audio, changed)
 
     refused(np.where(pieces == 3, 9999, pieces.astype(int)), "text: word pieces from 0 to 9999")
-    refused(np.where(pieces == 3, 2.7, pieces), "text: word pieces that are no whole numbers")
+    refused(np.where(pieces == 3, 2.7, pieces), "text: word pieces must be whole numbers")
     masked = pieces.astype(int)
     masked[-1, 0, 1] = -50
     refused(masked, "text: the mask of word pieces from -50 to 1, expected from 0 to 1")
@@ -103,13 +103,13 @@ def test_it_is_exported_without_the_berts_folder(main, data, trained, tmp_path, 
     arrays[2] = arrays[2].swapaxes(1, 2).astype(np.float32)
     expected = predict(trained, *arrays)
     if suffix == "safetensors":
-        found = predict(tmp_path / "out.safetensors", *arrays)
+        predictions = predict(tmp_path / "out.safetensors", *arrays)
     else:
         onnxruntime = pytest.importorskip("onnxruntime")
         session = onnxruntime.InferenceSession("out.onnx")
         names = ("visual", "audio", "text")
-        (found,) = session.run(None, dict(zip(names, arrays, strict=True)))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+        (predictions,) = session.run(None, dict(zip(names, arrays, strict=True)))
+    np.testing.assert_allclose(predictions, expected, atol=1e-4)
 
 
 def test_it_is_disturbed_and_shown_as_one_of_features(
@@ -162,23 +162,23 @@ def test_a_dry_run_tells_what_learns_and_what_it_costs(main, data, capsys):
     main("--datadir", data, "--finetune_bert", "--dry_run", "--freeze_layers", 1)
     frozen = capsys.readouterr().out
 
-    def learnt(output):
+    def trainable(output):
         (line,) = [line for line in output.splitlines() if line.startswith("text_encoder")]
         return int(line.split()[1].replace(",", ""))
 
     bert = sum(x.numel() for x in _bert(data).values())
-    assert learnt(whole) == bert
-    assert learnt(frozen) < bert
-    assert f"Parameters that stay as they are: {bert - learnt(frozen):,}" in frozen
+    assert trainable(whole) == bert
+    assert trainable(frozen) < bert
+    assert f"Parameters that stay as they are: {bert - trainable(frozen):,}" in frozen
     assert "Weights, gradients and Adam's moments" in whole
     assert "self_attention_encoder" in whole
 
-    def kept(*options):
+    def activations(*options):
         main("--datadir", data, "--finetune_bert", "--dry_run", "--model", "lf_dnn", *options)
         return float(capsys.readouterr().out.strip().split()[-2])
 
-    assert kept("--accumulation_steps", 3) < 0.5 * kept()
-    assert kept("--gradient_checkpointing") < 0.8 * kept()  # of two layers
+    assert activations("--accumulation_steps", 3) < 0.5 * activations()
+    assert activations("--gradient_checkpointing") < 0.8 * activations()  # of two layers
 
 
 def _bert(data):
@@ -186,20 +186,20 @@ def _bert(data):
     return {name: x for name, x in weights.items() if not name.startswith("pooler")}
 
 
-def test_a_dry_run_tells_what_is_written_and_what_precision_takes(main, data, capsys):
-    def told(*options):
+def test_a_dry_run_prints_the_size_of_last_and_of_activations(main, data, capsys):
+    def sizes(*options):
         main("--datadir", data, "--finetune_bert", "--dry_run", "--model", "lf_dnn", *options)
         output = capsys.readouterr().out
-        written = re.search(r"and one of ([0-9.]+) MB to go on from", output)[1]
+        written = re.search(r"and one of ([0-9.]+) MB to resume from", output)[1]
         return float(written), float(output.strip().split()[-2])
 
-    last, kept = told()
+    last, activations = sizes()
     main("--datadir", data, *TRAIN[:3], "--finetune_bert", "--model", "lf_dnn")
     assert last == pytest.approx((Path("checkpoints") / "last.pth").stat().st_size / 2**20, rel=0.1)
     capsys.readouterr()
     elsewhere = ("--checkpointdir", "another")
-    assert told("--precision", "bfloat16", *elsewhere)[1] != kept
-    assert told("--freeze_layers", 1, *elsewhere)[0] < last
+    assert sizes("--precision", "bfloat16", *elsewhere)[1] != activations
+    assert sizes("--freeze_layers", 1, *elsewhere)[0] < last
 
 
 def test_a_comparison_trains_along_and_goes_on(main, data, tmp_path, capsys):
@@ -236,13 +236,13 @@ def test_a_search_says_once_a_trial_what_is_left_out(main, data, tmp_path, capsy
     out = capsys.readouterr().out
     trainings = 2 + 1  # two trials, and the best of them
     assert out.count("nhfnet leaves out: text, visual") == trainings
-    assert out.count("No text encoder is trained along") == trainings
+    assert out.count("No text encoder is fine-tuned") == trainings
 
 
 def test_a_model_that_leaves_text_out_is_trained_as_it_is(main, data, tmp_path, capsys):
     options = ("--train", "--epochs", 1, "--set", "modalities=audio", "layers=1")
     main("--datadir", data, "--finetune_bert", "--checkpointdir", "run", *options)
-    assert "No text encoder is trained along: the model leaves text out" in capsys.readouterr().out
+    assert "No text encoder is fine-tuned: the model leaves text out" in capsys.readouterr().out
     assert read_checkpoint(tmp_path / "run" / "best.pth").text_encoder is None
 
 
@@ -447,5 +447,5 @@ def test_a_training_goes_on_with_the_text_encoder_of_its_file(main, data, tmp_pa
     after = read_checkpoint(last)
     assert after.details["training"]["epoch"] == 4
     assert after.text_encoder == begun.text_encoder
-    with pytest.raises(InputError, match=f"last.pth began from {name}; leave the name out"):
+    with pytest.raises(InputError, match=f"last.pth began with {name}; leave the name out"):
         main(*options, "--epochs", 4, "--finetune_bert", demo / "demo_bert")

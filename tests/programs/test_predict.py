@@ -65,9 +65,9 @@ def test_a_dataset_is_predicted_as_it_is_evaluated(main, checkpoint, data, tmp_p
     (evaluated,) = tmp_path.glob("result/*/test/predictions.csv")
     before = contents(tmp_path)
     main("--checkpoint", path, "--predict", data, "--batch_size", 3)
-    found = predicted(tmp_path)
-    assert list(found) in (["train", "test"], ["test", "train"])
-    rows = found["test"]
+    splits = predicted(tmp_path)
+    assert list(splits) in (["train", "test"], ["test", "train"])
+    rows = splits["test"]
     assert [row["id"] for row in rows] == IDS
     assert {row["sentence"] for row in rows} == {"0"}
     expected = values_of(rows_of(evaluated))
@@ -203,7 +203,7 @@ def test_an_exported_model_predicts_as_the_checkpoint_does(main, checkpoint, dat
 
 
 def aligned(folder, alignment):
-    """Have a dataset say how it is aligned."""
+    """Write a dataset's manifest with this alignment."""
     made_from = {"dataset": "d", "scores": "mosei", "alignment": alignment}
     splits = {name: {"segments": 11, "videos": 11} for name in ("train", "test")}
     write_manifest(folder, {"made_from": made_from, "splits": splits, "left_out": {}, "text": None})
@@ -232,7 +232,7 @@ def test_data_that_may_be_of_the_same_alignment_are_predicted_in_silence(
 
 
 def test_values_beyond_every_network_are_told_not_the_weights(main, checkpoint, data):
-    """As numpy.nan_to_num leaves them of COVAREP's -inf."""
+    """numpy.nan_to_num makes such values from COVAREP's -inf."""
     path = data / "test/audio50.npy"
     values = np.load(path)
     values[3, -1, 5] = np.finfo(np.float32).min

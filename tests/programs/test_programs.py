@@ -1,4 +1,4 @@
-"""The two programs as people start them: the main job, then every mistake."""
+"""The two programs as people start them: first the usual work, then the mistakes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_demo_from_nothing(program, tmp_path):
 def test_training_prints_and_writes_everything(trained):
     folder, output = trained
     assert "step 5/15" in output
-    assert "Picked on the test set" in output
+    assert "Chosen on the test set" in output
     assert "Best Acc7" in output
     names = {path.name for path in (folder / "checkpoints").glob("*.pth")}
     epochs = {"msaf_mosei_epoch1.pth", "msaf_mosei_epoch2.pth"}
@@ -131,8 +131,8 @@ def test_a_released_checkpoint_evaluates_on_released_data(program, tmp_path):
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["0", "1", "2", "3"]
-    found = [float(row["prediction"]) for row in rows]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    predictions = [float(row["prediction"]) for row in rows]
+    np.testing.assert_allclose(predictions, expected, atol=1e-5)
 
 
 def test_no_save_writes_nothing(program, demo, tmp_path):
@@ -302,7 +302,7 @@ def test_a_folder_that_cannot_be_written(program, demo, tmp_path):
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(demo, tmp_path):
-    """A limit on file size stands in for the disk: the weights no longer fit."""
+    """A limit on file size acts as a full disk: the weights no longer fit."""
     resource = pytest.importorskip("resource")
     command = [sys.executable, ROOT / "main_msaf.py", "--datadir", demo, "--train"]
     command += ["--model", "lf_dnn", "--batch_size", "64", "--resume", "auto", "--epochs"]

@@ -1,4 +1,4 @@
-"""The report that every kind of run leaves, of data and in folders with hostile names."""
+"""The reports of every kind of run, with hostile names of data and folders."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def folder(data, tmp_path_factory):
             main(task, "--checkpoint", best)
             main(task, "--checkpoint", best, "--predict", data / "test")
             main(task, "--checkpoint", best, "--robustness", "--resultdir", f"{task}/robust")
-        for plot in PLOTS:  # which take a while, and are tried above
+        for plot in PLOTS:  # which take a while, and have been drawn above
             patch.setattr(f"utils.reports.{plot}", lambda path, *_: path.write_bytes(DOT))
         for task in ("sentiment", "emotion"):
             study = ["--compare", "lf_dnn", "lmf", "--task", task, *TRAIN[2:]]
@@ -90,12 +90,12 @@ def folder(data, tmp_path_factory):
 
 
 PAGES = {
-    f"{task} {name}": (f"{task}/{place}/report.html", titles, pictures)
+    f"{task} {name}": (f"{task}/{folder}/report.html", titles, pictures)
     for task, of_each, matrices in (
         ("sentiment", 2, ["Confusion matrices of each model's first run"]),
         ("emotion", 12, []),
     )
-    for name, place, titles, pictures in (
+    for name, folder, titles, pictures in (
         ("training", "result/odd*", ["Training", *EVALUATED, *ABOUT], of_each + 1),
         ("evaluation", "result/odd*/test", [*EVALUATED, *ABOUT], of_each),
         (
@@ -127,25 +127,25 @@ PAGES = {
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_run_leaves_a_report_of_its_own(folder, name):
-    place, titles, pictures = PAGES[name]
-    (path,) = folder.glob(place)
+    pattern, titles, pictures = PAGES[name]
+    (path,) = folder.glob(pattern)
     tree = check_page(path)
     assert texts(tree, "h2") == titles
     assert len(list(tree.iter("img"))) == pictures
     cells = texts(tree, "td") + texts(tree, "th")
-    for told in ("torch", "revision", "batch_size", HOSTILE, "width", f"3 because the {HOSTILE}"):
-        assert told in cells
+    for text in ("torch", "revision", "batch_size", HOSTILE, "width", f"3 because the {HOSTILE}"):
+        assert text in cells
     assert any(rf"{ODD} \udcff" in cell for cell in cells)
 
 
 @needs_browser
-def test_a_browser_shows_them_whatever_the_screen(folder):
-    pictures = {path: n for place, _, n in PAGES.values() for path in folder.glob(place)}
+def test_a_browser_shows_the_reports_on_every_screen(folder):
+    pictures = {path: n for pattern, _, n in PAGES.values() for path in folder.glob(pattern)}
     assert len(pictures) == len(PAGES)
     check_looks(pictures)
 
 
-def test_sentences_stand_there_as_they_are(folder):
+def test_sentences_are_shown_unchanged_but_cut(folder):
     for name in ("sentiment training", "sentiment prediction"):
         (path,) = folder.glob(PAGES[name][0])
         cells = texts(check_page(path), "td")
@@ -170,7 +170,7 @@ def test_a_prediction_without_labels_says_that_it_has_no_scores(folder):
     ],
     ids=["training", "evaluation", "prediction", "robustness"],
 )
-def test_a_report_that_fails_is_a_warning_and_all_else_is_there(
+def test_a_report_that_fails_is_a_warning_and_all_other_files_exist(
     main, data, tmp_path, monkeypatch, capsys, arguments
 ):
     for plot in PLOTS:  # which take a while

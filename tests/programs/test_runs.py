@@ -1,4 +1,4 @@
-"""Runs keep to themselves, and a run's configuration makes it again."""
+"""Runs do not overwrite each other, and a run's configuration reproduces it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def train(program, small, tmp_path):
     """Train a small model: `train("folder", "--lr", 0.1)`, in tmp_path."""
 
     def run(folder, *options, datadir=small, ok=True):
-        places = ["--datadir", datadir, "--checkpointdir", folder, "--resultdir", "result"]
-        done = program("main_msaf.py", *TRAIN, *places, *options, cwd=tmp_path)
+        paths = ["--datadir", datadir, "--checkpointdir", folder, "--resultdir", "result"]
+        done = program("main_msaf.py", *TRAIN, *paths, *options, cwd=tmp_path)
         assert not ok or done.returncode == 0, done.stderr
         return done
 
@@ -132,7 +132,7 @@ def with_other_labels(folder):
         np.save(path, np.load(path)[::-1])
 
 
-def test_a_training_goes_on_with_its_own_data_model_and_settings_only(train, small, tmp_path):
+def test_a_training_resumes_only_with_its_own_data_model_and_settings(train, small, tmp_path):
     train("run")
     other = shutil.copytree(small, tmp_path / "other")
     with_other_labels(other)
@@ -211,12 +211,12 @@ def test_a_config_file_that_is_none_is_refused(program, small, tmp_path, content
 
 def test_a_users_own_model_trains_resumes_and_evaluates(train, program, small, tmp_path):
     (tmp_path / "mine.py").write_text(OWN_MODEL)
-    own = ["--model", "mine.py:Mean"]
-    train("run", *own)
-    train("run", *own, "--resume", "auto", "--epochs", "2")
+    own_model = ["--model", "mine.py:Mean"]
+    train("run", *own_model)
+    train("run", *own_model, "--resume", "auto", "--epochs", "2")
     options = ["--datadir", small, "--checkpoint", "run/best.pth"]
     assert_one_line(program("main_msaf.py", *options, cwd=tmp_path), "mine.py:Mean", "--model")
-    done = program("main_msaf.py", *options, *own, cwd=tmp_path)
+    done = program("main_msaf.py", *options, *own_model, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -254,13 +254,13 @@ def test_models_are_listed_with_parameters_and_settings(program):
     assert done.returncode == 0, done.stderr
     assert "636,801" in done.stdout
     assert "lf_dnn, with --set:\n  audio_hidden=32  " in done.stdout
-    assert "  what these tokens start as: zeros, learned\n" in done.stdout
+    assert "  initial aggregation tokens: zeros, learned\n" in done.stdout
 
 
 def test_a_dry_run_of_a_training_is_refused_where_the_training_would_be(main, train, small, capsys):
     train("run")
     options = [*TRAIN, "--dry_run", "--datadir", small, "--checkpointdir"]
-    with pytest.raises(InputError, match=r"run holds a run .best.pth.; go on with it"):
+    with pytest.raises(InputError, match=r"run holds a run .best.pth.; resume it"):
         main(*options, "run")
     with pytest.raises(InputError, match=r"No checkpoint at nothing.pth"):
         main(*options, "new", "--resume", "nothing.pth")
@@ -286,9 +286,9 @@ def test_a_dry_run_says_what_would_be_done_and_touches_nothing(
     done = program("main_msaf.py", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path) == before
-    wanted = {
+    expected = {
         "train": ("10 epochs of 5 steps", "Adam's moments", "(16, 6, 35)", "activations"),
         "evaluate": ("result/run-best-", "\nWeights ", "Inputs at once (23, 6, 35)"),
     }
-    assert all(text in done.stdout for text in wanted[action])
+    assert all(text in done.stdout for text in expected[action])
     assert ("Adam" in done.stdout) == (action == "train")

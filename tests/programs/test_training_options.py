@@ -26,16 +26,16 @@ from utils.training.step import TrainingStep
 
 def test_patience_stops_and_keeps_the_best(small, tmp_path, capsys, monkeypatch):
     trainer = make_trainer(small, tmp_path, epochs=9, patience=2, lr=1e-3)
-    step, taken = TrainingStep.__call__, []
+    step, steps = TrainingStep.__call__, []
 
-    def step_then_stand_still(self, batch, keys, rows, epochs):
-        taken.append(rows)
-        if len(taken) == 8:  # after the first epoch the weights no longer change
+    def step_then_stop_learning(self, batch, keys, rows, epochs):
+        steps.append(rows)
+        if len(steps) == 8:  # after the first epoch the weights no longer change
             for group in self.optimizer.param_groups:
                 group["lr"] = 0.0
         return step(self, batch, keys, rows, epochs)
 
-    monkeypatch.setattr(TrainingStep, "__call__", step_then_stand_still)
+    monkeypatch.setattr(TrainingStep, "__call__", step_then_stop_learning)
     trainer.run()
     assert len(trainer.epochs) == 1 + 2
     assert trainer.best.number == 1
@@ -90,15 +90,15 @@ def test_seeds_report_mean_and_deviation(program, small, tmp_path):
     options = ["--train", "--epochs", "1", "--batch_size", "10", "--seeds", "1", "2"]
     done = program("main_msaf.py", "--datadir", small, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "checkpoints" / "seeds.json").read_text())
+    report = json.loads((tmp_path / "checkpoints" / "seeds.json").read_text())
     maes = []
     for seed in ("1", "2"):
         (path,) = (tmp_path / "result").glob(f"checkpoints-seed{seed}-best-*/test/metrics.json")
         metrics = json.loads(path.read_text())
-        assert found["seeds"][seed]["mae"] == metrics["mae"]
+        assert report["seeds"][seed]["mae"] == metrics["mae"]
         maes.append(metrics["mae"])
         assert (tmp_path / "checkpoints" / f"seed{seed}" / "best.pth").is_file()
-    assert found["spread"]["mae"] == pytest.approx(
+    assert report["spread"]["mae"] == pytest.approx(
         {"mean": np.mean(maes), "std": np.std(maes, ddof=1)}
     )
     assert maes[0] != maes[1]
@@ -110,10 +110,10 @@ def test_spread_of_one_seed_has_no_deviation():
     assert spread({3: scores})["mae"] == {"mean": pytest.approx(0.5), "std": 0.0}
 
 
-def test_a_score_that_some_seeds_have_is_of_those():
-    found = spread({1: {"mae": 1.0}, 2: {"mae": 2.0, "new": 3.0}})
-    assert found["new"]["mean"] == 3
-    assert found["mae"]["mean"] == 1.5
+def test_a_score_that_only_some_seeds_have_is_their_mean():
+    statistics = spread({1: {"mae": 1.0}, 2: {"mae": 2.0, "new": 3.0}})
+    assert statistics["new"]["mean"] == 3
+    assert statistics["mae"]["mean"] == 1.5
 
 
 def test_dry_run_prints_parts_and_costs(program, small):
@@ -166,7 +166,7 @@ def test_two_processes_give_the_scores_of_one(small, tmp_path, cxx):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     options = ["--train", "--datadir", small, "--epochs", "2", "--batch_size", "37"]
     options += ["--weight_decay", "0.1"]  # Adam alone would not show a wrong scale of the loss
-    found = {}
+    tables = {}
     for name, launcher in {"one": [], "two": launch}.items():
         folders = ["--checkpointdir", tmp_path / name, "--resultdir", tmp_path / name]
         done = subprocess.run(
@@ -178,9 +178,9 @@ def test_two_processes_give_the_scores_of_one(small, tmp_path, cxx):
         )
         assert done.returncode == 0, done.stderr
         with (tmp_path / name / "metrics.csv").open(newline="") as file:
-            found[name] = list(csv.DictReader(file))
-    assert len(found["one"]) == len(found["two"]) > 0
-    for one, two in zip(found["one"], found["two"], strict=True):
+            tables[name] = list(csv.DictReader(file))
+    assert len(tables["one"]) == len(tables["two"]) > 0
+    for one, two in zip(tables["one"], tables["two"], strict=True):
         for column in one.keys() - {"samples_per_second", "split"}:
             assert float(two[column]) == pytest.approx(float(one[column]), abs=1e-4), column
 
@@ -198,19 +198,19 @@ def test_shares_are_disjoint_and_complete(small):
         assert sorted(np.concatenate(parts)) == batch.tolist()
 
 
-@pytest.mark.parametrize("this", ["predict", "export", "robustness"])
+@pytest.mark.parametrize("action", ["predict", "export", "robustness"])
 @pytest.mark.parametrize("other", ["train", "ablate", "dry_run", "bootstrap"])
-def test_what_works_on_a_checkpoint_goes_without_other_work(capsys, this, other):
+def test_an_action_on_a_checkpoint_excludes_other_actions(capsys, action, other):
     from main_msaf import build_parser, parse_config
 
     parser = build_parser()
-    value = [] if this == "robustness" else ["x.safetensors"]
+    value = [] if action == "robustness" else ["x.safetensors"]
     other_value = ["100"] if other == "bootstrap" else []
-    options = ["--checkpoint", "x.pth", f"--{this}", *value, f"--{other}", *other_value]
-    given = vars(parser.parse_args(options))
+    options = ["--checkpoint", "x.pth", f"--{action}", *value, f"--{other}", *other_value]
+    arguments = vars(parser.parse_args(options))
     with pytest.raises(SystemExit):
-        parse_config(parser, given)
-    assert f"--{this} and --{other} exclude each other" in capsys.readouterr().err
+        parse_config(parser, arguments)
+    assert f"--{action} and --{other} exclude each other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_what_would_be_ignored_is_refused(capsys, options, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "unread"),
+    ("options", "unused"),
     [
         (["--checkpoint", "x.pth", "--lr", "1", "--patience", "2"], "--lr, --patience"),
         (["--checkpoint", "x.pth", "--dry_run", "--epochs", "1"], "--epochs"),
@@ -262,10 +262,10 @@ def test_what_would_be_ignored_is_refused(capsys, options, message):
         (["--checkpoint", "x.pth", "--datadir", "x", "--batch_size", "2", "--seed", "1"], None),
     ],
 )
-def test_what_nothing_looks_at_is_told(capsys, options, unread):
+def test_options_without_effect_bring_a_warning(capsys, options, unused):
     from main_msaf import build_parser, parse_config
 
     parser = build_parser()
     parse_config(parser, vars(parser.parse_args(options)))
-    told = capsys.readouterr().err
-    assert told.endswith(f"nothing here looks at {unread}\n") if unread else told == ""
+    warning = capsys.readouterr().err
+    assert warning.endswith(f"without effect here: {unused}\n") if unused else warning == ""

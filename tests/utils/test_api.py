@@ -41,16 +41,16 @@ LENGTHS = [(6, 7, 5), (1, 1, 1), (6, 7, 5), (2, 30, 5), (6, 7, 5)]
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_segments_of_any_lengths_are_predicted_each_as_if_alone(model, batch_size):
     inputs = segments(LENGTHS)
-    found = predict(model.train(), *inputs, batch_size=batch_size)
+    predictions = predict(model.train(), *inputs, batch_size=batch_size)
     assert model.training
-    assert found.dtype == np.float32
+    assert predictions.dtype == np.float32
     with torch.no_grad():
         model.eval()
         expected = [
             model(*(torch.from_numpy(x)[None] for x in segment))[0].tolist()
             for segment in zip(*inputs, strict=True)
         ]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(predictions, expected, atol=1e-5)
 
 
 def test_arrays_and_tensors_of_any_type_are_taken_and_files_of_weights(model, tmp_path):
@@ -81,14 +81,14 @@ def test_what_is_not_finite_is_read_as_0(model):
         (lambda v, a, t: (v, [a[0], a[1], a[2][:0]], t), r"audio of segment 2 .* \(0, 4\)"),
     ],
 )
-def test_inputs_that_do_not_fit_are_told(model, change, message):
+def test_inputs_that_do_not_fit_are_refused(model, change, message):
     with pytest.raises(InputError, match=message):
         predict(model, *change(*segments([(4, 5, 6)] * 3)))
     with pytest.raises(InputError, match="batch_size is 0"):
         predict(model, *segments([(4, 5, 6)]), batch_size=0)
 
 
-def test_a_run_from_python_is_the_command_lines(main, small, tmp_path):
+def test_a_run_from_python_equals_one_of_the_command_line(main, small, tmp_path):
     options = {"datadir": small, "model": "lf_dnn", "epochs": 1, "batch_size": 25}
     main("--train", *(f"--{name}={value}" for name, value in options.items()))
     config = RunConfig(checkpointdir="second", resultdir="results", **options)
@@ -98,10 +98,10 @@ def test_a_run_from_python_is_the_command_lines(main, small, tmp_path):
     (written,) = tmp_path.glob("results/second-best-*/test/metrics.json")
     assert '"mae"' in written.read_text()
     before = contents(tmp_path)
-    found = evaluate(folder / "best.pth", small, save=False)
+    evaluation = evaluate(folder / "best.pth", small, save=False)
     assert contents(tmp_path) == before
-    assert found.scores == pytest.approx(scores)
-    np.testing.assert_allclose(found.predictions, predictions, atol=1e-6)
+    assert evaluation.scores == pytest.approx(scores)
+    np.testing.assert_allclose(evaluation.predictions, predictions, atol=1e-6)
     with pytest.raises(InputError, match="holds a run"):
         run(config)
 

@@ -1,1 +1,1 @@
-"""What comes out of a model: predictions, scores, pictures, costs."""
+"""The results of a model: predictions, scores, pictures, costs, and reports of them."""

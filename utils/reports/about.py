@@ -1,4 +1,4 @@
-"""What reports, and files beside them, say of where numbers come from: data, settings, machine."""
+"""The origin of results, for reports and metrics.json: data, settings, machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def about_run(
 
 
 def configuration_section(config: RunConfig) -> Section:
-    """Return the command and every setting."""
+    """Return the section with the command and every setting."""
     values = plain_values(config)
     settings = values.pop("set")
     rows = [("command", command_line()), *values.items(), *settings.items()]
@@ -41,16 +41,16 @@ def configuration_section(config: RunConfig) -> Section:
 def data_section(
     folder: Path, splits: Mapping[str, Split], task: Task, shown_as: Path | None = None
 ) -> Section:
-    """Return what the prepared dataset in `folder` is, and what those of its splits that are open.
+    """Return the section on the prepared dataset in `folder` and its splits, opened in `splits`.
 
-    A temporary folder is `shown_as` what it was made from. Raises InputError when its manifest is
-    damaged.
+    The report shows `shown_as` instead of `folder`, for a temporary folder the source of its data.
+    Raises InputError when the manifest is damaged.
     """
     manifest = read_manifest(folder)
     facts = [("folder", shown_as or folder), ("labels as of", scores_of(manifest))]
     parts: list[Table] = [
-        Table(["what", "value"], facts + _facts(manifest)),
-        _table_of_splits(manifest["splits"] if manifest else {}, splits, task),
+        Table(["what", "value"], facts + _manifest_facts(manifest)),
+        _split_table(manifest["splits"] if manifest else {}, splits, task),
     ]
     if splits:
         shapes = zip(INPUTS, next(iter(splits.values())).shapes, strict=True)
@@ -60,24 +60,24 @@ def data_section(
 
 
 def describe_data(folder: Path, splits: Mapping[str, Split]) -> dict[str, Any]:
-    """Return a dataset's title, how it is aligned and scored, and a digest of each of `splits`.
+    """Return a dataset's title, alignment, label scale, and the digest of each of `splits`.
 
-    `folder` has the splits; title and alignment are None where no manifest lies beside them. Word
-    pieces that are read for text have digests of their own.
+    `folder` has the splits; title and alignment are None when it has no manifest. Word pieces that
+    are read for text have digests of their own.
     """
     manifest = read_manifest(folder)
     made_from = manifest["made_from"] if manifest else {}
     pieces = {name: split.pieces_digest for name, split in splits.items() if split.takes_pieces}
-    return {
+    data = {
         "dataset": made_from.get("dataset"),
         "alignment": made_from.get("alignment"),
         "scores": scores_of(manifest),
         "digests": {name: split.digest for name, split in splits.items()},
-        **({"pieces": pieces} if pieces else {}),
     }
+    return {**data, "pieces": pieces} if pieces else data
 
 
-def _facts(manifest: dict[str, Any] | None) -> list[tuple[str, Any]]:
+def _manifest_facts(manifest: dict[str, Any] | None) -> list[tuple[str, Any]]:
     if manifest is None:
         return [("prepared by", "unknown: there is no dataset.json")]
     made_from, text = manifest["made_from"], manifest["text"] or {}
@@ -95,25 +95,25 @@ def _facts(manifest: dict[str, Any] | None) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _table_of_splits(
+def _split_table(
     counts: Mapping[str, Mapping[str, int]], splits: Mapping[str, Split], task: Task
 ) -> Table:
-    """Lay out how many segments and videos each split has, and what the labels of open ones are."""
+    """Return a table of segments and videos by split; opened splits also show labels and digest."""
     rows = []
     for name in dict.fromkeys([*counts, *splits]):
-        of_split, split = counts.get(name, {}), splits.get(name)
-        segments = of_split["segments"] if split is None else len(split)
-        row = [name, f"{segments:,}", of_split.get("videos", "unknown")]
+        split_counts, split = counts.get(name, {}), splits.get(name)
+        segments = split_counts["segments"] if split is None else len(split)
+        row = [name, f"{segments:,}", split_counts.get("videos", "unknown")]
         if split is None:
             rows.append(row + [""] * (len(task.outputs) + 1))
         else:
-            rows.append([*row, *_labels(split, task), split.digest[:16]])
-    what = "label, mean ± deviation"
-    labels = [f"{what} ({name})" for name in task.outputs] if len(task.outputs) > 1 else [what]
-    return Table(["split", "segments", "videos", *labels, "digest"], rows)
+            rows.append([*row, *_label_texts(split, task), split.digest[:16]])
+    title = "label, mean ± deviation"
+    titles = [f"{title} ({name})" for name in task.outputs] if len(task.outputs) > 1 else [title]
+    return Table(["split", "segments", "videos", *titles, "digest"], rows)
 
 
-def _labels(split: Split, task: Task) -> list[str]:
+def _label_texts(split: Split, task: Task) -> list[str]:
     if split.labels.shape[1] <= max(task.columns) or not np.isfinite(split.labels).all():
         return ["none"] * len(task.outputs)
     columns = split.labels[:, task.columns].T
@@ -121,11 +121,11 @@ def _labels(split: Split, task: Task) -> list[str]:
 
 
 def environment_section(*environments: Mapping[str, Any]) -> Section:
-    """Return versions, revision and machine, as `environment` has them; of several, all of each."""
-    found: dict[str, dict[str, None]] = {}
-    for one in environments:
-        for name, value in one.items():
-            for key, fact in (value if isinstance(value, dict) else {name: value}).items():
-                found.setdefault(key, {})["-" if fact is None else str(fact)] = None
-    rows = [(name, "; ".join(facts)) for name, facts in found.items()]
+    """Return versions, revision and machine, as `environment` returns them; all values of each."""
+    values_by_key: dict[str, dict[str, None]] = {}  # a dict keeps the order and drops repetitions
+    for facts in environments:
+        for name, fact in facts.items():
+            for key, value in (fact if isinstance(fact, dict) else {name: fact}).items():
+                values_by_key.setdefault(key, {})["-" if value is None else str(value)] = None
+    rows = [(key, "; ".join(values)) for key, values in values_by_key.items()]
     return Section("Environment", [Table(["what", "value"], rows)])

@@ -1,4 +1,4 @@
-"""Attention maps as a picture: a line of panels a map, a panel a layer."""
+"""Attention maps as a picture: one line of panels per map, one panel per layer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from models.layers.recording import AttentionMap
 from system.figures import pyplot, save_figure
 
-_MOST_PANELS = 6  # side by side
+_MAX_PANELS = 6  # side by side
 _PANEL_WIDTH, _SPARE_WIDTH = 4.4, 1.0  # inches
-_ROW_HEIGHT, _LEAST_HEIGHT, _MOST_HEIGHT, _SPARE_HEIGHT = 0.085, 0.4, 6.0, 1.2  # inches
-_EVERY = 10  # positions without names have a number so often
+_ROW_HEIGHT, _MIN_HEIGHT, _MAX_HEIGHT, _SPARE_HEIGHT = 0.085, 0.4, 6.0, 1.2  # inches
+_NUMBER_STEP = 10  # of positions without names, every tenth has a number
 _LONGEST_WORD = 16  # characters
-_LETTERS_AN_INCH = 14  # of the title
+_CHARACTERS_PER_INCH = 14  # of the title
 
 
 def plot_attention(
@@ -29,18 +29,18 @@ def plot_attention(
 ) -> None:
     """Draw the maps of one segment, `(layers, rows, columns)` each.
 
-    `names` are what stands at each position of a kind, where that is known; a dotted line ends
-    the first positions that are `padding`.
+    `names` are the words at the positions of a modality, where they are known; a dotted line marks
+    the end of the `padding`, which is a number of positions at the front.
     """
-    width = min(_MOST_PANELS, *(len(one.layers) for one in maps.values()))
+    width = min(_MAX_PANELS, *(len(map_.layers) for map_ in maps.values()))
     lines = [
-        (name, one, range(begin, min(begin + width, len(one.layers))))
-        for name, one in maps.items()
-        for begin in range(0, len(one.layers), width)
+        (name, map_, range(begin, min(begin + width, len(map_.layers))))
+        for name, map_ in maps.items()
+        for begin in range(0, len(map_.layers), width)
     ]
     heights = [
-        min(max(one.weights.shape[1] * _ROW_HEIGHT, _LEAST_HEIGHT), _MOST_HEIGHT) + _SPARE_HEIGHT
-        for _, one, _ in lines
+        min(max(map_.weights.shape[1] * _ROW_HEIGHT, _MIN_HEIGHT), _MAX_HEIGHT) + _SPARE_HEIGHT
+        for _, map_, _ in lines
     ]
     inches = width * _PANEL_WIDTH + _SPARE_WIDTH
     figure, panels = pyplot.subplots(
@@ -51,39 +51,39 @@ def plot_attention(
         layout="constrained",
         squeeze=False,
     )
-    title = _short(title, int(inches * _LETTERS_AN_INCH))
+    title = _short(title, int(inches * _CHARACTERS_PER_INCH))
     figure.suptitle(title, fontsize=9, parse_math=False)
-    for axes_of_line, (name, one, layers) in zip(panels, lines, strict=True):
-        low, high = one.weights.min().item(), one.weights.max().item()
-        for axes in axes_of_line[len(layers) :]:
+    for line_axes, (name, map_, layers) in zip(panels, lines, strict=True):
+        low, high = map_.weights.min().item(), map_.weights.max().item()
+        for axes in line_axes[len(layers) :]:
             axes.axis("off")
-        for axes, layer in zip(axes_of_line, layers, strict=False):
+        for axes, layer in zip(line_axes, layers, strict=False):
             image = axes.imshow(
-                one.weights[layer].numpy(), aspect="auto", cmap="viridis", vmin=low, vmax=high
+                map_.weights[layer].numpy(), aspect="auto", cmap="viridis", vmin=low, vmax=high
             )
-            axes.set_title(f"{name.replace('_', ' ')}, {one.layers[layer]}", fontsize=8)
-            _label(axes, "x", one.columns, names, padding)
-            _label(axes, "y", one.rows, names, padding)
-        bar = figure.colorbar(image, ax=axes_of_line, fraction=0.02, pad=0.01)
+            axes.set_title(f"{name.replace('_', ' ')}, {map_.layers[layer]}", fontsize=8)
+            _label_axis(axes, "x", map_.columns, names, padding)
+            _label_axis(axes, "y", map_.rows, names, padding)
+        bar = figure.colorbar(image, ax=line_axes, fraction=0.02, pad=0.01)
         bar.ax.tick_params(labelsize=6)
     with warnings.catch_warnings():
-        # Signs that the font lacks are drawn as boxes; the arrays have the words.
+        # Characters that the font lacks are drawn as boxes; the .npz file has the words.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         save_figure(figure, path)
 
 
-def _label(
+def _label_axis(
     axes: Axes,
     which: Literal["x", "y"],
     kinds: Mapping[str, int],
     names: Mapping[str, Sequence[str]],
     padding: Mapping[str, int],
 ) -> None:
-    """Write what stands at the positions of an axis, x or y."""
+    """Label the positions of the x or y axis, and draw lines between modalities."""
     ticks, begin = {}, 0
     line = axes.axvline if which == "x" else axes.axhline
     for kind, count in kinds.items():
-        for number, text in enumerate(_texts(kind, count, names)):
+        for number, text in enumerate(_position_labels(kind, count, names)):
             if text:
                 ticks[begin + number] = _short(text, _LONGEST_WORD)
         if 0 < padding.get(kind, 0) < count:
@@ -97,17 +97,17 @@ def _label(
     axis.set_label_text(", ".join(kinds), fontsize=7)
 
 
-def _texts(kind: str, count: int, names: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    """Return what stands at the positions of a kind, "" for nothing."""
+def _position_labels(kind: str, count: int, names: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Return the label of each position of a modality, "" for none."""
     if kind in names:
         return names[kind]
-    if kind == "token" and count <= _EVERY:
+    if kind == "token" and count <= _NUMBER_STEP:
         return [f"z{n}" for n in range(1, count + 1)]
-    shown = {1, *range(_EVERY, count + 1, _EVERY)}
-    sign = "z" if kind == "token" else ""
-    return [f"{sign}{n}" if n in shown else "" for n in range(1, count + 1)]
+    numbered = {1, *range(_NUMBER_STEP, count + 1, _NUMBER_STEP)}
+    prefix = "z" if kind == "token" else ""
+    return [f"{prefix}{n}" if n in numbered else "" for n in range(1, count + 1)]
 
 
-def _short(text: str, most: int) -> str:
-    text = "".join(sign if sign.isprintable() else " " for sign in text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _short(text: str, max_length: int) -> str:
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"

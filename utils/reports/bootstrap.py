@@ -1,4 +1,4 @@
-"""How sure scores are: the bootstrap over videos.
+"""Confidence of scores: the bootstrap over videos.
 
 Segments of a video are not independent, so whole videos are drawn. Source: Efron and Tibshirani,
 An Introduction to the Bootstrap, 1993 (percentile intervals).
@@ -24,35 +24,35 @@ from utils.run_config import RunConfig
 from utils.tasks import Measure, Scores, Task
 
 RESAMPLES = 1000  # without --bootstrap
-_SHARES = (0.025, 0.975)  # between them lie 95 %
+_QUANTILES = (0.025, 0.975)  # the ends of a 95 % interval
 
 
 class Bootstrap:
-    """What `--bootstrap` and `--against` ask about the scores of one split.
+    """The intervals and differences of `--bootstrap` and `--against`, for the scores of one split.
 
-    Raises InputError when the other predictions are not of this split.
+    Raises InputError when the predictions of `--against` are not of this split.
     """
 
     def __init__(self, config: RunConfig, split: Split, task: Task) -> None:
         self._config, self._task, self._videos = config, task, split.videos
-        is_asked = config.bootstrap is not None or config.against is not None
-        if is_asked and len(set(self._videos)) == 1:
+        is_requested = config.bootstrap is not None or config.against is not None
+        if is_requested and len(set(self._videos)) == 1:
             raise InputError(f"{split.folder} has 1 video; --bootstrap and --against need several.")
         self._other = (
             None if config.against is None else read_predictions(config.against, split, task)
         )
 
     def measure(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Print what is asked, and return it for metrics.json; nothing where nothing is."""
+        """Print and return what is requested, for metrics.json; an empty dict when nothing is."""
         if self._config.bootstrap is None and self._other is None:
             return {}
-        found = self.find(evaluation)
-        print_line(f"\nOver {found['bootstrap']['resamples']:,} resamples of the videos:")
-        print_line(format_table(*score_table(self._task, evaluation.scores, found)))
-        return found
+        certainty = self.find(evaluation)
+        print_line(f"\nOver {certainty['bootstrap']['resamples']:,} resamples of the videos:")
+        print_line(format_table(*score_table(self._task, evaluation.scores, certainty)))
+        return certainty
 
     def find(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Return the intervals, asked or not, and the differences; nothing of a single video."""
+        """Return the intervals, requested or not, and any differences; {} for a single video."""
         config, task = self._config, self._task
         resamples = config.bootstrap or RESAMPLES
         counts, video_of = draw_videos(self._videos, resamples, config.seed)
@@ -61,56 +61,56 @@ class Bootstrap:
             return {}
         labels = evaluation.labels
         drawn = resampled_scores(labels, evaluation.predictions, task, counts, video_of)
-        about = {"resamples": resamples, "videos": videos, "seed": config.seed}
+        facts = {"resamples": resamples, "videos": videos, "seed": config.seed}
         intervals = {key: interval(values) for key, values in drawn.items()}
-        found: dict[str, Any] = {"bootstrap": {**about, "intervals": intervals}}
+        certainty: dict[str, Any] = {"bootstrap": {**facts, "intervals": intervals}}
         if self._other is not None:
-            others = resampled_scores(labels, self._other, task, counts, video_of)
-            theirs = task.score(labels, self._other)
-            found["against"] = {
+            other_drawn = resampled_scores(labels, self._other, task, counts, video_of)
+            other_scores = task.score(labels, self._other)
+            certainty["against"] = {
                 "file": str(config.against),
                 "scores": {
                     key: {
-                        "other": theirs[key],
-                        "difference": evaluation.scores[key] - theirs[key],
-                        "interval": interval(drawn[key] - others[key]),
-                        "p": p_value(drawn[key] - others[key]),
+                        "other": other_scores[key],
+                        "difference": evaluation.scores[key] - other_scores[key],
+                        "interval": interval(drawn[key] - other_drawn[key]),
+                        "p": p_value(drawn[key] - other_drawn[key]),
                     }
-                    for key in theirs
+                    for key in other_scores
                 },
             }
-        return found
+        return certainty
 
 
 def score_table(
-    task: Task, scores: Scores, found: dict[str, Any]
+    task: Task, scores: Scores, certainty: dict[str, Any]
 ) -> tuple[list[str], list[list[str]]]:
-    """Lay out scores with what `Bootstrap.find` found of them: header and rows."""
+    """Return header and rows of a table of scores, with the result of `Bootstrap.find`."""
     header, rows = ["score", "value"], []
-    intervals = found.get("bootstrap", {}).get("intervals")
-    against = found.get("against", {}).get("scores")
+    intervals = certainty.get("bootstrap", {}).get("intervals")
+    against = certainty.get("against", {}).get("scores")
     header += ["95 % interval"] * bool(intervals)
     header += ["other", "difference", "95 % interval", "p"] * bool(against)
-    for one in task.measures:
-        cells = [one.name, one.text(scores[one.key])]
+    for measure in task.measures:
+        cells = [measure.name, measure.text(scores[measure.key])]
         if intervals:
-            cells.append(_range(one, intervals[one.key]))
+            cells.append(_interval_text(measure, intervals[measure.key]))
         if against:
-            of = against[one.key]
-            cells += [one.text(of["other"]), one.text(of["difference"])]
-            cells += [_range(one, of["interval"]), f"{of['p']:.4f}"]
+            other = against[measure.key]
+            cells += [measure.text(other["other"]), measure.text(other["difference"])]
+            cells += [_interval_text(measure, other["interval"]), f"{other['p']:.4f}"]
         rows.append(cells)
     return header, rows
 
 
-def _range(measure: Measure, ends: Sequence[float]) -> str:
+def _interval_text(measure: Measure, ends: Sequence[float]) -> str:
     return " to ".join(measure.text(end) for end in ends)
 
 
 def draw_videos(videos: Sequence[str], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often each of V videos is drawn `(R, V)`, of V draws, and each segment's `(N,)`.
+    """Return how often each resample has each of V videos, `(R, V)`, and video indices, `(N,)`.
 
-    `videos` are the segments' own.
+    A resample draws V videos with replacement. `videos` names the video of each segment.
     """
     names, video_of = np.unique(videos, return_inverse=True)
     shares = np.full(len(names), 1 / len(names))
@@ -126,50 +126,50 @@ def resampled_scores(
 ) -> dict[str, np.ndarray]:
     """Return each score `(R,)` of R resamples of `predictions` and `labels` `(N, outputs)`.
 
-    `counts` `(R, V)` is how often a resample has each video, `video_of` `(N,)` a segment's.
+    `counts` `(R, V)` is how often a resample has each video, `video_of` `(N,)` a segment's index.
     """
     if task.sums is not None:
         terms = task.sums.terms(labels, predictions).T
-        of_videos = [np.bincount(video_of, term, counts.shape[1]) for term in terms]
-        return task.sums.scores(counts @ np.transpose(of_videos))
+        video_sums = [np.bincount(video_of, term, counts.shape[1]) for term in terms]
+        return task.sums.scores(counts @ np.transpose(video_sums))
     scores = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scores that some resample leaves undefined
+        warnings.simplefilter("ignore")  # a score may be undefined for some resample
         for count in progress(counts, desc="Resampling", unit="resample", leave=False):
             rows = np.repeat(np.arange(len(labels)), count[video_of])
             scores.append(task.score(labels[rows], predictions[rows]))
-    return {key: np.array([one[key] for one in scores]) for key in scores[0]}
+    return {key: np.array([resample[key] for resample in scores]) for key in scores[0]}
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """Return between which two values 95 % of the resamples' lie."""
-    ends: list[float] = np.quantile(values, _SHARES).tolist()
+    """Return the two ends between which 95 % of the resamples' values lie."""
+    ends: list[float] = np.quantile(values, _QUANTILES).tolist()
     return ends
 
 
 def p_value(differences: np.ndarray) -> float:
-    """Return how likely chance alone gives such a difference, in either direction.
+    """Return the two-sided p-value of a difference from its resamples `(R,)`.
 
-    It is twice the smaller share of resamples on one side of 0, counting what was observed as
-    one more; so R resamples show no less than 2 / (R + 1).
+    It is twice the smaller share of resamples on one side of 0, with the observed difference
+    counted as one more; so with R resamples it is at least 2 / (R + 1).
     """
-    least = min(np.sum(differences <= 0), np.sum(differences >= 0))
-    return min(1.0, 2 * (int(least) + 1) / (len(differences) + 1))
+    smaller_side = min(np.sum(differences <= 0), np.sum(differences >= 0))
+    return min(1.0, 2 * (int(smaller_side) + 1) / (len(differences) + 1))
 
 
 def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
     """Read the predictions `(N, outputs)` of another evaluation of `split`, in its order.
 
-    Raises InputError when the file is no such `predictions.csv`, or of other segments or labels.
+    Raises InputError when the file is not a `predictions.csv`, or has other segments or labels.
     """
     columns = task.column_names("label", "prediction")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
-            found_columns = reader.fieldnames or []
-            if not {"id", *columns} <= set(found_columns):
+            file_columns = reader.fieldnames or []
+            if not {"id", *columns} <= set(file_columns):
                 raise InputError(
-                    f"--against {path} has the columns {shown(', '.join(found_columns))}, expected "
+                    f"--against {path} has the columns {shown(', '.join(file_columns))}, expected "
                     f"id, {', '.join(columns)}, with commas between; give the predictions.csv of "
                     f"an evaluation of the task {task.name}."
                 )
@@ -177,27 +177,27 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"--against: no file {path}; give a predictions.csv.") from None
     except (ValueError, csv.Error) as error:
-        raise InputError(f"--against {path} is no table of predictions: {error}.") from error
-    ids, found = [id_ for id_, _ in rows], dict(rows)
-    if ids == split.ids:  # of which some may be the same
-        return _checked(path, split, task, [values for _, values in rows])
-    if len(found) < len(rows):
+        raise InputError(f"--against {path} is not a table of predictions: {error}.") from error
+    ids, values_by_id = [id_ for id_, _ in rows], dict(rows)
+    if ids == split.ids:  # ids may repeat: only the order tells their segments apart
+        return _check_rows(path, split, task, [values for _, values in rows])
+    if len(values_by_id) < len(rows):
         repeated = next(id_ for id_, count in Counter(ids).items() if count > 1)
         raise InputError(
             f"--against {path}: {repeated} is in it more than once; give an evaluation of the "
             "same split, in its order."
         )
-    other = [id_ for id_ in split.ids if id_ not in found] or list(found.keys() - set(split.ids))
-    if other:
+    unmatched = sorted(set(split.ids) ^ values_by_id.keys())
+    if unmatched:
         raise InputError(
-            f"--against {path}: {other[0]} is not in it and {split.folder} alike ({len(found)} "
-            f"and {len(split)} segments); give an evaluation of the same split."
+            f"--against {path} has {len(values_by_id)} segments, {split.folder} has {len(split)}, "
+            f"and only one of them has {unmatched[0]}; give an evaluation of the same split."
         )
-    return _checked(path, split, task, [found[id_] for id_ in split.ids])
+    return _check_rows(path, split, task, [values_by_id[id_] for id_ in split.ids])
 
 
-def _checked(path: Path, split: Split, task: Task, rows: list[list[float]]) -> np.ndarray:
-    """Return the predictions of rows of labels and predictions; the labels are the split's."""
+def _check_rows(path: Path, split: Split, task: Task, rows: list[list[float]]) -> np.ndarray:
+    """Return the predictions of rows of labels and predictions; raise when labels differ."""
     values = np.array(rows, dtype=np.float32)
     labels, predictions = values[:, ::2], values[:, 1::2]
     wrong = np.argwhere((labels != split.labels[:, task.columns]) | ~np.isfinite(predictions))

@@ -1,4 +1,4 @@
-"""What the model is made of, and what it costs."""
+"""The size of a model, and what it costs: parameters, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from models.text_encoder import text_encoder_of
 from system.console import format_table
 from utils.running.execution import autocast
 
-_VALUES_A_PARAMETER = 4  # in training: itself, its gradient and Adam's two moments
+_VALUES_PER_PARAMETER = 4  # in training: weight, gradient and Adam's two moments
 # The widths of CMU-MOSEI's features: FACET, COVAREP and bert-base.
 _MOSEI = {"visual": 35, "audio": 74, "text": 768}
 
 
 def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
-    """Lay out each part's parameters and FLOPs a sample of `inputs`, a batch as the model takes it.
+    """Return a table of each part's parameters and FLOPs per sample, for a batch of `inputs`.
 
     FLOPs are those of the forward pass, by PyTorch's own counter, which knows matrix products only.
     """
     batch = len(inputs[0])
     parts = _parts(model)
     model.eval()
-    name_of_model = type(model).__name__
+    class_name = type(model).__name__
     try:
         counts = count_flops(model, inputs)
-    except Exception:  # a user's own model may know float32 only, or keep what has no copy
+    except Exception:  # a user's own model may need float32, or hold what deepcopy cannot copy
         counts = None
 
     def flops(name: str) -> str:
         if counts is None:
             return "unknown"
-        # A list of modules is never called itself; those in it are.
+        # A ModuleList is never called itself, so the modules in it are summed.
         names = [name] if name in counts else [n for n in counts if n.startswith(f"{name}.")]
         return f"{sum(sum(counts[n].values()) for n in names) / batch / 1e6:.2f} M"
 
     rows = [
-        [name.rpartition(".")[2], f"{count_parameters(part):,}", flops(f"{name_of_model}.{name}")]
+        [name.rpartition(".")[2], f"{count_parameters(part):,}", flops(f"{class_name}.{name}")]
         for name, part in parts.items()
     ]
     rows.append(["all", f"{count_parameters(model):,}", flops("Global")])
@@ -54,11 +54,11 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
 
 
 def training_memory(model: nn.Module, inputs: Sequence[Tensor], precision: str) -> str:
-    """Say what a step on the batch `inputs` keeps in memory, when it is run in this precision."""
+    """Return as text the memory that a training step on the batch `inputs` needs at a precision."""
     model.train()
     with autocast(precision, inputs[0].device):
         activations = _activation_bytes(model, inputs)
-    states = _VALUES_A_PARAMETER * count_parameters(model) + _count_frozen(model)
+    states = _VALUES_PER_PARAMETER * count_parameters(model) + _count_frozen(model)
     return (
         f"Weights, gradients and Adam's moments {4 * states / 2**20:.1f} MB\n"
         f"Inputs {_shapes(inputs)}: activations kept for the backward pass "
@@ -67,7 +67,7 @@ def training_memory(model: nn.Module, inputs: Sequence[Tensor], precision: str) 
 
 
 def evaluation_memory(model: nn.Module, inputs: Sequence[Tensor]) -> str:
-    """Say what an evaluation of `inputs`, as many as are evaluated at once, keeps in memory."""
+    """Return as text the memory that an evaluation of the batch `inputs` needs."""
     weights = count_parameters(model) + _count_frozen(model)
     return f"Weights {4 * weights / 2**20:.1f} MB\nInputs at once {_shapes(inputs)}"
 
@@ -77,11 +77,11 @@ def _shapes(inputs: Sequence[Tensor]) -> str:
 
 
 def _count_frozen(model: nn.Module) -> int:
-    return sum(one.numel() for one in model.parameters()) - count_parameters(model)
+    return sum(parameter.numel() for parameter in model.parameters()) - count_parameters(model)
 
 
 def model_list() -> str:
-    """Lay out each model's name, parameters on CMU-MOSEI, and what its settings mean."""
+    """Return as text each model's name, parameters on CMU-MOSEI, and what its settings mean."""
     rows = []
     for name in MODELS:
         model = build(name, {}, _MOSEI, outputs=1)
@@ -92,53 +92,53 @@ def model_list() -> str:
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the parts of a model, by name; behind a text encoder, those of the model there."""
+    """Return the parts of a model, by name; behind a text encoder, those of the inner model too."""
     if text_encoder_of(model) is None:
         return dict(model.named_children())
-    own = dict(model.named_children())
-    inner = {f"model.{name}": part for name, part in own.pop("model").named_children()}
-    return {**own, **inner}
+    parts = dict(model.named_children())
+    inner = {f"model.{name}": part for name, part in parts.pop("model").named_children()}
+    return {**parts, **inner}
 
 
 def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[Any, int]]:
-    """Return the FLOPs of a batch's forward pass by module (`Global`: of all) and operator."""
+    """Return the FLOPs of a batch's forward pass by module (`Global`: all) and operator."""
     counter = FlopCounterMode(display=False)
-    # In float64 on a CPU all runs on PyTorch's own operators, which its counter sees; of attention,
-    # it sees the products alone. Where gradients are wanted, a BERT spares itself no padding.
+    # In float64 on a CPU, everything runs on PyTorch's own operators, which the counter sees; MATH
+    # shows it the products of attention. With gradients enabled, BERT does not skip padding.
     with counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
     return counter.get_flop_counts()
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return how many numbers a module learns."""
-    return sum(one.numel() for one in module.parameters() if one.requires_grad)
+    """Return the number of trainable parameters of a module."""
+    return sum(each.numel() for each in module.parameters() if each.requires_grad)
 
 
 def _activation_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Run the forward pass and add up the memory that the backward pass would need of it.
+    """Run the forward pass; return the bytes of the tensors that it saves for the backward pass.
 
-    What is computed again counts too: one layer's, as the backward pass has one at a time.
+    With gradient checkpointing, one layer's tensors are added, as they are recomputed in turn.
     """
-    kept, encoder = _kept_bytes(model, inputs), text_encoder_of(model)
+    saved, encoder = _saved_bytes(model, inputs), text_encoder_of(model)
     if encoder is None or not encoder.bert.checkpoints:
-        return kept
+        return saved
     batch, length = inputs[2].shape[:2]  # of the text
     hidden = torch.zeros(batch, length, encoder.config.hidden_size, device=inputs[2].device)
     mask = hidden.new_zeros(batch, 1, 1, length)
-    return kept + _kept_bytes(encoder.bert.parts[-1], [hidden, mask])
+    return saved + _saved_bytes(encoder.bert.parts[-1], [hidden, mask])
 
 
-def _kept_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> int:
+def _saved_bytes(model: nn.Module, inputs: Sequence[Tensor]) -> int:
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+    bytes_by_address: dict[int, int] = {}  # so that a shared storage counts once
 
-    def keep(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            bytes_by_address[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model(*inputs)
-    return sum(kept.values())
+    return sum(bytes_by_address.values())

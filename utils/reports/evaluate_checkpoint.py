@@ -1,4 +1,4 @@
-"""Scoring a checkpoint on a split."""
+"""Evaluating a checkpoint on a split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models.checkpoint import read_checkpoint
 from system.console import print_heading, print_line
 from system.files import check_writable
 from utils.reports.about import about_run, describe_data
-from utils.reports.attention import AttentionReport, Wanted, attention_section
+from utils.reports.attention import AttentionReport, Segments, attention_section
 from utils.reports.bootstrap import Bootstrap
 from utils.reports.evaluation import (
     Evaluation,
@@ -26,13 +26,13 @@ from utils.running.setup import open_model, place_model
 
 
 def evaluate_checkpoint(
-    config: RunConfig, split_name: str, options: LoaderOptions, attention: Wanted | None = None
+    config: RunConfig, split_name: str, options: LoaderOptions, attention: Segments | None = None
 ) -> Evaluation:
-    """Score `config.checkpoint` on a split, print the scores and write what came out.
+    """Score `config.checkpoint` on a split, print the scores, and write all results.
 
-    With `attention`, also what the model attended to in so many of the worst predicted segments,
-    or in those of these ids. Raises InputError when the checkpoint or the split cannot be read, do
-    not fit each other, or have nothing to show attention of.
+    `attention` also writes attention maps: of this many of the worst predicted segments, or of
+    those with these ids. Raises InputError when the checkpoint or the split cannot be read, when
+    they do not fit each other, or when there is nothing to show attention of.
     """
     checkpoint = read_checkpoint(config.needed_checkpoint)
     in_pieces = checkpoint.text_encoder is not None
@@ -44,7 +44,7 @@ def evaluate_checkpoint(
     )
     bootstrap = Bootstrap(config, split, task)
     if config.save:
-        check_writable(config.resultdir)  # told before the work
+        check_writable(config.resultdir)  # raises before the work
     placed = place_splits({split_name: split}, options)[split_name]
     options = evaluation_options(options, placed)
     predictor = Predictor(place_model(model, options), config.precision, options)
@@ -59,17 +59,14 @@ def evaluate_checkpoint(
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
         details |= {"model": config.model, **certainty}
         pictures = write_evaluation(folder, evaluation, task, details)
-        attended = None
         if maps is not None:
-            place = folder / "attention"
-            attended = maps.write(place, evaluation, config.precision, options)
+            shown = maps.write(folder / "attention", evaluation, config.precision, options)
         with warning_if_unwritten(report := folder / "report.html"):
             certainty = certainty or bootstrap.find(evaluation)
-            sections = [
-                *evaluation_sections(evaluation, task, split, certainty, pictures),
-                *([] if attended is None else [attention_section(attended)]),
-                *about_run(config, {split_name: split}, task, options.device),
-            ]
+            sections = evaluation_sections(evaluation, task, split, certainty, pictures)
+            if maps is not None:
+                sections.append(attention_section(shown))
+            sections += about_run(config, {split_name: split}, task, options.device)
             write_report(report, f"{checkpoint.path} on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")
     return evaluation

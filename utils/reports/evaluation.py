@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data.loading.batches import batches
 from data.loading.on_device import DeviceSplit
 from data.loading.options import LoaderOptions
-from data.loading.split import Split, told_of_huge
+from data.loading.split import Split, describe_huge_values
 from system.console import print_line
 from system.errors import InputError
 from system.progress import progress
@@ -21,25 +21,25 @@ from utils.running.cuda_graph import CudaGraph
 from utils.running.execution import Compiled, autocast
 from utils.tasks import Scores, Task
 
-_MOST_PARTS = 1000
-_TOKENS_AT_ONCE = 6400  # of the longest modality, in a batch that is evaluated
+_MAX_PARTS = 1000
+_ROWS_AT_ONCE = 6400  # of the longest modality, in an evaluation batch
 
 
 def evaluation_options(options: LoaderOptions, split: Split | DeviceSplit) -> LoaderOptions:
-    """Return how splits like `split` are evaluated: in batches of 128 segments of 50 rows, or more.
+    """Return the options for evaluating `split`: batches of at least 6400 rows, as 128 times 50.
 
-    Nothing is kept for gradients then, so that there is room for more than a step of training has,
-    and large batches take less time. But loading processes, which a split on a device does without,
-    hand batches over in shared memory, which can be little: 64 MB in a container.
+    Nothing is kept for gradients, so there is memory for larger batches than in training, and they
+    take less time. But loading processes, which a split on a device does not use, pass batches in
+    shared memory, which can be small (64 MB in a container): with them, the batch size stays.
     """
     if options.num_workers and not isinstance(split, DeviceSplit):
         return options
     longest = max(length for length, _ in split.shapes)
-    return replace(options, batch_size=max(options.batch_size, _TOKENS_AT_ONCE // longest))
+    return replace(options, batch_size=max(options.batch_size, _ROWS_AT_ONCE // longest))
 
 
 class Predictor(nn.Module):
-    """A model for evaluation: `(B, outputs)` float32 from its inputs, without gradients."""
+    """A model for evaluation: returns `(B, outputs)` float32, without gradients."""
 
     def __init__(self, model: nn.Module, precision: str, options: LoaderOptions) -> None:
         super().__init__()
@@ -72,30 +72,30 @@ class Evaluation:
 
 
 def append_predictions(parts: list[Tensor], part: Tensor) -> None:
-    """Append to `parts`, and join them when they are many: small tensors take much memory."""
+    """Append to `parts`, and join them when they are many, as small tensors waste memory."""
     parts.append(part)
-    if len(parts) >= _MOST_PARTS:
+    if len(parts) >= _MAX_PARTS:
         parts[:] = [torch.cat(parts)]
 
 
-def gather_rows(mine: Tensor, n: int, options: LoaderOptions) -> np.ndarray:
-    """Put together the values of all processes, `(n, outputs)` float32.
+def gather_rows(values: Tensor, n: int, options: LoaderOptions) -> np.ndarray:
+    """Return the values of all processes, `(n, outputs)` float32, in the order of the batches.
 
-    `mine` are this process's, batch by batch; the result is in the order of the batches.
+    `values` are those of this process, batch by batch.
     """
-    shares = options.processes.gather(mine.float().cpu().numpy())
-    whole = np.empty((n, shares[0].shape[1]), dtype=np.float32)
-    # Whose share each row of a batch is, batch after batch.
+    shares = options.processes.gather(values.float().cpu().numpy())
+    gathered = np.empty((n, shares[0].shape[1]), dtype=np.float32)
+    # The rank of the process that had each row, batch after batch.
     ranks = np.arange(n, dtype=np.int32) % options.batch_size % len(shares)
-    for rank, values in enumerate(shares):
-        whole[ranks == rank] = values
-    return whole
+    for rank, share in enumerate(shares):
+        gathered[ranks == rank] = share
+    return gathered
 
 
 def evaluate(
     model: nn.Module, split: Split | DeviceSplit, task: Task, options: LoaderOptions
 ) -> Evaluation:
-    """Predict every segment of `split` as `predict_split` does, and score the whole."""
+    """Predict every segment of `split`, as `predict_split` does, and score the predictions."""
     predictions, not_finite = predict_split(model, split, task, options)
     labels = split.labels[:, task.columns]
     return Evaluation(split.ids, labels, predictions, task.score(labels, predictions), not_finite)
@@ -107,8 +107,8 @@ def predict_split(
 ) -> tuple[np.ndarray, int]:
     """Predict every segment of `split`, in file order.
 
-    Returns `(N, outputs)` float32, and how many input values were read as 0. `model` is on the
-    options' device. Raises InputError when it predicts something that is not a number.
+    Returns `(N, outputs)` float32, and how many input values were read as 0. `model` has to be on
+    the options' device. Raises InputError when a prediction is not a finite number.
     """
     model.eval()
     parts = [torch.empty(0, len(task.outputs), device=options.device)]
@@ -119,7 +119,7 @@ def predict_split(
         desc=f"Predicting {split.folder.name}",
         unit="batch",
         leave=False,
-        disable=None if options.verbose else True,  # None: where nobody watches
+        disable=None if options.verbose else True,  # None hides it without a terminal
     )
     for batch in bar:
         if len(batch.labels):
@@ -131,7 +131,7 @@ def predict_split(
     wrong = np.argwhere(~np.isfinite(predictions))
     if len(wrong):
         row = wrong[0][0]
-        reason = told_of_huge(split.folder, [row]) or "its weights are of no use."
+        reason = describe_huge_values(split.folder, [row]) or "its weights are damaged or diverged."
         raise InputError(
             f"The model predicts {predictions[tuple(wrong[0])]} for segment {split.ids[row]} of "
             f"{split.folder} ({len(wrong)} such predictions): {reason}"
@@ -140,7 +140,7 @@ def predict_split(
 
 
 def report_not_finite(counts: dict[str, int]) -> None:
-    """Say how many values of each split were -inf or NaN, where there were any."""
-    found = ", ".join(f"{count:,} in {name}" for name, count in counts.items() if count)
-    if found:
-        print_line(f"  Values that are -inf or NaN in the files, read as 0: {found}")
+    """Print how many values of each split were -inf or NaN, if there were any."""
+    texts = ", ".join(f"{count:,} in {name}" for name, count in counts.items() if count)
+    if texts:
+        print_line(f"  Values that are -inf or NaN in the files, read as 0: {texts}")

@@ -1,4 +1,4 @@
-"""An evaluation as a report: how good, how sure, where wrong."""
+"""The report on an evaluation: scores, their intervals, and where the model is wrong."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from utils.reports.html import Cell, Picture, Section, Table
 from utils.tasks import Task
 
 WORST = 20  # segments
-_LENGTHS = (2, 4, 8, 16, 32)  # seconds, where one group of segments ends and the next begins
-# A name, and what of an array `(N, outputs)` is of the group: rows `(N,)`, perhaps one column.
+_LENGTHS = (2, 4, 8, 16, 32)  # seconds: the borders between groups of segments
+# A name, and an index into an array `(N, outputs)`: a mask of rows `(N,)`, and maybe a column.
 Group = tuple[str, tuple[Any, ...]]
 
 
@@ -30,11 +30,11 @@ def evaluation_sections(
 ) -> list[Section]:
     """Return the sections on an evaluation of `split`.
 
-    `certainty` is what `Bootstrap.find` returned, `pictures` what `write_evaluation` did. Raises
-    InputError when the split's segment table is damaged.
+    `certainty` is from `Bootstrap.find`, `pictures` from `write_evaluation`. Raises InputError
+    when the split's segment table is damaged.
     """
-    wrong = evaluation.predictions - evaluation.labels
-    errors = np.abs(wrong).mean(axis=1)
+    differences = evaluation.predictions - evaluation.labels
+    errors = np.abs(differences).mean(axis=1)
     worst = np.argsort(-errors, kind="stable")[:WORST].tolist()
     segments = SegmentTable(split, worst)
     columns = [
@@ -44,9 +44,9 @@ def evaluation_sections(
     ]
     classes = class_groups(evaluation.labels, task)
     lengths = length_groups(segments.seconds)
-    by_class = _by_group("true class", classes, wrong) if classes else "The task has no classes."
-    unknown = "The times of these segments are not known."
-    by_length = _by_group("length", lengths, wrong) if lengths else unknown
+    no_classes, no_times = "The task has no classes.", "The times of these segments are not known."
+    by_class = _group_table("true class", classes, differences) if classes else no_classes
+    by_length = _group_table("length", lengths, differences) if lengths else no_times
     return [
         Section(f"Scores of {split.folder.name}", _scores(evaluation, task, certainty)),
         Section("Predicted against true", list(pictures)),
@@ -60,17 +60,17 @@ def _scores(evaluation: Evaluation, task: Task, certainty: dict[str, Any]) -> li
     table = Table(*score_table(task, evaluation.scores, certainty))
     if not certainty:
         return [table, "No intervals: they need segments of several videos."]
-    about = certainty["bootstrap"]
+    facts = certainty["bootstrap"]
     text = (
-        f"Intervals hold 95 % of {about['resamples']:,} resamples of the {about['videos']:,} "
-        f"videos, drawn by the seed {about['seed']}."
+        f"Intervals hold 95 % of {facts['resamples']:,} resamples of the {facts['videos']:,} "
+        f"videos, drawn by the seed {facts['seed']}."
     )
     other = [f"The other is {certainty['against']['file']}."] if "against" in certainty else []
     return [table, text, *other]
 
 
 def class_groups(labels: np.ndarray, task: Task) -> list[Group]:
-    """Return each class of labels `(N, outputs)`."""
+    """Return a group for each class of labels `(N, outputs)`, output by output."""
     if task.scale is None:
         return []
     groups: list[Group] = []
@@ -83,30 +83,31 @@ def class_groups(labels: np.ndarray, task: Task) -> list[Group]:
 
 
 def length_groups(seconds: np.ndarray) -> list[Group]:
-    """Return each range of lengths `(N,)`; none of unknown ones."""
-    known = seconds > 0
-    if not known.any():
+    """Return a group for each range of lengths `(N,)`; an empty list when all are unknown."""
+    is_known = seconds > 0
+    if not is_known.any():
         return []
-    group = np.where(known, np.digitize(seconds, _LENGTHS), -1)
+    group = np.where(is_known, np.digitize(seconds, _LENGTHS), -1)
     ends = [f"{low} to {high} s" for low, high in pairwise(_LENGTHS)]
     names = [f"under {_LENGTHS[0]} s", *ends, f"{_LENGTHS[-1]} s and more"]
-    return [*((name, (group == k,)) for k, name in enumerate(names)), ("not known", (~known,))]
+    groups: list[Group] = [(name, (group == number,)) for number, name in enumerate(names)]
+    return [*groups, ("not known", (~is_known,))]
 
 
-def _by_group(title: str, groups: Sequence[Group], wrong: np.ndarray) -> Table:
-    """Lay out the errors, predicted minus true, of each group that has segments."""
-    filled = [(name, wrong[place]) for name, place in groups if np.any(place[0])]
-    maes = [float(np.abs(own).mean()) for _, own in filled]
+def _group_table(title: str, groups: Sequence[Group], differences: np.ndarray) -> Table:
+    """Return a table of the differences, predicted minus true, of each group that has segments."""
+    filled = [(name, differences[index]) for name, index in groups if np.any(index[0])]
+    maes = [float(np.abs(values).mean()) for _, values in filled]
     largest = max(maes) or 1.0
-    rows = [
-        [name, f"{len(own):,}", Cell(f"{mae:.3f}", share=mae / largest), f"{own.mean():+.3f}"]
-        for (name, own), mae in zip(filled, maes, strict=True)
-    ]
+    rows = []
+    for (name, values), mae in zip(filled, maes, strict=True):
+        bar = Cell(f"{mae:.3f}", share=mae / largest)
+        rows.append([name, f"{len(values):,}", bar, f"{values.mean():+.3f}"])
     return Table([title, "segments", "MAE", "mean of predicted minus true"], rows)
 
 
 def values_text(task: Task, values: np.ndarray) -> str:
-    """Return the values `(outputs,)` of a segment as a table shows them; of several, with names."""
+    """Return the values `(outputs,)` of a segment as text, with names when there are several."""
     if len(task.outputs) == 1:
         return f"{values[0]:.2f}"
     pairs = zip(task.outputs, values, strict=True)
@@ -116,25 +117,25 @@ def values_text(task: Task, values: np.ndarray) -> str:
 class SegmentTable:
     """The lengths of all segments of a split, and the times and sentences of the `chosen` rows.
 
-    A split without a table has none of them: lengths are NaN, times and sentences empty. Raises
-    InputError when the table is damaged.
+    For a split without segments.csv, lengths are NaN, and times and sentences empty. Raises
+    InputError when the file is damaged.
     """
 
     def __init__(self, split: Split, chosen: Sequence[int]) -> None:
         self._ids, self.seconds = split.ids, np.full(len(split), np.nan)
-        self._spoken = dict.fromkeys(chosen, ("", ""))
+        self._texts = dict.fromkeys(chosen, ("", ""))  # times and sentence
         for number, row in zip(range(len(split)), iterate_segments(split.folder), strict=False):
             start, end = number_in(row["start"]), number_in(row["end"])
             self.seconds[number] = end - start
-            if number in self._spoken:
+            if number in self._texts:
                 times = f"{start:.2f} to {end:.2f} s" if end > start else ""
-                self._spoken[number] = (times, row["sentence"])
+                self._texts[number] = (times, row["sentence"])
 
     def table(self, columns: Sequence[tuple[str, Callable[[int], str]]]) -> Table:
-        """Lay out the chosen rows, and in further columns what is to be said of each."""
+        """Return a table of the chosen rows; `columns` add a name and a text for each row."""
         header = ["segment", "time", "sentence", *(name for name, _ in columns)]
         rows = [
-            [self._ids[row], *spoken, *(text_of(row) for _, text_of in columns)]
-            for row, spoken in self._spoken.items()
+            [self._ids[row], *texts, *(text_of(row) for _, text_of in columns)]
+            for row, texts in self._texts.items()
         ]
         return Table(header, rows)

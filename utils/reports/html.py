@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: no network, no script, no other file."""
+"""Reports as self-contained HTML files: without network, scripts or other files."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from system.console import print_warning, printable
 from system.errors import described
 from system.files import write_bytes
 
-_LONGEST_UNBROKEN = 24  # characters of a cell that stays in one line
-_LONGEST_TEXT = 300  # characters of a cell; a strange file may hold a sentence of megabytes
+_MAX_UNBROKEN = 24  # characters of a cell that stays in one line
+_MAX_TEXT = 300  # characters of a cell; a strange file may hold a sentence of megabytes
 _COLORS = 128
 _TEMPLATE = "report.html.jinja"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value of a table that stands out."""
+    """A value of a table that is highlighted."""
 
     value: Any
     is_best: bool = False
-    share: float = 0.0  # of the column's largest value: a bar behind the text is as long
+    share: float = 0.0  # of the column's largest value: the length of a bar behind the text
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table, whose first column says what the others are of."""
+    """A table, whose first column has the headings of the rows."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]  # values or Cells
@@ -42,30 +42,30 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file, and what it shows, for those who cannot see it."""
+    """A PNG file, and an alternative text that says what it shows."""
 
     path: Path
     meaning: str
-    is_wide: bool = False  # of several panels, which stay readable on a narrow screen
-    is_whole: bool = False  # as large as it is on every screen; in few colours, for it is large
+    is_wide: bool = False  # of several panels: scrolls on a narrow screen
+    is_whole: bool = False  # is never scaled down; stored in few colours, as it is large
 
     @cached_property
     def address(self) -> str:
-        """The picture itself, as an address."""
+        """The picture itself, as a data URL."""
         content = _in_few_colors(self.path) if self.is_whole else self.path.read_bytes()
         return f"data:image/png;base64,{b64encode(content).decode()}"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and under it texts, tables and pictures in any order."""
+    """A heading, and below it texts, tables and pictures in any order."""
 
     title: str
     parts: Sequence[str | Table | Picture]
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write the sections to `path`, whole or not at all.
+    """Write the sections to `path`, atomically.
 
     Texts are escaped, cut to a length, and in one line; control characters are spelled out.
     """
@@ -84,16 +84,16 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
 
 @contextmanager
 def warning_if_unwritten(path: Path) -> Iterator[None]:
-    """Let a report that cannot be made end in a warning: what it shows is in other files too."""
+    """Turn any error of a report into a warning, as its content is in other files too."""
     try:
         yield
-    except Exception as error:  # whatever it is, the work that it tells of is done
+    except Exception as error:  # a failed report must not lose finished work
         reason = described(error)
         print_warning(f"{path} is not written ({reason}); all other results are.")
 
 
 def _in_few_colors(path: Path) -> bytes:
-    """Return a PNG file's picture as one of a third of the bytes."""
+    """Return a PNG file with fewer colours, of about a third of the bytes."""
     from PIL import Image
 
     content = io.BytesIO()
@@ -103,13 +103,13 @@ def _in_few_colors(path: Path) -> bytes:
 
 
 def _cell(value: Any) -> dict[str, Any]:
-    """Return a cell's text, whether it is the best, its bar, and whether it stays in one line."""
+    """Return a cell's fields, its text, and whether the text stays in one line."""
     cell = value if isinstance(value, Cell) else Cell(value)
     text = _plain(cell.value)
-    return {**vars(cell), "text": text, "is_short": len(text) <= _LONGEST_UNBROKEN}
+    return {**vars(cell), "text": text, "is_short": len(text) <= _MAX_UNBROKEN}
 
 
 def _plain(value: Any) -> str:
     text = "-" if value is None else str(value)
-    text = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+    text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
     return printable(" ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Segments with one modality disturbed, the same for every model and batch size."""
+"""Perturbations of one modality of a split, the same for every model and batch size."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ LEVELS = {
     "noise": (20, 15, 10, 5, 0, -5, -10),  # decibels
     "shift": (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2),  # seconds; above 0, later than the text
 }
-_ROWS_A_SECOND = {"audio": 100, "visual": 30}  # of the CMU sequences
-_SEGMENTS_TIMED = 512
+_ROWS_PER_SECOND = {"audio": 100, "visual": 30}  # of the CMU sequences
+_TIMED_SEGMENTS = 512  # from which rows per second are measured
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """How one modality is disturbed: a kind of `LEVELS`, and how much."""
+    """How one modality is disturbed: a kind of `LEVELS`, and its level."""
 
     modality: str
     kind: str
@@ -45,7 +45,7 @@ UNDISTURBED = Perturbation("text", "missing_random", 0)
 
 
 def perturbations() -> list[Perturbation]:
-    """Return every perturbation that is tried, by modality and kind."""
+    """Return every perturbation that is measured, by modality and kind."""
     return [
         Perturbation(modality, kind, level)
         for modality in MODALITIES
@@ -55,15 +55,15 @@ def perturbations() -> list[Perturbation]:
     ]
 
 
-def effect(perturbation: Perturbation, rows_a_second: float, length: int) -> Perturbation:
-    """Return the first of those that leave the same data; a shift is in rows then.
+def effect(perturbation: Perturbation, rows_per_second: float, length: int) -> Perturbation:
+    """Return one representative of all perturbations that give the same data; shifts in rows.
 
-    `length` is how many rows the modality's array has.
+    `length` is the number of rows of the modality's array.
     """
     modality, kind, level = perturbation.modality, perturbation.kind, perturbation.level
     if kind == "shift":
-        level = round(level * rows_a_second)
-        if abs(level) >= length:  # none is left
+        level = round(level * rows_per_second)
+        if abs(level) >= length:  # no row is left
             kind, level = "missing_random", 100
     if kind != "noise" and level == 0:
         return UNDISTURBED
@@ -72,8 +72,8 @@ def effect(perturbation: Perturbation, rows_a_second: float, length: int) -> Per
     return Perturbation(modality, kind, level)
 
 
-class _ReadOtherwise(Split):
-    """A split of which something else is read than its files hold, as the arguments say."""
+class _ChangedSplit(Split):
+    """A split that reads other values than its files have; pickled as its constructor arguments."""
 
     def __init__(self, split: Split, *arguments: Any) -> None:
         self.__dict__.update(split.__dict__)
@@ -83,8 +83,8 @@ class _ReadOtherwise(Split):
         return type(self), self._arguments
 
 
-class EncodedSplit(_ReadOtherwise):
-    """A split of word pieces whose text is read from features at `path`, `(N, T, width)`."""
+class EncodedSplit(_ChangedSplit):
+    """A split of word pieces whose text features are read from `path`, `(N, T, width)`."""
 
     def __init__(self, split: Split, path: Path) -> None:
         super().__init__(split, path)
@@ -98,10 +98,10 @@ class EncodedSplit(_ReadOtherwise):
 def encode_split(
     split: Split, encoder: TextEncoder, path: Path, options: LoaderOptions
 ) -> EncodedSplit:
-    """Write a split's text to `path` as the model behind `encoder` sees it; returns it so."""
+    """Write a split's text to `path`, encoded by `encoder`; return the split with this text."""
     encoder = encoder.to(options.device).eval()
     length = encoder.config.words or split.shapes[INPUTS.index("text")][0]
-    alone = replace(options, processes=SINGLE_PROCESS)  # each process encodes all
+    alone = replace(options, processes=SINGLE_PROCESS)  # each process encodes all segments
     with NpyWriter(path, (length, encoder.config.hidden_size)) as writer:
         for batch in batches(split, None, alone):
             features = encoder(batch.text.to(options.device))
@@ -109,8 +109,8 @@ def encode_split(
     return EncodedSplit(split, path)
 
 
-class PerturbedSplit(_ReadOtherwise):
-    """A split that is read disturbed, by the `seed`, a segment's row and the modality alone.
+class PerturbedSplit(_ChangedSplit):
+    """A split that reads disturbed values, which depend on seed, row and modality alone.
 
     The level of a shift is in rows.
     """
@@ -121,10 +121,10 @@ class PerturbedSplit(_ReadOtherwise):
     def read(self, rows: Rows) -> tuple[list[Tensor], np.ndarray]:
         """Read as `Split.read` does, then disturb."""
         tensors, not_finite = super().read(rows)
-        _, how, seed = self._arguments
-        number = INPUTS.index(how.modality)
+        _, perturbation, seed = self._arguments
+        disturb, number = _DISTURB[perturbation.kind], INPUTS.index(perturbation.modality)
         for row, values in zip(rows, tensors[number].numpy(), strict=True):
-            _DISTURB[how.kind](values, how.level, np.random.default_rng([seed, row, number]))
+            disturb(values, perturbation.level, np.random.default_rng([seed, row, number]))
         return tensors, not_finite
 
 
@@ -134,7 +134,7 @@ def _drop_at_random(values: np.ndarray, percent: float, rng: np.random.Generator
 
 
 def _drop_block(values: np.ndarray, percent: float, rng: np.random.Generator) -> None:
-    """Set neighbouring frames to 0, anywhere in the segment."""
+    """Set a block of neighbouring frames to 0, at a random start."""
     frames = _frames(values)
     count = round(percent / 100 * len(frames))
     start = int(rng.random() * (len(frames) - count + 1))
@@ -151,13 +151,13 @@ def _add_noise(values: np.ndarray, decibels: float, rng: np.random.Generator) ->
 
 
 def _shift(values: np.ndarray, rows: float, _: np.random.Generator) -> None:
-    """Move the frames to later rows, or to earlier ones; what leaves the array is lost."""
+    """Move the frames to later rows, or to earlier ones; frames that leave the array are lost."""
     count = int(rows)
     values[:] = np.roll(values, count, axis=0)
     values[slice(count) if count > 0 else slice(max(0, len(values) + count), None)] = 0
 
 
-# What changes a segment's values `(T, channels)`.
+# Functions that change a segment's values `(T, channels)` in place, by kind.
 _DISTURB: dict[str, Callable[[np.ndarray, float, np.random.Generator], None]] = {
     "missing_random": _drop_at_random,
     "missing_block": _drop_block,
@@ -167,25 +167,25 @@ _DISTURB: dict[str, Callable[[np.ndarray, float, np.random.Generator], None]] = 
 
 
 def _frames(values: np.ndarray) -> np.ndarray:
-    """Return the rows that hold something: no padding."""
+    """Return the indices of the rows that are not padding, which is all 0."""
     return np.flatnonzero(values.any(axis=1))
 
 
 def shift_rates(split: Split) -> dict[str, float]:
-    """Return how many rows a second of each of `SHIFTED` has.
+    """Return the rows per second of each modality of `SHIFTED`.
 
-    It is the median of rows over seconds, of those among the first segments whose times are
-    known and which were not cut to the array's length. Without any, it is the rate of the CMU
-    sequences.
+    It is the median of rows / seconds over those of the first segments whose times are known and
+    which were not cut to the array's length; without any, the rate of the CMU sequences.
     """
-    table = list(islice(iterate_segments(split.folder), _SEGMENTS_TIMED))
+    table = list(islice(iterate_segments(split.folder), _TIMED_SEGMENTS))
     seconds = np.array([number_in(row["end"]) - number_in(row["start"]) for row in table])
     tensors, _ = split.read(range(len(table)))
-    rates: dict[str, float] = dict(_ROWS_A_SECOND)
+    rates: dict[str, float] = dict(_ROWS_PER_SECOND)
     for name in SHIFTED:
         filled = tensors[INPUTS.index(name)].numpy().any(axis=2)
-        first = filled.argmax(axis=1)  # 0 where the array is full, or empty
-        timed = (seconds > 0) & (first > 0)
-        if timed.any():
-            rates[name] = float(np.median((filled.shape[1] - first)[timed] / seconds[timed]))
+        padding = filled.argmax(axis=1)  # rows; 0 also when the array is empty
+        is_timed = (seconds > 0) & (padding > 0)
+        if is_timed.any():
+            rows = filled.shape[1] - padding[is_timed]
+            rates[name] = float(np.median(rows / seconds[is_timed]))
     return rates

@@ -1,4 +1,4 @@
-"""What people would rather see than read, as PNG files."""
+"""Plots of evaluations and trainings, as PNG files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sklearn.metrics import confusion_matrix
 from data.labels import Scale
 from system.figures import pyplot, save_figure
 
-_MOST_POINTS = 2000  # more would hide each other
+_MAX_POINTS = 2000  # more would hide each other
 
 
 def plot_confusion_matrix(
     path: Path, labels: np.ndarray, predictions: np.ndarray, scale: Scale
 ) -> None:
-    """Draw how often each class of the values `(n,)` was taken for which."""
+    """Draw the confusion matrix of the classes of labels and predictions `(n,)`."""
     names = scale.class_names
     classes = scale.classes(labels), scale.classes(predictions)
     counts = confusion_matrix(*classes, labels=range(len(names)))
@@ -37,9 +37,9 @@ def plot_confusion_matrix(
 
 
 def plot_predictions(path: Path, labels: np.ndarray, predictions: np.ndarray, name: str) -> None:
-    """Draw each prediction `(n,)` of what `name` says against its label; many, by how many."""
+    """Draw the predictions `(n,)` of `name` against the labels; many points as a density."""
     figure, axes = pyplot.subplots(figsize=(6, 5.2), layout="constrained")
-    if len(labels) <= _MOST_POINTS:
+    if len(labels) <= _MAX_POINTS:
         axes.scatter(labels, predictions, s=9, alpha=0.4, linewidths=0)
     else:
         cells = axes.hexbin(labels, predictions, gridsize=45, bins="log", mincnt=1)
@@ -58,7 +58,7 @@ def plot_curves(
     best_epoch: int,
     measure: str,
 ) -> None:
-    """Draw the training loss and each split's `measure` by epoch, the chosen epoch marked."""
+    """Draw the training loss and each split's `measure` by epoch, with the chosen epoch marked."""
     epochs = range(1, len(losses) + 1)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(epochs, losses, marker="o", markersize=3)

@@ -1,4 +1,4 @@
-"""Predicting what need not be labelled: a prepared dataset, or a pickle as it comes."""
+"""Predicting segments without labels: of a prepared dataset, or of a processed pickle."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ from utils.tasks import Task
 
 
 def predict_path(config: RunConfig, path: Path, bert: str | None, options: LoaderOptions) -> Path:
-    """Predict all that `path` holds with `config.checkpoint`; returns the folder of the results.
+    """Predict all segments in `path` with `config.checkpoint`; return the folder of the results.
 
-    `path` is a prepared dataset, one of its splits, or a processed pickle, of which `bert` encodes
-    the sentences where it is given. Raises InputError when something cannot be read or does not
-    fit.
+    `path` is a prepared dataset, one of its splits, or a processed pickle, whose sentences `bert`
+    encodes if it is given. Raises InputError when a file cannot be read, or the data do not fit
+    the model.
     """
     checkpoint = read_checkpoint(config.needed_checkpoint)
-    config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
+    config.resultdir.mkdir(parents=True, exist_ok=True)  # raises before the work
     if bert is not None and checkpoint.text_encoder is not None:
         raise InputError(f"--bert: {checkpoint.path} has its own text encoder; leave --bert out.")
-    with _opened(path, bert, checkpoint, config, options) as splits:
+    with _open_splits(path, bert, checkpoint, config, options) as splits:
         config, model, task = open_model(config, checkpoint, splits[0], is_labelled=False)
         for split in splits[1:]:
             check_widths(model, split)
@@ -96,14 +96,14 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
 
 
 @contextmanager
-def _opened(
+def _open_splits(
     path: Path, bert: str | None, checkpoint: Checkpoint, config: RunConfig, options: LoaderOptions
 ) -> Iterator[list[Split]]:
-    """Open a dataset where it is, a pickle as a temporary dataset."""
+    """Open the splits of a prepared dataset, or of a pickle as a temporary dataset."""
     in_pieces = checkpoint.text_encoder is not None
     if not path.exists():
         raise InputError(f"--predict: there is no {path}; give a prepared dataset, or a pickle.")
-    if path.name in ("", ".."):  # a split's parent is looked into for the manifest
+    if path.name in ("", ".."):  # so that `path.parent`, which may have the manifest, is right
         path = path.resolve()
     folders = [path] if (path / BATCH_FILES["visual"]).is_file() else []
     folders = folders or [path / name for name in SPLITS if (path / name).is_dir()]
@@ -113,22 +113,22 @@ def _opened(
         yield [Split(folder, needs_labels=False, takes_pieces=in_pieces) for folder in folders]
         return
     processes = options.processes
-    with tempfile.TemporaryDirectory(prefix="nhfnet-") as own:
-        folder = Path(processes.broadcast(own))
+    with tempfile.TemporaryDirectory(prefix="nhfnet-") as temporary:
+        folder = Path(processes.broadcast(temporary))  # that of the first process
         try:
             takes_text = bert is None and not in_pieces
             scores = scores_trained_on(checkpoint)
             source = PickleSource(path, takes_text, scores, uses_labels=False)
             if in_pieces:
-                source = replace(source, way_out=f"{checkpoint.path} predicts from words alone")
+                source = replace(source, advice=f"{checkpoint.path} predicts from words alone")
             request = Request(folder, ALIGNMENT_NAMES[0], source, text=None)
             manifest = prepare(request, processes)
             if bert is not None:
-                _check_before_encoding(manifest, folder, bert, restore(checkpoint, config.model)[1])
+                _check_widths(manifest, folder, bert, restore(checkpoint, config.model)[1])
                 text = TextRequest(bert, "float32", config.device)
                 manifest = prepare(replace(request, text=text), processes)
             for reason, count in manifest["left_out"].items():
-                print_warning(f"{path}: not predicted: {count:,} because the {reason}")
+                print_warning(f"{path}: {count:,} segments are not predicted because the {reason}")
             folders = [folder / name for name in splits_of(manifest)]
             if in_pieces:
                 if processes.is_first:
@@ -136,21 +136,20 @@ def _opened(
                 processes.broadcast(None)
             elif manifest["text"] is None:
                 raise InputError(
-                    f"{path} has words, but no text features; give --bert, the encoder of the "
-                    "data that the checkpoint was trained on."
+                    f"{path} has words, but no text features; give --bert, the text encoder "
+                    "of the data that the checkpoint was trained on."
                 )
-            yield [Split(one, needs_labels=False, takes_pieces=in_pieces) for one in folders]
-            processes.broadcast(None)  # the others have read what the first one's folder holds
+            yield [Split(name, needs_labels=False, takes_pieces=in_pieces) for name in folders]
+            processes.broadcast(None)  # all processes have read the first one's folder
         except InputError as error:
             raise InputError(str(error).replace(str(folder), str(path))) from error
 
 
-def _check_before_encoding(manifest: dict[str, Any], folder: Path, bert: str, model: Model) -> None:
-    """Raise InputError where what `folder` holds, or `bert` makes, is not of the model's widths."""
-    files = {kind: BATCH_FILES[kind] for kind in ("visual", "audio")}
+def _check_widths(manifest: dict[str, Any], folder: Path, bert: str, model: Model) -> None:
+    """Raise InputError, before encoding, when data or `bert` do not have the model's widths."""
     for split in splits_of(manifest):
-        arrays = {kind: NpyReader(folder / split / name) for kind, name in files.items()}
-        widths = {kind: array.shape[2] for kind, array in arrays.items()}
+        paths = {kind: folder / split / BATCH_FILES[kind] for kind in ("visual", "audio")}
+        widths = {kind: NpyReader(path).shape[2] for kind, path in paths.items()}
         compare_widths(model, widths, str(folder / split))
     width = hidden_size(str(find_bert(bert)[0]))
     if width is not None:
@@ -160,14 +159,14 @@ def _check_before_encoding(manifest: dict[str, Any], folder: Path, bert: str, mo
 def _cut_sentences(
     path: Path, folders: Sequence[Path], checkpoint: Checkpoint, by_word: bool
 ) -> None:
-    """Give splits that have sentences the word pieces of the checkpoint's own text encoder."""
+    """Write the word pieces of each split's sentences, for the checkpoint's own text encoder."""
     with torch.device("meta"):  # without weights
         encoder = TextEncoder.from_description(checkpoint.text_encoder or {}, str(checkpoint.path))
     if by_word != (encoder.config.words > 0):
+        alignment, expected = ("", "are not") if by_word else ("not ", "are")
         raise InputError(
-            f"{path} is {'' if by_word else 'not '}aligned by word, but "
-            f"{checkpoint.path} was trained on data that {'are not' if by_word else 'are'}; give "
-            "a pickle like those."
+            f"{path} is {alignment}aligned by word, but {checkpoint.path} was trained on data that "
+            f"{expected}; give a pickle with that alignment."
         )
     cutter = cutter_of(encoder, str(checkpoint.path))
     for folder in folders:
@@ -182,7 +181,7 @@ def _cut_sentences(
 
 
 def _write(path: Path, split: Split, predictions: np.ndarray, task: Task) -> None:
-    """Write a row a segment: id, each output's prediction and class, and the sentence."""
+    """Write a row per segment: id, each output's prediction and class, and the sentence."""
     columns = [predictions.astype(object)]
     if task.scale is not None:
         names = np.array(task.scale.class_names)
@@ -190,7 +189,7 @@ def _write(path: Path, split: Split, predictions: np.ndarray, task: Task) -> Non
     sentences: Iterable[str] = repeat("", len(split))
     if (split.folder / SEGMENTS_FILE).is_file():
         sentences = (row["sentence"] for row in iterate_segments(split.folder))
-    what = ("prediction", "class")[: len(columns)]
+    titles = ("prediction", "class")[: len(columns)]
     rows = zip(split.ids, values_by_segment(columns), sentences, strict=True)
     lines = ([id_, *values, sentence] for id_, values, sentence in rows)
-    write_csv(path, chain([["id", *task.column_names(*what), "sentence"]], lines))
+    write_csv(path, chain([["id", *task.column_names(*titles), "sentence"]], lines))

@@ -1,4 +1,4 @@
-"""Predictions without labels as a report: no scores, but what was predicted of what."""
+"""The report on predictions without labels: no scores, but values, classes and segments."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def write_prediction_report(
     predictions: np.ndarray,
     task: Task,
     device: torch.device,
-    predicted: Path,
+    source: Path,
 ) -> None:
-    """Write what was predicted `(N, outputs)` of a split of the dataset or pickle `predicted`."""
+    """Write the report on predictions `(N, outputs)` of a split of `source`, dataset or pickle."""
     strength = np.abs(predictions).mean(axis=1)
     chosen = np.argsort(-strength, kind="stable")[:_STRONGEST].tolist()
     segments = SegmentTable(split, chosen)
@@ -37,21 +37,21 @@ def write_prediction_report(
         Section("Scores", ["None: --predict looks at no labels. With labels, evaluate instead."]),
         Section("Predictions", [_distribution(predictions, task)]),
         Section(f"The {len(chosen)} strongest predictions", [strongest]),
-        data_section(split.folder.resolve().parent, {name: split}, task, shown_as=predicted),
+        data_section(split.folder.resolve().parent, {name: split}, task, shown_as=source),
         configuration_section(config),
         environment_section(environment(device)),
     ]
-    write_report(path, f"{config.checkpoint} predicts {name} of {predicted}", sections)
+    write_report(path, f"{config.checkpoint} predicts {name} of {source}", sections)
 
 
 def _distribution(predictions: np.ndarray, task: Task) -> Table:
-    """Lay out each output's range and how many segments fall into each class."""
+    """Return a table of each output's range and number of segments in each class."""
     names = task.scale.class_names if task.scale else ()
     rows = []
     for name, values in zip(task.outputs, predictions.T, strict=True):
-        cells = []
+        statistics, cells = (values.min(), values.mean(), values.max()), []
         if task.scale is not None:
             counts = np.bincount(task.scale.classes(values), minlength=len(names))
             cells = [Cell(f"{count:,}", share=count / len(values)) for count in counts]
-        rows.append([name, *(f"{of(values):.2f}" for of in (np.min, np.mean, np.max)), *cells])
+        rows.append([name, *(f"{value:.2f}" for value in statistics), *cells])
     return Table(["output", "lowest", "mean", "highest", *names], rows)

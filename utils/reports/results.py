@@ -1,4 +1,4 @@
-"""Where results go, and what is written there."""
+"""The folders of results, and the files of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,26 +19,24 @@ from utils.tasks import Task
 
 
 def result_folder(
-    resultdir: Path, checkpoint: Path, data_digest: str, beside: Sequence[Path] = ()
+    resultdir: Path, checkpoint: Path, data_digest: str, others: Sequence[Path] = ()
 ) -> Path:
-    """Return `<resultdir>/<run>`, which results of no other checkpoint or data share.
+    """Return `<resultdir>/<name>`, unique for a checkpoint, its data and the `others` beside it.
 
-    Nor do those of the checkpoint together with others `beside` it.
-
-    Below it each split has a folder of its own. The run's name has the checkpoint's folder and
-    name, for people, of seed<N> also the folder's above it, and a digest of its address, its
-    content and the data.
+    The caller adds a subfolder for each split. The name consists of the checkpoint's folder (of
+    seed<N>, also the folder above it), its file name, and a digest of its path, its content, the
+    others' content and the data.
     """
-    address = checkpoint.resolve()
-    digest = hashlib.sha256(f"{address}\n{data_digest}\n".encode(errors="surrogateescape"))
-    for path in (checkpoint, *beside):
+    resolved = checkpoint.resolve()
+    digest = hashlib.sha256(f"{resolved}\n{data_digest}\n".encode(errors="surrogateescape"))
+    for path in (checkpoint, *others):
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    folder, told_apart = address.parent, f"-{digest.hexdigest()[:8]}"
+    folder, suffix = resolved.parent, f"-{digest.hexdigest()[:8]}"
     names = [folder.parent.name] if re.fullmatch(r"seed\d+", folder.name) else []
-    shown = "-".join([*names, folder.name, address.stem])
-    return resultdir / f"{cut_name(shown, LONGEST_NAME - len(told_apart))}{told_apart}"
+    name = "-".join([*names, folder.name, resolved.stem])
+    return resultdir / f"{cut_name(name, LONGEST_NAME - len(suffix))}{suffix}"
 
 
 def print_scores(evaluation: Evaluation, task: Task) -> None:
@@ -52,14 +50,14 @@ def write_evaluation(
 ) -> list[Picture]:
     """Write metrics.json, predictions.csv and the pictures of each output into `folder`.
 
-    `details` stand in metrics.json beside the scores: what was evaluated on what. Returns the
+    metrics.json has the scores and the `details`: checkpoint, data, intervals. Returns the
     pictures.
     """
     # matplotlib is slow to import
     from utils.reports.plots import plot_confusion_matrix, plot_predictions
 
-    counts = {"n": len(evaluation.labels)}
-    write_json(folder / "metrics.json", {**evaluation.scores, **counts, **details})
+    metrics = {**evaluation.scores, "n": len(evaluation.labels), **details}
+    write_json(folder / "metrics.json", metrics)
     header = ["id", *task.column_names("label", "prediction")]
     rows = values_by_segment([evaluation.labels, evaluation.predictions])
     lines = ([id_, *values] for id_, values in zip(evaluation.ids, rows, strict=True))
@@ -74,10 +72,10 @@ def write_evaluation(
         if task.scale is not None:
             matrix = folder / f"confusion_matrix{suffix}.png"
             plot_confusion_matrix(matrix, *pair, task.scale)
-            pictures.append(Picture(matrix, f"How often each class of {name} was taken for which"))
+            pictures.append(Picture(matrix, f"Confusion matrix of the classes of {name}"))
     return pictures
 
 
 def values_by_segment(columns: Sequence[np.ndarray]) -> list[list[Any]]:
-    """Return a list a segment, of arrays `(N, outputs)` each: the values of one output together."""
+    """Return a list of values per segment, output by output, from several arrays `(N, outputs)`."""
     return np.stack(columns, axis=2).reshape(len(columns[0]), -1).tolist()

@@ -1,4 +1,4 @@
-"""How the scores of checkpoints change as a modality goes missing, gets noisy, or comes late."""
+"""Robustness: scores of checkpoints when a modality is missing, noisy, or shifted in time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from utils.tasks import Scores, Task
 
 
 class _Opened(NamedTuple):
-    """A checkpoint, and the data that it is scored on."""
+    """An opened checkpoint, and the data on which it is scored."""
 
     config: RunConfig
     model: Model
@@ -58,75 +58,75 @@ class Robustness:
 
     @property
     def name(self) -> str:
-        """What tells it from others."""
+        """A name that is unique among the checkpoints."""
         return f"{self.model} ({self.checkpoint})"
 
 
 def measure_robustness(
-    config: RunConfig, split_name: str, options: LoaderOptions, beside: Sequence[Path]
+    config: RunConfig, split_name: str, options: LoaderOptions, others: Sequence[Path]
 ) -> list[Robustness]:
-    """Score `config.checkpoint`, and those beside it, on a split disturbed in every way.
+    """Score `config.checkpoint` and the other checkpoints under every perturbation of a split.
 
-    Prints what a missing modality costs, and writes robustness.csv, a picture and report.html.
+    Prints the scores without each modality; writes robustness.csv, a picture and report.html.
     Raises InputError when a checkpoint cannot be read, does not fit, or is of another task.
     """
     split = Split(config.data_folder / split_name)
-    with tempfile.TemporaryDirectory(prefix="nhfnet-") as encoded:
-        opened = _open(config, split, beside, options, Path(encoded))
+    with tempfile.TemporaryDirectory(prefix="nhfnet-") as temporary:
+        opened = _open(config, split, others, options, Path(temporary))
         task = opened[0].task
         if config.save:
-            config.resultdir.mkdir(parents=True, exist_ok=True)  # told before the work if it cannot
+            config.resultdir.mkdir(parents=True, exist_ok=True)  # raises before the work
         rates = shift_rates(split)
         shifts = ", ".join(f"{rate:.4g} rows of {name}" for name, rate in rates.items())
-        print_line(f"To shift them, a second is taken as {shifts}")
-        found = [
-            Robustness(
-                one.config.needed_checkpoint, one.config.model_name, _scores(one, rates, options)
-            )
-            for one in opened
-        ]
+        print_line(f"For shifts, one second is taken as {shifts}")
+        results = []
+        for each in opened:
+            scores = _scores(each, rates, options)
+            path = each.config.needed_checkpoint
+            results.append(Robustness(path, each.config.model_name, scores))
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
-    print_line(format_table(*_summary(found, task)))
+    print_line(format_table(*_summary(results, task)))
     if config.save and options.processes.is_first:
-        folder = result_folder(config.resultdir, config.needed_checkpoint, split.digest, beside)
+        folder = result_folder(config.resultdir, config.needed_checkpoint, split.digest, others)
         folder /= split_name
-        picture = _write(folder, found, task, rates)
+        picture = _write(folder, results, task, rates)
         with warning_if_unwritten(report := folder / "report.html"):
             measure = task.chosen_by.name
             sections = [
-                Section(f"{measure} without a modality", [Table(*_summary(found, task))]),
+                Section(f"{measure} without a modality", [Table(*_summary(results, task))]),
                 Section(f"{measure} by disturbance", [picture]),
                 *about_run(config, {split_name: split}, task, options.device),
             ]
             write_report(report, f"Robustness on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")
-    return found
+    return results
 
 
 def _open(
-    config: RunConfig, split: Split, beside: Sequence[Path], options: LoaderOptions, folder: Path
+    config: RunConfig, split: Split, others: Sequence[Path], options: LoaderOptions, folder: Path
 ) -> list[_Opened]:
-    """Open each checkpoint; the task of all is the same.
+    """Open each checkpoint; raise InputError when their tasks differ.
 
-    Of one with a text encoder, what is disturbed is the text that the model behind it gets, which
-    is written into `folder`.
+    For a checkpoint with a text encoder, the encoded text is disturbed, which is written into
+    `folder`.
     """
     opened: list[_Opened] = []
-    for path in dict.fromkeys((config.needed_checkpoint, *beside)):
+    for path in dict.fromkeys((config.needed_checkpoint, *others)):
         checkpoint = read_checkpoint(path)
-        # --model names the first one's, and that of others that need a name.
+        # --model is for the first checkpoint, and for others whose model is not a registered one.
         name = None if opened and checkpoint.model in MODELS else config.model
-        own = split if checkpoint.text_encoder is None else Split(split.folder, takes_pieces=True)
-        its, model, task = open_model(replace(config, checkpoint=path, model=name), checkpoint, own)
+        data = split if checkpoint.text_encoder is None else Split(split.folder, takes_pieces=True)
+        run = replace(config, checkpoint=path, model=name)
+        run, model, task = open_model(run, checkpoint, data)
         if isinstance(model, WithTextEncoder):
-            place = folder / f"{len(opened)}.npy"
-            own, model = encode_split(own, model.text_encoder, place, options), model.model
-        opened.append(_Opened(its, model, task, own))
+            file = folder / f"{len(opened)}.npy"
+            data, model = encode_split(data, model.text_encoder, file, options), model.model
+        opened.append(_Opened(run, model, task, data))
         first, last = opened[0].config.task, opened[-1].config.task
         if first != last:
             raise InputError(
                 f"{path} was trained for the task {last}, but {config.checkpoint} for {first}; "
-                "put those of one task side by side."
+                "give checkpoints of one task."
             )
     return opened
 
@@ -134,61 +134,61 @@ def _open(
 def _scores(
     opened: _Opened, rates: Mapping[str, float], options: LoaderOptions
 ) -> dict[Perturbation, Scores]:
-    """Return the scores by perturbation; where several leave the same data, it is scored once."""
+    """Return the scores by perturbation; perturbations with the same effect are scored once."""
     config, model, task, split = opened
     options = evaluation_options(options, split)
     predictor = Predictor(place_model(model, options), config.precision, options)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
 
     @cache
-    def score(how: Perturbation) -> Scores:
+    def score(perturbation: Perturbation) -> Scores:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without text, predictions may be all the same
-            disturbed = PerturbedSplit(split, how, config.seed)
+            warnings.simplefilter("ignore")  # without text, all predictions may be the same
+            disturbed = PerturbedSplit(split, perturbation, config.seed)
             return evaluate(predictor, disturbed, task, replace(options, verbose=False)).scores
 
     scores = {}
     bar = progress(perturbations(), desc="Disturbing", unit="score", disable=not options.verbose)
     for perturbation in bar:
         modality = perturbation.modality
-        same = effect(perturbation, rates.get(modality, 0), lengths[modality])
+        equivalent = effect(perturbation, rates.get(modality, 0), lengths[modality])
         if modality in getattr(model.config, "left_out", []):
-            same = UNDISTURBED
-        scores[perturbation] = score(same)
+            equivalent = UNDISTURBED
+        scores[perturbation] = score(equivalent)
     return scores
 
 
-def _summary(found: Sequence[Robustness], task: Task) -> tuple[list[str], list[list[str]]]:
-    """Lay out what chooses the epoch: undisturbed, and without each modality."""
-    shown = [UNDISTURBED, *(Perturbation(name, "missing_random", 100) for name in MODALITIES)]
-    measure = task.chosen_by
-    rows = [
-        [one.name, *(measure.text(one.scores[how][measure.key]) for how in shown)] for one in found
-    ]
+def _summary(results: Sequence[Robustness], task: Task) -> tuple[list[str], list[list[str]]]:
+    """Return a table of the task's main measure, undisturbed and without each modality."""
+    columns = [UNDISTURBED, *(Perturbation(name, "missing_random", 100) for name in MODALITIES)]
+    measure, rows = task.chosen_by, []
+    for each in results:
+        values = [each.scores[perturbation][measure.key] for perturbation in columns]
+        rows.append([each.name, *map(measure.text, values)])
     return ["checkpoint", "undisturbed", *(f"without {name}" for name in MODALITIES)], rows
 
 
 def _write(
-    folder: Path, found: Sequence[Robustness], task: Task, rates: Mapping[str, float]
+    folder: Path, results: Sequence[Robustness], task: Task, rates: Mapping[str, float]
 ) -> Picture:
-    """Write robustness.csv and the picture, which is returned."""
+    """Write robustness.csv and the picture; return the picture."""
     from utils.reports.robustness_plot import plot_robustness  # matplotlib is slow to import
 
     keys = [measure.key for measure in task.measures]
     lines: list[list[Any]] = [["checkpoint", "model", "modality", "kind", "level", "rows", *keys]]
-    for one in found:
-        for how, scores in one.scores.items():
-            is_shift = how.kind == "shift"
-            rows = round(how.level * rates[how.modality]) if is_shift else ""
-            about = (one.checkpoint, one.model, how.modality, how.kind, how.level, rows)
-            lines.append([*about, *(scores[key] for key in keys)])
+    for each in results:
+        for perturbation, scores in each.scores.items():
+            modality, level = perturbation.modality, perturbation.level
+            rows = round(level * rates[modality]) if perturbation.kind == "shift" else ""
+            facts = [each.checkpoint, each.model, modality, perturbation.kind, level, rows]
+            lines.append([*facts, *(scores[key] for key in keys)])
     write_csv(folder / "robustness.csv", lines)
     measure = task.chosen_by
-    models = [one.model for one in found]
-    names = models if len(set(models)) == len(models) else [one.name for one in found]
+    models = [each.model for each in results]
+    names = models if len(set(models)) == len(models) else [each.name for each in results]
     curves = {
-        name: {how: scores[measure.key] for how, scores in one.scores.items()}
-        for name, one in zip(names, found, strict=True)
+        name: {perturbation: scores[measure.key] for perturbation, scores in each.scores.items()}
+        for name, each in zip(names, results, strict=True)
     }
     meaning = f"{measure.name} by modality and disturbance"
     picture = Picture(folder / "robustness.png", meaning, is_wide=True)

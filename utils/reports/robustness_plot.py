@@ -22,7 +22,7 @@ def plot_robustness(
 ) -> None:
     """Draw the values of `measure` by level, a line for each name in `curves`.
 
-    A dotted line is the value on the data as it is.
+    Dotted lines are the values on undisturbed data.
     """
     figure, panels = pyplot.subplots(
         len(MODALITIES),
@@ -33,17 +33,17 @@ def plot_robustness(
         sharex="col",
         squeeze=False,
     )
-    tried = perturbations()
+    measured = perturbations()
     for row, modality in enumerate(MODALITIES):
         for column, (kind, (title, unit)) in enumerate(_TITLES.items()):
             axes = panels[row, column]
-            shown = [how for how in tried if (how.modality, how.kind) == (modality, kind)]
-            if not shown:
+            panel = [each for each in measured if (each.modality, each.kind) == (modality, kind)]
+            if not panel:
                 axes.axis("off")
                 continue
             for number, values in enumerate(curves.values()):
-                levels = [how.level for how in shown]
-                axes.plot(levels, [values[how] for how in shown], markersize=4)
+                levels = [each.level for each in panel]
+                axes.plot(levels, [values[each] for each in panel], markersize=4)
                 axes.axhline(values[UNDISTURBED], color=f"C{number}", linestyle=":", linewidth=1)
             axes.set_title(f"{modality} {title}", fontsize=10)
             axes.set_xlabel(unit)

@@ -1,4 +1,4 @@
-"""A function of CUDA tensors as one CUDA graph."""
+"""Captures a function of CUDA tensors as one CUDA graph, and replays it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from system.errors import first_line
 
-_WARM_UPS = 3  # calls before a capture, in which libraries allocate what they need
+_WARM_UPS = 3  # calls before a capture, in which libraries allocate their memory
 
 
 class CudaGraph:
     """A function of CUDA tensors as one CUDA graph, for batches of `batch_size`.
 
-    Thousands of launches become one. The first calls run as they are, as all do on a CPU, and
-    where capturing fails, which brings a warning. Inputs of another size go to `other`.
+    Thousands of kernel launches become one. The function runs without a graph in the first calls,
+    on a CPU, and, with a warning, if capturing fails. `fallback` takes inputs of other shapes.
     """
 
     def __init__(
         self,
         function: Callable[..., tuple[Tensor, ...]],
-        other: Callable[..., tuple[Tensor, ...]],
+        fallback: Callable[..., tuple[Tensor, ...]],
         batch_size: int,
     ) -> None:
-        self._function, self._other = function, other
+        self._function, self._fallback = function, fallback
         self._batch_size = batch_size
         self._calls = 0
         self._stream: torch.cuda.Stream | None = None  # of the first calls
@@ -36,9 +36,9 @@ class CudaGraph:
         self._failed = False
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Call the function, or replay what it did."""
+        """Call the function, or replay its graph."""
         if len(inputs[0]) != self._batch_size:
-            return self._other(*inputs)
+            return self._fallback(*inputs)
         if inputs[0].device.type != "cuda" or self._failed:
             return self._function(*inputs)
         with torch.cuda.device(inputs[0].device):  # streams and graphs are the current device's
@@ -53,14 +53,14 @@ class CudaGraph:
         if self._graph is None:  # the capture failed
             return self._function(*inputs)
         if [x.shape for x in inputs] != [x.shape for x in self._inputs]:
-            return self._other(*inputs)
+            return self._fallback(*inputs)
         for static, x in zip(self._inputs, inputs, strict=True):
             static.copy_(x, non_blocking=True)
         self._graph.replay()
-        return tuple(x.clone() for x in self._outputs)  # the next replay writes over them
+        return tuple(x.clone() for x in self._outputs)  # the next replay overwrites them
 
     def _warm_up(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Call the function on a stream of its own, as a capture will."""
+        """Call the function on a separate stream, as a capture does."""
         stream = self._stream
         if stream is None:
             stream = self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
@@ -74,13 +74,13 @@ class CudaGraph:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         static = tuple(x.clone() for x in inputs)
         try:
-            # Threads that load batches may use CUDA meanwhile.
+            # Other threads, which load batches, may use CUDA during the capture.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self._function(*static)
         except RuntimeError as error:
-            torch.cuda.set_stream(stream)  # a capture that fails may leave its own
+            torch.cuda.set_stream(stream)  # a failed capture may leave its own stream current
             self._failed = True
             reason = first_line(error)
-            warnings.warn(f"no CUDA graph, running without one ({reason})", stacklevel=2)
+            warnings.warn(f"CUDA graph failed, running without it ({reason})", stacklevel=2)
             return
         self._graph, self._inputs, self._outputs = graph, static, outputs

@@ -1,4 +1,4 @@
-"""What a run runs on, and what runs."""
+"""Describes the command, the software versions and the machine of a run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
 def command_line() -> str:
-    """Return the command that started this program, without passwords: it is passed on."""
+    """Return the command that started this program, without passwords: run.json may be shared."""
     return shlex.join(map(without_passwords, sys.argv))
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, this program's revision, and the machine."""
+    """Return the packages' versions, this program's git revision, and the machine."""
     is_cuda = device.type == "cuda"
     return {
         "versions": {"python": platform.python_version()}
@@ -40,12 +40,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _revision() -> str | None:
-    """Return this program's git revision, marked where files differ from it; None without git."""
+    """Return the git revision, marked `-dirty` if files differ from it; None without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
     try:
-        found = subprocess.run(
+        done = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return done.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""In what precision a model runs, and whether it is compiled."""
+"""Compilation and precision of a model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from system.errors import described
 
 
 class Compiled:
-    """A module under torch.compile; where that fails, the module itself, with a warning.
+    """A module under torch.compile; if that fails, the module itself, with a warning.
 
-    It is tried at the first call, backward pass included, so give it no input whose gradients
-    must be kept. The trial leaves no trace: buffers (BatchNorm's) and PyTorch's generators stay as
-    they were, so that a training that goes on does as if it had not been stopped.
+    The first call tries it, backward pass included: its inputs must have no gradients to keep. The
+    trial restores buffers (BatchNorm's) and the states of PyTorch's random generators, so that a
+    resumed training gives the same results as one without interruption.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -34,15 +34,15 @@ class Compiled:
     def _try(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
         print_line("Compiling the model with torch.compile, which takes a minute or two")
         compiled = torch.compile(self._module, dynamic=False)
-        # Processes may differ in whether they try: no gradients are exchanged for it.
+        # Some processes may try while others do not, so the trial exchanges no gradients.
         no_sync = getattr(self._module, "no_sync", nullcontext)
         devices = [inputs[0].device] if inputs[0].is_cuda else []
         try:
-            with no_sync(), leaving_no_trace(self._module, devices):
+            with no_sync(), restoring_state(self._module, devices):
                 output = compiled(*inputs)
                 if output.requires_grad:
                     output.sum().backward()
-        # A compiler can fail in any way: none is installed, or it cannot do this device.
+        # A compiler can fail in any way: none is installed, or it does not support this device.
         except Exception as error:
             reason = described(error)
             warnings.warn(f"torch.compile failed, running without it ({reason})", stacklevel=2)
@@ -51,17 +51,17 @@ class Compiled:
 
 
 @contextmanager
-def leaving_no_trace(module: nn.Module, devices: Sequence[torch.device] = ()) -> Iterator[None]:
-    """After the block, a module's buffers are as they were, and so are PyTorch's generators.
+def restoring_state(module: nn.Module, devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """Restore, after the block, a module's buffers and the states of PyTorch's random generators.
 
-    Gradients are gone; `devices` are those on CUDA whose generators the block may draw from.
+    Clears the gradients; `devices` are the CUDA devices whose generators the block may use.
     """
-    # A buffer may get other values, or another tensor may take its place.
+    # The block may change a buffer's values, or replace the buffer by another tensor.
     before = [
-        (each._buffers, name, one, one.clone())
-        for each in module.modules()
-        for name, one in each._buffers.items()
-        if one is not None
+        (submodule._buffers, name, buffer, buffer.clone())
+        for submodule in module.modules()
+        for name, buffer in submodule._buffers.items()
+        if buffer is not None
     ]
     try:
         with torch.random.fork_rng(devices):
@@ -69,10 +69,10 @@ def leaving_no_trace(module: nn.Module, devices: Sequence[torch.device] = ()) ->
     finally:
         module.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for buffers, name, one, value in before:
-                buffers[name] = one
-                if not torch.equal(one, value):  # one that is a view of few values takes none
-                    one.copy_(value)
+            for buffers, name, buffer, value in before:
+                buffers[name] = buffer
+                if not torch.equal(buffer, value):  # an expanded buffer cannot be written to
+                    buffer.copy_(value)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""From a configuration to what a run works with: the model, the task, and how batches come."""
+"""Prepares a run from its configuration: the model, the task, and the options for loading."""
 
 from __future__ import annotations
 
@@ -26,31 +26,30 @@ from system.errors import InputError
 from system.processes import Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
 from utils.running.own_model import try_to_predict, try_to_train
-from utils.running.text_encoder import check_pieces, choose_what_learns, finetuned, in_pieces
+from utils.running.text_encoder import add_text_encoder, check_pieces, configure_encoder, in_pieces
 from utils.tasks import LOSSES, TASKS, Task
 
-_WORKERS = {"cuda": 4, "cpu": 0}
+_DEFAULT_WORKERS = {"cuda": 4, "cpu": 0}
 
 
 def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
-    """Return how a run works on this machine, on the device that the configuration means here."""
+    """Return the options of a run on this machine, with the device that `config.device` names."""
     device = pick_device(processes.device(config.device))
-    workers = _WORKERS[device.type] if config.num_workers is None else config.num_workers
+    workers = _DEFAULT_WORKERS[device.type] if config.num_workers is None else config.num_workers
     verbose = processes.is_first and config.verbose
-    how = config.native, config.compile
-    return LoaderOptions(device, config.batch_size, workers, verbose, processes, *how)
+    native, compiles = config.native, config.compile
+    return LoaderOptions(device, config.batch_size, workers, verbose, processes, native, compiles)
 
 
 def open_training(
     config: RunConfig, names: Sequence[str] = SPLITS, resumed: Path | None = None
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
-    """Return the splits of these names, and model and task of a training, which fit each other.
+    """Return the configuration, the splits, the model and the task of a training.
 
-    `train` is one of them, and no other split is opened.
-
-    In the configuration that is returned, model and task have their names. Of a training that goes
-    on from `resumed`, the text encoder is that file's. Raises InputError when something cannot be
-    read or built, or does not fit.
+    Opens only the splits in `names`, of which `train` is one. The returned configuration has the
+    names of model and task. A training that is resumed takes its text encoder from the file
+    `resumed`. Raises InputError when something cannot be read or built, or when splits, model and
+    task do not fit each other.
     """
     splits = {name: Split(config.data_folder / name) for name in names}
     checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
@@ -60,26 +59,26 @@ def open_training(
     if config.model_name not in MODELS:
         try_to_train(config.model_name, model, splits["train"], task, config.batch_size)
     if config.finetune_bert is not None:
-        model, splits = finetuned(model, config, splits, resumed)
-    choose_what_learns(model, config)
+        model, splits = add_text_encoder(model, config, splits, resumed)
+    configure_encoder(model, config)
     for name, split in splits.items():
         check_widths(model, split)
-        if name != "train":  # whose labels the task was chosen by
+        if name != "train":  # its labels were checked with the task
             task.check_labels(split)
             _warn_of_other_lengths(split, splits["train"])
     return config, splits, model, task
 
 
 def _warn_of_other_lengths(split: Split, train: Split) -> None:
-    """Warn where a split has more or fewer rows than that which is trained on.
+    """Warn if a split has more or fewer rows a segment than the training split.
 
-    A model takes any, but then a file may be of another alignment.
+    Models take any number of rows, but a file may have another alignment by mistake.
     """
     for kind, (rows, _), (expected, _) in zip(INPUTS[:2], split.shapes, train.shapes, strict=False):
         if rows != expected:
             warnings.warn(
-                f"{split.folder}: {kind} has {rows} rows a segment, {train.folder} {expected}: "
-                "is a file of another alignment among them?",
+                f"{split.folder}: {kind} has {rows} rows a segment, but {train.folder} has "
+                f"{expected}; check that their files have the same alignment",
                 stacklevel=3,
             )
 
@@ -87,28 +86,28 @@ def _warn_of_other_lengths(split: Split, train: Split) -> None:
 def _new_model(
     config: RunConfig, checkpoint: Checkpoint | None, split: Split
 ) -> tuple[RunConfig, Model, Task]:
-    """Return the model that a training of `split` starts from: new, or a checkpoint's."""
+    """Return the model that a training on `split` starts from: a new one, or the checkpoint's."""
     torch.manual_seed(config.seed)
     if checkpoint is not None:
         if config.set:
-            raise InputError("--set goes without --checkpoint, whose model has its settings.")
+            raise InputError("--set goes without --checkpoint, which has its model's settings.")
         return open_model(config, checkpoint, split)
     name = config.model_name
     config = replace(config, model=name, task=config.task_name)
     task = find_task(config.task_name, split.scores, config.loss)
     task.check_labels(split)
     model = build(name, config.set, split.widths, len(task.outputs))
-    _look_at(name, model, split)
+    _try_model(name, model, split)
     return config, model, task
 
 
 def open_model(
     config: RunConfig, checkpoint: Checkpoint, split: Split, is_labelled: bool = True
 ) -> tuple[RunConfig, Model, Task]:
-    """Return a checkpoint's model and task, which fit `split`, and the configuration with both.
+    """Return the configuration with a checkpoint's model and task, the model, and the task.
 
-    Unless the split `is_labelled`, the task is as the data were scored that the checkpoint was
-    trained on. Raises InputError when they do not fit, or are not what the configuration names.
+    Unless the split `is_labelled`, the task has the scores of the checkpoint's training data.
+    Raises InputError if model, task and split do not fit, or the configuration names others.
     """
     name, model = restore(checkpoint, config.model)
     trained_for = checkpoint.details.get("task", DEFAULT_TASK)
@@ -129,18 +128,18 @@ def open_model(
         )
     check_widths(model, split)
     _warn_of_other_data(checkpoint, split, is_labelled)
-    _look_at(name, model, split)
+    _try_model(name, model, split)
     return config, model, task
 
 
 def _warn_of_other_data(checkpoint: Checkpoint, split: Split, is_labelled: bool) -> None:
-    """Warn where a split is aligned or scored as that is not which a checkpoint was trained on.
+    """Warn if a split has another alignment or other scores than a checkpoint's training data.
 
-    What is not labelled is not scored, and mostly a pickle of its own, which does not say how its
-    rows are aligned.
+    Data without labels are not scored; they are mostly from a single pickle, which does not say
+    how its rows are aligned.
     """
     data = checkpoint.details.get("dataset")
-    # Checkpoints written before a dataset had digests say it beside the weights.
+    # Checkpoints from before datasets had digests have both at their top level.
     source = data if isinstance(data, dict) else checkpoint.details
     manifest = read_manifest(split.folder.resolve().parent)
     alignment = manifest["made_from"].get("alignment") if manifest else None
@@ -150,15 +149,15 @@ def _warn_of_other_data(checkpoint: Checkpoint, split: Split, is_labelled: bool)
     if is_labelled:
         pairs.append((source.get("scores"), split.scores))
     for trained_on, this in pairs:
-        # A damaged file may have anything there.
+        # In a damaged file, `trained_on` may have any type.
         if isinstance(trained_on, str) and this and trained_on != this:
             warnings.warn(
                 f"{checkpoint.path} was trained on {trained_on} data, this is {this}", stacklevel=3
             )
 
 
-def _look_at(name: str, model: Model, split: Split) -> None:
-    """Try a user's own model, and say what a model leaves out; raises InputError."""
+def _try_model(name: str, model: Model, split: Split) -> None:
+    """Try a user's own model, which may raise InputError; prints what any model leaves out."""
     if name not in MODELS:
         try_to_predict(name, model, split)
     if left_out := getattr(model.config, "left_out", []):
@@ -166,36 +165,36 @@ def _look_at(name: str, model: Model, split: Split) -> None:
 
 
 def scores_trained_on(checkpoint: Checkpoint) -> str | None:
-    """Return whose labels a checkpoint was trained on, a name of `SCALES`, where it says so."""
+    """Return the scores of a checkpoint's training data, a name in `SCALES`; None if not known."""
     data = checkpoint.details.get("dataset")
     scores = data.get("scores") if isinstance(data, dict) else None
     return scores if isinstance(scores, str) and scores in SCALES else None
 
 
 def find_task(name: str, scores: str, loss: str | None = None) -> Task:
-    """Return a task as the dataset of `scores` is scored, with a loss of `LOSSES`, or its own.
+    """Return the task with the `scores` of a dataset (in `SCALES`) and a loss (in `LOSSES`).
 
-    Raises InputError when there is none.
+    Without `loss`, it has its own. Raises InputError if there is no such task for the dataset.
     """
     if name not in TASKS:
         raise InputError(f"--task {name}: there is no such task, only {', '.join(TASKS)}.")
     if scores not in TASKS[name]:
         raise InputError(
-            f"--task {name}: data that are scored as {scores} have no labels for it, only "
-            f"{', '.join(TASKS[name])}; use a dataset that has them."
+            f"--task {name}: a dataset with the scores of {scores} has no labels for it; use one "
+            f"with those of {', '.join(TASKS[name])}."
         )
     task = TASKS[name][scores]
     return task if loss is None else replace(task, loss=LOSSES[loss])
 
 
 def check_widths(model: Model, split: Split) -> None:
-    """Raise InputError unless the widths of the split's arrays are the model's."""
+    """Raise InputError unless the split's arrays have the widths that the model takes."""
     check_pieces(model, split)
     compare_widths(model, split.widths, str(split.folder))
 
 
 def compare_widths(model: Model, widths: Mapping[str, int], where: str) -> None:
-    """Raise InputError unless the widths of what is `where`, by modality, are the model's."""
+    """Raise InputError, which begins with `where`, unless the model takes these widths."""
     for kind, width in widths.items():
         expected = model.widths[kind]
         if width != expected:
@@ -207,14 +206,14 @@ def compare_widths(model: Model, widths: Mapping[str, int], where: str) -> None:
 
 
 def place_model(model: Model, options: LoaderOptions) -> Model:
-    """Return the model on the options' device, with compiled encoders where they are wanted.
+    """Return the model on the options' device, with compiled encoders if the options ask for them.
 
-    On a CPU, it also chooses how many threads compute.
+    On a CPU, also sets the number of PyTorch's threads.
     """
     threads = None
     if options.device.type == "cpu":
         values = sum(model.widths.values())
-        if (encoder := text_encoder_of(model)) is not None:  # which works on whole texts at once
+        if (encoder := text_encoder_of(model)) is not None:  # it computes whole texts at once
             values += TEXT_LENGTH * encoder.config.hidden_size
         threads = choose_threads(options.share_size * values)
     if options.native and not options.compiles:

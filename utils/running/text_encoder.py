@@ -1,4 +1,4 @@
-"""A text encoder that is trained along: from a BERT, or a checkpoint, to one that fits the data."""
+"""Makes a text encoder that is fine-tuned with the model, from a BERT or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,46 +18,44 @@ from models.registry import build, restore_text_encoder
 from models.text_encoder import TextEncoder, TextEncoderConfig, WithTextEncoder, text_encoder_of
 from system.console import print_line
 from system.errors import InputError
-from utils.run_config import AS_PREPARED, OF_A_TEXT_ENCODER, RunConfig
+from utils.run_config import AS_PREPARED, TEXT_ENCODER_SETTINGS, RunConfig
 
 if TYPE_CHECKING:
     from pytorch_pretrained_bert import BertTokenizer
 
     from data.text.pieces import PieceCutter
 
-_DEFAULTS = RunConfig()
-
 
 def in_pieces(splits: Mapping[str, Split]) -> dict[str, Split]:
-    """Return the splits, their text as word pieces."""
+    """Return the splits again, with their text as word pieces."""
     return {name: Split(split.folder, takes_pieces=True) for name, split in splits.items()}
 
 
-def finetuned(
+def add_text_encoder(
     model: Model, config: RunConfig, splits: dict[str, Split], resumed: Path | None = None
 ) -> tuple[Model, dict[str, Split]]:
-    """Return the model behind the text encoder that is trained along, and the splits for it.
+    """Return the model with a text encoder to fine-tune, and the splits with word pieces for it.
 
-    A model that leaves text out stays as it is. A training that goes on from `resumed` has its
-    text encoder in that file.
+    A model that leaves text out stays as it is. A training that is resumed takes its text encoder
+    from the file `resumed`.
     """
     if text_encoder_of(model) is not None:
         raise InputError(
-            "--finetune_bert goes without this --checkpoint, whose model has its text encoder: it "
-            "is trained along."
+            "--finetune_bert goes without this --checkpoint, whose model has its text encoder; "
+            "leave it out: that one is fine-tuned."
         )
     if "text" in getattr(model.config, "left_out", []):
-        print_line("No text encoder is trained along: the model leaves text out")
+        print_line("No text encoder is fine-tuned: the model leaves text out")
         return model, splits
     splits = in_pieces(splits)
-    encoder = None if resumed is None else _of_resumed(config, read_checkpoint(resumed))
+    encoder = None if resumed is None else _resumed_encoder(config, read_checkpoint(resumed))
     if encoder is None:
         encoder = load_text_encoder(config, by_word=splits["train"].widths["text"] == 3)
     width, expected = encoder.config.hidden_size, model.widths["text"]
     if width != expected and config.checkpoint is not None:
         raise InputError(
             f"--finetune_bert: text is {width} wide from this BERT, but the model of --checkpoint "
-            f"takes {expected}; give the BERT of its text."
+            f"takes {expected}; give the BERT that its text features came from."
         )
     if width != expected:
         torch.manual_seed(config.seed)
@@ -66,24 +64,24 @@ def finetuned(
     return WithTextEncoder(encoder, model), splits
 
 
-def _of_resumed(config: RunConfig, checkpoint: Checkpoint) -> TextEncoder | None:
-    """Return the text encoder that a training's file holds, None where it holds none."""
+def _resumed_encoder(config: RunConfig, checkpoint: Checkpoint) -> TextEncoder | None:
+    """Return the text encoder of a training that is resumed; None if its file has none."""
     if checkpoint.text_encoder is None:
         return None
     encoder = restore_text_encoder(checkpoint)
     name = encoder.origin.rpartition(", ")[0]
     if config.finetune_bert not in (AS_PREPARED, name):
         raise InputError(
-            f"--finetune_bert {config.finetune_bert}: the training in {checkpoint.path} began from "
+            f"--finetune_bert {config.finetune_bert}: the training in {checkpoint.path} began with "
             f"{name}; leave the name out, or train anew in another --checkpointdir."
         )
     return encoder.train()
 
 
-def choose_what_learns(model: Model, config: RunConfig) -> None:
-    """Have the model's text encoder learn as the configuration says.
+def configure_encoder(model: Model, config: RunConfig) -> None:
+    """Freeze layers of the model's text encoder and set its gradient checkpointing, as configured.
 
-    Raises InputError where it says how, but neither the model nor the configuration has one.
+    Raises InputError if its settings are given, but there is no text encoder.
     """
     encoder = text_encoder_of(model)
     if encoder is not None:
@@ -91,24 +89,25 @@ def choose_what_learns(model: Model, config: RunConfig) -> None:
         if config.freeze_layers is not None:
             encoder.freeze(config.freeze_layers)
         return
-    unused = [one for one in OF_A_TEXT_ENCODER if getattr(config, one) != getattr(_DEFAULTS, one)]
+    settings, defaults = vars(config), vars(RunConfig())
+    unused = [name for name in TEXT_ENCODER_SETTINGS if settings[name] != defaults[name]]
     if unused and config.finetune_bert is None:
         raise InputError(
-            f"--{unused[0]} is for a text encoder that is trained along, but "
+            f"--{unused[0]} is for a text encoder that is fine-tuned, but "
             f"{config.checkpoint or 'the model'} has none; leave it out, or add --finetune_bert."
         )
 
 
 def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
-    """Load the BERT of `config.finetune_bert`; raises InputError when it cannot be had."""
+    """Load the BERT of `config.finetune_bert`; raises InputError when it cannot be loaded."""
     from data.text.bert import load_bert  # the package is slow to import
     from data.text.bert_files import find_bert
     from data.text.pieces import vocabulary_of
 
     name, commit = config.finetune_bert, None
-    assert name is not None  # or nothing is to be loaded
+    assert name is not None  # callers load only what is named
     if name == AS_PREPARED:
-        name, commit = _as_prepared(config.data_folder)
+        name, commit = _bert_of_data(config.data_folder)
     folder, commit = find_bert(name, "--finetune_bert", commit)
     tokenizer, bert = load_bert(folder)
     origin = _origin_in_folder(name) or f"{name}, commit {commit}"
@@ -119,10 +118,10 @@ def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
     return encoder
 
 
-def given_bert(config: RunConfig) -> str | None:
-    """Return the origin of a text encoder from the folder that a configuration names.
+def bert_in_folder(config: RunConfig) -> str | None:
+    """Return the origin of the BERT if `config.finetune_bert` is a folder; None otherwise.
 
-    None without one. A name on the hub, and what the data were prepared with, say it themselves.
+    A name on the hub, and the BERT that the data were prepared with, identify themselves.
     """
     name = config.finetune_bert
     return None if name is None or name == AS_PREPARED else _origin_in_folder(name)
@@ -136,7 +135,7 @@ def _origin_in_folder(name: str) -> str | None:
 
 
 def cutter_of(encoder: TextEncoder, where: str) -> PieceCutter:
-    """Return what cuts sentences for a text encoder, by the vocabulary that it has from `where`."""
+    """Return a cutter of sentences into a text encoder's word pieces; errors name `where`."""
     from data.text.pieces import PieceCutter  # the tokenizer's package is slow to import
 
     config = encoder.config
@@ -146,17 +145,17 @@ def cutter_of(encoder: TextEncoder, where: str) -> PieceCutter:
 
 
 def tokenizer_of(encoder: TextEncoder, where: str) -> BertTokenizer:
-    """Return the tokenizer of the vocabulary that a text encoder has from `where`."""
+    """Return the tokenizer of a text encoder's vocabulary; errors name `where` it comes from."""
     from data.text.bert import make_tokenizer  # the package is slow to import
 
     vocabulary = f"The vocabulary in {where}"
     return make_tokenizer(encoder.vocabulary, encoder.config.vocab_size, vocabulary)
 
 
-def _as_prepared(folder: Path) -> tuple[str, str | None]:
+def _bert_of_data(folder: Path) -> tuple[str, str | None]:
     """Return the name of the BERT that encoded the text in `folder`, and its commit.
 
-    Raises InputError where that is not known, or a folder no longer has the weights.
+    Raises InputError if it is not known, or if its folder no longer has the same weights.
     """
     from data.text.bert_files import weights_facts
 
@@ -168,32 +167,32 @@ def _as_prepared(folder: Path) -> tuple[str, str | None]:
         )
     name, commit = text["encoder"], text.get("commit")
     if weights_facts(name) != text["weights"]:
-        found = "has other weights now" if Path(name).is_dir() else "is not a folder any more"
+        fault = "has other weights now" if Path(name).is_dir() else "is not a folder any more"
         raise InputError(
-            f"--finetune_bert: {name}, which encoded the text in {folder}, {found}; put it back, "
-            "or give the BERT to begin from: --finetune_bert NAME_OR_DIR."
+            f"--finetune_bert: {name}, which encoded the text in {folder}, {fault}; put it back, "
+            "or give the BERT to begin with: --finetune_bert NAME_OR_DIR."
         )
     return name, commit if isinstance(commit, str) else None
 
 
 def check_pieces(model: Model, split: Split) -> None:
-    """Raise InputError unless a split's word pieces are those that the model's encoder knows."""
+    """Raise InputError unless the model's text encoder, if any, takes the split's word pieces."""
     from data.text.pieces import vocabulary_digest
 
     encoder = text_encoder_of(model)
     if encoder is None:
         return
-    found, expected = split.widths["text"], encoder.width
-    if found != expected:
-        by = {2: "segment", 3: "word"}
-        if found not in by:
+    width, expected = split.widths["text"], encoder.width
+    if width != expected:
+        alignments = {2: "segment", 3: "word"}  # by the number of rows
+        if width not in alignments:
             raise InputError(
-                f"{split.folder}: {found} rows of word pieces a text, expected {expected}; prepare "
+                f"{split.folder}: {width} rows of word pieces a text, expected {expected}; prepare "
                 "the data again."
             )
         raise InputError(
-            f"{split.folder}: its word pieces are those of --alignment {by[found]}, but the text "
-            f"encoder takes those of {by[expected]}; use data aligned like that."
+            f"{split.folder}: its word pieces are those of --alignment {alignments[width]}, but "
+            f"the text encoder takes those of {alignments[expected]}; use data aligned like that."
         )
     text = (read_manifest(split.folder.parent) or {}).get("text") or {}
     if text.get("vocabulary") not in (None, vocabulary_digest(encoder.vocabulary)):
@@ -202,5 +201,5 @@ def check_pieces(model: Model, split: Split) -> None:
             "use the BERT that the data were prepared with, or prepare them with this one (--bert)."
         )
     length = split.shapes[INPUTS.index("text")][0]
-    encoder.check_length(length, str(split.folder))  # before all of them are read
+    encoder.check_length(length, str(split.folder))  # before `pieces_ranges` reads all of them
     encoder.check_pieces(*split.pieces_ranges, str(split.folder))

@@ -1,1 +1,1 @@
-"""Questions that take several trainings: comparisons, ablations, and their table."""
+"""Studies of several trainings: comparisons, ablations, hyperparameter searches, their tables."""

@@ -1,4 +1,4 @@
-"""NHFNet's parts, each left out or replaced in its turn."""
+"""Ablations: NHFNet with one part at a time left out or replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from system.errors import InputError
 from utils.run_config import DEFAULT_MODEL, RunConfig
 
-# What differs from the whole model, which is the first.
+# Changes of the whole model; the first is the whole model itself.
 ABLATIONS: tuple[dict[str, Any], ...] = (
     {},
     {"aggregation_tokens": 0},
@@ -29,16 +29,14 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
 
 
 def ablation_name(change: dict[str, Any]) -> str:
-    """Return what a run is called that has this change; the whole model's name without one."""
+    """Return the name of the run with this change; without a change, the whole model's name."""
     return ", ".join(f"{key}={value}" for key, value in change.items()) or DEFAULT_MODEL
 
 
 def ablations(config: RunConfig) -> dict[str, RunConfig]:
     """Return the whole model's run and one for each change of it, by name.
 
-    What `config` has already is no change.
-
-    Raises InputError when `config` names another model.
+    Changes that `config` already has are left out. Raises InputError when it has another model.
     """
     if config.model not in (None, DEFAULT_MODEL):
         raise InputError(f"--ablate takes {DEFAULT_MODEL} apart, not {config.model}.")

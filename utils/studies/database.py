@@ -1,4 +1,4 @@
-"""The database of studies, opened: SQLite, or any other that Optuna takes by its URL."""
+"""Opening the database of studies: SQLite, or any other that Optuna takes by its URL."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from system.errors import InputError
 from system.passwords import without_passwords
 
 FILE = "study.db"
-BEAT = 10  # seconds between two signs of life, and between two looks at what others do
-LEASE = 60  # seconds without one after which a run is taken from its process
-PATIENCE = 60  # seconds that one process waits for another's access
+BEAT = 10  # seconds between two heartbeats, and between two looks at the queue while waiting
+LEASE = 60  # seconds without a heartbeat after which a run is taken from its process
+PATIENCE = 60  # seconds that a process waits for another to release the database
 _OPTUNA_TABLES = {"studies", "version_info", "alembic_version"}
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
-optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what matters is said by this program
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # this program prints what matters
 
 
 class Database(RDBStorage):
-    """Optuna's storage, where one sign of life that fails is not the last."""
+    """Optuna's storage, which survives a heartbeat that cannot be written."""
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """Give a sign of life; the next one is tried where the database does not take this one.
+        """Write a heartbeat; when the database does not take it, the next one is tried in time.
 
-        A database that stays away is told by the run's own accesses.
+        A database that stays unreachable makes the run's other accesses fail.
         """
         with suppress(Exception):
             super().record_heartbeat(trial_id)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        """Return what Optuna finds, and what was taken by a process that died before a sign."""
+        """Return Optuna's stale trials, and those whose process died before its first heartbeat."""
         stale = super()._get_stale_trial_ids(study_id)
-        before = datetime.now() - timedelta(seconds=LEASE)
+        limit = datetime.now() - timedelta(seconds=LEASE)
         running = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
-        old = [one._trial_id for one in running if (one.datetime_start or before) < before]
-        if not old:
+        old_ids = [trial._trial_id for trial in running if (trial.datetime_start or limit) < limit]
+        if not old_ids:
             return stale
-        seen: ColumnClause[int] = column("trial_id")
+        trial_id: ColumnClause[int] = column("trial_id")
         with self.engine.connect() as connection:
-            query = select(seen).select_from(table("trial_heartbeats", seen))
-            known = set(connection.execute(query.where(seen.in_(old))).scalars())
-        return stale + [one for one in old if one not in known]
+            query = select(trial_id).select_from(table("trial_heartbeats", trial_id))
+            have_heartbeat = set(connection.execute(query.where(trial_id.in_(old_ids))).scalars())
+        return stale + [id_ for id_ in old_ids if id_ not in have_heartbeat]
 
 
 def open_database(url: str) -> Database:
-    """Open the database of a URL; an SQLite file is made when missing.
+    """Open the database of a URL; an SQLite file is created when missing.
 
-    Raises InputError where a package is missing, else what SQLAlchemy and Optuna raise.
+    Raises InputError when a package is missing, else what SQLAlchemy and Optuna raise.
     """
-    how: dict[str, Any] = {"heartbeat_interval": BEAT, "grace_period": LEASE}
+    options: dict[str, Any] = {"heartbeat_interval": BEAT, "grace_period": LEASE}
     address = make_url(url)
     if address.get_backend_name() != "sqlite":
         try:
-            return Database(url, engine_kwargs={"pool_pre_ping": True}, **how)
+            return Database(url, engine_kwargs={"pool_pre_ping": True}, **options)
         except ImportError as error:
             package = getattr(error.__cause__, "name", None) or error.name
             raise InputError(
@@ -75,12 +75,12 @@ def open_database(url: str) -> Database:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
 
-    # The name stands for a file, whatever is in the path; it is `connect` that opens it.
-    storage = Database(f"sqlite:///{FILE}", engine_kwargs={"creator": connect}, **how)
+    # The URL only says that this is SQLite; `connect` opens the file, whatever its path contains.
+    storage = Database(f"sqlite:///{FILE}", engine_kwargs={"creator": connect}, **options)
 
-    # SQLite has no SELECT FOR UPDATE, by which Optuna keeps a run from being taken twice: others
-    # are kept out of the file from the first look of a transaction to its end. See "Serializable
-    # isolation" in SQLAlchemy's documentation of SQLite.
+    # SQLite has no SELECT FOR UPDATE, by which Optuna keeps a run from being taken twice. So each
+    # transaction locks the file from its first read to its end. See "Serializable isolation" in
+    # SQLAlchemy's documentation of SQLite.
     @event.listens_for(storage.engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -88,10 +88,10 @@ def open_database(url: str) -> Database:
     return storage
 
 
-def whole_url(url: str) -> str:
-    """Return a URL that means the same from every folder: an SQLite file with its whole path.
+def absolute_url(url: str) -> str:
+    """Return a URL that is valid in every working directory: SQLite files get absolute paths.
 
-    Raises InputError for a database in memory, which no other process sees.
+    Raises InputError for a database in memory, which other processes cannot see.
     """
     address = make_url(url)
     if address.get_backend_name() != "sqlite":

@@ -1,4 +1,4 @@
-"""What the runs of a comparison predict of their test split."""
+"""The predictions of a comparison's runs on their test split."""
 
 from __future__ import annotations
 
@@ -22,33 +22,36 @@ from utils.training.run_folder import BEST
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a row's runs predict of the test split."""
+    """The predictions of a row's runs on the test split."""
 
     name: str
     predictions: list[np.ndarray]  # (N, outputs) of each run
     mean: np.ndarray  # (N, outputs), over the runs
-    error: np.ndarray  # (N, outputs), its absolute values' mean over the runs
+    error: np.ndarray  # (N, outputs), the absolute error, mean over the runs
     pictures: list[Picture]
 
 
 def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
-    """Return the test split and what each row predicts of it.
+    """Return the test split and each row's predictions on it.
 
-    None where runs are of different test splits, or these have changed since. A row is left out,
-    and told, when predictions of one of its runs are not where its training left them.
+    None when the runs have different test splits, or the split has changed since. A row is left
+    out, with a message, when predictions of one of its runs are not where its training wrote them.
     """
     split = _common_split([run for row in table.rows for run in row.runs])
     if split is None:
         return None
     labels = split.labels[:, table.task.columns]
-    found = [_predicted(row, split, labels, table.task) for row in table.rows]
-    rows = [row for row in found if row is not None]
-    gone = [row.name for row, of in zip(table.rows, found, strict=True) if of is None]
-    if gone:
+    rows, missing = [], []
+    for row in table.rows:
+        predicted = _read_row(row, split, labels, table.task)
+        if predicted is None:
+            missing.append(row.name)
+        else:
+            rows.append(predicted)
+    if missing:
         print_line(
-            "Without differences and errors, as predictions of a run are gone from its results "
-            f"(or its folder was moved; --checkpoint RUN/{BEST} writes them again): "
-            + ", ".join(gone)
+            "Differences and errors leave out these models, as predictions.csv of a run is missing "
+            f"or not its own (--checkpoint RUN/{BEST} writes it again): {', '.join(missing)}"
         )
     return (split, rows) if rows else None
 
@@ -59,14 +62,14 @@ def _common_split(runs: Sequence[Run]) -> Split | None:
     if len(digests) > 1:
         return None
     for folder in folders:
-        with suppress(InputError, OSError):  # it may have gone since
+        with suppress(InputError, OSError):  # the folder may be gone
             split = Split(folder)
             if split.digest in digests:
                 return split
     return None
 
 
-def _predicted(row: Row, split: Split, labels: np.ndarray, task: Task) -> Predicted | None:
+def _read_row(row: Row, split: Split, labels: np.ndarray, task: Task) -> Predicted | None:
     predictions, pictures = [], []
     try:
         for run in row.runs:
@@ -75,8 +78,8 @@ def _predicted(row: Row, split: Split, labels: np.ndarray, task: Task) -> Predic
             picture = folder / "confusion_matrix.png"
             if picture.is_file():
                 pictures.append(Picture(picture, row.name))
-    except (InputError, OSError):  # results may have been removed
+    except (InputError, OSError):  # the results may be gone
         return None
-    errors = [np.abs(one - labels) for one in predictions]
+    errors = [np.abs(values - labels) for values in predictions]
     mean, error = np.mean(predictions, axis=0), np.mean(errors, axis=0)
     return Predicted(row.name, predictions, mean, error, pictures[:1])

@@ -1,7 +1,7 @@
-"""Runs that wait in a folder for whoever takes them: trials of an Optuna study.
+"""A queue of runs that several processes share: the trials of an Optuna study in a folder.
 
-Optuna's storage says who has which run. A process that works on one beats while it does; one
-that no longer does has died, and its run waits again.
+Optuna's storage records which runs are taken. A process writes heartbeats while it works on a run;
+when they stop, it has died, and its run is enqueued again.
 """
 
 from __future__ import annotations
@@ -25,62 +25,63 @@ from system.errors import InputError, is_out_of_memory
 from system.locks import FolderInUse
 from system.processes import Processes
 from utils.studies import database
-from utils.studies.storage import Storage, telling_of_storage
+from utils.studies.storage import Storage, explain_database_errors
 from utils.training.trainer import Diverged
 
-RUN = "run"  # attributes of a trial: which run it is,
-_FAILED, _GIVEN_BACK = "failed", "given back"  # why it failed, or that it did not,
-_ATTEMPT, _KILLS = "attempt", "kills"  # and how many were before it, and died
+# Attributes of a trial: the run's name; why it failed, or True when its process gave it back; its
+# number among the run's attempts; and how many attempts before it ended with a dead process.
+RUN, _FAILED, _GIVEN_BACK, _ATTEMPT, _KILLS = "run", "failed", "given back", "attempt", "kills"
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
-_MOST_RETRIES = 3  # of a run whose processes are killed: it may be what kills them
-_OF_OPTUNA = (OptunaError, SQLAlchemyError)  # that a trial is pruned is among them
+_MAX_RETRIES = 3  # of a run whose processes die: the run itself may be what kills them
+_OPTUNA_ERRORS = (OptunaError, SQLAlchemyError)  # TrialPruned is an OptunaError
 
 
 class RunFailed(Exception):
-    """A run came to nothing and would again: it is recorded, and the others go on."""
+    """A run failed and would fail again: it is recorded as failed, and the others continue."""
 
 
-class _Ended(Exception):
-    """Has Optuna record a trial as failed."""
+class _TrialFailed(Exception):
+    """Makes Optuna record a trial as failed."""
 
 
 class Queue:
-    """The runs of one study, which is kept in `storage`."""
+    """The runs of one study, stored in `storage`."""
 
     def __init__(self, study: optuna.Study, storage: Storage) -> None:
         self.study, self.storage = study, storage
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Each run's trials, in the order in which they began to wait."""
-        return [one for one in self.study.get_trials(deepcopy=False) if RUN in one.user_attrs]
+        """The trials of all runs, in the order in which they were enqueued."""
+        return [trial for trial in self.study.get_trials(deepcopy=False) if RUN in trial.user_attrs]
 
     @property
     def runs(self) -> dict[str, FrozenTrial]:
         """The last trial of each run."""
-        return {run_of(one): one for one in self.trials}
+        return {run_of(trial): trial for trial in self.trials}
 
     @property
     def open_runs(self) -> list[str]:
-        """The names of the runs that wait, or that somebody has, or died with."""
-        return [run for run, one in self.runs.items() if one.state in _OPEN or _is_lost(one)]
+        """The names of the runs that wait, are being worked on, or were lost."""
+        runs = self.runs.items()
+        return [run for run, trial in runs if trial.state in _OPEN or _is_lost(trial)]
 
-    def add(self, run: str, about: Mapping[str, Any]) -> None:
-        """Let a run wait; `about` is what whoever takes it has to know."""
-        self.study.enqueue_trial({}, user_attrs={**about, RUN: run})
+    def add(self, run: str, attributes: Mapping[str, Any]) -> None:
+        """Enqueue a run; `attributes` are what the process that takes it needs to know."""
+        self.study.enqueue_trial({}, user_attrs={**attributes, RUN: run})
 
-    def take_back(self, trial: FrozenTrial, why: str) -> None:
-        """Let a run wait no longer; whoever has just taken it sees that after an epoch."""
+    def take_back(self, trial: FrozenTrial, reason: str) -> None:
+        """Remove a run from the queue; a process that has just taken it stops after an epoch."""
         with suppress(OptunaError):  # it has ended meanwhile
             storage = self.storage.database
-            storage.set_trial_user_attr(trial._trial_id, _FAILED, why)
+            storage.set_trial_user_attr(trial._trial_id, _FAILED, reason)
             storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
-    def wait_again(self) -> None:
-        """Let the runs wait again whose processes died, or gave them back."""
+    def requeue_lost(self) -> None:
+        """Enqueue again the runs whose processes died or gave them back."""
         fail_stale_trials(self.study)
         if any(map(_is_lost, self.runs.values())):
-            with self.storage.alone():  # so that each waits once
+            with self.storage.locked():  # so that each is enqueued once
                 for trial in filter(_is_lost, self.runs.values()):
                     self.study.add_trial(_next_attempt(trial))
 
@@ -92,137 +93,136 @@ class Queue:
     ) -> None:
         """Take one run after the other, and call `function` with its trial, until all have ended.
 
-        `check` sees what waits before it is taken; `after` is called after each. What others have
-        is waited for: it may come back. A run that raises `RunFailed` or `Diverged`, or is out of
-        memory, is recorded as failed; one whose folder is in use waits again, and so it does with
-        any other error, an interrupt too, which ends this.
+        `check` gets a waiting trial before it is taken; `after` is called after each run. While
+        other processes have runs, this one waits: if they die, their runs come back. A run that
+        raises `RunFailed` or `Diverged`, or is out of memory, is recorded as failed; one whose
+        folder is in use is enqueued again, as after any other error or interrupt, which is raised.
         """
-        is_told = False
+        is_announced = False
         while True:
-            with telling_of_storage(self.storage):
-                self.wait_again()
-                states = {one.state: one for one in reversed(self.trials)}  # the first of each
-            if TrialState.WAITING in states:
-                check(states[TrialState.WAITING])
-                with telling_of_storage(self.storage):
+            with explain_database_errors(self.storage):
+                self.requeue_lost()
+                first_by_state = {trial.state: trial for trial in reversed(self.trials)}
+            if TrialState.WAITING in first_by_state:
+                check(first_by_state[TrialState.WAITING])
+                with explain_database_errors(self.storage):
                     error = self._take(function)
-                self._go_on_after(error)
-                with telling_of_storage(self.storage):
+                self._raise_unless_in_use(error)
+                with explain_database_errors(self.storage):
                     after()
-            elif TrialState.RUNNING in states:
-                if not is_told:
-                    print_line("Waiting for what others have: it comes back if they die")
+            elif TrialState.RUNNING in first_by_state:
+                if not is_announced:
+                    print_line("Waiting for runs of other processes: they come back if these die")
                 time.sleep(database.BEAT)
             else:
                 return
-            is_told = TrialState.WAITING not in states
+            is_announced = TrialState.WAITING not in first_by_state
 
     def _take(self, function: Callable[[optuna.Trial], float]) -> BaseException | None:
-        """Have Optuna take the next run, where others were not faster.
-
-        Returns what it was given back for.
-        """
-        # An interrupt within Optuna waits until there is a run that can be given back, or until
-        # what came out of it has been told.
-        held = ExitStack()
-        taken: list[int] = []
-        raised: list[BaseException] = []  # by `function`
-        given_back: list[BaseException] = []
+        """Take the next run, if there still is one; return the error for which it is given back."""
+        # Interrupts inside Optuna are held until there is a run that can be given back, or until
+        # its result has been recorded.
+        interrupts = ExitStack()
+        numbers: list[int] = []  # of the trial that is taken
+        optuna_errors: list[BaseException] = []  # raised by `function`
+        give_back_errors: list[BaseException] = []
 
         def call(trial: optuna.Trial) -> float:
-            if RUN not in trial.user_attrs:  # nothing was waiting any more
-                raise _Ended
-            taken.append(trial.number)
+            if RUN not in trial.user_attrs:  # no run was waiting any more: Optuna made a new trial
+                raise _TrialFailed
+            numbers.append(trial.number)
             try:
-                held.close()
+                interrupts.close()
                 try:
                     return function(trial)
                 finally:
-                    held.enter_context(hold_interrupts())
-            except _OF_OPTUNA as error:
-                raised.append(error)
+                    interrupts.enter_context(hold_interrupts())
+            except _OPTUNA_ERRORS as error:
+                optuna_errors.append(error)
                 raise
             except BaseException as error:
-                why = _why_it_fails(error)
-                if why is None:
-                    given_back.append(error)
+                reason = _failure_reason(error)
+                attribute: tuple[str, Any] = (_FAILED, reason)
+                if reason is None:
+                    attribute = (_GIVEN_BACK, True)
+                    give_back_errors.append(error)
                 else:
-                    print_warning(f"run {trial.user_attrs[RUN]} failed: {why}")
-                with suppress(*_OF_OPTUNA):  # the error itself says more
-                    trial.set_user_attr(*((_GIVEN_BACK, True) if why is None else (_FAILED, why)))
-                raise _Ended from None
+                    print_warning(f"run {trial.user_attrs[RUN]} failed: {reason}")
+                with suppress(*_OPTUNA_ERRORS):  # the error itself says more
+                    trial.set_user_attr(*attribute)
+                raise _TrialFailed from None
 
         try:
-            with held:
-                held.enter_context(hold_interrupts())
-                self.study.optimize(call, n_trials=1, catch=(_Ended,))
+            with interrupts:
+                interrupts.enter_context(hold_interrupts())
+                self.study.optimize(call, n_trials=1, catch=(_TrialFailed,))
         except KeyboardInterrupt as error:  # one that was held
-            given_back.append(error)
+            give_back_errors.append(error)
         except Exception as error:
-            trial = next((one for one in self.trials if one.number in taken), None)
-            if error in raised or trial is None or not trial.state.is_finished():
+            trial = next((trial for trial in self.trials if trial.number in numbers), None)
+            if error in optuna_errors or trial is None or not trial.state.is_finished():
                 raise
             print_warning(
-                f"run {run_of(trial)} was taken from this process, which gave no sign of life "
-                f"for {database.LEASE} seconds, or by a later command"
+                f"run {run_of(trial)} was taken from this process: by a later command, or because "
+                f"this process wrote no heartbeat for {database.LEASE} seconds"
             )
-        gc.collect()  # what a failed run had, before the next one begins: no frame has it any more
-        torch.cuda.empty_cache()  # nothing where there is no CUDA
-        return given_back[0] if given_back else None
+        gc.collect()  # free the memory of a failed run before the next one: no frame holds it now
+        torch.cuda.empty_cache()  # does nothing without CUDA
+        return give_back_errors[0] if give_back_errors else None
 
-    def _go_on_after(self, error: BaseException | None) -> None:
-        """Raise what a run was given back for, unless its folder was only in use."""
-        if isinstance(error, FolderInUse):  # by one that gives no sign of life, but lives
+    def _raise_unless_in_use(self, error: BaseException | None) -> None:
+        """Raise the error for which a run was given back, unless its folder was only in use."""
+        if isinstance(error, FolderInUse):  # by a process that lives but writes no heartbeat
             print_line(f"{error.activity} {error.folder}: its run waits again")
             time.sleep(database.BEAT)
         elif error is not None:
             with suppress(Exception):  # the error itself says more
-                self.wait_again()
+                self.requeue_lost()
             raise error
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    """Tell whether a trial's process died, or gave it back, so that its run has to wait again."""
+    """Return whether a trial's process died or gave it back, so that its run must wait again."""
     if trial.state != TrialState.FAIL or _FAILED in trial.user_attrs:
         return False
-    return _GIVEN_BACK in trial.user_attrs or trial.user_attrs.get(_KILLS, 0) < _MOST_RETRIES
+    return _GIVEN_BACK in trial.user_attrs or trial.user_attrs.get(_KILLS, 0) < _MAX_RETRIES
 
 
 def _next_attempt(trial: FrozenTrial) -> FrozenTrial:
     """Return a trial of the same run, with the same values."""
-    about = {name: value for name, value in trial.user_attrs.items() if name != _GIVEN_BACK}
-    kills = about.get(_KILLS, 0) + (_GIVEN_BACK not in trial.user_attrs)
+    attributes = {name: value for name, value in trial.user_attrs.items() if name != _GIVEN_BACK}
+    kills = attributes.get(_KILLS, 0) + (_GIVEN_BACK not in trial.user_attrs)
     return optuna.trial.create_trial(
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={**about, _ATTEMPT: attempt_of(trial) + 1, _KILLS: kills},
+        user_attrs={**attributes, _ATTEMPT: attempt_of(trial) + 1, _KILLS: kills},
     )
 
 
-def _why_it_fails(error: BaseException) -> str | None:
-    """Return why a run that raised this would fail again; None where it may not."""
+def _failure_reason(error: BaseException) -> str | None:
+    """Return why a run that raised this error would fail again; None when it may succeed."""
     if is_out_of_memory(error):
         return "out of memory"
     return str(error) if isinstance(error, RunFailed | Diverged) else None
 
 
 def refuse_several(processes: Processes, folder: Path) -> None:
-    """Raise InputError where several processes work as one: each could take runs of its own."""
+    """Raise InputError under torchrun: each process could take runs of its own instead."""
     if processes.count > 1:
         raise InputError(
-            "torchrun is for one training; here start each process alone, the others with --worker "
-            f"{folder}."
+            "torchrun is for one training; here start each process by itself, the others with "
+            f"--worker {folder}."
         )
 
 
 def run_of(trial: FrozenTrial) -> str:
-    """Return the name of the run that a trial is of."""
+    """Return the name of a trial's run."""
     return str(trial.user_attrs[RUN])
 
 
 def attempt_of(trial: FrozenTrial) -> int:
-    """Return how many trials of its run there were, with this one."""
+    """Return the number of a trial among the attempts at its run, from 1."""
     return int(trial.user_attrs.get(_ATTEMPT, 1))
 
 
@@ -234,6 +234,6 @@ def why_failed(trial: FrozenTrial) -> str:
 
 
 def seconds_of(trial: FrozenTrial) -> float | None:
-    """Return for how long a trial was worked on; None where its process died: nobody knows."""
-    is_known = trial.state != TrialState.FAIL or {_FAILED, _GIVEN_BACK} & trial.user_attrs.keys()
-    return trial.duration.total_seconds() if is_known and trial.duration is not None else None
+    """Return how long a trial was worked on; None when its process died at an unknown time."""
+    has_died = trial.state == TrialState.FAIL and not {_FAILED, _GIVEN_BACK} & set(trial.user_attrs)
+    return None if has_died or trial.duration is None else trial.duration.total_seconds()

@@ -16,7 +16,7 @@ from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritt
 from utils.studies.differences import (
     DIFFERENCES,
     difference_section,
-    differences,
+    find_differences,
     write_differences,
 )
 from utils.studies.errors import error_sections
@@ -27,21 +27,21 @@ from utils.studies.table import Table as Comparison
 from utils.training.run_folder import HISTORY
 
 
-def tabulate(places: Sequence[Path], folder: Path) -> None:
-    """Write what `write_study` does, and print the table."""
-    table = write_study(places, folder)
+def tabulate(run_folders: Sequence[Path], folder: Path) -> None:
+    """Write the files of `write_study`, and print the table."""
+    table = write_study(run_folders, folder)
     header, *rows = table.lines(lambda text, is_best: f"{text} *" if is_best else text)
     print_line(format_table(header, rows))
     also = "differences.csv, " if (folder / DIFFERENCES).is_file() else ""
     print_line(f"\nIn {folder}: comparison.md, .csv, .tex, .json and .png, {also}and report.html")
 
 
-def write_study(places: Sequence[Path], folder: Path) -> Comparison:
+def write_study(run_folders: Sequence[Path], folder: Path) -> Comparison:
     """Write the table of the runs in these folders and below them, its picture and its report.
 
     Returns the table. Raises InputError as `write_table` does.
     """
-    table = write_table(places, folder)
+    table = write_table(run_folders, folder)
     with warning_if_unwritten(folder / "report.html"):
         _write_report(folder, table)
     return table
@@ -56,17 +56,17 @@ def _write_report(folder: Path, table: Comparison) -> None:
         Line(
             row.name,
             [result.scores[measure.key] for result in row.results],
-            [_validation(run, measure.key) for run in row.runs],
+            [_validation_curve(run, measure.key) for run in row.runs],
         )
         for row in table.rows
     ]
     reference = None if table.whole is None else lines[table.rows.index(table.whole)]
     plot_comparison(picture.path, lines, measure.name, reference)
     header, *rows = table.lines(Cell)
-    about_runs = [
-        (row.name, run.config.seed, of.epoch, measure.text(of.scores[measure.key]), run.folder)
-        for row in table.rows
-        for run, of in zip(row.runs, row.results, strict=True)
+    run_rows = [
+        (line.name, run.config.seed, result.epoch, measure.text(score), run.folder)
+        for row, line in zip(table.rows, lines, strict=True)
+        for run, result, score in zip(row.runs, row.results, line.values, strict=True)
     ]
     text = (
         "Mean ± sample deviation over the seeds, on the test split at the epoch that is the best "
@@ -76,34 +76,35 @@ def _write_report(folder: Path, table: Comparison) -> None:
     sections = [
         Section("Scores", [text, Table([cell.value for cell in header], rows)]),
         Section(f"{measure.name} by model and by epoch", [picture]),
-        Section("Runs", ["Each run has a report of its own.", Table(columns, about_runs)]),
-        *_about_predictions(folder, table),
-        *_data(runs, table),
-        Section("Configuration", _configuration(table.rows)),
+        Section("Runs", ["Each run has a report of its own.", Table(columns, run_rows)]),
+        *_prediction_sections(folder, table),
+        *_data_sections(runs, table),
+        Section("Configuration", _setting_tables(table.rows)),
         environment_section(*(run.environment for run in runs)),
     ]
     write_report(folder / "report.html", f"Comparison of {len(runs)} runs in {folder}", sections)
 
 
-def _about_predictions(folder: Path, table: Comparison) -> list[Section]:
-    """Return how sure differences are and where models are wrong, as far as predictions are there.
+def _prediction_sections(folder: Path, table: Comparison) -> list[Section]:
+    """Return the sections on differences and errors of the models whose predictions exist.
 
-    Writes differences.csv, unless it is the first row whose predictions are not there.
+    Writes differences.csv, unless the first row has no predictions.
     """
     (folder / DIFFERENCES).unlink(missing_ok=True)  # it may be of another comparison
-    found = read_predicted(table)
-    if found is None:
+    predictions = read_predicted(table)
+    if predictions is None:
         return []
+    split, rows = predictions
     sections = []
-    apart = differences(table.task, *found)
-    if apart and found[1][0].name == table.rows[0].name:
-        write_differences(folder / DIFFERENCES, apart)
-        sections.append(difference_section(found[1][0].name, apart))
-    return [*sections, *error_sections(table.task, *found)]
+    differences = find_differences(table.task, split, rows)
+    if differences and rows[0].name == table.rows[0].name:
+        write_differences(folder / DIFFERENCES, differences)
+        sections.append(difference_section(rows[0].name, differences))
+    return [*sections, *error_sections(table.task, split, rows)]
 
 
-def _validation(run: Run, key: str) -> list[float]:
-    """Return a validation score by epoch, as the run's folder has it; nothing where it has not."""
+def _validation_curve(run: Run, key: str) -> list[float]:
+    """Return a run's validation score by epoch from its metrics.csv; empty when that is missing."""
     with (
         suppress(OSError, ValueError, KeyError, csv.Error),
         (run.folder / HISTORY).open(encoding="utf-8", newline="") as file,
@@ -114,7 +115,7 @@ def _validation(run: Run, key: str) -> list[float]:
     return []
 
 
-def _data(runs: Sequence[Run], table: Comparison) -> list[Section]:
+def _data_sections(runs: Sequence[Run], table: Comparison) -> list[Section]:
     sections = []
     for folder in dict.fromkeys(run.config.data_folder for run in runs):
         text = f"{folder} is gone, or no longer what these runs were trained on."
@@ -128,16 +129,17 @@ def _data(runs: Sequence[Run], table: Comparison) -> list[Section]:
     return sections
 
 
-def _configuration(rows: Sequence[Row]) -> list[Table]:
-    """Lay out the settings that all rows share, and those in which they differ."""
+def _setting_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return a table of the settings that all rows share, and one of those in which they differ."""
     settings = [row.runs[0].settings for row in rows]
-    names = list(dict.fromkeys(name for of_row in settings for name in of_row))
-    values = {name: [of_row.get(name, "") for of_row in settings] for name in names}
-    same = {name for name in names if len(set(map(repr, values[name]))) == 1}
-    differing = [[name, *values[name]] for name in names if name not in same]
-    tables = [
-        Table(["setting", "of all"], [[name, values[name][0]] for name in names if name in same])
-    ]
+    same, differing = [], []
+    for name in dict.fromkeys(name for row_settings in settings for name in row_settings):
+        values = [row_settings.get(name, "") for row_settings in settings]
+        if len(set(map(repr, values))) == 1:
+            same.append([name, values[0]])
+        else:
+            differing.append([name, *values])
+    tables = [Table(["setting", "of all"], same)]
     if differing:
         tables.append(Table(["setting", *(row.name for row in rows)], differing))
     return tables

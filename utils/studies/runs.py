@@ -1,4 +1,4 @@
-"""Runs that were made, as their `run.json` tells."""
+"""Trained runs, read from their `run.json`."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ class Run:
 
     folder: Path
     config: RunConfig
-    scale: str  # whose labels its data has
-    digests: dict[str, str]  # of the splits
+    scale: str  # name of the label scale of its data
+    digests: dict[str, str]  # by split
     result: RunResult | None  # None until it has ended
-    environment: dict[str, Any]  # what it ran on and what ran, as far as its record tells
-    bert: str | None = None  # the origin of its text encoder, likewise
-    started: str = ""  # the time, likewise
+    environment: dict[str, Any]  # command, versions, revision, machine, as far as recorded
+    bert: str | None = None  # origin of its text encoder, if recorded
+    started: str = ""  # time, if recorded
 
     @property
     def task(self) -> Task:
-        """What it predicts."""
+        """The task that it was trained for."""
         return TASKS[self.config.task_name][self.scale]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides its outcome but the seed: settings, the model's own too, data and BERT.
+        """All that decides its outcome except the seed: run and model settings, data and BERT.
 
-        `data` is of the three splits: runs that are tested on the same may be trained on others.
+        `data` has the digests of all splits: runs with the same test split may differ in training.
         """
         outcome = self.config.outcome
-        own = outcome.pop("set")
+        model_settings = outcome.pop("set")
         del outcome["seed"]
         data = "/".join(self.digests[name][:8] for name in SPLITS if name in self.digests)
-        settings = {**outcome, **own, "data": data}
-        if self.bert is not None:  # a name, and what tells its weights
+        settings = {**outcome, **model_settings, "data": data}
+        if self.bert is not None:  # "<name>, <digest of the weights>"
             settings["bert"] = self.bert.rpartition(", ")[2][:8]
         return settings
 
 
 def read_run(folder: Path) -> Run | None:
-    """Return the run of a folder, None without one; raises InputError when it is damaged.
+    """Return the run of a folder, None without one; raises InputError when its record is damaged.
 
-    What a search chose is no run yet.
+    A `run.json` with the configuration that a search chose is not a run yet.
     """
     record, path = read_record(folder), folder / RUN_FILE
     if record is None or "search" in record:
@@ -64,29 +64,29 @@ def read_run(folder: Path) -> Run | None:
         config = make_config(RunConfig, record["config"], str(path))
         result = RunResult(**record["result"]) if record.get("result") else None
         scale, digests = record["dataset"]["scores"], record["dataset"]["digests"]
-        told = {name: record[name] for name in _ENVIRONMENT if name in record}
+        environment = {name: record[name] for name in _ENVIRONMENT if name in record}
         origin, started = record.get("bert"), str(record.get("started", ""))
-        run = Run(folder, config, scale, digests, result, told, origin, started)
-        _ = run.task, run.settings, digests["test"]  # can be told
+        run = Run(folder, config, scale, digests, result, environment, origin, started)
+        _ = run.task, run.settings, digests["test"]  # raise now if these cannot be derived
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no record of a run ({first_line(error)}); train it anew."
+            f"{path} is not a valid record of a run ({first_line(error)}); train it again."
         ) from error
     return run
 
 
-def find_runs(places: Iterable[Path]) -> list[Run]:
+def find_runs(roots: Iterable[Path]) -> list[Run]:
     """Return the runs in these folders and below them, each once.
 
-    Raises InputError when there is none in one of them.
+    Raises InputError when one of the folders has none.
     """
     runs: dict[Path, Run | None] = {}
-    for place in places:
-        folders = sorted(path.parent for path in place.rglob(RUN_FILE))
-        found = {folder.resolve(): read_run(folder) for folder in folders}
-        if not any(found.values()):
+    for root in roots:
+        folders = sorted(path.parent for path in root.rglob(RUN_FILE))
+        runs_here = {folder.resolve(): read_run(folder) for folder in folders}
+        if not any(runs_here.values()):
             raise InputError(
-                f"No run in {place} (no {RUN_FILE} that can be read); give the folders of runs."
+                f"No run in {root} (no {RUN_FILE} that can be read); give the folders of runs."
             )
-        runs |= found
+        runs |= runs_here
     return [run for run in runs.values() if run is not None]

@@ -1,4 +1,4 @@
-"""A search for settings: trials that are chosen and judged on the validation split alone."""
+"""A hyperparameter search: its trials are chosen and judged by the validation split alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,76 +24,76 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options, open_training
-from utils.running.text_encoder import given_bert
+from utils.running.text_encoder import bert_in_folder
 from utils.studies.plan import recorded
 from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
-from utils.studies.storage import Storage, damaged_study
+from utils.studies.storage import Storage, explain_damage
 from utils.tasks import Measure, Task
 from utils.training.history import Epoch
 from utils.training.run import train_and_validate
 
 NAME = "search"
-_LOOKED_AT = ("train", "val")  # and never the test split
-_UNPRUNED = 5  # trials before any is pruned, and none is after its first epoch
-CHOSEN = "tuned"  # the folder of the runs that the test split is opened for
+_SPLITS = ("train", "val")  # never the test split
+_FIRST_UNPRUNED = 5  # trials before any is pruned; none is pruned after its first epoch
+CHOSEN = "tuned"  # folder of the final runs, for which the test split is opened
 
 
 class SeededTPE(TPESampler):
-    """TPE that draws each trial by the seed and the run's number: processes draw differently.
+    """TPE with a random generator per trial, seeded by the seed and the run's number.
 
-    It also draws by the trials that have ended, and counts what others try as bad.
+    So processes draw differently. `constant_liar` counts running trials of other processes as bad.
     """
 
     def __init__(self, seed: int) -> None:
-        self._begin(seed)
+        self._reset(seed)
         self._seed = seed
 
-    def _begin(self, seed: int) -> None:
+    def _reset(self, seed: int) -> None:
         super().__init__(seed=seed, multivariate=True, constant_liar=True)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Begin a trial anew."""
+        """Reset the random generator for a trial."""
         run = run_of(trial) if trial.user_attrs else "0"
-        self._begin(int(np.random.default_rng([self._seed, int(run)]).integers(2**32)))
+        self._reset(int(np.random.default_rng([self._seed, int(run)]).integers(2**32)))
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched: around which configuration, whose folder is the search's, in which space.
+    """A search in `space`, where `config` has all other settings and the folder of the search.
 
-    Of a configuration that says nothing else, task and model have their names. `given` are this
-    machine's settings, as far as it has its own.
+    `config` names its task and model explicitly. `local_settings` are those of this machine that
+    replace the configuration's, such as its device.
     """
 
     config: RunConfig
     space: Space
-    given: Mapping[str, Any] = field(default_factory=dict)
+    local_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        """The splits that a search looks at."""
-        return {name: Split(self.config.data_folder / name) for name in _LOOKED_AT}
+        """The splits that a search uses, by name."""
+        return {name: Split(self.config.data_folder / name) for name in _SPLITS}
 
     @cached_property
     def task(self) -> Task:
-        """What is predicted."""
+        """The task of the trials."""
         scores = self.splits["train"].scores
         return find_task(self.config.task_name, scores, self.config.loss)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What all who work on the search have to agree on."""
+        """Settings, space and digests that must be the same in all processes of the search."""
         spaces = {f"space of {name}": text for name, text in plain_space(self.space).items()}
         digests = {f"{name} data": split.digest for name, split in self.splits.items()}
-        bert = given_bert(self.config)
-        berts = {"BERT": bert} if bert is not None else {}
-        return {**self.config.outcome, **spaces, **digests, **berts}
+        bert = bert_in_folder(self.config)
+        identity = {**self.config.outcome, **spaces, **digests}
+        return identity if bert is None else {**identity, "BERT": bert}
 
     def open(self, storage: Storage) -> Queue:
-        """Return its trials, which its folder has or will have.
+        """Return the queue of its trials, created when missing.
 
-        Raises InputError when the folder is of another search.
+        Raises InputError when the folder holds another search.
         """
         measure = self.task.chosen_by
         study = storage.create(
@@ -102,42 +102,40 @@ class Search:
             {"config": plain_values(self.config), "space": plain_space(self.space)},
             direction="minimize" if measure.lower_is_better else "maximize",
             sampler=SeededTPE(self.config.seed),
-            pruner=MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=2),
+            pruner=MedianPruner(n_startup_trials=_FIRST_UNPRUNED, n_warmup_steps=2),
         )
         return Queue(study, storage)
 
     def work(self, queue: Queue, count: int, after: Callable[[], None]) -> None:
-        """Take trials until all have ended, and tell how far they are after each.
+        """Take trials until all have ended; after each, print the progress and call `after`."""
 
-        `after` is called then too.
-        """
-
-        def tell() -> None:
+        def report_progress() -> None:
             print_line(progress_line(queue, self.task.chosen_by, count))
             after()
 
-        queue.work(lambda trial: self._try(trial, count), check=lambda _: self.check(), after=tell)
+        run_trial = partial(self._run_trial, count=count)
+        queue.work(run_trial, check=lambda _: self.check(), after=report_progress)
 
     def options(self, config: RunConfig) -> LoaderOptions:
-        """Return how a trial of a configuration runs on this machine."""
-        return make_options(replace(config, **self.given), SINGLE_PROCESS)
+        """Return the options with which this machine runs a trial of a configuration."""
+        return make_options(replace(config, **self.local_settings), SINGLE_PROCESS)
 
     def check(self) -> None:
-        """Raise InputError for what would fail every trial here: device, model, BERT, or data.
+        """Raise InputError when device, model, BERT or data would make every trial fail here.
 
-        That is also where the splits are no longer what they were.
+        It is also raised when a split has changed since the search began.
         """
         self.options(self.config)
-        with redirect_stdout(None):  # each trial tells of itself
-            open_training(self.config, _LOOKED_AT)
+        with redirect_stdout(None):  # each trial prints this itself
+            open_training(self.config, _SPLITS)
         for split in self.splits.values():
             if Split(split.folder).digest != split.digest:
-                raise InputError(f"{split.folder} has changed; start a search anew.")
+                raise InputError(f"{split.folder} has changed; start a new search.")
 
-    def _try(self, trial: optuna.Trial, count: int) -> float:
+    def _run_trial(self, trial: optuna.Trial, count: int) -> float:
         values = suggest(trial, self.space)
-        shown = ", ".join(f"{name} {value_text(value)}" for name, value in values.items())
-        print_heading(f"Trial {trial.user_attrs['run']} of {count}: {shown}")
+        text = ", ".join(f"{name} {value_text(value)}" for name, value in values.items())
+        print_heading(f"Trial {trial.user_attrs['run']} of {count}: {text}")
         measure = self.task.chosen_by
 
         def report(epoch: Epoch) -> None:
@@ -153,35 +151,35 @@ class Search:
         try:
             best = train_and_validate(config, self.options(config), report)
         except InputError as error:
-            self.check()  # what is wrong with all trials is not this one's fault
+            self.check()  # raises an error that all trials would have
             raise RunFailed(str(error)) from error
         return best.scores["val"][measure.key]
 
 
-def find_search(storage: Storage, given: Mapping[str, Any]) -> tuple[Search, Queue]:
-    """Return the search that a storage has, and its trials; `given` are this machine's settings.
+def find_search(storage: Storage, local_settings: Mapping[str, Any]) -> tuple[Search, Queue]:
+    """Return the search in a storage and the queue of its trials, with this machine's settings.
 
-    Raises InputError when it cannot be read, or when the data here are others.
+    Raises InputError when it cannot be read, or when the data here are not those of the search.
     """
     study = storage.load(NAME)
-    with damaged_study(storage):
-        places = {"checkpointdir": str(storage.folder), **recorded(given)}
-        values = {**study.user_attrs["config"], **places}
+    with explain_damage(storage):
+        folder = {"checkpointdir": str(storage.folder)}
+        values = {**study.user_attrs["config"], **folder, **recorded(local_settings)}
         config = make_config(RunConfig, values, storage.where)
         space = {
             name: json_to_distribution(text) for name, text in study.user_attrs["space"].items()
         }
-    search = Search(config, space, given)
+    search = Search(config, space, local_settings)
     return search, search.open(storage)
 
 
 def ended_runs(queue: Queue) -> set[str]:
-    """Return the runs that have ended and do not wait again."""
+    """Return the names of the runs that have ended and are not enqueued again."""
     return {run_of(trial) for trial in queue.trials} - set(queue.open_runs)
 
 
 def progress_line(queue: Queue, measure: Measure, count: int) -> str:
-    """Return how many of `count` trials have ended, the best so far, and the time that is left."""
+    """Return as text how many of `count` trials have ended, the best so far, and the time left."""
     trials, ended = queue.trials, len(ended_runs(queue))
     parts = [f"{ended} of {count} trials have ended"]
     best = best_trial(queue)
@@ -189,23 +187,23 @@ def progress_line(queue: Queue, measure: Measure, count: int) -> str:
         parts.append(
             f"best validation {measure.name} {measure.text(best.value)}, trial {run_of(best)}"
         )
-    seconds = [spent for one in trials if (spent := seconds_of(one)) is not None]
-    if seconds and ended < count:
-        at_once = sum(one.state == TrialState.RUNNING for one in trials) + 1
-        left = (count - ended) / at_once * sum(seconds) / len(seconds)
-        parts.append(f"about {duration_text(left)} left")
+    times = [seconds for trial in trials if (seconds := seconds_of(trial)) is not None]
+    if times and ended < count:
+        at_once = sum(trial.state == TrialState.RUNNING for trial in trials) + 1
+        seconds_left = (count - ended) / at_once * sum(times) / len(times)
+        parts.append(f"about {duration_text(seconds_left)} left")
     return "; ".join(parts)
 
 
 def best_trial(queue: Queue) -> FrozenTrial | None:
-    """Return the best of the trials that were trained to their end; None without one."""
+    """Return the best of the completed trials; None without one."""
     if not any(trial.state == TrialState.COMPLETE for trial in queue.trials):
         return None
     return queue.study.best_trial
 
 
 def duration_text(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Return a time as text, in days, hours, minutes or seconds."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {unit}"

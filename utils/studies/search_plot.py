@@ -17,25 +17,25 @@ from utils.tasks import Measure
 def plot_search(
     path: Path, trials: Sequence[FrozenTrial], importance: Mapping[str, float], measure: Measure
 ) -> None:
-    """Draw each trial's score with the best so far, and beside them how much a setting mattered.
+    """Draw each trial's score with the best so far, and beside them the importance of each setting.
 
-    A pruned trial has the score of its last epoch, and is never the best; one without a score is
-    not drawn.
+    A pruned trial has the score of its last epoch, and never counts as best. Trials without a score
+    are not drawn.
     """
-    scored = [(int(run_of(one)), one.value, one.state) for one in trials if one.value is not None]
-    whole, pruned = (
-        sorted((number, value) for number, value, its in scored if its == state)
+    scored = [trial for trial in trials if trial.value is not None]
+    complete, pruned = (
+        sorted((int(run_of(trial)), trial.value) for trial in scored if trial.state == state)
         for state in (TrialState.COMPLETE, TrialState.PRUNED)
     )
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for drawn, look, label in (
-        (whole, {"marker": "o"}, "trained to the end"),
+    for points, style, label in (
+        (complete, {"marker": "o"}, "trained to the end"),
         (pruned, {"marker": "x", "color": "grey"}, "pruned"),
     ):
-        if drawn:
-            left.scatter(*zip(*drawn, strict=True), label=label, **look)
-    if whole:
-        numbers, values = zip(*whole, strict=True)
+        if points:
+            left.scatter(*zip(*points, strict=True), label=label, **style)
+    if complete:
+        numbers, values = zip(*complete, strict=True)
         best_of = np.minimum if measure.lower_is_better else np.maximum
         left.step(numbers, best_of.accumulate(values), where="post", marker="", label="best so far")
         left.legend()

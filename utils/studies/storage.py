@@ -1,4 +1,4 @@
-"""Where the studies of a folder are kept: SQLite in it, or any database that Optuna takes."""
+"""Where a folder's study is stored: in an SQLite file there, or any database that Optuna takes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from system.errors import InputError, described, differing, first_line, shown
 from system.files import check_writable, read_json, write_json
 from system.locks import lock_folder
 from system.passwords import without_passwords
-from utils.studies.database import FILE, PATIENCE, check_is_ours, open_database, whole_url
+from utils.studies.database import FILE, PATIENCE, absolute_url, check_is_ours, open_database
 
-_PLACE = "study.json"  # which other database it is
+_POINTER = "study.json"  # names the other database, if there is one
 _LOCK = ".study.lock"
-_ABOUT = "about"  # what a study says of itself
-_KINDS = ("search", "comparison")  # what studies are called, one a folder
+_IDENTITY = "about"  # study attribute: what all its processes have to agree on
+_KINDS = ("search", "comparison")  # the names of studies; a folder has one study
 
 
 @contextmanager
-def telling_of_storage(storage: Storage) -> Iterator[None]:
-    """Turn what goes wrong with a database into InputError, which says where it is."""
+def explain_database_errors(storage: Storage) -> Iterator[None]:
+    """Turn errors of a database into InputError, which names the database."""
     try:
         yield
     except TrialPruned:
@@ -36,61 +36,61 @@ def telling_of_storage(storage: Storage) -> Iterator[None]:
     except (SQLAlchemyError, OptunaError, sqlite3.Error, JSONDecodeError) as error:
         reason = first_line(getattr(error, "orig", None) or error.__cause__ or error)
         raise InputError(
-            f"{storage.where}: the study's database cannot be used ({reason}); see that it is one "
-            "of Optuna's, whole, and that it can be reached and written."
+            f"{storage.where}: the study's database cannot be used ({reason}); check that "
+            "Optuna made it, that it is not damaged, and that it can be reached and written."
         ) from error
 
 
 class Storage:
-    """The study of a folder; `where` is what an error calls it.
+    """The database of a folder's study; `where` names it in errors.
 
-    `url` is that of another database than the folder's own, else None.
+    `url` is None when the study is in the folder's own SQLite file.
     """
 
     def __init__(self, folder: Path, url: str | None) -> None:
-        """Open the database of `url`, or of the folder, which is made when missing.
+        """Open the database of `url`, else the folder's own, which is created when missing.
 
-        Raises InputError when it cannot be, or when the folder's studies are in another.
+        Raises InputError when it cannot be opened, or when the folder's study is in another one.
         """
         self.folder = folder
         self.where = str(folder / FILE)
         check_writable(next(path for path in (folder, *folder.parents) if path.exists()))
-        with self.alone():
-            self._prefix, self.url = self._place(url)
-            own = URL.create("sqlite", database=str(folder / FILE)).render_as_string()
-            self.database = open_database(self.url or own)
-            self.names = self._own_names()
+        with self.locked():
+            self._prefix, self.url = self._locate(url)
+            own_url = URL.create("sqlite", database=str(folder / FILE)).render_as_string()
+            self.database = open_database(self.url or own_url)
+            self.names = self._study_names()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes out, which may be about to make the same."""
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out, which may be about to create the same study or trials."""
         what = "Another process is opening"
         with (
             lock_folder(self.folder, _LOCK, what, "--checkpointdir", PATIENCE),
-            telling_of_storage(self),
+            explain_database_errors(self),
         ):
             yield
 
-    def _place(self, given: str | None) -> tuple[str, str | None]:
-        """Return what the studies' names begin with, and another database's URL."""
-        path = self.folder / _PLACE
-        if given is not None:
-            before, self.where = self.where, "--storage"  # until it is known to be one
-            given = whole_url(given)
-            self.where = before
+    def _locate(self, url: str | None) -> tuple[str, str | None]:
+        """Return the prefix of the studies' names, and the URL of another database, or None."""
+        path = self.folder / _POINTER
+        if url is not None:
+            file, self.where = self.where, "--storage"  # for the error of a malformed URL
+            url = absolute_url(url)
+            self.where = file
         if path.is_file():
-            place = read_json(path)
-            if not (isinstance(place, dict) and {"storage", "names"} <= place.keys()):
-                raise InputError(f"{path} names no storage; give another --checkpointdir.")
-            prefix, url = str(place["names"]), given or str(place["storage"])
+            pointer = read_json(path)
+            if not (isinstance(pointer, dict) and {"storage", "names"} <= pointer.keys()):
+                raise InputError(f"{path} names no database; give another --checkpointdir.")
+            prefix, url = str(pointer["names"]), url or str(pointer["storage"])
             self.where = without_passwords(url)
-            if self.where != place["storage"]:
+            if self.where != pointer["storage"]:
                 raise InputError(
-                    f"{self.folder} has its study in {shown(place['storage'])}, but --storage says "
-                    f"{self.where}; leave --storage out, or give another --checkpointdir."
+                    f"{self.folder} has its study in {shown(pointer['storage'])}, but --storage "
+                    f"says {self.where}; leave --storage out, or give another --checkpointdir."
                 )
             return prefix, url
-        if given is None:
+        if url is None:
             check_is_ours(self.folder / FILE)
             return "", None
         if (self.folder / FILE).exists():
@@ -98,76 +98,78 @@ class Storage:
                 f"{self.folder} has its study in {FILE}; leave --storage out, or give another "
                 "--checkpointdir."
             )
-        self.where = without_passwords(given)
-        open_database(given)  # nothing is written of what cannot be opened
+        self.where = without_passwords(url)
+        open_database(url)  # raises before anything is written
         prefix = f"{self.folder.resolve()}: "
         write_json(path, {"storage": self.where, "names": prefix})
-        return prefix, given
+        return prefix, url
 
-    def _own_names(self) -> list[str]:
-        """Return the names of the folder's studies, the oldest first."""
+    def _study_names(self) -> list[str]:
+        """Return the names of the folder's studies without prefix, the oldest first."""
         names = optuna.get_all_study_names(self.database)
-        own = [name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)]
-        strange = [name for name in own if name not in _KINDS]
-        if strange:
+        names = [name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)]
+        unknown = [name for name in names if name not in _KINDS]
+        if unknown:
             raise InputError(
-                f"{self.where} holds a study of another program, {shown(strange[0])}; give another "
+                f"{self.where} holds a study of another program, {shown(unknown[0])}; give another "
                 "--checkpointdir."
             )
-        return own
+        return names
 
     def create(
-        self, name: str, about: Mapping[str, Any], told: Mapping[str, Any] | None = None, **how: Any
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        attributes: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> optuna.Study:
-        """Return the study of this name, made when missing; `how` is as Optuna takes it.
+        """Return the study of this name, created when missing by `optuna.create_study(**kwargs)`.
 
-        `told` are attributes, which it keeps from then on. Raises InputError when it is not
-        `about` the same, or when the folder is another kind's.
+        A new study gets the `attributes`. Raises InputError when an existing one has another
+        `identity`, or when the folder holds another kind of study.
         """
-        for other in self.names:
-            if other != name:
+        for kind in self.names:
+            if kind != name:
                 raise InputError(
-                    f"{self.folder} holds a {other}, this is a {name}; give another "
-                    "--checkpointdir."
+                    f"{self.folder} holds a {kind}, this is a {name}; give another --checkpointdir."
                 )
-        with self.alone():
+        with self.locked():
             study = optuna.create_study(
-                storage=self.database, study_name=self._prefix + name, load_if_exists=True, **how
+                storage=self.database, study_name=self._prefix + name, load_if_exists=True, **kwargs
             )
-            found = study.user_attrs.get(_ABOUT)
-            if found is None:
-                for key, value in (told or {}).items():
+            stored = study.user_attrs.get(_IDENTITY)
+            if stored is None:
+                for key, value in {**(attributes or {}), _IDENTITY: dict(identity)}.items():
                     study.set_user_attr(key, value)
-                study.set_user_attr(_ABOUT, dict(about))
                 return study
-        found = found if isinstance(found, dict) else {}
-        for name in (*about, *found):
-            if found.get(name) != about.get(name):
-                before, now = differing(found.get(name), about.get(name))
+        stored = stored if isinstance(stored, dict) else {}
+        for key in (*identity, *stored):
+            if stored.get(key) != identity.get(key):
+                before, now = differing(stored.get(key), identity.get(key))
                 raise InputError(
-                    f"{self.folder} holds a search with {name} {before}, this one is {now}; give "
+                    f"{self.folder} holds a search with {key} {before}, this one is {now}; give "
                     "the same settings, space and data, or another --checkpointdir."
                 )
         return study
 
     def load(self, name: str) -> optuna.Study:
-        """Return a study that there is."""
-        with self.alone():  # not while it is being made
+        """Return an existing study."""
+        with self.locked():  # not while another process creates it
             return optuna.load_study(storage=self.database, study_name=self._prefix + name)
 
 
 @contextmanager
-def damaged_study(storage: Storage) -> Iterator[None]:
-    """Turn what goes wrong with a study's content into InputError."""
+def explain_damage(storage: Storage) -> Iterator[None]:
+    """Turn errors of a study's content into InputError, which names the database."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{storage.where}: the study is damaged ({described(error)}); "
-            "begin it anew in another --checkpointdir."
+            "start it again in another --checkpointdir."
         ) from error
 
 
 def holds_studies(folder: Path) -> bool:
-    """Tell whether a comparison or a search was begun in a folder."""
-    return (folder / FILE).exists() or (folder / _PLACE).exists()
+    """Return whether a comparison or a search was begun in a folder."""
+    return (folder / FILE).exists() or (folder / _POINTER).exists()

@@ -16,7 +16,7 @@ from utils.tasks import Measure, Task
 from utils.training.provenance import RunResult
 from utils.training.seeds import spread
 
-_Mark = Callable[[str, bool], Any]  # a cell as a format shows it, of a text and if it is the best
+_Mark = Callable[[str, bool], Any]  # makes a format's cell from a text and whether it is best
 _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"},
@@ -29,21 +29,22 @@ class Row:
 
     name: str
     runs: list[Run]
-    scores: dict[str, dict[str, float]]  # mean and std by a measure's key
+    scores: dict[str, dict[str, float]]  # mean and std, by measure key
 
     @property
     def results(self) -> list[RunResult]:
-        """What came out of each run."""
+        """The result of each run that has ended."""
         return [run.result for run in self.runs if run.result is not None]
 
     @property
     def costs(self) -> dict[str, float | None]:
-        """What the model is made of, what a segment takes, and how fast it trains."""
+        """Parameters, FLOPs per segment, and mean training speed in segments per second."""
         results = self.results
+        speeds = [result.samples_per_second for result in results]
         return {
             "parameters": results[0].parameters,
             "flops": results[0].flops,
-            "samples_per_second": sum(one.samples_per_second for one in results) / len(results),
+            "samples_per_second": sum(speeds) / len(speeds),
         }
 
 
@@ -56,32 +57,32 @@ class Table:
 
     @property
     def whole(self) -> Row | None:
-        """The row of the model itself, where all others are of changes of it."""
+        """The row of the unchanged model, when all other rows are variants of it."""
         names = {row.runs[0].config.model_name for row in self.rows}
-        found = [row for row in self.rows if {row.name} == names]
-        return found[0] if len(found) == 1 < len(self.rows) else None
+        whole = [row for row in self.rows if {row.name} == names]
+        return whole[0] if len(whole) == 1 < len(self.rows) else None
 
     def is_best(self, row: Row, measure: Measure) -> bool:
-        """Tell whether no other row's mean is better, where there are others."""
-        means = [one.scores[measure.key]["mean"] for one in self.rows]
+        """Return whether there are other rows and none of them has a better mean."""
+        means = [other.scores[measure.key]["mean"] for other in self.rows]
         best = min(means) if measure.lower_is_better else max(means)
         return len(means) > 1 and row.scores[measure.key]["mean"] == best
 
     def lines(self, mark: _Mark) -> list[list[Any]]:
-        """Return the header and each row, cell by cell."""
+        """Return the header and each row as lists of cells made by `mark`."""
         measures = self.task.measures
-        names = [f"{one.name} [%]" if one.is_percent else one.name for one in measures]
+        names = [f"{each.name} [%]" if each.is_percent else each.name for each in measures]
         header = ["model", "runs", *names, "parameters", "MFLOPs", "segments/s"]
         lines = [[mark(name, False) for name in header]]
         for row in self.rows:
-            scores = [(_text(one, row), self.is_best(row, one)) for one in measures]
-            of_model = [(row.name, False), (str(len(row.runs)), False)]
-            lines.append([mark(*cell) for cell in of_model + scores + _cost_cells(row)])
+            scores = [(_score_text(each, row), self.is_best(row, each)) for each in measures]
+            name_and_runs = [(row.name, False), (str(len(row.runs)), False)]
+            lines.append([mark(*cell) for cell in name_and_runs + scores + _cost_cells(row)])
         return lines
 
 
-def _text(measure: Measure, row: Row) -> str:
-    """Return mean and deviation as papers write them, without the deviation of a single run."""
+def _score_text(measure: Measure, row: Row) -> str:
+    """Return mean ± deviation as papers write them, of a single run the mean alone."""
     factor, digits = (100, 2) if measure.is_percent else (1, 3)
     names = ("mean", "std") if len(row.runs) > 1 else ("mean",)
     return " ± ".join(f"{factor * row.scores[measure.key][name]:.{digits}f}" for name in names)
@@ -95,22 +96,21 @@ def _cost_cells(row: Row) -> list[tuple[str, bool]]:
 
 
 def make_table(runs: Sequence[Run]) -> Table:
-    """Return the table of the runs that have ended, in the order they began; says which have not.
+    """Return the table of the runs that have ended, in order of their start; print which have not.
 
-    Raises InputError when none has, or when they cannot be compared.
+    Raises InputError when none has ended, or when they cannot be compared.
     """
-    ended = [run for run in runs if run.result is not None]
-    ended.sort(key=lambda run: run.started)
+    ended = sorted((run for run in runs if run.result), key=lambda run: run.started)
     for run in runs:
         if run.result is None:
-            print_line(f"Not in the table, for it has not ended: {run.folder}")
+            print_line(f"Not in the table, as it has not ended: {run.folder}")
     if not ended:
-        raise InputError("None of the runs has ended; go on with one (--train --resume auto).")
+        raise InputError("None of the runs has ended; resume one (--train --resume auto).")
     first = ended[0]
     for run in ended:
         if run.task != first.task:
             raise InputError(
-                f"{run.folder} and {first.folder} have other scores: {run.task.name} of "
+                f"{run.folder} and {first.folder} have different scores: {run.task.name} of "
                 f"{run.scale}, {first.task.name} of {first.scale}; give runs of one task and scale."
             )
     groups: dict[str, list[Run]] = {}
@@ -125,48 +125,48 @@ def make_table(runs: Sequence[Run]) -> Table:
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:
-    """Return the model's name, and what tells the run from others of this model."""
+    """Return the model's name, and those settings in which other runs of the model differ."""
     alike = [other.settings for other in others if other.config.model == run.config.model]
     differing = [
-        f"{key}={_shown(value, [other.get(key) for other in alike])}"
+        f"{key}={_value_text(value, [other.get(key) for other in alike])}"
         for key, value in run.settings.items()
         if value is not None and any(other.get(key) != value for other in alike)
     ]
     return " ".join([run.config.model_name, *differing])
 
 
-def _shown(value: object, others: Sequence[object]) -> str:
-    """Return a value with three digits, where these tell it from the others; a search's have 17."""
+def _value_text(value: object, others: Sequence[object]) -> str:
+    """Return a value with three digits, or with all (a search's have 17) to tell it from others."""
 
-    def short(one: object) -> str:
-        return f"{one:.3g}" if isinstance(one, float) else str(one)
+    def short(number: object) -> str:
+        return f"{number:.3g}" if isinstance(number, float) else str(number)
 
-    is_told = all(one == value or short(one) != short(value) for one in others)
-    return short(value) if is_told else str(value)
+    is_unique = all(other == value or short(other) != short(value) for other in others)
+    return short(value) if is_unique else str(value)
 
 
-def write_table(places: Sequence[Path], folder: Path) -> Table:
-    """Write comparison.csv, .md, .tex and .json into `folder`; returns their table.
+def write_table(run_folders: Sequence[Path], folder: Path) -> Table:
+    """Write the table of the runs as comparison.csv, .md, .tex and .json into `folder`; return it.
 
     Raises InputError when there are no runs, none that has ended, or runs of different tasks.
     """
-    table = make_table(find_runs(places))
-    write_json(folder / "comparison.json", _plain(table))
+    table = make_table(find_runs(run_folders))
+    write_json(folder / "comparison.json", _json(table))
     for suffix, text in {"md": _markdown(table), "tex": _latex(table)}.items():
         write_bytes(folder / f"comparison.{suffix}", text.encode())
-    write_csv(folder / "comparison.csv", _numbers(table))
+    write_csv(folder / "comparison.csv", _csv_rows(table))
     return table
 
 
-def _plain(table: Table) -> dict[str, Any]:
+def _json(table: Table) -> dict[str, Any]:
     rows = [
         {
             "model": row.name,
             "settings": row.runs[0].settings,
             "runs": {str(run.config.seed): str(run.folder) for run in row.runs},
             "scores": {
-                one.key: {**row.scores[one.key], "best": table.is_best(row, one)}
-                for one in table.task.measures
+                measure.key: {**row.scores[measure.key], "best": table.is_best(row, measure)}
+                for measure in table.task.measures
             },
             **row.costs,
         }
@@ -175,16 +175,17 @@ def _plain(table: Table) -> dict[str, Any]:
     return {"task": table.task.name, "rows": rows}
 
 
-def _numbers(table: Table) -> list[list[Any]]:
-    keys = [measure.key for measure in table.task.measures]
-    of_scores = [f"{key}_{what}" for key in keys for what in ("mean", "std")]
-    header = ["model", "runs", *of_scores, *table.rows[0].costs, "best_in"]
+def _csv_rows(table: Table) -> list[list[Any]]:
+    measures = table.task.measures
+    columns = [(measure.key, name) for measure in measures for name in ("mean", "std")]
+    names = [f"{key}_{name}" for key, name in columns]
+    header = ["model", "runs", *names, *table.rows[0].costs, "best_in"]
     rows = [
         [
             *(row.name, len(row.runs)),
-            *(row.scores[key][what] for key in keys for what in ("mean", "std")),
+            *(row.scores[key][name] for key, name in columns),
             *row.costs.values(),
-            " ".join(one.key for one in table.task.measures if table.is_best(row, one)),
+            " ".join(measure.key for measure in measures if table.is_best(row, measure)),
         ]
         for row in table.rows
     ]
@@ -206,7 +207,7 @@ def _latex(table: Table) -> str:
         text = "".join(_TEX.get(character, character) for character in " ".join(text.split()))
         return rf"\textbf{{{text}}}" if is_best else text
 
-    # Without the number of runs and the speed, which a paper has no column for.
+    # Without the columns of runs and speed, which papers do not show.
     lines = (line[:1] + line[2:-1] for line in table.lines(mark))
     header, *rows = (" & ".join(line) + r" \\" for line in lines)
     columns = "l" + "r" * header.count("&")

@@ -1,4 +1,4 @@
-"""A search from its beginning to the test scores of what it chose."""
+"""A whole search: its trials, then the test scores of the configuration that it chose."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from utils.studies.storage import Storage, holds_studies
 _CLOSED = "closed"  # attribute of a study: no more trials, as the test split is opened
 
 
-def make_search(config: RunConfig, space: Path | None, given: Collection[str]) -> Search:
-    """Return the search around a configuration, whose model, task and loss get their names.
+def make_search(config: RunConfig, space: Path | None, fixed: Collection[str]) -> Search:
+    """Return the search around a configuration, with its default model and task spelled out.
 
-    The space is that of a file, else the model's own, without the settings that are `given`.
-    Raises InputError when it cannot be, or when model and data do not go together.
+    The space is read from the file `space`, else from the model's own, without `fixed` settings.
+    Raises InputError when the space is invalid, or when model and data do not fit each other.
     """
     config = replace(config, model=config.model_name, task=config.task_name)
     refuse_unsaved([config])
     path = search_space(config.model_name) if space is None else space
-    search = Search(config, read_space(path, config, given))
+    search = Search(config, read_space(path, config, fixed))
     search.check()
     return search
 
@@ -45,17 +45,17 @@ def tune(
     url: str | None = None,
     processes: Processes = SINGLE_PROCESS,
 ) -> None:
-    """Take part in `count` trials; then train the best configuration once a seed, and test that.
+    """Run trials until there are `count`; then train the best configuration per seed, and test it.
 
-    What earlier calls did counts, and whatever others do meanwhile: all share the folder, whose
-    trials are in the database of `url`, else in the folder. Raises InputError when the folder is
-    of another search, or when none of the trials ends well.
+    Trials of earlier calls and of other processes count too: all share one folder, whose trials
+    are in the database of `url`, else in the folder. Raises InputError when the folder holds
+    another search, or when no trial succeeds.
     """
     config = search.config
     refuse_several(processes, config.checkpointdir)
     storage = Storage(config.checkpointdir, url)
     queue = search.open(storage)
-    check_writable(config.resultdir)  # told now, not after the last trial
+    check_writable(config.resultdir)  # fail now, not after the last trial
     count = _add_trials(search, queue, storage, count)
     chosen = None
     while chosen is None:
@@ -69,28 +69,28 @@ def tune(
 
 
 def _add_trials(search: Search, queue: Queue, storage: Storage, count: int) -> int:
-    """Let as many trials wait as are missing, unless the test split has been opened.
+    """Enqueue as many trials as are missing, unless the test split has been opened.
 
-    Returns how many there are then.
+    Returns the number of trials after that.
     """
-    with storage.alone():
-        there = len(queue.runs)
-        if there < count and queue.study.user_attrs.get(_CLOSED):
+    with storage.locked():
+        existing = len(queue.runs)
+        if existing < count and queue.study.user_attrs.get(_CLOSED):
             raise InputError(
                 f"{search.config.checkpointdir}: the test split was opened for the best of "
-                f"{there} trials, so that no more are made; give another --checkpointdir."
+                f"{existing} trials, so no more can be added; give another --checkpointdir."
             )
-        for number in range(there + 1, count + 1):
+        for number in range(existing + 1, count + 1):
             queue.add(str(number), {})
-        count = max(there, count)
-        if there:
+        count = max(existing, count)
+        if existing:
             print_line(f"Goes on: {progress_line(queue, search.task.chosen_by, count)}")
     return count
 
 
 def _choose(search: Search, queue: Queue, storage: Storage) -> RunConfig | None:
-    """Return what is best, and take no more trials from now on; None where some have joined."""
-    with storage.alone():
+    """Return the best configuration and close the search; None when trials were added meanwhile."""
+    with storage.locked():
         if queue.open_runs:
             return None
         chosen = chosen_config(search, queue)
@@ -103,7 +103,7 @@ def _close(queue: Queue) -> None:
 
 
 def chosen_config(search: Search, queue: Queue) -> RunConfig:
-    """Return the configuration of the best trial; raises InputError when none ended well."""
+    """Return the configuration of the best trial; raises InputError when none succeeded."""
     best = best_trial(queue)
     if best is None:
         raise InputError(
@@ -115,12 +115,12 @@ def chosen_config(search: Search, queue: Queue) -> RunConfig:
 
 
 def dry_run_search(search: Search, count: int, url: str | None = None) -> None:
-    """Print what a search would do; touches nothing."""
+    """Print what a search would do; writes nothing."""
     folder, splits = search.config.checkpointdir, search.splits
     has_begun = "goes on" if holds_studies(folder) else "new"
     print_line(f"Search of {count} trials in {folder}: {has_begun}")
-    kept = folder if url is None else without_passwords(url)
-    print_line(f"trials are kept in {kept}; the best is trained in {folder / CHOSEN}")
+    location = folder if url is None else without_passwords(url)
+    print_line(f"trials are kept in {location}; the best is trained in {folder / CHOSEN}")
     for name, split in splits.items():
         print_line(f"{name:<9} {len(split):,} segments of {split.folder}")
     print_line(f"chosen by validation {search.task.chosen_by.name}, among:")

@@ -1,4 +1,4 @@
-"""Taking part in a comparison or a search that others began."""
+"""Working on a comparison or a search that another process began."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from utils.studies import comparison, database
 from utils.studies import search as searching
 from utils.studies.queue import Queue, refuse_several
 from utils.studies.search_report import write_search, write_trials
-from utils.studies.storage import Storage, holds_studies, telling_of_storage
+from utils.studies.storage import Storage, explain_database_errors, holds_studies
 from utils.studies.tune import chosen_config
 
 
-def work_in(folder: Path, given: Mapping[str, Any], url: str | None, processes: Processes) -> None:
-    """Take what waits in a folder, one after the other, until all has ended.
+def work_in(
+    folder: Path, local_settings: Mapping[str, Any], url: str | None, processes: Processes
+) -> None:
+    """Take the runs that wait in a folder, one after the other, until all have ended.
 
-    `given` are this machine's settings, such as its device, and where the data lie. Raises
-    InputError when nothing was begun in the folder, or when the data here are others.
+    `local_settings` are this machine's, such as device and data folder. Raises InputError when the
+    folder has no comparison or search, or when the data here differ from its data.
     """
     refuse_several(processes, folder)
     if not holds_studies(folder):
@@ -32,41 +34,42 @@ def work_in(folder: Path, given: Mapping[str, Any], url: str | None, processes: 
         )
     storage = Storage(folder, url)
     if searching.NAME in storage.names:
-        _work_on_search(storage, given)
+        _work_on_search(storage, local_settings)
     elif comparison.NAME in storage.names:
-        comparison.work_on_runs(Queue(storage.load(comparison.NAME), storage), folder, given)
+        queue = Queue(storage.load(comparison.NAME), storage)
+        comparison.work_on_runs(queue, folder, local_settings)
     print_line(f"Nothing waits in {folder} any more")
 
 
-def _work_on_search(storage: Storage, given: Mapping[str, Any]) -> None:
-    """Take trials, and trainings of what they chose; then write what whoever began it writes.
+def _work_on_search(storage: Storage, local_settings: Mapping[str, Any]) -> None:
+    """Take trials, then trainings of the chosen configuration; write the files of the search.
 
-    That is the last of those who work: what is written before is written anew.
+    Each process writes them, so the last one to finish leaves the complete files.
     """
-    search, queue = searching.find_search(storage, given)
-    runs, is_new = None, True
-    while is_new:
+    search, queue = searching.find_search(storage, local_settings)
+    runs, has_new_trials = None, True
+    while has_new_trials:
         search.work(queue, len(queue.runs), lambda: write_trials(search, queue))
         if searching.best_trial(queue) is None:
             return
         chosen = chosen_config(search, queue)
         write_search(search, queue, chosen)
         runs = _runs_of_chosen(storage.folder / searching.CHOSEN, storage.url)
-        is_new = bool(queue.open_runs)  # trials that another --tune has added meanwhile
+        has_new_trials = bool(queue.open_runs)  # which another --tune has added meanwhile
     if runs is not None:
-        comparison.work_on_runs(runs, runs.storage.folder, given)
+        comparison.work_on_runs(runs, runs.storage.folder, local_settings)
         write_search(search, queue, chosen)
 
 
 def _runs_of_chosen(folder: Path, url: str | None) -> Queue | None:
-    """Return the trainings of what a search chose, if whoever began it hands them out soon."""
-    until = time.monotonic() + database.LEASE
+    """Return the queue of the final trainings; None when --tune does not fill it within a lease."""
+    deadline = time.monotonic() + database.LEASE
     while True:
         if holds_studies(folder) and comparison.NAME in (storage := Storage(folder, url)).names:
             queue = Queue(storage.load(comparison.NAME), storage)
-            with telling_of_storage(storage):
+            with explain_database_errors(storage):
                 if queue.trials:
                     return queue
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return None
         time.sleep(database.BEAT)

@@ -1,10 +1,10 @@
-"""What can be predicted: a task is one entry here."""
+"""The tasks: what can be predicted. A new task is one entry in TASKS."""
 
 from utils.tasks.emotion import EMOTION
 from utils.tasks.sentiment import SENTIMENT, SIMS_SENTIMENT
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
-# By name, and by the dataset whose scores are asked for (a name of `data.labels.SCALES`).
+# By the task's name, then by the dataset whose scores it has (a name in `data.labels.SCALES`).
 TASKS = {
     "sentiment": {"mosei": SENTIMENT, "mosi": SENTIMENT, "sims": SIMS_SENTIMENT},
     "emotion": {"mosei": EMOTION},

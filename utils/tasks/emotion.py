@@ -1,8 +1,9 @@
-"""Six emotions a segment, each by its intensity, and the field's scores of the predictions."""
+"""The emotion task: the intensities of six emotions a segment, and the usual scores for them."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -16,9 +17,9 @@ from utils.tasks.task import LOSSES, Measure, Scores, Task
 def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     """Score `predictions` `(N, 6)` against `labels` of that shape, both finite.
 
-    By emotion, and their means first: MAE, and of present (> 0) or not the weighted accuracy
-    and the weighted F1, as fractions. Where all segments have an emotion, or none, its weighted
-    accuracy is the share of them that is told right, with a warning.
+    Returns MAE, and the weighted accuracy and weighted F1 of present (> 0) or not, as fractions:
+    first their means over the emotions, then each emotion's. Where all segments have an emotion,
+    or none has it, its weighted accuracy is plain accuracy, with a warning.
     """
     by_emotion = {
         name: _score_one(name, labels[:, column], predictions[:, column])
@@ -26,8 +27,8 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     }
     keys = [measure.key for measure in _MEANS]
     means = {key: fmean(scores[key] for scores in by_emotion.values()) for key in keys}
-    of_each = {f"{key}_{name}": by_emotion[name][key] for name in EMOTIONS for key in keys}
-    return means | of_each
+    scores = {f"{key}_{name}": by_emotion[name][key] for name in EMOTIONS for key in keys}
+    return means | scores
 
 
 def _score_one(name: str, labels: np.ndarray, predictions: np.ndarray) -> Scores:
@@ -42,19 +43,18 @@ def _score_one(name: str, labels: np.ndarray, predictions: np.ndarray) -> Scores
 def weighted_accuracy(name: str, labels: np.ndarray, predictions: np.ndarray) -> float:
     """Return `(TP N/P + TN) / 2N` (Zadeh et al., ACL 2018) of truth values `(n,)`.
 
-    It is the mean of both classes' recalls. Without one of them, it is the other's, with a
-    warning that has the emotion's name.
+    It is the mean of both classes' recalls. If one class is absent, it is the recall of the other,
+    with a warning that names the emotion.
     """
     recalls = [
-        float(np.mean(predictions[labels == side] == side))
-        for side in (False, True)
-        if (labels == side).any()
+        float(np.mean(predictions[labels == is_present] == is_present))
+        for is_present in (False, True)
+        if (labels == is_present).any()
     ]
     if len(recalls) == 1:
-        what = "every" if labels.any() else "no"
+        which = "every" if labels.any() else "no"
         warnings.warn(
-            f"{what} segment is labelled {name}: its weighted accuracy is the share of segments "
-            "told right",
+            f"{which} segment is labelled {name}: its weighted accuracy is the plain accuracy",
             stacklevel=4,
         )
     return fmean(recalls)
@@ -74,9 +74,9 @@ EMOTION = Task(
     measures=(
         *_MEANS,
         *(
-            Measure(f"{of.key}_{name}", f"{of.name} {name}", of.is_percent, of.lower_is_better)
+            replace(mean, key=f"{mean.key}_{name}", name=f"{mean.name} {name}")
             for name in EMOTIONS
-            for of in _MEANS
+            for mean in _MEANS
         ),
     ),
     chosen_by=_MEANS[0],

@@ -1,4 +1,4 @@
-"""Metrics as scikit-learn computes them, which takes a second to import: where they are wanted."""
+"""Metrics as scikit-learn computes them; it is imported at the first use, which takes a second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def mean_absolute_error(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Return the share of classes `(n,)` that are right."""
+    """Return the share of predicted classes `(n,)` that are correct."""
     from sklearn import metrics
 
     return float(metrics.accuracy_score(labels, predictions))

@@ -1,6 +1,6 @@
-"""Sentiment: one score a segment, and the field's scores of its predictions.
+"""The sentiment task: one value a segment, and the usual scores for its predictions.
 
-They are those of CMU-MOSEI and CMU-MOSI, and those of CH-SIMS.
+`score` has those of CMU-MOSEI and CMU-MOSI, `score_sims` those of CH-SIMS.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from utils.tasks.task import LOSSES, Measure, Scores, Task
 def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     """Score `predictions` `(N, 1)` or `(N,)` against `labels` of that shape, both finite.
 
-    Accuracies and F1 are fractions. Warns, and gives 0, where a score is not defined: Corr of
-    constant predictions or labels, negative/positive without a label other than 0.
+    Accuracies and F1 are fractions. A score that is not defined is 0, with a warning: Corr of
+    constant predictions or labels, and negative/positive scores if all labels are 0.
     """
     labels, predictions = labels.reshape(-1), predictions.reshape(-1)
-    signed = labels != 0
-    if not signed.any():
+    not_zero = labels != 0
+    if not not_zero.any():
         warnings.warn("all labels are 0: Acc-2 and F1 (neg/pos) are given as 0", stacklevel=2)
-    acc2, f1 = accuracy_and_f1(labels[signed] > 0, predictions[signed] > 0)
+    acc2, f1 = accuracy_and_f1(labels[not_zero] > 0, predictions[not_zero] > 0)
     acc2_nonneg, f1_nonneg = accuracy_and_f1(labels >= 0, predictions >= 0)
     return {
         "mae": mean_absolute_error(labels, predictions),
@@ -42,22 +42,22 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
 
 
 def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
-    """Score as CH-SIMS does, both clipped to [-1, 1] first; arguments and warnings as `score`'s.
+    """Score as CH-SIMS does; arguments and warnings are those of `score`.
 
-    A value on the border of two classes belongs to the lower one. Source: MMSA's metrics.
+    Labels and predictions are first clipped to [-1, 1]. A value on the border of two classes
+    belongs to the lower one. Source: MMSA's metrics.
     """
     labels, predictions = (np.clip(x.reshape(-1), -1, 1) for x in (labels, predictions))
     acc2, f1 = accuracy_and_f1(labels > 0, predictions > 0)
-    by_borders = {"acc3": SIMS_BORDERS[1:3], "acc5": SIMS_BORDERS}
+    to_3_classes = partial(class_between, borders=SIMS_BORDERS[1:3])
+    to_5_classes = partial(class_between, borders=SIMS_BORDERS)
     return {
         "mae": mean_absolute_error(labels, predictions),
         "corr": _pearson(labels, predictions),
         "acc2": acc2,
         "f1": f1,
-        **{
-            key: _accuracy(partial(class_between, borders=borders), labels, predictions)
-            for key, borders in by_borders.items()
-        },
+        "acc3": _accuracy(to_3_classes, labels, predictions),
+        "acc5": _accuracy(to_5_classes, labels, predictions),
     }
 
 
@@ -88,7 +88,7 @@ SENTIMENT = Task(
         _CORR,
         Measure("acc7", "Acc-7", is_percent=True),  # rounded and clipped to [-3, 3]
         Measure("acc5", "Acc-5", is_percent=True),  # rounded and clipped to [-2, 2]
-        # Zero labels left out, as the released code does.
+        # Without segments labelled 0, as in the released code.
         Measure("acc2", "Acc-2 (neg/pos)", is_percent=True),
         Measure("f1", "F1 (neg/pos)", is_percent=True),  # weighted by class
         Measure("acc2_nonneg", "Acc-2 (neg/non-neg)", is_percent=True),

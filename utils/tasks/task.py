@@ -1,4 +1,4 @@
-"""What a model is asked to predict, and how its answers are scored."""
+"""Tasks: what a model predicts, and how its predictions are scored."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from data.layout import BATCH_FILES
 from data.loading.split import Split
 from system.errors import InputError
 
-Scores = dict[str, float]  # by a measure's key
-# What a task's loss can be, value by value.
+Scores = dict[str, float]  # by the keys of measures
+# The losses that a task can have, of each value.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": partial(mse_loss, reduction="none"),
     "l1": partial(l1_loss, reduction="none"),
@@ -29,35 +29,35 @@ class Measure:
     """One of a task's scores."""
 
     key: str  # in files
-    name: str  # as the field writes it
-    is_percent: bool = False  # shown so; in files it is a fraction
+    name: str  # as publications write it
+    is_percent: bool = False  # in text; in files it is a fraction
     lower_is_better: bool = False
 
     def text(self, value: float) -> str:
-        """Return a value as it is shown."""
+        """Return a value as text for people."""
         return f"{100 * value:.2f} %" if self.is_percent else f"{value:.4f}"
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Scores from sums over segments: of many resamples at once."""
+    """Scores computed from sums over segments, for many resamples at once."""
 
-    terms: Callable[[np.ndarray, np.ndarray], np.ndarray]  # of targets and predictions, (N, K)
-    scores: Callable[[np.ndarray], dict[str, np.ndarray]]  # of sums (R, K), each measure's (R,)
+    terms: Callable[[np.ndarray, np.ndarray], np.ndarray]  # targets and predictions -> (N, K)
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]]  # sums (R, K) -> (R,) by measure
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to predict: label columns in, scores out."""
+    """What a model predicts, from which label columns, and with which loss and scores."""
 
     name: str
-    outputs: Mapping[str, int]  # what a model's outputs are, and each one's label column
-    loss: Callable[[Tensor, Tensor], Tensor]  # of predictions and targets, value by value
+    outputs: Mapping[str, int]  # the label column of each of the model's outputs, by name
+    loss: Callable[[Tensor, Tensor], Tensor]  # predictions and targets -> losses, same shape
     score: Callable[[np.ndarray, np.ndarray], Scores]  # of targets and predictions (N, outputs)
     measures: tuple[Measure, ...]  # in the order of tables
     chosen_by: Measure  # its best value on the validation split chooses the epoch
-    in_a_line: tuple[str, ...]  # keys of the measures that a line on screen has
-    sums: Sums | None = None  # where each score is one of sums over segments
+    in_a_line: tuple[str, ...]  # keys of the measures printed after each epoch
+    sums: Sums | None = None  # if all scores can be computed from sums over segments
     scale: Scale | None = None  # of each output, with the classes of the confusion matrix
     # The names under which the released code prints its best scores, in its order.
     released_names: Mapping[str, str] = field(default_factory=dict)
@@ -67,32 +67,32 @@ class Task:
         """The label column of each output."""
         return list(self.outputs.values())
 
-    def column_names(self, *what: str) -> list[str]:
-        """Return what a file calls the columns of each output; of several, by their names."""
+    def column_names(self, *columns: str) -> list[str]:
+        """Return a file's column names for all outputs; several outputs have their names before."""
         prefixes = [f"{name}_" for name in self.outputs] if len(self.outputs) > 1 else [""]
-        return [f"{prefix}{one}" for prefix in prefixes for one in what]
+        return [f"{prefix}{column}" for prefix in prefixes for column in columns]
 
     def check_labels(self, split: Split) -> None:
-        """Raise InputError when the split has no labels for this task, or some are no numbers.
+        """Raise InputError when the split has no labels for this task, or a label is not a number.
 
         Warns of labels outside the scale.
         """
-        path, found = split.folder / BATCH_FILES["label"], split.labels.shape[1]
-        if found <= max(self.columns):
+        path, n_columns = split.folder / BATCH_FILES["label"], split.labels.shape[1]
+        if n_columns <= max(self.columns):
             raise InputError(
-                f"{path} has no labels for the task {self.name}: it has {found} columns, and "
+                f"{path} has no labels for the task {self.name}: it has {n_columns} columns, but "
                 f"{', '.join(self.outputs)} need {max(self.columns) + 1}; use a dataset that has "
                 "them."
             )
         labels = split.labels[:, self.columns]
-        wrong = np.argwhere(~np.isfinite(labels))
+        not_finite = np.argwhere(~np.isfinite(labels))
         if np.isnan(labels).all():
             raise InputError(
                 f"{path}: {split.folder.name} is not labelled: there is nothing to score or to "
                 "learn from; use a split that has labels."
             )
-        if len(wrong):
-            segment, output = wrong[0]
+        if len(not_finite):
+            segment, output = not_finite[0]
             label, name = split.labels[segment, self.columns[output]], list(self.outputs)[output]
             raise InputError(
                 f"{path}: the label of segment {segment} is {label} ({name}), expected a number; "
@@ -109,22 +109,22 @@ class Task:
         if len(outside):
             warnings.warn(
                 f"{path}: {len(outside)} of {labels.size} labels outside [-{self.scale.limit}, "
-                f"{self.scale.limit}], the first {outside[0]:g}; is it the --dataset that these "
-                "labels belong to?",
+                f"{self.scale.limit}], the first {outside[0]:g}; check that the data were prepared "
+                "with the right --dataset",
                 stacklevel=2,
             )
 
     def to_minimise(self, scores: Scores) -> float:
-        """Return what chooses the epoch; lower is better."""
+        """Return the score that chooses the best epoch, negated if higher is better."""
         value = scores[self.chosen_by.key]
         return value if self.chosen_by.lower_is_better else -value
 
     def rows(self, scores: Scores) -> list[tuple[str, str]]:
-        """Return name and value of each measure, as a table shows them."""
+        """Return name and value of each measure, as text for a table."""
         return [(measure.name, measure.text(scores[measure.key])) for measure in self.measures]
 
     def line(self, scores: Scores) -> str:
-        """Return the most looked-at scores in a line."""
-        by_key = {measure.key: measure for measure in self.measures}
-        shown = [by_key[key] for key in self.in_a_line]
-        return "  ".join(f"{one.name.split(' ')[0]} {one.text(scores[one.key])}" for one in shown)
+        """Return the most important scores in one line."""
+        measures = {measure.key: measure for measure in self.measures}
+        names = {key: measures[key].name.split(" ")[0] for key in self.in_a_line}
+        return "  ".join(f"{name} {measures[key].text(scores[key])}" for key, name in names.items())

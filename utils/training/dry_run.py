@@ -1,4 +1,4 @@
-"""What a training or an evaluation would do, and what it would cost, without doing it."""
+"""Prints what a training or an evaluation would do, and what it would cost, without doing it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from utils.tasks import Task
 from utils.training.run_folder import file_to_resume, refuse_other_run
 from utils.training.trainer import Trainer
 
-_STATES = 3  # of a weight in a checkpoint: itself and Adam's two moments; without, itself
+_VALUES_PER_WEIGHT = 3  # in an epoch's checkpoint: the weight and Adam's two moments
 
 
 def dry_run_training(
@@ -42,7 +42,7 @@ def dry_run_training(
     resume: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Print what a training, or one a seed, would read, do and write; touches nothing.
+    """Print what a training, or one for each seed, would read, do and write; changes no file.
 
     Raises InputError where the training would.
     """
@@ -51,53 +51,51 @@ def dry_run_training(
     for run in runs:
         config, splits, model, task = _open(run, options, resume, overwrite)
     steps = math.ceil(len(splits["train"]) / config.batch_size)
-    states = _STATES if text_encoder_of(model) is None else 1
-    size = 4 * sum(parameter.numel() for parameter in model.parameters())
-    # Its weights and the best ones, and two moments of each that learns.
-    last = 2 * size + 2 * 4 * count_parameters(model)
+    weights_size = 4 * sum(parameter.numel() for parameter in model.parameters())  # bytes
+    # With a text encoder, an epoch's checkpoint leaves the moments out.
+    epoch_size = weights_size * (_VALUES_PER_WEIGHT if text_encoder_of(model) is None else 1)
+    # The current and the best weights, and two moments of each weight that is trained.
+    last_size = 2 * weights_size + 2 * 4 * count_parameters(model)
     facts = [
         ("train", f"{config.model} for {task.name}, on {options.device}"),
         *((name, f"{len(split):,} segments of {split.folder}") for name, split in splits.items()),
         ("steps", f"{config.epochs} epochs of {steps:,} steps of {config.batch_size} segments"),
     ]
     if seeds:
-        facts.append(("seeds", f"all this in {', '.join(one.checkpointdir.name for one in runs)}"))
+        facts.append(("seeds", f"all this in {', '.join(run.checkpointdir.name for run in runs)}"))
     if config.save:
         facts += [
-            (
-                "write",
-                f"{folder}: a checkpoint of {_megabytes(states * size)} an epoch",
-            ),
-            ("", f"and one of {_megabytes(last)} to go on from"),
-            ("", f"{config.resultdir}: the test scores of the best"),
+            ("write", f"{folder}: a checkpoint of {_megabytes(epoch_size)} an epoch"),
+            ("", f"and one of {_megabytes(last_size)} to resume from"),
+            ("", f"{config.resultdir}: the test scores of the best epoch"),
         ]
-    batch = min(config.batch_size, len(splits["train"]))
-    at_once = math.ceil(batch / config.accumulation_steps)
-    inputs = splits["train"][range(at_once)].inputs
+    batch_size = min(config.batch_size, len(splits["train"]))
+    part_size = math.ceil(batch_size / config.accumulation_steps)
+    inputs = splits["train"][range(part_size)].inputs
     _print_plan(facts, model, splits["train"], training_memory(model, inputs, config.precision))
 
 
 def _open(
     config: RunConfig, options: LoaderOptions, resume: str | None, overwrite: bool
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
-    """Return what `open_training` does, once the run is seen to fit its folder and its files."""
+    """Return what `open_training` returns, after checking that the run can use its files."""
     resumed = file_to_resume(resume, config.checkpointdir)
     config, splits, model, task = open_training(config, resumed=resumed)
     Bootstrap(config, splits["test"], task)
     if config.save:
         refuse_other_run(config.checkpointdir, resume, overwrite)
     if resumed is not None:
-        here = replace(options, device=torch.device("cpu"))
+        cpu_options = replace(options, device=torch.device("cpu"))
         data = describe_data(config.data_folder, splits)
-        Trainer(model, splits, task, config, here, data).resume(resumed)
+        Trainer(model, splits, task, config, cpu_options, data).resume(resumed)
     return config, splits, model, task
 
 
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
-    """Print what an evaluation would read, do and write; touches nothing."""
+    """Print what an evaluation would read, do and write; changes no file."""
     checkpoint = read_checkpoint(config.needed_checkpoint)
-    in_pieces = checkpoint.text_encoder is not None
-    split = Split(config.data_folder / split_name, takes_pieces=in_pieces)
+    has_text_encoder = checkpoint.text_encoder is not None
+    split = Split(config.data_folder / split_name, takes_pieces=has_text_encoder)
     config, model, task = open_model(config, checkpoint, split)
     facts = [
         ("evaluate", f"{checkpoint.path}: {config.model} for {task.name}, on {options.device}"),
@@ -106,10 +104,10 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
     if config.save:
         folder = result_folder(config.resultdir, checkpoint.path, split.digest)
         facts.append(("write", f"{folder / split_name}"))
-    if has_room([split], options):  # on the device nothing is loaded by other processes
+    if has_room([split], options):  # a split held on the device needs no loading processes
         options = replace(options, num_workers=0)
-    at_once = min(evaluation_options(options, split).batch_size, len(split))
-    inputs = split[range(at_once)].inputs
+    batch_size = min(evaluation_options(options, split).batch_size, len(split))
+    inputs = split[range(batch_size)].inputs
     _print_plan(facts, model, split, evaluation_memory(model, inputs))
 
 

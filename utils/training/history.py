@@ -1,4 +1,4 @@
-"""What a training records of its epochs: metrics.csv, TensorBoard logs, lines on screen."""
+"""Records the epochs of a training: metrics.csv, TensorBoard logs, lines on screen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.training.run_folder import HISTORY, LOGS
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training split gave."""
+    """The results of one pass over the training split."""
 
     number: int  # from 1
     loss: float  # mean over the training split, while training
@@ -38,38 +38,38 @@ class History:
             self._log = SummaryWriter(str(folder / LOGS / started))
         except UnicodeEncodeError as error:
             raise InputError(
-                f"{folder}: TensorBoard's logs need a folder whose name is UTF-8; give another "
+                f"{folder}: the name is not UTF-8, which TensorBoard's logs need; give another "
                 "--checkpointdir."
             ) from error
         self._table = folder / HISTORY
 
     def write(self, epochs: Sequence[Epoch]) -> None:
-        """Write the table of all epochs anew, and log the last of them."""
+        """Write the table of all epochs again, and log the last epoch."""
         names = list(epochs[-1].scores["val"])
         header = ["epoch", "lr", "samples_per_second", "loss", "split", *names]
         rows = [
-            [one.number, one.lr, one.speed, one.loss, split, *scores.values()]
-            for one in epochs
-            for split, scores in one.scores.items()
+            [epoch.number, epoch.lr, epoch.speed, epoch.loss, split, *scores.values()]
+            for epoch in epochs
+            for split, scores in epoch.scores.items()
         ]
         write_csv(self._table, [header, *rows])
-        epoch, add = epochs[-1], self._log.add_scalar
-        add("loss/train", epoch.loss, epoch.number)
-        add("learning_rate", epoch.lr, epoch.number)
-        add("samples_per_second", epoch.speed, epoch.number)
-        for split, scores in epoch.scores.items():
+        last, add = epochs[-1], self._log.add_scalar
+        add("loss/train", last.loss, last.number)
+        add("learning_rate", last.lr, last.number)
+        add("samples_per_second", last.speed, last.number)
+        for split, scores in last.scores.items():
             for name, value in scores.items():
-                add(f"{name}/{split}", value, epoch.number)
+                add(f"{name}/{split}", value, last.number)
         self._log.flush()
 
 
-def picked_on_test(epochs: Sequence[Epoch], task: Task) -> list[str]:
-    """Return the released code's own best lines: each score's best epoch on the test split."""
+def best_on_test(epochs: Sequence[Epoch], task: Task) -> list[str]:
+    """Return lines as the released code prints them: each score's best epoch on the test split."""
     measures = {measure.key: measure for measure in task.measures}
     lines = []
     for name, key in task.released_names.items():
         choose = min if measures[key].lower_is_better else max
         best = choose(epochs, key=lambda epoch: epoch.scores["test"][key])
-        shown = measures[key].text(best.scores["test"][key])
-        lines.append(f"Best {name} {shown} at epoch {best.number}")
+        value = measures[key].text(best.scores["test"][key])
+        lines.append(f"Best {name} {value} at epoch {best.number}")
     return lines

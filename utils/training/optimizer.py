@@ -1,6 +1,6 @@
-"""The optimizer of a training, and how its learning rate changes.
+"""The optimizer of a training and its learning-rate schedules.
 
-It is Adam, and for a text encoder that is trained along, AdamW's way.
+The optimizer is Adam; a text encoder that is fine-tuned has AdamW's weight decay.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from utils.run_config import RunConfig
 
 
 def make_optimizer(model: Model, config: RunConfig) -> Adam:
-    """Return Adam over what the model learns: its own parameters, the first group, and its BERT's.
+    """Return Adam: its first group has the model's own parameters, the others its text encoder's.
 
-    Those have a learning rate and a decay of their own, apart from the gradient (Loshchilov and
-    Hutter, ICLR 2019), and none on biases and norms (Devlin et al., NAACL 2019).
+    A text encoder has its own learning rate, and its own weight decay, apart from the gradient
+    (Loshchilov and Hutter, ICLR 2019) and not on biases and norms (Devlin et al., NAACL 2019).
     """
     encoder = text_encoder_of(model)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     if encoder is not None:
-        of_encoder = [one for one in encoder.parameters() if one.requires_grad]
-        known = set(map(id, encoder.parameters()))
-        groups[0]["params"] = [one for one in model.parameters() if id(one) not in known]
+        trained = [p for p in encoder.parameters() if p.requires_grad]
+        encoder_ids = set(map(id, encoder.parameters()))
+        groups[0]["params"] = [p for p in model.parameters() if id(p) not in encoder_ids]
         for decay, is_matrix in ((config.bert_weight_decay, True), (0.0, False)):
-            params = [one for one in of_encoder if (one.dim() > 1) is is_matrix]
+            params = [p for p in trained if (p.dim() > 1) is is_matrix]
             options = {"lr": config.bert_lr, "weight_decay": decay}
             if params:
                 groups.append({"params": params, "decoupled_weight_decay": True, **options})
@@ -39,7 +39,7 @@ def make_optimizer(model: Model, config: RunConfig) -> Adam:
 
 @contextmanager
 def warming_up(optimizer: Adam, share: float) -> Iterator[None]:
-    """Have all groups but the first learn at a `share` of their rates, while the block lasts."""
+    """Within the block, multiply the learning rates of all groups but the first by `share`."""
     groups = optimizer.param_groups[1:]
     rates = [group["lr"] for group in groups]
     if share < 1:
@@ -55,7 +55,7 @@ def warming_up(optimizer: Adam, share: float) -> Iterator[None]:
 def make_scheduler(
     config: RunConfig, optimizer: Optimizer
 ) -> ReduceLROnPlateau | CosineAnnealingLR | None:
-    """Return the schedule that a run's configuration names, a step an epoch; None for `none`."""
+    """Return the schedule of `config.scheduler`, which takes one step an epoch; None for `none`."""
     if config.scheduler == "plateau":
         factor, patience = config.plateau_factor, config.plateau_patience
         return ReduceLROnPlateau(optimizer, factor=factor, patience=patience)

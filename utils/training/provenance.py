@@ -1,4 +1,4 @@
-"""Where a run came from: `run.json`."""
+"""What `run.json` records about a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came out of a run."""
+    """The results of a run."""
 
     epoch: int  # the best by validation
     scores: Scores  # of the test split at that epoch
@@ -37,7 +37,7 @@ class RunResult:
 def describe_run(
     config: RunConfig, data: dict[str, Any], device: torch.device, bert: str | None
 ) -> dict[str, Any]:
-    """Return what `run.json` has of a run that starts; `bert` is the origin of a text encoder."""
+    """Return the record of a run that starts; `bert` is the origin of its text encoder, if any."""
     earlier = read_record(config.checkpointdir) or {}
     return {
         "config": plain_values(config),
@@ -52,7 +52,7 @@ def describe_run(
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the `run.json` of a run's folder; None where there is none to be read."""
+    """Return the content of a run folder's `run.json`; None where it cannot be read."""
     with suppress(OSError, ValueError):
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8-sig"))
         return content if isinstance(content, dict) else None

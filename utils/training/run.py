@@ -1,4 +1,4 @@
-"""One training from its configuration to its results, and several over seeds."""
+"""Runs a training from its configuration to its results, once or for several seeds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from utils.reports.html import Picture, Section, Table, warning_if_unwritten, wr
 from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
-from utils.training.history import Epoch, picked_on_test
+from utils.training.history import Epoch, best_on_test
 from utils.training.provenance import RunResult, describe_run, now
 from utils.training.run_folder import BEST, RUN_FILE, file_to_resume, open_run_folder
 from utils.training.seeds import print_spread, spread
@@ -41,11 +41,11 @@ def train(
     overwrite: bool = False,
     after_epoch: Callable[[Epoch], None] | None = None,
 ) -> Evaluation:
-    """Train, then evaluate the test split at the best validation epoch; returns that.
+    """Train, then evaluate the test split at the best validation epoch; returns the evaluation.
 
-    `resume` is the file to go on from, or `auto`: the one of the run's own folder, if there is
-    one. `overwrite` removes an earlier run from that folder; `after_epoch` is as `Trainer` takes
-    it. Raises InputError when the data, the model or the folder cannot be used.
+    `resume` is the file to resume from, or `auto`: `last.pth` of the run's own folder, if there
+    is one. `overwrite` removes an earlier run from that folder; `after_epoch` is passed to
+    `Trainer`. Raises InputError when the data, the model or the folder cannot be used.
     """
     resumed = file_to_resume(resume, config.checkpointdir)
     config, splits, model, task = open_training(config, resumed=resumed)
@@ -61,19 +61,19 @@ def train(
         bert = getattr(text_encoder_of(model), "origin", None)
         record, path = {}, config.checkpointdir / RUN_FILE
         if writes:
-            check_writable(config.resultdir)  # told now, not after the training
+            check_writable(config.resultdir)  # fails now, not after the training
             record = describe_run(config, data, options.device, bert)
             write_json(path, record)
         trainer.run()
-        evaluation = _test(trainer)
+        evaluation = _evaluate_test(trainer)
         certainty = bootstrap.measure(evaluation)
         if writes:
-            place, pictures = _write_results(trainer, evaluation, data, certainty)
-            result = _result(trainer, evaluation, splits["test"][[0]].inputs)
+            results, pictures = _write_results(trainer, evaluation, data, certainty)
+            result = _run_result(trainer, evaluation, splits["test"][[0]].inputs)
             write_json(path, {**record, "ended": now(), "result": asdict(result)})
-            with warning_if_unwritten(place / "report.html"):
+            with warning_if_unwritten(results / "report.html"):
                 certainty = certainty or bootstrap.find(evaluation)
-                write_training_report(place, trainer, splits, evaluation, certainty, pictures)
+                write_training_report(results, trainer, splits, evaluation, certainty, pictures)
     return evaluation
 
 
@@ -82,8 +82,8 @@ def train_and_validate(
 ) -> Epoch:
     """Train, and return the best epoch by validation; the test split is never opened.
 
-    `after_epoch` is as `Trainer` takes it. Nothing is written unless the configuration saves.
-    Raises InputError as `train` does.
+    `after_epoch` is passed to `Trainer`. Writes files only if `config.save`. Raises InputError as
+    `train` does.
     """
     config, splits, model, task = open_training(config, ("train", "val"))
     data = describe_data(config.data_folder, splits)
@@ -93,8 +93,8 @@ def train_and_validate(
     return trainer.best
 
 
-def _test(trainer: Trainer) -> Evaluation:
-    """Score the test split with the best weights, and print what it compares with."""
+def _evaluate_test(trainer: Trainer) -> Evaluation:
+    """Score the test split with the best weights; prints its scores and what to compare them to."""
     task, split = trainer.task, trainer.splits["test"]
     chosen_by = task.chosen_by.name
     print_heading(f"Test scores at epoch {trainer.best.number}, the best by validation {chosen_by}")
@@ -103,21 +103,21 @@ def _test(trainer: Trainer) -> Evaluation:
     for name, column in task.outputs.items():
         mean = trainer.splits["train"].labels[:, column].mean()
         error = abs(split.labels[:, column] - mean).mean()
-        what = f" ({name})" if len(task.outputs) > 1 else ""
+        suffix = f" ({name})" if len(task.outputs) > 1 else ""
         print_line(
             f"Always predicting the training labels' mean, {mean:.2f}, would give MAE "
-            f"{error:.4f}{what}"
+            f"{error:.4f}{suffix}"
         )
-    lines = picked_on_test(trainer.epochs, task)
+    lines = best_on_test(trainer.epochs, task)
     if lines:
-        print_line("\nPicked on the test set, as the released code does; no fair comparison:")
+        print_line("\nChosen on the test set, as in the released code; not a fair comparison:")
     for line in lines:
         print_line(f"  {line}")
     return evaluation
 
 
-def _result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor]) -> RunResult:
-    """Return what came out; `segment` is the inputs of one."""
+def _run_result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor]) -> RunResult:
+    """Return the results of a run; `segment` has the inputs of one segment, to count FLOPs."""
     model = trainer.model.eval()
     try:
         flops = sum(count_flops(model, segment)["Global"].values())
@@ -128,15 +128,15 @@ def _result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor])
         scores=evaluation.scores,
         parameters=count_parameters(model),
         flops=flops,
-        # An epoch that was resumed after its last step has none.
-        samples_per_second=median([one.speed for one in trainer.epochs if one.speed] or [0.0]),
+        # An epoch that was resumed after its last step has no speed.
+        samples_per_second=median([e.speed for e in trainer.epochs if e.speed] or [0.0]),
     )
 
 
 def _write_results(
     trainer: Trainer, evaluation: Evaluation, data: dict[str, Any], certainty: dict[str, Any]
 ) -> tuple[Path, list[Picture]]:
-    """Write the best epoch's evaluation and the curves; returns where, and its pictures."""
+    """Write the best epoch's evaluation and the curves; returns their folder, and the pictures."""
     from utils.reports.plots import plot_curves  # matplotlib is slow to import
 
     config, task, epochs = trainer.config, trainer.task, trainer.epochs
@@ -162,16 +162,16 @@ def write_training_report(
     certainty: dict[str, Any],
     pictures: Sequence[Picture],
 ) -> None:
-    """Write report.html into `folder`, which has the curves: they, and the test evaluation.
+    """Write report.html, with the curves and the test evaluation, into the `folder` of the curves.
 
-    `certainty` and `pictures` are as `evaluation_sections` takes them.
+    `certainty` and `pictures` are passed to `evaluation_sections`.
     """
     config, task, best = trainer.config, trainer.task, trainer.best
     chosen_by = task.chosen_by.name
     text = (
         f"{config.model} with {count_parameters(trainer.model):,} parameters, trained for "
         f"{len(trainer.epochs)} epochs; epoch {best.number} has the best validation {chosen_by}. "
-        "The scores of train are those on the way, while weights change and with dropout."
+        "The scores of train are of predictions made while the weights changed, with dropout."
     )
     header = [f"epoch {best.number}", *(measure.name for measure in task.measures)]
     rows = [
@@ -195,7 +195,7 @@ def train_by_seed(
     resume: str | None,
     overwrite: bool,
 ) -> None:
-    """Train once per seed, each in a folder of its own, and report mean and deviation."""
+    """Train once per seed, each in its own folder; prints mean and standard deviation."""
     scores = {}
     for seed in seeds:
         print_heading(f"Seed {seed}")

@@ -12,27 +12,27 @@ from system.errors import InputError
 from system.locks import lock_folder
 
 BEST = "best.pth"
-LAST = "last.pth"  # what --resume goes on from
+LAST = "last.pth"  # what --resume reads
 RUN_FILE = "run.json"
 HISTORY = "metrics.csv"
 LOGS = "logs"  # for TensorBoard
 _LOCK = ".run.lock"
-_OF_A_RUN = re.compile(
+_RUN_FILES = re.compile(
     rf"{re.escape(BEST)}|{re.escape(LAST)}|{re.escape(RUN_FILE)}|{re.escape(HISTORY)}"
     r"|msaf_mosei_epoch\d+\.pth"
 )
 _LOG_FILE = "*/events.out.tfevents.*"
-# What a killed writer leaves of a file: the names of `system.files.atomic_write`.
+# Temporary files that a killed process leaves: named by `system.files.atomic_write`.
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\.part\.\w+")
 
 
 def epoch_file(number: int) -> str:
-    """Return the name of an epoch's checkpoint, which is the released code's."""
+    """Return the name of an epoch's checkpoint, the same as in the released code."""
     return f"msaf_mosei_epoch{number}.pth"
 
 
 def file_to_resume(resume: str | None, folder: Path) -> Path | None:
-    """Return the file to go on from; `auto` is the run's own in `folder`, None without one."""
+    """Return the file to resume from; for `auto`, `last.pth` in `folder`, or None without one."""
     if resume != "auto":
         return None if resume is None else Path(resume).expanduser()
     if (folder / LAST).is_file():
@@ -43,14 +43,14 @@ def file_to_resume(resume: str | None, folder: Path) -> Path | None:
 
 @contextmanager
 def open_run_folder(folder: Path, resume: str | None, overwrite: bool) -> Iterator[None]:
-    """Keep `folder` for one run, locked, until the block ends.
+    """Lock `folder` for one run, until the block ends.
 
-    A run that resumes from a file of the folder goes on there. `overwrite` removes what an
+    A run that resumes from a file of the folder may continue there. `overwrite` removes what an
     earlier run wrote, and nothing else. Raises InputError when the folder holds another run, or
-    when one is training in it.
+    when another process is training in it.
     """
     with lock_folder(folder, _LOCK, "Another training is writing into", "--checkpointdir"):
-        for path in folder.glob(".*"):  # locked: nobody is writing them any more
+        for path in folder.glob(".*"):  # with the lock, no other process is writing them
             if HALF_WRITTEN.fullmatch(path.name):
                 path.unlink()
         refuse_other_run(folder, resume, overwrite)
@@ -60,20 +60,20 @@ def open_run_folder(folder: Path, resume: str | None, overwrite: bool) -> Iterat
 
 
 def refuse_other_run(folder: Path, resume: str | None, overwrite: bool) -> None:
-    """Raise InputError when `folder` holds a run that is neither gone on with nor removed."""
-    found = written_files(folder)
-    if found and not overwrite and not _goes_on(folder, resume, found):
-        way_on = "go on with it (--resume auto), " if _goes_on(folder, "auto", found) else ""
+    """Raise InputError when `folder` holds a run that is neither resumed nor overwritten."""
+    files = written_files(folder)
+    if files and not overwrite and not _may_resume(folder, resume, files):
+        advice = "resume it (--resume auto), " if _may_resume(folder, "auto", files) else ""
         raise InputError(
-            f"{folder} holds a run ({found[0].name}); {way_on}remove what it wrote (--overwrite), "
+            f"{folder} holds a run ({files[0].name}); {advice}remove what it wrote (--overwrite), "
             "or give another --checkpointdir."
         )
 
 
-def _goes_on(folder: Path, resume: str | None, found: Sequence[Path]) -> bool:
-    """Tell whether a run may go on in the folder of the one that left `found`."""
+def _may_resume(folder: Path, resume: str | None, files: Sequence[Path]) -> bool:
+    """Tell whether a run may continue in the folder of an earlier one, which wrote `files`."""
     if resume == "auto":  # without last.pth it starts anew: then it must not replace any weights
-        return (folder / LAST).is_file() or all(path.suffix != ".pth" for path in found)
+        return (folder / LAST).is_file() or all(path.suffix != ".pth" for path in files)
     return resume is not None and Path(resume).expanduser().resolve().parent == folder.resolve()
 
 
@@ -81,5 +81,5 @@ def written_files(folder: Path) -> list[Path]:
     """Return the files that a run wrote into its folder."""
     if not folder.is_dir():
         return []
-    files = [path for path in sorted(folder.iterdir()) if _OF_A_RUN.fullmatch(path.name)]
+    files = [path for path in sorted(folder.iterdir()) if _RUN_FILES.fullmatch(path.name)]
     return files + sorted((folder / LOGS).glob(_LOG_FILE))

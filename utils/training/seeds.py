@@ -11,8 +11,8 @@ from utils.tasks import Scores
 def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
     """Return each score's mean and (sample) standard deviation over the seeds."""
     columns: dict[str, list[float]] = {}
-    for of_seed in scores.values():
-        for name, value in of_seed.items():  # another version of the program may have had others
+    for seed_scores in scores.values():
+        for name, value in seed_scores.items():  # other versions of the program may have others
             columns.setdefault(name, []).append(value)
     return {
         name: {
@@ -24,10 +24,10 @@ def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
 
 
 def print_spread(scores: dict[int, Scores]) -> None:
-    """Print one row a score: mean, deviation, and each seed's."""
+    """Print a table with a row for each score: its mean, its deviation, and each seed's value."""
     rows = [
-        [name, f"{of['mean']:.4f}", f"{of['std']:.4f}"]
-        + [f"{of_seed[name]:.4f}" for of_seed in scores.values()]
-        for name, of in spread(scores).items()
+        [name, f"{statistic['mean']:.4f}", f"{statistic['std']:.4f}"]
+        + [f"{seed_scores[name]:.4f}" for seed_scores in scores.values()]
+        for name, statistic in spread(scores).items()
     ]
     print_line(format_table(["score", "mean", "std", *(f"seed {seed}" for seed in scores)], rows))

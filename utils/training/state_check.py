@@ -1,4 +1,4 @@
-"""A saved training is held against the one that would go on from it, before anything is taken."""
+"""Checks a saved training state against the training that resumes it, before restoring it."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from utils.tasks import Task
 from utils.training.history import Epoch
 from utils.training.step import TrainingStep
 
-# What a learning-rate schedule changes; all else in its state is as it was made.
+# The parts of a learning-rate schedule's state that change during training; the others are fixed.
 _CHANGING = (
     *("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr"),
     *("_step_count", "_is_initial", "_get_lr_called_within_step"),
 )
-_OF_FLOAT32 = float(torch.finfo(torch.float32).eps)  # what rounding adds to a rate on CUDA
+_ROUNDING = float(torch.finfo(torch.float32).eps)  # on CUDA, a learning rate is a float32
 
 
 def check_progress(
     content: Mapping[str, Any], task: Task, batch_size: int, segments: int, processes: int
 ) -> None:
-    """Raise ValueError unless epochs, step and predictions are those of a training.
+    """Raise ValueError unless epochs, step and predictions fit together and fit the training.
 
     An epoch has `segments` segments; each of the `processes` has its own predictions.
     """
     scores = {split: {measure.key: 0.0 for measure in task.measures} for split in SPLITS}
-    for number, epoch in enumerate(_typed(content, "epochs", list), start=1):
+    for number, epoch in enumerate(_list_of(content, "epochs"), start=1):
         _check_like(epoch, asdict(Epoch(number, 0.0, 0.0, 0.0, scores)), f"epoch {number}")
         _require(epoch["number"] == number, "number of an epoch", epoch["number"], number)
-    step, following = content["step"], len(content["epochs"]) + 1
-    _require(content["epoch"] == following, "epoch", content["epoch"], following)
-    steps = math.ceil(segments / batch_size)  # all are taken where scoring was interrupted
+    step, current = content["step"], len(content["epochs"]) + 1
+    _require(content["epoch"] == current, "epoch", content["epoch"], current)
+    steps = math.ceil(segments / batch_size)  # the step may be the last: scoring was interrupted
     is_within = type(step) is int and 0 <= step <= steps
     _require(is_within, "step", step, f"a whole number, at most {steps}")
-    counts, predicted = _typed(content, "not_finite", list), _typed(content, "predicted", list)
+    counts, predicted = _list_of(content, "not_finite"), _list_of(content, "predicted")
     is_count = [type(count) is int and count >= 0 for count in counts]
     _require(is_count == [True] * processes, "not_finite", counts, "a count a process")
     for part in predicted:
@@ -51,30 +51,30 @@ def check_progress(
 
 
 def check_step(content: Mapping[str, Any], step: TrainingStep) -> None:
-    """Raise ValueError unless the states of optimizer and schedule can be those of `step`."""
-    own, optimizer = step.state_dict(), content["optimizer"]
-    groups, found = own["optimizer"]["param_groups"], optimizer["param_groups"]
-    _require(len(found) == len(groups), "optimizer", found, "a group")
-    for group, expected, highest in zip(found, groups, step.highest_lrs, strict=True):
+    """Raise ValueError unless the saved optimizer and schedule states fit those of `step`."""
+    current, optimizer = step.state_dict(), content["optimizer"]
+    groups, expected_groups = optimizer["param_groups"], current["optimizer"]["param_groups"]
+    _require(len(groups) == len(expected_groups), "optimizer", groups, "a group")
+    for group, expected, highest in zip(groups, expected_groups, step.highest_lrs, strict=True):
         _check_like(group, expected, "optimizer")
         _check_same(group, expected, ("lr",), "optimizer")
-        is_rate = 0 <= group["lr"] <= highest * (1 + _OF_FLOAT32)
+        is_rate = 0 <= group["lr"] <= highest * (1 + _ROUNDING)
         _require(is_rate, "lr", group["lr"], "a learning rate")
-    parameters = [one for group in step.optimizer.param_groups for one in group["params"]]
+    parameters = [p for group in step.optimizer.param_groups for p in group["params"]]
     has_learnt = content["epoch"] > 1 or content["step"] > 0
     _require(bool(optimizer["state"]) is has_learnt, "optimizer", optimizer["state"], "its state")
-    for place, state in optimizer["state"].items():
-        where = f"optimizer state {place}"
-        moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[place].detach())
+    for number, state in optimizer["state"].items():
+        where = f"optimizer state {number}"
+        moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[number].detach())
         _check_like(state, {"step": torch.tensor(0.0), **moments}, where)
-        is_good = bool(state["step"] >= 1) and not bool((state["exp_avg_sq"] < 0).any())
-        _require(is_good, where, "below 0", "a step and squares")
+        is_valid = bool(state["step"] >= 1) and not bool((state["exp_avg_sq"] < 0).any())
+        _require(is_valid, where, "below 0", "a step and squares")
     schedule = content["scheduler"]
-    _check_like(schedule, own["scheduler"], "scheduler")
+    _check_like(schedule, current["scheduler"], "scheduler")
     if schedule is not None:
-        _check_same(schedule, own["scheduler"], _CHANGING, "scheduler")
-        over = len(content["epochs"])
-        _require(schedule["last_epoch"] == over, "scheduler", schedule["last_epoch"], over)
+        _check_same(schedule, current["scheduler"], _CHANGING, "scheduler")
+        epochs = len(content["epochs"])
+        _require(schedule["last_epoch"] == epochs, "scheduler", schedule["last_epoch"], epochs)
 
 
 def _require(condition: bool, where: str, found: Any, expected: Any) -> None:
@@ -82,15 +82,16 @@ def _require(condition: bool, where: str, found: Any, expected: Any) -> None:
         raise ValueError(f"{where} is {shown(found)}, expected {shown(expected)}")
 
 
-def _typed(content: Mapping[str, Any], name: str, kind: type) -> Any:
-    _require(type(content[name]) is kind, name, content[name], kind.__name__)
-    return content[name]
+def _list_of(content: Mapping[str, Any], name: str) -> list[Any]:
+    values: list[Any] = content[name]
+    _require(type(values) is list, name, values, "list")
+    return values
 
 
 def _check_same(
-    found: Mapping[str, Any], expected: Mapping[str, Any], but: tuple[str, ...], where: str
+    found: Mapping[str, Any], expected: Mapping[str, Any], ignored: tuple[str, ...], where: str
 ) -> None:
-    for name in expected.keys() - set(but):
+    for name in expected.keys() - set(ignored):
         _require(found[name] == expected[name], f"{where} {name}", found[name], expected[name])
 
 
@@ -111,5 +112,5 @@ def _check_like(found: Any, expected: Any, where: str) -> None:
             _check_like(found[name], expected[name], f"{where} {name}")
     elif isinstance(expected, (list, tuple)):
         _require(len(found) == len(expected), where, found, f"{len(expected)} values")
-        for one in zip(found, expected, strict=True):
-            _check_like(*one, where)
+        for found_value, expected_value in zip(found, expected, strict=True):
+            _check_like(found_value, expected_value, where)

@@ -33,47 +33,47 @@ class TrainingStep:
         has_text_encoder = text_encoder_of(model) is not None
         # A text encoder's dropout draws from PyTorch's generator, whatever the model's does.
         self.draws = has_text_encoder or not self.takes_keys
-        has_batch_norm = any(isinstance(one, nn.BatchNorm1d) for one in model.modules())
-        self._least_rows = 2 if has_batch_norm else 1  # of a part: one has no variance
+        has_batch_norm = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+        self._min_rows = 2 if has_batch_norm else 1  # of a part: one row has no variance
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(config, self.optimizer)
         self.task, self._config, self._options = task, config, options
-        # On CUDA the rate stays in one place on the device, where a CUDA graph reads it.
+        # On CUDA each rate stays in one tensor on the device, from which a CUDA graph reads it.
         self._rates = [
             torch.tensor(group["lr"], device=options.device)
             for group in self.optimizer.param_groups
         ]
-        self._adapt_optimizer()
+        self._move_rates()
         self._forward: nn.Module = model
         if options.processes.count > 1:
-            # A model of one's own may have weights that it does not use.
+            # A user's own model may have weights that it does not use.
             is_own = config.model_name not in MODELS
             self._forward = DistributedDataParallel(model, find_unused_parameters=is_own)
-        self._prepared = Compiled(self._forward) if options.compiles else self._forward
-        self._step_alone: Callable[..., tuple[Tensor, ...]] = partial(self._step, self._prepared)
-        if not has_text_encoder:  # what changes from step to step is in no graph
-            other = partial(self._step, self._forward)
-            self._step_alone = CudaGraph(self._step_alone, other, options.batch_size)
+        self._compiled = Compiled(self._forward) if options.compiles else self._forward
+        self._step_alone: Callable[..., tuple[Tensor, ...]] = partial(self._step, self._compiled)
+        if not has_text_encoder:  # its learning rate changes at every step: no graph can replay it
+            plain_step = partial(self._step, self._forward)
+            self._step_alone = CudaGraph(self._step_alone, plain_step, options.batch_size)
 
     @property
     def lr(self) -> float:
-        """The learning rate now."""
+        """The current learning rate."""
         return round(float(self.optimizer.param_groups[0]["lr"]), 10)  # a float32's digits on CUDA
 
     @property
     def highest_lrs(self) -> list[float]:
-        """The learning rate that schedules begin with, and never exceed, of each group."""
+        """Each group's learning rate at the start, which schedules never exceed."""
         config = self._config
         return [config.lr] + [config.bert_lr] * (len(self.optimizer.param_groups) - 1)
 
     def __call__(
         self, batch: Batch, keys: Tensor, rows: int, epochs: float
     ) -> tuple[Tensor, Tensor]:
-        """Learn from this process's share of a batch of `rows` segments.
+        """Take one step on this process's share of a batch of `rows` segments.
 
-        `keys` `(B,)` decide what dropout drops, in a model that takes them; `epochs` are over with
-        this step, which the warm-up goes by. Returns the share's predictions `(B, outputs)`, made
-        before the weights change, and its part of the batch's loss, both detached.
+        `keys` `(B,)` decide what dropout drops, in a model that takes them. `epochs`, a fraction
+        included, are over after this step; they decide the warm-up. Returns the share's predictions
+        `(B, outputs)`, from before the step, and its part of the batch's loss, both detached.
         """
         warmup = self._config.bert_warmup
         self._warm_share = min(1.0, epochs / warmup) if warmup else 1.0
@@ -84,8 +84,8 @@ class TrainingStep:
             prediction, loss = self._step_alone(*tensors)
             return prediction, loss
         if len(keys):
-            return self._step(self._prepared, *tensors, rows=rows)
-        # A process without a share still takes part in the others' gradients.
+            return self._step(self._compiled, *tensors, rows=rows)
+        # A process without a share must still exchange gradients with the others.
         tensors = [x.new_zeros(1, *x.shape[1:]) for x in tensors]
         prediction, loss = self._step(self._forward, *tensors, weight=0.0)
         return prediction[:0], loss
@@ -106,51 +106,51 @@ class TrainingStep:
         weight *= self._options.processes.count / ((rows or len(targets)) * targets.shape[1])
         inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
         self.optimizer.zero_grad()
-        prediction, loss = self._learn(forward, inputs, targets, weight)
+        prediction, loss = self._add_gradients(forward, inputs, targets, weight)
         if self._config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._config.grad_clip)
         with warming_up(self.optimizer, self._warm_share):
             self.optimizer.step()
         return prediction, loss
 
-    def _learn(
+    def _add_gradients(
         self,
         forward: Callable[..., Tensor],
         inputs: tuple[Tensor, ...],
         targets: Tensor,
         weight: float,
     ) -> tuple[Tensor, Tensor]:
-        """Add the gradients of some rows; returns their predictions, and their part of the loss.
+        """Compute the gradients, part by part, to keep the activations of only one part in memory.
 
-        It is done part by part, so that the activations of one alone are kept at a time.
+        Returns the predictions, and their part of the batch's loss.
         """
-        count = min(self._config.accumulation_steps, max(len(targets) // self._least_rows, 1))
+        count = min(self._config.accumulation_steps, max(len(targets) // self._min_rows, 1))
         predictions, losses = [], []
         parts = zip(*(x.tensor_split(count) for x in (*inputs, targets)), strict=True)
-        for number, (*part, of_part) in enumerate(parts, start=1):
-            # Several processes exchange their gradients with the last part's.
+        for number, (*part_inputs, part_targets) in enumerate(parts, start=1):
+            # Several processes exchange their gradients once, at the last part.
             no_sync = getattr(self._forward, "no_sync", nullcontext)
             with nullcontext() if number == count else no_sync():
                 with autocast(self._config.precision, targets.device):
-                    prediction = forward(*part).float()
-                loss = self.task.loss(prediction, of_part).sum() * weight
+                    prediction = forward(*part_inputs).float()
+                loss = self.task.loss(prediction, part_targets).sum() * weight
                 loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             predictions.append(prediction.detach())
             losses.append(loss.detach())
         return torch.cat(predictions), torch.stack(losses).sum()
 
     def end_epoch(self, score: float) -> None:
-        """Let the schedule see the validation score, lower is better, of the epoch that is over."""
+        """Step the schedule with the epoch's validation score, of which lower is better."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(score)
         elif self.scheduler is not None:
             self.scheduler.step()
-        self._adapt_optimizer()
+        self._move_rates()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer and the schedule; the model has its own.
+        """Return the state of the optimizer and the schedule, without the model's.
 
-        It is the same on every device: rates are numbers.
+        It is the same on every device: learning rates are numbers, not tensors.
         """
         optimizer, schedule = self.optimizer.state_dict(), None
         for group in optimizer["param_groups"]:
@@ -161,14 +161,14 @@ class TrainingStep:
         return {"optimizer": optimizer, "scheduler": schedule}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state, of whatever device."""
+        """Restore a state, which may come from another device."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self._adapt_optimizer()
+        self._move_rates()
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
 
-    def _adapt_optimizer(self) -> None:
-        """Make the optimizer's groups fit the device, whatever put values into them."""
+    def _move_rates(self) -> None:
+        """Store the learning rates as the device needs them: tensors on CUDA, else numbers."""
         is_cuda = self._options.device.type == "cuda"
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             lr = float(group["lr"])

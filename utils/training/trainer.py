@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, each followed by the scores of validation and test."""
+"""The training loop: epochs of steps, each epoch followed by validation and test scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.loading.batches import batches
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
-from data.loading.split import Split, told_of_huge
+from data.loading.split import Split, describe_huge_values
 from models.contract import Model
 from models.layers.dropout import segment_keys
 from system.console import hold_interrupts, interrupt, interrupted_by, print_line
@@ -47,9 +47,9 @@ class Diverged(InputError):
 class Trainer:
     """Trains `model` on `splits["train"]`; the other splits are scored after each epoch.
 
-    `data` says which dataset it is. The splits, val among them, fit the model and the task. Of
-    several processes, each works on its share of each batch, and the first one writes. Whatever
-    `after_epoch` raises, called with each epoch, ends the training.
+    `data` describes the dataset, as `describe_data` returns it. The splits, val among them, fit
+    the model and the task. With several processes, each works on its share of each batch, and the
+    first one writes. `after_epoch` is called with each epoch; what it raises ends the training.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Trainer:
         self.predictor = Predictor(model, config.precision, self.evaluating)
         self._after_epoch = after_epoch
         self._is_within_step = False
-        self._unseen: list[Tensor] = []  # losses since the last look
+        self._unchecked_losses: list[Tensor] = []
 
     @property
     def epochs(self) -> list[Epoch]:
-        """What the epochs so far gave."""
+        """The results of the epochs so far."""
         return self.state.epochs
 
     @property
@@ -87,17 +87,17 @@ class Trainer:
         return min(epochs, key=lambda epoch: self.task.to_minimise(epoch.scores["val"]))
 
     def _is_over(self, epochs: Sequence[Epoch]) -> bool:
-        """Tell whether a training ends with these epochs."""
+        """Tell whether a training is complete after these epochs."""
         config, count = self.config, len(epochs)
         if count >= config.epochs or config.patience is None or not epochs:
             return count >= config.epochs
         return count - self._best_of(epochs).number >= config.patience
 
     def resume(self, path: Path) -> None:
-        """Take up the training that `path` holds, where it was saved.
+        """Resume the training in `path` where it was saved.
 
-        Raises InputError when the file holds no such training, one of other data or
-        settings, a damaged one, or one that would have ended before.
+        Raises InputError when the file holds no training, one with other data or settings, a
+        damaged one, or one that would have ended earlier with this configuration.
         """
         self.state = self.saver.resume(path, len(self.splits["train"]))
         count = len(self.epochs)
@@ -110,7 +110,7 @@ class Trainer:
             )
 
     def run(self) -> None:
-        """Train the epochs that are left; the model ends with the weights of the best.
+        """Train the remaining epochs; the model ends with the weights of the best epoch.
 
         Raises Diverged when the loss is no longer a number; checkpoints stay as they are.
         """
@@ -120,7 +120,7 @@ class Trainer:
         while not self._is_over(self.epochs):
             print_line(f"Epoch {self.state.epoch}/{self.config.epochs}")
             epoch = self._run_epoch()
-            with hold_interrupts():  # an epoch that is over is saved whole
+            with hold_interrupts():  # all files of a complete epoch are saved, or none
                 self._end_epoch(epoch, history)
                 self._stop_together()
             if self._after_epoch is not None:
@@ -132,7 +132,7 @@ class Trainer:
             )
         self.model.load_state_dict(self.state.best_weights)
         if history is not None and not (folder / BEST).is_file():
-            self.saver.save_best(self.best)  # which was trained in another folder
+            self.saver.save_best(self.best)  # the best epoch was trained in another folder
             history.write(self.epochs)
 
     def _end_epoch(self, epoch: Epoch, history: History | None) -> None:
@@ -150,37 +150,35 @@ class Trainer:
 
     def _run_epoch(self) -> Epoch:
         number, begin = self.state.epoch, time.perf_counter()
-        first_step, size = self.state.step, self.options.batch_size
+        segments_before = self.state.step * self.options.batch_size  # in a resumed epoch
         lr = self.step.lr
         with self._saving_when_interrupted():
-            loss, train_scores, not_finite = self.run_pass()
+            loss, train_scores, train_not_finite = self.run_pass()
             seconds = time.perf_counter() - begin
-            scores = {"train": train_scores}
-            zeroed = {"train": not_finite}
+            scores, not_finite = {"train": train_scores}, {"train": train_not_finite}
             for name in [name for name in self.splits if name != "train"]:
                 evaluation = evaluate(self.predictor, self.splits[name], self.task, self.evaluating)
-                scores[name] = evaluation.scores
-                zeroed[name] = evaluation.not_finite
+                scores[name], not_finite[name] = evaluation.scores, evaluation.not_finite
                 self._stop_together()
             if number == 1:
-                report_not_finite(zeroed)
-            for name, of_split in scores.items():
-                print_line(f"  {name:<5}  {self.task.line(of_split)}")
-        speed = max(len(self.splits["train"]) - first_step * size, 0) / seconds
+                report_not_finite(not_finite)
+            for name, split_scores in scores.items():
+                print_line(f"  {name:<5}  {self.task.line(split_scores)}")
+        speed = max(len(self.splits["train"]) - segments_before, 0) / seconds
         return Epoch(number, loss, lr, speed, scores)
 
     def run_pass(self) -> tuple[float, Scores, int]:
-        """Take the epoch's steps that are left.
+        """Take the remaining steps of the epoch.
 
-        Returns the mean loss, the scores of the predictions on the way, and the values read
-        as 0, of the whole epoch.
+        Returns, of the whole epoch, the mean loss and the scores of the predictions made during
+        training, and the number of input values read as 0.
         """
         self.model.train()
         current, split = self.state, self.splits["train"]
-        order, dropout_seed = self._order(current.epoch), self._draw(current.epoch, 1)
-        if current.step == 0 and self.step.draws:  # a resumed epoch goes on drawing
+        order, dropout_seed = self._order(current.epoch), self._random_number(current.epoch, 1)
+        if current.step == 0 and self.step.draws:  # a resumed epoch restored the generator's state
             rank = self.options.processes.rank
-            torch.manual_seed(self._draw(current.epoch, 2) + rank)
+            torch.manual_seed(self._random_number(current.epoch, 2) + rank)
         rows = self.options.rows(order)
         loader = batches(split, order[current.step * self.options.batch_size :], self.options)
         with progress(
@@ -189,35 +187,35 @@ class Trainer:
             desc="Training",
             unit="step",
             leave=False,
-            disable=None if self.options.verbose else True,  # None: where nobody watches
+            disable=None if self.options.verbose else True,  # None: no bar outside a terminal
         ) as bar:
             for batch in loader:
                 with hold_interrupts():
                     self._is_within_step = True
-                    whole = rows[current.step]
-                    keys = segment_keys(torch.from_numpy(self.options.share(whole)), dropout_seed)
+                    batch_rows = rows[current.step]  # of all processes together
+                    own_rows = torch.from_numpy(self.options.share(batch_rows))
+                    keys = segment_keys(own_rows, dropout_seed)
                     epochs = current.epoch - 1 + (current.step + 1) / len(rows)
-                    prediction, loss = self.step(batch, keys, len(whole), epochs)
+                    prediction, loss = self.step(batch, keys, len(batch_rows), epochs)
                     append_predictions(current.predicted, prediction)
                     current.not_finite += batch.not_finite
                     current.step += 1
                     self._is_within_step = False
                 bar.update()
-                self._look_at_loss(loss, rows, bar)
+                self._after_step(loss, rows, bar)
                 self._stop_together()
-        mine = torch.cat(current.predicted)
-        predictions = gather_rows(mine, len(order), self.options)
+        predictions = gather_rows(torch.cat(current.predicted), len(order), self.options)
         labels = split.labels[order][:, self.task.columns]
-        both = (torch.from_numpy(values).double() for values in (predictions, labels))
-        mean_loss = self.task.loss(*both).mean().item()
+        tensors = (torch.from_numpy(values).double() for values in (predictions, labels))
+        mean_loss = self.task.loss(*tensors).mean().item()
         not_finite = sum(self.options.processes.gather(current.not_finite))
         return mean_loss, self.task.score(labels, predictions), not_finite
 
     @contextmanager
     def _saving_when_interrupted(self) -> Iterator[None]:
-        """Save within the epoch when an interrupt ends the block, so that no step is lost.
+        """Save the current step when an interrupt ends the block, so that no step is lost.
 
-        Several processes have it wait until they `_stop_together`.
+        With several processes, an interrupt waits until all of them `_stop_together`.
         """
         if self.options.processes.count > 1:
             with hold_interrupts():
@@ -226,62 +224,62 @@ class Trainer:
         try:
             yield
         except KeyboardInterrupt:
-            if not self._is_within_step:  # a second one has broken the step off
+            if not self._is_within_step:  # a second interrupt may end a step halfway: not saved
                 self._save_position()
             raise
 
     def _stop_together(self) -> None:
-        """Where any of several processes was interrupted, save, and end all after the same step."""
+        """If any of several processes was interrupted, save, and end all after the same step."""
         processes = self.options.processes
         if processes.count > 1 and (number := processes.highest(interrupted_by())):
             self._save_position()
-            processes.highest(0)  # none ends before the first has written
+            processes.highest(0)  # waits for the first process, which writes the file
             interrupt(number)
 
     def _save_position(self) -> None:
-        """Save where the epoch is, unless it has only begun."""
+        """Save the training within the epoch, unless no step of it was taken."""
         if self.config.save and self.state.step > 0:
             self.saver.save_last(self.state)
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Return the order of an epoch's segments: by seed and epoch, so that it can go on."""
+        """Return the order of an epoch's segments, by seed and epoch: the same when resumed."""
         rng = np.random.default_rng([self.config.seed, epoch])
         return rng.permutation(len(self.splits["train"]))
 
-    def _draw(self, epoch: int, purpose: int) -> int:
+    def _random_number(self, epoch: int, purpose: int) -> int:
         """Return a number below 2**32 that depends on the seed, the epoch and the purpose."""
         return int(np.random.default_rng([self.config.seed, epoch, purpose]).integers(2**32))
 
-    def _look_at_loss(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
-        """Look at the losses so far, print one, and save within the epoch, when it is time."""
+    def _after_step(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
+        """Check and show the loss, and save within the epoch, each at its interval."""
         step, every = self.state.step, self.config.save_every
-        self._unseen.append(loss)
+        self._unchecked_losses.append(loss)
         is_time = step % self.config.log_interval == 0 or step == len(rows)
         saves = self.config.save and step < len(rows)
         is_time_to_save = saves and every is not None and step % every == 0
-        # Looking at a loss waits for the device.
+        # Reading a loss waits for the device, so it is read at every step on a CPU only.
         if self.options.device.type == "cpu" or is_time or is_time_to_save:
-            running = self._checked_losses(rows)
-            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+            last_loss = self._checked_loss(rows)
+            bar.set_postfix(loss=f"{last_loss:.4f}", refresh=False)
             if is_time and self.options.verbose and bar.disable:
-                print_line(f"  step {step}/{len(rows)}  loss {running:.4f}")
+                print_line(f"  step {step}/{len(rows)}  loss {last_loss:.4f}")
         if is_time_to_save:
             self.saver.save_last(self.state)
 
-    def _checked_losses(self, rows: RowBatches[np.ndarray]) -> float:
-        """Return the last loss; raises Diverged when one since the last look is no number."""
-        values: list[float] = torch.stack(self._unseen).tolist()
+    def _checked_loss(self, rows: RowBatches[np.ndarray]) -> float:
+        """Return the last loss; raises Diverged if any loss not yet checked is not finite."""
+        values: list[float] = torch.stack(self._unchecked_losses).tolist()
         first = self.state.step - len(values)
-        self._unseen.clear()
+        self._unchecked_losses.clear()
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value):
                 split = self.splits["train"]
                 ids = ", ".join(split.ids[row] for row in rows[step])
-                advice = told_of_huge(split.folder, rows[step])
+                advice = describe_huge_values(split.folder, rows[step])
                 raise Diverged(
                     f"The loss is {value} at epoch {self.state.epoch}, step {step + 1}: "
                     f"training has diverged, on the segments {ids}. "
                     f"{advice or 'Try a smaller --lr, or --grad_clip.'} "
-                    "The checkpoints before are kept."
+                    "Earlier checkpoints are kept."
                 )
         return values[-1]

@@ -64,14 +64,14 @@ def dataset(tmp_path):
 
 def problems(folder):
     """Return the problems, each a line that names a file, without the dataset's folder."""
-    found = check_dataset(folder).problems
-    assert all(len(line.splitlines()) == 1 and str(folder) in line for line in found)
-    return [line.replace(f"{folder}/", "") for line in found]
+    lines = check_dataset(folder).problems
+    assert all(len(line.splitlines()) == 1 and str(folder) in line for line in lines)
+    return [line.replace(f"{folder}/", "") for line in lines]
 
 
-def set_value(path, place, value):
+def set_value(path, index, value):
     array = np.load(path)
-    array[place] = value
+    array[index] = value
     np.save(path, array)
 
 
@@ -87,18 +87,18 @@ def change_rows(folder, change):
 
 def set_manifest(folder, keys, value):
     manifest = json.loads((folder / "dataset.json").read_text())
-    place = manifest
+    field = manifest
     for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
+        field = field[key]
+    field[keys[-1]] = value
     (folder / "dataset.json").write_text(json.dumps(manifest))
 
 
-def swap(one, other):
-    between = one.with_name("between")
-    one.rename(between)
-    other.rename(one)
-    between.rename(other)
+def swap(first, second):
+    temporary = first.with_name("temporary")
+    first.rename(temporary)
+    second.rename(first)
+    temporary.rename(second)
 
 
 def test_the_demo_is_whole(demo):
@@ -111,13 +111,13 @@ def test_the_arrays_are_described_as_they_are(demo):
     assert list(report.splits) == list(SPLITS)
     for name, split in report.splits.items():
         assert list(split.arrays) == ["visual", "audio", "label", "text"]
-        for found in split.arrays.values():
-            array = np.load(demo / name / found.file.name)
+        for summary in split.arrays.values():
+            array = np.load(demo / name / summary.file.name)
             finite = array[np.isfinite(array)]
-            assert (found.shape, found.dtype) == (array.shape, array.dtype)
-            assert (found.minimum, found.maximum) == (finite.min(), finite.max())
-            assert (found.nan, found.infinite) == (0, np.isinf(array).sum())
-            assert found.zero_rows == (array == 0).all(axis=2).sum()
+            assert (summary.shape, summary.dtype) == (array.shape, array.dtype)
+            assert (summary.minimum, summary.maximum) == (finite.min(), finite.max())
+            assert (summary.nan, summary.infinite) == (0, np.isinf(array).sum())
+            assert summary.zero_rows == (array == 0).all(axis=2).sum()
         rows = read_segments(demo / name)
         assert split.seconds.tolist() == [float(row["end"]) - float(row["start"]) for row in rows]
         assert split.sentiments.tolist() == [float(row["sentiment"]) for row in rows]
@@ -133,24 +133,24 @@ VALUES = st.sampled_from([0.0, 0.0, -0.0, 1.5, -2.0, np.nan, np.inf, -np.inf])
     size=st.integers(1, 3),
 )
 def test_statistics_do_not_depend_on_the_blocks(array, size):
-    found = ArraySummary(None, array.shape, array.dtype)
+    summary = ArraySummary(None, array.shape, array.dtype)
     for start in range(0, len(array), size):
-        found.add(array[start : start + size], start)
+        summary.add(array[start : start + size], start)
     finite = array[np.isfinite(array)]
-    assert found.nan == np.isnan(array).sum()
-    assert found.infinite == np.isinf(array).sum()
-    assert found.minimum == min(finite, default=np.inf)
-    assert found.maximum == max(finite, default=-np.inf)
-    assert found.zero_rows == sum(not row.any() for segment in array for row in segment)
+    assert summary.nan == np.isnan(array).sum()
+    assert summary.infinite == np.isinf(array).sum()
+    assert summary.minimum == min(finite, default=np.inf)
+    assert summary.maximum == max(finite, default=-np.inf)
+    assert summary.zero_rows == sum(not row.any() for segment in array for row in segment)
     padding = 0
     for segment in array:
         for row in segment:
             if row.any():
                 break
             padding += 1
-    assert found.padding == padding / (array.shape[0] * array.shape[1])
+    assert summary.padding == padding / (array.shape[0] * array.shape[1])
     bad = [k for k, segment in enumerate(array) if not np.isfinite(segment).all()]
-    assert found.first_not_finite == (bad[0] if bad else None)
+    assert summary.first_not_finite == (bad[0] if bad else None)
 
 
 def test_a_class_is_the_nearest_whole_sentiment():
@@ -344,7 +344,7 @@ DAMAGES = {
         lambda d: set_value(d / "val/audio50.npy", (1, 0, 0), np.finfo(np.float32).min),
         [
             "val/audio50.npy: values up to 3.403e+38, expected below 1e+18; "
-            "numpy.nan_to_num, for one, puts such for infinity; put 0 in their place."
+            "numpy.nan_to_num, for example, writes such values for infinity; use 0 instead."
         ],
     ),
     "a damaged manifest": (
@@ -368,8 +368,7 @@ DAMAGES = {
 def test_damage_is_told(dataset, damage):
     damage, expected = DAMAGES[damage]
     damage(dataset)
-    found = [line.replace(str(dataset), "DATASET") for line in problems(dataset)]
-    assert found == expected
+    assert [line.replace(str(dataset), "DATASET") for line in problems(dataset)] == expected
 
 
 def test_text_that_is_lost_is_no_note(dataset):
@@ -381,8 +380,8 @@ def test_arrays_that_are_all_damaged_are_told_one_by_one(dataset):
     paths = [dataset / "val" / f"{kind}50.npy" for kind in ("visual", "audio", "label", "bert")]
     for path in paths:
         cut_short(path)
-    found = problems(dataset)
-    assert [line.split(" is ")[0] for line in found] == [f"val/{path.name}" for path in paths]
+    lines = problems(dataset)
+    assert [line.split(" is ")[0] for line in lines] == [f"val/{path.name}" for path in paths]
 
 
 def test_all_damage_is_told_at_once(dataset):
@@ -390,9 +389,9 @@ def test_all_damage_is_told_at_once(dataset):
     (dataset / "dataset.json").write_text("{")
     (dataset / "val/segments.csv").write_bytes(b"\xff")
     set_value(dataset / "test/bert50.npy", 0, np.nan)
-    found = problems(dataset)
+    lines = problems(dataset)
     files = ["dataset.json", "train/visual50.npy", "val/segments.csv", "test/bert50.npy"]
-    assert [line.split()[0].rstrip(":") for line in found] == files
+    assert [line.split()[0].rstrip(":") for line in lines] == files
 
 
 def test_a_file_that_cannot_be_read_is_told(dataset, monkeypatch):
@@ -447,7 +446,7 @@ def test_an_interrupted_preparation_is_noted(dataset, capsys):
     report = check_dataset(dataset)
     assert report.notes == [
         f"{dataset}/.preparing holds an interrupted preparation; the same dataset_prep.py "
-        "command goes on with it."
+        "command continues it."
     ]
     print_report(report)
     assert "To make the dataset anew" not in capsys.readouterr().out

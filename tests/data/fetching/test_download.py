@@ -157,8 +157,8 @@ def test_cuts_are_resumed_within_a_call(server, target, validator):
     assert_only(target)
     ranges = [request.range for request in server.requests]
     assert ranges == [None, "bytes=100-", "bytes=200-", "bytes=300-"]
-    wanted = validator["etag"] or DATE
-    assert [request.if_range for request in server.requests] == [None, wanted, wanted, wanted]
+    expected = validator["etag"] or DATE
+    assert [request.if_range for request in server.requests] == [None, expected, expected, expected]
     assert sum(request.sent for request in server.requests) == len(CONTENT)
 
 
@@ -191,12 +191,12 @@ def test_ctrl_c_keeps_the_part(server, target):
         download(server.url, target, accept)
     interrupted.set()
     signal.signal(signal.SIGINT, before)
-    kept = part_of(target).stat().st_size
-    assert kept > 0
+    size = part_of(target).stat().st_size
+    assert size > 0
     server.answer(whole)
     download(server.url, target, accept)
     assert_only(target, content)
-    assert [request.range for request in server.requests] == [f"bytes={kept}-"]
+    assert [request.range for request in server.requests] == [f"bytes={size}-"]
 
 
 def test_a_server_may_send_less_than_the_rest(server, target):

@@ -102,43 +102,43 @@ def open_and_read(path):
             all_features(sequence.read(video))
 
 
-def broken(path, what):
+def broken(path, fault):
     """Write a file that is broken in one way."""
     intervals, features = entry(5)
     write_csd(path, {"video": (intervals, features)})
-    if what == "missing":
+    if fault == "missing":
         path.unlink()
-    elif what == "text":
+    elif fault == "text":
         path.write_text("<html>Not found</html>")
-    elif what == "empty":
+    elif fault == "empty":
         path.write_bytes(b"")
-    elif what == "truncated":
+    elif fault == "truncated":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif what == "no data":
+    elif fault == "no data":
         with h5py.File(path, "w") as file:
             file.create_group("sequence/metadata")
-    elif what == "no entries":
+    elif fault == "no entries":
         write_csd(path, {})
-    elif what == "two roots":
+    elif fault == "two roots":
         with h5py.File(path, "a") as file:
             file.create_group("other")
-    elif what == "lengths":
+    elif fault == "lengths":
         write_csd(path, {"video": (intervals[:4], features)})
-    elif what == "width":
+    elif fault == "width":
         write_csd(path, {"a": (intervals, features), "b": (intervals, features[:, :2])})
-    elif what == "intervals":
+    elif fault == "intervals":
         write_csd(path, {"video": (intervals[:, :1], features)})
-    elif what == "no intervals":
+    elif fault == "no intervals":
         with h5py.File(path, "a") as file:
             del file["sequence/data/video/intervals"]
-    elif what == "entry is a dataset":
+    elif fault == "entry is a dataset":
         with h5py.File(path, "a") as file:
             file["sequence/data/other"] = np.zeros(3)
     return path
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("fault", "message"),
     [
         ("missing", "No file"),
         ("text", "a web page"),
@@ -154,9 +154,9 @@ def broken(path, what):
         ("entry is a dataset", "entry other: no dataset features"),
     ],
 )
-def test_a_broken_file_is_told_in_one_line(path, what, message):
+def test_a_broken_file_is_told_in_one_line(path, fault, message):
     with pytest.raises(InputError, match=message) as caught:
-        open_and_read(broken(path, what))
+        open_and_read(broken(path, fault))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -172,10 +172,10 @@ def test_damage_inside_a_file_is_told(path):
         open_and_read(path)
 
 
-@pytest.mark.parametrize("what", ["text", "truncated", "no data", "no entries"])
-def test_a_download_that_is_no_csd_is_refused(path, what):
+@pytest.mark.parametrize("fault", ["text", "truncated", "no data", "no entries"])
+def test_a_download_that_is_no_csd_is_refused(path, fault):
     with pytest.raises(InputError):
-        check_csd(broken(path, what))
+        check_csd(broken(path, fault))
 
 
 def test_a_whole_file_passes_the_download_check(path):

@@ -38,11 +38,11 @@ def read_all(path):
 @pytest.fixture
 def opened(monkeypatch):
     """Note what the library opens."""
-    names, own = [], h5o.open
+    names, open_object = [], h5o.open
 
     def note(group, name, **options):
         names.append(name.decode())
-        return own(group, name, **options)
+        return open_object(group, name, **options)
 
     monkeypatch.setattr(h5o, "open", note)
     return names
@@ -106,8 +106,8 @@ def test_a_damaged_index_is_told(tmp_path, change):
     content = path.read_bytes()
     with h5py.File(path) as file:
         chunk = file[f"sequence/data/{VIDEOS[1]}/features"].id.get_chunk_info(0).byte_offset
-    place = content.rindex(b"TREE", 0, content.index(chunk.to_bytes(8, "little")))
-    path.write_bytes(content[:place] + change(content[place:]))
+    node = content.rindex(b"TREE", 0, content.index(chunk.to_bytes(8, "little")))
+    path.write_bytes(content[:node] + change(content[node:]))
     with pytest.raises(InputError, match=r"a\.csd.*damaged"):
         read_all(path)
 
@@ -118,11 +118,11 @@ def test_an_index_that_leads_to_itself_is_told(tmp_path):
     with h5py.File(path) as file:
         chunk = file[f"sequence/data/{VIDEOS[1]}/features"].id.get_chunk_info(0).byte_offset
     address = content.index(chunk.to_bytes(8, "little"))
-    place = content.rindex(b"TREE", 0, address)
-    node = bytearray(content)
-    node[place + 5] = 1
-    node[address : address + 8] = place.to_bytes(8, "little")
-    path.write_bytes(node)
+    node = content.rindex(b"TREE", 0, address)
+    changed = bytearray(content)
+    changed[node + 5] = 1
+    changed[address : address + 8] = node.to_bytes(8, "little")
+    path.write_bytes(changed)
     with pytest.raises(InputError, match="damaged"):
         read_all(path)
 
@@ -137,9 +137,9 @@ def test_an_index_of_more_nodes_than_there_are_chunks_is_told(tmp_path):
     path = written(tmp_path / "a.csd", {"chunks": (200, 3), **GZIP})
     descriptor = os.open(path, os.O_RDONLY)
     root = path.read_bytes().rindex(b"TREE\1\0")
-    assert chunk_index.index_in_tree(descriptor, 0, root, 2, most=45)
+    assert chunk_index.index_in_tree(descriptor, 0, root, 2, count=45)
     with pytest.raises(OSError, match="damaged"):
-        chunk_index.index_in_tree(descriptor, 0, root, 2, most=-1)
+        chunk_index.index_in_tree(descriptor, 0, root, 2, count=-1)
     os.close(descriptor)
 
 

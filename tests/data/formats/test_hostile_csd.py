@@ -77,12 +77,12 @@ def test_a_link_within_the_file_is_not_followed(path, tmp_path, name, target):
     refused(path, f"{name or 'video'} is a link, which is not followed")
 
 
-@pytest.mark.parametrize("place", ["sequence", "sequence/data"])
-def test_no_group_above_the_entries_is_elsewhere(path, tmp_path, place):
+@pytest.mark.parametrize("group", ["sequence", "sequence/data"])
+def test_no_group_above_the_entries_is_elsewhere(path, tmp_path, group):
     with h5py.File(path, "a") as file:
-        del file[place]
-        file[place] = h5py.ExternalLink(other_file(tmp_path), place)
-    refused(path, f"{place.split('/')[-1]} is a link into another file")
+        del file[group]
+        file[group] = h5py.ExternalLink(other_file(tmp_path), group)
+    refused(path, f"{group.split('/')[-1]} is a link into another file")
 
 
 def test_a_dataset_in_the_place_of_an_entry_is_told(path):
@@ -298,7 +298,7 @@ def test_chunks_that_were_never_written_are_no_zeros(path):
 
 def test_values_that_were_never_written_are_no_zeros(path):
     replaced(path, "features", lambda group, name: group.create_dataset(name, (5, 3), "<f4"))
-    refused(path, r"shape \(5, 3\) claims 60 bytes, where the file has 0")
+    refused(path, r"shape \(5, 3\) claims 60 bytes, but the file has 0")
 
 
 @pytest.mark.parametrize("chunk_rows", [5, 2**28])

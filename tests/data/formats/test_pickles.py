@@ -221,20 +221,20 @@ def test_infinities_and_nan_stay(tmp_path):
     content["train"]["audio"][1, 0, :3] = [-np.inf, np.nan, np.inf]
     length = content["train"]["audio_lengths"][1]
     split = read_pickle(write(tmp_path, content)).splits["train"]
-    found = split.audio[1, -length, :3]
-    assert np.array_equal(found, [-np.inf, np.nan, np.inf], equal_nan=True)
+    values = split.audio[1, -length, :3]
+    assert np.array_equal(values, [-np.inf, np.nan, np.inf], equal_nan=True)
 
 
-@pytest.mark.parametrize("kept", ["raw_text", "text_bert"])
-def test_text_of_any_width_is_read_beside_sentences_or_pieces(tmp_path, kept):
+@pytest.mark.parametrize("remaining", ["raw_text", "text_bert"])
+def test_text_of_any_width_is_read_beside_sentences_or_pieces(tmp_path, remaining):
     content = mmsa()
     for split in content.values():
         split["text"] = split["text"][:, :, :300]
-        del split["text_bert" if kept == "raw_text" else "raw_text"]
+        del split["text_bert" if remaining == "raw_text" else "raw_text"]
     for split in read_pickle(write(tmp_path, content)).splits.values():
         assert split.text.shape[2] == 300
-        assert (split.sentences is None) == (kept == "text_bert")
-        assert (split.pieces is None) == (kept == "raw_text")
+        assert (split.sentences is None) == (remaining == "text_bert")
+        assert (split.pieces is None) == (remaining == "raw_text")
 
 
 def refused(path) -> str:
@@ -430,24 +430,24 @@ def test_padding_goes_to_the_front_by_lengths(content):
     lengths = np.array([len(segment) for segment in segments])
     values = padded(segments, steps, front=False)
     before = values.copy()
-    found = move_padding_to_front(values, lengths)
-    assert np.array_equal(found, padded(segments, steps, front=True), equal_nan=True)
+    moved = move_padding_to_front(values, lengths)
+    assert np.array_equal(moved, padded(segments, steps, front=True), equal_nan=True)
     assert np.array_equal(values, before, equal_nan=True)
 
 
 @given(contents(first_and_last_filled=True), st.booleans())
 def test_padding_goes_to_the_front_without_lengths(content, front):
     segments, steps = content
-    found = move_padding_to_front(padded(segments, steps, front))
-    assert np.array_equal(found, padded(segments, steps, front=True), equal_nan=True)
+    moved = move_padding_to_front(padded(segments, steps, front))
+    assert np.array_equal(moved, padded(segments, steps, front=True), equal_nan=True)
 
 
 @given(arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 3), elements=NUMBERS), st.data())
 def test_no_row_is_ever_lost(values, data):
     steps = values.shape[1]
     lengths = data.draw(st.none() | arrays(np.int64, len(values), elements=st.integers(0, steps)))
-    found = move_padding_to_front(values, lengths)
-    for before, after in zip(values, found, strict=True):
+    moved = move_padding_to_front(values, lengths)
+    for before, after in zip(values, moved, strict=True):
         rows = [[row.tolist() for row in rows if row.any()] for rows in (before, after)]
         assert np.array_equal(*rows, equal_nan=True)
 
@@ -465,17 +465,17 @@ def test_zero_rows_at_the_start_of_back_padded_segments_are_content():
     values = np.ones((3, 6, 2), np.float32)
     values[0, 2:] = 0
     values[1, 0] = values[1, 3:] = 0
-    found = move_padding_to_front(values)
-    assert found[:, :, 0].tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1], [1] * 6]
+    moved = move_padding_to_front(values)
+    assert moved[:, :, 0].tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1], [1] * 6]
 
 
 def test_arrays_in_fortran_order_are_written_in_ours(tmp_path):
     content = mmsa()
     for split in content.values():
         split.update({k: np.asfortranarray(v) for k, v in split.items() if np.ndim(v) == 3})
-    found = read_pickle(write(tmp_path, content)).splits["val"]
-    assert found.pieces.flags.c_contiguous
-    np.testing.assert_array_equal(found.pieces, content["valid"]["text_bert"][:, :2])
+    split = read_pickle(write(tmp_path, content)).splits["val"]
+    assert split.pieces.flags.c_contiguous
+    np.testing.assert_array_equal(split.pieces, content["valid"]["text_bert"][:, :2])
 
 
 def test_one_long_segment_does_not_pad_all_others(tmp_path):

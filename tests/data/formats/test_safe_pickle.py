@@ -57,11 +57,11 @@ def dumped(value, protocol: int, numpy_version: int = 2) -> bytes:
     content = pickle.dumps(value, protocol)
     if protocol >= 4 and content[2:3] == pickle.FRAME:
         content = content[:2] + content[11:]  # Without its frame, whose length would change.
-    unwanted, wanted = (b"numpy.core", b"numpy._core")[:: 1 if numpy_version == 2 else -1]
+    old_name, new_name = (b"numpy.core", b"numpy._core")[:: 1 if numpy_version == 2 else -1]
     for part in (b".multiarray", b".numeric"):
         for before, after in (
-            (b"c" + unwanted + part + b"\n", b"c" + wanted + part + b"\n"),
-            (short_text(unwanted + part), short_text(wanted + part)),
+            (b"c" + old_name + part + b"\n", b"c" + new_name + part + b"\n"),
+            (short_text(old_name + part), short_text(new_name + part)),
         ):
             content = content.replace(before, after)
     return content
@@ -85,12 +85,12 @@ def dump_as_python2(value, path):
     return write(path, content)
 
 
-def same(found: np.ndarray, expected: np.ndarray) -> bool:
-    assert type(found) is np.ndarray
+def same(array: np.ndarray, expected: np.ndarray) -> bool:
+    assert type(array) is np.ndarray
     # NumPy itself turns a foreign byte order into the machine's own in some protocols.
-    assert found.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
-    assert found.shape == expected.shape
-    return found.tolist() == expected.tolist() or np.array_equal(found, expected, equal_nan=True)
+    assert array.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
+    assert array.shape == expected.shape
+    return array.tolist() == expected.tolist() or np.array_equal(array, expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("numpy_version", [1, 2])
@@ -99,44 +99,44 @@ def test_reads_arrays_and_plain_values(tmp_path, protocol, numpy_version):
     value = {"arrays": ARRAYS, "plain": PLAIN, "scalars": SCALARS, 5: ARRAYS["text"]}
     content = dumped(value, protocol, numpy_version)
     assert (b"numpy.core." in content) == (numpy_version == 1)
-    found = safe_pickle.load(write(tmp_path / "file.pkl", content))
-    assert found["plain"] == PLAIN
-    assert found["scalars"] == SCALARS
-    assert [type(scalar) for scalar in found["scalars"]] == [type(scalar) for scalar in SCALARS]
+    loaded = safe_pickle.load(write(tmp_path / "file.pkl", content))
+    assert loaded["plain"] == PLAIN
+    assert loaded["scalars"] == SCALARS
+    assert [type(scalar) for scalar in loaded["scalars"]] == [type(scalar) for scalar in SCALARS]
     for name, array in ARRAYS.items():
-        assert same(found["arrays"][name], array), name
-    assert found[5] is found["arrays"]["text"]
+        assert same(loaded["arrays"][name], array), name
+    assert loaded[5] is loaded["arrays"]["text"]
 
 
 def test_reads_a_pickle_of_several_frames(tmp_path):
     value = [np.full(9, number, np.float32) for number in range(2000)]
-    found = safe_pickle.load(write(tmp_path / "file.pkl", pickle.dumps(value, 4)))
-    assert np.array_equal(found, value)
+    loaded = safe_pickle.load(write(tmp_path / "file.pkl", pickle.dumps(value, 4)))
+    assert np.array_equal(loaded, value)
 
 
 def test_ordered_dict_comes_back_as_dict_in_order(tmp_path):
     value = OrderedDict([("b", 1), ("a", 2)])
-    found = safe_pickle.load(write(tmp_path / "file.pkl", pickle.dumps(value, 2)))
-    assert type(found) is dict
-    assert list(found.items()) == [("b", 1), ("a", 2)]
+    loaded = safe_pickle.load(write(tmp_path / "file.pkl", pickle.dumps(value, 2)))
+    assert type(loaded) is dict
+    assert list(loaded.items()) == [("b", 1), ("a", 2)]
 
 
 def test_bytearray_comes_back_as_bytes(tmp_path):
     """A bytearray's memory would be written before its bytes are known to be there."""
     content = pickle.dumps([bytearray(b"abc")], 5)
     assert pickle.BYTEARRAY8 in content
-    found = safe_pickle.load(write(tmp_path / "file.pkl", content))
-    assert type(found[0]) is bytes
-    assert found == [b"abc"]
+    loaded = safe_pickle.load(write(tmp_path / "file.pkl", content))
+    assert type(loaded[0]) is bytes
+    assert loaded == [b"abc"]
 
 
 def test_python2_text_comes_back_as_bytes_and_arrays_as_they_were(tmp_path):
     arrays = {name: array for name, array in ARRAYS.items() if name != "objects"}
     path = dump_as_python2({"arrays": arrays, "id": [b"caf\xc3\xa9", 1.5]}, tmp_path / "file.pkl")
-    found = safe_pickle.load(path)
-    assert found[b"id"] == [b"caf\xc3\xa9", 1.5]
+    loaded = safe_pickle.load(path)
+    assert loaded[b"id"] == [b"caf\xc3\xa9", 1.5]
     for name, array in arrays.items():
-        assert same(found[b"arrays"][name.encode()], array), name
+        assert same(loaded[b"arrays"][name.encode()], array), name
 
 
 # Instructions, to write hostile pickles by hand.
@@ -354,8 +354,8 @@ def test_a_name_of_many_characters_is_told_in_short(tmp_path):
 
 def test_what_is_named_again_within_reason_is_read(tmp_path):
     words = ["good", "bad"] * 10_000
-    found = safe_pickle.load(write(tmp_path / "file.pkl", pickle.dumps([words] * 20, 4)))
-    assert found == [words] * 20
+    loaded = safe_pickle.load(write(tmp_path / "file.pkl", pickle.dumps([words] * 20, 4)))
+    assert loaded == [words] * 20
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -375,8 +375,8 @@ def test_parts_of_the_tricks_are_good_alone(tmp_path):
     objects = filled((1,), numpy_type("O8"), pushed(["a"]))
     number = called(name(CORE, "scalar"), numpy_type("f4"), pushed(b"\0\0\x80?"))
     content = b"\x80\x05(" + array + objects + number + b"t."
-    found = safe_pickle.load(write(tmp_path / "file.pkl", content))
-    assert [part.tolist() for part in found] == [[1.0, 1.0], ["a"], 1.0]
+    loaded = safe_pickle.load(write(tmp_path / "file.pkl", content))
+    assert [part.tolist() for part in loaded] == [[1.0, 1.0], ["a"], 1.0]
 
 
 def test_a_far_memo_place_takes_no_memory(tmp_path):
@@ -408,8 +408,8 @@ def test_files_that_cannot_be_opened_are_refused(tmp_path):
 )
 def test_damaged_bytes_load_or_are_refused(tmp_path, protocol, changes):
     content = bytearray(pickle.dumps([ARRAYS["float32"], SCALARS[0], ARRAYS["objects"]], protocol))
-    for place, value in changes:
-        content[int(place * len(content))] = value
+    for position, value in changes:
+        content[int(position * len(content))] = value
     path = write(tmp_path / "file.pkl", bytes(content))
     try:
         safe_pickle.load(path)

@@ -41,10 +41,10 @@ def save_as_of_old(path, value):
 def test_tensors_come_back_as_arrays(tmp_path, kind, write):
     tensor = TENSORS[kind]
     write(tmp_path / "file.pkl", {"train": {"audio": tensor, "id": ["a", "b"]}})
-    found = safe_pickle.load(tmp_path / "file.pkl")["train"]
-    assert found["id"] == ["a", "b"]
-    assert type(found["audio"]) is np.ndarray
-    np.testing.assert_array_equal(found["audio"], tensor.detach().double().numpy())
+    split = safe_pickle.load(tmp_path / "file.pkl")["train"]
+    assert split["id"] == ["a", "b"]
+    assert type(split["audio"]) is np.ndarray
+    np.testing.assert_array_equal(split["audio"], tensor.detach().double().numpy())
 
 
 class MakesFolder:
@@ -76,13 +76,13 @@ def test_what_could_run_code_is_refused_and_does_not(tmp_path, write):
 def rebuilt(offset, size, stride) -> bytes:
     """Pickle a tensor of two values whose shape claims otherwise."""
     honest = pickle.dumps(torch.tensor([1.0, 2.0]), 2)
-    place, old = honest.index(b"K\x00K\x02"), b"K\x00K\x02\x85"
-    tail = honest[place:]
+    begin, old = honest.index(b"K\x00K\x02"), b"K\x00K\x02\x85"
+    tail = honest[begin:]
     assert tail.startswith(old), tail
     rest = tail[tail.index(b"\x89") :]  # requires_grad, and what follows
-    described = pickle.dumps((offset, size, stride), 2)[2:-1]
-    middle = described[: described.rindex(b"\x87")]
-    return honest[:place] + middle + rest
+    arguments = pickle.dumps((offset, size, stride), 2)[2:-1]
+    middle = arguments[: arguments.rindex(b"\x87")]
+    return honest[:begin] + middle + rest
 
 
 @pytest.mark.parametrize(

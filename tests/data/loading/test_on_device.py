@@ -29,10 +29,10 @@ def test_batches_are_those_from_disk(small, order, rank, device, monkeypatch):
     expected = list(batches(split, order, loading))
     on_device = DeviceSplit(split, loading)
     assert (on_device.ids, on_device.folder) == (split.ids, split.folder)
-    found = batches(on_device, order, loading)
-    for one, other in zip(found, expected, strict=True):
-        assert one.not_finite == other.not_finite
-        for x, y in zip(one[:4], other[:4], strict=True):
+    on_device_batches = batches(on_device, order, loading)
+    for batch, expected_batch in zip(on_device_batches, expected, strict=True):
+        assert batch.not_finite == expected_batch.not_finite
+        for x, y in zip(batch[:4], expected_batch[:4], strict=True):
             assert x.device.type == device
             assert torch.equal(x.cpu(), y)
 
@@ -42,8 +42,8 @@ def test_splits_are_moved_where_they_fit(small, monkeypatch, free, fits):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
     monkeypatch.setattr("data.loading.on_device.DeviceSplit", lambda split, options: "moved")
     splits = {name: Split(small / name) for name in ("train", "val")}
-    found = place_splits(splits, replace(CPU, device=torch.device("cuda")))
-    assert found == (dict.fromkeys(splits, "moved") if fits else splits)
+    placed = place_splits(splits, replace(CPU, device=torch.device("cuda")))
+    assert placed == (dict.fromkeys(splits, "moved") if fits else splits)
 
 
 class OfTwo(Processes):

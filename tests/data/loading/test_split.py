@@ -56,10 +56,10 @@ def read(split, order=None, **options):
     return list(batches(split, order, on_cpu(**options)))
 
 
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        for x, y in zip(one, other, strict=True):
+def assert_same(read_batches, expected):
+    assert len(read_batches) == len(expected)
+    for batch, expected_batch in zip(read_batches, expected, strict=True):
+        for x, y in zip(batch, expected_batch, strict=True):
             assert torch.equal(torch.as_tensor(x), torch.as_tensor(y))
 
 
@@ -79,34 +79,34 @@ def awkward(tmp_path_factory):
 
 def test_batches_are_whole_and_in_file_order(tmp_path):
     arrays = write_split(tmp_path)
-    found = read(Split(tmp_path), batch_size=4)
-    assert [len(batch.labels) for batch in found] == [4, 4, 3]
-    for batch in found:
+    read_batches = read(Split(tmp_path), batch_size=4)
+    assert [len(batch.labels) for batch in read_batches] == [4, 4, 3]
+    for batch in read_batches:
         assert [x.dtype for x in batch[:4]] == [torch.float32] * 4
         assert [tuple(x.shape[1:]) for x in batch.inputs] == list(SHAPES.values())
         assert batch.labels.shape[1:] == (7,)
         assert batch.not_finite == 0
     for kind in SHAPES:
-        whole = torch.cat([getattr(batch, kind) for batch in found])
+        whole = torch.cat([getattr(batch, kind) for batch in read_batches])
         np.testing.assert_array_equal(whole, arrays[kind])
-    labels = torch.cat([batch.labels for batch in found])
+    labels = torch.cat([batch.labels for batch in read_batches])
     np.testing.assert_array_equal(labels, arrays["label"][:, 0])
 
 
 @given(
     order=st.permutations(range(SEGMENTS)),
-    taken=st.integers(1, SEGMENTS),
+    count=st.integers(1, SEGMENTS),
     batch_size=st.integers(1, SEGMENTS + 1),
 )
-def test_infinite_and_nan_values_become_0_and_are_counted(awkward, order, taken, batch_size):
+def test_infinite_and_nan_values_become_0_and_are_counted(awkward, order, count, batch_size):
     split, arrays = awkward
-    order = np.array(order[:taken])
-    found = read(split, order, batch_size=batch_size)
-    assert sum(batch.not_finite for batch in found) == sum(
+    order = np.array(order[:count])
+    read_batches = read(split, order, batch_size=batch_size)
+    assert sum(batch.not_finite for batch in read_batches) == sum(
         np.count_nonzero(~np.isfinite(arrays[kind][order])) for kind in SHAPES
     )
     for kind in SHAPES:
-        whole = torch.cat([getattr(batch, kind) for batch in found])
+        whole = torch.cat([getattr(batch, kind) for batch in read_batches])
         expected = np.nan_to_num(arrays[kind][order], nan=0, posinf=0, neginf=0)
         np.testing.assert_array_equal(whole, expected)
 
@@ -178,14 +178,14 @@ def test_a_file_that_is_cut_short_while_in_use_is_told_in_a_line(
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
     write_split(tmp_path)
     loader = batches(Split(tmp_path), None, on_cpu(num_workers=num_workers))
-    whole = (tmp_path / file).stat().st_size
-    os.truncate(tmp_path / file, whole - 1)
-    found = []
+    size = (tmp_path / file).stat().st_size
+    os.truncate(tmp_path / file, size - 1)
+    read_batches = []
     with pytest.raises(InputError) as caught:
-        found.extend(loader)
-    assert len(found) == 2  # of three batches
+        read_batches.extend(loader)
+    assert len(read_batches) == 2  # of three batches
     assert str(caught.value) == (
-        f"{tmp_path / file} has become {whole - 1:,} bytes long, expected {whole:,}; prepare the "
+        f"{tmp_path / file} has become {size - 1:,} bytes long, expected {size:,}; prepare the "
         "dataset again."
     )
     gc.collect()
@@ -209,14 +209,14 @@ def test_the_rows_after_those_that_are_read_are_prefetched(awkward, monkeypatch,
 
 @given(st.lists(st.integers(0, 99)), st.integers(1, 12))
 def test_an_order_is_cut_into_batches(order, size):
-    found = RowBatches(np.array(order, dtype=int), size)
+    row_batches = RowBatches(np.array(order, dtype=int), size)
     expected = [order[n : n + size] for n in range(0, len(order), size)]
-    assert len(found) == len(expected)
-    assert [batch.tolist() for batch in found] == expected
-    assert [found[n].tolist() for n in range(len(found))] == expected
+    assert len(row_batches) == len(expected)
+    assert [batch.tolist() for batch in row_batches] == expected
+    assert [row_batches[n].tolist() for n in range(len(row_batches))] == expected
     for outside in (-1, len(expected)):
         with pytest.raises(IndexError):
-            found[outside]
+            row_batches[outside]
 
 
 def test_a_large_split_is_read_a_batch_at_a_time(tmp_path):
@@ -423,11 +423,11 @@ def test_word_pieces_take_the_place_of_text(tmp_path, monkeypatch, dtype, num_wo
     assert split.pieces_ranges == tuple(
         ends(axis=(0, 2)).tolist() for ends in (pieces.min, pieces.max)
     )
-    (found,) = read(split, batch_size=SEGMENTS, num_workers=num_workers)
-    assert found.text.dtype == torch.float32
-    np.testing.assert_array_equal(found.text, pieces.swapaxes(1, 2))
+    (batch,) = read(split, batch_size=SEGMENTS, num_workers=num_workers)
+    assert batch.text.dtype == torch.float32
+    np.testing.assert_array_equal(batch.text, pieces.swapaxes(1, 2))
     (expected,) = read(plain, batch_size=SEGMENTS)
-    assert torch.equal(found.visual, expected.visual)
+    assert torch.equal(batch.visual, expected.visual)
 
 
 def test_a_split_of_word_pieces_needs_no_features_of_text(tmp_path):
@@ -441,7 +441,7 @@ def test_a_split_of_word_pieces_needs_no_features_of_text(tmp_path):
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [
-        (None, r"has no pieces50.npy, which a text encoder .*dataset_prep.py --datadir"),
+        (None, r"has no pieces50.npy, which fine-tuning .*dataset_prep.py --datadir"),
         (np.ones((3, 2, 7), np.float32), "holds float32 of shape .* expected whole numbers"),
         (np.ones((3, 2), np.uint16), "expected whole numbers"),
         (np.ones((1, 2, 7), np.uint16), "different numbers of segments .*pieces50.npy 1"),

@@ -33,10 +33,10 @@ def as_intervals(pairs):
 def test_rows_are_the_literal_aligners(rows, segments):
     intervals = as_intervals(rows)
     intervals = intervals[sort_order(intervals)]
-    found = rows_of_segments(intervals, as_intervals(segments))
-    assert len(found.counts) == len(segments)
-    for place, (start, end) in enumerate(segments):
-        assert found[place].tolist() == plain_rows(intervals, start, end)
+    members = rows_of_segments(intervals, as_intervals(segments))
+    assert len(members.counts) == len(segments)
+    for index, (start, end) in enumerate(segments):
+        assert members[index].tolist() == plain_rows(intervals, start, end)
 
 
 @given(interval_lists)
@@ -71,27 +71,27 @@ def test_means_are_those_of_the_members(rows, segments, seed):
     intervals = as_intervals(rows)
     intervals = intervals[sort_order(intervals)]
     features = np.random.default_rng(seed).normal(size=(len(rows), 3)).astype(np.float32)
-    found = means(features, rows_of_segments(intervals, as_intervals(segments)))
-    for place, (start, end) in enumerate(segments):
+    averages = means(features, rows_of_segments(intervals, as_intervals(segments)))
+    for index, (start, end) in enumerate(segments):
         members = features[plain_rows(intervals, start, end)]
         expected = members.mean(axis=0) if len(members) else np.zeros(3)
-        np.testing.assert_allclose(found[place], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(averages[index], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_means_of_half_precision_are_of_values_whose_sum_it_cannot_hold():
     features = np.full((4, 1), 40_000, np.float16)
     times = np.arange(4.0)
     intervals = np.stack([times, times + 1], axis=1)
-    found = means(features, rows_of_segments(intervals, np.array([[0.0, 4.0]])))
-    assert found.tolist() == features[:1].astype(np.float32).tolist()
+    averages = means(features, rows_of_segments(intervals, np.array([[0.0, 4.0]])))
+    assert averages.tolist() == features[:1].astype(np.float32).tolist()
 
 
 def test_infinity_spoils_only_its_own_mean():
     features = np.array([[1.0], [-np.inf], [3.0], [5.0]])
     intervals = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0], [3.0, 4.0]])
     segments = np.array([[0.0, 2.0], [2.0, 4.0], [9.0, 10.0]])
-    found = means(features, rows_of_segments(intervals, segments))
-    assert found[:, 0].tolist() == [-np.inf, 4.0, 0.0]
+    averages = means(features, rows_of_segments(intervals, segments))
+    assert averages[:, 0].tolist() == [-np.inf, 4.0, 0.0]
 
 
 @given(st.lists(st.integers(0, 8)), st.integers(8, 10))
@@ -101,5 +101,5 @@ def test_padding_is_in_front(counts, length):
     assert padded.dtype == np.float32
     assert padded.shape == (len(counts), length, 2)
     groups = np.split(features, np.cumsum(counts))
-    for found, group in zip(padded, groups, strict=False):
-        np.testing.assert_array_equal(found, plain_padded(list(group), length, 2))
+    for rows, group in zip(padded, groups, strict=False):
+        np.testing.assert_array_equal(rows, plain_padded(list(group), length, 2))

@@ -1,4 +1,4 @@
-"""A manifest vouches for what is on the disk: files and names are flushed before it is written."""
+"""What a manifest lists is on the disk: files and names are flushed before it is written."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def watched(monkeypatch):
 
     def state(path):
         """Say which file or folder that is, and when its content or its names last changed."""
-        found = path.stat()
-        return found.st_ino, found.st_mtime_ns
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
 
     def flush(descriptor):
         fsync(descriptor)
-        found = os.fstat(descriptor)
-        flushed[found.st_ino] = found.st_mtime_ns
-        with_new_folders.discard(found.st_ino)
+        status = os.fstat(descriptor)
+        flushed[status.st_ino] = status.st_mtime_ns
+        with_new_folders.discard(status.st_ino)
 
     def mkdir(self, *options, **more):
         is_new = not self.exists()
@@ -63,8 +63,8 @@ def test_with_text_and_in_another_alignment(tmp_path, demo, watched):
     write_dataset(tmp_path / "csd", random_dataset())
     bert = str(demo / "demo_bert")
     prepare(request(tmp_path, bert), SINGLE_PROCESS)
-    stage, place = tmp_path / ".preparing" / "dataset.json", tmp_path / "dataset.json"
-    assert watched == [stage, stage, place]
+    staged, final = tmp_path / ".preparing" / "dataset.json", tmp_path / "dataset.json"
+    assert watched == [staged, staged, final]
     prepare(request(tmp_path, bert, alignment="unaligned", lengths=(7, 9)), SINGLE_PROCESS)
     assert len(watched) == 6
 

@@ -75,7 +75,7 @@ def test_another_dataset_of_the_same_name_replaces_none_unless_forced(tmp_path):
     datadir = tmp_path / "data"
     prepared(first, datadir)
     before = {path: path.read_bytes() for path in datadir.rglob("*.*") if path.is_file()}
-    with pytest.raises(InputError, match=r"data holds other videos, as test0: .* aligned_50 would"):
+    with pytest.raises(InputError, match=r"data holds other videos \(such as test0\) than"):
         prepared(second, datadir)
     after = {path: path.read_bytes() for path in datadir.rglob("*.*") if path.is_file()}
     assert after == before
@@ -106,9 +106,9 @@ def test_splits_whose_longest_segments_differ_are_of_one_length(tmp_path):
     assert report.problems == []
     for theirs, ours in OURS.items():
         batch = segments(tmp_path / "data" / ours)
-        for key, found in (("vision", batch.visual), ("audio", batch.audio)):
-            assert found.shape[1] == 4
-            for values, rows in zip(found.numpy(), content[theirs][key], strict=True):
+        for key, features in (("vision", batch.visual), ("audio", batch.audio)):
+            assert features.shape[1] == 4
+            for values, rows in zip(features.numpy(), content[theirs][key], strict=True):
                 np.testing.assert_array_equal(values[-len(rows) :], rows)
                 assert not values[: -len(rows)].any()
 
@@ -148,12 +148,12 @@ def test_a_label_that_is_missing_does_not_hide_whose_the_others_are(tmp_path):
 
 def test_sims_has_scores_of_its_own_from_training_to_evaluation(program, tmp_path):
     prepared(sims(tmp_path), tmp_path, dataset="sims")
-    places = ["--checkpointdir", tmp_path / "c", "--resultdir", tmp_path / "r"]
-    options = ["--datadir", tmp_path, "--device", "cpu", "--no_native", *places]
+    folders = ["--checkpointdir", tmp_path / "c", "--resultdir", tmp_path / "r"]
+    options = ["--datadir", tmp_path, "--device", "cpu", "--no_native", *folders]
     done = program("main_msaf.py", "--train", "--epochs", "1", *options)
     assert done.returncode == 0, done.stderr
-    for shown in ("Acc-3", "Acc-5"):
-        assert shown in done.stdout
+    for score in ("Acc-3", "Acc-5"):
+        assert score in done.stdout
     assert "Acc-7" not in done.stdout
     checkpoint = torch.load(tmp_path / "c" / "best.pth", weights_only=True)
     assert checkpoint["dataset"]["scores"] == "sims"
@@ -175,7 +175,7 @@ def test_every_dataset_has_a_scale():
 def test_sims_has_no_csd_files(program, tmp_path):
     done = program("dataset_prep.py", "--dataset", "sims", "--datadir", tmp_path)
     assert done.returncode == 2
-    assert "--dataset sims has no .csd files here" in done.stderr
+    assert "--dataset sims has no .csd files" in done.stderr
 
 
 def test_labels_and_splits_by_other_names_are_not_passed_over_in_silence(tmp_path):
@@ -192,7 +192,7 @@ def test_labels_and_splits_by_other_names_are_not_passed_over_in_silence(tmp_pat
     content = content_of()
     content = {"train": content["train"], "validation": content["valid"], "Test": content["test"]}
     with (
-        pytest.warns(UserWarning, match="'Test', which it holds too, is not taken: splits are"),
+        pytest.warns(UserWarning, match="'Test' in it is not used: names of splits are"),
         pytest.raises(InputError, match="holds 'train', 'validation', expected"),
     ):
         prepared(written(tmp_path / "y.pkl", content), tmp_path / "y")
@@ -207,10 +207,10 @@ def test_labels_that_cannot_be_are_left_out_by_reason(tmp_path):
     manifest = prepared(written(tmp_path / "file.pkl", content), tmp_path)
     assert manifest["left_out"] == {"label is no number": 2, "label is outside [-3, 3]": 1}
     assert check_dataset(tmp_path).problems == []
-    kept = [0, 3, 5]
+    valid_rows = [0, 3, 5]
     batch = segments(tmp_path / "train")
-    np.testing.assert_array_equal(batch.audio, content["train"]["audio"][kept])
-    np.testing.assert_array_equal(batch.text, content["train"]["text"][kept])
+    np.testing.assert_array_equal(batch.audio, content["train"]["audio"][valid_rows])
+    np.testing.assert_array_equal(batch.text, content["train"]["text"][valid_rows])
     assert Split(tmp_path / "train").ids == ["train0[0]", "train1[3]", "train2[5]"]
 
 
@@ -234,21 +234,21 @@ def ragged(array, rng):
 @pytest.mark.parametrize("as_objects", [False, True])
 def test_arrays_that_are_not_padded_get_zeros_in_front(tmp_path, as_objects):
     content, rng = content_of(), np.random.default_rng(1)
-    kept = {}
+    rows_of = {}
     for name, split in content.items():
         rows = ragged(split["audio"], rng)
         rows[0], rows[1] = split["audio"][0], split["audio"][1, :2]
         # The last row of its own is zero.
         rows[2] = np.concatenate([rows[2], np.zeros((1, 7), np.float32)])[:5]
-        kept[name] = rows
+        rows_of[name] = rows
         split["audio"] = rows
         if as_objects:
             split["audio"] = np.empty(len(rows), dtype=object)
             split["audio"][:] = rows
     prepared(written(tmp_path / "file.pkl", content), tmp_path)
-    for name, rows in kept.items():
-        found = segments(tmp_path / OURS[name]).audio.numpy()
-        for segment, expected in zip(found, rows, strict=True):
+    for name, rows in rows_of.items():
+        audio = segments(tmp_path / OURS[name]).audio.numpy()
+        for segment, expected in zip(audio, rows, strict=True):
             np.testing.assert_array_equal(segment[5 - len(expected) :], expected)
             assert not segment[: 5 - len(expected)].any()
 
@@ -360,15 +360,15 @@ def test_segments_word_by_word_stay_aligned(program, tmp_path, bert, write, widt
         assert split.labels.shape[1] == width
         tables = read_segments(datadir / ours)
         for row, ((words, visual, audio), label, _) in enumerate(items[theirs]):
-            kept = min(len(words), 50)
+            length = min(len(words), 50)
             assert tables[row]["sentence"].split(" ") == words
             np.testing.assert_array_equal(split.labels[row], label[0])
-            for found, expected in ((batch.visual, visual), (batch.audio, audio)):
-                assert found.shape[1] == 50
-                np.testing.assert_allclose(found[row, -kept:], expected[-kept:], rtol=1e-6)
-                assert not found[row, : 50 - kept].any()
-            assert batch.text[row, -kept:].any(dim=1).all()
-            assert not batch.text[row, : 50 - kept].any()
+            for features, expected in ((batch.visual, visual), (batch.audio, audio)):
+                assert features.shape[1] == 50
+                np.testing.assert_allclose(features[row, -length:], expected[-length:], rtol=1e-6)
+                assert not features[row, : 50 - length].any()
+            assert batch.text[row, -length:].any(dim=1).all()
+            assert not batch.text[row, : 50 - length].any()
     done = program("dataset_prep.py", "--datadir", datadir, "--check")
     assert done.returncode == 0, done.stderr
 
@@ -463,8 +463,8 @@ def test_one_modality_from_another_file(program, tmp_path):
         split, batch = Split(tmp_path / OURS[name]), segments(tmp_path / OURS[name])
         numbers = [int(segment.split("[")[1][:-1]) for segment in split.ids]
         names = [f"{name}{k // 2}$_${k}" for k in numbers]
-        places = [audio[name]["id"].index(one) for one in names]
-        np.testing.assert_array_equal(batch.audio, audio[name]["audio"][places])
+        audio_rows = [audio[name]["id"].index(id_) for id_ in names]
+        np.testing.assert_array_equal(batch.audio, audio[name]["audio"][audio_rows])
         np.testing.assert_array_equal(batch.visual, visual[name]["vision"][numbers])
         np.testing.assert_array_equal(batch.text, main[name]["text"][numbers])
     assert len(Split(tmp_path / "train")) == SIZES["train"] - 1
@@ -539,7 +539,7 @@ def unlabelled(name, n):
 def test_one_split_without_labels_is_a_dataset(program, tmp_path, bert, is_flat):
     content = unlabelled("new", 3)
     path = written(tmp_path / "new.pkl", content if is_flat else {"test": content})
-    with pytest.warns(UserWarning, match="768 wide, are not taken"):
+    with pytest.warns(UserWarning, match="768 wide, are not used"):
         manifest = prepared(path, tmp_path, bert)
     assert list(manifest["splits"]) == ["test"]
     split = Split(tmp_path / "test")
@@ -589,10 +589,10 @@ def test_splits_that_a_new_file_does_not_have_go(tmp_path):
     assert [split for split in SPLITS if list((tmp_path / split).iterdir())] == ["test"]
 
 
-# ---------------------------------------------------------------- what is told
+# ---------------------------------------------------------------- warnings
 
 
-def told(content, tmp_path, **options):
+def warned(content, tmp_path, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prepared(written(tmp_path / "file.pkl", content), tmp_path / "out", **options)
@@ -600,7 +600,7 @@ def told(content, tmp_path, **options):
 
 
 def test_of_usual_data_nothing_is_told(tmp_path):
-    assert told(content_of(), tmp_path) == []
+    assert warned(content_of(), tmp_path) == []
 
 
 @pytest.mark.parametrize(("key", "kind"), [("vision", "visual"), ("audio", "audio"), ("text",) * 2])
@@ -608,7 +608,7 @@ def test_features_that_are_all_zero_are_told_and_fail_the_check(tmp_path, key, k
     content = content_of()
     content["train"][key][1:] = 0
     expected = f"train: all {kind} features are zero in 5 of 6 segments"
-    assert told(content, tmp_path) == [expected]
+    assert warned(content, tmp_path) == [expected]
     problem, *_ = check_dataset(tmp_path / "out").problems
     assert f"train/{'bert' if key == 'text' else kind}50.npy: all zero in 83 %" in problem
 
@@ -616,21 +616,21 @@ def test_features_that_are_all_zero_are_told_and_fail_the_check(tmp_path, key, k
 def test_repeated_ids_are_told(tmp_path):
     content = content_of()
     content["train"]["id"][1] = content["train"]["id"][0]
-    assert told(content, tmp_path) == ["train: 1 ids are repeated, as 'train0[0]', there 2 times"]
+    assert warned(content, tmp_path) == ["train: 1 ids are repeated, such as 'train0[0]' (2 times)"]
 
 
 def test_a_video_in_two_splits_is_told(tmp_path):
     content = content_of()
     content["valid"]["id"][0] = "train0$_$9"
-    (line,) = told(content, tmp_path)
-    assert line.startswith("1 videos are in both train and val, as 'train0'")
+    (line,) = warned(content, tmp_path)
+    assert line.startswith("1 videos are in both train and val, such as 'train0'")
 
 
 def test_the_same_split_three_times_is_told(tmp_path):
     split = split_of("same", 6)
     without_ids = {key: value for key, value in split.items() if key != "id"}
-    lines = told(dict.fromkeys(SIZES, without_ids), tmp_path)
-    assert [line.split(" hold the same features")[0] for line in lines] == [
+    lines = warned(dict.fromkeys(SIZES, without_ids), tmp_path)
+    assert [line.split(" have the same features")[0] for line in lines] == [
         "train and val",
         "train and test",
         "val and test",
@@ -640,9 +640,9 @@ def test_the_same_split_three_times_is_told(tmp_path):
 def test_sentences_that_the_bert_does_not_know_are_told_and_fail_the_check(tmp_path, bert):
     content = content_of()
     content["train"]["raw_text"] = [f"{word} {word} movie" for word in "猫 犬 鳥 魚 馬 牛".split()]
-    lines = told(content, tmp_path, bert=bert)
+    lines = warned(content, tmp_path, bert=bert)
     assert "does not know 67 % of the word pieces" in lines[-1]
-    assert "gives 100 % of the different sentences the features of another" in lines[-1]
+    assert "and 100 % of the different sentences have the features of another" in lines[-1]
     problems = check_dataset(tmp_path / "out").problems
     assert [problem.split("train/")[1].split(";")[0] for problem in problems] == [
         "bert50.npy: the text encoder did not know 67 % of the word pieces",
@@ -656,6 +656,6 @@ def test_arrays_in_fortran_order_are_written_in_c_order(tmp_path):
         for key in ("audio", "vision", "text"):
             split[key] = np.asfortranarray(split[key])
     prepared(written(tmp_path / "file.pkl", content), tmp_path)
-    found = segments(tmp_path / "val")
+    batch = segments(tmp_path / "val")
     for kind, key in (("audio", "audio"), ("visual", "vision"), ("text", "text")):
-        np.testing.assert_array_equal(getattr(found, kind), content["valid"][key])
+        np.testing.assert_array_equal(getattr(batch, kind), content["valid"][key])

@@ -94,8 +94,8 @@ def test_they_are_added_and_nothing_else_is_made(datadir, bert, alignment, monke
     prepare(asked, SINGLE_PROCESS)
     assert traces(asked.folder) == before
     check_pieces(asked.folder, bert, by_word=alignment == "word")
-    found = manifest_of(asked.folder)
-    assert {**found, "made_at": ""} == {**manifest, "made_at": ""}
+    new_manifest = manifest_of(asked.folder)
+    assert {**new_manifest, "made_at": ""} == {**manifest, "made_at": ""}
     assert decide(asked).is_done
 
 
@@ -127,10 +127,10 @@ def test_those_of_another_split_are_told_by_the_check(datadir, bert):
 @pytest.mark.parametrize(
     ("row", "number", "message"),
     [
-        (0, 10_000_001, "a id that is 10000001, expected 0 to 10,000,000"),
-        (0, -1, "a id that is -1, expected 0 to 10,000,000"),
-        (1, 7, "a mask that is 7, expected 0 to 1"),
-        (2, 51, "a place of a word that is 51, expected 0 to 50"),
+        (0, 10_000_001, "id 10000001, expected 0 to 10,000,000"),
+        (0, -1, "id -1, expected 0 to 10,000,000"),
+        (1, 7, "mask value 7, expected 0 to 1"),
+        (2, 51, "word position 51, expected 0 to 50"),
     ],
 )
 def test_numbers_that_no_text_encoder_takes_are_told_by_the_check(
@@ -146,7 +146,7 @@ def test_numbers_that_no_text_encoder_takes_are_told_by_the_check(
     assert f"{path}: {message}" in problem
     np.save(path, pieces[:, :1])
     (problem,) = check_dataset(asked.folder).problems
-    assert f"{path}: 1 rows of {pieces.shape[2]}, expected 2" in problem
+    assert f"{path}: 1 rows of {pieces.shape[2]} word pieces" in problem
 
 
 def test_another_bert_brings_its_own(datadir, bert, tmp_path_factory):

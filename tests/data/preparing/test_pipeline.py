@@ -62,10 +62,10 @@ def test_segments_are_the_sdks_bit_for_bit(golden, split):
     assert [row["id"] for row in rows] == expected["ids"].tolist()
     assert [row["sentence"] for row in rows] == expected["sentences"].tolist()
     for kind in ("visual", "audio", "label"):
-        found = np.load(datadir / split / f"{kind}50.npy")
-        assert found.dtype == np.float32
+        array = np.load(datadir / split / f"{kind}50.npy")
+        assert array.dtype == np.float32
         # As bits: -inf and NaN are to stay as they are.
-        np.testing.assert_array_equal(found.view(np.uint32), expected[kind].view(np.uint32))
+        np.testing.assert_array_equal(array.view(np.uint32), expected[kind].view(np.uint32))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -79,11 +79,12 @@ def test_words_are_the_sdks(split):
             for video in sequences.segments(split_of, "word", ALIGNED_LENGTHS, Counter())
             if video.split == split
         ]
-    assert [one for video in videos for one in video.ids] == expected["ids"].tolist()
-    assert [" ".join(own) for video in videos for own in video.words] == expected["words"].tolist()
+    assert [id_ for video in videos for id_ in video.ids] == expected["ids"].tolist()
+    texts = [" ".join(words) for video in videos for words in video.words]
+    assert texts == expected["words"].tolist()
     for kind in ("visual", "audio"):
-        found = np.concatenate([getattr(video, kind) for video in videos])
-        np.testing.assert_allclose(found, expected[kind], rtol=1e-4, atol=1e-4)
+        features = np.concatenate([getattr(video, kind) for video in videos])
+        np.testing.assert_allclose(features, expected[kind], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -95,19 +96,19 @@ def test_segments_are_the_literal_aligners(tmp_path, seed, alignment):
     plain = plain_word_segments if alignment == "word" else plain_segments
     split_of = read_folds(MOSEI.folds)
     with Sequences(MOSEI, paths) as sequences:
-        kept = dict(zip(("visual", "audio"), lengths, strict=True))
-        found = list(sequences.segments(split_of, alignment, kept, Counter()))
+        lengths_by_kind = dict(zip(("visual", "audio"), lengths, strict=True))
+        videos = list(sequences.segments(split_of, alignment, lengths_by_kind, Counter()))
     expected = [
         (video, *segment)
         for video in sorted(data["labels"], key=str.encode)
         for segment in plain(data, video, lengths)
     ]
-    ids = [one for video in found for one in video.ids]
+    ids = [id_ for video in videos for id_ in video.ids]
     assert ids == [f"{video}[{k}]" for video, k, *_ in expected]
     segments = [
-        of_one
-        for video in found
-        for of_one in zip(video.words, video.visual, video.audio, video.label, strict=True)
+        segment
+        for video in videos
+        for segment in zip(video.words, video.visual, video.audio, video.label, strict=True)
     ]
     for segment, (video, k, words, visual, audio) in zip(segments, expected, strict=True):
         assert segment[0] == [word[0].decode() for word in words]
@@ -167,7 +168,7 @@ def test_the_files_are_sampled_once(datadir, tiny_bert, monkeypatch):
     monkeypatch.setattr(
         sources, "file_facts", lambda path, **_: sampled.append(path) or file_facts(path)
     )
-    write_dataset(datadir / "csd", random_dataset(seed=9))  # so that all is done, and not only told
+    write_dataset(datadir / "csd", random_dataset(seed=9))  # so that the plan is also carried out
     prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     assert sorted(sampled) == sorted([*(datadir / "csd").iterdir(), MOSEI.folds])
 
@@ -258,7 +259,7 @@ def test_values_beyond_float32_are_told_in_one_line(datadir, options):
     with pytest.warns(UserWarning) as caught:
         prepare(request(datadir, None), SINGLE_PROCESS)
     (line,) = [str(warning.message) for warning in caught]
-    assert line.startswith("CMU-MOSEI: some values are beyond float32")
+    assert line.startswith("CMU-MOSEI: some values are too large for float32")
 
 
 def test_of_infinite_values_and_times_nothing_is_told(datadir, recwarn):
@@ -287,7 +288,7 @@ def test_several_processes_prepare_to_the_same_bytes(tmp_path, monkeypatch, alig
         monkeypatch.setattr(forked, "usable_cpus", lambda count=count: count)
         folder = tmp_path / str(count)
         folder.mkdir()
-        with pytest.warns(UserWarning, match="beyond float32"):
+        with pytest.warns(UserWarning, match="too large for float32"):
             asked = request(folder, None, csd_dir=csd, alignment=alignment, lengths=(7, 9))
             manifest = prepare(asked, SINGLE_PROCESS)
         written.append((snapshot(alignment_folder(folder, alignment)), manifest["left_out"]))
@@ -310,9 +311,9 @@ def test_compressed_files_prepare_to_the_same_bytes(tmp_path, alignment, options
         entries[f"{TRAIN_VIDEOS[1]}[0]"] = intervals[third:], features[third:]
         entries[f"{TRAIN_VIDEOS[1]}[1]"] = intervals[:third], features[:third]
     written = []
-    for name, how in {"plain": {}, "gzip": {"compression": "gzip", **options}}.items():
+    for name, csd_options in {"plain": {}, "gzip": {"compression": "gzip", **options}}.items():
         folder = tmp_path / name
-        write_dataset(folder / "csd", data, **how)
+        write_dataset(folder / "csd", data, **csd_options)
         prepare(request(folder, None, alignment=alignment, lengths=(7, 9)), SINGLE_PROCESS)
         written.append(snapshot(alignment_folder(folder, alignment)))
     assert written[0] == written[1]
@@ -351,8 +352,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize("batches_before", [0, 1, 2, 3])
 def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batches_before):
     monkeypatch.setattr(text, "_BATCH_SIZE", {"cpu": 2})
-    whole = request(datadir, tiny_bert)
-    prepare(whole, SINGLE_PROCESS)
+    asked = request(datadir, tiny_bert)
+    prepare(asked, SINGLE_PROCESS)
     expected = snapshot(datadir)
     for split in SPLITS:
         shutil.rmtree(datadir / split)
@@ -368,17 +369,17 @@ def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batche
     with monkeypatch.context() as patch:
         patch.setattr(text.TextEncoder, "encode", encode_then_die)
         with pytest.raises(Killed):
-            prepare(whole, SINGLE_PROCESS)
+            prepare(asked, SINGLE_PROCESS)
     assert not (datadir / "train").exists()
     monkeypatch.setattr(sources.CsdSource, "write", None)  # that part waits, complete
-    prepare(whole, SINGLE_PROCESS)
+    prepare(asked, SINGLE_PROCESS)
     assert snapshot(datadir) == expected
     assert not (datadir / ".preparing").exists()
 
 
 def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatch):
-    whole = request(datadir, tiny_bert)
-    prepare(whole, SINGLE_PROCESS)
+    asked = request(datadir, tiny_bert)
+    prepare(asked, SINGLE_PROCESS)
     expected = snapshot(datadir)
     for moves in range(1, len(expected), 3):
         for split in SPLITS:
@@ -396,11 +397,11 @@ def test_a_kill_while_moving_into_place_is_mended(datadir, tiny_bert, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(prepare_module.Path, "replace", replace_then_die)
             with pytest.raises(Killed):
-                prepare(whole, SINGLE_PROCESS)
+                prepare(asked, SINGLE_PROCESS)
         assert not (datadir / "dataset.json").exists()
         with pytest.raises(InputError, match="half moved into place"):
             Split(datadir / "train")
-        prepare(whole, SINGLE_PROCESS)
+        prepare(asked, SINGLE_PROCESS)
         assert snapshot(datadir) == expected
 
 

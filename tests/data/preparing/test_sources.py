@@ -101,11 +101,11 @@ def test_a_words_vector_is_the_mean_of_its_pieces(minilm):
     ids, mask = encoder.pieces(" ".join(words))
     hidden = encoder.encode_pieces(ids[None], mask[None])[0]
     begin = 1
-    for place, its_pieces in zip(range(46, 50), pieces, strict=True):
-        own = hidden[begin : begin + len(its_pieces)]
-        expected = own.mean(axis=0) if len(own) else np.zeros(encoder.width)
-        np.testing.assert_allclose(features[place], expected, atol=1e-5)
-        begin += len(its_pieces)
+    for position, word_pieces in zip(range(46, 50), pieces, strict=True):
+        vectors = hidden[begin : begin + len(word_pieces)]
+        expected = vectors.mean(axis=0) if len(vectors) else np.zeros(encoder.width)
+        np.testing.assert_allclose(features[position], expected, atol=1e-5)
+        begin += len(word_pieces)
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +128,7 @@ def test_other_folds(program, datadir, bert):
     assert "videos have no labels" not in done.stderr
     path.write_text(json.dumps({**folds, "train": [VAL_VIDEO, "misspelt"]}))
     done = program("dataset_prep.py", "--datadir", datadir, "--no_bert", "--folds", path)
-    assert "1 of its 5 videos have no labels, as 'misspelt': they are in no split" in done.stderr
+    assert "1 of its 5 videos have no labels, such as 'misspelt': they are in" in done.stderr
 
 
 def test_cmu_mosi(program, tmp_path, bert):
@@ -239,7 +239,7 @@ def test_a_community_pickle_whose_text_is_encoded_anew(tmp_path, bert):
     write_pickle(tmp_path / "file.pkl", text_width=300)
     source = PickleSource(tmp_path / "file.pkl", uses_own_text=False)
     asked = Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu"))
-    with pytest.warns(UserWarning, match="file.pkl: its own text features, 300 wide, are not tak"):
+    with pytest.warns(UserWarning, match="file.pkl: its own text features, 300 wide, are not use"):
         manifest = prepare(asked, SINGLE_PROCESS)
     assert manifest["text"]["encoder"] == bert
     assert np.load(tmp_path / "train" / "bert50.npy").shape == (5, 50, 64)
@@ -260,9 +260,9 @@ def test_a_community_pickle_in_word_pieces(tmp_path, bert):
     from data.text.encoder import TextEncoder
 
     expected = TextEncoder(bert, "cpu").encode_pieces(ids[:1], (ids[:1] != 0).astype(int))
-    found = np.load(tmp_path / "test" / "bert50.npy")
-    assert found.shape == (4, 6, 64)
-    np.testing.assert_allclose(found, np.repeat(expected, 4, axis=0), atol=1e-5)
+    features = np.load(tmp_path / "test" / "bert50.npy")
+    assert features.shape == (4, 6, 64)
+    np.testing.assert_allclose(features, np.repeat(expected, 4, axis=0), atol=1e-5)
 
 
 def test_a_pickle_that_would_run_code(program, tmp_path):
@@ -294,8 +294,8 @@ def test_text_of_any_width_is_taken_and_said_once(program, tmp_path, options):
     done = program("dataset_prep.py", *command)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("300 wide: not BERT's") == 1
-    found = np.load(tmp_path / "val" / "bert50.npy")
-    np.testing.assert_array_equal(found, content["valid"]["text"])
+    features = np.load(tmp_path / "val" / "bert50.npy")
+    np.testing.assert_array_equal(features, content["valid"]["text"])
     text = json.loads((tmp_path / "dataset.json").read_text())["text"]
     assert text == {"encoder": "as in glove.pkl", "width": 300}
     assert Split(tmp_path / "test").widths["text"] == 300

@@ -12,7 +12,7 @@ SHAPES = {"visual": (1, 1), "label": (1, 1)}
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("x" * 200_000, "x" * 200_000),
         ('a "b", c\r\nd', 'a "b", c\r\nd'),
@@ -21,9 +21,9 @@ SHAPES = {"visual": (1, 1), "label": (1, 1)}
     ],
     ids=["long", "quoted", "half", "wide"],
 )
-def test_any_text_comes_back(tmp_path, text, found):
+def test_any_text_comes_back(tmp_path, text, expected):
     arrays = {kind: np.zeros((1, *shape), np.float32) for kind, shape in SHAPES.items()}
     with SplitWriter(tmp_path, SHAPES) as writer:
         writer.write(arrays, [(text, text, 0.0, 1.0, text)])
     (row,) = read_segments(tmp_path)
-    assert (row["id"], row["video"], row["sentence"]) == (found,) * 3
+    assert (row["id"], row["video"], row["sentence"]) == (expected,) * 3

@@ -562,9 +562,9 @@ def test_vocab_txt_goes_before_json(bert):
 @pytest.mark.parametrize(
     ("numbers", "changes", "message"),
     [
-        (numbered(), {"type": "BPE"}, "is of BPE and '##', expected BERT's"),
-        (numbered(), {"continuing_subword_prefix": ""}, "WordPiece and '', expected"),
-        ([["a", 1]], {}, "expected BERT's"),
+        (numbered(), {"type": "BPE"}, "has type BPE, prefix '##' and a dict of pieces"),
+        (numbered(), {"continuing_subword_prefix": ""}, "type WordPiece, prefix '' and"),
+        ([["a", 1]], {}, "and a list of pieces"),
         ({**numbered(), "great": 0}, {}, "does not number its pieces"),
         ({**numbered(), "great": -1}, {}, "does not number its pieces"),
         ({**numbered(), "great": 1.5}, {}, "does not number its pieces"),
@@ -595,26 +595,26 @@ def test_a_tokenizer_that_is_something_else(bert, content, message):
 
 
 @pytest.fixture
-def kept(bert, tmp_path, monkeypatch):
+def cached(bert, tmp_path, monkeypatch):
     """The hub's files on a machine without a connection, as its client keeps them."""
-    for name, value in (("HF_HUB_CACHE", str(tmp_path / "kept")), ("HF_HUB_OFFLINE", True)):
+    for name, value in (("HF_HUB_CACHE", str(tmp_path / "cached")), ("HF_HUB_OFFLINE", True)):
         monkeypatch.setattr(huggingface_hub.constants, name, value)
-    folder = tmp_path / "kept" / "models--somebody--bert" / "snapshots" / ("c" * 40)
+    folder = tmp_path / "cached" / "models--somebody--bert" / "snapshots" / ("c" * 40)
     return Path(shutil.copytree(bert, folder))
 
 
-def test_a_commit_that_is_kept_is_not_fetched(kept):
-    assert find_bert("somebody/bert", commit=kept.name) == (kept, kept.name)
-    (kept / "model.safetensors").rename(kept / "pytorch_model.bin")
-    assert find_bert("somebody/bert", commit=kept.name) == (kept, kept.name)
+def test_a_commit_that_is_cached_is_not_fetched(cached):
+    assert find_bert("somebody/bert", commit=cached.name) == (cached, cached.name)
+    (cached / "model.safetensors").rename(cached / "pytorch_model.bin")
+    assert find_bert("somebody/bert", commit=cached.name) == (cached, cached.name)
 
 
-def test_a_commit_of_which_a_part_is_kept_is_fetched(kept):
-    (kept / "model.safetensors").unlink()
+def test_a_commit_of_which_a_part_is_kept_is_fetched(cached):
+    (cached / "model.safetensors").unlink()
     with pytest.raises(InputError, match="'somebody/bert' could not be fetched"):
-        find_bert("somebody/bert", commit=kept.name)
-    found = find_bert("somebody/bert", commit=kept.name, with_weights=False)
-    assert found == (kept, kept.name)
-    (kept / "vocab.txt").unlink()
+        find_bert("somebody/bert", commit=cached.name)
+    found = find_bert("somebody/bert", commit=cached.name, with_weights=False)
+    assert found == (cached, cached.name)
+    (cached / "vocab.txt").unlink()
     with pytest.raises(InputError, match="'somebody/bert' could not be fetched"):
-        find_bert("somebody/bert", commit=kept.name, with_weights=False)
+        find_bert("somebody/bert", commit=cached.name, with_weights=False)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data.layout import TEXT_LENGTH
 from data.text import feature_file
-from data.text.feature_file import count_left, write_text_features
+from data.text.feature_file import count_unencoded, write_text_features
 from tests.preparation import SINGLE_PROCESS
 
 
@@ -119,9 +119,9 @@ def test_after_a_kill_the_result_is_the_same_bit_for_bit(every_batch, tmp_path, 
     whole = files_in(folder)
 
     # What is on disk at one of these moments is what a kill leaves then.
-    left, encoded = data.draw(st.sampled_from(states))
-    put(folder, left)
-    if {"bert50.npy", "bert50.npy.done"} <= set(left):
+    remaining, encoded = data.draw(st.sampled_from(states))
+    put(folder, remaining)
+    if {"bert50.npy", "bert50.npy.done"} <= set(remaining):
         # In the midst of the next batch: any part of its rows is written.
         for sentence in first.encoded[len(encoded) : len(encoded) + first.batch_size]:
             row_bytes = TEXT_LENGTH * first.width * 4
@@ -303,7 +303,7 @@ def test_an_interruption_keeps_the_batches_since_the_last_flush(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_text_features(path, sentences, BatchEncoder(stop_at_the_third), SINGLE_PROCESS)
     assert marks_of(path) == 2
-    assert count_left(path, sentences, BatchEncoder.batch_size) == 3
+    assert count_unencoded(path, sentences, BatchEncoder.batch_size) == 3
 
 
 @given(sentences=some_sentences)
@@ -312,6 +312,6 @@ def test_what_is_left_is_counted(tmp_path, sentences):
     folder = tmp_path / "train"
     put(folder, {})
     path, encoder = folder / "bert50.npy", BatchEncoder()
-    assert count_left(path, sentences, encoder.batch_size) == len(set(sentences))
+    assert count_unencoded(path, sentences, encoder.batch_size) == len(set(sentences))
     write_text_features(path, sentences, encoder, SINGLE_PROCESS)
-    assert count_left(path, sentences, encoder.batch_size) == 0
+    assert count_unencoded(path, sentences, encoder.batch_size) == 0

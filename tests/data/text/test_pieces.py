@@ -11,7 +11,7 @@ from data.text.bert import make_tokenizer
 from data.text.encoder import TextEncoder
 from data.text.pieces import (
     PieceCutter,
-    kept_pieces,
+    pieces_of_sentence,
     vocabulary_digest,
     vocabulary_of,
     write_pieces,
@@ -36,34 +36,35 @@ def test_pieces_are_written_as_ids_and_mask(minilm, tmp_path):
         sentences = golden["sentences"].tolist()
         expected = np.stack([golden["input_ids"], golden["input_mask"]], axis=1)
     write_pieces(tmp_path / "pieces50.npy", sentences, minilm.cutter)
-    found = np.load(tmp_path / "pieces50.npy")
-    np.testing.assert_array_equal(found, expected)
-    assert found.nbytes == 200 * len(sentences)
+    pieces = np.load(tmp_path / "pieces50.npy")
+    np.testing.assert_array_equal(pieces, expected)
+    assert pieces.nbytes == 200 * len(sentences)
 
 
 @given(st.text(st.sampled_from("aé ΟΣ好,[UNK]\t\n\x1c\x85\xa0\u2028\u200b")))
 def test_words_cut_by_themselves_give_the_sentences_pieces(minilm, sentence):
-    assert kept_pieces(minilm.tokenizer, sentence) == minilm.tokenizer.tokenize(sentence)[:48]
+    pieces = pieces_of_sentence(minilm.tokenizer, sentence)
+    assert pieces == minilm.tokenizer.tokenize(sentence)[:48]
 
 
 def test_pieces_of_words_tell_the_position_of_their_word(by_word, minilm):
     sentences = ["great uncharacteristically", "good \u200b film", ""]
-    ids, mask, places = by_word.cut(sentences).swapaxes(0, 1)
+    ids, mask, positions = by_word.cut(sentences).swapaxes(0, 1)
     pieces = minilm.tokenizer.tokenize(sentences[0])
     count = len(pieces)
     assert count > 3
     assert minilm.tokenizer.convert_ids_to_tokens(ids[0].tolist()) == ["[CLS]", *pieces, "[SEP]"]
-    assert places[0].tolist() == [0, 49, *[50] * (count - 1), 0]
-    assert places[1].tolist() == [0, 48, 50] + [0] * (count - 1)  # the middle word has none
-    assert places[2].tolist() == [0] * (count + 2)
+    assert positions[0].tolist() == [0, 49, *[50] * (count - 1), 0]
+    assert positions[1].tolist() == [0, 48, 50] + [0] * (count - 1)  # the middle word has none
+    assert positions[2].tolist() == [0] * (count + 2)
     assert mask.sum(axis=1).tolist() == [count + 2, 4, 2]
 
 
 def test_as_many_pieces_of_words_are_kept_as_the_bert_takes(minilm):
     cutter = PieceCutter(minilm.tokenizer, 10, by_word=True)
-    ids, mask, places = cutter.cut([" ".join(["film"] * 60)])[0]
+    ids, mask, positions = cutter.cut([" ".join(["film"] * 60)])[0]
     assert len(ids) == mask.sum() == 10
-    assert places.tolist() == [0, *range(1, 9), 0]
+    assert positions.tolist() == [0, *range(1, 9), 0]
 
 
 def test_a_vocabulary_makes_the_same_tokenizer(minilm):

@@ -1,4 +1,4 @@
-"""What stands at the positions of a text."""
+"""The words or word pieces at the positions of a text."""
 
 from __future__ import annotations
 
@@ -56,34 +56,34 @@ def by_position(bert):
 
 def test_pieces_are_those_that_were_encoded(split, bert):
     folder = split(**by_position(bert))
-    found = name_positions(folder, [2, 0, 3], 50)
-    assert not found.are_words
-    assert list(found.by_row) == [2, 0, 3]
+    positions = name_positions(folder, [2, 0, 3], 50)
+    assert not positions.are_words
+    assert list(positions.by_row) == [2, 0, 3]
     encoder = TextEncoder(str(bert), "cpu")
-    for row, names in found.by_row.items():
+    for row, names in positions.by_row.items():
         ids, mask = encoder.pieces(SENTENCES[row])
         assert len(names) == 50
         assert [name != "" for name in names] == mask.astype(bool).tolist()
         assert encoder.tokenizer.convert_tokens_to_ids([n for n in names if n]) == (
             ids[mask == 1].tolist()
         )
-    assert found.by_row[0][:5] == ["[CLS]", "great", "film", "[SEP]", ""]
+    assert positions.by_row[0][:5] == ["[CLS]", "great", "film", "[SEP]", ""]
 
 
 def test_pieces_that_were_cut_elsewhere_are_named_by_their_numbers(split, bert):
     folder = split(**by_position(bert))
     pieces = TextEncoder(str(bert), "cpu").pieces("great film")
     np.save(folder / "pieces50.npy", np.stack([np.stack(pieces)] * 4))
-    found = name_positions(folder, [1], 50)
-    assert found.by_row[1] == ["[CLS]", "great", "film", "[SEP]", *[""] * 46]
+    positions = name_positions(folder, [1], 50)
+    assert positions.by_row[1] == ["[CLS]", "great", "film", "[SEP]", *[""] * 46]
 
 
 def test_words_stand_at_the_end(split):
-    found = name_positions(split("word"), [0, 2, 3], 50)
-    assert found.are_words
-    assert found.by_row[0] == [*[""] * 48, "great", "film"]
-    assert found.by_row[2] == [f"w{n}" for n in range(10, 60)]
-    assert found.by_row[3][-3:] == ["un", "", "believable,"]
+    positions = name_positions(split("word"), [0, 2, 3], 50)
+    assert positions.are_words
+    assert positions.by_row[0] == [*[""] * 48, "great", "film"]
+    assert positions.by_row[2] == [f"w{n}" for n in range(10, 60)]
+    assert positions.by_row[3][-3:] == ["un", "", "believable,"]
 
 
 def test_the_demos_words_are_named(demo):
@@ -119,24 +119,24 @@ def another_bert(folder, bert):
     [
         ({}, unlisted, "has no dataset.json"),
         ({}, without_table, "has no sentences"),
-        ({"encoder": "nowhere/at/all"}, None, "the tokenizer of nowhere/at/all is not at hand"),
-        ({"encoder": "some/bert", "commit": "0" * 40}, None, "tokenizer of some/bert is not at"),
-        ({"encoder": "as in a.pkl", "per": "none"}, None, "is not known: it is as in a.pkl"),
+        ({"encoder": "nowhere/at/all"}, None, "the tokenizer of nowhere/at/all is not on this"),
+        ({"encoder": "some/bert", "commit": "0" * 40}, None, "tokenizer of some/bert is not on"),
+        ({"encoder": "as in a.pkl", "per": "none"}, None, "unknown: its encoder is as in a.pkl"),
         ({}, another_bert, "is no longer the BERT that encoded the text"),
         ({}, damaged, r"pieces50.npy is damaged, or no .npy array"),
         ({}, too_short, "pieces50.npy has too few segments, 1"),
     ],
 )
 def test_what_cannot_be_known_is_told(split, bert, tmp_path, text, change, message):
-    own = shutil.copytree(bert, tmp_path / "own")
-    folder = split(**{**by_position(own), **text})
+    copy = shutil.copytree(bert, tmp_path / "copy")
+    folder = split(**{**by_position(copy), **text})
     if change is not None:
-        change(folder, own)
+        change(folder, copy)
     with pytest.raises(InputError, match=message) as caught:
         name_positions(folder, [1], 50)
     assert "\n" not in str(caught.value)
 
 
 def test_a_dataset_without_text_is_told(split):
-    with pytest.raises(InputError, match="is not known: it is missing"):
+    with pytest.raises(InputError, match="are unknown: its encoder is missing"):
         name_positions(split(), [0], 50)

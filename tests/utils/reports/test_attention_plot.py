@@ -1,4 +1,4 @@
-"""Pictures of attention maps, also of awkward ones."""
+"""Pictures of attention maps, also with awkward words and sizes."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_awkward_words_titles_and_sizes_are_drawn(tmp_path, maps, panels, monkey
         assert words == ["$x^$", r"\frac{", "名字", "a" * 15 + "…", "two lines", " "]
 
 
-def test_positions_without_names_are_numbered_now_and_then():
-    texts = attention_plot._texts("audio", 25, {})
+def test_every_tenth_position_without_a_name_is_numbered():
+    texts = attention_plot._position_labels("audio", 25, {})
     assert {n: text for n, text in enumerate(texts, 1) if text} == {1: "1", 10: "10", 20: "20"}
-    assert attention_plot._texts("token", 4, {}) == ["z1", "z2", "z3", "z4"]
-    assert [t for t in attention_plot._texts("token", 12, {}) if t] == ["z1", "z10"]
+    assert attention_plot._position_labels("token", 4, {}) == ["z1", "z2", "z3", "z4"]
+    assert [t for t in attention_plot._position_labels("token", 12, {}) if t] == ["z1", "z10"]

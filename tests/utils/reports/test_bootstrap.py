@@ -37,7 +37,7 @@ def drawn(labels, predictions, video_of, resamples=RESAMPLES, task=SENTIMENT):
     return resampled_scores(*columns, task, counts, np.array(video_of))
 
 
-def test_intervals_of_a_mean_are_scipys():
+def test_intervals_of_a_mean_agree_with_scipy():
     rng = np.random.default_rng(1)
     labels, predictions = rng.normal(size=(2, 80))
     values = drawn(labels, predictions, range(80))["mae"]
@@ -46,11 +46,11 @@ def test_intervals_of_a_mean_are_scipys():
         (errors,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(2)
     )
     assert interval(values) == pytest.approx(list(expected.confidence_interval), rel=0.02)
-    assert values.std() == pytest.approx(errors.std() / np.sqrt(80), rel=0.05)  # the exact one
+    assert values.std() == pytest.approx(errors.std() / np.sqrt(80), rel=0.05)  # exact
 
 
 def test_whole_videos_are_drawn():
-    """Of 10 videos of 20 equal segments, the mean varies as of 10 values, not of 200."""
+    """Of 10 videos of 20 equal segments, the mean varies like that of 10 values, not of 200."""
     rng = np.random.default_rng(1)
     errors = rng.uniform(0, 1, 10)
     values = drawn(np.zeros(200), errors.repeat(20), np.arange(10).repeat(20))["mae"]
@@ -88,7 +88,7 @@ def test_p_of_a_mean_is_that_of_a_t_test():
     assert p_value(both[0] - both[1]) == pytest.approx(expected, rel=0.2)
 
 
-# On an evaluation
+# Bootstrap of an evaluation
 
 
 @pytest.fixture
@@ -116,12 +116,12 @@ def other(split, tmp_path):
     return path
 
 
-def test_nothing_is_added_unless_it_is_asked_for(split, capsys):
+def test_nothing_is_measured_unless_it_is_requested(split, capsys):
     assert Bootstrap(RunConfig(), split, SENTIMENT).measure(evaluation_of(split, 0.1)) == {}
     assert capsys.readouterr().out == ""
 
 
-def test_intervals_are_seeded_and_hold_the_score(split, capsys):
+def test_intervals_are_seeded_and_contain_the_score(split, capsys):
     evaluation = evaluation_of(split, 0.1)
     first, again, seeded = (
         Bootstrap(RunConfig(bootstrap=200, seed=seed), split, SENTIMENT).measure(evaluation)
@@ -137,17 +137,17 @@ def test_intervals_are_seeded_and_hold_the_score(split, capsys):
     assert f"{low:.4f} to {high:.4f}" in capsys.readouterr().out
 
 
-def test_a_single_video_shows_nothing(tmp_path):
-    write_split(tmp_path / "test", SEGMENTS, ids=IDS)  # all of video 0
+def test_a_single_video_is_refused(tmp_path):
+    write_split(tmp_path / "test", SEGMENTS, ids=IDS)  # all are of video 0
     with pytest.raises(InputError, match=r"test has 1 video; .* need several"):
         Bootstrap(RunConfig(bootstrap=100), Split(tmp_path / "test"), SENTIMENT)
 
 
 def test_differences_are_paired(split, other, capsys):
     config, evaluation = RunConfig(against=other), evaluation_of(split, 0.1)
-    found = Bootstrap(config, split, SENTIMENT).measure(evaluation)["against"]
+    against = Bootstrap(config, split, SENTIMENT).measure(evaluation)["against"]
     theirs = evaluation_of(split, 0.3).scores
-    mae = found["scores"]["mae"]
+    mae = against["scores"]["mae"]
     assert mae["other"] == pytest.approx(theirs["mae"])
     assert mae["difference"] == pytest.approx(evaluation.scores["mae"] - theirs["mae"])
     assert mae["interval"][1] < 0  # the other's error is three times as large in every resample
@@ -155,7 +155,7 @@ def test_differences_are_paired(split, other, capsys):
     assert "difference" in capsys.readouterr().out
 
 
-def test_repeated_ids_are_told_apart_by_the_order_alone(split, other):
+def test_repeated_ids_are_matched_by_their_order(split, other):
     split.ids = [IDS[0], *IDS[:-1]]
     evaluation = evaluation_of(split, 0.3)
     write_evaluation(other.parent, evaluation, SENTIMENT, {})
@@ -168,7 +168,7 @@ def test_repeated_ids_are_told_apart_by_the_order_alone(split, other):
         read_predictions(other, split, SENTIMENT)
 
 
-def test_a_row_too_many_is_refused(split, other):
+def test_an_extra_row_is_refused(split, other):
     other.write_text(other.read_text() + "\n" + other.read_text().splitlines()[-1])
     with pytest.raises(InputError, match="is in it more than once; give"):
         read_predictions(other, split, SENTIMENT)
@@ -177,9 +177,9 @@ def test_a_row_too_many_is_refused(split, other):
 def test_the_same_predictions_do_not_differ(split, other):
     other.write_bytes(b"\xef\xbb\xbf" + other.read_bytes())  # as Excel saves a table
     config = RunConfig(against=other, bootstrap=100)
-    found = Bootstrap(config, split, SENTIMENT).measure(evaluation_of(split, 0.3))["against"]
-    for of in found["scores"].values():
-        assert (of["difference"], of["interval"], of["p"]) == (0, [0, 0], 1)
+    against = Bootstrap(config, split, SENTIMENT).measure(evaluation_of(split, 0.3))["against"]
+    for score in against["scores"].values():
+        assert (score["difference"], score["interval"], score["p"]) == (0, [0, 0], 1)
 
 
 @pytest.mark.parametrize(
@@ -187,16 +187,16 @@ def test_the_same_predictions_do_not_differ(split, other):
     [
         (lambda rows: [row[:2] for row in rows], "columns 'id, label', expected id, label, pred"),
         (lambda rows: [[";".join(row)] for row in rows], "columns 'id;label;prediction'"),
-        (lambda rows: rows[:-1], "is not in it and .*10 and 11 segments"),
-        (lambda rows: [*rows, ["more", "0", "0"]], "more is not in it"),
+        (lambda rows: rows[:-1], "has 10 segments, .* has 11, and only one of them has"),
+        (lambda rows: [*rows, ["more", "0", "0"]], "only one of them has more; give"),
         (lambda rows: [*rows[:-1], [rows[-1][0], "9", "0"]], "label 9 .*expected the label"),
         (lambda rows: [*rows[:-1], [*rows[-1][:2], "nan"]], "prediction nan"),
         (lambda rows: [*rows[:-1], [*rows[-1][:2], ""]], "prediction nan"),
         (lambda rows: [*rows[:-1], rows[-1][:2]], "prediction nan"),
-        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "no table of predictions: .*'x'"),
+        (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "not a table of predictions: .*'x'"),
     ],
 )
-def test_predictions_of_something_else_are_refused(split, other, change, message):
+def test_predictions_of_other_segments_or_labels_are_refused(split, other, change, message):
     with other.open(newline="") as file:
         rows = change(list(csv.reader(file)))
     with other.open("w", newline="") as file:
@@ -205,11 +205,11 @@ def test_predictions_of_something_else_are_refused(split, other, change, message
         read_predictions(other, split, SENTIMENT)
 
 
-def test_a_file_of_predictions_that_is_none_is_told(split, tmp_path):
+def test_a_file_without_predictions_is_refused(split, tmp_path):
     with pytest.raises(InputError, match=r"no file .* give a predictions\.csv"):
         read_predictions(tmp_path, split, SENTIMENT)
     with pytest.raises(InputError, match="no file"):
         read_predictions(tmp_path / "none.csv", split, SENTIMENT)
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="no table of predictions"):
+    with pytest.raises(InputError, match="not a table of predictions"):
         read_predictions(tmp_path / "bytes.csv", split, SENTIMENT)

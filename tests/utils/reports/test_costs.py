@@ -35,8 +35,8 @@ def test_the_products_of_attention_are_counted_with_dropout_and_without():
     assert counts[0] == counts[1]
 
 
-def test_padding_costs_what_words_do():
-    """In training, and on a GPU, nothing is spared where there is no word."""
+def test_padding_costs_as_much_as_words():
+    """In training, and on a GPU, padding is not skipped."""
     visual, audio, text = INPUTS
     padded = text.clone()
     padded[:, 2:] = 0
@@ -47,8 +47,8 @@ def test_padding_costs_what_words_do():
     assert counts[0] == counts[1]
 
 
-def test_the_memory_of_layers_that_are_computed_again():
-    """One layer alone saves nothing: the backward pass has all of its activations at once."""
+def test_the_memory_with_gradient_checkpointing():
+    """One layer alone saves nothing: the backward pass recomputes all of its activations."""
     large = {"hidden_size": 8, "intermediate_size": 60_000}
     assert activations(**large, num_hidden_layers=1, checkpoints=True) == pytest.approx(
         activations(**large, num_hidden_layers=1), rel=0.02

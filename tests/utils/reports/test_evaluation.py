@@ -73,14 +73,14 @@ def evaluation(split):
 
 
 def test_predictions_labels_and_ids_are_in_file_order(split):
-    found = evaluate(First().train(), split, SENTIMENT, on_cpu(batch_size=4))
+    evaluation = evaluate(First().train(), split, SENTIMENT, on_cpu(batch_size=4))
     visual = np.load(split.folder / FILES["visual"])
     labels = np.load(split.folder / "label50.npy")
-    np.testing.assert_array_equal(found.predictions, visual[:, -1, -1:])
-    np.testing.assert_array_equal(found.labels, labels[:, 0, :1])
-    assert found.ids == IDS
-    assert found.not_finite == 0
-    assert found.scores == score(labels[:, 0, 0], visual[:, -1, -1])
+    np.testing.assert_array_equal(evaluation.predictions, visual[:, -1, -1:])
+    np.testing.assert_array_equal(evaluation.labels, labels[:, 0, :1])
+    assert evaluation.ids == IDS
+    assert evaluation.not_finite == 0
+    assert evaluation.scores == score(labels[:, 0, 0], visual[:, -1, -1])
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def model():
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 2**31 - 1])
 def test_scores_do_not_depend_on_the_batch_size(split, model, batch_size):
     whole = evaluate(model, split, SENTIMENT, on_cpu(batch_size=SEGMENTS))
-    found = evaluate(model.train(), split, SENTIMENT, on_cpu(batch_size=batch_size))
-    np.testing.assert_allclose(found.predictions, whole.predictions, atol=1e-5)
-    assert found.scores == pytest.approx(whole.scores, abs=1e-5)
+    evaluation = evaluate(model.train(), split, SENTIMENT, on_cpu(batch_size=batch_size))
+    np.testing.assert_allclose(evaluation.predictions, whole.predictions, atol=1e-5)
+    assert evaluation.scores == pytest.approx(whole.scores, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_short_segments_are_evaluated_in_large_batches(batch_size, audio, expect
     assert evaluation_options(on_cpu(batch_size), split) == on_cpu(expected)
 
 
-def test_what_loading_processes_hand_over_stays_small():
+def test_batches_of_loading_processes_stay_small():
     split, options = SimpleNamespace(shapes=[(50, 35)]), on_cpu(16, num_workers=4)
     assert evaluation_options(options, split) == options
 
@@ -114,14 +114,14 @@ def test_what_loading_processes_hand_over_stays_small():
 @pytest.fixture
 def sizes(monkeypatch):
     """Note how many segments are evaluated at once."""
-    found, forward = [], Predictor.forward
+    sizes, forward = [], Predictor.forward
 
-    def noted(self, *inputs):
-        found.append(len(inputs[0]))
+    def note(self, *inputs):
+        sizes.append(len(inputs[0]))
         return forward(self, *inputs)
 
-    monkeypatch.setattr(Predictor, "forward", noted)
-    return found
+    monkeypatch.setattr(Predictor, "forward", note)
+    return sizes
 
 
 def test_splits_on_a_device_are_loaded_by_no_process(main, small, monkeypatch, sizes, capsys):
@@ -139,7 +139,7 @@ def test_splits_on_a_device_are_loaded_by_no_process(main, small, monkeypatch, s
     assert "Inputs at once (23, 6, 35)" in capsys.readouterr().out
 
 
-def test_the_programs_do_so(main, small, sizes):
+def test_the_programs_evaluate_in_large_batches(main, small, sizes):
     small_batches = ("--datadir", small, "--batch_size", 4, "--no_verbose")
     best = ("--checkpoint", "run/best.pth", *small_batches)
     main("--train", "--model", "lf_dnn", "--epochs", 1, "--checkpointdir", "run", *small_batches)
@@ -169,13 +169,13 @@ def test_the_shares_of_all_processes_are_put_together(n, batch_size, count):
 
     order = torch.arange(2.0 * n).view(n, 2)
     ranks = [replace(on_cpu(batch_size), processes=Together(count, k, k)) for k in range(count)]
-    parts = [[its.share(batch) for batch in its.rows(order)] for its in ranks]
-    shares = [torch.cat(its).numpy() for its in parts]
+    parts = [[each.share(batch) for batch in each.rows(order)] for each in ranks]
+    shares = [torch.cat(part).numpy() for part in parts]
     for options, mine in zip(ranks, parts, strict=True):
         np.testing.assert_array_equal(gather_rows(torch.cat(mine), n, options), order)
 
 
-def test_scores_do_not_depend_on_the_workers(split, model):
+def test_scores_do_not_depend_on_loading_processes(split, model):
     alone = evaluate(model, split, SENTIMENT, on_cpu(num_workers=0))
     np.testing.assert_array_equal(
         evaluate(model, split, SENTIMENT, on_cpu(num_workers=2)).predictions, alone.predictions
@@ -187,20 +187,20 @@ def test_infinite_and_nan_values_are_read_as_0_and_counted(split, capsys):
     visual[2, -1, -1] = np.nan
     visual[5, -1, -1] = visual[6, 0, 0] = -np.inf
     np.save(split.folder / FILES["visual"], visual)
-    found = evaluate(First(), Split(split.folder), SENTIMENT, on_cpu())
-    assert found.predictions[[2, 5]].tolist() == [[0], [0]]
-    assert found.not_finite == 3
-    report_not_finite({"train": 12345, "val": 0, "test": found.not_finite})
+    evaluation = evaluate(First(), Split(split.folder), SENTIMENT, on_cpu())
+    assert evaluation.predictions[[2, 5]].tolist() == [[0], [0]]
+    assert evaluation.not_finite == 3
+    report_not_finite({"train": 12345, "val": 0, "test": evaluation.not_finite})
     assert "read as 0: 12,345 in train, 3 in test\n" in capsys.readouterr().out
 
 
-def test_nothing_is_said_of_finite_values(capsys):
+def test_nothing_is_printed_about_finite_values(capsys):
     report_not_finite({"val": 0, "test": 0})
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_predictions_that_are_no_numbers_are_refused(split, model, value):
+def test_predictions_that_are_not_finite_are_refused(split, model, value):
     class Broken(nn.Module):
         def forward(self, visual, audio, text):
             prediction = visual[:, 0, :1].clone()
@@ -228,11 +228,11 @@ def test_predictions_are_written_in_file_order_with_their_ids(tmp_path, evaluati
 
 
 def test_metrics_are_written_with_what_was_evaluated(tmp_path, evaluation):
-    about = {"dataset": "CMU-MOSEI", "alignment": None, "split": "test", "checkpoint": "a.pth"}
-    write_evaluation(tmp_path / "new" / "result", evaluation, SENTIMENT, about)
+    details = {"dataset": "CMU-MOSEI", "alignment": None, "split": "test", "checkpoint": "a.pth"}
+    write_evaluation(tmp_path / "new" / "result", evaluation, SENTIMENT, details)
     metrics = json.loads((tmp_path / "new" / "result" / "metrics.json").read_text("utf-8"))
-    assert list(metrics) == [*KEYS, "n", *about]
-    assert metrics == {**evaluation.scores, "n": SEGMENTS, **about}
+    assert list(metrics) == [*KEYS, "n", *details]
+    assert metrics == {**evaluation.scores, "n": SEGMENTS, **details}
 
 
 def test_four_files_are_written_and_replaced(tmp_path, split, evaluation):
@@ -298,7 +298,7 @@ def test_awkward_predictions_are_plotted(tmp_path, labels, predictions):
     check_png(tmp_path / "points.png", 720, 624)
 
 
-def test_very_many_predictions_make_a_picture_that_twelve_of_go_into_a_report(tmp_path):
+def test_a_plot_of_very_many_predictions_is_a_small_file(tmp_path):
     labels, noise = np.random.default_rng(0).uniform(-3, 3, (2, 22_000))
     plot_predictions(tmp_path / "points.png", labels, labels / 2 + noise / 2, "sentiment")
     check_png(tmp_path / "points.png", 720, 624)
@@ -336,11 +336,11 @@ def test_the_confusion_matrix_counts_rounded_classes(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_in_a_folder_of_a_long_name_has_results_of_its_own(tmp_path):
-    places = []
+    folders = []
     for number in range(2):
         checkpoint = tmp_path / ("é" * 126 + str(number)) / "best.pth"
         checkpoint.parent.mkdir()
         checkpoint.write_bytes(b"weights")
-        places.append(result_folder(tmp_path, checkpoint, "data"))
-        places[-1].mkdir()
-    assert places[0] != places[1]
+        folders.append(result_folder(tmp_path, checkpoint, "data"))
+        folders[-1].mkdir()
+    assert folders[0] != folders[1]

@@ -1,4 +1,4 @@
-"""What a report says of an evaluation: how good, how sure, where wrong."""
+"""The report on an evaluation: scores, intervals, errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def split(tmp_path):
 
 
 def report_of(split, wrong, task=SENTIMENT, **settings):
-    """Return the parts of each section, of predictions that are `wrong` by so much."""
+    """Return the parts of each section, of predictions that are off by `wrong`."""
     labels = split.labels[:, task.columns]
     predictions = labels + np.float32(wrong)
     scores = task.score(labels, predictions)
@@ -54,29 +54,29 @@ def plain(table):
 
 def test_scores_stand_beside_their_intervals(split):
     wrong = np.linspace(0, 1, N)[:, None]
-    table, about = report_of(split, wrong, bootstrap=200, seed=3)["Scores of test"]
+    table, note = report_of(split, wrong, bootstrap=200, seed=3)["Scores of test"]
     assert table.header == ["score", "value", "95 % interval"]
     mae = table.rows[0]
     low, high = map(float, mae[2].split(" to "))
     assert low < float(mae[1]) == 0.5 < high
-    assert "200 resamples of the 4 videos, drawn by the seed 3" in about
+    assert "200 resamples of the 4 videos, drawn by the seed 3" in note
 
 
-def test_intervals_are_there_without_being_asked_for(split):
-    _, about = report_of(split, 0.1)["Scores of test"]
-    assert "1,000 resamples of the 4 videos" in about
+def test_intervals_are_reported_without_being_requested(split):
+    _, note = report_of(split, 0.1)["Scores of test"]
+    assert "1,000 resamples of the 4 videos" in note
 
 
 def test_a_single_video_has_scores_without_intervals(split):
     path = split.folder / "segments.csv"
     path.write_text(path.read_text().replace(",v1,", ",v0,").replace(",v2,", ",v0,"))
     path.write_text(path.read_text().replace(",v3,", ",v0,"))
-    table, about = report_of(Split(split.folder), 0.1)["Scores of test"]
+    table, note = report_of(Split(split.folder), 0.1)["Scores of test"]
     assert table.header == ["score", "value"]
-    assert "several videos" in about
+    assert "several videos" in note
 
 
-def test_errors_are_told_by_class_of_the_label(split):
+def test_errors_are_reported_by_class_of_the_label(split):
     wrong = np.where(LABELS == 2, -1, np.where(LABELS < -2, 0.5, 0))[:, None]
     (table,) = report_of(split, wrong)["Error by class"]
     assert plain(table) == [
@@ -88,7 +88,7 @@ def test_errors_are_told_by_class_of_the_label(split):
     assert [row[2].share for row in table.rows] == pytest.approx([0.5, 0, 0, 1], abs=1e-6)
 
 
-def test_errors_are_told_by_length_of_the_segment(split):
+def test_errors_are_reported_by_length_of_the_segment(split):
     (table,) = report_of(split, np.where(SECONDS == 40, 2, 1)[:, None])[BY_LENGTH]
     assert plain(table) == [
         ["under 2 s", "10", "1.000", "+1.000"],
@@ -102,14 +102,14 @@ def test_errors_are_told_by_length_of_the_segment(split):
 def test_segments_without_times_are_a_group_of_their_own(split, times):
     path = split.folder / "segments.csv"
     path.write_text(path.read_text().replace(",5,8,", f",{times},"))
-    found = report_of(Split(split.folder), np.eye(N)[5][:, None])
-    assert plain(found[BY_LENGTH][0])[-1] == [
+    report = report_of(Split(split.folder), np.eye(N)[5][:, None])
+    assert plain(report[BY_LENGTH][0])[-1] == [
         "not known",
         "1",
         "1.000",
         "+1.000",
     ]
-    assert found["The 20 worst segments"][0].rows[0][:3] == ["v1[5]", "", "sentence 5"]
+    assert report["The 20 worst segments"][0].rows[0][:3] == ["v1[5]", "", "sentence 5"]
 
 
 def test_the_worst_segments_come_first_with_times_and_sentences(split):
@@ -126,19 +126,19 @@ def test_the_worst_segments_come_first_with_times_and_sentences(split):
 
 def test_a_split_without_a_table_has_neither_times_nor_sentences(split):
     (split.folder / "segments.csv").unlink()
-    found = report_of(Split(split.folder), 0.5)
-    assert "not known" in found[BY_LENGTH][0]
-    assert found["The 20 worst segments"][0].rows[0][:3] == ["0", "", ""]
-    assert "of the 40 videos" in found["Scores of test"][1]
+    report = report_of(Split(split.folder), 0.5)
+    assert "not known" in report[BY_LENGTH][0]
+    assert report["The 20 worst segments"][0].rows[0][:3] == ["0", "", ""]
+    assert "of the 40 videos" in report["Scores of test"][1]
 
 
 def test_few_segments_are_all_shown(tmp_path):
     write_split(tmp_path / "test", 3)
-    found = report_of(Split(tmp_path / "test"), 0.5)
-    assert len(found["The 3 worst segments"][0].rows) == 3
+    report = report_of(Split(tmp_path / "test"), 0.5)
+    assert len(report["The 3 worst segments"][0].rows) == 3
 
 
-def test_a_damaged_table_is_told(split):
+def test_a_damaged_table_is_refused(split):
     (split.folder / "segments.csv").write_bytes(b"\xff\xff")
     with pytest.raises(InputError, match="no CSV table"):
         report_of(split, 0.5)
@@ -147,19 +147,19 @@ def test_a_damaged_table_is_told(split):
 def test_each_emotion_has_its_classes_and_values(split):
     wrong = np.zeros((N, 6))
     wrong[9] = [0, 0, 6, 0, 0, 0]
-    found = report_of(split, wrong, EMOTION)
-    (table,) = found["Error by class"]
+    report = report_of(split, wrong, EMOTION)
+    (table,) = report["Error by class"]
     assert len(table.rows) == 12
     assert table.rows[0][0] == "happy absent"
-    first = found["The 20 worst segments"][0].rows[0]
+    first = report["The 20 worst segments"][0].rows[0]
     anger = split.labels[9, 3]
     assert first[0] == "v1[9]"
     assert f"anger {anger:.2f}" in first[3]
     assert f"anger {anger + 6:.2f}" in first[4]
     assert first[5] == "1.00"
-    assert len(found["Scores of test"][0].rows) == 21
+    assert len(report["Scores of test"][0].rows) == 21
 
 
-def test_a_task_without_classes_is_no_trouble(split):
-    found = report_of(split, 0.5, replace(SENTIMENT, scale=None))
-    assert found["Error by class"] == ["The task has no classes."]
+def test_a_task_without_classes_has_no_errors_by_class(split):
+    report = report_of(split, 0.5, replace(SENTIMENT, scale=None))
+    assert report["Error by class"] == ["The task has no classes."]

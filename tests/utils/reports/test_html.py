@@ -1,4 +1,4 @@
-"""The report page: escaped, alone, small, and readable in a real browser."""
+"""The report page: escaped, self-contained, small, and readable in a real browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from utils.reports.html import (
     write_report,
 )
 
-CONTROL = "\ud800 \x00\x1b[31m\x85\ufffe\u202e\r\n\t-"  # a half character, and what is no character
+CONTROL = "\ud800 \x00\x1b[31m\x85\ufffe\u202e\r\n\t-"  # a lone surrogate, and non-characters
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def page(tmp_path, picture):
 
 
 @pytest.mark.parametrize("strange", [HOSTILE, CONTROL, HOSTILE + CONTROL], ids=range(3))
-def test_strange_text_is_escaped_wherever_it_stands(tmp_path, picture, strange):
+def test_strange_text_is_escaped_everywhere(tmp_path, picture, strange):
     cells = [strange, strange, Cell(strange), Cell(strange, is_best=True), Cell(strange, share=0.5)]
     sections = [
         Section(strange, [strange, Table([strange], [cells])]),
@@ -57,9 +57,9 @@ def test_strange_text_is_escaped_wherever_it_stands(tmp_path, picture, strange):
     write_report(tmp_path / "report.html", strange, sections)
     tree = check_page(tmp_path / "report.html")
     shown = strange.replace(CONTROL, r"\ud800 \x00\x1b[31m \ufffe\u202e -")
-    where = [texts(tree, tag) for tag in ("title", "h1", "h2", "a", "p", "thead", "tbody")]
-    where = [text.strip() for found in where for text in found]
-    assert where == [*[shown] * 3, "", shown, "", shown, shown, shown * 5]
+    shown_texts = [texts(tree, tag) for tag in ("title", "h1", "h2", "a", "p", "thead", "tbody")]
+    shown_texts = [text.strip() for of_tag in shown_texts for text in of_tag]
+    assert shown_texts == [*[shown] * 3, "", shown, "", shown, shown, shown * 5]
     assert [element.get("alt") for element in tree.iter("img")] == [shown, shown]
 
 
@@ -79,34 +79,34 @@ def test_nothing_is_fetched_from_elsewhere(page, tmp_path):
 
 
 @pytest.mark.parametrize("mistake", ["<b>", "</p>", "&nosuch;", "<p class=a class=b></p>"])
-def test_the_parser_would_tell(page, mistake):
+def test_the_parser_finds_mistakes(page, mistake):
     page.write_text(page.read_text(encoding="utf-8").replace("<nav>", f"{mistake}<nav>"))
     with pytest.raises(ParseError):
         parse(page)
 
 
-def test_cells_stand_out_as_they_are_asked_to(page):
+def test_cells_are_highlighted(page):
     tree = check_page(page)
     assert texts(tree, "strong") == ["b"]
     (bar,) = [cell for cell in tree.iter("td") if cell.get("class") == "bar"]
     assert (bar.text, bar.get("style")) == ("1", "--share: 100.0%")
 
 
-def test_a_sentence_of_megabytes_leaves_it_small(tmp_path):
+def test_sentences_of_megabytes_are_cut(tmp_path):
     rows = [["video " * 10**5, "x" * 10**6]] * 20
     write_report(tmp_path / "report.html", "t" * 10**6, [Section("s", [Table(["a", "b"], rows)])])
     assert (tmp_path / "report.html").stat().st_size < 50_000
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("a\nb"), MemoryError()])
-def test_a_report_that_cannot_be_written_is_told_in_a_line(tmp_path, capsys, error):
+def test_a_report_that_cannot_be_written_is_a_warning_of_one_line(tmp_path, capsys, error):
     with warning_if_unwritten(tmp_path / "report.html"):
         raise error
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path / 'report.html'} is not written ({type(error).__name__}" in line
 
 
-def test_an_interrupt_is_not_taken_for_that(tmp_path):
+def test_an_interrupt_is_not_turned_into_a_warning(tmp_path):
     with pytest.raises(KeyboardInterrupt), warning_if_unwritten(tmp_path / "report.html"):
         raise KeyboardInterrupt
 
@@ -117,7 +117,7 @@ def test_a_browser_shows_all_of_it_without_a_complaint(page):
 
 
 @needs_browser
-def test_the_browser_would_tell(tmp_path):
+def test_the_browser_finds_mistakes(tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text(
         "<div style='width:2000px'>x</div><img src='data:image/png;base64,xx'>"
@@ -128,4 +128,4 @@ def test_the_browser_would_tell(tmp_path):
         assert look.pictures == [False, False]
         assert look.overflow > 0
         for complaint in ("error: ", "request: ", "failed: "):
-            assert any(told.startswith(complaint) for told in look.complaints)
+            assert any(text.startswith(complaint) for text in look.complaints)

@@ -29,7 +29,7 @@ LENGTHS = dict(zip(INPUTS, (50, 40, 30), strict=True))
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    """Random numbers; in every segment's front, `PADDING` rows of zeros."""
+    """Random numbers, behind `PADDING` rows of zeros in every segment."""
     folder = tmp_path_factory.mktemp("split") / "test"
     arrays = write_split(folder, SEGMENTS)
     for kind, file in FILES.items():
@@ -48,32 +48,30 @@ def before(split):
     return dict(zip(INPUTS, (x.numpy() for x in split[range(SEGMENTS)].inputs), strict=True))
 
 
-@pytest.mark.parametrize("how", perturbations(), ids=lambda h: f"{h.modality}-{h.kind}-{h.level}")
-def test_only_the_one_modality_changes_and_nothing_else_of_the_split(split, how):
-    found, expected = read(split, how), before(split)
+@pytest.mark.parametrize("case", perturbations(), ids=lambda c: f"{c.modality}-{c.kind}-{c.level}")
+def test_only_the_perturbed_modality_of_a_split_changes(split, case):
+    disturbed, expected = read(split, case), before(split)
     for name in INPUTS:
-        if name != how.modality:
-            np.testing.assert_array_equal(found[name], expected[name])
-    changes = how.kind == "noise" or int(how.level) != 0  # of a shift, rows
-    same = np.array_equal(found[how.modality], expected[how.modality])
+        if name != case.modality:
+            np.testing.assert_array_equal(disturbed[name], expected[name])
+    changes = case.kind == "noise" or int(case.level) != 0  # levels of shifts are in rows
+    same = np.array_equal(disturbed[case.modality], expected[case.modality])
     assert same != changes
-    disturbed = PerturbedSplit(split, how, 20)
-    assert (disturbed.ids, len(disturbed)) == (split.ids, SEGMENTS)
-    np.testing.assert_array_equal(disturbed.labels, split.labels)
+    disturbed_split = PerturbedSplit(split, case, 20)
+    assert (disturbed_split.ids, len(disturbed_split)) == (split.ids, SEGMENTS)
+    np.testing.assert_array_equal(disturbed_split.labels, split.labels)
 
 
 @pytest.mark.parametrize("modality", INPUTS)
 @pytest.mark.parametrize("kind", ["missing_random", "missing_block"])
 @pytest.mark.parametrize("percent", LEVELS["missing_random"])
-def test_the_share_of_the_frames_that_are_missing_is_that_of_real_ones(
-    split, modality, kind, percent
-):
-    found = read(split, Perturbation(modality, kind, percent))[modality]
+def test_the_missing_share_is_of_frames_without_padding(split, modality, kind, percent):
+    disturbed = read(split, Perturbation(modality, kind, percent))[modality]
     expected = before(split)[modality]
     frames = LENGTHS[modality] - PADDING
-    gone = (found == 0).all(axis=2)[:, PADDING:]
+    gone = (disturbed == 0).all(axis=2)[:, PADDING:]
     assert (gone.sum(axis=1) == round(percent / 100 * frames)).all()
-    np.testing.assert_array_equal(found[:, PADDING:][~gone], expected[:, PADDING:][~gone])
+    np.testing.assert_array_equal(disturbed[:, PADDING:][~gone], expected[:, PADDING:][~gone])
     borders = np.abs(np.diff(gone.astype(int), axis=1, prepend=0, append=0)).sum(axis=1)
     if kind == "missing_block":
         assert (borders <= 2).all()
@@ -81,7 +79,7 @@ def test_the_share_of_the_frames_that_are_missing_is_that_of_real_ones(
         assert (borders > 2).all()
 
 
-def test_a_frame_that_is_missing_at_random_stays_missing_as_more_go(split):
+def test_frames_missing_at_a_lower_level_are_missing_at_higher_ones(split):
     gone = [
         (read(split, Perturbation("audio", "missing_random", percent))["audio"] == 0).all(axis=2)
         for percent in LEVELS["missing_random"]
@@ -91,42 +89,42 @@ def test_a_frame_that_is_missing_at_random_stays_missing_as_more_go(split):
 
 
 @pytest.mark.parametrize("decibels", LEVELS["noise"])
-def test_noise_has_the_ratio_to_the_signal_in_each_channel_and_spares_padding(tmp_path, decibels):
+def test_noise_has_the_signal_to_noise_ratio_in_each_channel_and_spares_padding(tmp_path, decibels):
     arrays = write_split(tmp_path / "test", 20)
     values = arrays["visual"] * np.geomspace(1e-3, 1e3, 35, dtype=np.float32)
     values[:, :PADDING] = 0
     np.save(tmp_path / "test" / FILES["visual"], values)
-    how = Perturbation("visual", "noise", decibels)
-    found = read(Split(tmp_path / "test"), how, range(20))["visual"]
-    assert (found[:, :PADDING] == 0).all()
+    perturbation = Perturbation("visual", "noise", decibels)
+    disturbed = read(Split(tmp_path / "test"), perturbation, range(20))["visual"]
+    assert (disturbed[:, :PADDING] == 0).all()
     signal = (values.astype(np.float64) ** 2).sum(axis=(0, 1))
-    noise = ((found.astype(np.float64) - values) ** 2).sum(axis=(0, 1))
+    noise = ((disturbed.astype(np.float64) - values) ** 2).sum(axis=(0, 1))
     np.testing.assert_allclose(10 * np.log10(signal / noise), decibels, atol=1)
 
 
 @pytest.mark.parametrize("rows", [-60, -50, -20, 20, 50, 60])
 def test_a_shift_moves_rows_and_leaves_zeros(split, rows):
-    found = read(split, Perturbation("visual", "shift", rows))["visual"]
-    expected = np.zeros_like(found)
+    disturbed = read(split, Perturbation("visual", "shift", rows))["visual"]
+    expected = np.zeros_like(disturbed)
     values = before(split)["visual"]
     for row in range(50):
         if 0 <= row + rows < 50:
             expected[:, row + rows] = values[:, row]
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(disturbed, expected)
 
 
 @pytest.mark.parametrize("kind", LEVELS)
 def test_a_disturbance_depends_on_the_seed_and_the_segment_alone(split, kind):
-    how = Perturbation("audio", kind, 20)
-    whole = read(split, how)["audio"]
+    perturbation = Perturbation("audio", kind, 20)
+    whole = read(split, perturbation)["audio"]
     for size in (1, 3):
-        loader = batches(PerturbedSplit(split, how, 20), None, on_cpu(size))
+        loader = batches(PerturbedSplit(split, perturbation, 20), None, on_cpu(size))
         np.testing.assert_array_equal(torch.cat([batch.audio for batch in loader]), whole)
-    np.testing.assert_array_equal(read(split, how, [5, 2])["audio"], whole[[5, 2]])
-    again = pickle.loads(pickle.dumps(PerturbedSplit(split, how, 20)))
+    np.testing.assert_array_equal(read(split, perturbation, [5, 2])["audio"], whole[[5, 2]])
+    again = pickle.loads(pickle.dumps(PerturbedSplit(split, perturbation, 20)))
     np.testing.assert_array_equal(again[[5, 2]].audio, whole[[5, 2]])
     if kind != "shift":
-        assert not np.array_equal(read(split, how, seed=21)["audio"], whole)
+        assert not np.array_equal(read(split, perturbation, seed=21)["audio"], whole)
         masks = {(row == before(split)["audio"][n]).tobytes() for n, row in enumerate(whole)}
         assert len(masks) > 1 or kind == "noise"
 
@@ -134,17 +132,17 @@ def test_a_disturbance_depends_on_the_seed_and_the_segment_alone(split, kind):
 def test_a_segment_without_frames_stays_empty(tmp_path):
     write_split(tmp_path / "test", 2)
     np.save(tmp_path / "test" / FILES["audio"], np.zeros((2, 40, 74), np.float32))
-    for how in perturbations():
-        if how.modality == "audio":
-            assert not read(Split(tmp_path / "test"), how, [0, 1])["audio"].any()
+    for perturbation in perturbations():
+        if perturbation.modality == "audio":
+            assert not read(Split(tmp_path / "test"), perturbation, [0, 1])["audio"].any()
 
 
-# What comes to the same
+# Equal effects
 
 
-def test_disturbances_that_leave_the_same_data_are_one():
-    def same(*how, rate=10.0):
-        return effect(Perturbation("audio", *how), rate, length=15)
+def test_perturbations_that_give_the_same_data_have_the_same_effect():
+    def same(*kind_and_level, rate=10.0):
+        return effect(Perturbation("audio", *kind_and_level), rate, length=15)
 
     whole = Perturbation("audio", "missing_random", 100)
     assert same("missing_random", 0) == same("missing_block", 0) == same("shift", 0) == UNDISTURBED
@@ -160,7 +158,7 @@ def test_disturbances_that_leave_the_same_data_are_one():
 
 
 def with_times(folder, frames, times):
-    """A split of segments with so many frames of audio and visual each, and these times."""
+    """Return a split of segments with these numbers of audio and visual frames, and these times."""
     arrays = write_split(folder, len(frames))
     for kind in ("visual", "audio"):
         for values, count in zip(arrays[kind], frames, strict=True):
@@ -180,7 +178,7 @@ def test_rates_are_measured_where_segments_are_not_cut(tmp_path):
 
 
 @pytest.mark.parametrize("time", [("", ""), (0, 0), ("x", "2"), ("nan", 1)])
-def test_rates_are_those_of_cmu_where_nothing_tells_them(tmp_path, time):
+def test_rates_are_those_of_cmu_without_valid_times(tmp_path, time):
     assert shift_rates(with_times(tmp_path / "test", [20], [time])) == {"audio": 100, "visual": 30}
 
 

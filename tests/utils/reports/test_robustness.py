@@ -1,4 +1,4 @@
-"""Scores under disturbance: of every model, side by side, the same whatever the batch size."""
+"""Robustness: scores of every model under perturbations, the same for every batch size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def few_levels(monkeypatch):
 
 @pytest.fixture
 def no_picture(monkeypatch):
-    """Spare the seconds that a picture takes."""
+    """Do not draw the picture, which takes seconds."""
     monkeypatch.setattr(robustness_plot, "plot_robustness", lambda path, *_: path.touch())
 
 
@@ -60,23 +60,23 @@ def read_table(folder):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_and_task_has_a_table(small, tmp_path, few_levels, no_picture, model, task):
-    found = measure(write(tmp_path / "a.pth", model, task), small, tmp_path / "result")
+    results = measure(write(tmp_path / "a.pth", model, task), small, tmp_path / "result")
     rows = read_table(tmp_path / "result")
     assert len(rows) == len(perturbation.perturbations()) == 27
     keys = [one.key for one in TASKS[task]["mosei"].measures]
     assert list(rows[0]) == ["checkpoint", "model", "modality", "kind", "level", "rows", *keys]
     assert {row["model"] for row in rows} == {model}
-    scores = found[0].scores
-    for row, how in zip(rows, perturbation.perturbations(), strict=True):
-        assert (row["modality"], row["kind"], float(row["level"])) == tuple(vars(how).values())
-        assert {key: float(row[key]) for key in keys} == scores[how]
+    scores = results[0].scores
+    for row, case in zip(rows, perturbation.perturbations(), strict=True):
+        assert (row["modality"], row["kind"], float(row["level"])) == tuple(vars(case).values())
+        assert {key: float(row[key]) for key in keys} == scores[case]
 
 
-def test_levels_that_leave_the_same_data_have_the_same_scores(
+def test_levels_that_give_the_same_data_have_the_same_scores(
     small, tmp_path, few_levels, no_picture
 ):
-    (found,) = measure(write(tmp_path / "a.pth", "lf_dnn"), small, tmp_path / "result")
-    maes = {how: scores["mae"] for how, scores in found.scores.items()}
+    (result,) = measure(write(tmp_path / "a.pth", "lf_dnn"), small, tmp_path / "result")
+    maes = {case: scores["mae"] for case, scores in result.scores.items()}
     for modality in ("text", "audio", "visual"):
         undisturbed = maes[Perturbation(modality, "missing_random", 0)]
         assert undisturbed == maes[UNDISTURBED]
@@ -92,25 +92,25 @@ def test_the_scores_do_not_depend_on_the_batch_size_but_on_the_seed(
     small, tmp_path, few_levels, no_picture
 ):
     path = write(tmp_path / "a.pth", "lf_dnn")
-    (found,) = measure(path, small, tmp_path, batch_size=4)
+    (result,) = measure(path, small, tmp_path, batch_size=4)
     (same,) = measure(path, small, tmp_path, batch_size=23)
     (other,) = measure(path, small, tmp_path, seed=21)
-    for how, scores in found.scores.items():
-        assert scores["mae"] == pytest.approx(same.scores[how]["mae"], abs=1e-6)
-        is_random = how.kind == "noise" or how.level == 60
-        assert (scores["mae"] != pytest.approx(other.scores[how]["mae"], abs=1e-6)) == is_random
+    for case, scores in result.scores.items():
+        assert scores["mae"] == pytest.approx(same.scores[case]["mae"], abs=1e-6)
+        is_random = case.kind == "noise" or case.level == 60
+        assert (scores["mae"] != pytest.approx(other.scores[case]["mae"], abs=1e-6)) == is_random
 
 
 def test_a_modality_that_the_model_leaves_out_changes_nothing(
     small, tmp_path, few_levels, no_picture
 ):
-    (found,) = measure(write(tmp_path / "a.pth", "text_only"), small, tmp_path / "result")
-    for how, scores in found.scores.items():
-        if how.modality != "text":
-            assert scores == found.scores[UNDISTURBED]
+    (result,) = measure(write(tmp_path / "a.pth", "text_only"), small, tmp_path / "result")
+    for case, scores in result.scores.items():
+        if case.modality != "text":
+            assert scores == result.scores[UNDISTURBED]
 
 
-def test_checkpoints_stand_side_by_side_in_a_folder_of_their_own(
+def test_several_checkpoints_are_scored_together_in_their_own_folder(
     small, tmp_path, few_levels, no_picture, capsys
 ):
     first = write(tmp_path / "a" / "best.pth", "lf_dnn")
@@ -119,15 +119,15 @@ def test_checkpoints_stand_side_by_side_in_a_folder_of_their_own(
     second = write(tmp_path / "b" / "best.pth", own)
     third = write(tmp_path / "c" / "best.pth", "tfn")
     (alone,) = measure(first, small, tmp_path / "result")
-    found = measure(second, small, tmp_path / "result", first, third, second, model=own)
-    assert [one.model for one in found] == [own, "lf_dnn", "tfn"]
-    assert len({one.name for one in found}) == 3
-    assert found[1].scores == alone.scores
+    results = measure(second, small, tmp_path / "result", first, third, second, model=own)
+    assert [one.model for one in results] == [own, "lf_dnn", "tfn"]
+    assert len({one.name for one in results}) == 3
+    assert results[1].scores == alone.scores
     assert len(list((tmp_path / "result").glob("*/test/robustness.csv"))) == 2
-    assert all(str(one.checkpoint) in capsys.readouterr().out for one in found[:1])
+    assert all(str(one.checkpoint) in capsys.readouterr().out for one in results[:1])
 
 
-def test_the_picture_names_models_and_their_files_only_where_models_are_alike(
+def test_the_picture_names_files_only_where_models_are_the_same(
     small, tmp_path, few_levels, monkeypatch
 ):
     drawn = []
@@ -147,17 +147,17 @@ def test_checkpoints_of_different_tasks_are_refused(small, tmp_path, few_levels,
     if len(TASKS) < 2:
         pytest.skip("there is one task")
     paths = [write(tmp_path / f"{task}.pth", "lf_dnn", task) for task in TASKS]
-    with pytest.raises(InputError, match=r"emotion.*side by side"):
+    with pytest.raises(InputError, match=r"emotion.*give checkpoints of one task"):
         measure(paths[0], small, tmp_path, *paths[1:])
 
 
 def test_the_report_has_scores_settings_and_environment(small, tmp_path, few_levels, no_picture):
-    (found,) = measure(write(tmp_path / "<b>.pth", "lf_dnn"), small, tmp_path / "result")
+    (result,) = measure(write(tmp_path / "<b>.pth", "lf_dnn"), small, tmp_path / "result")
     (path,) = (tmp_path / "result").glob("*/test/report.html")
     page = path.read_text(encoding="utf-8")
     for text in ("&lt;b&gt;.pth", "batch_size", "revision", "without audio"):
         assert text in page
-    assert f"{found.scores[UNDISTURBED]['mae']:.4f}" in page
+    assert f"{result.scores[UNDISTURBED]['mae']:.4f}" in page
     assert "<b>" not in page
     assert "data:image/png;base64," in page
 
@@ -171,7 +171,7 @@ def test_nothing_is_written_without_saving(small, tmp_path, few_levels, no_pictu
 @pytest.mark.filterwarnings("error")
 def test_the_picture_has_a_panel_for_each_modality_and_kind(tmp_path):
     curves = {
-        name: {how: number + how.level / 100 for how in perturbation.perturbations()}
+        name: {case: number + case.level / 100 for case in perturbation.perturbations()}
         for number, name in enumerate(("a", "$\\frac{a$ \ud800\n"))
     }
     robustness_plot.plot_robustness(tmp_path / "robustness.png", curves, "MAE")

@@ -1,4 +1,4 @@
-"""What scores or predicts, called from Python without a checkpoint."""
+"""Evaluation and prediction called from Python without a checkpoint."""
 
 from __future__ import annotations
 

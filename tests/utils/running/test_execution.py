@@ -1,4 +1,4 @@
-"""Precision, compilation and CUDA graphs change how a model is run, not what comes out."""
+"""Precision, compilation and CUDA graphs change how a model runs, but not its results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from utils.running.execution import Compiled
 from utils.tasks import SENTIMENT
 
 needs_a_compiler = pytest.mark.skipif(
-    shutil.which("c++") is None, reason="torch.compile wants a C++ compiler"
+    shutil.which("c++") is None, reason="torch.compile needs a C++ compiler"
 )
 
 
@@ -54,15 +54,15 @@ def test_bfloat16_trains(small, tmp_path):
 
 @needs_a_compiler
 def test_a_compiled_module_gives_the_same():
-    """By the real compiler, which takes a while."""
+    """With the real compiler, which takes a while."""
     torch.manual_seed(0)
     encoder = Encoder(width=16, heads=4, layers=1, feedforward=16, attention_dropout=0.4).train()
     x, memory, keys = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randint(2**32, (2,))
     compiled = Compiled(encoder)
-    found = compiled(x, memory, None, keys)
+    output = compiled(x, memory, None, keys)
     assert compiled._chosen is not encoder
-    torch.testing.assert_close(found, encoder(x, memory, None, keys), rtol=1e-4, atol=1e-5)
-    found.sum().backward()
+    torch.testing.assert_close(output, encoder(x, memory, None, keys), rtol=1e-4, atol=1e-5)
+    output.sum().backward()
     gradient = encoder.layers[0].fc1.weight.grad.clone()
     encoder.zero_grad()
     encoder(x, memory, None, keys).sum().backward()
@@ -71,15 +71,15 @@ def test_a_compiled_module_gives_the_same():
 
 @needs_a_compiler
 def test_a_compiled_text_encoder_encodes_the_same():
-    """By the real compiler, as when it predicts; then and in training as one graph."""
+    """With the real compiler, without gradients; it is one graph with and without gradients."""
     encoder, pieces = tiny(replace(TINY, num_hidden_layers=1)), tiny_pieces()
     assert torch._dynamo.explain(encoder)(pieces).graph_break_count == 0
     compiled = Compiled(encoder.eval())
     with torch.no_grad():
         assert torch._dynamo.explain(encoder)(pieces).graph_break_count == 0
-        found = compiled(pieces)
+        output = compiled(pieces)
         assert compiled._chosen is not encoder
-        torch.testing.assert_close(found, encoder(pieces), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output, encoder(pieces), rtol=1e-4, atol=1e-5)
 
 
 def test_where_compiling_fails_the_module_runs_with_one_warning(monkeypatch):
@@ -91,14 +91,14 @@ def test_where_compiling_fails_the_module_runs_with_one_warning(monkeypatch):
     compiled, x = Compiled(linear), torch.ones(3, 2)
     with pytest.warns(
         UserWarning, match=r"running without it \(RuntimeError: no compiler\)"
-    ) as seen:
+    ) as warnings:
         for _ in range(2):
             assert torch.equal(compiled(x), linear(x))
-    assert len(seen) == 1
+    assert len(warnings) == 1
 
 
-def test_trying_to_compile_leaves_no_trace(monkeypatch):
-    """As a training that goes on tries again, in its middle."""
+def test_trying_to_compile_restores_buffers_and_generators(monkeypatch):
+    """A resumed training tries again, in its middle, and must not differ for it."""
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     module, x = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout()), torch.rand(8, 3)
     compiled = Compiled(module)
@@ -109,13 +109,13 @@ def test_trying_to_compile_leaves_no_trace(monkeypatch):
     assert calls == 1
 
 
-def test_batches_of_another_size_go_past_what_is_made_for_whole_ones():
-    def answer(text):
-        return lambda *_: (torch.tensor([ord(text)]),)
+def test_batches_of_another_size_go_to_the_fallback():
+    def returning(number):
+        return lambda *_: (torch.tensor([number]),)
 
-    captured = CudaGraph(answer("w"), answer("o"), batch_size=4)
-    given = [chr(captured(torch.zeros(n, 2))[0].item()) for n in (4, 3, 4, 5)]
-    assert given == ["w", "o", "w", "o"]
+    graph = CudaGraph(returning(1), returning(2), batch_size=4)
+    outputs = [graph(torch.zeros(n, 2))[0].item() for n in (4, 3, 4, 5)]
+    assert outputs == [1, 2, 1, 2]
 
 
 @needs_cuda
@@ -123,9 +123,9 @@ def test_batches_of_another_size_go_past_what_is_made_for_whole_ones():
     ("model", "precision"), [("nhfnet", "bfloat16"), *((name, "float32") for name in MODELS)]
 )
 def test_training_through_a_cuda_graph_is_training(small, tmp_path, model, precision, monkeypatch):
-    """The graph is of the fourth whole batch on; without one, every call runs as it is.
+    """The graph replaces the calls from the fourth whole batch on.
 
-    Models that draw their dropout from PyTorch's generator draw other numbers in a graph.
+    Models whose dropout draws from PyTorch's generator draw other numbers in a graph.
     """
     losses = {}
     for name, warm_ups in {"captured": 3, "eager": 10**9}.items():
@@ -150,7 +150,7 @@ def test_training_through_a_cuda_graph_is_training(small, tmp_path, model, preci
 
 
 @needs_cuda
-def test_a_training_saved_on_cuda_goes_on_on_the_cpu_and_back(small, tmp_path):
+def test_a_training_saved_on_cuda_resumes_on_the_cpu_and_back(small, tmp_path):
     devices = [pick_device(name) for name in ("cuda", "cpu", "cuda")]
     for epochs, device in enumerate(devices, start=1):
         options = LoaderOptions(device, batch_size=10, num_workers=0, verbose=False)
@@ -164,7 +164,7 @@ def test_a_training_saved_on_cuda_goes_on_on_the_cpu_and_back(small, tmp_path):
 
 @needs_cuda
 def test_cuda_trains_as_the_cpu_does(small, tmp_path):
-    """Dropout and all: its masks are the same on every device."""
+    """Dropout included: its masks are the same on every device."""
     losses = []
     for device in ("cpu", "cuda"):
         options = LoaderOptions(pick_device(device), batch_size=10, num_workers=0, verbose=False)

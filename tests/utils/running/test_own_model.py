@@ -1,4 +1,4 @@
-"""A user's own model is tried before anything is written, and what is wrong is told in a line."""
+"""A user's own model is tried before anything is written, and its faults end in one line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ INIT = "self.net = nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.hidden, out
 
 
 @pytest.fixture
-def tried(small, tmp_path):
-    """Build the ten-line model with changes, and try it: `tried((old, new), batch_size=4)`."""
+def try_model(small, tmp_path):
+    """Build the example model with changes, and try it: `try_model((old, new), batch_size=4)`."""
 
     def run(*changes, batch_size=16):
         text = OWN_MODEL
@@ -52,8 +52,8 @@ BATCH_NORM = (INIT, INIT.replace("nn.ReLU()", "nn.BatchNorm1d(config.hidden)"))
             (RETURN, "assert not self.training, 'no'\n        " + RETURN),
             r"does not train \(AssertionError: no\)",
         ),
-        ((RETURN, RETURN + ".detach()"), "no weight that learns"),
-        ((INIT, INIT + "\n        self.requires_grad_(False)"), "no weight that learns"),
+        ((RETURN, RETURN + ".detach()"), "depends on no trainable weight"),
+        ((INIT, INIT + "\n        self.requires_grad_(False)"), "depends on no trainable weight"),
         (
             (
                 RETURN,
@@ -70,43 +70,43 @@ BATCH_NORM = (INIT, INIT.replace("nn.ReLU()", "nn.BatchNorm1d(config.hidden)"))
         (("hidden: int = 16", "hidden: list = ()"), r"hidden is \(\), expected one value"),
     ],
 )
-def test_a_model_that_cannot_be_trained_or_read_back_is_refused(tried, change, message):
+def test_a_model_that_cannot_be_trained_or_read_back_is_refused(try_model, change, message):
     with pytest.raises(InputError, match=message) as caught:
-        tried(change)
+        try_model(change)
     assert "mine.py:Mean" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("batch_size", [1, 37, 74])
-def test_a_batch_of_one_segment_is_tried_where_there_will_be_one(tried, batch_size):
-    """Of 75 segments."""
+def test_a_batch_of_one_segment_is_tried_where_there_will_be_one(try_model, batch_size):
+    """The split has 75 segments."""
     with pytest.raises(InputError, match=r"on a batch of one segment.*--batch_size .ValueError"):
-        tried(BATCH_NORM, batch_size=batch_size)
-    tried(batch_size=batch_size)
+        try_model(BATCH_NORM, batch_size=batch_size)
+    try_model(batch_size=batch_size)
 
 
-def test_a_trial_leaves_no_trace(tried):
+def test_a_trial_changes_no_weight_or_buffer(try_model):
     state = torch.get_rng_state()
-    model = tried(BATCH_NORM, batch_size=25)
+    model = try_model(BATCH_NORM, batch_size=25)
     torch.set_rng_state(state)
     other = build_again(model)
     for (name, value), expected in zip(
         model.state_dict().items(), other.state_dict().values(), strict=True
     ):
         assert torch.equal(value, expected), name
-    assert all(one.grad is None for one in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_buffer_that_another_replaces_stays(tried):
+def test_a_buffer_that_the_model_replaces_is_restored(try_model):
     mean = "self.register_buffer('mean', torch.zeros(1))"
     update = "if self.training:\n            self.mean = self.mean + visual.mean()\n        "
-    model = tried((INIT, f"{INIT}\n        {mean}"), (RETURN, update + RETURN))
+    model = try_model((INIT, f"{INIT}\n        {mean}"), (RETURN, update + RETURN))
     assert model.mean == 0
 
 
-def test_a_buffer_that_cannot_be_written_to_is_no_fault(tried):
+def test_a_buffer_that_cannot_be_written_to_is_accepted(try_model):
     ones = "self.register_buffer('ones', torch.ones(1).expand(16), persistent=False)"
-    tried((INIT, f"{INIT}\n        {ones}"), (RETURN, RETURN + " * self.ones[0]"))
+    try_model((INIT, f"{INIT}\n        {ones}"), (RETURN, RETURN + " * self.ones[0]"))
 
 
 def build_again(model):

@@ -1,4 +1,4 @@
-"""From a configuration to the task that a training works with."""
+"""What a training gets from its configuration: the loss, the model, and errors and warnings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_configuration_chooses_the_loss(small, loss, expected):
     assert task.score is SENTIMENT.score
 
 
-def test_every_loss_of_the_configuration_is_there():
+def test_every_loss_of_the_configuration_exists():
     assert tuple(LOSSES) == run_config.LOSSES
 
 
@@ -38,12 +38,12 @@ def test_a_training_says_what_the_model_leaves_out(small, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_file_of_another_alignment_is_told(small, tmp_path):
+def test_a_file_of_another_alignment_brings_a_warning(small, tmp_path):
     shutil.copytree(small, tmp_path / "data")
     path = tmp_path / "data/test/audio50.npy"
     np.save(path, np.load(path)[:, :4])
-    told = r"test: audio has 4 rows a segment, .*train 6: is a file of another alignment"
-    with pytest.warns(UserWarning, match=told):
+    message = r"test: audio has 4 rows a segment, .*train has 6; check that .* the same alignment"
+    with pytest.warns(UserWarning, match=message):
         open_training(RunConfig(datadir=tmp_path / "data", model="lf_dnn"))
 
 
@@ -57,15 +57,15 @@ def trained(small, tmp_path):
 
 def test_a_training_starts_from_a_checkpoints_model_and_weights(small, trained):
     path, model = trained
-    config, _, found, _ = open_training(RunConfig(datadir=small, checkpoint=path, seed=7))
-    assert (config.model, found.config) == ("lf_dnn", model.config)
+    config, _, opened, _ = open_training(RunConfig(datadir=small, checkpoint=path, seed=7))
+    assert (config.model, opened.config) == ("lf_dnn", model.config)
     for name, weight in model.state_dict().items():
-        assert torch.equal(found.state_dict()[name], weight)
+        assert torch.equal(opened.state_dict()[name], weight)
 
 
 def test_settings_beside_a_checkpoints_own_are_refused(small, trained):
     config = RunConfig(datadir=small, checkpoint=trained[0], set={"dropout": 0.5})
-    with pytest.raises(InputError, match="--set goes without --checkpoint, whose model has its"):
+    with pytest.raises(InputError, match="--set goes without --checkpoint, which has its model"):
         open_training(config)
 
 
@@ -77,6 +77,6 @@ def test_a_checkpoint_of_other_outputs_is_refused(small, trained):
         open_training(RunConfig(datadir=small, checkpoint=path))
 
 
-def test_a_task_that_there_is_not_is_refused():
+def test_an_unknown_task_is_refused():
     with pytest.raises(InputError, match="--task mood: there is no such task, only sentiment"):
         find_task("mood", "mosei")

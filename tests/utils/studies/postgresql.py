@@ -16,13 +16,13 @@ _USER, _PASSWORD = "nhfnet", "secret"
 
 
 def _find(program):
-    """Debian keeps the programs of each version apart."""
-    places = [os.environ.get("PATH", ""), *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
-    return shutil.which(program, path=os.pathsep.join(places))
+    """Return a program's path; Debian has a folder for each version."""
+    folders = [os.environ.get("PATH", ""), *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    return shutil.which(program, path=os.pathsep.join(folders))
 
 
 def _account():
-    """Whom the server runs as: root may not run one."""
+    """The account that the server runs as: it refuses to run as root."""
     if os.geteuid() != 0:
         return None
     try:
@@ -39,27 +39,27 @@ needs_postgresql = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The address of a server, and how to end it, in a folder that its account may reach."""
+    """The address of a server, whose folder its account may reach; stopped at the end."""
     account = _account()
     base = Path("/tmp") if account else tmp_path_factory.mktemp("server")
     folder = base / f"nhfnet-postgresql-{os.getpid()}"
     folder.mkdir(mode=0o700)
     (folder / "password").write_text(_PASSWORD)
-    how = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    how |= {"cwd": folder, "timeout": 120}
+    kwargs = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    kwargs |= {"cwd": folder, "timeout": 120}
     if account:
-        how |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        kwargs |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         for path in (folder, folder / "password"):
             os.chown(path, account.pw_uid, account.pw_gid)
     data, options = str(folder / "data"), ["-U", _USER, "--pwfile", str(folder / "password")]
-    subprocess.run([_find("initdb"), "-D", data, "-A", "scram-sha-256", "-N", *options], **how)
+    subprocess.run([_find("initdb"), "-D", data, "-A", "scram-sha-256", "-N", *options], **kwargs)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     listen = f"-h 127.0.0.1 -p {port} -k {folder} -F"  # -F: no test needs it after a power cut
     log = ["-l", str(folder / "log")]
-    subprocess.run([_find("pg_ctl"), "-D", data, *log, "-w", "-o", listen, "start"], **how)
+    subprocess.run([_find("pg_ctl"), "-D", data, *log, "-w", "-o", listen, "start"], **kwargs)
     yield f"127.0.0.1:{port}"
-    subprocess.run([_find("pg_ctl"), "-D", data, "-m", "immediate", "stop"], **how)
+    subprocess.run([_find("pg_ctl"), "-D", data, "-m", "immediate", "stop"], **kwargs)
     shutil.rmtree(folder)
 
 

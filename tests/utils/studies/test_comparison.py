@@ -1,4 +1,4 @@
-"""Comparisons and ablations: what is trained, with which settings, and how they go on."""
+"""Comparisons and ablations: which runs are trained, with which settings, and how they resume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def study(*arguments):
 
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
-    """The folders of the trainings that are started; none draws pictures, which takes long."""
+    """The folders of the trainings that are started; pictures, which take long, are not drawn."""
     folders, train = [], comparison.train
 
     def note(config, *arguments, **options):
@@ -52,11 +52,11 @@ def trained(monkeypatch, tmp_path):
 
 @pytest.fixture
 def compare(small, tmp_path, trained):
-    """Compare small models: `compare("lf_dnn", "--lr", 0.1, seeds=[1])`; returns what started."""
+    """Compare small models: `compare("lf_dnn", "--lr", 0.1, seeds=[1])` returns the new runs."""
 
     def run(*arguments, seeds=(1, 2), folder="study", datadir=small, **options):
-        places = ["--datadir", datadir, "--checkpointdir", tmp_path / folder, "--no_verbose"]
-        configs = study("--compare", *arguments, "--epochs", 2, *places)
+        paths = ["--datadir", datadir, "--checkpointdir", tmp_path / folder, "--no_verbose"]
+        configs = study("--compare", *arguments, "--epochs", 2, *paths)
         trained.clear()
         run_study(configs, seeds, SINGLE_PROCESS, **options)
         return trained[:]
@@ -65,7 +65,7 @@ def compare(small, tmp_path, trained):
 
 
 def table_of(folder):
-    """The rows of a study's table, without what differs from time to time."""
+    """The rows of a study's table, without speeds, which differ between runs."""
     rows = json.loads((folder / "comparison.json").read_text())["rows"]
     return {row["model"]: {**row, "samples_per_second": 0, "runs": [*row["runs"]]} for row in rows}
 
@@ -102,39 +102,37 @@ def test_models_and_seeds_may_be_added_on_later_days(compare, tmp_path):
     assert {name: row["runs"] for name, row in rows.items()} == {"lf_dnn": ["1"], "lmf": ["1", "2"]}
 
 
-def test_processes_that_work_as_one_take_each_run_in_turn(small, tmp_path, monkeypatch):
+def test_processes_under_torchrun_train_each_run_together(small, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(comparison, "train", lambda config, *_, **__: taken.append(config))
     for name in ("write_study", "tabulate"):
         monkeypatch.setattr(comparison, name, lambda *_: None)
-    places = ["--datadir", small, "--checkpointdir", tmp_path / "study"]
-    run_study(study("--compare", "lf_dnn", "lmf", *places), [1, 2], Processes(2, 0, 0))
+    paths = ["--datadir", small, "--checkpointdir", tmp_path / "study"]
+    run_study(study("--compare", "lf_dnn", "lmf", *paths), [1, 2], Processes(2, 0, 0))
     names = ["lf_dnn/seed1", "lf_dnn/seed2", "lmf/seed1", "lmf/seed2"]
     assert ["/".join(config.checkpointdir.parts[-2:]) for config in taken] == names
-    assert not (tmp_path / "study").exists()  # nothing waits for others
+    assert not (tmp_path / "study").exists()  # nothing is enqueued
 
 
 @pytest.mark.parametrize("step", [3, 7])  # of 5 in an epoch
-def test_an_interrupted_comparison_goes_on_at_the_run_it_was_in(
-    compare, tmp_path, monkeypatch, step
-):
+def test_an_interrupted_comparison_resumes_its_unfinished_run(compare, tmp_path, monkeypatch, step):
     options = ["lf_dnn", "lmf", "--same_settings"]
     compare(*options, seeds=[1], folder="whole")
     taken, take = [], TrainingStep.__call__
 
-    look = Trainer._look_at_loss
+    after_step = Trainer._after_step
 
     def count(self, *arguments):
         taken.append(1)
         return take(self, *arguments)
 
     def stop(self, *arguments):
-        look(self, *arguments)
+        after_step(self, *arguments)
         if len(taken) == 10 + step:  # in the second run
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingStep, "__call__", count)
-    monkeypatch.setattr(Trainer, "_look_at_loss", stop)
+    monkeypatch.setattr(Trainer, "_after_step", stop)
     with pytest.raises(KeyboardInterrupt):
         compare(*options, seeds=[1])
     assert list(table_of(tmp_path / "study")) == ["lf_dnn"]
@@ -143,7 +141,7 @@ def test_an_interrupted_comparison_goes_on_at_the_run_it_was_in(
     assert table_of(tmp_path / "study") == table_of(tmp_path / "whole")
 
 
-def test_a_run_killed_while_it_saved_the_first_time_begins_again(compare, tmp_path):
+def test_a_run_killed_during_its_first_save_begins_again(compare, tmp_path):
     compare("lf_dnn", seeds=[1], folder="whole")
     folder = shutil.copytree(tmp_path / "whole", tmp_path / "study") / "lf_dnn" / "seed1"
     record = json.loads((folder / RUN_FILE).read_text())
@@ -164,7 +162,7 @@ def test_a_run_without_a_result_gets_it_without_training_again(compare, tmp_path
     assert table_of(tmp_path / "study") == before
 
 
-def test_a_run_of_other_settings_or_data_is_in_the_way(compare, small, tmp_path):
+def test_a_folder_with_a_run_of_other_settings_or_data_is_refused(compare, small, tmp_path):
     compare("lf_dnn", seeds=[1])
     before = contents(tmp_path)
     for options, message in {
@@ -177,12 +175,12 @@ def test_a_run_of_other_settings_or_data_is_in_the_way(compare, small, tmp_path)
     with_other_labels(other)
     with pytest.raises(InputError, match=r"lf_dnn/seed1 holds a run with train [0-9a-f]+"):
         compare("lmf", "lf_dnn", seeds=[1], datadir=other)
-    assert contents(tmp_path) == before  # and nothing was trained before it was told
+    assert contents(tmp_path) == before  # nothing was trained before the error
 
 
 @pytest.fixture
 def begun(compare, monkeypatch):
-    """Begin a comparison of which nothing is taken; takes what `compare` does."""
+    """Begin a comparison of which no run is taken; same arguments as `compare`."""
 
     def begin(*arguments, **options):
         with monkeypatch.context() as patch:
@@ -204,7 +202,7 @@ def waiting_in(folder):
     return [(run_of(one), one.user_attrs["config"]["lr"]) for one in waiting]
 
 
-def test_what_waits_is_what_was_asked_for_last(begun, tmp_path):
+def test_the_last_command_decides_which_runs_wait(begun, tmp_path):
     begun("lf_dnn", "lmf", "--lr", 0.1, seeds=[1])
     begun("lf_dnn", "--lr", 0.1, seeds=[1, 2])
     assert waiting_in(tmp_path / "study") == [("lf_dnn/seed1", 0.1), ("lf_dnn/seed2", 0.1)]
@@ -212,7 +210,7 @@ def test_what_waits_is_what_was_asked_for_last(begun, tmp_path):
     assert waiting_in(tmp_path / "study") == [("lf_dnn/seed1", 0.2)]
 
 
-def test_what_others_have_is_left_to_them(begun, compare, tmp_path):
+def test_runs_of_other_processes_are_left_to_them(begun, compare, tmp_path):
     begun("lf_dnn", "lmf", "--lr", 0.1, seeds=[1])
     queue_in(tmp_path / "study").study.ask()  # a worker takes lf_dnn
     begun("lf_dnn", "--lr", 0.1, seeds=[1])
@@ -233,7 +231,7 @@ def test_a_run_whose_folder_is_in_use_is_tried_again(compare, tmp_path, monkeypa
     assert f"Another training is writing into {folder}: its run waits" in capsys.readouterr().out
 
 
-def test_a_training_ends_when_its_run_was_given_to_others(compare, tmp_path, monkeypatch, capsys):
+def test_a_training_ends_when_its_run_is_taken_back(compare, tmp_path, monkeypatch, capsys):
     train = comparison.train
 
     def lose(config, options, resume, overwrite, after_epoch):
@@ -245,7 +243,7 @@ def test_a_training_ends_when_its_run_was_given_to_others(compare, tmp_path, mon
         return train(config, options, resume, overwrite, take_and_go_on)
 
     monkeypatch.setattr(comparison, "train", lose)
-    with pytest.raises(InputError, match=r"lf_dnn/seed1 has not ended: taken; the same command"):
+    with pytest.raises(InputError, match=r"lf_dnn/seed1 has not ended: taken; run the same"):
         compare("lf_dnn", seeds=[1])
     assert "lf_dnn/seed1 was taken from this process" in capsys.readouterr().err
     assert (
@@ -273,7 +271,7 @@ def test_two_names_of_one_folder_are_refused():
         plan_runs(configs)
 
 
-def test_a_dry_run_of_a_comparison_touches_nothing(compare, tmp_path, capsys):
+def test_a_dry_run_of_a_comparison_writes_nothing(compare, tmp_path, capsys):
     compare("lf_dnn", seeds=[1])
     before = contents(tmp_path)
     capsys.readouterr()
@@ -285,7 +283,7 @@ def test_a_dry_run_of_a_comparison_touches_nothing(compare, tmp_path, capsys):
     assert contents(tmp_path) == before
 
 
-def test_models_are_compared_as_published_and_options_come_first():
+def test_models_are_compared_as_published_but_options_take_precedence():
     configs = study("--compare", *MODELS)
     assert (configs["tfn"].lr, configs["tfn"].batch_size, configs["mult"].grad_clip) == (
         *(0.005, 128),
@@ -294,7 +292,7 @@ def test_models_are_compared_as_published_and_options_come_first():
     assert {config.lr for config in study("--compare", *MODELS, "--lr", 0.5).values()} == {0.5}
 
 
-def test_with_same_settings_they_differ_in_the_model_alone():
+def test_with_same_settings_configurations_differ_in_the_model_alone():
     configs = study("--compare", "mult", "tfn", "--same_settings", "--batch_size", 7)
     first, second = (config.outcome | {"model": None} for config in configs.values())
     assert first == second
@@ -312,7 +310,7 @@ def test_with_same_settings_they_differ_in_the_model_alone():
         (["--ablate", "--same_settings"], "--same_settings goes with --compare"),
     ],
 )
-def test_options_that_exclude_each_other_are_told(arguments, message, capsys):
+def test_options_that_exclude_each_other_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         study(*arguments)
     assert stopped.value.code == 2
@@ -328,7 +326,7 @@ def test_options_that_exclude_each_other_are_told(arguments, message, capsys):
         (["--ablate", "--model", "mult"], "takes nhfnet apart, not mult"),
     ],
 )
-def test_what_cannot_be_compared_is_told(arguments, message):
+def test_configurations_that_cannot_be_compared_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         plan_runs(study(*arguments))
 
@@ -342,7 +340,7 @@ def test_a_model_of_ones_own_is_compared_with_its_settings_or_the_same(tmp_path,
     assert run.checkpointdir.parts[-2:] == ("mine.py_Mean", "seed20")
 
 
-def test_every_ablation_is_another_nhfnet():
+def test_every_ablation_is_a_different_nhfnet():
     runs = plan_runs(study("--ablate", "--set", "feedforward=16"), [1])
     assert len({run.checkpointdir for run in runs}) == len(ABLATIONS) == len(runs)
     assert "set" not in {key for run in runs for key in run.set}
@@ -352,7 +350,7 @@ def test_every_ablation_is_another_nhfnet():
     assert "aggregation_tokens=0" in str(runs[1].checkpointdir)
 
 
-def test_an_ablation_of_what_is_so_already_is_not_trained_again():
+def test_an_ablation_that_the_configuration_already_has_is_left_out():
     runs = plan_runs(study("--ablate", "--set", "heads=4"))
     names = [run.checkpointdir.parts[-2] for run in runs]
     assert len(names) == len(ABLATIONS) - 1

@@ -10,7 +10,7 @@ import pytest
 
 from data.loading.split import Split
 from tests.data.loading.test_split import write_split
-from utils.studies.differences import difference_section, differences, write_differences
+from utils.studies.differences import difference_section, find_differences, write_differences
 from utils.studies.predicted import Predicted
 from utils.tasks import SENTIMENT
 
@@ -23,67 +23,69 @@ def split(tmp_path):
 
 
 def predicted(name, split, *errors):
-    """Return a model's predictions, of each run off by an error everywhere."""
+    """Return a model's predictions: in each run, all are off by one error."""
     labels = split.labels[:, :1]
     return Predicted(name, [labels + np.float32(error) for error in errors], labels, labels, [])
 
 
-def of_mae(found):
-    return next(of for of in found if of.measure.key == "mae")
+def of_mae(differences):
+    return next(each for each in differences if each.measure.key == "mae")
 
 
-def test_what_is_so_of_every_video_and_run_is_no_chance(split):
+def test_a_difference_in_every_video_and_run_is_significant(split):
     rows = [predicted("a", split, 0.5, 0.5), predicted("b", split, 0.75, 0.75)]
-    found = differences(SENTIMENT, split, rows)
-    assert [of.measure for of in found] == list(SENTIMENT.measures)
-    of = of_mae(found)
-    assert of.model == "b"
-    assert [of.value, *of.ends] == pytest.approx([0.25] * 3, abs=1e-5)
-    assert of.p == pytest.approx(2 / 1001)
+    differences = find_differences(SENTIMENT, split, rows)
+    assert [each.measure for each in differences] == list(SENTIMENT.measures)
+    mae = of_mae(differences)
+    assert mae.model == "b"
+    assert [mae.value, *mae.ends] == pytest.approx([0.25] * 3, abs=1e-5)
+    assert mae.p == pytest.approx(2 / 1001)
 
 
-def test_runs_that_differ_among_themselves_make_it_less_sure(split):
-    """Each video has the same error, so all of what varies is which runs are drawn."""
+def test_variation_between_runs_widens_the_interval(split):
+    """Each video has the same error, so only the draw of runs varies."""
     rows = [predicted("a", split, 1, 1), predicted("b", split, 0.5, 2)]
-    of = of_mae(differences(SENTIMENT, split, rows))
-    assert of.value == pytest.approx(0.25, abs=1e-5)
-    assert of.ends == pytest.approx([-0.5, 1], abs=1e-5)  # the one run, or the other
-    assert of.p == pytest.approx(1, abs=0.1)  # half of the draws lies on each side
+    mae = of_mae(find_differences(SENTIMENT, split, rows))
+    assert mae.value == pytest.approx(0.25, abs=1e-5)
+    assert mae.ends == pytest.approx([-0.5, 1], abs=1e-5)  # either run alone
+    assert mae.p == pytest.approx(1, abs=0.1)  # half of the draws are on each side
 
 
-def test_a_mean_of_runs_varies_in_the_resamples_as_it_does(split):
+def test_resampled_means_of_runs_have_the_standard_error_of_the_mean(split):
     errors = [0, 1, 2, 3, 4]
     rows = [predicted("a", split, 9), predicted("b", split, *errors)]
-    low, high = of_mae(differences(SENTIMENT, split, rows)).ends
-    of_the_mean = np.std(errors, ddof=1) / len(errors) ** 0.5
-    assert (high - low) / 2 == pytest.approx(1.96 * of_the_mean, rel=0.2)
+    low, high = of_mae(find_differences(SENTIMENT, split, rows)).ends
+    standard_error = np.std(errors, ddof=1) / len(errors) ** 0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * standard_error, rel=0.2)
 
 
-def test_videos_that_differ_make_it_less_sure(split):
+def test_variation_between_videos_widens_the_interval(split):
     first, other = predicted("a", split, 0), predicted("b", split, 0)
     other.predictions[0][0] += 1  # one segment, whose video is not in every resample
-    low, high = of_mae(differences(SENTIMENT, split, [first, other])).ends
+    low, high = of_mae(find_differences(SENTIMENT, split, [first, other])).ends
     assert low == 0
     assert high > 1 / len(split)  # the difference itself
 
 
-def test_there_are_none_of_a_single_video_or_a_task_without_sums(split, tmp_path):
+def test_a_single_video_or_a_task_without_sums_has_no_differences(split, tmp_path):
     rows = [predicted("a", split, 0), predicted("b", split, 1)]
-    assert differences(replace(SENTIMENT, sums=None), split, rows) == []
-    assert differences(SENTIMENT, split, rows[:1]) == []
+    assert find_differences(replace(SENTIMENT, sums=None), split, rows) == []
+    assert find_differences(SENTIMENT, split, rows[:1]) == []
     write_split(tmp_path / "one", 3, ids=["v[0]", "v[1]", "v[2]"])
     alone = Split(tmp_path / "one")
-    assert differences(SENTIMENT, alone, [predicted("a", alone, 0), predicted("b", alone, 1)]) == []
+    rows = [predicted("a", alone, 0), predicted("b", alone, 1)]
+    assert find_differences(SENTIMENT, alone, rows) == []
 
 
-def test_they_are_written_and_laid_out(split, tmp_path):
-    found = differences(SENTIMENT, split, [predicted("a", split, 0), predicted("b", split, 1)])
-    write_differences(tmp_path / "differences.csv", found)
+def test_differences_are_written_and_reported(split, tmp_path):
+    rows = [predicted("a", split, 0), predicted("b", split, 1)]
+    differences = find_differences(SENTIMENT, split, rows)
+    write_differences(tmp_path / "differences.csv", differences)
     with (tmp_path / "differences.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["model"], first["score"]) == ("b", "mae")
     assert [float(first[key]) for key in ("difference", "low", "high")] == pytest.approx([1] * 3)
-    section = difference_section("a", found)
+    section = difference_section("a", differences)
     assert section.title == "Differences from a"
     text, table = section.parts
     assert "1,000 resamples" in text

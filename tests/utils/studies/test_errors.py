@@ -1,4 +1,4 @@
-"""Where a comparison's models are wrong, from the predictions that their runs left."""
+"""The errors of a comparison's models, from the predictions that their runs wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.tasks import SENTIMENT
 
 @pytest.fixture
 def study(small, tmp_path):
-    """Two models over two seeds; the second is wrong by 1 and by 3 in the segment 5."""
+    """Two models over two seeds; the second is wrong by 1, in segment 5 by 3."""
     split = Split(small / "test")
     labels = split.labels[:, :1]
     rows = []
@@ -32,9 +32,9 @@ def study(small, tmp_path):
             predictions = labels + np.float32(sign * wrong)
             predictions[5] += np.float32(2 * wrong * sign)
             evaluation = Evaluation(split.ids, labels, predictions, {}, 0)
-            where = result_folder(config.resultdir, folder / "best.pth", split.digest) / "test"
-            where.mkdir(parents=True)
-            write_evaluation(where, evaluation, SENTIMENT, {})
+            results = result_folder(config.resultdir, folder / "best.pth", split.digest) / "test"
+            results.mkdir(parents=True)
+            write_evaluation(results, evaluation, SENTIMENT, {})
             runs.append(Run(folder, config, "mosei", {"test": split.digest}, None, {}))
         rows.append(Row(name, runs, {}))
     return Table(SENTIMENT, rows)
@@ -45,9 +45,9 @@ def tables(study):
     return {section.title: list(section.parts) for section in sections}
 
 
-def test_errors_are_laid_out_by_model(study, small):
-    found = tables(study)
-    (by_class,) = found["MAE by true class"]
+def test_errors_are_reported_by_model(study, small):
+    sections = tables(study)
+    (by_class,) = sections["MAE by true class"]
     assert by_class.header == ["true class", "segments", "a", "b"]
     labels = Split(small / "test").labels[:, 0]
     assert sum(int(row[1]) for row in by_class.rows) == len(labels)
@@ -56,11 +56,11 @@ def test_errors_are_laid_out_by_model(study, small):
         assert row[2].value == "0.000"
         expected = 1 + 2 / int(row[1]) if row[0] == fifth else 1
         assert row[3].value == f"{expected:.3f}"
-    assert "MAE by length of the segment" not in found  # no times are known
-    assert len(found["Confusion matrices of each model's first run"]) == 2
+    assert "MAE by length of the segment" not in sections  # no times are known
+    assert len(sections["Confusion matrices of each model's first run"]) == 2
 
 
-def test_the_worst_of_all_models_comes_first_with_each_ones_mean(study, small):
+def test_the_segment_with_the_worst_mean_error_comes_first(study, small):
     split = Split(small / "test")
     (worst,) = tables(study)["The 20 segments that all models together predict worst"]
     first, label = worst.rows[0], f"{split.labels[5, 0]:.2f}"
@@ -74,6 +74,6 @@ def test_runs_without_predictions_are_left_out(study, tmp_path):
     assert by_class.header == ["true class", "segments", "b"]
 
 
-def test_runs_of_different_data_are_not_put_side_by_side(study):
+def test_runs_of_different_data_are_not_compared(study):
     study.rows[0].runs[0].digests["test"] = "another"
     assert read_predicted(study) is None

@@ -1,4 +1,4 @@
-"""What becomes of runs: those that die, are given back, fail, or are taken back."""
+"""The queue: runs whose process dies, that are given back, that fail, or that are taken back."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from utils.studies.storage import Storage
 def queue_of(tmp_path):
     """A queue of runs: `queue_of("1", "2", sampler=...)`."""
 
-    def make(*runs, **how):
+    def make(*runs, **options):
         storage = Storage(tmp_path / "folder", None)
-        queue = Queue(storage.create("search", {}, **how), storage)
+        queue = Queue(storage.create("search", {}, **options), storage)
         for run in runs:
             queue.add(run, {})
         return queue
@@ -50,7 +50,7 @@ def states_of(queue):
 
 
 def kill(queue):
-    """Take a run and die: its last sign of life was long ago."""
+    """Take a run and die: its last heartbeat was long ago."""
     trial = queue.study.ask()
     queue.storage.database.record_heartbeat(trial._trial_id)
     with sqlite3.connect(queue.storage.folder / database.FILE) as connection:
@@ -58,18 +58,18 @@ def kill(queue):
         connection.execute("UPDATE trials SET datetime_start = '2000-01-01 00:00:00'")
 
 
-def test_interrupts_are_no_kills(queue_of):
+def test_interrupts_do_not_count_as_kills(queue_of):
     queue = queue_of("1")
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
             work(queue, interrupt)
     kill(queue)
-    queue.wait_again()
+    queue.requeue_lost()
     assert queue.open_runs == ["1"]
     assert states_of(queue) == {TrialState.FAIL: 5, TrialState.WAITING: 1}
 
 
-def test_a_run_is_not_lost_when_whoever_ended_its_trial_died_then(queue_of):
+def test_a_run_is_not_lost_when_the_process_that_failed_its_trial_dies(queue_of):
     queue = queue_of("1")
     trial = queue.study.ask()
     queue.study.tell(trial, state=TrialState.FAIL)
@@ -98,7 +98,7 @@ def test_an_interrupt_while_a_trial_is_taken_gives_it_back_at_once(queue_of, mon
         (RunFailed("too wide"), TrialState.FAIL),
     ],
 )
-def test_an_interrupt_while_a_result_is_told_repeats_no_run(queue_of, monkeypatch, outcome, state):
+def test_an_interrupt_while_a_result_is_saved_repeats_no_run(queue_of, monkeypatch, outcome, state):
     class Interrupted(SeededTPE):
         def after_trial(self, *_):
             signal.raise_signal(signal.SIGINT)
@@ -116,21 +116,21 @@ def test_an_interrupt_while_a_result_is_told_repeats_no_run(queue_of, monkeypatc
     assert queue.open_runs == ["2"]
 
 
-def test_a_trial_that_was_taken_without_a_sign_of_life_waits_again(queue_of, monkeypatch):
+def test_a_trial_taken_without_a_heartbeat_waits_again(queue_of, monkeypatch):
     class Interrupted(SeededTPE):
         before_trial = interrupt
 
     queue = queue_of("1", sampler=Interrupted(1))
     with pytest.raises(KeyboardInterrupt):
         work(queue, lambda _: 0.0)
-    queue.wait_again()
-    assert states_of(queue) == {TrialState.RUNNING: 1}  # somebody may just have taken it
+    queue.requeue_lost()
+    assert states_of(queue) == {TrialState.RUNNING: 1}  # another process may just have taken it
     monkeypatch.setattr(database, "LEASE", 0)
-    queue.wait_again()
+    queue.requeue_lost()
     assert states_of(queue) == {TrialState.FAIL: 1, TrialState.WAITING: 1}
 
 
-def test_a_sign_of_life_that_fails_is_not_the_last(queue_of, monkeypatch):
+def test_heartbeats_continue_after_one_fails(queue_of, monkeypatch):
     monkeypatch.setattr(database, "BEAT", 0.01)
     record, calls = RDBStorage.record_heartbeat, []
 
@@ -152,7 +152,7 @@ def test_a_sign_of_life_that_fails_is_not_the_last(queue_of, monkeypatch):
     assert len(calls) >= 4
 
 
-def test_what_a_failed_run_had_is_freed_before_the_next_one(queue_of):
+def test_memory_of_a_failed_run_is_freed_before_the_next_one(queue_of):
     class Model:
         pass
 
@@ -178,7 +178,7 @@ def test_what_a_failed_run_had_is_freed_before_the_next_one(queue_of):
 def test_the_time_of_a_dead_process_is_not_known(queue_of):
     queue = queue_of("1", "2")
     kill(queue)
-    queue.wait_again()
+    queue.requeue_lost()
 
     def fail(_):
         raise RunFailed("too wide")
@@ -191,7 +191,7 @@ def test_the_time_of_a_dead_process_is_not_known(queue_of):
 
 
 @pytest.mark.parametrize("error", [sqlite3.Error("mine"), ImportError("mine"), ValueError("mine")])
-def test_an_error_of_a_training_is_not_the_databases(queue_of, error):
+def test_an_error_of_a_training_is_not_taken_for_one_of_the_database(queue_of, error):
     queue = queue_of("1")
 
     def fail(_):
@@ -242,10 +242,10 @@ def test_a_run_that_is_taken_back_ends_after_an_epoch(queue_of, capsys):
         ("mysql+pymysql://me:secret@a/b", "mysql.pymysql://me@a/b needs the package pymysql"),
     ],
 )
-def test_a_database_that_cannot_be_is_told(tmp_path, url, message):
-    with pytest.raises(InputError, match=message) as told:
+def test_a_database_that_cannot_be_used_is_refused(tmp_path, url, message):
+    with pytest.raises(InputError, match=message) as caught:
         Storage(tmp_path / "folder", url)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
     assert not (tmp_path / "folder").exists()
 
 
@@ -258,7 +258,7 @@ def test_a_relative_sqlite_file_is_the_same_from_everywhere(tmp_path, monkeypatc
     assert not (tmp_path / "mine.db").exists()
 
 
-def test_a_study_keeps_what_was_told_by_whoever_made_it(tmp_path):
+def test_a_study_keeps_the_attributes_of_its_creation(tmp_path):
     for datadir in ("first", "second"):
         storage = Storage(tmp_path / "folder", None)
         study = storage.create("search", {}, {"config": {"datadir": datadir}})

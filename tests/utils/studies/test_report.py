@@ -16,7 +16,7 @@ from utils.studies.report import tabulate, write_study
 
 
 def write_curve(folder, values):
-    """Write what a run keeps of its epochs."""
+    """Write a run's metrics.csv, with a validation MAE by epoch."""
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", "split", "mae"])
@@ -26,7 +26,7 @@ def write_curve(folder, values):
 
 @pytest.fixture
 def study(tmp_path):
-    """Two models over two seeds, one in a folder that is no good name, with and without curves."""
+    """Two models over two seeds, one in a folder with a hostile name, with and without curves."""
     for seed in (1, 2):
         for name, model in {"a": "nhfnet", HOSTILE.replace("/", "-"): "lf_dnn"}.items():
             settings = {"batch_size": 8 if model == "lf_dnn" else 16, "datadir": tmp_path / "gone"}
@@ -44,7 +44,7 @@ def rows_of(tree):
     return [["".join(cell.itertext()) for cell in row] for row in tree.iter("tr")]
 
 
-def test_the_report_has_scores_runs_and_what_they_differ_in(study, capsys):
+def test_the_report_has_scores_runs_and_differing_settings(study, capsys):
     tabulate([study], study / "out")
     assert "and report.html" in capsys.readouterr().out
     tree = check_page(study / "out" / "report.html")
@@ -59,14 +59,14 @@ def test_the_report_has_scores_runs_and_what_they_differ_in(study, capsys):
     assert "0.150 ± 0.071" in texts(tree, "strong")
 
 
-def test_what_the_runs_ran_on_stands_there_once_or_all_of_it(study):
+def test_the_report_has_every_environment_of_the_runs(study):
     path = study / "a" / "seed2" / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "revision": "def"}))
     write_study([study], study)
     assert ["revision", "abc; def"] in rows_of(check_page(study / "report.html"))
 
 
-def test_differences_of_an_earlier_comparison_do_not_stay(study, capsys):
+def test_differences_of_an_earlier_comparison_are_removed(study, capsys):
     (study / "out").mkdir()
     (study / "out" / "differences.csv").write_text("of other models")
     tabulate([study], study / "out")
@@ -84,7 +84,7 @@ def test_a_run_without_curves_has_none(study, content):
 
 @pytest.fixture
 def panels(monkeypatch):
-    """Draw a comparison; returns each panel's title and its curves' values, those behind first."""
+    """Draw a comparison; returns each panel's title and its curves, the grey ones first."""
     figures = []
     monkeypatch.setattr(plot, "save_figure", lambda figure, _: figures.append(figure))
 
@@ -115,7 +115,7 @@ def test_each_row_has_a_panel_of_its_curves_before_the_whole_models(panels):
 
 
 def test_long_names_leave_room_for_the_scores(monkeypatch):
-    """As those of a search's best have, of which nine settings differ."""
+    """As after a search, where nine settings differ."""
     figures = []
     monkeypatch.setattr(plot, "save_figure", lambda figure, _: figures.append(figure))
     name = "lf_dnn " + " ".join(f"setting_{number}=0.0093251" for number in range(9))
@@ -128,13 +128,13 @@ def test_long_names_leave_room_for_the_scores(monkeypatch):
     assert 0 <= title.x0 < title.x1 <= figure.bbox.width / 2
 
 
-def test_the_report_tells_the_picture_which_row_is_whole(tmp_path, monkeypatch):
+def test_the_picture_gets_the_whole_model_as_reference(tmp_path, monkeypatch):
     for number, change in enumerate([{"layers": 2}, {}]):
         write_run(tmp_path / str(number), 0.1, set=change)
-    told = []
-    monkeypatch.setattr(plot, "plot_comparison", lambda *given: told.append(given[3].name))
+    references = []
+    monkeypatch.setattr(plot, "plot_comparison", lambda *args: references.append(args[3].name))
     write_study([tmp_path], tmp_path)
-    assert told == ["nhfnet"]
+    assert references == ["nhfnet"]
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,4 +1,4 @@
-"""Searches: what they choose by, what they leave, how they go on, and what they refuse."""
+"""Searches: how they choose, which files they write, how they resume, and what they refuse."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def quick(monkeypatch, tmp_path):
 
 @pytest.fixture
 def tune(main, small, tmp_path, quick):
-    """Search on the small: `tune(3, "--lr", 0.1, space={...})`, in tmp_path / "found"."""
+    """Search on small data: `tune(3, "--lr", 0.1, space={...})`, in tmp_path / "search"."""
 
-    def run(count, *arguments, space=SPACE, datadir=small, model="lf_dnn", folder="found"):
+    def run(count, *arguments, space=SPACE, datadir=small, model="lf_dnn", folder="search"):
         (tmp_path / "space.json").write_text(json.dumps(space))
         options = ["--model", model, "--space", "space.json", "--datadir", datadir]
-        places = ["--checkpointdir", folder, "--no_verbose", "--epochs", 2, "--resultdir", "result"]
-        main("--tune", count, *options, *places, *arguments)
+        paths = ["--checkpointdir", folder, "--no_verbose", "--epochs", 2, "--resultdir", "result"]
+        main("--tune", count, *options, *paths, *arguments)
 
     return run
 
@@ -58,16 +58,16 @@ def trials_of(folder):
 
 @pytest.fixture
 def scored(monkeypatch):
-    """Have trials train nothing: `scored([[0.5, 0.4], error, ...])` is what each gives by epoch."""
+    """Replace training: `scored([[0.5, 0.4], error, ...])` gives each trial's scores by epoch."""
 
     def prepare(outcomes, key="mae"):
-        left = iter(outcomes)
+        remaining = iter(outcomes)
 
         def train(config, options, after_epoch):
-            outcome = next(left)
+            outcome = next(remaining)
             if isinstance(outcome, BaseException):
                 raise outcome
-            epochs = [Epoch(n, 0, 0, 0, {"val": {key: one}}) for n, one in enumerate(outcome, 1)]
+            epochs = [Epoch(n, 0, 0, 0, {"val": {key: x}}) for n, x in enumerate(outcome, 1)]
             for epoch in epochs:
                 after_epoch(epoch)
             return min(epochs, key=lambda epoch: epoch.scores["val"][key])
@@ -84,11 +84,11 @@ def untested(monkeypatch):
     monkeypatch.setattr("utils.studies.tune._close", lambda *_: None)
 
 
-def test_a_search_leaves_trials_the_best_configuration_a_picture_and_a_report(
+def test_a_search_writes_trials_the_best_configuration_a_picture_and_a_report(
     tune, main, tmp_path, capsys
 ):
     tune(3, "--seeds", 1, 2)
-    folder, out = tmp_path / "found", capsys.readouterr().out
+    folder, out = tmp_path / "search", capsys.readouterr().out
     rows = trials_of(folder)
     assert [(row["trial"], row["state"], row["epochs"]) for row in rows] == [
         (str(number), "complete", "2") for number in (1, 2, 3)
@@ -114,17 +114,17 @@ def test_a_search_leaves_trials_the_best_configuration_a_picture_and_a_report(
 
 
 def test_no_trial_opens_the_test_split(tune, small, tmp_path):
-    """It is not there, and is missed only after the last trial."""
+    """The data have none, which raises only after the last trial."""
     datadir = shutil.copytree(small, tmp_path / "data")
     shutil.rmtree(datadir / "test")
     with pytest.raises(InputError, match=r"data/test"):
         tune(2, datadir=datadir)
-    assert [row["state"] for row in trials_of(tmp_path / "found")] == ["complete"] * 2
-    assert (tmp_path / "found" / "run.json").is_file()
-    assert not list(tmp_path.glob("found/tuned/*/*"))
+    assert [row["state"] for row in trials_of(tmp_path / "search")] == ["complete"] * 2
+    assert (tmp_path / "search" / "run.json").is_file()
+    assert not list(tmp_path.glob("search/tuned/*/*"))
 
 
-def test_a_search_that_was_stopped_goes_on_with_what_was_drawn(tune, tmp_path, monkeypatch):
+def test_a_search_that_was_stopped_resumes_with_the_values_drawn(tune, tmp_path, monkeypatch):
     tune(4, folder="whole")
     train, begun = search.train_and_validate, []
 
@@ -137,38 +137,38 @@ def test_a_search_that_was_stopped_goes_on_with_what_was_drawn(tune, tmp_path, m
     monkeypatch.setattr(search, "train_and_validate", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         tune(4)
-    assert [row["state"] for row in trials_of(tmp_path / "found")] == ["complete"] * 2 + [
+    assert [row["state"] for row in trials_of(tmp_path / "search")] == ["complete"] * 2 + [
         *("waiting", "waiting")
     ]
     tune(4)
     assert len(begun) == 5
-    whole, found = trials_of(tmp_path / "whole"), trials_of(tmp_path / "found")
-    assert [row["why"] for row in found if row["state"] == "failed"] == ["it was given back"]
+    whole, resumed = trials_of(tmp_path / "whole"), trials_of(tmp_path / "search")
+    assert [row["why"] for row in resumed if row["state"] == "failed"] == ["it was given back"]
     values = {row["trial"]: (row["lr"], row["dropout"], row["val_mae"]) for row in whole}
     assert {
         row["trial"]: (row["lr"], row["dropout"], row["val_mae"])
-        for row in found
+        for row in resumed
         if row["state"] == "complete"
     } == values
     assert len({row["lr"] for row in whole}) == 4
 
 
-def test_more_trials_join_until_the_test_split_was_opened(tune, tmp_path, monkeypatch):
+def test_trials_can_be_added_until_the_test_split_is_opened(tune, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("utils.studies.tune.run_study", lambda *_, **__: None)
         patch.setattr("utils.studies.tune._close", lambda *_: None)
         tune(1)
         tune(2)
-    assert len(trials_of(tmp_path / "found")) == 2
+    assert len(trials_of(tmp_path / "search")) == 2
     tune(2)
-    before = contents(tmp_path / "found" / "tuned" / "lf_dnn")
-    with pytest.raises(InputError, match=r"opened for the best of 2 trials, so that no more"):
+    before = contents(tmp_path / "search" / "tuned" / "lf_dnn")
+    with pytest.raises(InputError, match=r"opened for the best of 2 trials, so no more"):
         tune(3)
-    tune(1, "--seeds", 20, 21)  # another seed of what was chosen
-    assert contents(tmp_path / "found" / "tuned" / "lf_dnn").items() > before.items()
+    tune(1, "--seeds", 20, 21)  # more seeds of the chosen configuration
+    assert contents(tmp_path / "search" / "tuned" / "lf_dnn").items() > before.items()
 
 
-def test_a_trial_that_comes_to_nothing_is_recorded_and_the_search_goes_on(
+def test_a_failed_trial_is_recorded_and_the_search_continues(
     tune, tmp_path, scored, untested, capsys
 ):
     scored(
@@ -182,7 +182,7 @@ def test_a_trial_that_comes_to_nothing_is_recorded_and_the_search_goes_on(
         ]
     )
     tune(6)
-    rows = trials_of(tmp_path / "found")
+    rows = trials_of(tmp_path / "search")
     assert [row["state"] for row in rows] == ["failed"] * 5 + ["complete"]
     assert [row["why"] for row in rows] == [
         "The loss is nan at epoch 1",
@@ -191,9 +191,9 @@ def test_a_trial_that_comes_to_nothing_is_recorded_and_the_search_goes_on(
         "the validation MAE is nan",
         "",
     ]
-    assert json.loads((tmp_path / "found" / "run.json").read_text())["search"]["val_mae"] == 0.6
+    assert json.loads((tmp_path / "search" / "run.json").read_text())["search"]["val_mae"] == 0.6
     assert "run 2 failed: out of memory" in capsys.readouterr().err
-    page = check_page(tmp_path / "found" / "report.html")
+    page = check_page(tmp_path / "search" / "report.html")
     assert "width 3 is odd" in texts(page, "td")
 
 
@@ -204,26 +204,26 @@ def test_any_other_error_ends_the_search_and_the_trial_waits_again(
     with pytest.raises(OSError, match="No space"):
         tune(2)
     tune(2)
-    assert [row["state"] for row in trials_of(tmp_path / "found")] == [
+    assert [row["state"] for row in trials_of(tmp_path / "search")] == [
         *("complete", "failed", "complete")
     ]
 
 
-def test_where_more_is_better_the_most_is_chosen(tune, tmp_path, scored, untested, monkeypatch):
+def test_a_higher_score_is_chosen_where_it_is_better(tune, tmp_path, scored, untested, monkeypatch):
     key = "corr"
     task = replace(SENTIMENT, chosen_by=Measure(key, "Corr"))
     monkeypatch.setattr(search, "find_task", lambda *_: task)
     scored([[0.3], [0.6], [0.5]], key)
     tune(3)
-    chosen = json.loads((tmp_path / "found" / "run.json").read_text())["search"]
+    chosen = json.loads((tmp_path / "search" / "run.json").read_text())["search"]
     assert (chosen["trial"], chosen[f"val_{key}"]) == ("2", 0.6)
-    page = check_page(tmp_path / "found" / "report.html")
+    page = check_page(tmp_path / "search" / "report.html")
     assert [text for text in texts(page, "th") if text in "123"] == ["2", "3", "1"]
 
 
 def test_a_search_without_a_good_trial_says_so(tune, scored):
     scored([Diverged("The loss is nan")] * 2)
-    with pytest.raises(InputError, match=r"No trial of found ended well; .* failed: The loss is"):
+    with pytest.raises(InputError, match=r"No trial of search ended well; .* failed: The loss is"):
         tune(2)
 
 
@@ -231,15 +231,15 @@ def test_trials_worse_than_the_median_are_pruned(tune, tmp_path, scored, unteste
     good, bad = [0.5, 0.4, 0.3], [0.9, 0.8, 0.1]
     scored([good] * 5 + [bad, good])
     tune(7, "--epochs", 3)
-    rows = trials_of(tmp_path / "found")
+    rows = trials_of(tmp_path / "search")
     assert [row["state"] for row in rows] == ["complete"] * 5 + ["pruned", "complete"]
     assert (rows[5]["epochs"], rows[5]["val_mae"]) == ("2", "0.8")
-    assert json.loads((tmp_path / "found" / "run.json").read_text())["search"]["val_mae"] == 0.3
+    assert json.loads((tmp_path / "search" / "run.json").read_text())["search"]["val_mae"] == 0.3
 
 
 def test_the_folder_of_another_search_is_refused_naming_both(tune, small, tmp_path, untested):
     tune(1)
-    before = contents(tmp_path / "found")
+    before = contents(tmp_path / "search")
     other = shutil.copytree(small, tmp_path / "other")
     with_other_labels(other)
     for arguments, options, message in (
@@ -249,9 +249,9 @@ def test_the_folder_of_another_search_is_refused_naming_both(tune, small, tmp_pa
         ([], {"space": SPACE | {"batch_size": [8, 16]}}, r"batch_size None, this one is .*16"),
         ([], {"datadir": other}, r"train data [0-9a-f]+, this one is [0-9a-f]+"),
     ):
-        with pytest.raises(InputError, match=rf"found holds a search with .*{message}"):
+        with pytest.raises(InputError, match=rf"search holds a search with .*{message}"):
             tune(1, *arguments, **options)
-    after = contents(tmp_path / "found")
+    after = contents(tmp_path / "search")
     assert after.keys() == before.keys()
     assert {path for path in after if after[path] != before[path]} <= {FILE}
 
@@ -259,8 +259,8 @@ def test_the_folder_of_another_search_is_refused_naming_both(tune, small, tmp_pa
 def test_a_comparison_and_a_search_do_not_share_a_folder(tune, main, small, untested):
     tune(1)
     compare = ["--compare", "lf_dnn", "--datadir", small, "--epochs", 1, "--no_verbose"]
-    with pytest.raises(InputError, match="found holds a search, this is a comparison"):
-        main(*compare, "--checkpointdir", "found")
+    with pytest.raises(InputError, match="search holds a search, this is a comparison"):
+        main(*compare, "--checkpointdir", "search")
     main(*compare, "--checkpointdir", "compared")
     with pytest.raises(InputError, match="compared holds a comparison, this is a search"):
         tune(1, folder="compared")
@@ -274,7 +274,7 @@ def waiting_in(folder):
 
 @pytest.fixture
 def begun(tune, monkeypatch):
-    """Begin a search of which nothing is taken: `begun(2, model="mine.py:Mean")`."""
+    """Begin a search of which no trial is taken: `begun(2, model="mine.py:Mean")`."""
 
     def begin(*arguments, **options):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -296,7 +296,7 @@ def test_a_worker_without_the_model_or_the_device_takes_nothing(begun, main, tmp
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"mine.py"):
-        main("--worker", tmp_path / "found")
+        main("--worker", tmp_path / "search")
     monkeypatch.chdir(tmp_path)
 
     def refuse(*_):
@@ -304,8 +304,8 @@ def test_a_worker_without_the_model_or_the_device_takes_nothing(begun, main, tmp
 
     monkeypatch.setattr(search, "make_options", refuse)
     with pytest.raises(InputError, match=r"--device cuda"):
-        main("--worker", "found")
-    assert waiting_in(tmp_path / "found") == [True] * 3
+        main("--worker", "search")
+    assert waiting_in(tmp_path / "search") == [True] * 3
 
 
 def test_a_model_that_is_gone_fails_no_trial(tune, tmp_path, monkeypatch):
@@ -316,7 +316,7 @@ def test_a_model_that_is_gone_fails_no_trial(tune, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "train_and_validate", lose)
     with pytest.raises(InputError, match=r"^no file mine.py, for all$"):
         tune(2)
-    assert waiting_in(tmp_path / "found") == [False, True, True]
+    assert waiting_in(tmp_path / "search") == [False, True, True]
 
 
 def _gone(*_):
@@ -325,10 +325,10 @@ def _gone(*_):
 
 @pytest.fixture
 def placed(monkeypatch):
-    """How the models of trainings are placed, one after the other."""
-    seen, place = [], training.place_model
-    monkeypatch.setattr(training, "place_model", lambda *a: seen.append(a[1]) or place(*a))
-    return seen
+    """The options with which the models of trainings are placed on a device, in order."""
+    options, place = [], training.place_model
+    monkeypatch.setattr(training, "place_model", lambda *a: options.append(a[1]) or place(*a))
+    return options
 
 
 OF_A_MACHINE = ("--device", "cpu", "--num_workers", 1, "--no_native", "--compile")
@@ -340,18 +340,18 @@ def is_this_machines(options):
     )
 
 
-def test_a_search_that_workers_alone_finish_leaves_the_same_whoever_they_are(
+def test_a_search_finished_by_workers_alone_writes_the_same_files(
     begun, main, small, tmp_path, quick, placed, monkeypatch
 ):
-    """Their data lie elsewhere, and their machines differ."""
+    """The workers' data are elsewhere, and their devices differ."""
     begun(2)
-    monkeypatch.setattr(database, "LEASE", 0.1)  # nobody begins the final trainings
+    monkeypatch.setattr(database, "LEASE", 0.1)  # nobody enqueues the final trainings
     monkeypatch.setattr(database, "BEAT", 0.1)
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     other = shutil.copytree(small, tmp_path / "other")
-    main("--worker", "found", "--datadir", other, "--no_verbose", *OF_A_MACHINE)
+    main("--worker", "search", "--datadir", other, "--no_verbose", *OF_A_MACHINE)
     assert list(map(is_this_machines, placed)) == [True] * 2
-    folder = tmp_path / "found"
+    folder = tmp_path / "search"
     begun_with = Storage(folder, None).load("search").user_attrs["config"]
     chosen = json.loads((folder / "run.json").read_text())["config"]
     for name in ("datadir", "device", "native", "compile"):
@@ -371,40 +371,40 @@ def test_a_worker_takes_the_final_trainings_too(tune, main, tmp_path, placed, mo
         with pytest.raises(InputError, match="has not ended: it was taken back"):
             tune(1)
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
-    main("--worker", "found", "--no_verbose", *OF_A_MACHINE)
+    main("--worker", "search", "--no_verbose", *OF_A_MACHINE)
     assert is_this_machines(placed[-1])
-    run = json.loads((tmp_path / "found/tuned/lf_dnn/seed20/run.json").read_text())
+    run = json.loads((tmp_path / "search/tuned/lf_dnn/seed20/run.json").read_text())
     own = {name: run["config"][name] for name in ("device", "num_workers", "native", "compile")}
     assert own == {"device": "auto", "num_workers": None, "native": True, "compile": False}
     mae = SENTIMENT.chosen_by.text(run["result"]["scores"]["mae"])
-    cells = texts(check_page(tmp_path / "found" / "report.html"), "td")
+    cells = texts(check_page(tmp_path / "search" / "report.html"), "td")
     assert any(f"{float(mae):.3f}" == cell for cell in cells)
-    tune(1)  # nothing is left of it
+    tune(1)  # nothing is left to train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_worker_without_the_device_that_it_is_given_takes_nothing(begun, main, tmp_path):
     begun(1)
     with pytest.raises(InputError, match=r"--device cuda:1: .* sees no CUDA device here"):
-        main("--worker", "found", "--device", "cuda:1")
-    assert waiting_in(tmp_path / "found") == [True]
+        main("--worker", "search", "--device", "cuda:1")
+    assert waiting_in(tmp_path / "search") == [True]
 
 
 def test_a_worker_does_not_wait_for_final_trainings_for_ever(tune, main, untested, monkeypatch):
     tune(1)
     monkeypatch.setattr(database, "LEASE", 0.1)
     monkeypatch.setattr(database, "BEAT", 0.01)
-    main("--worker", "found", "--no_verbose")
+    main("--worker", "search", "--no_verbose")
 
 
 def test_a_worker_takes_trials_that_are_added_while_it_waits(
     tune, main, untested, tmp_path, monkeypatch
 ):
     tune(1)
-    add = [lambda: None, lambda: _add_one(tmp_path / "found")]
+    add = [lambda: None, lambda: _add_one(tmp_path / "search")]
     monkeypatch.setattr("utils.studies.worker._runs_of_chosen", lambda *_: add.pop()())
-    main("--worker", "found", "--no_verbose")
-    assert [row["state"] for row in trials_of(tmp_path / "found")] == ["complete"] * 2
+    main("--worker", "search", "--no_verbose")
+    assert [row["state"] for row in trials_of(tmp_path / "search")] == ["complete"] * 2
 
 
 def _add_one(folder):
@@ -412,15 +412,15 @@ def _add_one(folder):
     Queue(storage.load("search"), storage).add("2", {})
 
 
-def test_no_trial_joins_once_one_is_chosen(tune, monkeypatch):
+def test_no_trial_can_be_added_once_one_is_chosen(tune, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("utils.studies.tune.run_study", _interrupt)
         tune(1)
-    with pytest.raises(InputError, match="so that no more are made"):
+    with pytest.raises(InputError, match="so no more can be added"):
         tune(2)
 
 
-def test_trials_that_join_meanwhile_are_waited_for(tune, tmp_path, monkeypatch):
+def test_trials_that_are_added_meanwhile_are_waited_for(tune, tmp_path, monkeypatch):
     work = search.Search.work
 
     def let_one_join(self, queue, *arguments):
@@ -430,18 +430,18 @@ def test_trials_that_join_meanwhile_are_waited_for(tune, tmp_path, monkeypatch):
 
     monkeypatch.setattr(search.Search, "work", let_one_join)
     tune(1)
-    assert [row["state"] for row in trials_of(tmp_path / "found")] == ["complete"] * 2
+    assert [row["state"] for row in trials_of(tmp_path / "search")] == ["complete"] * 2
 
 
 def test_the_final_trainings_are_in_the_same_database(tune, tmp_path):
     url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     tune(1, "--storage", url)
-    place = json.loads((tmp_path / "found" / "tuned" / "study.json").read_text())
-    assert place["storage"] == url
-    assert not (tmp_path / "found" / "tuned" / FILE).exists()
+    pointer = json.loads((tmp_path / "search" / "tuned" / "study.json").read_text())
+    assert pointer["storage"] == url
+    assert not (tmp_path / "search" / "tuned" / FILE).exists()
 
 
-def test_fewer_trials_than_there_are_count_as_these(tune, untested, capsys):
+def test_asking_for_fewer_trials_than_exist_keeps_them_all(tune, untested, capsys):
     tune(2)
     capsys.readouterr()
     tune(1)
@@ -497,47 +497,47 @@ def a_folder(path):
     ],
 )
 @pytest.mark.parametrize("way", ["tune", "worker"])
-def test_a_damaged_or_foreign_database_is_told_in_one_line(
+def test_a_damaged_or_foreign_database_is_reported_in_one_line(
     tune, main, tmp_path, untested, damage, message, way
 ):
     tune(1)
-    path = tmp_path / "found" / FILE
+    path = tmp_path / "search" / FILE
     damage(path)
     before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(InputError, match=message) as told:
-        tune(1) if way == "tune" else main("--worker", "found")
-    assert "\n" not in str(told.value)
+    with pytest.raises(InputError, match=message) as caught:
+        tune(1) if way == "tune" else main("--worker", "search")
+    assert "\n" not in str(caught.value)
     assert before is None or path.read_bytes() == before
 
 
 def test_tuned_configurations_are_compared(tune, main, small, tmp_path, untested):
     tune(2)
-    compare = ["--compare", "found/run.json", "lf_dnn", "--datadir", small, "--no_verbose"]
+    compare = ["--compare", "search/run.json", "lf_dnn", "--datadir", small, "--no_verbose"]
     main(*compare, "--epochs", 1, "--seeds", 1, "--checkpointdir", "compared")
-    chosen = json.loads((tmp_path / "found" / "run.json").read_text())["config"]
+    chosen = json.loads((tmp_path / "search" / "run.json").read_text())["config"]
     of_file, published = (
         json.loads((tmp_path / "compared" / name / "seed1" / "run.json").read_text())["config"]
-        for name in ("found", "lf_dnn")
+        for name in ("search", "lf_dnn")
     )
     assert (of_file["lr"], of_file["set"]) == (chosen["lr"], chosen["set"])
     assert (published["lr"], published["set"]) == (0.002, {})
     assert of_file["epochs"] == 1
-    main("--table", ".", "--resultdir", "table")  # what was chosen is no run
+    main("--table", ".", "--resultdir", "table")  # a search's run.json is not a run
 
 
 def test_files_that_would_share_a_folder_are_refused(tune, main, capsys, untested):
     tune(1)
     with pytest.raises(SystemExit):
-        main("--compare", "found/run.json", "found/run.json")
-    assert "two of them would be called found; rename" in capsys.readouterr().err
+        main("--compare", "search/run.json", "search/run.json")
+    assert "two runs have the name search; rename" in capsys.readouterr().err
 
 
-def test_a_dry_run_of_a_search_touches_nothing(tune, tmp_path, capsys):
+def test_a_dry_run_of_a_search_writes_nothing(tune, tmp_path, capsys):
     tune(5, "--dry_run")
     out = capsys.readouterr().out
-    assert "Search of 5 trials in found: new" in out
+    assert "Search of 5 trials in search: new" in out
     assert "lr: 0.0001 to 0.01, by its logarithm" in out
-    assert not (tmp_path / "found").exists()
+    assert not (tmp_path / "search").exists()
 
 
 @pytest.mark.parametrize(
@@ -553,7 +553,7 @@ def test_a_dry_run_of_a_search_touches_nothing(tune, tmp_path, capsys):
         (["--same_settings"], "--same_settings goes with --compare"),
     ],
 )
-def test_options_that_do_not_fit_a_search_are_told(tune, arguments, message, capsys):
+def test_options_that_do_not_fit_a_search_are_refused(tune, arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         tune(1, *arguments)
     assert stopped.value.code == 2
@@ -576,7 +576,7 @@ def test_options_that_do_not_fit_a_search_are_told(tune, arguments, message, cap
         (["--worker", "a", "--config", "b.json"], "--worker and --config exclude each other"),
     ],
 )
-def test_options_of_searches_and_workers_that_do_not_fit_are_told(
+def test_options_of_searches_and_workers_that_do_not_fit_are_refused(
     main, tmp_path, arguments, message, capsys
 ):
     (tmp_path / "b.json").write_text("{}")
@@ -601,16 +601,16 @@ def test_options_of_searches_and_workers_that_do_not_fit_are_told(
         (["--storage", "nosuch://a/b"], "--storage: the study's database|nosuch://a/b: the study"),
     ],
 )
-def test_what_cannot_be_searched_is_told_before_anything_is_written(
+def test_a_search_that_cannot_run_is_refused_before_anything_is_written(
     tune, tmp_path, arguments, message
 ):
-    with pytest.raises(InputError, match=message) as told:
+    with pytest.raises(InputError, match=message) as caught:
         tune(1, *arguments)
-    assert "\n" not in str(told.value)
-    assert not (tmp_path / "found").exists()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "search").exists()
 
 
-def test_a_model_without_a_space_is_told(main, small, tmp_path):
+def test_a_model_without_a_space_is_refused(main, small, tmp_path):
     from tests.own_model import OWN_MODEL
 
     (tmp_path / "mine.py").write_text(OWN_MODEL)
@@ -623,19 +623,19 @@ def test_a_model_of_ones_own_is_searched(tune, tmp_path, untested):
 
     (tmp_path / "mine.py").write_text(OWN_MODEL)
     tune(2, model="mine.py:Mean", space={"hidden": [4, 8], "lr": [0.01, 0.001]})
-    assert {row["state"] for row in trials_of(tmp_path / "found")} == {"complete"}
+    assert {row["state"] for row in trials_of(tmp_path / "search")} == {"complete"}
 
 
 def test_another_database_is_named_in_the_folder_and_used_from_then_on(tune, tmp_path, untested):
     url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     tune(1, "--storage", url)
-    assert not (tmp_path / "found" / FILE).exists()
-    place = json.loads((tmp_path / "found" / "study.json").read_text())
-    assert place["storage"] == url
+    assert not (tmp_path / "search" / FILE).exists()
+    pointer = json.loads((tmp_path / "search" / "study.json").read_text())
+    assert pointer["storage"] == url
     tune(2)
     tune(2, "--storage", url)
-    assert len(trials_of(tmp_path / "found")) == 2
-    tune(1, "--storage", url, folder="second")  # of the same database
+    assert len(trials_of(tmp_path / "search")) == 2
+    tune(1, "--storage", url, folder="second")  # in the same database
     assert len(trials_of(tmp_path / "second")) == 1
     with pytest.raises(InputError, match=r"study in '.*elsewhere.db', but --storage says .*b.db"):
         tune(2, "--storage", f"sqlite:///{tmp_path / 'b.db'}")
@@ -650,7 +650,7 @@ def test_a_search_is_not_for_torchrun(small, tmp_path):
     from utils.studies.tune import tune as run_search
     from utils.studies.worker import work_in
 
-    search_of_two = Search(RunConfig(datadir=small, checkpointdir=tmp_path / "found"), {})
+    search_of_two = Search(RunConfig(datadir=small, checkpointdir=tmp_path / "search"), {})
     for function in (
         lambda: run_search(search_of_two, 1, processes=Processes(2, 0, 0)),
         lambda: work_in(tmp_path, {}, None, Processes(2, 0, 0)),

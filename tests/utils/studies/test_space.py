@@ -1,4 +1,4 @@
-"""Search spaces: those of the models, and what is said of one that cannot be."""
+"""Search spaces: those of the models, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def space_of(tmp_path):
     return read
 
 
-def test_ranges_and_lists_become_what_is_drawn_from(space_of):
+def test_ranges_and_lists_become_distributions(space_of):
     space = space_of(
         {
             "lr": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -68,7 +68,7 @@ def test_ranges_and_lists_become_what_is_drawn_from(space_of):
     assert plain_space(space).keys() == space.keys()
 
 
-def test_what_is_given_is_not_searched(space_of):
+def test_fixed_settings_are_not_searched(space_of):
     content = {"lr": [0.1, 0.2], "dropout": [0.1, 0.2]}
     assert list(space_of(content, {"lr"})) == ["dropout"]
     with pytest.raises(InputError, match="leaves nothing to search"):
@@ -93,27 +93,27 @@ def test_what_is_given_is_not_searched(space_of):
         ({"lr": {"low": 0.1, "high": 1.0, "step": "a"}}, "space.json: lr: "),
         ({"lr": {"low": 0.1, "high": 1.0, "step": float("nan")}}, "step is nan, expected a number"),
         ({"lr": {"low": 0.1, "high": 1.0, "step": None}}, "step is None, expected a number above"),
-        ({"lr": {"low": 0.1, "high": 0.35, "step": 0.1}}, "no number of steps of 0.1 leads from"),
+        ({"lr": {"low": 0.1, "high": 0.35, "step": 0.1}}, "high 0.35 is not low 0.1 plus"),
         ({"batch_size": {"low": 8, "high": 32, "step": 0.5}}, "step is 0.5, expected a whole"),
         ({"batch_size": {"low": 8, "high": 32, "step": True}}, "step is True, expected a whole"),
         ({"batch_size": {"low": 8, "high": 32, "step": 0}}, "step is 0, expected a whole number"),
-        ({"batch_size": {"low": 8, "high": 33, "step": 8}}, "no number of steps of 8 leads from 8"),
+        ({"batch_size": {"low": 8, "high": 33, "step": 8}}, "high 33 is not low 8 plus"),
         ({"batch_size": [8.5]}, "batch_size is 8.5"),
         ({"batch_size": [[8]]}, r"batch_size is \[8\], expected one value"),
-        ({"loss": {"low": "l1", "high": "mse"}}, "loss is no number; give a list"),
-        ({"compile": [True]}, "compile: this is not searched, only: loss, lr"),
-        ({"seed": [1, 2]}, "seed: this is not searched, only: "),
-        ({"set": {"dropout": [0.1]}}, "set: this is not searched"),
-        ({"widht": [1]}, "widht: this is not searched, only: .*text_hidden"),
+        ({"loss": {"low": "l1", "high": "mse"}}, "loss is not a number; give a list"),
+        ({"compile": [True]}, "compile cannot be searched; these can be: loss, lr"),
+        ({"seed": [1, 2]}, "seed cannot be searched; these can be: "),
+        ({"set": {"dropout": [0.1]}}, "set cannot be searched"),
+        ({"widht": [1]}, "widht cannot be searched; these can be: .*text_hidden"),
         ({"dropout": [1.5]}, "dropout is 1.5: expected a number from 0, below 1"),
         ({"bert_lr": [1e-5]}, "bert_lr is for a text encoder that is trained along; leave it out"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(space_of, content, message):
-    with pytest.raises(InputError, match=message) as told:
+def test_invalid_spaces_are_refused_in_one_line(space_of, content, message):
+    with pytest.raises(InputError, match=message) as caught:
         space_of(content)
-    assert "\n" not in str(told.value)
-    assert "space.json" in str(told.value)
+    assert "\n" not in str(caught.value)
+    assert "space.json" in str(caught.value)
 
 
 def test_a_text_encoders_settings_are_not_for_a_model_without_text(space_of):
@@ -129,13 +129,13 @@ def test_a_text_encoder_that_is_trained_along_has_settings_to_search(space_of):
     assert space_of(content, finetune_bert="auto").keys() == content.keys()
 
 
-def test_settings_that_the_model_takes_at_most_together_are_drawn_before_they_are_refused(space_of):
+def test_a_space_is_refused_only_when_no_random_draw_of_it_can_be_built(space_of):
     assert space_of({"width": [7, 9, 14], "heads": [7]}, model="nhfnet")
     message = "space.json: no trial of it could be built: width [79] is not divisible by twice 8"
     with pytest.raises(InputError, match=message):
         space_of({"width": [7, 9]}, model="nhfnet")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"--space: no file .*gone.json"):
         read_space(tmp_path / "gone.json", RunConfig())

@@ -44,7 +44,7 @@ def names(table):
 
 @pytest.fixture
 def study(tmp_path):
-    """Two models over two seeds; lf_dnn's MAE is the better, its correlation the worse."""
+    """Two models over two seeds; lf_dnn has the better MAE, nhfnet the better correlation."""
     for seed, mae in {1: 0.2, 2: 0.4}.items():
         write_run(tmp_path / f"a/seed{seed}", mae, seed=seed)
         write_run(tmp_path / f"b/seed{seed}", mae / 2, seed=seed, model="lf_dnn", flops=None)
@@ -60,7 +60,7 @@ def test_rows_have_mean_and_sample_deviation_over_the_seeds(study):
     assert [len(row.runs) for row in table.rows] == [2, 2]
 
 
-def test_the_whole_model_is_known_among_its_changes(tmp_path):
+def test_the_whole_model_is_recognised_among_its_changes(tmp_path):
     for number, change in enumerate([{"layers": 2}, {}, {"heads": 4}]):
         write_run(tmp_path / str(number), 0.1, set=change)
     assert make_table(find_runs([tmp_path])).whole.name == "nhfnet"
@@ -83,7 +83,7 @@ def test_the_best_mean_is_marked_in_every_form(study):
     write_table([study], study)
     plain = json.loads((study / "comparison.json").read_text())
     assert [row["scores"]["mae"]["best"] for row in plain["rows"]] == [False, True]
-    assert [row["scores"]["acc2"]["best"] for row in plain["rows"]] == [True, True]  # both 1
+    assert [row["scores"]["acc2"]["best"] for row in plain["rows"]] == [True, True]  # both are 1
     with (study / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert "mae" in rows[1]["best_in"].split()
@@ -99,9 +99,9 @@ def test_the_best_mean_is_marked_in_every_form(study):
     assert header.endswith(r"& parameters & MFLOPs \\")
 
 
-def test_higher_scores_are_the_better_ones_but_of_mae(tmp_path):
+def test_higher_is_better_for_all_scores_except_mae(tmp_path):
     write_run(tmp_path / "a", 0.1)
-    write_run(tmp_path / "b", 2.5, model="lf_dnn")  # every sign wrong
+    write_run(tmp_path / "b", 2.5, model="lf_dnn")  # every sign is wrong
     table = make_table(find_runs([tmp_path]))
     best = {one.key: [table.is_best(row, one) for row in table.rows] for one in table.task.measures}
     assert best == {key: [True, False] for key in best}
@@ -115,7 +115,7 @@ def test_costs_stand_beside_the_scores(study, capsys):
     assert lf_dnn.split()[-3:] == ["1,234", "-", "100"]
 
 
-def test_a_name_says_what_tells_a_row_from_others_of_its_model(tmp_path):
+def test_a_name_has_the_settings_in_which_rows_of_a_model_differ(tmp_path):
     write_run(tmp_path / "whole", 0.1)
     write_run(tmp_path / "tokens", 0.1, set={"aggregation_tokens": 0})
     write_run(tmp_path / "slow", 0.1, lr=0.0001, grad_clip=0.5)
@@ -130,7 +130,7 @@ def test_a_name_says_what_tells_a_row_from_others_of_its_model(tmp_path):
     }
 
 
-def test_a_name_has_as_many_digits_as_tell_its_row_from_others(tmp_path):
+def test_a_name_has_as_many_digits_as_its_row_needs_to_differ(tmp_path):
     for number, lr in enumerate([0.009325150074761313, 0.001]):
         write_run(tmp_path / str(number), 0.1, lr=lr)
     assert names(make_table(find_runs([tmp_path]))) == ["nhfnet lr=0.00933", "nhfnet lr=0.001"]
@@ -152,13 +152,13 @@ def test_a_name_has_as_many_digits_as_tell_its_row_from_others(tmp_path):
     ids=["training data", "validation data", "text encoder"],
 )
 @pytest.mark.parametrize("seed", [20, 21])
-def test_runs_that_learned_from_other_data_are_no_seeds_of_one_row(tmp_path, change, seed):
-    """Of the same seed, one would stand for both; of others, their mean would be of nothing."""
+def test_runs_trained_on_different_data_are_separate_rows(tmp_path, change, seed):
+    """With one seed, one run would replace the other; with two, a mean would mix two settings."""
     digests = {"train": "t1", "val": "v1", "test": "d1"}
     before = {"dataset": {"scores": "mosei", "digests": digests}, "bert": "bert, 1234"}
-    for folder, mae, of, kept in [("a", 0.1, 20, before), ("b", 0.3, seed, before | change)]:
-        path = write_run(tmp_path / folder, mae, seed=of) / "run.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | kept))
+    for name, mae, run_seed, facts in ("a", 0.1, 20, before), ("b", 0.3, seed, before | change):
+        path = write_run(tmp_path / name, mae, seed=run_seed) / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | facts))
     table = make_table(find_runs([tmp_path]))
     assert [row.scores["mae"]["mean"] for row in table.rows] == pytest.approx([0.1, 0.3])
     assert len(set(names(table))) == 2
@@ -170,7 +170,7 @@ def test_a_run_given_twice_and_its_copy_count_once(study):
     assert [len(row.runs) for row in table.rows] == [2, 2]
 
 
-def test_what_has_not_ended_is_left_out_and_named(study, capsys):
+def test_runs_that_have_not_ended_are_left_out_and_named(study, capsys):
     write_run(study / "c/seed1", 0.1, ended=False, model="mult")
     assert names(make_table(find_runs([study]))) == ["nhfnet", "lf_dnn"]
     assert f"not ended: {study / 'c/seed1'}" in capsys.readouterr().out
@@ -180,7 +180,7 @@ def test_what_has_not_ended_is_left_out_and_named(study, capsys):
 
 def test_runs_with_other_scores_are_refused(study):
     write_run(study / "c/seed1", 0.1, scale="sims")
-    with pytest.raises(InputError, match=r"c/seed1 and .*a/seed1 have other scores.*sims"):
+    with pytest.raises(InputError, match=r"c/seed1 and .*a/seed1 have different scores.*sims"):
         make_table(find_runs([study]))
 
 
@@ -190,22 +190,22 @@ def test_runs_with_other_scores_are_refused(study):
         (None, "No run in"),
         ("[]", r"No run in .* \(no run.json that can be read\)"),
         ('\ufeff{"config": {"lr": "fast"}}', "lr is 'fast'"),  # as some editors save it
-        ("{}", "run.json is no record of a run"),
+        ("{}", "run.json is not a valid record"),
         ('{"config": {"lr": "fast"}}', "lr is 'fast'"),
-        ('{"config": {}, "dataset": {"scores": "mosei"}}', "run.json is no record of a run"),
+        ('{"config": {}, "dataset": {"scores": "mosei"}}', "run.json is not a valid record"),
         (
             '{"config": {"task": "sentiment"}, "dataset": {"scores": "mosei", '
             '"digests": {"test": "1"}}, "result": {"colour": 1}}',
-            "run.json is no record of a run",
+            "run.json is not a valid record",
         ),
         (
             '{"config": {"task": "sentiment"}, "dataset": {"scores": "mosei", '
             '"digests": {"test": "1"}}, "bert": 5}',
-            "run.json is no record of a run",
+            "run.json is not a valid record",
         ),
     ],
 )
-def test_folders_without_a_run_and_damaged_records_are_told(tmp_path, content, message):
+def test_folders_without_a_run_and_damaged_records_are_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "run.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):

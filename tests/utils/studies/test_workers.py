@@ -1,4 +1,4 @@
-"""Workers: who takes what, and what becomes of a run whose process is killed, or stopped."""
+"""Workers: which runs they take, and what happens to runs of killed or stopped processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["postgresql", "server"]
 
 
 def slow_with_a_short_lease():
-    """Let a dead process be found out soon, no epoch be over before it is seen, and no picture."""
+    """Make leases short and epochs slow enough to be interrupted; draw no pictures."""
     database.BEAT, database.LEASE = 1, 3
     run_epoch = Trainer._run_epoch
 
@@ -46,7 +46,7 @@ def slow_with_a_short_lease():
 
 @pytest.fixture
 def start(tmp_path):
-    """Start main_msaf.py in tmp_path: `start("--worker", "found")`."""
+    """Start main_msaf.py in tmp_path: `start("--worker", "search")`."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with ExitStack() as stack:
 
@@ -63,11 +63,11 @@ def start(tmp_path):
 def tune(small, tmp_path):
     """The arguments of a search whose trials take a while."""
     (tmp_path / "space.json").write_text(json.dumps({"lr": [1e-3, 2e-3, 3e-3], "dropout": [0.1]}))
-    places = ["--checkpointdir", "found", "--datadir", small, "--resultdir", "result"]
+    paths = ["--checkpointdir", "search", "--datadir", small, "--resultdir", "result"]
 
     def arguments(count, epochs=6):
         space = ["--model", "lf_dnn", "--space", "space.json", "--patience", epochs]
-        return ["--tune", count, *space, *places, "--epochs", epochs, "--no_verbose"]
+        return ["--tune", count, *space, *paths, "--epochs", epochs, "--no_verbose"]
 
     return arguments
 
@@ -76,7 +76,7 @@ def ends_of(folder):
     return Counter((row["trial"], row["state"]) for row in trials_of(folder))
 
 
-def test_a_search_that_is_killed_goes_on(start, tune, tmp_path):
+def test_a_search_that_is_killed_is_resumed(start, tune, tmp_path):
     first = start(*tune(3))
     first.wait_for("Trial 2 of 3")
     first.wait_for("Epoch 2/6", 2)
@@ -85,7 +85,7 @@ def test_a_search_that_is_killed_goes_on(start, tune, tmp_path):
     again = start(*tune(3))
     assert again.end() == 0, again.text
     assert "Trial 1 of 3" not in again.text
-    rows = {(row["trial"], row["attempt"]): row for row in trials_of(tmp_path / "found")}
+    rows = {(row["trial"], row["attempt"]): row for row in trials_of(tmp_path / "search")}
     states = {key: row["state"] for key, row in rows.items()}
     assert states == {
         ("1", "1"): "complete",
@@ -95,7 +95,7 @@ def test_a_search_that_is_killed_goes_on(start, tune, tmp_path):
     }
     assert rows["2", "1"]["why"] == "its process ended"
     assert rows["2", "1"]["lr"] == rows["2", "2"]["lr"]
-    assert (tmp_path / "found" / "tuned" / "lf_dnn" / "seed20" / "best.pth").exists()
+    assert (tmp_path / "search" / "tuned" / "lf_dnn" / "seed20" / "best.pth").exists()
 
 
 def killed(program):
@@ -109,26 +109,26 @@ def killed(program):
 def test_workers_share_a_search_and_a_killed_one_gives_its_trial_back(
     start, tune, tmp_path, request, database
 ):
-    """Whoever begins the search is killed, then a worker; two others do the rest together."""
+    """The first process is killed, then a worker; two other workers do the rest together."""
     storage = []
     if database == "PostgreSQL":
         storage = ["--storage", request.getfixturevalue("postgresql")]
-    worker = ["--worker", "found", "--no_verbose", *storage]
+    worker = ["--worker", "search", "--no_verbose", *storage]
     killed(start(*tune(5), *storage))
     killed(start(*worker))
     others = [start(*worker), start(*worker)]
     for other in others:
         assert other.end() == 0, other.text
-        assert "Nothing waits in found any more" in other.text
+        assert "Nothing waits in search any more" in other.text
     again = start(*tune(5), *storage)
     assert again.end() == 0, again.text
     assert "Trial" not in again.text
     complete = {(str(number), "complete"): 1 for number in range(1, 6)}
-    ends = ends_of(tmp_path / "found")
+    ends = ends_of(tmp_path / "search")
     assert ends == {**complete, ("1", "failed"): 1, ("2", "failed"): 1}
     if database == "PostgreSQL":
-        assert "secret" not in (tmp_path / "found" / "study.json").read_text()
-        assert f"{tmp_path / 'found'}: search" in optuna.get_all_study_names(storage[1])
+        assert "secret" not in (tmp_path / "search" / "study.json").read_text()
+        assert f"{tmp_path / 'search'}: search" in optuna.get_all_study_names(storage[1])
 
 
 def test_two_workers_share_a_comparison_and_a_killed_one_gives_its_run_back(start, small, tmp_path):
@@ -146,19 +146,19 @@ def test_two_workers_share_a_comparison_and_a_killed_one_gives_its_run_back(star
     assert {row["model"]: list(row["runs"]) for row in rows} == {
         **{"lf_dnn": ["1", "2"], "lmf": ["1", "2"]}
     }
-    assert "Resumed from" in first.text + third.text  # where the killed one was
+    assert "Resumed from" in first.text + third.text  # from the last epoch of the killed one
 
 
 def test_a_process_that_was_stopped_for_too_long_leaves_its_trial_to_others(start, tune, tmp_path):
     first = start(*tune(2))
     first.wait_for("Epoch 1/6")
     first.send(signal.SIGSTOP)
-    other = start("--worker", "found", "--no_verbose")
+    other = start("--worker", "search", "--no_verbose")
     assert other.end() == 0, other.text
     first.send(signal.SIGCONT)
     assert first.end() == 0, first.text
     assert "run 1 was taken from this process" in first.text
-    assert ends_of(tmp_path / "found") == {
+    assert ends_of(tmp_path / "search") == {
         **{("1", "failed"): 1, ("1", "complete"): 1, ("2", "complete"): 1}
     }
 
@@ -168,7 +168,7 @@ def test_an_interrupted_search_gives_its_trial_back_at_once(start, tune, tmp_pat
     search.wait_for("Epoch 2/6")
     search.send(signal.SIGTERM)
     assert search.end() == 128 + signal.SIGTERM
-    states = states_of(Storage(tmp_path / "found", None), "search")
+    states = states_of(Storage(tmp_path / "search", None), "search")
     assert states == {TrialState.FAIL: 1, TrialState.WAITING: 2}
 
 
@@ -191,7 +191,7 @@ def queue_of(tmp_path):
 
 
 def take_all(make, folder, count):
-    """Have several threads, each with its own access, take what waits; returns who took what."""
+    """Take all runs in several threads, each with its own queue; return the names of the runs."""
     taken, ready = [], threading.Barrier(count)
 
     def work():
@@ -223,10 +223,10 @@ def test_a_run_whose_processes_are_killed_waits_three_times_more(queue_of, monke
     queue = queue_of(["a"])
     storage = queue.study._storage
     for _ in range(4):
-        storage.record_heartbeat(queue.study.ask()._trial_id)  # the last of its process
+        storage.record_heartbeat(queue.study.ask()._trial_id)  # the last one
         time.sleep(2.1)
         assert queue.open_runs == ["a"]
-        queue.wait_again()
+        queue.requeue_lost()
     queue.work(_nothing, _nothing, _nothing)
     assert [trial.state for trial in queue.trials] == [TrialState.FAIL] * 4
     assert {run_of(trial) for trial in queue.trials} == {"a"}
@@ -244,22 +244,22 @@ def test_a_run_that_is_interrupted_waits_again_however_often(queue_of):
     assert queue.open_runs == ["a"]
 
 
-def test_a_database_that_goes_away_is_told_in_one_line(queue_of, tmp_path, monkeypatch):
-    shown = []  # as tracebacks
-    monkeypatch.setattr(threading, "excepthook", shown.append)
+def test_a_database_that_goes_away_is_reported_in_one_line(queue_of, tmp_path, monkeypatch):
+    tracebacks = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
     monkeypatch.setattr(database, "BEAT", 0.01)
     queue = queue_of(["a"])
 
     def go_away(trial):
         (tmp_path / "folder" / "study.db").write_bytes(b"x" * 4096)
-        time.sleep(0.1)  # for a sign of life
+        time.sleep(0.1)  # until a heartbeat
         trial.report(0.5, 1)
         return 0.0
 
-    with pytest.raises(InputError, match=r"study.db: the study's database cannot be used") as told:
+    with pytest.raises(InputError, match=r"the study's database cannot be used") as caught:
         queue.work(go_away, _nothing, _nothing)
-    assert "\n" not in str(told.value)
-    assert shown == []
+    assert "\n" not in str(caught.value)
+    assert tracebacks == []
 
 
 def test_a_worker_needs_a_folder_with_runs(main, tmp_path):
@@ -278,13 +278,13 @@ def test_a_worker_with_other_data_takes_nothing(main, small, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     other = shutil.copytree(small, tmp_path / "other")
     with_other_labels(other)
-    with pytest.raises(InputError, match=r"other/train is not what compared is a comparison on"):
+    with pytest.raises(InputError, match="other/train differs from that of the comparison"):
         main("--worker", "compared", "--datadir", other)
     storage = Storage(tmp_path / "compared", None)
     assert states_of(storage, storage.names[0]) == {TrialState.WAITING: 1}
 
 
-def test_a_run_that_does_not_say_what_it_is_is_told(queue_of, main):
+def test_a_run_without_a_configuration_is_reported_as_damage(queue_of, main):
     queue_of(["lf_dnn/seed1"])
     with pytest.raises(
         InputError, match=r"study.db: the study is damaged \(KeyError: no 'config'\)"
@@ -298,15 +298,15 @@ def test_workers_share_runs_by_postgresql(postgresql, queue_of, tmp_path, monkey
     runs = [str(number) for number in range(24)]
     queue_of(runs, postgresql)
     assert sorted(take_all(lambda: queue_of(url=postgresql), tmp_path, 4)) == sorted(runs)
-    place = json.loads((tmp_path / "folder" / "study.json").read_text())
-    assert "secret" not in place["storage"]
+    pointer = json.loads((tmp_path / "folder" / "study.json").read_text())
+    assert "secret" not in pointer["storage"]
     assert not (tmp_path / "folder" / "study.db").exists()
 
 
 @needs_postgresql
-def test_a_server_that_cannot_be_reached_is_told_without_the_password(main, small, postgresql):
+def test_a_server_that_cannot_be_reached_is_reported_without_the_password(main, small, postgresql):
     url = postgresql.replace("secret", "secrets")
-    with pytest.raises(InputError, match=r"postgresql\+psycopg://.*cannot be used") as told:
+    with pytest.raises(InputError, match=r"postgresql\+psycopg://.*cannot be used") as caught:
         main("--tune", 1, "--model", "lf_dnn", "--datadir", small, "--storage", url)
-    assert "secrets" not in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "secrets" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -39,9 +39,9 @@ def test_scores_worked_out_by_hand():
         "acc2_nonneg": 4 / 6,
         "f1_nonneg": (4 * (3 / 4) + 2 * (1 / 2)) / 6,
     }
-    found = scored(LABELS, PREDICTIONS)
-    assert list(found) == KEYS
-    assert found == pytest.approx(expected, abs=1e-6)
+    scores = scored(LABELS, PREDICTIONS)
+    assert list(scores) == KEYS
+    assert scores == pytest.approx(expected, abs=1e-6)
 
 
 def test_perfect_predictions():
@@ -49,7 +49,7 @@ def test_perfect_predictions():
     assert scored(LABELS, LABELS) == pytest.approx(perfect)
 
 
-def test_predictions_turned_round():
+def test_predictions_with_the_opposite_sign():
     turned = scored([-2, -1, 1, 2], [2, 1, -1, -2])
     wrong = dict.fromkeys(KEYS, 0.0) | {"mae": 3.0, "corr": -1.0}
     assert turned == pytest.approx(wrong)
@@ -78,9 +78,9 @@ def test_zero_labels_only_leave_nothing_to_tell_apart():
         pytest.warns(UserWarning, match=r"all labels are 0: Acc-2 and F1 \(neg/pos\)"),
         pytest.warns(UserWarning, match="all labels are 0: Corr"),
     ):
-        found = scored([0, 0], [1, -1])
-    assert found["acc2"] == found["f1"] == 0
-    assert found["acc2_nonneg"] == 0.5
+        scores = scored([0, 0], [1, -1])
+    assert scores["acc2"] == scores["f1"] == 0
+    assert scores["acc2_nonneg"] == 0.5
 
 
 def test_correlation_does_not_suffer_from_float32():
@@ -92,8 +92,8 @@ def test_correlation_does_not_suffer_from_float32():
 
 
 def test_scores_are_plain_numbers_for_json():
-    found = scored(LABELS, PREDICTIONS)
-    assert json.loads(json.dumps(found)) == found
+    scores = scored(LABELS, PREDICTIONS)
+    assert json.loads(json.dumps(scores)) == scores
 
 
 def test_lines_name_every_score_and_give_accuracies_in_percent():
@@ -126,12 +126,12 @@ def plain_scores(labels, predictions):
 
     def weighted_f1(outcomes):
         total = 0.0
-        for side in (False, True):
-            true = sum(y == p == side for y, p in outcomes)
-            support = sum(y == side for y, _ in outcomes)
-            claimed = sum(p == side for _, p in outcomes)
+        for label in (False, True):
+            true = sum(y == p == label for y, p in outcomes)
+            support = sum(y == label for y, _ in outcomes)
+            predicted = sum(p == label for _, p in outcomes)
             if support:
-                total += support * 2 * true / (support + claimed)
+                total += support * 2 * true / (support + predicted)
         return total / len(outcomes) if outcomes else 0.0
 
     pairs = list(zip(labels, predictions, strict=True))
@@ -163,12 +163,12 @@ def test_scores_agree_with_the_literal_ones(pairs):
     labels, predictions = map(list, zip(*pairs, strict=True))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = scored(labels, predictions)
-    assert found == pytest.approx(plain_scores(labels, predictions), abs=1e-5)
-    told = " ".join(str(warning.message) for warning in caught)
+        scores = scored(labels, predictions)
+    assert scores == pytest.approx(plain_scores(labels, predictions), abs=1e-5)
+    messages = " ".join(str(warning.message) for warning in caught)
     constant = min(len(set(labels)), len(set(predictions))) == 1
-    assert ("Corr is given as 0" in told) == constant
-    assert ("Acc-2 and F1 (neg/pos) are given as 0" in told) == (not any(labels))
+    assert ("Corr is given as 0" in messages) == constant
+    assert ("Acc-2 and F1 (neg/pos) are given as 0" in messages) == (not any(labels))
     assert len(caught) == constant + (not any(labels))
 
 
@@ -205,16 +205,16 @@ def test_a_value_on_a_border_belongs_below():
     assert classes(borders).tolist() == [0, 1, 2, 3]
     assert classes(np.nextafter(borders, np.float32(1))).tolist() == [1, 2, 3, 4]
     just_above = np.nextafter(borders, np.float32(1))
-    found = scored_as_sims(borders, just_above)
-    assert found["acc5"] == 0
-    assert found["acc3"] == 2 / 4  # -0.7 and 0.7 are no borders of three
+    scores = scored_as_sims(borders, just_above)
+    assert scores["acc5"] == 0
+    assert scores["acc3"] == 2 / 4  # -0.7 and 0.7 are no borders of three
     zero = scored_as_sims([0.0, -0.5, 0.5], [0.0, -0.5, np.nextafter(np.float32(0), np.float32(1))])
     assert zero["acc2"] == zero["f1"] == 1
 
 
 def test_sims_counts_zeros_among_the_negatives():
-    found = scored_as_sims([0.0, 0.0, 0.6, -0.6], [-0.2, 0.2, 0.3, 0.0])
-    assert found["acc2"] == 3 / 4
+    scores = scored_as_sims([0.0, 0.0, 0.6, -0.6], [-0.2, 0.2, 0.3, 0.0])
+    assert scores["acc2"] == 3 / 4
 
 
 def plain_scores_of_sims(pairs):
@@ -241,15 +241,15 @@ tenths = st.integers(-15, 15).map(lambda value: float(np.float32(value / 10)))
 def test_the_scores_of_sims_agree_with_the_literal_ones(pairs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = scored_as_sims(*map(list, zip(*pairs, strict=True)))
+        scores = scored_as_sims(*map(list, zip(*pairs, strict=True)))
     expected = plain_scores_of_sims(pairs)
-    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-6)
+    assert {key: scores[key] for key in expected} == pytest.approx(expected, abs=1e-6)
 
 
 def test_every_measure_of_sims_is_scored_and_named():
-    found = scored_as_sims([1, -1], [0.5, -0.5])
-    assert {measure.key for measure in SIMS_SENTIMENT.measures} == found.keys()
-    assert SIMS_SENTIMENT.line(found).startswith("MAE 0.5000  Corr 1.0000  Acc-2 100.00 %")
+    scores = scored_as_sims([1, -1], [0.5, -0.5])
+    assert {measure.key for measure in SIMS_SENTIMENT.measures} == scores.keys()
+    assert SIMS_SENTIMENT.line(scores).startswith("MAE 0.5000  Corr 1.0000  Acc-2 100.00 %")
     assert {measure.key: measure.text(0.5) for measure in SIMS_SENTIMENT.measures} == {
         **dict.fromkeys(["mae", "corr"], "0.5000"),
         **dict.fromkeys(["acc2", "f1", "acc3", "acc5"], "50.00 %"),

@@ -1,4 +1,4 @@
-"""Scores from sums are those of the segments, each as often as it is drawn."""
+"""Scores from sums equal those of the segments, repeated as often as they are drawn."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PAIRS = st.lists(st.tuples(VALUES, VALUES, st.integers(0, 3)), min_size=1, max_s
 def test_they_are_the_scores_of_the_segments_repeated(name, pairs):
     task = TASKS[name]
     labels, predictions, counts = (np.array(column) for column in zip(*pairs, strict=True))
-    # Of several outputs, each has the segments in another order.
+    # With several outputs, each has the segments in another order.
     labels, predictions = (
         np.column_stack([np.roll(np.float32(values), k) for k in range(len(task.outputs))])
         for values in (labels, predictions)
     )
-    found = task.sums.scores(counts[None] @ task.sums.terms(labels, predictions))
+    scores = task.sums.scores(counts[None] @ task.sums.terms(labels, predictions))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = task.score(np.repeat(labels, counts, 0), np.repeat(predictions, counts, 0))
-    assert {key: value.tolist() for key, value in found.items()} == {
+    assert {key: value.tolist() for key, value in scores.items()} == {
         key: [pytest.approx(value, rel=1e-6, abs=1e-6)] for key, value in expected.items()
     }
 
@@ -42,9 +42,9 @@ def test_every_pair_of_values_counts(name):
     task = TASKS[name]
     pairs = (np.float32(v).reshape(-1, 1) for v in np.meshgrid(values, values))
     x, y = (np.repeat(v, len(task.outputs), axis=1) for v in pairs)
-    found = task.sums.scores(task.sums.terms(x, y).sum(axis=0, keepdims=True))
+    scores = task.sums.scores(task.sums.terms(x, y).sum(axis=0, keepdims=True))
     for key, value in task.score(x, y).items():
-        assert found[key].tolist() == [pytest.approx(value, abs=1e-6)], key
+        assert scores[key].tolist() == [pytest.approx(value, abs=1e-6)], key
 
 
 def test_the_correlation_of_large_values_stays_exact():
@@ -57,15 +57,16 @@ def test_the_correlation_of_large_values_stays_exact():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_correlation_is_never_beyond_1(sign):
-    """As rounding would have it, of segments on a line, in double precision too."""
-    rng, found = np.random.default_rng(0), []
+    """Rounding can give more than 1 for segments on a line, in double precision too."""
+    rng, correlations = np.random.default_rng(0), []
     for _ in range(200):
         x = rng.normal(size=(7, 1))
         y = sign * 0.7 * x
         sums = SENTIMENT.sums.terms(x, y).sum(axis=0, keepdims=True)
-        found += [SENTIMENT.score(x, y)["corr"], SENTIMENT.sums.scores(sums)["corr"].item()]
-    assert max(map(abs, found)) <= 1
-    assert found == pytest.approx([sign] * len(found))
+        from_sums = SENTIMENT.sums.scores(sums)["corr"].item()
+        correlations += [SENTIMENT.score(x, y)["corr"], from_sums]
+    assert max(map(abs, correlations)) <= 1
+    assert correlations == pytest.approx([sign] * len(correlations))
 
 
 def test_what_rounding_leaves_of_constants_is_no_correlation():

@@ -1,4 +1,4 @@
-"""What a task asks of labels, and how it chooses and shows scores."""
+"""How a task checks labels, chooses the best epoch and formats scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from system.errors import InputError
 from tests.data.loading.test_split import LABELS, SEGMENTS, write_split
 from utils.tasks import SENTIMENT, SIMS_SENTIMENT, TASKS, Measure
 
-# As a task of several outputs will be.
+# A task with several outputs.
 PAIR = replace(SENTIMENT, name="pair", outputs={"happy": 1, "sad": 2})
 
 
@@ -31,7 +31,7 @@ def test_a_label_that_is_no_number_is_refused(tmp_path, value):
     labels = np.zeros((SEGMENTS, 1, 7))
     labels[3, 0, 2] = value
     split = with_labels(tmp_path, labels)
-    SENTIMENT.check_labels(split)  # which does not look at the emotions
+    SENTIMENT.check_labels(split)  # does not read the emotions' columns
     with pytest.raises(InputError, match=rf"label50.npy: .* segment 3 is {value} \(sad\)"):
         PAIR.check_labels(split)
 
@@ -67,11 +67,11 @@ def test_the_epoch_is_chosen_by_what_is_better():
 
 
 def test_every_measure_is_scored_and_named():
-    found = SENTIMENT.score(np.float32([[1], [-1]]), np.float32([[2], [-2]]))
-    assert list(found) == [measure.key for measure in SENTIMENT.measures]
-    assert SENTIMENT.line(found).startswith("MAE 1.0000  Corr 1.0000  Acc-7 0.00 %  Acc-2 100")
+    scores = SENTIMENT.score(np.float32([[1], [-1]]), np.float32([[2], [-2]]))
+    assert list(scores) == [measure.key for measure in SENTIMENT.measures]
+    assert SENTIMENT.line(scores).startswith("MAE 1.0000  Corr 1.0000  Acc-7 0.00 %  Acc-2 100")
     in_percent = [measure.key for measure in SENTIMENT.measures if "%" in measure.text(0.5)]
-    assert in_percent == list(found)[2:]
+    assert in_percent == list(scores)[2:]
     assert TASKS["sentiment"]["mosei"] is SENTIMENT
 
 
@@ -81,7 +81,7 @@ def test_the_scores_are_the_datasets():
     assert TASKS["sentiment"]["sims"] is SIMS_SENTIMENT
 
 
-def test_labels_outside_the_scale_are_told(tmp_path):
+def test_labels_outside_the_scale_bring_a_warning(tmp_path):
     labels = np.zeros((SEGMENTS, 1, 1))
     labels[2:4, 0, 0] = 1.4, -2
     split = with_labels(tmp_path, labels)

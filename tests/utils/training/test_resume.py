@@ -1,4 +1,4 @@
-"""A training that is killed and resumed ends with the checkpoint it would have had."""
+"""A training that is killed and resumed ends with the same checkpoint as without interruption."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KILLS = 4
 
 
 def training(small, folder):
-    """Start the program, or let it go on; it tells each step, and saves after each."""
+    """Start or resume the training in a program, which prints and saves each step."""
     train = ["--train", "--resume", "auto", "--epochs", KILLS + 1, "--batch_size", 15]
     train += ["--scheduler", "cosine", "--grad_clip", 0.5, "--save_every", 1, "--log_interval", 1]
-    places = ["--checkpointdir", folder, "--resultdir", folder / "result", "--datadir", small]
-    return Program("main_msaf.py", *train, *places, "--device", "cpu")
+    paths = ["--checkpointdir", folder, "--resultdir", folder / "result", "--datadir", small]
+    return Program("main_msaf.py", *train, *paths, "--device", "cpu")
 
 
 def run_to_the_end(small, folder):
@@ -41,23 +41,23 @@ def run_to_the_end(small, folder):
 
 
 def kill_training(small, folder, moment):
-    """Start the training and kill it at a moment: so many such lines later, so many seconds."""
-    line, times, seconds = moment
+    """Start the training and kill it some seconds after it has printed `text` `count` times."""
+    text, count, seconds = moment
     with training(small, folder) as program:
-        program.wait_for(line, times)
+        program.wait_for(text, count)
         time.sleep(seconds)
         program.send(signal.SIGKILL)
         return program.end()
 
 
 def draw_moment(rng):
-    """Draw when to kill: about a step and its saving, or about the savings after an epoch."""
-    line, times = rng.choice([("  step", rng.randint(1, 5)), ("  test", 1)])
-    return line, times, rng.uniform(0, 0.08)
+    """Draw when to kill: during a step or while it is saved, or while an epoch is saved."""
+    text, count = rng.choice([("  step", rng.randint(1, 5)), ("  test", 1)])
+    return text, count, rng.uniform(0, 0.08)
 
 
 def assert_same(first, second, where=""):
-    """Hold two values against each other bit for bit; only an epoch's speed may differ."""
+    """Check that two values are equal bit for bit; only an epoch's speed may differ."""
     assert type(first) is type(second), where
     if isinstance(first, torch.Tensor):
         assert torch.equal(first, second), where
@@ -83,14 +83,14 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(small, tmp_path, 
         assert kill_training(small, killed, moment) == -signal.SIGKILL
     run_to_the_end(small, killed)
     for name in ("last.pth", "best.pth"):
-        expected, found = (vars(read_checkpoint(folder / name)) for folder in (whole, killed))
-        del expected["path"], found["path"]
-        assert_same(found, expected, name)
-    left = {path.name for path in killed.glob(".*")}
-    assert left <= {".run.lock"}  # nothing half-written
+        expected, resumed = (vars(read_checkpoint(folder / name)) for folder in (whole, killed))
+        del expected["path"], resumed["path"]
+        assert_same(resumed, expected, name)
+    hidden_files = {path.name for path in killed.glob(".*")}
+    assert hidden_files <= {".run.lock"}  # nothing half-written
 
 
-def test_a_training_that_goes_on_in_another_folder_has_its_best_there(main, small, tmp_path):
+def test_a_training_that_resumes_in_another_folder_has_its_best_there(main, small, tmp_path):
     options = ("--datadir", small, "--train", "--epochs", 1, "--no_verbose")
     main(*options, "--checkpointdir", tmp_path / "one")
     main(*options, "--checkpointdir", tmp_path / "two", "--resume", tmp_path / "one" / "last.pth")
@@ -102,7 +102,7 @@ def test_a_training_that_goes_on_in_another_folder_has_its_best_there(main, smal
 
 
 def stop_at_step(patch, number):
-    """Interrupt trainings at a step of all that are taken."""
+    """Interrupt a training at its step of this number."""
     taken, step = [], TrainingStep.__call__
 
     def stop(self, *arguments):
@@ -115,17 +115,17 @@ def stop_at_step(patch, number):
 
 
 def assert_same_files(tmp_path):
-    """Compare all that the run in `two` has kept with that in `whole`."""
+    """Check that the runs in `two` and `whole` have the same checkpoints."""
     for name in ("last.pth", "best.pth"):
-        found, expected = (
+        resumed, expected = (
             vars(read_checkpoint(tmp_path / folder / name)) for folder in ("two", "whole")
         )
-        del expected["path"], found["path"]
-        assert_same(found, expected, name)
+        del expected["path"], resumed["path"]
+        assert_same(resumed, expected, name)
 
 
-def resumed(make, folder, position):
-    """Take up the training `make(folder)`, which was saved at this epoch and step."""
+def resume(make, folder, position):
+    """Resume the training `make(folder)`, which was saved at this epoch and step."""
     trainer = make(folder)
     trainer.resume(folder / "last.pth")
     assert (trainer.state.epoch, trainer.state.step) == position
@@ -133,18 +133,18 @@ def resumed(make, folder, position):
 
 
 def assert_a_stop_changes_nothing(make, steps, tmp_path, monkeypatch):
-    """Stop `make(folder)` at the third step of its second epoch; an epoch has so many `steps`."""
+    """Stop `make(folder)` at the third step of its second epoch; an epoch has `steps` steps."""
     make(tmp_path / "whole").run()
     stopped = make(tmp_path / "two")
     stop_at_step(monkeypatch, steps + 3)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
-    torch.manual_seed(1)  # whatever else has drawn meanwhile
-    resumed(make, tmp_path / "two", (2, 2)).run()
+    torch.manual_seed(1)  # the generator's state may have changed in the meantime
+    resume(make, tmp_path / "two", (2, 2)).run()
     assert_same_files(tmp_path)
-    # Results are named by the file's bytes.
-    both = ((tmp_path / folder / "best.pth").read_bytes() for folder in ("two", "whole"))
-    assert next(both) == next(both)
+    # The files have to be equal too: results are named by their bytes.
+    two, whole = ((tmp_path / folder / "best.pth").read_bytes() for folder in ("two", "whole"))
+    assert two == whole
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -152,7 +152,7 @@ def assert_a_stop_changes_nothing(make, steps, tmp_path, monkeypatch):
 def test_stopped_within_an_epoch_it_ends_bit_for_bit_the_same(
     small, tmp_path, monkeypatch, model, device
 ):
-    """Models with dropout keys of their own, and those that draw from PyTorch's generator."""
+    """A model with dropout keys, and one whose dropout draws from PyTorch's generator."""
     loading = replace(CPU, device=pick_device(device))
     make = partial(make_trainer, small, options=loading, model=model, save_every=1)
     assert_a_stop_changes_nothing(make, 8, tmp_path, monkeypatch)
@@ -166,7 +166,7 @@ def make(small):
 
 @contextmanager
 def handled(number, monkeypatch):
-    """Have the signal handled as in the programs until the block ends."""
+    """Handle the signal as the programs do, until the block ends."""
     before = signal.signal(number, console._interrupt)
     monkeypatch.setattr(console, "_interrupts", [])
     try:
@@ -177,8 +177,8 @@ def handled(number, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_saves_the_step_that_it_met(make, tmp_path, monkeypatch, number):
-    """The step is taken to its end, saved, and not taken again."""
+def test_an_interrupt_saves_the_current_step(make, tmp_path, monkeypatch, number):
+    """The step is completed, saved, and not taken again."""
     make(tmp_path / "whole").run()
     stopped, taken = make(tmp_path / "two"), []
     step = TrainingStep.__call__
@@ -194,10 +194,10 @@ def test_an_interrupt_saves_the_step_that_it_met(make, tmp_path, monkeypatch, nu
         with pytest.raises(KeyboardInterrupt):
             stopped.run()
         assert console._exit_code() == 128 + number
-    resumed(make, tmp_path / "two", (2, 3)).run()
+    resume(make, tmp_path / "two", (2, 3)).run()
     assert len(taken) == 16
-    found, expected = (read_checkpoint(tmp_path / name / "best.pth") for name in ("two", "whole"))
-    assert_same(found.weights, expected.weights)
+    two, whole = (read_checkpoint(tmp_path / name / "best.pth") for name in ("two", "whole"))
+    assert_same(two.weights, whole.weights)
 
 
 def test_stopped_while_it_scores_no_step_is_lost(make, tmp_path, monkeypatch):
@@ -215,12 +215,12 @@ def test_stopped_while_it_scores_no_step_is_lost(make, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     monkeypatch.setattr(TrainingStep, "__call__", None)
-    resumed(make, tmp_path / "two", (2, 8)).run()
+    resume(make, tmp_path / "two", (2, 8)).run()
     assert_same_files(tmp_path)
 
 
-def test_an_epoch_that_is_over_is_saved_whole(make, tmp_path, monkeypatch):
-    """An interrupt that comes while it is saved waits until it is."""
+def test_a_complete_epoch_is_saved_whole(make, tmp_path, monkeypatch):
+    """An interrupt while it is being saved waits until all its files are written."""
     stopped, number = make(tmp_path / "two"), signal.SIGINT
     save = stopped.saver.save_epoch
     monkeypatch.setattr(
@@ -228,7 +228,7 @@ def test_an_epoch_that_is_over_is_saved_whole(make, tmp_path, monkeypatch):
     )
     with handled(number, monkeypatch), pytest.raises(KeyboardInterrupt):
         stopped.run()
-    resumed(make, tmp_path / "two", (2, 0))
+    resume(make, tmp_path / "two", (2, 0))
     assert (tmp_path / "two" / "metrics.csv").is_file()
 
 
@@ -238,7 +238,7 @@ def test_a_second_interrupt_saves_no_half_step(small, tmp_path, monkeypatch):
     def broken_off(self, *arguments):
         taken.append(1)
         if len(taken) == 3:
-            raise KeyboardInterrupt  # a first one would have waited
+            raise KeyboardInterrupt  # as a second interrupt does; the first would wait
         return step(self, *arguments)
 
     monkeypatch.setattr(TrainingStep, "__call__", broken_off)
@@ -249,7 +249,7 @@ def test_a_second_interrupt_saves_no_half_step(small, tmp_path, monkeypatch):
 
 def test_a_checkpoint_without_a_training_is_refused(small, tmp_path):
     make_trainer(small, tmp_path, epochs=1).run()
-    with pytest.raises(InputError, match=r"no training to go on with.*last.pth"):
+    with pytest.raises(InputError, match=r"no training to resume.*last.pth"):
         make_trainer(small, tmp_path).resume(tmp_path / "best.pth")
 
 
@@ -265,7 +265,7 @@ def test_other_settings_are_refused(small, tmp_path, change):
         )
 
 
-def test_a_setting_that_there_was_not_yet_is_at_its_default(small, tmp_path):
+def test_a_setting_missing_from_an_older_file_has_its_default(small, tmp_path):
     make_trainer(small, tmp_path, epochs=1).run()
     content = torch.load(tmp_path / "last.pth")
     must_match = content["training"]["must_match"]
@@ -282,8 +282,8 @@ def test_a_setting_that_there_was_not_yet_is_at_its_default(small, tmp_path):
 
 @pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
 @pytest.mark.parametrize("lr", [1e-3, 3e-4, 0.1, 7e-5])
-def test_the_learning_rate_of_a_gpu_is_taken(small, tmp_path, lr, scheduler):
-    """There it is a float32 in a tensor, perhaps a little above the one that was given."""
+def test_the_learning_rate_of_a_gpu_is_accepted(small, tmp_path, lr, scheduler):
+    """On a GPU it is a float32 tensor, which may be a little above the configured rate."""
     trainer = make_trainer(small, tmp_path, lr=lr, scheduler=scheduler)
     trainer.run()
     step = trainer.step
@@ -316,8 +316,8 @@ def test_more_epochs_may_follow(small, tmp_path):
         ({"patience": 1}, "has 3 epochs, but with --patience 1 its training ends after epoch 2"),
     ],
 )
-def test_settings_that_would_have_ended_it_before_are_refused(small, tmp_path, change, message):
-    """Or run.json would have other settings than those that made the checkpoints."""
+def test_settings_that_would_have_ended_it_earlier_are_refused(small, tmp_path, change, message):
+    """If they were accepted, run.json would not have the settings that made the checkpoints."""
     trainer = make_trainer(small, tmp_path, epochs=3, lr=1e-9)  # nothing gets better
     trainer.run()
     for number, epoch in enumerate(trainer.epochs):
@@ -330,7 +330,7 @@ def test_settings_that_would_have_ended_it_before_are_refused(small, tmp_path, c
     make_trainer(small, tmp_path, lr=1e-9, epochs=3, patience=2).resume(tmp_path / "last.pth")
 
 
-def test_of_model_settings_those_that_differ_are_named(small, tmp_path):
+def test_only_model_settings_that_differ_are_named(small, tmp_path):
     make_trainer(small, tmp_path, epochs=1).run()
     trainer = make_trainer(small, tmp_path)
     trainer.step.model.config = replace(trainer.step.model.config, layers=2)
@@ -356,16 +356,16 @@ def saved(small, tmp_path_factory):
     return contents
 
 
-def places_in(value, path=()):
-    """Every place in a tree of dicts and lists."""
+def key_paths(value, path=()):
+    """Yield the path of keys to each value in a tree of dicts and lists."""
     yield path
     if isinstance(value, (dict, list, tuple)):
         for name in value if isinstance(value, dict) else range(len(value)):
-            yield from places_in(value[name], (*path, name))
+            yield from key_paths(value[name], (*path, name))
 
 
 def changed(value, path, new):
-    """A copy of a tree with a new value in one place."""
+    """Return a copy of a tree with a new value at one path."""
     if not path:
         return new
     copied = dict(value) if isinstance(value, dict) else list(value)
@@ -373,22 +373,22 @@ def changed(value, path, new):
     return tuple(copied) if isinstance(value, tuple) else copied
 
 
-PLACES = 20  # damaged in turn
+DAMAGED = 20  # values, one at a time
 WRONG = [None, "text", float("nan"), [], {}, torch.tensor(float("nan")), {"a": [1]}]
 
 
 @pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
-def test_damage_to_a_training_is_told_before_it_goes_on(small, tmp_path, saved, scheduler):
+def test_a_damaged_training_is_refused_before_it_resumes(small, tmp_path, saved, scheduler):
     path, content = tmp_path / "last.pth", saved[scheduler]
     trainer = make_trainer(small, scheduler=scheduler, model="lf_dnn")
     torch.save(content, path)
     trainer.resume(path)
-    rng, passed = random.Random(0), []
-    unread = ("run", "dataset", "task")
-    places = [place for place in places_in(content) if place[:1] not in zip(unread)]
-    for place in rng.sample(places, PLACES):
+    rng, accepted = random.Random(0), []
+    not_read = ("run", "dataset", "task")
+    paths = [keys for keys in key_paths(content) if not keys or keys[0] not in not_read]
+    for keys in rng.sample(paths, DAMAGED):
         new = rng.choice(WRONG)
-        torch.save(changed(content, place, new), path)
+        torch.save(changed(content, keys, new), path)
         try:
             trainer.resume(path)
         except InputError as error:
@@ -396,5 +396,5 @@ def test_damage_to_a_training_is_told_before_it_goes_on(small, tmp_path, saved, 
             assert "\n" not in str(error)
             assert len(str(error)) < 1200
         else:
-            passed.append((place, new))
-    assert passed == []
+            accepted.append((keys, new))
+    assert accepted == []

@@ -8,22 +8,22 @@ from utils.run_config import RunConfig
 from utils.training.optimizer import make_scheduler
 
 
-def rates(scores, **settings):
-    """The rate after each epoch with such a validation score."""
+def rates_after(scores, **settings):
+    """Return the learning rate after each epoch with these validation scores."""
     config = RunConfig(lr=1.0, **settings)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.lr)
-    schedule, found = make_scheduler(config, optimizer), []
+    schedule, rates = make_scheduler(config, optimizer), []
     for score in scores:
         optimizer.step()
         schedule.step(score)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
 
 
 def test_plateau_halves_after_more_than_two_epochs_that_are_no_better():
-    assert rates([0.5, 0.6, 0.5, 0.5, 0.4], scheduler="plateau") == [1.0, 1.0, 1.0, 0.5, 0.5]
+    assert rates_after([0.5, 0.6, 0.5, 0.5, 0.4], scheduler="plateau") == [1.0, 1.0, 1.0, 0.5, 0.5]
 
 
 def test_plateau_has_a_factor_and_a_patience():
     settings = {"scheduler": "plateau", "plateau_factor": 0.25, "plateau_patience": 0}
-    assert rates([0.5, 0.5, 0.4, 0.5], **settings) == [1.0, 0.25, 0.25, 0.0625]
+    assert rates_after([0.5, 0.5, 0.4, 0.5], **settings) == [1.0, 0.25, 0.25, 0.0625]

@@ -1,4 +1,4 @@
-"""Several processes end together: where one is interrupted, or fails, and what each then says."""
+"""Several processes end together when one is interrupted or fails, with the right messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPOCHS, STEPS = 3, 10
 
 @contextmanager
 def started(datadirs, folder, *options):
-    """Start a process for each data folder, as torchrun does, but without it: it would end them."""
+    """Start a process for each data folder, without torchrun, which would end them itself."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -40,7 +40,7 @@ def started(datadirs, folder, *options):
 
 
 def ends_of(programs):
-    """Each process's exit code, and its lines of errors; and all that the first printed."""
+    """Return each process's exit code and error lines, and the output of the first process."""
     codes = [program.end() for program in programs]
     errors = [
         [line for line in program.errors.splitlines() if not line.startswith("warning: ")]
@@ -51,7 +51,7 @@ def ends_of(programs):
 
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
-    """An undisturbed training's weights."""
+    """The weights of a training without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     with started([small, small], folder) as processes:
         codes, errors, _ = ends_of(processes)
@@ -61,16 +61,16 @@ def whole(small, tmp_path_factory):
 
 @needs_cuda
 @pytest.mark.parametrize(("precision", "limit"), [("float32", 1e-3), ("bfloat16", 3e-2)])
-def test_processes_share_a_gpu_where_there_is_none_for_each(small, tmp_path, precision, limit):
-    """Here each has the same one, whatever there is, and they learn as one alone does."""
+def test_processes_that_share_a_gpu_train_as_one_process_does(small, tmp_path, precision, limit):
+    """Both use cuda:0, even if there are more GPUs."""
     options = ["--model", "nhfnet", "--device", "cuda:0", "--precision", precision]
     losses = []
     for number in (1, 2):
         with started([small] * number, tmp_path / str(number), *options) as processes:
             codes, errors, _ = ends_of(processes)
         assert codes == [0] * number, errors
-        best = read_checkpoint(tmp_path / str(number) / "last.pth").details["training"]
-        losses.append([epoch["loss"] for epoch in best["epochs"]])
+        last = read_checkpoint(tmp_path / str(number) / "last.pth").details["training"]
+        losses.append([epoch["loss"] for epoch in last["epochs"]])
     assert losses[1] == pytest.approx(losses[0], rel=limit)
 
 
@@ -82,15 +82,15 @@ def test_an_interrupt_of_one_saves_the_position_once(small, tmp_path, whole, num
         processes[0].wait_for("  step", STEPS + 3)
         processes[rank].send(number)
         codes, errors, output = ends_of(processes)
-    told = output.count("  step")
+    steps_before = output.count("  step")
     assert codes == [128 + number] * 2
     assert errors == [["error: Interrupted; what was finished is kept."], []]
     with started([small, small], tmp_path) as processes:
         codes, errors, output = ends_of(processes)
     assert codes == [0, 0], errors
-    epoch, step = divmod(told, STEPS)
+    epoch, step = divmod(steps_before, STEPS)
     assert f"epoch {epoch + 1}, step {step}\n" in output
-    assert output.count("  step") == EPOCHS * STEPS - told
+    assert output.count("  step") == EPOCHS * STEPS - steps_before
     assert_same(read_checkpoint(tmp_path / "best.pth").weights, whole)
 
 
@@ -104,7 +104,7 @@ def test_where_another_fails_the_first_ends_too(small, tmp_path):
 
 
 def under_torchrun(folder, *options, env=None):
-    """Run two processes under torchrun itself, which adds lines of its own."""
+    """Run two processes under torchrun itself, which also prints lines of its own."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.run(
         list(map(str, [sys.executable, *launch, ROOT / "main_msaf.py", *options])),
@@ -117,7 +117,7 @@ def under_torchrun(folder, *options, env=None):
 
 
 def error_under_torchrun(folder, *options, env=None):
-    """Return the one line of an error of two processes; they have to end by themselves."""
+    """Run two processes that must fail; returns the one error line that they print."""
     done = under_torchrun(folder, *options, env=env)
     assert done.returncode != 0
     assert "fault of this program" not in done.stderr
@@ -128,19 +128,19 @@ def error_under_torchrun(folder, *options, env=None):
 @pytest.mark.parametrize(
     ("options", "message"), [(["--epochs", "0"], "--epochs"), (["--datadir", "nowhere"], "nowhere")]
 )
-def test_what_all_have_wrong_is_told_by_the_first_alone(tmp_path, options, message):
+def test_an_error_of_all_processes_is_printed_by_the_first_only(tmp_path, options, message):
     assert message in error_under_torchrun(tmp_path, "--train", *options)
 
 
-# The first process has no room left for a file whose name begins like this.
+# Makes the disk full for the first process when it writes a file whose name begins with `name`.
 FULL = """
 import errno, os, sys
 
 def fail(event, arguments):
     if event == "open" and os.environ.get("RANK") == "0":
         path, _, flags = arguments
-        is_it = os.path.basename(str(path)).lstrip(".").startswith({name!r} + ".")
-        if is_it and flags & (os.O_WRONLY | os.O_RDWR):
+        has_name = os.path.basename(str(path)).lstrip(".").startswith({name!r} + ".")
+        if has_name and flags & (os.O_WRONLY | os.O_RDWR):
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
 sys.addaudithook(fail)
@@ -148,8 +148,8 @@ sys.addaudithook(fail)
 
 
 @pytest.mark.parametrize("name", ["best", "predictions"])
-def test_where_the_first_alone_fails_late_all_end(small, tmp_path, name):
-    """While the others wait for it: at the end of an epoch, or of the training."""
+def test_if_only_the_first_fails_late_all_end(small, tmp_path, name):
+    """It fails while the others wait for it: at the end of an epoch, or of the training."""
     (tmp_path / "sitecustomize.py").write_text(FULL.format(name=name))
     options = ["--datadir", small, "--model", "lf_dnn", "--epochs", 2, "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

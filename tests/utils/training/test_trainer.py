@@ -1,4 +1,4 @@
-"""Training on the small."""
+"""Training on the small dataset of the fixture `small`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cuda import needs_cuda
 from utils.reports.evaluation import evaluate
 from utils.run_config import RunConfig
 from utils.tasks import SENTIMENT
-from utils.training.history import picked_on_test
+from utils.training.history import best_on_test
 from utils.training.step import TrainingStep
 from utils.training.trainer import Diverged, Trainer
 
@@ -27,9 +27,9 @@ CPU = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=F
 
 
 def make_trainer(small, folder=None, options=CPU, model="nhfnet", **changes):
-    """A training on the small; without a folder it saves nothing."""
-    where = {"save": False} if folder is None else {"checkpointdir": folder}
-    settings = {"epochs": 2, "log_interval": 100, "batch_size": options.batch_size, **where}
+    """Return a training on the small dataset; without a folder it saves nothing."""
+    saving = {"save": False} if folder is None else {"checkpointdir": folder}
+    settings = {"epochs": 2, "log_interval": 100, "batch_size": options.batch_size, **saving}
     config = RunConfig(datadir=small, model=model, task="sentiment", **settings | changes)
     splits = {name: Split(small / name) for name in SPLITS}
     torch.manual_seed(20)
@@ -38,8 +38,8 @@ def make_trainer(small, folder=None, options=CPU, model="nhfnet", **changes):
     return Trainer(built, splits, SENTIMENT, config, options, data)
 
 
-def test_a_loss_that_is_no_number_tells_values_that_make_it_so(small, tmp_path):
-    """As numpy.nan_to_num leaves them of COVAREP's -inf; a smaller --lr would change nothing."""
+def test_the_error_of_an_infinite_loss_names_the_values_that_cause_it(small, tmp_path):
+    """numpy.nan_to_num makes such values from COVAREP's -inf; a smaller --lr does not help."""
     shutil.copytree(small, tmp_path / "data")
     path = tmp_path / "data/train/audio50.npy"
     values = np.load(path).astype(np.float32)
@@ -49,7 +49,7 @@ def test_a_loss_that_is_no_number_tells_values_that_make_it_so(small, tmp_path):
         make_trainer(tmp_path / "data").run()
 
 
-def test_training_that_diverges_is_told_with_advice(small):
+def test_training_that_diverges_ends_with_advice(small):
     with pytest.raises(Diverged, match=r"training has diverged, .* Try a smaller --lr"):
         make_trainer(small, lr=1e30).run()
 
@@ -76,11 +76,11 @@ def test_another_seed_gives_another_order(small, tmp_path):
 def test_checkpoints_are_written_and_best_is_by_validation_mae(small, tmp_path, monkeypatch):
     trainer = make_trainer(small, tmp_path, epochs=3, lr=3e-3)
     # A last epoch that spoils the model must not become the best.
-    step, seen = TrainingStep.__call__, []
+    step, batches = TrainingStep.__call__, []
 
     def step_then_spoil(self, batch, keys, rows, epochs):
-        seen.append(batch)
-        if len(seen) > 2 * 8:
+        batches.append(batch)
+        if len(batches) > 2 * 8:
             self.optimizer.param_groups[0]["lr"] = 0.5
         return step(self, batch, keys, rows, epochs)
 
@@ -138,10 +138,10 @@ def test_running_loss_is_printed_by_interval(small, capsys):
     assert sum("read as 0" in line for line in lines) == 1
 
 
-def test_lines_picked_on_the_test_set(small):
+def test_lines_of_the_best_test_scores(small):
     trainer = make_trainer(small, epochs=2)
     trainer.run()
-    lines = picked_on_test(trainer.epochs, SENTIMENT)
+    lines = best_on_test(trainer.epochs, SENTIMENT)
     assert [line.split()[1] for line in lines] == ["Acc7", "Acc2", "F1", "Corr", "MAE"]
     lowest = min(trainer.epochs, key=lambda epoch: epoch.scores["test"]["mae"])
     value = lowest.scores["test"]["mae"]
