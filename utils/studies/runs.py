@@ -45,6 +45,7 @@ class Run:
         outcome = self.config.outcome
         model_settings = outcome.pop("set")
         del outcome["seed"]
+        outcome["loss"] = outcome["loss"] or self.task.loss_name  # named or not, the same loss
         data = "/".join(self.digests[name][:8] for name in SPLITS if name in self.digests)
         settings = {**outcome, **model_settings, "data": data}
         if self.bert is not None:  # "<name>, <digest of the weights>"

@@ -67,6 +67,11 @@ class Task:
         """The label column of each output."""
         return list(self.outputs.values())
 
+    @property
+    def loss_name(self) -> str:
+        """The name of the loss in `LOSSES`."""
+        return next(name for name, loss in LOSSES.items() if loss is self.loss)
+
     def column_names(self, *columns: str) -> list[str]:
         """Return a file's column names for all outputs; several outputs have their names before."""
         prefixes = [f"{name}_" for name in self.outputs] if len(self.outputs) > 1 else [""]

@@ -130,6 +130,16 @@ def test_a_name_has_the_settings_in_which_rows_of_a_model_differ(tmp_path):
     }
 
 
+def test_a_loss_named_and_the_same_one_by_default_make_one_row(tmp_path):
+    write_run(tmp_path / "named", 0.1, loss="mse", seed=1)
+    write_run(tmp_path / "default", 0.2, seed=2)
+    assert [(row.name, len(row.runs)) for row in make_table(find_runs([tmp_path])).rows] == [
+        ("nhfnet", 2)
+    ]
+    write_run(tmp_path / "other", 0.1, loss="l1")
+    assert set(names(make_table(find_runs([tmp_path])))) == {"nhfnet loss=mse", "nhfnet loss=l1"}
+
+
 def test_a_name_has_as_many_digits_as_its_row_needs_to_differ(tmp_path):
     for number, lr in enumerate([0.009325150074761313, 0.001]):
         write_run(tmp_path / str(number), 0.1, lr=lr)
