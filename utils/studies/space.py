@@ -86,8 +86,7 @@ def _distribution(name: str, values: Any, config: RunConfig, where: str) -> Base
         raise InputError(f"{where} cannot be searched; these can be: {', '.join(searchable)}.")
     if name in TEXT_ENCODER_SETTINGS and config.finetune_bert is None:
         raise InputError(
-            f"{where} is for a text encoder that is trained along; leave it out, or add "
-            "--finetune_bert."
+            f"{where} is for a fine-tuned text encoder; leave it out, or add --finetune_bert."
         )
     if isinstance(values, list) and values:
         return CategoricalDistribution([check_setting(cls, name, value, where) for value in values])
