@@ -22,7 +22,7 @@ TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or
 SPLIT_FILES = (*BATCH_FILES.values(), PIECES_FILE, SEGMENTS_FILE)
 STAGE = ".preparing"  # beside the splits, where a preparation works
 LOCK = ".preparing.lock"
-# The share of useless segments, sentences or word pieces from which a warning is given; --check
+# The share of useless segments, sentences or word pieces above which a warning is given; --check
 # fails above a half.
 DOUBTFUL_SHARE = 0.05
 HUGE = 1e18  # the square of a larger value is beyond float32

@@ -32,7 +32,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "bytes": {"*": _COUNT},  # the size of each file, once all are in place
     "rows": {"*": str},  # the digest of each split's segment table, by `data.layout.read_ids`
-    "files": {"*": {"bytes": _COUNT, "sample": str}},  # in the stage: its files
+    "files": {"*": {"bytes": _COUNT, "sample": str}},  # in the stage: facts of its files
 }
 _REQUIRED = {"made_from", "splits", "left_out", "text", "segments", "videos"}
 _LONGEST_QUOTE = 60

@@ -12,7 +12,7 @@ _holds: list[bool] = []  # an entry for each running block that delays interrupt
 
 
 def receive(number: int) -> bool:
-    """Record a signal; returns whether a running block delays it, as it does the first one."""
+    """Record a signal; returns whether a running block delays it, which only the first can be."""
     _received.append(number)
     return bool(_holds) and len(_received) == 1
 

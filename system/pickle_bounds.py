@@ -11,7 +11,7 @@ from system.torch_layout import require
 
 # Far deeper than published files, far below Python's recursion limit.
 _MAX_DEPTH = 50
-# A file repeats a value for one byte. Small files may do so often.
+# A file can repeat a value at the cost of one byte. Small files may do so often.
 _MAX_EXPANSION, _ALWAYS_ALLOWED = 16, 64 * 2**20
 _IN_PROGRESS = (-1, -1)  # instead of depth and bytes, while a value is being measured
 _LARGEST_KEY = 2**32  # of larger ones, a file could choose many with the same hash

@@ -82,7 +82,7 @@ def run(program: Callable[[], None]) -> NoReturn:
 
 
 def _stop_after(error: Exception) -> NoReturn:
-    """End the program after an exception that is none of its own."""
+    """End the program after an exception of a library, or one that is a fault of this program."""
     if interrupted_by():  # interrupted code can fail in any way
         _stop(interrupt_exit_code(), _INTERRUPTED)
     if is_out_of_memory(error):

@@ -32,7 +32,7 @@ _KINDS = {
 
 
 def what_it_is(path: Path) -> str | None:
-    """Return what a file is and what to do about it; None for other first bytes."""
+    """Return what a file is and what to do about it; None if it is of no known kind."""
     with path.open("rb") as file:
         start = file.read(_LONGEST_START)
     if b"/data.pkl" in start:

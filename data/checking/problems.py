@@ -143,13 +143,13 @@ def piece_problems(split: OpenSplit) -> Iterator[str]:
         return  # their number is checked elsewhere
     path, (rows, length) = split.folder / PIECES_FILE, split.pieces.shape[1:]
     if rows not in (2, 3) or length > _MAX_PIECES:
-        yield f"{path}: {rows} rows of {length} word pieces a text, expected 2 rows, or 3 by word."
+        found = f"{rows} rows of {length} word pieces a text"
+        yield f"{path}: {found}, expected 2 (3 by word) of at most {_MAX_PIECES:,}."
         return
     limits = {"id": _MAX_PIECE_ID, "mask value": 1, "word position": TEXT_LENGTH}
     for (name, limit), low, high in zip(limits.items(), *split.pieces.ranges(), strict=False):
         if low < 0 or high > limit:
-            value = low if low < 0 else high
-            yield f"{path}: {name} {value}, expected 0 to {limit:,}."
+            yield f"{path}: {name} {low if low < 0 else high}, expected 0 to {limit:,}."
 
 
 def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.labels import Scale
 
-_MAX_USELESS = 0.5  # the share of a split's features
+_MAX_USELESS = 0.5  # the share of a split's segments, word pieces or sentences
 _ADVICE = "prepare again with a --bert for this language"
 
 

@@ -46,7 +46,7 @@ class Chunks:
         """
         result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
         pieces = self._cut(runs)
-        row_bytes = self.bytes * -(-width // self.shape[1])  # of all chunks beside each other
+        row_bytes = self.bytes * -(-width // self.shape[1])  # of the chunks side by side
         calls = [(result, row, row_pieces) for row, row_pieces in pieces.items()]
         in_parallel(self._copy, calls, len(pieces) * row_bytes // _BYTES_PER_THREAD)
         return result

@@ -27,7 +27,7 @@ def inflate(content: bytes | memoryview, size: int) -> bytes | bytearray:
 
 
 def decompress_with_zlib(content: bytes | memoryview, size: int) -> bytes:
-    """Return the content of a zlib stream, cut after `size` + 1 bytes."""
+    """Return the content of a zlib stream; b"" if it is incomplete, or longer than `size` + 1."""
     stream = zlib.decompressobj()
     values = stream.decompress(content, size + 1)
     return values if stream.eof else b""

@@ -58,7 +58,7 @@ class HeaderReader:
             begin = 6 + 16 * bool(flags & 0x20) + 4 * bool(flags & 0x10)  # times, attributes
             width = 1 << (flags & 3)
             size, begin = _number(start[begin : begin + width]), begin + width
-            type_bytes, head = 1, 4 + 2 * bool(flags & 4)  # an order
+            type_bytes, head = 1, 4 + 2 * bool(flags & 4)  # with a creation order
         else:
             size, begin, type_bytes, head = _number(start[8:12]), 16, 2, 8
         blocks = [start[begin : begin + size]]

@@ -231,7 +231,7 @@ def _decide_text(plan: Plan) -> Text:
 
 
 def _lacks_pieces(plan: Plan) -> bool:
-    """Tell whether kept text features have no word pieces beside them (an earlier version's)."""
+    """Tell whether kept text features lack word pieces, which earlier versions did not write."""
     text = plan.request.text
     if text is None or plan.arrays is not Arrays.KEEP:
         return False

@@ -66,7 +66,7 @@ def _plan_text(plan: Plan, split: str, segments: int | None) -> tuple[str, int |
 
 
 def _amount(number: int | None, limit: str) -> str:
-    """Format a number; `limit`, such as "at most ", is put in front unless it is 0."""
+    """Format a number; `limit`, such as "at most ", is put in front unless the number is 0."""
     if number is None:
         return UNKNOWN
     return f"{limit if number else ''}{number:,}"

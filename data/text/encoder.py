@@ -58,7 +58,7 @@ class TextEncoder:
         }
 
     def compare_precisions(self) -> str | None:
-        """Measure whether the precision is faster than float32, as text; None in float32."""
+        """Time the precision against float32; returns the result as text, None in float32."""
         if self._precision == torch.float32:
             return None
         shape = self.batch_size, TEXT_LENGTH, self.width

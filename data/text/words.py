@@ -43,7 +43,7 @@ def name_positions(
         text = manifest["text"] or {}
         if text.get("per") != "position" or length < TEXT_LENGTH:
             raise InputError(
-                f"the positions of the text in {folder.parent} are unknown: its encoder is "
+                f"the positions of the text in {folder.parent} are unknown: its features are "
                 f"{text.get('encoder', 'missing')}"
             )
         tokenizer = _find_tokenizer(text)

@@ -121,7 +121,7 @@ def another_bert(folder, bert):
         ({}, without_table, "has no sentences"),
         ({"encoder": "nowhere/at/all"}, None, "the tokenizer of nowhere/at/all is not on this"),
         ({"encoder": "some/bert", "commit": "0" * 40}, None, "tokenizer of some/bert is not on"),
-        ({"encoder": "as in a.pkl", "per": "none"}, None, "unknown: its encoder is as in a.pkl"),
+        ({"encoder": "as in a.pkl", "per": "none"}, None, "unknown: its features are as in a.pkl"),
         ({}, another_bert, "is no longer the BERT that encoded the text"),
         ({}, damaged, r"pieces50.npy is damaged, or no .npy array"),
         ({}, too_short, "pieces50.npy has too few segments, 1"),
@@ -138,5 +138,5 @@ def test_what_cannot_be_known_is_told(split, bert, tmp_path, text, change, messa
 
 
 def test_a_dataset_without_text_is_told(split):
-    with pytest.raises(InputError, match="are unknown: its encoder is missing"):
+    with pytest.raises(InputError, match="are unknown: its features are missing"):
         name_positions(split(), [0], 50)
