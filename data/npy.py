@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 
-from system.errors import InputError, refuse_if_out_of_memory, telling_of_short_memory
+from system.errors import InputError, explain_short_memory, refuse_if_out_of_memory
 from system.file_rows import fill, runs_of
 
 Rows = Sequence[int] | np.ndarray  # segments, by number
@@ -90,7 +90,7 @@ class NpyReader:
 
         Raises InputError when the file has become too short, or cannot be read.
         """
-        with telling_of_short_memory(self.path):
+        with explain_short_memory(self.path):
             values = np.empty((len(rows), *self.shape[1:]), self.dtype)
         target = values.reshape(-1).view(np.uint8).data
         for begin, offset, size in self._extents(rows):

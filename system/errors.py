@@ -43,7 +43,7 @@ def refuse_if_out_of_memory(error: Exception, path: Path) -> None:
 
 
 @contextmanager
-def telling_of_short_memory(path: Path) -> Iterator[None]:
+def explain_short_memory(path: Path) -> Iterator[None]:
     """Raise InputError that names `path` if memory runs out while the block reads it."""
     try:
         yield

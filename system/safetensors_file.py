@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from system.file_kind import refuse_unread
 from system.files import write_bytes
-from system.what_it_is import refuse_unread
 
 SUFFIX = ".safetensors"
 KEY = "checkpoint"  # of the JSON value in a file's metadata, a dict of texts

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from system import pickled_arrays
 from system.errors import InputError
+from system.file_kind import refuse_unread
 from system.pickle_bounds import size_of
 from system.safe_unpickler import KNOWN, RefusedName, SafeUnpickler
 from system.torch_layout import (
@@ -23,7 +24,6 @@ from system.torch_layout import (
     read_zip,
     require,
 )
-from system.what_it_is import refuse_unread
 
 _LARGEST_PICKLE = 2**23  # bytes, read in seconds; a training's has a few thousand
 _MAX_BYTES = 80_000_000  # ten million values: far above what a training saves

@@ -62,7 +62,7 @@ class Instructions(dict[int, Callable[[Any], None]]):
 
 
 @contextmanager
-def _telling_of_damage() -> Iterator[None]:
+def _explain_damage() -> Iterator[None]:
     """Raise UnpicklingError for whatever damaged bytes make `zipfile` raise in the block."""
     try:
         yield
@@ -79,7 +79,7 @@ def _telling_of_damage() -> Iterator[None]:
 def read_zip(file: BinaryIO, unpickle: Unpickle, largest_pickle: int = sys.maxsize) -> Any:
     """Return the value in a zip archive; raises any exception for another or a damaged archive."""
     size = file.seek(0, os.SEEK_END)
-    with _telling_of_damage():
+    with _explain_damage():
         opened = zipfile.ZipFile(file)
     with opened as archive:
         records = archive.infolist()
@@ -95,7 +95,7 @@ def read_zip(file: BinaryIO, unpickle: Unpickle, largest_pickle: int = sys.maxsi
 
         def content_of(name: str) -> np.ndarray:
             content = np.empty(sizes[name], np.uint8)
-            with _telling_of_damage(), cast("zipfile.ZipExtFile", archive.open(name)) as record:
+            with _explain_damage(), cast("zipfile.ZipExtFile", archive.open(name)) as record:
                 require(record.readinto(content.data) == len(content), "it ends too early")
             return content
 

@@ -14,8 +14,8 @@ from h5py import h5d, h5g
 
 from data.formats.dataset_layout import Layouts
 from data.formats.hdf5_file import open_hdf5, reading
+from data.formats.hdf5_objects import link_to, names_in, open_object
 from data.formats.object_header import HeaderReader
-from data.formats.own_objects import link_to, names_in, open_object
 from data.formats.stored_rows import StoredRows
 from system.errors import InputError
 

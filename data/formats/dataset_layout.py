@@ -17,8 +17,8 @@ import numpy as np
 from h5py import h5d, h5i, h5t, h5z
 
 from data.formats.chunk_index import ChunkIndex, index_by_library, index_in_tree
+from data.formats.hdf5_objects import checked_filters
 from data.formats.object_header import LAYOUT, HeaderReader
-from data.formats.own_objects import checked_filters
 
 _SPACE, _TYPE, _EXTERNAL, _FILTERS = 0x01, 0x03, 0x07, 0x0B  # types of messages
 # Versions (and classes) of messages; the library reads newer versions, which have checksums.

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 
 from system.errors import InputError, first_line, refuse_if_out_of_memory
-from system.what_it_is import what_it_is
+from system.file_kind import kind_of_file
 
 _CACHE_BYTES = 256 * 1024
 # Errors on opening that are not the file's fault.
@@ -38,7 +38,7 @@ def open_hdf5(path: Path) -> h5py.File:
             ) from error
         if error.errno in _SYSTEM_ERRORS:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        found = what_it_is(path) or f"not an HDF5 file ({size}); delete it"
+        found = kind_of_file(path) or f"not an HDF5 file ({size}); delete it"
         raise InputError(
             f"{path} is {found}; expected a computational sequence (.csd): if it is missing, the "
             "same command downloads it."

@@ -15,6 +15,7 @@ import numpy as np
 
 from system import pickled_arrays
 from system.errors import InputError, first_line
+from system.file_kind import refuse_unread
 from system.pickle_bounds import check_key, check_size
 from system.safe_unpickler import KNOWN, RefusedName, SafeUnpickler
 from system.torch_layout import (
@@ -25,7 +26,6 @@ from system.torch_layout import (
     read_zip,
     require,
 )
-from system.what_it_is import refuse_unread
 
 
 def load(path: Path) -> Any:

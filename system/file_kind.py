@@ -1,4 +1,4 @@
-"""Recognising by its first bytes what a file is, where its name is wrong."""
+"""The kind of a file whose name is wrong, by its first bytes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _KINDS = {
 }
 
 
-def what_it_is(path: Path) -> str | None:
-    """Return what a file is and what to do about it; None if it is of no known kind."""
+def kind_of_file(path: Path) -> str | None:
+    """Return the kind of a file and what to do about it; None if the kind is unknown."""
     with path.open("rb") as file:
         start = file.read(_LONGEST_START)
     if b"/data.pkl" in start:
@@ -57,7 +57,7 @@ def refuse_unread(error: Exception, path: Path, expected: str, advice: str) -> N
     The file is of another kind than `expected`, or damaged, or needs more memory than is free.
     """
     refuse_if_out_of_memory(error, path)
-    kind = what_it_is(path)
+    kind = kind_of_file(path)
     if kind is not None:
         raise InputError(f"{path} is {kind}; expected {expected}: {advice}") from error
     raise InputError(
