@@ -1,4 +1,4 @@
-"""From a batch to a prediction. Of all files, it reads and writes checkpoints and exports only."""
+"""From a batch to a prediction. The only files that it handles are checkpoints and exports."""
 
 from models.nhfnet import NHFNet
 

@@ -40,7 +40,7 @@ MODELS = {
     "tfn": "models.baselines.tfn:TFN",
 }
 
-_TEXT_ENCODER = "text_encoder."  # of its weights
+_TEXT_ENCODER = "text_encoder."  # prefix of its weights
 _UNNAMED_MODEL = "nhfnet"  # the model of a checkpoint that names none
 
 

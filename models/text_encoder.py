@@ -39,7 +39,7 @@ class TextEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """The numbers per piece: its id, its mask and, where vectors are by word, its word."""
+        """The count of numbers per piece: id, mask and, with vectors by word, the word position."""
         return 3 if self.config.words else 2
 
     def forward(self, pieces: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class MulTConfig(CheckedConfig):
     layers: int = setting(5, whole_number(1, 64), "layers of each of the nine encoders")
     text_dropout: float = setting(0.25, share_below_one, "dropout of the text input")
     embedding_dropout: float = setting(0.25, share_below_one, "dropout of an encoder's tokens")
-    attention_dropout: float = setting(0.1, share_below_one, "where memory is not audio or visual")
+    attention_dropout: float = setting(0.1, share_below_one, "dropout, except over audio or visual")
     hidden_dropout: float = setting(0.1, share_below_one, "dropout after the relu of a layer")
     residual_dropout: float = setting(0.1, share_below_one, "dropout before each residual sum")
 

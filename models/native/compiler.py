@@ -34,8 +34,8 @@ class Unavailable(Exception):
 
 def require_same(label: str, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     """Raise Unavailable when the results of compiled code are not those of the formula."""
-    for ours, formulas in zip(actual, expected, strict=True):
-        if not (ours - formulas).abs().max() <= _TOLERANCE * formulas.abs().max():
+    for ours, reference in zip(actual, expected, strict=True):
+        if not (ours - reference).abs().max() <= _TOLERANCE * reference.abs().max():
             raise Unavailable(f"the compiled {label} computes wrong numbers")
 
 

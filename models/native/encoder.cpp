@@ -1,6 +1,6 @@
 // models/layers/encoder.py's Encoder, forward and backward, for float32 on a CPU.
 //
-// One sample passes all layers while it is in a core's cache; samples are distributed to the
+// A sample goes through all layers while it is in a core's cache; samples are distributed to
 // threads. The layout is channels by tokens, and the tokens are the lanes of the vector registers:
 // layer norms and softmaxes then need no sums across lanes, weights are read in their own layout,
 // and only the weights' gradients need a transposition. Scores are not stored, but computed again

@@ -1,6 +1,6 @@
 // The recurrence of models/layers/lstm.py's LSTM, forward and backward, for float32 on a CPU.
 //
-// A group of samples passes all steps together: a step is then a product of matrices, and the
+// A group of samples takes all steps together: a step is then a product of matrices, and the
 // weights stay in a core's cache. The groups are distributed to the threads. The layout is that of
 // PyTorch, and the channels are the lanes of the vector registers.
 
@@ -90,7 +90,7 @@ class Group {
     // The offset in (B, T, H) of a sample's channels at a step.
     int64_t start(int row, int64_t t) const { return ((first + row) * call.steps + t) * hidden; }
 
-    // to (rows, columns) += from (rows, inner) weight; rows of `to` are `row_stride` rows apart.
+    // to (rows, columns) += from (rows, inner) weight, in every `row_stride`-th row of `to`.
     void multiply(const float* from, int64_t inner, float* to, int64_t columns,
                   int64_t row_stride) const {
         constexpr decltype(&tile<1, 2>) parts[] = {tile<1, 2>, tile<2, 2>, tile<3, 2>, tile<4, 2>,

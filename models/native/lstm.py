@@ -61,7 +61,7 @@ class NativeLSTM(Native, LSTM):
         return out, (out[None, :, -1].clone(), cell[None])
 
     def _takes(self, input: Tensor, weights: list[Tensor]) -> bool:
-        """Return whether the compiled code can take these tensors; for others, PyTorch raises."""
+        """Return whether the compiled code can take these tensors; PyTorch gets the others."""
         gates = 4 * self.hidden_size
         shapes = (gates, self.input_size), (gates, self.hidden_size), (gates,), (gates,)
         return (

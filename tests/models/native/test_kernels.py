@@ -189,11 +189,11 @@ def test_each_form_of_call_is_tested_before_its_first_use(monkeypatch, form):
     monkeypatch.setattr(library, "_tested", {})
     forms, forward = [], Kernels.forward
 
-    def fails_in_small_blocks(self, request, x, memory, packed, keeps):
+    def fails_in_small_blocks(self, request, x, memory, packed, learns):
         forms.append(Form.of(x, memory, request.dropout_keys))
         if forms[-1].tokens < 32:
             raise RuntimeError("no such block")
-        return forward(self, request, x, memory, packed, keeps)
+        return forward(self, request, x, memory, packed, learns)
 
     monkeypatch.setattr(Kernels, "forward", fails_in_small_blocks)
     if form.tokens < 32:

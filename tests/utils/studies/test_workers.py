@@ -255,7 +255,7 @@ def test_a_database_that_goes_away_is_reported_in_one_line(queue_of, tmp_path, m
         trial.report(0.5, 1)
         return 0.0
 
-    with pytest.raises(InputError, match=r"the study's database cannot be used") as caught:
+    with pytest.raises(InputError, match=r"study.db: the study's database cannot") as caught:
         queue.work(go_away, _nothing, _nothing)
     assert "\n" not in str(caught.value)
     assert tracebacks == []
