@@ -86,7 +86,7 @@ def _distribution(name: str, values: Any, config: RunConfig, where: str) -> Base
         raise InputError(f"{where} cannot be searched; these can be: {', '.join(searchable)}.")
     if name in TEXT_ENCODER_SETTINGS and config.finetune_bert is None:
         raise InputError(
-            f"{where} is for a text encoder that is trained along; leave it out, or add "
+            f"{where} is for a text encoder that is fine-tuned; leave it out, or add "
             "--finetune_bert."
         )
     if isinstance(values, list) and values:

@@ -106,7 +106,7 @@ def test_fixed_settings_are_not_searched(space_of):
         ({"set": {"dropout": [0.1]}}, "set cannot be searched"),
         ({"widht": [1]}, "widht cannot be searched; these can be: .*text_hidden"),
         ({"dropout": [1.5]}, "dropout is 1.5: expected a number from 0, below 1"),
-        ({"bert_lr": [1e-5]}, "bert_lr is for a text encoder that is trained along; leave it out"),
+        ({"bert_lr": [1e-5]}, "bert_lr is for a text encoder that is fine-tuned; leave it out"),
     ],
 )
 def test_invalid_spaces_are_refused_in_one_line(space_of, content, message):
