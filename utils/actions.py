@@ -1,4 +1,4 @@
-"""Runs the action that `main_msaf.py` is arguments for; its module is imported only then."""
+"""Runs the action that the options of `main_msaf.py` ask for; imports its module only then."""
 
 from __future__ import annotations
 

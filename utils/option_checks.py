@@ -19,7 +19,7 @@ _TRAINING_ONLY = (
     *("scheduler", "plateau_factor", "plateau_patience", "save_every"),
 )
 _TRAINING_ACTIONS = ("train", "compare", "ablate", "tune", "worker")
-_ACTIONS = (*_TRAINING_ACTIONS, "table", "dry_run")
+_ACTIONS = (*_TRAINING_ACTIONS, "table", "dry_run")  # those that need no --checkpoint
 _SCORE_OPTIONS = ("bootstrap", "against")
 _EXCLUDES = {
     "resume": ("checkpoint", "overwrite"),

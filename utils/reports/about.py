@@ -121,7 +121,7 @@ def _label_texts(split: Split, task: Task) -> list[str]:
 
 
 def environment_section(*environments: Mapping[str, Any]) -> Section:
-    """Return versions, revision and machine, as `environment` returns them; all values of each."""
+    """Return the section with the facts of `environment`; where several differ, all values."""
     values_by_key: dict[str, dict[str, None]] = {}  # a dict keeps the order and drops repetitions
     for facts in environments:
         for name, fact in facts.items():

@@ -104,7 +104,7 @@ class AttentionReport:
 
     @property
     def _length_of_text(self) -> int:
-        """Number of positions of the model's text: of an encoder by word, else of the data."""
+        """Number of positions of the text that the model gets: words if its encoder makes them."""
         words = 0 if self._encoder is None else self._encoder.config.words
         return words or self._split.shapes[INPUTS.index("text")][0]
 

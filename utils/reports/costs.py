@@ -103,8 +103,8 @@ def _parts(model: nn.Module) -> dict[str, nn.Module]:
 def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[Any, int]]:
     """Return the FLOPs of a batch's forward pass by module (`Global`: all) and operator."""
     counter = FlopCounterMode(display=False)
-    # In float64 on a CPU, everything runs on PyTorch's own operators, which the counter sees; MATH
-    # shows it the products of attention. With gradients enabled, BERT does not skip padding.
+    # The counter sees PyTorch's own operators, on which everything runs in float64 on a CPU, with
+    # attention as products (MATH). With gradients enabled, BERT does not skip padding.
     with counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
     return counter.get_flop_counts()

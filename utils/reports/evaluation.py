@@ -26,7 +26,7 @@ _ROWS_AT_ONCE = 6400  # of the longest modality, in an evaluation batch
 
 
 def evaluation_options(options: LoaderOptions, split: Split | DeviceSplit) -> LoaderOptions:
-    """Return the options for evaluating `split`: batches of at least 6400 rows, as 128 times 50.
+    """Return the options for evaluating `split`: batches of 6400 rows (128 segments of 50) or more.
 
     Nothing is kept for gradients, so there is memory for larger batches than in training, and they
     take less time. But loading processes, which a split on a device does not use, pass batches in

@@ -139,7 +139,7 @@ def _open_splits(
                     f"{path} has words, but no text features; give --bert, the text encoder "
                     "of the data that the checkpoint was trained on."
                 )
-            yield [Split(name, needs_labels=False, takes_pieces=in_pieces) for name in folders]
+            yield [Split(each, needs_labels=False, takes_pieces=in_pieces) for each in folders]
             processes.broadcast(None)  # all processes have read the first one's folder
         except InputError as error:
             raise InputError(str(error).replace(str(folder), str(path))) from error

@@ -50,8 +50,8 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
             rows.append(predicted)
     if missing:
         print_line(
-            "Differences and errors leave out these models, as predictions.csv of a run is missing "
-            f"or not its own (--checkpoint RUN/{BEST} writes it again): {', '.join(missing)}"
+            "Differences and errors leave out these models, as a run was moved or its predictions "
+            f"are gone (--checkpoint RUN/{BEST} writes them again): {', '.join(missing)}"
         )
     return (split, rows) if rows else None
 

@@ -117,8 +117,8 @@ def chosen_config(search: Search, queue: Queue) -> RunConfig:
 def dry_run_search(search: Search, count: int, url: str | None = None) -> None:
     """Print what a search would do; writes nothing."""
     folder, splits = search.config.checkpointdir, search.splits
-    has_begun = "goes on" if holds_studies(folder) else "new"
-    print_line(f"Search of {count} trials in {folder}: {has_begun}")
+    state = "goes on" if holds_studies(folder) else "new"
+    print_line(f"Search of {count} trials in {folder}: {state}")
     location = folder if url is None else without_passwords(url)
     print_line(f"trials are kept in {location}; the best is trained in {folder / CHOSEN}")
     for name, split in splits.items():

@@ -17,7 +17,7 @@ from data.loading.split import Split
 from system.errors import InputError
 
 Scores = dict[str, float]  # by the keys of measures
-# The losses that a task can have, of each value.
+# The losses that a task can have; each returns one value for each prediction.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": partial(mse_loss, reduction="none"),
     "l1": partial(l1_loss, reduction="none"),
@@ -73,7 +73,7 @@ class Task:
         return next(name for name, loss in LOSSES.items() if loss is self.loss)
 
     def column_names(self, *columns: str) -> list[str]:
-        """Return a file's column names for all outputs; several outputs have their names before."""
+        """Return a file's names for these columns of each output; of several, with output names."""
         prefixes = [f"{name}_" for name in self.outputs] if len(self.outputs) > 1 else [""]
         return [f"{prefix}{column}" for prefix in prefixes for column in columns]
 

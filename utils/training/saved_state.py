@@ -62,7 +62,7 @@ class TrainingSaver:
     def save_epoch(self, epoch: Epoch, is_best: bool) -> None:
         """Write the epoch's checkpoint, and `best.pth` when it is the best so far."""
         details: dict[str, Any] = {"epoch": epoch.number, "scores": epoch.scores}
-        if text_encoder_of(self._step.model) is None:  # with BERT, it would be huge
+        if text_encoder_of(self._step.model) is None:  # or it would be three times as large
             details["optimizer_state_dict"] = self._step.state_dict()["optimizer"]
         for name in [epoch_file(epoch.number)] + [BEST] * is_best:
             self._write(name, details)

@@ -51,7 +51,7 @@ class TrainingStep:
             self._forward = DistributedDataParallel(model, find_unused_parameters=is_own)
         self._compiled = Compiled(self._forward) if options.compiles else self._forward
         self._step_alone: Callable[..., tuple[Tensor, ...]] = partial(self._step, self._compiled)
-        if not has_text_encoder:  # its learning rate changes at every step: no graph can replay it
+        if not has_text_encoder:  # its warm-up changes rates at every step: no graph can replay it
             plain_step = partial(self._step, self._forward)
             self._step_alone = CudaGraph(self._step_alone, plain_step, options.batch_size)
 
@@ -71,9 +71,9 @@ class TrainingStep:
     ) -> tuple[Tensor, Tensor]:
         """Take one step on this process's share of a batch of `rows` segments.
 
-        `keys` `(B,)` decide what dropout drops, in a model that takes them. `epochs`, a fraction
-        included, are over after this step; they decide the warm-up. Returns the share's predictions
-        `(B, outputs)`, from before the step, and its part of the batch's loss, both detached.
+        `keys` `(B,)` decide what dropout drops, in a model that takes them. `epochs` is the number
+        of epochs after this step, with a fraction; the warm-up depends on it. Returns the share's
+        predictions `(B, outputs)` from before the step, and its part of the batch's loss, detached.
         """
         warmup = self._config.bert_warmup
         self._warm_share = min(1.0, epochs / warmup) if warmup else 1.0

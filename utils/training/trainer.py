@@ -121,7 +121,7 @@ class Trainer:
         while not self._is_over(self.epochs):
             print_line(f"Epoch {self.state.epoch}/{self.config.epochs}")
             epoch = self._run_epoch()
-            with hold_interrupts():  # all files of a complete epoch are saved, or none
+            with hold_interrupts():  # an interrupt waits until all files of the epoch are saved
                 self._end_epoch(epoch, history)
                 self._stop_together()
             if self._after_epoch is not None:
