@@ -114,9 +114,8 @@ def measure(arguments: argparse.Namespace) -> Iterable[record.Row]:
     def in_batches(precision: str) -> np.ndarray:
         encoder = encoders[precision]
         size = encoder.batch_size
-        return np.concatenate(
-            [encoder.encode(sentences[n : n + size]) for n in range(0, len(sentences), size)]
-        )
+        batches = (sentences[n : n + size] for n in range(0, len(sentences), size))
+        return np.concatenate(list(encoder.encode_batches(batches)))
 
     ways = {_BASELINE: one_at_a_time}
     ways |= {f"this program, {p}": partial(in_batches, p) for p in PRECISIONS}

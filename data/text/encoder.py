@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from system.devices import pick_device
 from system.errors import InputError
 
 _BATCH_SIZE = {"cpu": 32, "cuda": 512}
+_BATCHES_AHEAD = {"cpu": 0, "cuda": 1}
 
 
 class TextEncoder:
@@ -75,23 +76,30 @@ class TextEncoder:
 
         Sentences that came as word pieces keep their length.
         """
-        texts = [sentence for sentence in sentences if isinstance(sentence, str)]
-        if not texts:
-            ids, mask = np.array(sentences).swapaxes(0, 1)
-            return self.encode_pieces(ids, mask)
-        ids, mask, *word_positions = self.cutter.cut(texts).swapaxes(0, 1)
-        hidden = self.encode_pieces(ids, mask)
-        if not word_positions:
-            return hidden
-        tensors = torch.from_numpy(hidden), torch.from_numpy(word_positions[0])
-        return means_of_words(*tensors, TEXT_LENGTH).numpy()
+        (features,) = self.encode_batches([sentences])
+        return features
 
-    @torch.inference_mode()
-    def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Encode input ids and attention mask, both `(n, T)`, to `(n, T, width)` float32.
+    def encode_batches(self, batches: Iterable[Sequence[Sentence]]) -> Iterator[np.ndarray]:
+        """Yield the features of each batch, as `encode` does.
 
-        A batch that is too large for a GPU's memory is encoded in halves.
+        While a GPU computes a batch, the next one's sentences are cut into pieces.
         """
+        running: deque[_Running] = deque()
+        for batch in batches:
+            running.append(self._start(*self._cut(batch)))
+            if len(running) > _BATCHES_AHEAD[self._device.type]:
+                yield running.popleft().wait()
+        yield from (features.wait() for features in running)
+
+    def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Encode input ids and attention mask, both `(n, T)`, to `(n, T, width)` float32."""
+        return self._start(ids, mask).wait()
+
+    def _cut(self, sentences: Sequence[Sentence]) -> Iterable[np.ndarray]:
+        """Return input ids and mask, and by word the words' positions, each `(n, T)`."""
+        texts = [sentence for sentence in sentences if isinstance(sentence, str)]
+        pieces = self.cutter.cut(texts) if texts else np.array(sentences)
+        ids, *others = pieces.swapaxes(0, 1)
         if ids.max() >= len(self.tokenizer.vocab):
             raise InputError(
                 f"A word piece has number {ids.max()}, but BERT {self.description['encoder']} has "
@@ -103,17 +111,45 @@ class TextEncoder:
                 f"{self.description['encoder']} has {self._positions} positions; give another "
                 "with --bert."
             )
+        return ids, *others
+
+    @torch.inference_mode()
+    def _start(self, *pieces: np.ndarray) -> _Running:
+        """Start to encode a batch: ids and mask, and by word the words' positions, `(n, T)` each.
+
+        A batch that is too large for a GPU's memory is encoded in halves.
+        """
         try:
-            on_device = [torch.from_numpy(array).to(self._device) for array in (ids, mask)]
-            features: np.ndarray = self._model(*on_device).float().cpu().numpy()
-            return features
+            ids, mask, *word_positions = (torch.from_numpy(x).to(self._device) for x in pieces)
+            features: torch.Tensor = self._model(ids, mask).float()
+            if word_positions:
+                features = means_of_words(features, word_positions[0], TEXT_LENGTH)
+            return _Running(features)
         except torch.OutOfMemoryError:  # other processes may use the GPU too
-            if len(ids) == 1:
+            if len(pieces[0]) == 1:
                 raise
         torch.cuda.empty_cache()
-        half = len(ids) // 2
-        halves = (ids[:half], mask[:half]), (ids[half:], mask[half:])
-        return np.concatenate([self.encode_pieces(*part) for part in halves])
+        half = len(pieces[0]) // 2
+        parts = [x[:half] for x in pieces], [x[half:] for x in pieces]
+        whole = np.concatenate([self._start(*part).wait() for part in parts])
+        return _Running(torch.from_numpy(whole))
+
+
+class _Running:
+    """Features on the CPU that a GPU may still be computing."""
+
+    def __init__(self, features: torch.Tensor) -> None:
+        self._features, self._end = features.to("cpu", non_blocking=True), None
+        if features.is_cuda:
+            self._end = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._end.record()
+
+    def wait(self) -> np.ndarray:
+        """Return the features once they are there."""
+        if self._end:
+            self._end.synchronize()
+        features: np.ndarray = self._features.numpy()
+        return features
 
 
 def unknown_share(encoder: TextEncoder, split: str, sentences: Iterable[Sentence]) -> float:

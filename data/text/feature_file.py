@@ -6,7 +6,8 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,12 +90,23 @@ def encode_share(
         unit="sentence",
         disable=not processes.is_first,
     )
-    with bar:
+
+    def rows_of(number: int) -> list[int]:
+        return [first_row[sentence] for sentence in batches[number]]
+
+    def unfinished() -> Iterator[int]:
         for number in share:
-            rows = [first_row[sentence] for sentence in batches[number]]
-            if not file.is_done(number, rows):
-                file.write(rows, encoder.encode(batches[number]))
-                file.mark_done(number, rows)
+            if file.is_done(number, rows_of(number)):
+                bar.update(len(batches[number]))
+            else:
+                yield number
+
+    with bar:
+        written, started = tee(unfinished())
+        encoded = encoder.encode_batches(batches[number] for number in started)
+        for number, features in zip(written, encoded, strict=True):
+            file.write(rows_of(number), features)
+            file.mark_done(number, rows_of(number))
             bar.update(len(batches[number]))
     file.flush()
 

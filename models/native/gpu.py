@@ -5,7 +5,6 @@ Shapes: B batch, T input tokens, Q output tokens, M memory tokens, d width.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from math import gcd
 from typing import Any, NamedTuple
@@ -94,7 +93,7 @@ class Kernels:
             arguments.update(size=arguments["stride"], stride=0)
         kept = x.new_empty(len(x), arguments["size"])
         arguments.update(x_at=x, weights=packed, kept=kept, out=out)
-        with _on_device_of(x):
+        with torch.cuda.device(x.get_device()):  # kernels start on the current device
             for layer in range(layers + 1):
                 self._launch("forward", arguments, layer, layers)
                 if layer < layers:
@@ -127,7 +126,7 @@ class Kernels:
         for begin in range(0, len(x), at_once):
             segments = slice(begin, min(begin + at_once, len(x)))
             arguments.update({name: tensor[segments] for name, tensor in segment_tensors.items()})
-            with _on_device_of(x):
+            with torch.cuda.device(x.get_device()):  # kernels start on the current device
                 for layer in reversed(range(layers + 1)):
                     if layer < layers:
                         self._launch("attend_backward", arguments, layer, layers)
@@ -162,11 +161,6 @@ class Kernels:
             **{"memory_at": x if memory is None else memory, "HAS_MEMORY": memory is not None},
             **{"keys": x if keys is None else keys.contiguous(), "IS_DROPPED": keys is not None},
         }
-
-
-def _on_device_of(x: Tensor) -> AbstractContextManager[None]:
-    """Make the device of `x` current: kernels start on the current device."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def _block(tokens: int) -> int:

@@ -31,6 +31,9 @@ class BatchEncoder:
         self.encoded: list[str] = []
         self._before_batch = before_batch
 
+    def encode_batches(self, batches):
+        return map(self.encode, batches)
+
     def encode(self, sentences):
         self._before_batch()
         self.encoded += sentences
