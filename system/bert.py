@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from system import onednn, tf32
+from system import onednn
 from system.argument_types import OneOf, positive_share, share_below_one, whole_number
 from system.config import CheckedConfig, setting
 from system.tracing import is_tracing
@@ -93,19 +93,17 @@ class Bert(nn.Module):
 
 
 class _Linear(nn.Linear):
-    """A linear layer, optionally with GELU; float32 inference has faster products."""
+    """A linear layer, optionally with GELU; float32 inference on a CPU uses oneDNN."""
 
     def __init__(self, inputs: int, outputs: int, with_gelu: bool = False) -> None:
         super().__init__(inputs, outputs)
         self._with_gelu = with_gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        is_plain = _is_eager_inference() and not torch.is_autocast_enabled(x.device.type)
-        is_plain &= self.weight.dtype == torch.float32
-        if is_plain and onednn.multiplies(x):
+        is_plain = _is_eager_inference() and not torch.is_autocast_enabled("cpu")
+        if is_plain and self.weight.dtype == torch.float32 and onednn.multiplies(x):
             return onednn.linear(x, self.weight, self.bias, "gelu" if self._with_gelu else "none")
-        is_split = is_plain and tf32.multiplies(x)
-        result = tf32.linear(x, self.weight, self.bias) if is_split else super().forward(x)
+        result = super().forward(x)
         return F.gelu(result) if self._with_gelu else result
 
 

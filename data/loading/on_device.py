@@ -70,14 +70,18 @@ def has_room(splits: Iterable[Split], options: LoaderOptions) -> bool:
     """
     if options.device.type != "cuda":
         return False
-    gc.collect()
-    torch.cuda.empty_cache()  # what an earlier training kept there counts as free
     device = platform.node(), options.device.index or 0
     sharing = options.processes.gather(device).count(device)
-    free, _ = torch.cuda.mem_get_info(options.device)
     needed = sum(len(split) * math.prod(shape) * 4 for split in splits for shape in split.shapes)
-    room = _MAX_SHARE * free / sharing
-    return not options.processes.highest(int(needed > room))
+
+    def lacks_room() -> bool:
+        free, _ = torch.cuda.mem_get_info(options.device)
+        return needed > _MAX_SHARE * free / sharing
+
+    if lacks_room():  # what an earlier training kept there counts as free
+        gc.collect()
+        torch.cuda.empty_cache()
+    return not options.processes.highest(int(lacks_room()))
 
 
 def place_splits(
