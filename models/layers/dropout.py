@@ -47,6 +47,9 @@ def drop(weights: Tensor, probability: float, keys: Tensor) -> Tensor:
     _, heads, queries, attended = weights.shape
     index = torch.arange(heads * attended * queries, device=weights.device)
     index = index.view(heads, attended, queries).transpose(1, 2)  # by head, key, query
-    hashes = scramble((scramble(keys)[:, None, None, None] + index * _STRIDE) & _32_BITS)
+    # `&` changes nothing, but hides from torch.compile that `index` is made of ranges: it would
+    # compute the product with them, for a GPU in 32 bits.
+    offsets = (index & _32_BITS) * _STRIDE
+    hashes = scramble((scramble(keys)[:, None, None, None] + offsets) & _32_BITS)
     share_kept = 1 - probability
     return weights * (hashes < int(share_kept * 2**32)) * (1 / share_kept)
