@@ -18,13 +18,14 @@ from system.console import print_line
 from system.errors import InputError, differing, first_line
 from system.weights import check_weights
 from utils.run_config import RunConfig
+from utils.tasks import TASKS
 from utils.training.history import Epoch
 from utils.training.run_folder import BEST, LAST, epoch_file
 from utils.training.state_check import check_progress, check_step
 from utils.training.step import TrainingStep
 
 _MUST_MATCH = (
-    *("alignment", "task", "model", "loss", "lr", "batch_size", "scheduler", "weight_decay"),
+    *("alignment", "task", "model", "lr", "batch_size", "scheduler", "weight_decay"),
     *("grad_clip", "accumulation_steps", "seed", "precision"),
 )
 _MUST_MATCH_WITH_TEXT_ENCODER = ("bert_lr", "bert_weight_decay", "bert_warmup", "freeze_layers")
@@ -107,6 +108,7 @@ class TrainingSaver:
             names += _MUST_MATCH_WITH_TEXT_ENCODER
         return {
             **{name: getattr(config, name) for name in names},
+            "loss": config.loss or self._default_loss,
             "model settings": asdict(self._step.model.config),
             "text encoder": None if encoder is None else _encoder_facts(encoder),
             "processes": self._options.processes.count,
@@ -114,9 +116,15 @@ class TrainingSaver:
             **{f"{split} word pieces of digest": x[:12] for split, x in pieces.items()},
         }
 
+    @property
+    def _default_loss(self) -> str:
+        """The task's loss where no option names one; it does not depend on the labels' scale."""
+        return next(iter(TASKS[self._config.task_name].values())).loss_name
+
     def _with_defaults(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Add the defaults of settings that did not exist yet when the file was written."""
         complete = {**vars(RunConfig()), "text encoder": None, **saved}
+        complete["loss"] = complete["loss"] or self._default_loss  # as older files have it
         settings = saved.get("model settings")
         if isinstance(settings, dict):
             defaults = asdict(type(self._step.model.config)())

@@ -265,6 +265,12 @@ def test_other_settings_are_refused(small, tmp_path, change):
         )
 
 
+@pytest.mark.parametrize(("first", "second"), [(None, "mse"), ("mse", None)])
+def test_the_default_loss_may_be_named_or_not(small, tmp_path, first, second):
+    make_trainer(small, tmp_path, epochs=1, loss=first).run()
+    make_trainer(small, tmp_path, epochs=2, loss=second).resume(tmp_path / "last.pth")
+
+
 def test_a_setting_missing_from_an_older_file_has_its_default(small, tmp_path):
     make_trainer(small, tmp_path, epochs=1).run()
     content = torch.load(tmp_path / "last.pth")
