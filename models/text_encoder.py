@@ -57,7 +57,7 @@ class TextEncoder(nn.Module):
         if layers > self.config.num_hidden_layers:
             raise InputError(
                 f"--freeze_layers {layers}: the text encoder has {self.config.num_hidden_layers} "
-                "layers."
+                "layers; give that number or a smaller one."
             )
         for part in self.bert.parts[: layers + 1]:
             part.requires_grad_(False)

@@ -121,7 +121,8 @@ def read_vocabulary(path: Path) -> list[str]:
     are_whole = all(type(number) is int and number >= 0 for number in numbers)
     if not are_whole or len(set(numbers)) < len(numbers) or max(numbers, default=0) >= _MAX_PIECES:
         raise InputError(
-            f"{path} does not number its pieces from 0 on, each once; use a BERT vocabulary."
+            f"{path}: the numbers of its pieces must be different whole numbers below "
+            f"{_MAX_PIECES:,}; use a BERT vocabulary."
         )
     by_number = {number: piece for piece, number in pieces.items()}
     return [by_number.get(number, "") for number in range(max(numbers, default=-1) + 1)]
