@@ -86,14 +86,18 @@ class TextEncoder:
         """
         running: deque[_Running] = deque()
         for batch in batches:
-            running.append(self._start(*self._cut(batch)))
+            running.append(self.start(batch))
             if len(running) > _BATCHES_AHEAD[self._device.type]:
                 yield running.popleft().wait()
         yield from (features.wait() for features in running)
 
+    def start(self, sentences: Sequence[Sentence]) -> _Running:
+        """Start to encode a batch; `wait()` returns its features."""
+        return self._start_pieces(*self._cut(sentences))
+
     def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Encode input ids and attention mask, both `(n, T)`, to `(n, T, width)` float32."""
-        return self._start(ids, mask).wait()
+        return self._start_pieces(ids, mask).wait()
 
     def _cut(self, sentences: Sequence[Sentence]) -> Iterable[np.ndarray]:
         """Return input ids and mask, and by word the words' positions, each `(n, T)`."""
@@ -114,7 +118,7 @@ class TextEncoder:
         return ids, *others
 
     @torch.inference_mode()
-    def _start(self, *pieces: np.ndarray) -> _Running:
+    def _start_pieces(self, *pieces: np.ndarray) -> _Running:
         """Start to encode a batch: ids and mask, and by word the words' positions, `(n, T)` each.
 
         A batch that is too large for a GPU's memory is encoded in halves.
@@ -131,7 +135,7 @@ class TextEncoder:
         torch.cuda.empty_cache()
         half = len(pieces[0]) // 2
         parts = [x[:half] for x in pieces], [x[half:] for x in pieces]
-        whole = np.concatenate([self._start(*part).wait() for part in parts])
+        whole = np.concatenate([self._start_pieces(*part).wait() for part in parts])
         return _Running(torch.from_numpy(whole))
 
 

@@ -125,7 +125,7 @@ def test_widths_are_compared_before_a_sentence_is_encoded(
     main, checkpoint, demo, tmp_path, monkeypatch, widths, message
 ):
     path = written(tmp_path / "clips.pkl", content_of()["test"])
-    monkeypatch.setattr(TextEncoder, "encode", None)
+    monkeypatch.setattr(TextEncoder, "start", None)
     with pytest.raises(InputError, match=message):
         main("--checkpoint", checkpoint(widths), "--predict", path, "--bert", demo / "demo_bert")
     assert not predicted(tmp_path)

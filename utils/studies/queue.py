@@ -127,6 +127,7 @@ class Queue:
         numbers: list[int] = []  # of the trial that is taken
         optuna_errors: list[BaseException] = []  # raised by `function`
         give_back_errors: list[BaseException] = []
+        failures: list[str] = []
 
         def call(trial: optuna.Trial) -> float:
             if RUN not in trial.user_attrs:  # no run was waiting any more: Optuna made a new trial
@@ -148,6 +149,7 @@ class Queue:
                     attribute = (_GIVEN_BACK, True)
                     give_back_errors.append(error)
                 else:
+                    failures.append(reason)
                     print_warning(f"run {trial.user_attrs[RUN]} failed: {reason}")
                 with suppress(*_OPTUNA_ERRORS):  # the error itself says more
                     trial.set_user_attr(*attribute)
@@ -167,7 +169,8 @@ class Queue:
                 f"run {run_of(trial)} was taken from this process: by a later command, or because "
                 f"this process wrote no heartbeat for {database.LEASE} seconds"
             )
-        gc.collect()  # free the memory of a failed run before the next one: no frame holds it now
+        if failures:  # free the memory of the failed run before the next one: no frame holds it now
+            gc.collect()
         torch.cuda.empty_cache()  # does nothing without CUDA
         return give_back_errors[0] if give_back_errors else None
 

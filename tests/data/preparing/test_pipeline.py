@@ -203,7 +203,7 @@ def test_a_changed_file_is_read_again_and_the_text_stays(datadir, tiny_bert, mon
     video = TRAIN_VIDEOS[0]
     data["visual"][video] = (data["visual"][video][0], data["visual"][video][1] + 1)
     write_dataset(datadir / "csd", data)
-    monkeypatch.setattr(text.TextEncoder, "encode", None)
+    monkeypatch.setattr(text.TextEncoder, "start", None)
     prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
     changed = {name for name, content in snapshot(datadir).items() if content != before[name]}
     assert changed == {"train/visual50.npy"}
@@ -226,7 +226,7 @@ def test_a_table_whose_rows_were_sorted_is_refused_and_made_again(datadir, tiny_
         Split(datadir / "train")
     (line,) = [line for line in check_dataset(datadir).problems if "in another order" in line]
     assert line.startswith(f"{datadir / 'train' / 'segments.csv'}: ")
-    monkeypatch.setattr(text.TextEncoder, "encode", None)  # the text is still of the right rows
+    monkeypatch.setattr(text.TextEncoder, "start", None)  # the text is still of the right rows
     prepare(asked, SINGLE_PROCESS)
     assert snapshot(datadir) == before
 
@@ -358,16 +358,16 @@ def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batche
     for split in SPLITS:
         shutil.rmtree(datadir / split)
     (datadir / "dataset.json").unlink()
-    encode, calls = text.TextEncoder.encode, []
+    start, calls = text.TextEncoder.start, []
 
     def encode_then_die(self, sentences):
         if len(calls) == batches_before:
             raise Killed
         calls.append(sentences)
-        return encode(self, sentences)
+        return start(self, sentences)
 
     with monkeypatch.context() as patch:
-        patch.setattr(text.TextEncoder, "encode", encode_then_die)
+        patch.setattr(text.TextEncoder, "start", encode_then_die)
         with pytest.raises(Killed):
             prepare(asked, SINGLE_PROCESS)
     assert not (datadir / "train").exists()

@@ -50,16 +50,16 @@ def interrupt_encoding(monkeypatch, asked, batches, size=2):
     """Prepare, and let the text encoder die after some batches."""
     from data.text import encoder as text
 
-    encode, calls = text.TextEncoder.encode, iter(range(batches))
+    start, calls = text.TextEncoder.start, iter(range(batches))
 
     def encode_then_die(self, sentences):
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return encode(self, sentences)
+        return start(self, sentences)
 
     with monkeypatch.context() as patch:
         patch.setattr(text, "_BATCH_SIZE", {"cpu": size})
-        patch.setattr(text.TextEncoder, "encode", encode_then_die)
+        patch.setattr(text.TextEncoder, "start", encode_then_die)
         with pytest.raises(KeyboardInterrupt):
             prepare(asked, SINGLE_PROCESS)
 

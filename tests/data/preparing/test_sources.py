@@ -62,7 +62,7 @@ def test_alignments_lie_side_by_side_and_share_text(datadir, bert, monkeypatch):
     from data.text.encoder import TextEncoder
 
     with monkeypatch.context() as patch:
-        patch.setattr(TextEncoder, "encode", None)  # the sentences are the same: no encoding
+        patch.setattr(TextEncoder, "start", None)  # the sentences are the same: no encoding
         prepare(request(datadir, bert, alignment="unaligned", lengths=(7, 9)), SINGLE_PROCESS)
     prepare(request(datadir, bert, alignment="word"), SINGLE_PROCESS)
     for split in SPLITS:
@@ -383,8 +383,8 @@ def test_the_shares_are_disjoint_and_complete(tmp_path, demo, bert, monkeypatch)
     ]
     first_row = {sentence: row for row, sentence in reversed(list(enumerate(sentences)))}
     encoded = []
-    original = encoder.encode
-    encoder.encode = lambda batch: encoded.extend(batch) or original(batch)
+    original = encoder.start
+    encoder.start = lambda batch: encoded.extend(batch) or original(batch)
     for rank in (1, 0, 0):
         with feature_file.FeatureFile(tmp_path / "t.npy") as file:
             feature_file.encode_share(batches, first_row, file, encoder, Processes(2, rank, rank))
@@ -396,7 +396,7 @@ def test_a_stage_of_another_request_does_not_get_into_place(datadir, bert, monke
     from data.text.encoder import TextEncoder
 
     with monkeypatch.context() as patch:
-        patch.setattr(TextEncoder, "encode", None)  # dies in the text step
+        patch.setattr(TextEncoder, "start", None)  # dies in the text step
         with pytest.raises(TypeError):
             prepare(request(datadir, bert, lengths=(50, 20)), SINGLE_PROCESS)
     manifest = prepare(request(datadir, bert), SINGLE_PROCESS)

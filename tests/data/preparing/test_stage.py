@@ -70,7 +70,7 @@ JUNK = {
 @pytest.mark.parametrize("name", ["train/visual50.npy", "dataset.json"])
 @pytest.mark.parametrize("damage", JUNK)
 def test_a_staged_array_that_has_changed_is_made_again(interrupted, whole, name, damage):
-    asked = interrupted(TextEncoder, "encode")
+    asked = interrupted(TextEncoder, "start")
     assert decide(asked).arrays is Arrays.RESUME
     JUNK[damage](asked.datadir / STAGE / name)
     assert decide(asked).arrays is Arrays.MAKE

@@ -18,7 +18,7 @@ from tests.pages import check_page, texts
 from tests.programs.test_runs import contents, with_other_labels
 from tests.utils.reports.test_evaluation import check_png
 from utils.run_config import RunConfig
-from utils.studies import database, plot, search
+from utils.studies import database, plot, search, search_plot
 from utils.studies.queue import Queue
 from utils.studies.search_plot import plot_search
 from utils.studies.storage import FILE, Storage
@@ -36,6 +36,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "_write_results", lambda *_: (tmp_path, []))
     monkeypatch.setattr(training, "write_training_report", lambda *_: None)
     monkeypatch.setattr(plot, "plot_comparison", lambda path, *_: path.touch())
+    monkeypatch.setattr(search_plot, "plot_search", lambda path, *_: path.touch())
 
 
 @pytest.fixture
@@ -85,8 +86,9 @@ def untested(monkeypatch):
 
 
 def test_a_search_writes_trials_the_best_configuration_a_picture_and_a_report(
-    tune, main, tmp_path, capsys
+    tune, main, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setattr(search_plot, "plot_search", plot_search)
     tune(3, "--seeds", 1, 2)
     folder, out = tmp_path / "search", capsys.readouterr().out
     rows = trials_of(folder)
