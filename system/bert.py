@@ -119,9 +119,9 @@ class _Embeddings(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=0)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
+        self.word_embeddings = _embedding(config.vocab_size, width, padding_idx=0)
+        self.position_embeddings = _embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = _embedding(config.type_vocab_size, width)
         self.LayerNorm = nn.LayerNorm(width, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -131,6 +131,11 @@ class _Embeddings(nn.Module):
         summed = summed + self.token_type_embeddings.weight[0]
         embedded: Tensor = self.dropout(self.LayerNorm(summed))
         return embedded
+
+
+def _embedding(count: int, width: int, padding_idx: int | None = None) -> nn.Embedding:
+    """Return an embedding without initial values: drawing them on `meta` imports torch._dynamo."""
+    return nn.Embedding(count, width, padding_idx, _weight=torch.empty(count, width))
 
 
 class _Layer(nn.Module):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pytorch_pretrained_bert import BertForPreTraining
 from pytorch_pretrained_bert.modeling import ACT2FN
+from torch import nn
 from torch.nn import functional as F
 
 from system.bert import Bert, BertConfig
@@ -93,3 +94,14 @@ def test_float32_goes_through_onednn_where_there_is_one(left_to_linear):
     """Only the first attention's four of all layers' products go through `linear`."""
     encoded(bert_of(random_model()), *random_batch())
     assert left_to_linear == [torch.float64] * 4
+
+
+def test_no_values_are_drawn_that_a_files_replace(monkeypatch):
+    """On `meta`, where files are checked before they are loaded, drawing imports torch._dynamo."""
+    monkeypatch.setattr(nn.init, "normal_", None)
+    with torch.device("meta"):
+        bert = Bert(BertConfig())
+    words = bert.embeddings.word_embeddings
+    assert words.weight.is_meta
+    assert words.weight.requires_grad
+    assert words.padding_idx == 0
