@@ -63,7 +63,18 @@ def written(tmp_path):
     return segments
 
 
-def test_the_worst_segments_have_their_maps(main, checkpoint, data, tmp_path, capsys):
+@pytest.fixture
+def sketched(monkeypatch):
+    """Draw noise in place of maps, which take seconds."""
+
+    def sketch(path, *_):
+        noise = np.random.default_rng(0).integers(2, size=(450, 450), dtype=np.uint8)
+        Image.fromarray(noise * 255).save(path)
+
+    monkeypatch.setattr("utils.reports.attention_plot.plot_attention", sketch)
+
+
+def test_the_worst_segments_have_their_maps(main, checkpoint, data, tmp_path, capsys, sketched):
     main("--datadir", data, "--checkpoint", checkpoint(layers=1), "--attention", 3)
     rows = predictions(tmp_path)
     errors = {id_: abs(float(row["prediction"]) - float(row["label"])) for id_, row in rows.items()}
@@ -104,7 +115,7 @@ def report(tmp_path):
     return path
 
 
-def test_the_report_shows_the_pictures(main, checkpoint, data, tmp_path):
+def test_the_report_shows_the_pictures(main, checkpoint, data, tmp_path, sketched):
     main("--datadir", data, "--checkpoint", checkpoint(), "--attention", 4)
     tree = check_page(report(tmp_path))
     assert "Attention" in texts(tree, "h2")
@@ -120,7 +131,7 @@ def test_a_browser_shows_the_pictures_too(main, checkpoint, data, tmp_path):
 
 
 def test_the_report_shows_as_many_pictures_as_it_has_room_for(
-    main, checkpoint, data, tmp_path, monkeypatch
+    main, checkpoint, data, tmp_path, monkeypatch, sketched
 ):
     monkeypatch.setattr("utils.reports.attention._MAX_BYTES", 120_000)
     main("--datadir", data, "--checkpoint", checkpoint(layers=1), "--attention", 8)
@@ -137,7 +148,7 @@ def test_without_attention_the_report_has_none(main, checkpoint, data, tmp_path)
     assert "Attention" not in texts(check_page(report(tmp_path)), "h2")
 
 
-def test_all_ids_have_names_of_files_that_are_safe(main, checkpoint, data, tmp_path):
+def test_all_ids_have_names_of_files_that_are_safe(main, checkpoint, data, tmp_path, sketched):
     main("--datadir", data, "--checkpoint", checkpoint(layers=1), "--attention", "--ids", *IDS)
     assert set(written(tmp_path)) == set(IDS)
     names = [path.name for path in tmp_path.glob("result/*/test/attention/*.npz")]
