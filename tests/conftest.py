@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 from hypothesis import settings
+from matplotlib.figure import Figure
+from PIL import Image
 
 import main_msaf
 from data.fetching.demo import write_demo
@@ -44,6 +46,21 @@ def small(tmp_path_factory):
             values[0, 0, :3] = -np.inf
             np.save(folder / split / f"{kind}50.npy", values)
     return folder
+
+
+def save_unpainted(figure, path, *, dpi):
+    Image.new("RGB", tuple((figure.get_size_inches() * dpi).astype(int)), "white").save(path)
+
+
+@pytest.fixture(autouse=True)
+def unpainted(request, monkeypatch):
+    """Where pictures are not what is tested, compose them, but save them white: painting is slow.
+
+    Tests marked `painted` paint; so do programs in processes of their own.
+    """
+    is_marked = request.node.get_closest_marker("painted")
+    if request.path.parent.name in ("programs", "studies", "training") and not is_marked:
+        monkeypatch.setattr(Figure, "savefig", save_unpainted)
 
 
 @pytest.fixture

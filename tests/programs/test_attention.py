@@ -19,6 +19,8 @@ from tests.data.loading.test_split import write_split
 from tests.own_model import OWN_MODEL
 from tests.pages import check_looks, check_page, needs_browser, texts
 
+pytestmark = pytest.mark.painted
+
 WIDTHS = {"visual": 35, "audio": 74, "text": 16}  # of write_split
 # Ids that are no names of files, are alike as such, or would be formulas to matplotlib.
 IDS = ["a/b[0]", "a_b[0]", "../../c", "$x^$", "名字", "a" * 300, "*?", "|", "a b", "A b", "."]

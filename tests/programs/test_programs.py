@@ -22,7 +22,7 @@ import torch
 from data.fetching import download
 from data.layout import LOCK
 from tests.csd_files import random_dataset, write_dataset
-from tests.forked_programs import ROOT
+from tests.forked_programs import ROOT, run_program
 from tests.golden import GOLDEN
 
 
@@ -30,9 +30,9 @@ from tests.golden import GOLDEN
 def trained(demo, tmp_path_factory):
     """A folder with the checkpoints and results of a short training on the demo."""
     folder = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, ROOT / "main_msaf.py", "--train", "--datadir", demo]
+    command = ["main_msaf.py", "--train", "--datadir", demo]
     command += ["--epochs", "2", "--batch_size", "32", "--log_interval", "5"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = run_program(*command, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -301,27 +301,23 @@ def test_a_folder_that_cannot_be_written(program, demo, tmp_path):
     assert_one_line(done, "No permission")
 
 
+def limit_file_size():
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
 def test_a_full_disk_keeps_the_last_good_checkpoint(demo, tmp_path):
     """A limit on file size acts as a full disk: the weights no longer fit."""
-    resource = pytest.importorskip("resource")
-    command = [sys.executable, ROOT / "main_msaf.py", "--datadir", demo, "--train"]
+    pytest.importorskip("resource")
+    command = ["main_msaf.py", "--datadir", demo, "--train"]
     command += ["--model", "lf_dnn", "--batch_size", "64", "--resume", "auto", "--epochs"]
-    subprocess.run([*command, "1"], cwd=tmp_path, check=True, capture_output=True)
+    assert run_program(*command, "1", cwd=tmp_path).returncode == 0
     folder = tmp_path / "checkpoints"
     before = {path: path.read_bytes() for path in folder.glob("*.pth")}
     assert len(before) == 3
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-    done = subprocess.run(
-        [*command, "2"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        preexec_fn=limit,
-    )
+    done = run_program(*command, "2", cwd=tmp_path, before=limit_file_size)
     assert_one_line(done, "larger than this shell allows", ".pth", "ulimit -f")
     assert {path: path.read_bytes() for path in folder.glob("*.p*")} == before
     assert {path.name for path in folder.glob(".*")} <= {".run.lock"}

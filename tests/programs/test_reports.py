@@ -16,6 +16,8 @@ from tests.data.loading.test_split import write_split
 from tests.pages import HOSTILE, check_looks, check_page, needs_browser, texts
 from utils.reports import perturbation
 
+pytestmark = pytest.mark.painted
+
 ODD = "odd <b>&\"' $x$"  # a folder's name
 NO_UTF8 = f"{ODD} {os.fsdecode(bytes([255]))}"
 SENTENCE = f"{HOSTILE} \x1b[31m \u202e {'long ' * 99}"

@@ -154,13 +154,18 @@ def program_in(folder):
     return path
 
 
-def use_the_encoder(cache, **environment):
-    """Use it in its own process, with a compiler that does not optimise, for speed."""
-    real, quick = shutil.which("c++"), cache.parent / "quick" / "c++"
+def quick_compiler(folder):
+    """Make a compiler that does not optimise; returns the PATH that begins with it."""
+    real, quick = shutil.which("c++"), folder / "quick" / "c++"
     quick.parent.mkdir(parents=True, exist_ok=True)
     quick.write_text(f'#!/bin/sh\n[ "$1" = --version ] || set -- "$@" -O0\nexec {real} "$@"\n')
     quick.chmod(0o755)
-    path = f"{quick.parent}:{os.environ['PATH']}"
+    return f"{quick.parent}:{os.environ['PATH']}"
+
+
+def use_the_encoder(cache, **environment):
+    """Use it in its own process, with a compiler that does not optimise, for speed."""
+    path = quick_compiler(cache.parent)
     variables = {"PATH": path, "XDG_CACHE_HOME": str(cache.parent), **environment}
     done = run_program(program_in(cache.parent), env={**os.environ, **variables})
     assert done.returncode == 0, (done.returncode, done.stderr)
@@ -261,10 +266,11 @@ def test_two_that_compile_at_once_both_have_it(cache):
         assert first.output == second.output
 
 
-def test_builds_for_lesser_processors_agree(compiled_encoder, monkeypatch):
+def test_builds_for_lesser_processors_agree(compiled_encoder, tmp_path, monkeypatch):
     """Those flags come after -march=native, and make vectors of 8 and of 4 lanes."""
     if os.uname().machine != "x86_64":
         pytest.skip("these flags are for x86-64")
+    monkeypatch.setenv("PATH", quick_compiler(tmp_path))
     torch.manual_seed(0)
     encoder = Encoder(32, 8, 2, 128, 0.4).train()
     x, memory = torch.randn(5, 19, 32), torch.randn(5, 7, 32)

@@ -14,6 +14,8 @@ from utils.studies import plot
 from utils.studies.plot import Line, plot_comparison
 from utils.studies.report import tabulate, write_study
 
+pytestmark = pytest.mark.painted
+
 
 def write_curve(folder, values):
     """Write a run's metrics.csv, with a validation MAE by epoch."""

@@ -85,6 +85,7 @@ def untested(monkeypatch):
     monkeypatch.setattr("utils.studies.tune._close", lambda *_: None)
 
 
+@pytest.mark.painted
 def test_a_search_writes_trials_the_best_configuration_a_picture_and_a_report(
     tune, main, tmp_path, capsys, monkeypatch
 ):
@@ -661,6 +662,7 @@ def test_a_search_is_not_for_torchrun(small, tmp_path):
             function()
 
 
+@pytest.mark.painted
 @pytest.mark.parametrize("count", [0, 1, 30])
 def test_the_picture_is_drawn_of_any_number_of_trials(tmp_path, count):
     states = [TrialState.PRUNED, TrialState.COMPLETE, TrialState.COMPLETE]
