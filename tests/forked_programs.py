@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py  # noqa: F401
 import pytorch_pretrained_bert  # noqa: F401
 import sklearn.metrics  # noqa: F401
-import torch._dynamo  # each training needs it, and it takes as long as PyTorch
+import torch._dynamo  # each training needs it; it is as slow to import as PyTorch
 import torch.utils.data  # noqa: F401
 
 import models.registry  # noqa: F401

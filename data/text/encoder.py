@@ -124,11 +124,7 @@ class TextEncoder:
         A batch that is too large for a GPU's memory is encoded in halves.
         """
         try:
-            ids, mask, *word_positions = (torch.from_numpy(x).to(self._device) for x in pieces)
-            features: torch.Tensor = self._model(ids, mask).float()
-            if word_positions:
-                features = means_of_words(features, word_positions[0], TEXT_LENGTH)
-            return _Running(features)
+            return _Running(self._features(*pieces))
         except torch.OutOfMemoryError:  # other processes may use the GPU too
             if len(pieces[0]) == 1:
                 raise
@@ -138,6 +134,13 @@ class TextEncoder:
         whole = np.concatenate([self._start_pieces(*part).wait() for part in parts])
         return _Running(torch.from_numpy(whole))
 
+    def _features(self, *pieces: np.ndarray) -> torch.Tensor:
+        ids, mask, *word_positions = (torch.from_numpy(x).to(self._device) for x in pieces)
+        features: torch.Tensor = self._model(ids, mask).float()
+        if word_positions:
+            features = means_of_words(features, word_positions[0], TEXT_LENGTH)
+        return features
+
 
 class _Running:
     """Features on the CPU that a GPU may still be computing."""
@@ -145,8 +148,7 @@ class _Running:
     def __init__(self, features: torch.Tensor) -> None:
         self._features, self._end = features.to("cpu", non_blocking=True), None
         if features.is_cuda:
-            self._end = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._end.record()
+            self._end = torch.cuda.current_stream(features.device).record_event()
 
     def wait(self) -> np.ndarray:
         """Return the features once they are there."""

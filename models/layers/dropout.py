@@ -47,8 +47,8 @@ def drop(weights: Tensor, probability: float, keys: Tensor) -> Tensor:
     _, heads, queries, attended = weights.shape
     index = torch.arange(heads * attended * queries, device=weights.device)
     index = index.view(heads, attended, queries).transpose(1, 2)  # by head, key, query
-    # `&` changes nothing, but hides from torch.compile that `index` is made of ranges: it would
-    # compute the product with them, for a GPU in 32 bits.
+    # `&` changes no value. Without it, torch.compile takes the product for one of indices, and
+    # computes it for a GPU in 32 bits, where it overflows.
     offsets = (index & _32_BITS) * _STRIDE
     hashes = scramble((scramble(keys)[:, None, None, None] + offsets) & _32_BITS)
     share_kept = 1 - probability

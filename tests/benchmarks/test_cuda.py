@@ -38,6 +38,9 @@ def run_in_fork(command, *, cwd, timeout, **_):
         process = forks.Process(target=run_python, args=(command[1:], outputs, cwd))
         process.start()
         process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(command, timeout)
         texts = [path.read_text() for path in outputs]
     return subprocess.CompletedProcess(command, process.exitcode, *texts)
 

@@ -18,9 +18,10 @@ def predictions(path):
 
 
 @pytest.fixture
-def no_warning(recwarn):
+def no_warning(recwarn, capsys):
     """The test fails if the project warns of something; PyTorch may."""
     yield
+    assert "warning:" not in capsys.readouterr().err
     rooms = [ROOT / name for name in ("system", "data", "models", "utils")]
     ours = [x for x in recwarn if set(Path(x.filename).parents) & set(rooms)]
     assert [str(x.message) for x in ours] == []

@@ -313,7 +313,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(demo, tmp_path):
     pytest.importorskip("resource")
     command = ["main_msaf.py", "--datadir", demo, "--train"]
     command += ["--model", "lf_dnn", "--batch_size", "64", "--resume", "auto", "--epochs"]
-    assert run_program(*command, "1", cwd=tmp_path).returncode == 0
+    done = run_program(*command, "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     folder = tmp_path / "checkpoints"
     before = {path: path.read_bytes() for path in folder.glob("*.pth")}
     assert len(before) == 3

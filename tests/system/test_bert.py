@@ -96,7 +96,7 @@ def test_float32_goes_through_onednn_where_there_is_one(left_to_linear):
     assert left_to_linear == [torch.float64] * 4
 
 
-def test_no_values_are_drawn_that_a_files_replace(monkeypatch):
+def test_no_values_are_drawn_that_a_file_replaces(monkeypatch):
     """On `meta`, where files are checked before they are loaded, drawing imports torch._dynamo."""
     monkeypatch.setattr(nn.init, "normal_", None)
     with torch.device("meta"):

@@ -169,8 +169,8 @@ class Queue:
                 f"run {run_of(trial)} was taken from this process: by a later command, or because "
                 f"this process wrote no heartbeat for {database.LEASE} seconds"
             )
-        if failures:  # free the memory of the failed run before the next one: no frame holds it now
-            gc.collect()
+        if failures or torch.cuda.is_available():
+            gc.collect()  # free the run's memory before the next one: no frame holds it now
         torch.cuda.empty_cache()  # does nothing without CUDA
         return give_back_errors[0] if give_back_errors else None
 

@@ -109,6 +109,14 @@ def test_pieces_between_the_marks(minilm, sentence, words):
     assert mask.tolist() == [1] * length + [0] * (TEXT_LENGTH - length)
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 9])
+def test_batches_that_are_started_ahead_come_in_order(minilm, monkeypatch, ahead):
+    monkeypatch.setattr("data.text.encoder._BATCHES_AHEAD", {"cpu": ahead})
+    batches = [["one"], ["two", "three"], ["four"]]
+    for features, batch in zip(minilm.encode_batches(batches), batches, strict=True):
+        np.testing.assert_array_equal(features, minilm.encode(batch))
+
+
 @given(sentence=st.text())
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_has_pieces(minilm, sentence):

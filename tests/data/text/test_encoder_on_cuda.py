@@ -42,6 +42,14 @@ def test_features_are_those_of_the_cpu(bert, precision, limit, by_word):
 
 
 @needs_cuda
+def test_batches_come_in_order(bert):
+    encoder = TextEncoder(bert, "cuda")
+    batches = [SENTENCES[n : n + 7] for n in range(0, 80, 7)]
+    for features, batch in zip(list(encoder.encode_batches(batches)), batches, strict=True):
+        np.testing.assert_array_equal(features, encoder.encode(batch))
+
+
+@needs_cuda
 def test_a_batch_that_outgrows_the_memory_is_cut(bert):
     device = pick_device("cuda")
     encoder = TextEncoder(bert, "cuda")

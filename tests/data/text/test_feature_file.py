@@ -26,13 +26,19 @@ class BatchEncoder:
 
     width = 2
     batch_size = 3
+    batches_ahead = 0  # of those that are written
 
     def __init__(self, before_batch=lambda: None) -> None:
         self.encoded: list[str] = []
         self._before_batch = before_batch
 
     def encode_batches(self, batches):
-        return map(self.encode, batches)
+        encoded = []
+        for batch in batches:
+            encoded.append(self.encode(batch))
+            if len(encoded) > self.batches_ahead:
+                yield encoded.pop(0)
+        yield from encoded
 
     def encode(self, sentences):
         self._before_batch()
@@ -78,10 +84,14 @@ def put(folder, files):
         (folder / name).write_bytes(content)
 
 
+@pytest.mark.parametrize("batches_ahead", [0, 1])
 @given(sentences=some_sentences)
 @on_a_file
-def test_every_sentence_is_encoded_once_and_written_where_it_occurs(tmp_path, sentences):
+def test_every_sentence_is_encoded_once_and_written_where_it_occurs(
+    tmp_path, batches_ahead, sentences
+):
     encoder, folder = BatchEncoder(), tmp_path / "train"
+    encoder.batches_ahead = batches_ahead
     put(folder, {})
     write_text_features(folder / "bert50.npy", sentences, encoder, SINGLE_PROCESS)
     features = np.load(folder / "bert50.npy")

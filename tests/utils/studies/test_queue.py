@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 
 import pytest
+import torch
 from optuna.exceptions import TrialPruned
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
@@ -152,24 +153,30 @@ def test_heartbeats_continue_after_one_fails(queue_of, monkeypatch):
     assert len(calls) >= 4
 
 
-def test_memory_of_a_failed_run_is_freed_before_the_next_one(queue_of):
+@pytest.mark.parametrize(("error", "is_on_gpu"), [(MemoryError, False), (None, True)])
+def test_memory_of_a_run_is_freed_before_the_next_one(queue_of, monkeypatch, error, is_on_gpu):
+    """After a failure, and on a GPU always."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_on_gpu)
+
     class Model:
         pass
 
     models, alive = [], []
 
-    def run_short_of_memory(trial):
+    def run(trial):
         alive.extend(one() for one in models)
         if models:
             return 0.0
         model = Model()
         model.itself = model
         models.append(weakref.ref(model))
-        raise MemoryError
+        if error:
+            raise error
+        return 0.0
 
     gc.disable()
     try:
-        work(queue_of("1", "2"), run_short_of_memory)
+        work(queue_of("1", "2"), run)
     finally:
         gc.enable()
     assert alive == [None]
