@@ -57,6 +57,9 @@ class OfTwo(Processes):
     def gather(self, value):
         return [value, (value[0], self.device)]
 
+    def broadcast(self, value):
+        return value
+
 
 def test_splits_are_moved_where_they_fit_in_every_process(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**12, 10**12))
@@ -73,6 +76,12 @@ def test_processes_that_share_a_device_share_its_room(small, monkeypatch, device
     monkeypatch.setattr(OfTwo, "device", device)
     options = replace(CPU, device=torch.device("cuda:0"), processes=OfTwo(2, 0, 0))
     assert has_room([split], options) == fits
+
+
+def test_what_an_earlier_training_kept_counts_as_free(small, monkeypatch):
+    free = iter([0, 10**12])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (next(free), 10**12))
+    assert has_room([Split(small / "val")], replace(CPU, device=torch.device("cuda")))
 
 
 def test_on_a_cpu_nothing_is_moved(small):
