@@ -78,10 +78,11 @@ def has_room(splits: Iterable[Split], options: LoaderOptions) -> bool:
         free, _ = torch.cuda.mem_get_info(options.device)
         return needed > _MAX_SHARE * free / sharing
 
-    if options.processes.highest(int(lacks_room())):
-        gc.collect()  # what an earlier training kept there counts as free
-        torch.cuda.empty_cache()
-        options.processes.broadcast(None)  # each looks again once all have freed theirs
+    if not options.processes.highest(int(lacks_room())):
+        return True
+    gc.collect()  # what an earlier training kept there counts as free
+    torch.cuda.empty_cache()
+    options.processes.broadcast(None)  # each looks again once all have freed theirs
     return not options.processes.highest(int(lacks_room()))
 
 

@@ -95,10 +95,6 @@ class TextEncoder:
         """Start to encode a batch; `wait()` returns its features."""
         return self._start_pieces(*self._cut(sentences))
 
-    def encode_pieces(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Encode input ids and attention mask, both `(n, T)`, to `(n, T, width)` float32."""
-        return self._start_pieces(ids, mask).wait()
-
     def _cut(self, sentences: Sequence[Sentence]) -> Iterable[np.ndarray]:
         """Return input ids and mask, and by word the words' positions, each `(n, T)`."""
         texts = [sentence for sentence in sentences if isinstance(sentence, str)]

@@ -91,23 +91,21 @@ def encode_share(
         disable=not processes.is_first,
     )
 
-    def rows_of(number: int) -> list[int]:
-        return [first_row[sentence] for sentence in batches[number]]
-
-    def unfinished() -> Iterator[int]:
+    def unfinished() -> Iterator[tuple[int, list[int]]]:
         for number in share:
-            if file.is_done(number, rows_of(number)):
-                bar.update(len(batches[number]))
+            rows = [first_row[sentence] for sentence in batches[number]]
+            if file.is_done(number, rows):
+                bar.update(len(rows))
             else:
-                yield number
+                yield number, rows
 
     with bar:
         written, started = tee(unfinished())
-        encoded = encoder.encode_batches(batches[number] for number in started)
-        for number, features in zip(written, encoded, strict=True):
-            file.write(rows_of(number), features)
-            file.mark_done(number, rows_of(number))
-            bar.update(len(batches[number]))
+        encoded = encoder.encode_batches(batches[number] for number, _ in started)
+        for (number, rows), features in zip(written, encoded, strict=True):
+            file.write(rows, features)
+            file.mark_done(number, rows)
+            bar.update(len(rows))
     file.flush()
 
 

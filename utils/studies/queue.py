@@ -127,7 +127,6 @@ class Queue:
         numbers: list[int] = []  # of the trial that is taken
         optuna_errors: list[BaseException] = []  # raised by `function`
         give_back_errors: list[BaseException] = []
-        failures: list[str] = []
 
         def call(trial: optuna.Trial) -> float:
             if RUN not in trial.user_attrs:  # no run was waiting any more: Optuna made a new trial
@@ -149,7 +148,6 @@ class Queue:
                     attribute = (_GIVEN_BACK, True)
                     give_back_errors.append(error)
                 else:
-                    failures.append(reason)
                     print_warning(f"run {trial.user_attrs[RUN]} failed: {reason}")
                 with suppress(*_OPTUNA_ERRORS):  # the error itself says more
                     trial.set_user_attr(*attribute)
@@ -169,8 +167,7 @@ class Queue:
                 f"run {run_of(trial)} was taken from this process: by a later command, or because "
                 f"this process wrote no heartbeat for {database.LEASE} seconds"
             )
-        if failures or torch.cuda.is_available():
-            gc.collect()  # free the run's memory before the next one: no frame holds it now
+        gc.collect()  # free the run's memory before the next one: no frame holds it now
         torch.cuda.empty_cache()  # does nothing without CUDA
         return give_back_errors[0] if give_back_errors else None
 

@@ -99,7 +99,7 @@ def test_a_words_vector_is_the_mean_of_its_pieces(minilm):
     pieces = [encoder.tokenizer.tokenize(word) for word in words]
     assert [len(p) for p in pieces][2] == 0 < 1 < len(pieces[1])
     ids, mask = encoder.pieces(" ".join(words))
-    hidden = encoder.encode_pieces(ids[None], mask[None])[0]
+    hidden = encoder.encode([(ids, mask)])[0]
     begin = 1
     for position, word_pieces in zip(range(46, 50), pieces, strict=True):
         vectors = hidden[begin : begin + len(word_pieces)]
@@ -259,7 +259,7 @@ def test_a_community_pickle_in_word_pieces(tmp_path, bert):
     )
     from data.text.encoder import TextEncoder
 
-    expected = TextEncoder(bert, "cpu").encode_pieces(ids[:1], (ids[:1] != 0).astype(int))
+    expected = TextEncoder(bert, "cpu").encode([(ids[0], (ids[0] != 0).astype(int))])
     features = np.load(tmp_path / "test" / "bert50.npy")
     assert features.shape == (4, 6, 64)
     np.testing.assert_allclose(features, np.repeat(expected, 4, axis=0), atol=1e-5)

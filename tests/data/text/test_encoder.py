@@ -151,7 +151,7 @@ def mean_of_pieces(encoder, words):
     cut = [encoder.tokenizer.tokenize(word) for word in words]
     pieces = ["[CLS]", *(piece for word in cut for piece in word), "[SEP]"]
     ids = np.array([encoder.tokenizer.convert_tokens_to_ids(pieces)])
-    hidden = encoder.encode_pieces(ids, np.ones_like(ids))[0]
+    hidden = encoder.encode([(ids[0], np.ones_like(ids[0]))])[0]
     ends = np.cumsum([len(word) for word in cut]) + 1
     return [hidden[end - len(word) : end].mean(0) for end, word in zip(ends, cut, strict=True)]
 
@@ -191,7 +191,7 @@ def test_pieces_beyond_berts_positions_are_left_out(by_word):
     features = by_word.encode([" ".join([word] * TEXT_LENGTH)])[0]
     assert features[:whole].any(axis=1).all()
     ids = by_word.tokenizer.convert_tokens_to_ids(["[CLS]", *(pieces * TEXT_LENGTH)[:510], "[SEP]"])
-    hidden = by_word.encode_pieces(np.array([ids]), np.ones((1, 512), np.int64))[0]
+    hidden = by_word.encode([(ids, np.ones(512, np.int64))])[0]
     assert rest
     np.testing.assert_allclose(features[whole], hidden[511 - rest : 511].mean(0), atol=1e-5, rtol=0)
     assert not features[whole + 1 :].any()
