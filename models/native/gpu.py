@@ -5,6 +5,8 @@ Shapes: B batch, T input tokens, Q output tokens, M memory tokens, d width.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate
 from math import gcd
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from models.layers.positions import sinusoids
 from models.native.compiler import Unavailable
 from models.native.encoding import Request
 from models.native.weights import listed_weights
+from system.cpus import usable_cpus
 
 _LONGEST = 64  # tokens: the limit of a program's registers
 _WIDTHS = (16, 32, 64)
@@ -24,7 +27,8 @@ _FIRST_WITH_TF32 = (8, 0)  # compute capability
 _MIN_BLOCK = 16  # tokens: the least for a matrix unit
 _SEGMENTS_AT_ONCE = 256  # at most, each with its own gradients of the weights in memory
 _VALUES_AT_ONCE = 2**26  # the limit of those gradients
-_LAUNCH_OPTIONS = {"num_warps": 4, "num_stages": 1}
+# Products and sums are fused in every version of Triton: so are they in the tests of exactness.
+_LAUNCH_OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
 
 class Form(NamedTuple):
@@ -69,7 +73,7 @@ class Kernels:
             from models.native import kernels
         except ImportError as error:
             raise Unavailable(f"it needs Triton: {error}") from error
-        self._kernels, self._heads = kernels, heads
+        self._kernels, self._heads, self._only_compiles = kernels, heads, False
         self.weights = listed_weights(width, feedforward)
         layer_weights = self.weights[0]
         *starts, end = accumulate((weight.size for weight in layer_weights), initial=0)
@@ -82,6 +86,30 @@ class Kernels:
             "NORMS": offsets["layer_norms.0.weight"],
             "LAYER": end,
         }
+
+    def compile(self, request: Request, x: Tensor, memory: Tensor | None, learns: bool) -> None:
+        """Compile the kernels of such calls side by side, not each when it is first started.
+
+        Those that fail are left to the calls, which then raise the error; so are all with an old
+        Triton.
+        """
+        try:
+            from triton import AsyncCompileMode
+        except ImportError:
+            return
+        layers, sizes = len(request.encoder.layers), self._sizes
+        packed = x.new_empty(layers * sizes["LAYER"] + 2 * sizes["D"])
+        self._only_compiles = True
+        try:
+            with (
+                ThreadPoolExecutor(usable_cpus()) as threads,
+                AsyncCompileMode(threads, ignore_errors=True),
+            ):
+                out, kept = self.forward(request, x, memory, packed, learns)
+                if kept is not None:
+                    self.backward(request, x, memory, packed, kept, out)
+        finally:
+            self._only_compiles = False
 
     def forward(
         self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, learns: bool
@@ -142,7 +170,8 @@ class Kernels:
         if name.startswith("attend"):
             grid += (self._heads,)
             arguments["Q"] = arguments["Q"] if layer == layers - 1 else arguments["T"]
-        kernel[grid](**{name: arguments[name] for name in kernel.arg_names}, **_LAUNCH_OPTIONS)
+        start = partial(kernel.warmup, grid=grid) if self._only_compiles else kernel[grid]
+        start(**{name: arguments[name] for name in kernel.arg_names}, **_LAUNCH_OPTIONS)
 
     def _arguments(self, request: Request, x: Tensor, memory: Tensor | None) -> dict[str, Any]:
         """Return the kernels' arguments that forward and backward pass share."""

@@ -113,10 +113,12 @@ def self_test(
                 for n in form.test_lengths()
             )
             keys = torch.randint(2**32, (6,)).to(device) if form.is_dropped else None
-            last = None if memory is None else 2
+            request = Request(encoder, None if memory is None else 2, keys, threads=2)
             assert x is not None
             with torch.set_grad_enabled(form.learns):
-                outcomes = _outcomes(compiled, encoder, x, memory, last, keys)
+                if isinstance(compiled, Kernels):
+                    compiled.compile(request, x, memory, form.learns)
+                outcomes = _outcomes(compiled, request, x, memory)
             compiler.require_same("encoder", *outcomes)
 
 
@@ -131,18 +133,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _outcomes(
-    compiled: CompiledEncoder,
-    encoder: Encoder,
-    x: Tensor,
-    memory: Tensor | None,
-    last_tokens_only: int | None,
-    keys: Tensor | None,
+    compiled: CompiledEncoder, request: Request, x: Tensor, memory: Tensor | None
 ) -> list[list[Tensor]]:
     """Return output and gradients of the compiled code, and those of the formula."""
-    weights = plain_weights(encoder, compiled.weights, x.device)
+    weights = plain_weights(request.encoder, compiled.weights, x.device)
     if weights is None:
         raise compiler.Unavailable("the compiled encoder needs weights of other shapes")
-    request = Request(encoder, last_tokens_only, keys, threads=2)
     learns = torch.is_grad_enabled()
     inputs = [v.requires_grad_(learns) for v in (x, memory) if v is not None]
     outputs = encode(compiled, request, x, memory, weights), request.formula(x, memory)

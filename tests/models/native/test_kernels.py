@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -201,7 +205,58 @@ def test_each_form_of_call_is_tested_before_its_first_use(monkeypatch, form):
             assert isinstance(library.kernels(16, 4, 32, device, form), str)
     else:
         assert isinstance(library.kernels(16, 4, 32, device, form), Kernels)
-    assert forms == [form._replace(learns=False)]  # within an autograd.Function
+    within_function = form._replace(learns=False)  # an autograd.Function
+    assert forms == ([form] if form.tokens < 32 else [form, within_function])
+
+
+COMPILED_FOR_A_GPU = """
+import sys
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from models.layers.encoder import Encoder
+from models.native.encoding import Request
+from models.native.gpu import Kernels
+
+class Driver:  # of a GPU that can only be compiled for
+    def get_current_device(self): return 0
+    def get_current_stream(self, device): return 0
+    def get_current_target(self): return GPUTarget("cuda", 90, 32)
+
+triton.runtime.driver.set_active(Driver())
+request = Request(Encoder(16, 4, 2, 32, attention_dropout=0.4), None, None)
+Kernels(16, 4, 32).compile(request, torch.zeros(2, 16, 16), None, learns=False)
+"""
+
+
+def test_the_kernels_of_a_call_compile_for_a_gpu(tmp_path):
+    """Without the interpreter, and with no GPU needed: Triton brings the compilers."""
+    environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", COMPILED_FOR_A_GPU],
+        env=os.environ | environment,
+        cwd=Path(__file__).parents[3],
+        check=True,
+    )
+    made = Counter(path.stem for path in tmp_path.glob("*/*.cubin"))
+    assert made == {"forward": 3, "attend": 1}  # the first, a middle and the last layer's end
+
+
+@needs_cuda
+def test_calls_compile_nothing_after_the_first_look(monkeypatch):
+    import triton
+
+    device, made = torch.device("cuda"), []
+    encoder = make_encoder(device, 32, 4, 64)
+    form = Form(16, 16, is_dropped=True, learns=True)
+    compiled = library.kernels(32, 4, 64, torch.device("cuda", 0), form)
+    assert isinstance(compiled, Kernels)
+    hook = lambda **description: made.append(description["repr"])  # noqa: E731
+    monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", hook)
+    x, memory = (make_tokens(5, n, 32, device) for n in (16, 9))
+    request = Request(encoder, None, torch.arange(5, device=device))
+    weights = plain_weights(encoder, compiled.weights, x.device)
+    outcomes(lambda: encode(compiled, request, x, memory, weights), [x, memory, *weights])
+    assert made == []
 
 
 def test_calls_of_more_tokens_are_not_tested(recwarn):
