@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ def write_made_up(folder: Path, count: int) -> Path:
             kind: stack.enter_context(h5py.File(folder / source.name, "w"))
             for kind, source in MOSEI.sequences.items()
         }
+        for kind, file in files.items():  # as much of the description as the CMU SDK asks for
+            root = MOSEI.sequences[kind].name[:-4]
+            root_name = np.array([json.dumps(root)], h5py.string_dtype())
+            file.create_dataset(f"{root}/metadata/root name", data=root_name)
         for name in names:
             video = random_video(rng, 75, 7, {"visual": 30, "audio": 100})
             for kind, (intervals, features) in video.items():
@@ -59,6 +64,7 @@ def in_form(csd: Path, form: str) -> Iterator[Path]:
             ):
                 is_rounded = form == "rounded" and kind in ("audio", "visual")
                 root = next(iter(old))
+                old.copy(f"{root}/metadata", new.create_group(root))
                 for key, entry in old[root]["data"].items():
                     for name in ("features", "intervals"):
                         values = entry[name][:]

@@ -1,4 +1,4 @@
-"""Preparation without BERT: dataset_prep.py against the literal aligner of tests/plain.py.
+"""Preparation without BERT: dataset_prep.py against the CMU SDK, where it can be imported.
 
     python -m benchmarks.prepare [CSD_DIR] [--alignment segment word]
                                  [--forms plain gzip rounded] [--videos 20 330]
@@ -7,16 +7,16 @@ CSD_DIR holds the four .csd files of CMU-MOSEI. Without it, made-up videos of it
 prepared; CMU-MOSEI has 3,293, for which TMPDIR needs 20 GB. Forms other than `plain` are copies,
 compressed as by the CMU SDK (level 9, HDF5's own chunks); in `rounded` ones, audio and visual
 features have three decimals, which compress better. Each side runs as a whole in a separate
-process: start, reading, aligning and writing the arrays. Memory, measured every 20 ms (Linux), and
-processor time are those of all its processes. The literal aligner first loads the files, as the
-CMU SDK does, and then loops over rows and words in Python; it runs on plain files of up to 60
-videos. For compressed files, the table also has the time to decompress only the needed chunks, from
-memory to memory, with one thread for each usable processor.
+process: start, reading, aligning and writing the arrays; the SDK, described in benchmarks/sdk.py,
+once each on up to --sdk_videos. Memory, measured every 20 ms (Linux), and processor time are those
+of all its processes. For compressed files, the table also has the time to decompress only the
+needed chunks, from memory to memory, with one thread for each usable processor.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import subprocess
@@ -29,7 +29,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
-import h5py
 import numpy as np
 
 from benchmarks import record
@@ -43,30 +42,6 @@ from data.formats.inflate import inflate
 from data.preparing import segments
 from data.preparing.segments import ALIGNED_LENGTHS, Sequences
 from system.cpus import usable_cpus
-from tests.plain import plain_segments, plain_word_segments
-
-
-def literal(csd: Path, alignment: str, out: Path) -> None:
-    """Align in loops, with all data in memory, and write the arrays into `out`."""
-    sequences = {kind: load(csd / source.name) for kind, source in MOSEI.sequences.items()}
-    align = plain_word_segments if alignment == "word" else plain_segments
-    split_of = read_folds(MOSEI.folds)
-    arrays: dict[str, list[np.ndarray]] = {"visual": [], "audio": []}
-    for video in sorted(sequences["labels"], key=str.encode):
-        if video in split_of and all(video in entries for entries in sequences.values()):
-            for _, _, visual, audio in align(sequences, video, (50, 50)):
-                arrays["visual"].append(visual)
-                arrays["audio"].append(audio)
-    for kind, rows in arrays.items():
-        np.save(out / f"{kind}50.npy", np.stack(rows))
-    print(len(rows), "segments")
-
-
-def load(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Load a whole .csd file."""
-    with h5py.File(path) as file:
-        data = file[next(iter(file))]["data"]
-        return {key: (data[key]["intervals"][:], data[key]["features"][:]) for key in data}
 
 
 def run(command: list[str]) -> tuple[float, float, float]:
@@ -133,10 +108,9 @@ COLUMNS = {
     "dataset_prep.py": "{seconds:.2f} s, {memory:.0f} MB",
     "processor time": "{processor:.2f} s",
     "decompressing alone": "{alone}",
-    "literal aligner": "{slow}",
+    "CMU SDK": "{sdk}",
     "times as fast": "{ratio}",
 }
-MAX_LITERAL_VIDEOS = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,41 +120,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--videos", nargs="+", type=int, default=[20, 330], metavar="N")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--literal", metavar="OUT", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--sdk_videos", type=int, default=330, metavar="N")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[record.Row]:
     """Measure both sides on each form of the files."""
-    if arguments.literal:
-        literal(arguments.csd, arguments.alignment[0], arguments.literal)
-        sys.exit()  # without a table
     for videos in arguments.videos if arguments.csd is None else (None,):
         with tempfile.TemporaryDirectory() as folder:
             csd = arguments.csd.resolve() if videos is None else write_made_up(Path(folder), videos)
             for form in arguments.forms:
                 with in_form(csd, form) as files:
                     for alignment in arguments.alignment:
-                        yield compare(files, form, alignment, arguments.rounds)
+                        yield compare(files, form, alignment, arguments)
 
 
-def compare(csd: Path, form: str, alignment: str, rounds: int) -> record.Row:
+def compare(csd: Path, form: str, alignment: str, arguments: argparse.Namespace) -> record.Row:
     """Measure both sides on one form of the files."""
-    fast = np.array([fast_run(csd, alignment) for _ in range(rounds)])
+    fast = np.array([fast_run(csd, alignment) for _ in range(arguments.rounds)])
     seconds, processor, _ = np.median(fast, axis=0).tolist()
     with ComputationalSequence(csd / MOSEI.sequences["labels"].name) as labels:
         videos = len(labels.videos)
-    alone = slow = ratio = ""
+    alone = sdk = ratio = ""
     if form != "plain":
-        bound = decompressing(csd, alignment, rounds)
+        bound = decompressing(csd, alignment, arguments.rounds)
         alone = f"{bound:.2f} s (1 to {seconds / bound:.1f})"
-    elif videos <= MAX_LITERAL_VIDEOS:
-        with tempfile.TemporaryDirectory() as out:
-            options = [str(csd), "--alignment", alignment, "--literal", out]
-            slow_seconds, _, memory = run([sys.executable, "-m", "benchmarks.prepare", *options])
-        slow, ratio = f"{slow_seconds:.2f} s, {memory:.0f} MB", f"{slow_seconds / seconds:.1f}"
+    if importlib.util.find_spec("mmsdk") and videos <= arguments.sdk_videos:
+        sdk_seconds, _, memory = sdk_run(csd, alignment)
+        sdk, ratio = f"{sdk_seconds:.1f} s, {memory:,.0f} MB", f"{sdk_seconds / seconds:.1f}"
     row = {"videos": videos, "form": form, "alignment": alignment, "seconds": seconds}
     row |= {"processor": processor, "memory": fast[:, 2].max(), "alone": alone}
-    return row | {"slow": slow, "ratio": ratio}
+    return row | {"sdk": sdk, "ratio": ratio}
 
 
 def fast_run(csd: Path, alignment: str) -> tuple[float, float, float]:
@@ -188,6 +157,12 @@ def fast_run(csd: Path, alignment: str) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory() as out:
         options = ["--datadir", out, "--csd", str(csd), "--alignment", alignment, "--no_bert"]
         return run([sys.executable, str(ROOT / "dataset_prep.py"), *options])
+
+
+def sdk_run(csd: Path, alignment: str) -> tuple[float, float, float]:
+    """Measure the CMU SDK."""
+    with tempfile.TemporaryDirectory() as out:
+        return run([sys.executable, "-m", "benchmarks.sdk", str(csd), alignment, out])
 
 
 if __name__ == "__main__":
