@@ -1,9 +1,10 @@
 """Runs the golden tests with other versions of Python and packages; prints a table of the results.
 
-    python -m tests.versions FOLDER python3.10=oldest python3.12=newest [...]
+    python -m tests.versions FOLDER python3.10=oldest python3.12=2.11 python3.12=newest [...]
 
 `oldest` are the lowest versions of torch, NumPy and h5py that requirements.txt admits, `newest` the
-highest; the environments stay in FOLDER (4 GB each with CUDA's libraries).
+highest, `2.11` this torch and the highest others; the environments stay in FOLDER (4 GB each with
+CUDA's libraries).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ SHOW += "numpy.__version__, h5py.__version__)"
 
 
 def constraints(which: str) -> str:
-    """Return the content of a constraints file for pip; `which` is oldest or newest."""
-    if which == "newest":
-        return ""
+    """Return the content of a constraints file for pip; `which` is as on the command line."""
+    if which != "oldest":
+        return "" if which == "newest" else f"torch=={which}.*"
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     matches = (re.match(rf"({'|'.join(PACKAGES)})>=([\d.]+)", line) for line in lines)
     return "\n".join(f"{match[1]}=={match[2]}.*" for match in matches if match)
