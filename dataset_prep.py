@@ -181,7 +181,7 @@ def read_requests(
     options: argparse.Namespace, given_options: set[str]
 ) -> tuple[list[Request], dict[Path, SequenceFile]]:
     """Return a request for each alignment, and the .csd files that are missing, by path."""
-    from data.fetching.demo import DEMO, demo_bert, demo_is_written
+    from data.fetching.demo import DEMO, demo_bert, demo_is_written, holds_demo
     from data.preparing.pickle_source import PickleSource
     from data.preparing.plan import Request, TextRequest
     from data.preparing.segments import ALIGNED_LENGTHS
@@ -195,8 +195,9 @@ def read_requests(
         source = PickleSource(options.pickle, "bert" not in given_options, scores, *files)
         sources = {ALIGNMENT_NAMES[0]: source}
     else:
-        dataset = DEMO if options.demo else DATASETS[options.dataset]
         csd_dir = options.csd or options.datadir / "csd"
+        is_made_up = options.demo or holds_demo(csd_dir)
+        dataset = DEMO if is_made_up else DATASETS[options.dataset]
         paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
         folds = options.folds or dataset.folds
         lengths = dict.fromkeys(ALIGNMENT_NAMES, ALIGNED_LENGTHS)
@@ -209,6 +210,11 @@ def read_requests(
             missing_kinds = [] if demo_is_written(options.datadir) else list(paths)
         else:
             missing_kinds = [kind for kind, path in paths.items() if not path.is_file()]
+            if is_made_up and missing_kinds:
+                raise InputError(
+                    f"{csd_dir} holds the made-up labels of --demo, but not all of its files; give "
+                    "--demo, or another --csd."
+                )
         missing = {paths[kind]: dataset.sequences[kind] for kind in missing_kinds}
     bert = str(demo_bert(options.datadir)) if options.demo else options.bert
     text = None if options.no_bert else TextRequest(bert, options.bert_precision, options.device)
@@ -277,10 +283,14 @@ def prepare_all(
     """Download or write the missing files, then prepare each alignment and print a summary."""
     from data.fetching.demo import write_demo
     from data.preparing.pipeline import prepare
+    from data.preparing.plan import decide
     from system.locks import lock_folder
 
     lock = lock_folder(options.datadir, LOCK, "Another preparation is working in", "--datadir")
     with lock if processes.is_first else nullcontext():
+        if processes.is_first and missing:
+            for request in requests:  # what it would refuse, before the files come
+                decide(request, files_are_there=False)
         if processes.is_first and options.demo:
             write_demo(options.datadir)
         elif processes.is_first and missing:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from system.errors import InputError
@@ -94,12 +94,12 @@ def number_in(cell: str) -> float:
         return math.nan
 
 
-def refuse_foreign_arrays(folder: Path) -> None:
-    """Raise InputError if the folder has arrays of another program, which would be lost."""
+def refuse_foreign_arrays(folder: Path, prepared_splits: Container[str]) -> None:
+    """Raise InputError if other splits have arrays: another program's, which would be lost."""
     for split in SPLITS:
-        for name in BATCH_FILES.values():
+        for name in BATCH_FILES.values() if split not in prepared_splits else ():
             if (folder / split / name).exists():
                 raise InputError(
                     f"{folder / split / name} was not made by this program (no dataset.json in "
-                    f"{folder}); move it away, or prepare into another --datadir."
+                    f"{folder} lists it); move it away, or prepare into another --datadir."
                 )

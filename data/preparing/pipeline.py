@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from data.layout import (
     SEGMENTS_FILE,
     SPLIT_FILES,
     SPLITS,
+    STAGE,
     TEXT_FILE,
     iterate_segments,
     read_ids,
@@ -46,9 +47,7 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
     first does everything but the others' share of the text. Raises InputError when a source file
     is wrong; the files in place are unchanged then.
     """
-    plan = processes.broadcast(decide(request) if processes.is_first else None)
-    if processes.is_first and plan.ends_move:
-        _move_into_place(plan, plan.in_place.manifest)
+    plan = processes.broadcast(_decide_and_end_move(request) if processes.is_first else None)
     if plan.is_done:
         return plan.in_place.manifest
     if plan.adds_pieces:  # and changes nothing else
@@ -73,6 +72,15 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
     return processes.broadcast(manifest)
 
 
+def _decide_and_end_move(request: Request) -> Plan:
+    """Complete an interrupted move, if there is one, and plan from what is in place then."""
+    plan = decide(request)
+    if plan.ends_move:
+        _move_into_place(plan.request.folder, plan.in_place.manifest)
+        plan = decide(request)
+    return plan
+
+
 def _put_into_place(plan: Plan, manifest: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     """Move the staged files, the text files `texts` among them, into place; returns the manifest.
 
@@ -86,10 +94,8 @@ def _put_into_place(plan: Plan, manifest: dict[str, Any], texts: Sequence[str]) 
             "command again, and let nothing else write there."
         )
     manifest = {**manifest, "files": files}
-    if plan.arrays is not Arrays.KEEP:
-        _remove_old_text(plan.request.folder)
     write_manifest(plan.stage, {**manifest, MOVING: True})
-    return _move_into_place(plan, manifest, are_checked=True)
+    return _move_into_place(plan.request.folder, manifest, are_checked=True)
 
 
 def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
@@ -223,41 +229,42 @@ def _write_text(
     return unknown
 
 
-def _remove_old_text(folder: Path) -> None:
-    """Remove the text of the arrays that are about to be replaced, and the manifest."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for split in SPLITS:
-        for name in (TEXT_FILE, PIECES_FILE):
-            (folder / split / name).unlink(missing_ok=True)
-
-
 def _move_into_place(
-    plan: Plan, manifest: dict[str, Any], are_checked: bool = False
+    folder: Path, manifest: dict[str, Any], are_checked: bool = False
 ) -> dict[str, Any]:
     """Move the staged files into place, the manifest last; an interrupted move can be continued.
 
     Unless `are_checked`, a file that has changed since it was written is not moved; it has to be
     made again.
     """
-    folder, stage = plan.request.folder, plan.stage
+    stage, files, splits = folder / STAGE, manifest["files"], splits_of(manifest)
     (folder / MANIFEST).unlink(missing_ok=True)
-    splits = splits_of(manifest)
-    for split in set(SPLITS) - set(splits):  # left by an earlier source that had more splits
-        for name in SPLIT_FILES:
-            (folder / split / name).unlink(missing_ok=True)
+    if any(name.endswith(SEGMENTS_FILE) for name in files):
+        _remove_old(folder, files, splits)
     sizes, rows = dict(manifest.get("bytes", {})), dict(manifest.get("rows", {}))
-    files = manifest.pop("files")
     for split in splits:
         (folder / split).mkdir(exist_ok=True)
         for name in [f"{split}/{name}" for name in SPLIT_FILES]:
             if name in files if are_checked else is_unchanged(files, stage, name):
                 (stage / name).replace(folder / name)
+            elif name not in files:
+                continue
             elif not is_unchanged(files, folder, name):
+                (folder / name).unlink(missing_ok=True)  # of the arrays before
                 continue
             sizes[name] = files[name]["bytes"]
             if name.endswith(SEGMENTS_FILE):
                 rows[split] = read_ids(folder / split)[1]
     flush_all([], [folder, *(folder / split for split in splits)])
-    manifest = write_manifest(folder, {**manifest, "bytes": sizes, "rows": rows})
+    described = {key: value for key, value in manifest.items() if key != "files"}
+    manifest = write_manifest(folder, {**described, "bytes": sizes, "rows": rows})
     shutil.rmtree(stage)
     return manifest
+
+
+def _remove_old(folder: Path, files: Container[str], splits: Container[str]) -> None:
+    """Remove what is there beside the new arrays: text of the old ones, splits that are gone."""
+    for split in SPLITS:
+        for name in (TEXT_FILE, PIECES_FILE) if split in splits else SPLIT_FILES:
+            if f"{split}/{name}" not in files:
+                (folder / split / name).unlink(missing_ok=True)

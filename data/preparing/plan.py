@@ -70,7 +70,7 @@ class Prepared:
 
     folder: Path
     manifest: dict[str, Any]
-    is_half_moved: bool = False  # some files are still in the stage, and no sizes are listed yet
+    is_half_moved: bool = False  # some files may still be in the stage; their sizes are not listed
 
     def is_whole(self, names: Iterable[str]) -> bool:
         """Tell whether each split has these files, as large as they were written."""
@@ -78,10 +78,9 @@ class Prepared:
         return bool(files) and all(map(self._is_there, files))
 
     def _is_there(self, name: str) -> bool:
-        path = self.folder / name
-        if self.is_half_moved:
-            files = self.manifest["files"]
-            return any(is_unchanged(files, x, name) for x in (self.folder, self.folder / STAGE))
+        path, moved = self.folder / name, self.manifest["files"] if self.is_half_moved else {}
+        if name in moved:
+            return any(is_unchanged(moved, x, name) for x in (self.folder, self.folder / STAGE))
         size = self.manifest.get("bytes", {}).get(name)
         has_size = path.is_file() and path.stat().st_size == size
         return has_size and (path.name != SEGMENTS_FILE or self.has_rows(path.parent.name))
@@ -166,16 +165,12 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     if ends_move:
         staged, manifest = None, staged
     prepared = None if manifest is None else Prepared(folder, manifest, ends_move)
-    title = None if manifest is None else manifest["made_from"].get("dataset")
-    if manifest is not None and title != source.title:  # the path may be mistyped
-        raise InputError(
-            f"{folder} holds {title}, this would replace it by {source.title}; give another "
-            "--datadir, or move the splits and dataset.json away."
-        )
-    if manifest is None and staged is None:
-        refuse_foreign_arrays(folder)
+    if manifest is not None:
+        _refuse_another_dataset(folder, source, manifest["made_from"])
     makes_all = request.is_forced or not files_are_there
     arrays = Arrays.MAKE if makes_all else _decide_arrays(source, prepared, folder / STAGE, staged)
+    if arrays is not Arrays.KEEP:
+        refuse_foreign_arrays(folder, () if manifest is None else splits_of(manifest))
     plan = Plan(request, ends_move, prepared, staged, arrays, files_are_there=files_are_there)
     plan = replace(plan, text=_decide_text(plan))
     if plan.text is Text.KEEP:
@@ -183,6 +178,19 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     if plan.text is Text.KEEP_IF_SAME or request.is_forced:
         return plan
     return replace(plan, same_text=tuple(_same_text(plan)))
+
+
+def _refuse_another_dataset(folder: Path, source: DataSource, made_from: dict[str, Any]) -> None:
+    """Raise InputError if the source would replace a dataset that is another by the manifest."""
+    pairs = [(made_from.get("dataset"), source.title)]
+    if isinstance(source, CsdSource):
+        pairs.append((f"alignment {made_from.get('alignment')}", f"alignment {source.alignment}"))
+    for held, new in pairs:
+        if held != new:  # the path may be mistyped
+            raise InputError(
+                f"{folder} holds {held}, this would replace it by {new}; give another "
+                "--datadir, or move the splits and dataset.json away."
+            )
 
 
 def _decide_arrays(

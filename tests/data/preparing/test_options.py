@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 import dataset_prep
@@ -45,3 +47,27 @@ def test_a_length_that_no_memory_holds_is_refused(capsys, kind):
     with pytest.raises(SystemExit):
         parser.parse_args(["--alignment", "unaligned", f"--{kind}_length", "99999999999"])
     assert f"--{kind}_length: expected a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_made_up_files_are_named_so_without_demo_too(program, demo, tmp_path):
+    done = program("dataset_prep.py", "--no_bert", "--datadir", tmp_path, "--csd", demo / "csd")
+    assert done.returncode == 0, done.stderr
+    assert "ready (CMU-MOSEI's shape, made-up data)" in done.stdout
+
+
+def test_real_files_are_not_downloaded_beside_made_up_labels(program, demo, tmp_path):
+    shutil.copytree(demo / "csd", tmp_path / "csd")
+    (tmp_path / "csd" / "CMU_MOSEI_COVAREP.csd").unlink()
+    done = program("dataset_prep.py", "--no_bert", "--datadir", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/csd holds the made-up labels of --demo, but")
+
+
+def test_what_would_be_refused_is_so_before_anything_is_written(program, tmp_path):
+    array = tmp_path / "train" / "visual50.npy"
+    array.parent.mkdir()
+    array.write_bytes(b"")
+    done = program("dataset_prep.py", "--demo", "--datadir", tmp_path)
+    assert done.returncode == 2
+    assert "visual50.npy was not made by this program" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"train", ".preparing.lock"}

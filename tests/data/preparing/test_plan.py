@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from data.preparing.plan import Arrays, Request, Text, TextRequest, decide
 from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
 from system.errors import InputError
 from tests.csd_files import random_dataset, write_dataset
-from tests.data.preparing.test_sources import write_pickle
+from tests.data.preparing.test_sources import community_split, write_pickle
 from tests.preparation import SINGLE_PROCESS, request
 
 
@@ -171,6 +172,31 @@ def test_another_dataset_is_refused_before_its_files_come(datadir, demo):
     source = PickleSource(datadir / "aligned_50.pkl", uses_own_text=True)
     with pytest.raises(InputError, match="holds CMU-MOSEI, this would replace it by aligned_50"):
         decide(Request(datadir, "segment", source, None), files_are_there=False)
+
+
+def test_another_alignment_is_refused(datadir):
+    prepare(request(datadir, None, alignment="word"), SINGLE_PROCESS)
+    asked = request(datadir / "word", None, csd_dir=datadir / "csd")
+    with pytest.raises(InputError, match=r"word holds alignment word, .* by alignment segment"):
+        decide(asked)
+
+
+def test_arrays_in_splits_that_were_not_prepared_are_neither_overwritten_nor_removed(
+    tmp_path, bert
+):
+    content = {"test": community_split(4)}
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(content))
+    source = PickleSource(tmp_path / "file.pkl", uses_own_text=False)
+    without_text = Request(tmp_path, "segment", source, None)
+    prepare(without_text, SINGLE_PROCESS)
+    array = tmp_path / "train" / "audio50.npy"
+    array.parent.mkdir()
+    np.save(array, np.zeros(3))
+    with pytest.raises(InputError, match=r"train/audio50.npy was not made by this program"):
+        decide(replace(without_text, is_forced=True))
+    prepare(replace(without_text, text=TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS)
+    assert (tmp_path / "test" / "bert50.npy").exists()
+    assert len(np.load(array)) == 3
 
 
 def test_one_look_reads_each_manifest_once(datadir, bert, monkeypatch):
