@@ -38,6 +38,12 @@ class VideoRows:
     _order: np.ndarray | None
     _parts: list[StoredRows]
     _path: Path
+    _video: str
+
+    @property
+    def where(self) -> str:
+        """The file and the video, for messages."""
+        return f"{self._path}, video {self._video}"
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Read the features of the given sorted rows, `(len(rows), width)`.
@@ -64,11 +70,13 @@ class VideoRows:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def words(self, rows: np.ndarray) -> list[str]:
-        """Read the given sorted rows of a words sequence as text."""
-        return [
+        """Read the given sorted rows of a words sequence as text; the same row is the same text."""
+        numbers, inverse = np.unique(rows, return_inverse=True)
+        texts = [
             word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
-            for word in self.features(rows)[:, 0].tolist()
+            for word in self.features(numbers)[:, 0].tolist()
         ]
+        return [texts[index] for index in inverse.tolist()]
 
 
 class ComputationalSequence:
@@ -130,9 +138,9 @@ class ComputationalSequence:
         intervals, parts = self._open_parts(video)
         starts = intervals[:, 0]
         if (starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any():  # usual
-            return VideoRows(intervals, None, parts, self.path)
+            return VideoRows(intervals, None, parts, self.path, video)
         order = sort_order(intervals)
-        return VideoRows(intervals[order], order, parts, self.path)
+        return VideoRows(intervals[order], order, parts, self.path, video)
 
     def read_unsorted(self, video: str) -> tuple[np.ndarray, np.ndarray]:
         """Read `video` in file order: intervals `(n, 2)` and features `(n, width)`."""

@@ -502,3 +502,26 @@ def test_wrong_types_in_a_csd_are_told(datadir):
     write_dataset(datadir / "csd", data)
     with pytest.raises(InputError, match=r"float32, expected text"):
         prepare(request(datadir, None), SINGLE_PROCESS)
+
+
+@pytest.mark.parametrize("alignment", ["segment", "word"])
+def test_a_video_all_of_whose_rows_lie_at_the_same_time_is_refused(datadir, alignment):
+    data, video = random_dataset(), TRAIN_VIDEOS[0]
+    intervals = np.tile([0.0, 12.0], (5_000, 1))
+    data["words"][video] = intervals, np.full((5_000, 1), b"a", "S1")
+    data["labels"][video] = intervals, np.zeros((5_000, 7), np.float32)
+    paths = write_dataset(datadir / "csd", data)
+    with pytest.raises(InputError, match=f"{paths['words']}, video {video}: 25,000,000 overlaps"):
+        prepare(request(datadir, None, alignment=alignment), SINGLE_PROCESS)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [("_MAX_SEGMENTS", "3 segments, expected at most 2"), ("_MAX_CHARACTERS", "characters")],
+)
+def test_a_video_of_countless_segments_or_endless_words_is_refused(
+    datadir, monkeypatch, limit, message
+):
+    monkeypatch.setattr(f"data.preparing.segments.{limit}", 2)
+    with pytest.raises(InputError, match=f", video .*{message}"):
+        prepare(request(datadir, None), SINGLE_PROCESS)
