@@ -131,6 +131,20 @@ def test_other_folds(program, datadir, bert):
     assert "1 of its 5 videos have no labels, such as 'misspelt': they are in" in done.stderr
 
 
+def test_folds_from_a_pipe_are_refused_at_once(program, datadir):
+    """They would be read again after the alignment, when nothing is left in it."""
+    read_end, write_end = os.pipe()
+    folds = {"train": [VAL_VIDEO], "val": TRAIN_VIDEOS[:1], "test": TRAIN_VIDEOS[1:]}
+    os.write(write_end, json.dumps(folds).encode())
+    os.close(write_end)
+    options = ("--no_bert", "--force", "--folds", f"/proc/{os.getpid()}/fd/{read_end}")
+    done = program("dataset_prep.py", "--datadir", datadir, *options)
+    os.close(read_end)
+    assert done.returncode == 2
+    assert "is a folder, pipe or device; give the path of a file of folds." in done.stderr
+    assert not (datadir / "train").exists()
+
+
 def test_cmu_mosi(program, tmp_path, bert):
     """Other file names and widths, and root groups named otherwise than their files."""
     folds = json.loads(MOSI.folds.read_text())
