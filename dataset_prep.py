@@ -182,6 +182,7 @@ def read_requests(
 ) -> tuple[list[Request], dict[Path, SequenceFile]]:
     """Return a request for each alignment, and the .csd files that are missing, by path."""
     from data.fetching.demo import DEMO, demo_bert, demo_is_written, holds_demo
+    from data.formats.folds import read_folds
     from data.preparing.pickle_source import PickleSource
     from data.preparing.plan import Request, TextRequest
     from data.preparing.segments import ALIGNED_LENGTHS
@@ -200,6 +201,7 @@ def read_requests(
         dataset = DEMO if is_made_up else DATASETS[options.dataset]
         paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
         folds = options.folds or dataset.folds
+        read_folds(folds)  # an error in them should show before hours of downloads
         lengths = dict.fromkeys(ALIGNMENT_NAMES, ALIGNED_LENGTHS)
         lengths["unaligned"] = {"visual": options.visual_length, "audio": options.audio_length}
         sources = {

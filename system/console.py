@@ -21,6 +21,11 @@ def print_warning(message: str) -> None:
     print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {printable(message)}", file=sys.stderr)
 
 
+def print_note(message: str) -> None:
+    """Print a line on what a long step waits for to standard error."""
+    print(printable(message), file=sys.stderr)
+
+
 def printable(text: str) -> str:
     """Escape line breaks and control characters, which names in a stranger's file may contain."""
     return "".join(
@@ -29,19 +34,24 @@ def printable(text: str) -> str:
 
 
 def print_line(message: str) -> None:
-    """Print a line of ordinary output, and flush it."""
+    """Print a line of ordinary output, or several, and flush it."""
     raise_lost_interrupt()
-    print(message, flush=True)
+    print(_printable_lines(message), flush=True)
 
 
 def print_heading(message: str) -> None:
     """Print a line that stands out."""
-    print_line(f"{Style.BRIGHT}{message}{Style.RESET_ALL}")
+    raise_lost_interrupt()
+    print(f"{Style.BRIGHT}{_printable_lines(message)}{Style.RESET_ALL}", flush=True)
+
+
+def _printable_lines(message: str) -> str:
+    return "\n".join(map(printable, message.split("\n")))
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Lay out rows under a header: the first column to the left, the others to the right."""
-    cells = [list(map(str, row)) for row in (header, *rows)]
+    cells = [[printable(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(

@@ -21,6 +21,7 @@ class Answer:
 
     content: bytes = b""
     status: int = 200
+    reason: str | None = None  # beside the status; None: the usual one
     etag: str | None = None
     last_modified: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         sent = body if answer.cut_after is None else body[: answer.cut_after]
         values = [self.headers.get(name) for name in ("Range", "If-Range", "Accept-Encoding")]
         self.server.script.requests.append(Request(self.path, *values, len(sent)))
-        self.send_response(status)
+        self.send_response(status, answer.reason)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

@@ -136,8 +136,9 @@ def _summarise(split: OpenSplit, bar: tqdm) -> SplitSummary:
                 arrays[kind].segment_hashes += [hash(row.tobytes()) for row in block]
             bar.update(block.nbytes)
     sentiments = split.sentiments()
-    seconds = split.column("end") - split.column("start")
-    return SplitSummary(arrays, sentiments[np.isfinite(sentiments)], seconds[np.isfinite(seconds)])
+    seconds = split.seconds()
+    is_length = np.isfinite(seconds) & (seconds >= 0)  # `table_problems` reports those below 0
+    return SplitSummary(arrays, sentiments[np.isfinite(sentiments)], seconds[is_length])
 
 
 def _notes(folder: Path, has_text: bool, splits: list[OpenSplit]) -> Iterator[str]:

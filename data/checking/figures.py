@@ -25,6 +25,11 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -
     """
     drawn = {name: split for name, split in splits.items() if len(split.sentiments)}
     if not drawn:
+        if any(map(_has_segments, splits.values())):
+            raise InputError(
+                f"No labels to draw {path} from; use a dataset with labels (--check lists what "
+                f"{path.parent} holds)."
+            )
         raise InputError(f"No segments to draw {path} from; prepare the dataset first.")
     figure, panels = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
     _draw_bars(panels[0], {name: split.class_shares(scale) for name, split in drawn.items()})
@@ -40,6 +45,10 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -
     names = [f"{name}: {len(split.sentiments):,} segments" for name, split in drawn.items()]
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
     save_figure(figure, path)
+
+
+def _has_segments(split: SplitSummary) -> bool:
+    return any(array.shape[0] for array in split.arrays.values())
 
 
 def _draw_lengths(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:

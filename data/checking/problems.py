@@ -72,6 +72,12 @@ class OpenSplit:
         """Return a column of the table as float64; NaN where there is no number."""
         return np.array([number_in(row[name]) for row in self.rows or []], dtype=np.float64)
 
+    def seconds(self) -> np.ndarray:
+        """Return the length of each segment in the table as float64; NaN where it is unknown."""
+        with np.errstate(invalid="ignore", over="ignore"):  # a stranger's table may have any times
+            seconds: np.ndarray = self.column("end") - self.column("start")
+        return seconds
+
 
 def count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[str]:
     """Compare the numbers of segments and videos in each split."""
@@ -166,6 +172,13 @@ def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterat
     if repeated:
         number = _counted(len(repeated), "id")
         yield f"{path}: {number} more than once, the first {repeated[0]}; expected each once."
+    reversed_rows = np.flatnonzero(split.seconds() < 0)
+    if len(reversed_rows):
+        row = split.rows[reversed_rows[0]]
+        yield (
+            f"{path}: {_counted(len(reversed_rows), 'segment')} with an end before the start, the "
+            f"first {row['id']} ({row['start']} to {row['end']} s); expected none."
+        )
     labels = split.sentiments()
     if len(labels) != len(split.rows):
         return  # `count_problems` reports it

@@ -74,7 +74,7 @@ class SplitSummary:
 
     arrays: dict[str, ArraySummary]  # by kind: visual, audio, label, text
     sentiments: np.ndarray  # float32, those that are numbers
-    seconds: np.ndarray  # the segments' lengths, float64, where the table has times
+    seconds: np.ndarray  # the segments' lengths, float64, where the table has valid times
 
     def class_shares(self, scale: Scale) -> dict[str, float]:
         """Return the share of each class by its name, lowest class first."""

@@ -20,6 +20,7 @@ from urllib3.util.retry import Retry
 
 from data.fetching.part import Part, Version
 from data.fetching.server import CMU_HOST
+from system.console import print_note
 from system.errors import InputError
 from system.files import make_folder
 from system.progress import progress
@@ -94,7 +95,7 @@ def download(
             )
         pause = max(first_pause * 2 ** (failures - 1), broken.wait_seconds)
         pause = min(pause, _MAX_PAUSE_SECONDS)
-        print(f"{_host(url)}: {broken}; next attempt in {pause:.0f} s", file=sys.stderr)
+        print_note(f"{_host(url)}: {broken}; next attempt in {pause:.0f} s")
         sleep(pause)
     _check(url, part, check)
     part.finish()

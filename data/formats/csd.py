@@ -16,7 +16,7 @@ from data.formats.dataset_layout import Layouts
 from data.formats.hdf5_file import open_hdf5, reading
 from data.formats.hdf5_objects import link_to, names_in, open_object
 from data.formats.object_header import HeaderReader
-from data.formats.stored_rows import StoredRows
+from data.formats.stored_rows import StoredRows, expanded
 from system.errors import InputError
 
 
@@ -38,6 +38,12 @@ class VideoRows:
     _order: np.ndarray | None
     _parts: list[StoredRows]
     _path: Path
+    _video: str
+
+    @property
+    def where(self) -> str:
+        """The file and the video, for messages."""
+        return f"{self._path}, video {self._video}"
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Read the features of the given sorted rows, `(len(rows), width)`.
@@ -64,11 +70,13 @@ class VideoRows:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def words(self, rows: np.ndarray) -> list[str]:
-        """Read the given sorted rows of a words sequence as text."""
-        return [
+        """Read the given sorted rows of a words sequence as text; the same row is the same text."""
+        numbers, inverse = np.unique(rows, return_inverse=True)
+        texts = [
             word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
-            for word in self.features(rows)[:, 0].tolist()
+            for word in self.features(numbers)[:, 0].tolist()
         ]
+        return [texts[index] for index in inverse.tolist()]
 
 
 class ComputationalSequence:
@@ -130,9 +138,9 @@ class ComputationalSequence:
         intervals, parts = self._open_parts(video)
         starts = intervals[:, 0]
         if (starts[1:] >= starts[:-1]).all() and not np.isnan(intervals).any():  # usual
-            return VideoRows(intervals, None, parts, self.path)
+            return VideoRows(intervals, None, parts, self.path, video)
         order = sort_order(intervals)
-        return VideoRows(intervals[order], order, parts, self.path)
+        return VideoRows(intervals[order], order, parts, self.path, video)
 
     def read_unsorted(self, video: str) -> tuple[np.ndarray, np.ndarray]:
         """Read `video` in file order: intervals `(n, 2)` and features `(n, width)`."""
@@ -144,10 +152,27 @@ class ComputationalSequence:
         """Return the intervals of a video's parts, concatenated, and the features of each part."""
         with reading(self.path):
             parts = [self._open_part(key) for key in self._entries[video]]
-            intervals = np.concatenate([times for _, times in parts], dtype=np.float64)
-        return intervals, [features for features, _ in parts]
+            features, intervals = [part[0] for part in parts], [part[1] for part in parts]
+            self._check_sizes(video, features)
+            self._check_sizes(video, intervals)
+            times = np.concatenate([rows[:] for rows in intervals], dtype=np.float64)
+        return times, features
 
-    def _open_part(self, key: str) -> tuple[StoredRows, np.ndarray]:
+    def _check_sizes(self, video: str, parts: list[StoredRows]) -> None:
+        """Raise InputError if datasets claim more than the file can hold, each or together.
+
+        Parts may be links to one entry, and each may expand from almost nothing.
+        """
+        claimed, stored = map(sum, zip(*[rows.check_size() for rows in parts], strict=True))
+        if claimed > expanded(stored) or stored > self._file_bytes:
+            raise InputError(
+                f"{self.path}: the {len(parts):,} parts of {video} claim {claimed:,} bytes, but "
+                f"the file has {min(stored, self._file_bytes):,} for them; it is damaged, download "
+                "it again."
+            )
+
+    def _open_part(self, key: str) -> tuple[StoredRows, StoredRows]:
+        """Return features and intervals of a part, whose sizes are yet to be checked."""
         where = f"{self.path}, entry {key}"
         features, intervals = self._open_rows(key, "features"), self._open_rows(key, "intervals")
         for rows, is_text in ((features, self.holds_text), (intervals, False)):
@@ -167,9 +192,7 @@ class ComputationalSequence:
                 f"{where}: {len(features)} feature rows but {len(intervals)} intervals; "
                 "expected as many of each."
             )
-        features.check_size()
-        intervals.check_size()
-        return features, intervals[:]
+        return features, intervals
 
     def _open_rows(self, key: str, name: str) -> StoredRows:
         where, path = f"{self.path}, entry {key}", f"{key}/{name}"

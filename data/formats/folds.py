@@ -15,6 +15,9 @@ def read_folds(path: Path) -> dict[str, str]:
     Returns the split of each video id. Raises InputError when the file is something else, or has
     a video in two splits.
     """
+    if not path.is_file():  # a pipe can be read only once, and reading may wait without end
+        found = f"{path} is a folder, pipe or device" if path.exists() else f"No file {path}"
+        raise InputError(f"{found}; give the path of a file of folds.")
     folds = read_json(path)
     if not isinstance(folds, dict) or set(folds) != set(SPLITS):
         found = ", ".join(map(str, folds)) if isinstance(folds, dict) else type(folds).__name__

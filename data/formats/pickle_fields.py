@@ -13,7 +13,7 @@ from system.errors import InputError
 # Far above published files. Each item becomes a Python value, even if it is small in the file.
 _MAX_ITEMS = 5_000_000
 # One long segment pads all others to its length.
-_MAX_PADDING, _ALWAYS_FITS = 50, 256 * 2**20
+MAX_PADDING, ALWAYS_FITS = 50, 256 * 2**20
 # The entries' names in MMSA's feature extraction, and in all other files.
 _OTHER_NAMES = {"feature_T": "text", "feature_A": "audio", "feature_V": "vision"}
 
@@ -113,7 +113,7 @@ class Fields:
             found = width if other_width is None else f"{width} and {other_width}"
             raise self.error(key, f"arrays {found} wide", "the same width for each segment")
         size = 4 * len(rows) * int(lengths.max()) * width
-        if size > _ALWAYS_FITS and size > _MAX_PADDING * sum(row.nbytes for row in rows):
+        if size > ALWAYS_FITS and size > MAX_PADDING * sum(row.nbytes for row in rows):
             found = f"from {lengths.min()} to {lengths.max()} rows a segment"
             raise self.error(key, found, "lengths that are more alike")
         values = np.zeros((len(rows), lengths.max(), width), dtype=np.float32)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data.formats import safe_pickle
-from data.formats.pickle_fields import Fields, describe, list_names
+from data.formats.pickle_fields import ALWAYS_FITS, MAX_PADDING, Fields, describe, list_names
 from data.formats.pickle_split import Names, PickleSplit, read_names, read_rows, read_split
 from data.formats.word_pickles import SPLIT_NAMES, as_entries
 from data.layout import SPLITS
@@ -50,7 +50,7 @@ def read_pickle(path: Path) -> PickleContent:
             are_by_word.append(left_out is not None)
             without_words += left_out or 0
         _check_widths(path, splits)
-        splits = _pad_to_one_length(splits)
+        splits = _pad_to_one_length(path, splits)
     in_order = {name: splits[name] for name in SPLITS if name in splits}
     return PickleContent(in_order, all(are_by_word), without_words)
 
@@ -69,31 +69,56 @@ def read_features(path: Path, kind: str) -> tuple[np.ndarray, dict[Hashable, int
     keys = keys_of(path, names)
     if len({features.shape[2] for features in parts}) > 1:
         raise InputError(f"{path}: {kind} is of different widths from split to split.")
-    return np.concatenate(_pad_to_longest(parts)), {key: row for row, key in enumerate(keys)}
+    padded = _pad_features(path, kind, parts)
+    return np.concatenate(padded), {key: row for row, key in enumerate(keys)}
 
 
-def _pad_to_longest(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _pad_features(path: Path, kind: str, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Pad features `(N, T, C)` of several splits with zeros in front, to the same T."""
-    longest = max(part.shape[1] for part in parts)
     return [
-        part
-        if part.shape[1] == longest
-        else np.pad(part, ((0, 0), (longest - part.shape[1], 0), (0, 0)))
-        for part in parts
+        np.pad(part, ((0, 0), (missing, 0), (0, 0))) if missing else part
+        for part, missing in zip(parts, _missing_rows(path, kind, parts, 1), strict=True)
     ]
 
 
-def _pad_to_one_length(splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
-    """Pad audio and visual to the same number of rows in all splits.
+def _pad_pieces(path: Path, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pad ids and mask `(N, 2, T)` of several splits with zeros at the end, to the same T."""
+    return [
+        np.pad(part, ((0, 0), (0, 0), (0, missing))) if missing else part
+        for part, missing in zip(parts, _missing_rows(path, "text_bert", parts, 2), strict=True)
+    ]
+
+
+def _missing_rows(path: Path, kind: str, parts: Sequence[np.ndarray], axis: int) -> list[int]:
+    """Return how many rows each part lacks to the longest one.
+
+    Raises InputError if padding takes far more memory than the parts themselves.
+    """
+    lengths = [part.shape[axis] for part in parts]
+    longest, stored = max(lengths), sum(part.nbytes for part in parts)
+    size = sum(part.nbytes // length * longest for part, length in zip(parts, lengths, strict=True))
+    if size > ALWAYS_FITS and size > MAX_PADDING * stored:
+        raise InputError(
+            f"{path}: {kind} has from {min(lengths):,} to {longest:,} rows a segment, expected "
+            f"lengths that are more alike from split to split; {_ADVICE}"
+        )
+    return [longest - length for length in lengths]
+
+
+def _pad_to_one_length(path: Path, splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
+    """Pad features to the same number of rows in all splits, and word pieces to one number.
 
     Where a file has an array per segment, a split is as long as its longest segment.
     """
-    visual = _pad_to_longest([split.visual for split in splits.values()])
-    audio = _pad_to_longest([split.audio for split in splits.values()])
-    return {
-        name: replace(split, visual=visual[index], audio=audio[index])
-        for index, (name, split) in enumerate(splits.items())
-    }
+    for kind in ("visual", "audio", "text", "pieces"):
+        parts = [getattr(split, kind) for split in splits.values()]
+        if any(part is None for part in parts):
+            continue
+        padded = _pad_pieces(path, parts) if kind == "pieces" else _pad_features(path, kind, parts)
+        for name, part in zip(list(splits), padded, strict=True):
+            values: dict[str, Any] = {kind: part}
+            splits[name] = replace(splits[name], **values)
+    return splits
 
 
 def keys_of(path: Path, splits: Sequence[Names]) -> list[Hashable]:

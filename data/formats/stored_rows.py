@@ -21,6 +21,11 @@ from system.file_rows import fill, runs_of
 _MAX_EXPANSION, _ALWAYS_FITS = 100, 64 * 2**20
 
 
+def expanded(stored: int) -> int:
+    """Return the most bytes that so many in a file may expand to."""
+    return stored * _MAX_EXPANSION + _ALWAYS_FITS
+
+
 class StoredRows:
     """One dataset `(n, width)`; indexing with a slice reads these rows, `take` any rows.
 
@@ -62,11 +67,14 @@ class StoredRows:
         pieces: list[np.ndarray] = [dataset[begin:end] for begin, end in runs]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def check_size(self) -> None:
-        """Raise InputError if the shape claims more than the file can hold."""
+    def check_size(self) -> tuple[int, int]:
+        """Return the bytes that the shape claims, and how many of the file's are their store.
+
+        Raises InputError if the shape claims more than the file can hold.
+        """
         claimed = math.prod(self.shape) * self._item_bytes
         if not claimed:
-            return
+            return 0, 0
         if self._offset is not None:
             stored = limit = self._file_bytes - self._offset
         elif self._chunks is None:
@@ -79,6 +87,7 @@ class StoredRows:
                 f"{self._where}: shape {self.shape} claims {claimed:,} bytes, but the file has "
                 f"{stored:,} for it; it is damaged, download it again."
             )
+        return claimed, min(claimed, stored)  # what follows values in one piece is not theirs
 
     def _chunk_sizes(self, chunks: Chunks, claimed: int) -> tuple[int, int, int]:
         """Return the claimed bytes, the stored bytes, and the limit of the claimed ones."""
@@ -94,7 +103,7 @@ class StoredRows:
                 "download it again."
             )
         if self._is_gzipped:
-            return max(claimed, chunk_bytes), stored, stored * _MAX_EXPANSION + _ALWAYS_FITS
+            return max(claimed, chunk_bytes), stored, expanded(stored)
         checksum_bytes = 4 * (h5z.FILTER_FLETCHER32 in self._type.filters)
         return count * (chunk_bytes + checksum_bytes), stored, stored
 

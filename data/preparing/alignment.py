@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from system.errors import InputError
+
 EPSILON = 1e-5  # seconds; overlaps and intervals shorter than this do not count
+# Pairs of a row and a segment, in one video. CMU-MOSEI's longest have a hundred thousand; where
+# all lie at the same time, there are as many as the product of both.
+_ALWAYS_FITS, _MAX_SEGMENTS_PER_ROW = 20_000_000, 4
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,15 @@ def is_long_enough(intervals: np.ndarray) -> np.ndarray:
     return is_long
 
 
-def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> SegmentRows:
+def rows_of_segments(
+    intervals: np.ndarray, segments: np.ndarray, where: str = "a video"
+) -> SegmentRows:
     """Find the rows that belong to each segment.
 
     `intervals` is `(n, 2)`, sorted by start (see `sort_order`); `segments` is `(k, 2)` in any
     order. A row belongs when its part inside the segment is longer than `EPSILON`; that it
     starts before the segment's end and ends after the segment's start follows from this.
+    Raises InputError, which begins with `where`, if too many rows are in too many segments.
     """
     starts, ends = intervals[:, 0], intervals[:, 1]
     # Ends need not be sorted. Before the first row at which the furthest end so far passes a
@@ -49,7 +57,14 @@ def rows_of_segments(intervals: np.ndarray, segments: np.ndarray) -> SegmentRows
     furthest_end = np.maximum.accumulate(ends)
     first = np.searchsorted(furthest_end, segments[:, 0], side="right")
     last = np.searchsorted(starts, segments[:, 1], side="left")
-    rows, segment = _ranges(first, np.maximum(first, last))
+    last = np.maximum(first, last)
+    pairs, most = int((last - first).sum()), max(_ALWAYS_FITS, _MAX_SEGMENTS_PER_ROW * len(starts))
+    if pairs > most:
+        raise InputError(
+            f"{where}: {pairs:,} overlaps of its {len(starts):,} rows with {len(segments):,} "
+            f"segments or words, expected at most {most:,}; check the times of both."
+        )
+    rows, segment = _ranges(first, last)
     inside = np.minimum(ends[rows], segments[segment, 1])
     inside -= np.maximum(starts[rows], segments[segment, 0])
     belongs = inside > EPSILON

@@ -82,7 +82,13 @@ class PickleSource:
     def write(self, stage: Path) -> dict[str, Any]:
         """Write the arrays, split by split, as `CsdSource.write` does."""
         content = read_pickle(self.path)
-        if content.is_by_word != self.is_by_word:
+        if self.is_by_word and not content.is_by_word:
+            raise InputError(
+                f"{self.path}: has splits that are dicts of arrays, expected lists of segments "
+                "word by word, as MISA published them; save splits of arrays as one pickle, and "
+                "give that with --from FILE.pkl."
+            )
+        if content.is_by_word and not self.is_by_word:
             raise InputError(
                 f"{self.path}: has segments word by word, but does not begin with them; save it "
                 "with pickle.dump as MAG-BERT or MISA published it."

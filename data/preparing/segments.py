@@ -21,10 +21,13 @@ from data.preparing.alignment import (
     pad_in_front,
     rows_of_segments,
 )
+from system.errors import InputError
 from system.forked import map_forked
 from system.progress import progress
 
 MODALITIES = ("words", "visual", "audio")
+# Of one video; all of CMU-MOSEI has half as many segments, and 3 million characters.
+_MAX_SEGMENTS, _MAX_CHARACTERS = 50_000, 100_000_000
 Lengths = dict[str, int]  # how many rows a segment keeps, of visual and audio
 ALIGNED_LENGTHS: Lengths = {"visual": 50, "audio": 50}
 
@@ -118,6 +121,11 @@ class Sequences:
             left_out[reason] += len(intervals)
             return None
         label_rows = np.flatnonzero(is_long_enough(intervals))
+        if len(label_rows) > _MAX_SEGMENTS:  # each takes its full length, however few its rows
+            raise InputError(
+                f"{self._by_kind['labels'].path}, video {video}: {len(label_rows):,} segments, "
+                f"expected at most {_MAX_SEGMENTS:,}; check the file, or divide the video."
+            )
         left_out["label interval is empty"] += len(intervals) - len(label_rows)
         rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
         aligned = _ALIGN[alignment](rows, intervals[label_rows], lengths, left_out)
@@ -161,7 +169,7 @@ def _by_word(
     timed = np.flatnonzero(is_long_enough(words.intervals))
     intervals = words.intervals[timed]
     members = _find_members(rows, segments)
-    members["words"] = rows_of_segments(intervals, segments)
+    members["words"] = rows_of_segments(intervals, segments, words.where)
     present = _complete_segments(members, left_out)
     word_groups = [members["words"][index] for index in present]
 
@@ -178,12 +186,12 @@ def _by_word(
 
 def _find_members(rows: Rows, segments: np.ndarray) -> dict[str, SegmentRows]:
     """Find each segment's rows in each modality."""
-    return {kind: rows_of_segments(x.intervals, segments) for kind, x in rows.items()}
+    return {kind: rows_of_segments(x.intervals, segments, x.where) for kind, x in rows.items()}
 
 
 def _word_means(rows: VideoRows, intervals: np.ndarray) -> np.ndarray:
     """Average the rows inside each of the words `(k, 2)`, to `(k, width)`; reads no other rows."""
-    members = rows_of_segments(rows.intervals, intervals)
+    members = rows_of_segments(rows.intervals, intervals, rows.where)
     is_used = np.zeros(len(rows.intervals), bool)
     is_used[members.rows] = True
     position = np.cumsum(is_used) - 1  # of a row among the used ones
@@ -193,8 +201,14 @@ def _word_means(rows: VideoRows, intervals: np.ndarray) -> np.ndarray:
 
 def _words(rows: VideoRows, groups: list[np.ndarray]) -> list[list[str]]:
     """Read the words of all groups at once, which is faster; returns them group by group."""
-    words = iter(rows.words(_one_after_another(groups)))
-    return [list(islice(words, len(group))) for group in groups]
+    words = rows.words(_one_after_another(groups))
+    if (characters := sum(map(len, words))) > _MAX_CHARACTERS:
+        raise InputError(
+            f"{rows.where}: the words of its segments have {characters:,} characters, expected at "
+            f"most {_MAX_CHARACTERS:,}; check the words, and the segments' times."
+        )
+    remaining = iter(words)
+    return [list(islice(remaining, len(group))) for group in groups]
 
 
 def _one_after_another(groups: list[np.ndarray]) -> np.ndarray:

@@ -101,8 +101,8 @@ class CsdSource:
 
 def _write(writer: SplitWriter, segments: VideoSegments, chosen: np.ndarray) -> None:
     times, ids, words = segments.intervals.tolist(), segments.ids, segments.words
-    rows = [(ids[k], segments.video, *times[k], " ".join(words[k])) for k in chosen.tolist()]
-    if rows:
+    rows = ((ids[k], segments.video, *times[k], " ".join(words[k])) for k in chosen.tolist())
+    if len(chosen):
         writer.write({kind: getattr(segments, kind)[chosen] for kind in writer.kinds}, rows)
 
 

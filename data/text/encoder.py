@@ -36,6 +36,8 @@ class TextEncoder:
         self._device = pick_device(device)
         folder, commit = find_bert(name_or_folder)
         self.tokenizer, model = load_bert(folder)
+        # A vocabulary may have a piece twice, so that there are more numbers than pieces.
+        self._numbers = max(self.tokenizer.vocab.values()) + 1
         self._positions = model.config.max_position_embeddings
         if self._positions < TEXT_LENGTH:
             raise InputError(
@@ -100,10 +102,10 @@ class TextEncoder:
         texts = [sentence for sentence in sentences if isinstance(sentence, str)]
         pieces = self.cutter.cut(texts) if texts else np.array(sentences)
         ids, *others = pieces.swapaxes(0, 1)
-        if ids.max() >= len(self.tokenizer.vocab):
+        if ids.max() >= self._numbers:
             raise InputError(
                 f"A word piece has number {ids.max()}, but BERT {self.description['encoder']} has "
-                f"{len(self.tokenizer.vocab)} pieces; name the BERT of these pieces with --bert."
+                f"{self._numbers} pieces; name the BERT of these pieces with --bert."
             )
         if ids.shape[1] > self._positions:
             raise InputError(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from system.console import format_table
+from system.console import format_table, print_heading, print_line
 
 
 def test_a_table_has_its_first_column_to_the_left_and_the_others_to_the_right():
@@ -12,6 +12,18 @@ def test_a_table_has_its_first_column_to_the_left_and_the_others_to_the_right():
         "MAE              0.5432  4659\n"
         "Acc-2 (neg/pos)       1     2"
     )
+
+
+def test_names_of_a_strangers_file_do_not_control_the_terminal(capsys):
+    name = "a\x1b]0;title\x07\nb"
+    print_heading(f"\n{name}")
+    print_line(f"note: {name}")
+    print_line(format_table([name], [[name]]))
+    printed = capsys.readouterr().out
+    assert "\x1b]" not in printed
+    assert "\x07" not in printed
+    assert "note: a\\x1b]0;title\\x07\nb\n" in printed
+    assert printed.endswith(f"a\\x1b]0;title\\x07\\nb\n{'-' * 20}\na\\x1b]0;title\\x07\\nb\n")
 
 
 def test_a_table_without_rows_is_its_header():

@@ -333,6 +333,13 @@ DAMAGES = {
         lambda d: set_manifest(d, ("splits", "val", "videos"), 9),
         ["val/segments.csv: 2 videos in val, expected 9 as in dataset.json."],
     ),
+    "ends before the starts": (
+        lambda d: change_rows(d / "val", lambda rows: [row.update(end=-1) for row in rows[1:3]]),
+        [
+            "val/segments.csv: 2 segments with an end before the start, the first val0[1] (1 to "
+            "-1 s); expected none."
+        ],
+    ),
     "a wrong length in the manifest": (
         lambda d: set_manifest(d, ("made_from", "lengths", "audio"), 50),
         [
@@ -543,10 +550,26 @@ def test_what_is_known_is_drawn(dataset, figure, tmp_path):
     assert [len(bars) for bars in padding.containers] == [2, 3]
 
 
+@pytest.mark.parametrize("end", [-5, 0])
+def test_lengths_below_zero_are_left_out_of_the_plot(dataset, figure, tmp_path, end):
+    for split in SPLITS:
+        change_rows(dataset / split, lambda rows: [row.update(start=0, end=end) for row in rows])
+    plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits, SCALES["mosei"])
+    _, lengths, _ = figure().axes
+    assert [text.get_text() for text in lengths.texts] == ["no times known"] * (end < 0)
+
+
 def test_the_plot_is_a_png(dataset, tmp_path):
     plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits, SCALES["mosei"])
     assert (tmp_path / "dataset.png").read_bytes().startswith(b"\x89PNG")
     assert not plt.get_fignums()
+
+
+def test_a_dataset_without_labels_is_not_said_to_be_unprepared(dataset, tmp_path):
+    for split in SPLITS:
+        set_value(dataset / split / "label50.npy", ..., np.nan)
+    with pytest.raises(InputError, match=r"No labels to draw .*--check"):
+        plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits, SCALES["mosei"])
 
 
 def test_nothing_to_draw_is_told(tmp_path):

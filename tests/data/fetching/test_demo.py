@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import h5py
 import numpy as np
@@ -153,6 +154,22 @@ def test_files_of_somebody_else_are_not_overwritten(tmp_path, name):
         write_demo(tmp_path)
     assert str(tmp_path / "csd") in str(caught.value)
     assert traces(tmp_path) == before
+
+
+@pytest.mark.parametrize("description", [5, [5], "[" * 100_000, "group", "pipe"])
+def test_a_file_whose_description_is_another_is_somebody_elses(tmp_path, description):
+    (tmp_path / "csd").mkdir()
+    path = tmp_path / "csd" / CSD_FILES[0]
+    if description == "pipe":
+        os.mkfifo(path)
+    else:
+        with h5py.File(path, "w") as file:
+            name = f"{path.stem}/metadata/description"
+            file.create_group(name) if description == "group" else file.create_dataset(
+                name, data=description
+            )
+    with pytest.raises(InputError, match="not the demo's"):
+        write_demo(tmp_path)
 
 
 class Killed(BaseException):

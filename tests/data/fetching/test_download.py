@@ -245,6 +245,12 @@ def test_a_passing_trouble_is_waited_out(server, target, status):
     assert [request.range for request in server.requests] == ["bytes=300-"] * 3
 
 
+def test_what_a_server_says_does_not_control_the_terminal(server, target, capsys):
+    server.answer(Answer(status=503, reason="\x1b]0;title\x07"), File())
+    download(server.url, target, accept)
+    assert r"it answered 503 \x1b]0;title\x07; next attempt" in capsys.readouterr().err
+
+
 def test_an_ignored_range_starts_over(server, target):
     interrupt_after(server, target, 300)
     server.answer(File(heeds_range=False))

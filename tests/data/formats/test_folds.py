@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,21 @@ def test_every_video_gets_its_split(name):
     assert Counter(split_of.values()) == VIDEOS[name]
     for split, videos in json.loads(path.read_text()).items():
         assert {split_of[video] for video in videos} == {split}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "No file .*folds.json; give"),
+        (Path.mkdir, "folds.json is a folder, pipe"),
+        (os.mkfifo, "folds.json is a folder, pipe"),
+    ],
+    ids=["nothing", "folder", "pipe"],
+)
+def test_what_is_no_file_is_refused(tmp_path, make, message):
+    make(tmp_path / "folds.json")
+    with pytest.raises(InputError, match=message):
+        read_folds(tmp_path / "folds.json")
 
 
 def test_a_video_given_twice_in_one_split_is_one_video(tmp_path):

@@ -308,6 +308,27 @@ def test_a_shape_that_the_file_cannot_hold_is_told(path, chunk_rows):
     refused(path, r"claims|1 of 4,096 chunks were written")
 
 
+@pytest.mark.parametrize("rows", [100_000, 1_000_000])
+def test_parts_that_are_links_to_one_entry_claim_no_more_than_the_file_can_hold(path, rows):
+    """Each is as small as may be, or claims the same bytes of the file as the others."""
+    values = np.zeros((rows, 2), np.float32), np.zeros((rows, 1), np.int8)
+    path.unlink()
+    write_csd(path, {"video[0]": values}, chunks=(50_000, 1), compression="gzip")
+    with h5py.File(path, "a") as file:
+        data = file["sequence/data"]
+        for part in range(1, 100):
+            data[f"video[{part}]"] = data["video[0]"]
+    refused(path, r"the 100 parts of video claim [\d,]+ bytes, but the file has [\d,]+ for them")
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}])
+def test_many_small_parts_are_read(path, options):
+    """Together they claim far more than is stored for any one of them."""
+    path.unlink()
+    write_csd(path, {f"video[{part}]": (INTERVALS, FEATURES) for part in range(300)}, **options)
+    np.testing.assert_array_equal(read(path), np.repeat(FEATURES, 300, axis=0))
+
+
 def test_a_place_outside_the_file_is_told(path):
     with h5py.File(path) as file:
         place = struct.pack("<Q", file[f"{ENTRY}/features"].id.get_offset())

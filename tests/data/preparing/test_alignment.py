@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from data.preparing.alignment import (
     pad_in_front,
     rows_of_segments,
 )
+from system.errors import InputError
 from tests.plain import plain_padded, plain_rows
 
 # Times on a coarse grid touch and coincide often; nudges of half and twice epsilon test the rule.
@@ -55,6 +57,20 @@ def test_rows_without_a_time_belong_nowhere():
 def test_a_row_that_only_touches_does_not_belong():
     intervals = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
     assert rows_of_segments(intervals, np.array([[1.0, 2.0]]))[0].tolist() == [1]
+
+
+def test_rows_and_segments_that_all_lie_at_the_same_time_are_refused():
+    intervals = np.tile([0.0, 1.0], (10_000, 1))
+    with pytest.raises(InputError, match=r"^file, video x: 100,000,000 overlaps of"):
+        rows_of_segments(intervals, intervals, "file, video x")
+
+
+def test_any_number_of_rows_that_are_each_in_one_segment_fits(monkeypatch):
+    monkeypatch.setattr("data.preparing.alignment._ALWAYS_FITS", 10)
+    edges = np.arange(41.0)
+    intervals = np.stack([edges[:-1], edges[1:]], axis=1)
+    segments = np.stack([edges[:-1:2], edges[2::2]], axis=1)
+    assert rows_of_segments(intervals, segments).counts.tolist() == [2] * 20
 
 
 def test_an_interval_as_long_as_epsilon_is_a_segment():

@@ -113,6 +113,48 @@ def test_splits_whose_longest_segments_differ_are_of_one_length(tmp_path):
                 assert not values[: -len(rows)].any()
 
 
+def test_text_of_another_length_in_each_split_is_of_one_length(tmp_path):
+    content = content_of()
+    for longest, split in enumerate(content.values(), start=3):
+        split["text"] = [rows[: min(1 + k, longest)] for k, rows in enumerate(split["text"])]
+    prepared(written(tmp_path / "ragged.pkl", content), tmp_path / "data")
+    assert check_dataset(tmp_path / "data").problems == []
+    for theirs, ours in OURS.items():
+        text = segments(tmp_path / "data" / ours).text.numpy()
+        assert text.shape[1] == 4
+        for values, rows in zip(text, content[theirs]["text"], strict=True):
+            np.testing.assert_array_equal(values[-len(rows) :], rows)
+            assert not values[: -len(rows)].any()
+
+
+def test_word_pieces_of_another_length_in_each_split_are_of_one_length(tmp_path, bert):
+    content = content_of()
+    for length, split in enumerate(content.values(), start=4):
+        ids = np.tile(np.arange(2, 2 + length), (len(split["id"]), 1))
+        split["text_bert"] = np.stack([ids, np.ones_like(ids), np.zeros_like(ids)], axis=1)
+        del split["raw_text"], split["text"]
+    prepared(written(tmp_path / "pieces.pkl", content), tmp_path / "data", bert)
+    assert [x for x in check_dataset(tmp_path / "data").problems if "rows" in x] == []
+    for (theirs, ours), length in zip(OURS.items(), (4, 5, 6), strict=True):
+        pieces = np.load(tmp_path / "data" / ours / "pieces50.npy")
+        assert pieces.shape == (SIZES[theirs], 2, 6)
+        np.testing.assert_array_equal(pieces[:, :, :length], content[theirs]["text_bert"][:, :2])
+        assert not pieces[:, :, length:].any()
+
+
+def test_one_long_segment_does_not_take_memory_for_all_other_splits(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.formats.pickles.ALWAYS_FITS", 10_000)
+    content = content_of()
+    content["valid"]["audio"] = np.ones((3, 1000, 7), np.float32)
+    prepared(written(tmp_path / "long.pkl", content), tmp_path / "data")  # of a size alike
+    for split in ("train", "test"):
+        content[split] |= {"audio": np.ones((SIZES[split], 1, 7), np.float32)}
+    content["valid"] = split_of("valid", 1, audio=np.ones((1, 10_000, 7), np.float32))
+    content["train"] = split_of("train", 200, audio=np.ones((200, 1, 7), np.float32))
+    with pytest.raises(InputError, match="audio has from 1 to 10,000 rows a segment"):
+        prepared(written(tmp_path / "long.pkl", content), tmp_path / "other")
+
+
 # ---------------------------------------------------------------- whose labels they are
 
 
@@ -426,6 +468,14 @@ def test_words_behind_something_else_are_refused(tmp_path):
     written(path, {"about": list(range(100)), **items})
     with pytest.raises(InputError, match="has segments word by word, but does not begin with"):
         prepared(path, tmp_path)
+
+
+@pytest.mark.parametrize("names", [["train", "dev", "test"], ["test"]])
+def test_a_folder_of_arrays_is_told_as_such(tmp_path, names):
+    for number, name in enumerate(names):
+        written(tmp_path / "misa" / f"{name}.pkl", split_of(name, 3 + number))
+    with pytest.raises(InputError, match="splits that are dicts of arrays, expected lists of seg"):
+        prepared(tmp_path / "misa", tmp_path / "data")
 
 
 # ---------------------------------------------------------------- one modality from elsewhere

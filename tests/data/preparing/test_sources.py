@@ -131,6 +131,20 @@ def test_other_folds(program, datadir, bert):
     assert "1 of its 5 videos have no labels, such as 'misspelt': they are in" in done.stderr
 
 
+def test_folds_from_a_pipe_are_refused_at_once(program, datadir):
+    """They would be read again after the alignment, when nothing is left in it."""
+    read_end, write_end = os.pipe()
+    folds = {"train": [VAL_VIDEO], "val": TRAIN_VIDEOS[:1], "test": TRAIN_VIDEOS[1:]}
+    os.write(write_end, json.dumps(folds).encode())
+    os.close(write_end)
+    options = ("--no_bert", "--force", "--folds", f"/proc/{os.getpid()}/fd/{read_end}")
+    done = program("dataset_prep.py", "--datadir", datadir, *options)
+    os.close(read_end)
+    assert done.returncode == 2
+    assert "is a folder, pipe or device; give the path of a file of folds." in done.stderr
+    assert not (datadir / "train").exists()
+
+
 def test_cmu_mosi(program, tmp_path, bert):
     """Other file names and widths, and root groups named otherwise than their files."""
     folds = json.loads(MOSI.folds.read_text())
@@ -501,4 +515,27 @@ def test_wrong_types_in_a_csd_are_told(datadir):
     data["words"][video] = intervals, np.zeros(features.shape, dtype=np.float32)
     write_dataset(datadir / "csd", data)
     with pytest.raises(InputError, match=r"float32, expected text"):
+        prepare(request(datadir, None), SINGLE_PROCESS)
+
+
+@pytest.mark.parametrize("alignment", ["segment", "word"])
+def test_a_video_all_of_whose_rows_lie_at_the_same_time_is_refused(datadir, alignment):
+    data, video = random_dataset(), TRAIN_VIDEOS[0]
+    intervals = np.tile([0.0, 12.0], (5_000, 1))
+    data["words"][video] = intervals, np.full((5_000, 1), b"a", "S1")
+    data["labels"][video] = intervals, np.zeros((5_000, 7), np.float32)
+    paths = write_dataset(datadir / "csd", data)
+    with pytest.raises(InputError, match=f"{paths['words']}, video {video}: 25,000,000 overlaps"):
+        prepare(request(datadir, None, alignment=alignment), SINGLE_PROCESS)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [("_MAX_SEGMENTS", "3 segments, expected at most 2"), ("_MAX_CHARACTERS", "characters")],
+)
+def test_a_video_of_countless_segments_or_endless_words_is_refused(
+    datadir, monkeypatch, limit, message
+):
+    monkeypatch.setattr(f"data.preparing.segments.{limit}", 2)
+    with pytest.raises(InputError, match=f", video .*{message}"):
         prepare(request(datadir, None), SINGLE_PROCESS)

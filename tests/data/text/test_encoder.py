@@ -217,6 +217,18 @@ def test_pieces_that_bert_does_not_know_are_refused(minilm):
         minilm.encode([((101, 30522, 102), (1, 1, 1))])
 
 
+def test_a_piece_that_stands_twice_in_a_vocabulary_has_its_last_number(tmp_path):
+    bert = write_demo(tmp_path)
+    pieces = (bert / "vocab.txt").read_text().split()
+    pieces[pieces.index("umm")] = pieces[-1]
+    (bert / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    encoder = TextEncoder(str(bert), "cpu")
+    assert encoder.pieces(pieces[-1])[0].max() == len(pieces) - 1
+    assert np.isfinite(encoder.encode([pieces[-1]])).all()
+    with pytest.raises(InputError, match=f"number {len(pieces)}, .* has {len(pieces)} pieces"):
+        encoder.encode([((2, len(pieces), 3), (1, 1, 1))])
+
+
 def test_bfloat16_is_near(golden, sentences):
     encoder = TextEncoder(str(MINILM), "cpu", precision="bfloat16")
     features = encoder.encode(sentences)
