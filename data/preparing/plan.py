@@ -18,6 +18,7 @@ from data.layout import (
     STAGE,
     TEXT_FILE,
     alignment_folder,
+    iterate_segments,
     read_ids,
     refuse_foreign_arrays,
 )
@@ -92,6 +93,14 @@ class Prepared:
             return has_rows(self.manifest, split, read_ids(self.folder / split)[1])
         except InputError:
             return False
+
+    def lacks_own_pieces(self, split: str) -> bool:
+        """Tell whether word pieces are lost that the source had in place of a split's sentences."""
+        name = f"{split}/{PIECES_FILE}"
+        if not any(name in self.manifest.get(field, {}) for field in ("bytes", "files")):
+            return False
+        has_sentences = any(row["sentence"] for row in iterate_segments(self.folder / split))
+        return not (has_sentences or self._is_there(name))
 
 
 class Arrays(Enum):
@@ -193,7 +202,8 @@ def _decide_arrays(
         needed = [*ARRAY_FILES.values(), SEGMENTS_FILE]
         if source.uses_own_text and prepared.manifest["text"] is not None:
             needed.append(TEXT_FILE)
-        if prepared.is_whole(needed):
+        splits = splits_of(prepared.manifest)
+        if prepared.is_whole(needed) and not any(map(prepared.lacks_own_pieces, splits)):
             return Arrays.KEEP
     if staged is not None and staged["made_from"] == made_from and _is_staged(stage, staged):
         return Arrays.RESUME

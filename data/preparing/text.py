@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data.layout import PIECES_FILE, TEXT_FILE, iterate_segments, read_ids
-from data.manifest import has_rows, splits_of
+from data.manifest import has_rows, read_manifest, splits_of
+from data.npy import NpyReader
 from data.preparing.plan import Plan, Prepared
 from data.text.pieces import PieceCutter, WordPieces, write_pieces
 from system.errors import InputError
@@ -21,12 +20,25 @@ _STARTED = "text.json"  # in the stage: the description of the features that wer
 
 
 def sentences_of(folder: Path) -> list[str] | list[WordPieces]:
-    """Return what is to be encoded: a split's sentences, or its word pieces if it has none."""
+    """Return what is to be encoded: a split's sentences, or its word pieces if it has none.
+
+    Raises InputError if the word pieces are damaged.
+    """
     sentences = [row["sentence"] for row in iterate_segments(folder)]
     if not any(sentences) and (folder / PIECES_FILE).is_file():
-        pieces = np.load(folder / PIECES_FILE)[:, :2].tolist()
-        return [(tuple(ids), tuple(mask)) for ids, mask in pieces]
+        return _read_pieces(folder / PIECES_FILE, len(sentences))
     return sentences
+
+
+def _read_pieces(path: Path, segments: int) -> list[WordPieces]:
+    array = NpyReader(path, holds_integers=True)
+    if len(array) != segments or array.shape[1] < 2:
+        raise InputError(
+            f"{path} has shape {array.shape}, expected ({segments}, 2, length); prepare the "
+            "dataset again with --force."
+        )
+    pieces = array.read(range(segments))[:, :2].tolist()
+    return [(tuple(ids), tuple(mask)) for ids, mask in pieces]
 
 
 def cut_text(plan: Plan, cutter: PieceCutter, splits: Sequence[str]) -> list[str]:
@@ -44,10 +56,20 @@ def cut_text(plan: Plan, cutter: PieceCutter, splits: Sequence[str]) -> list[str
 def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
     """Tell whether a split has the same sentences in a prepared alignment and in `folder`."""
     sentences = sentences_of(folder / split)
-    if not prepared.has_rows(split):  # its table was edited; its text has the former rows
+    if not prepared.has_rows(split) or prepared.lacks_own_pieces(split):
+        # Its table was edited or its word pieces are lost; its text has the former ones.
         has_words = isinstance(sentences[0], str)
-        return has_words and has_rows(prepared.manifest, split, read_ids(folder / split)[1])
-    return sentences_of(prepared.folder / split) == sentences
+        is_known = has_words or _has_same_source(prepared, folder)
+        return is_known and has_rows(prepared.manifest, split, read_ids(folder / split)[1])
+    try:
+        return sentences_of(prepared.folder / split) == sentences
+    except InputError:  # its word pieces are damaged
+        return False
+
+
+def _has_same_source(prepared: Prepared, folder: Path) -> bool:
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest["made_from"] == prepared.manifest["made_from"]
 
 
 def started_text(stage: Path) -> dict[str, Any] | None:
@@ -100,7 +122,7 @@ def keep_text(
         _link(prepared.folder / split, stage / split)
         if prepared.is_whole([PIECES_FILE]):
             _link(prepared.folder / split, stage / split, PIECES_FILE)
-        else:
+        elif any(row["sentence"] for row in iterate_segments(stage / split)):
             (stage / split / PIECES_FILE).unlink(missing_ok=True)
         flush_folder(stage / split)
     text: dict[str, Any] = prepared.manifest["text"]
