@@ -25,7 +25,7 @@ from data.layout import (
 from data.manifest import MOVING, has_rows, is_unchanged, read_manifest, splits_of
 from data.preparing.pickle_source import PickleSource
 from data.preparing.sources import CsdSource
-from data.text.bert_files import weights_facts
+from data.text.description import bert_facts, is_same_text
 from system.errors import InputError
 
 DataSource = CsdSource | PickleSource
@@ -41,12 +41,11 @@ class TextRequest:
 
     @cached_property  # the weights are hashed once
     def _description(self) -> dict[str, Any]:
-        weights = weights_facts(self.bert)
-        return {"encoder": self.bert, "weights": weights, "precision": self.precision}
+        return {**bert_facts(self.bert), "precision": self.precision}
 
     def is_met_by(self, text: dict[str, Any] | None) -> bool:
         """Tell whether the text features that a manifest describes are these."""
-        return text is not None and self._description.items() <= text.items()
+        return text is not None and is_same_text(text, self._description)
 
 
 @dataclass(frozen=True)

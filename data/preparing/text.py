@@ -12,6 +12,7 @@ from data.layout import PIECES_FILE, TEXT_FILE, iterate_segments, read_ids
 from data.manifest import has_rows, read_manifest, splits_of
 from data.npy import NpyReader
 from data.preparing.plan import Plan, Prepared
+from data.text.description import is_same_text
 from data.text.pieces import PieceCutter, WordPieces, write_pieces
 from system.errors import InputError
 from system.files import flush_file, flush_folder, make_folder, read_json, write_json
@@ -88,8 +89,9 @@ def start_text(plan: Plan, description: dict[str, Any], splits: Sequence[str]) -
 
     Returns the splits that were linked, whose features are complete.
     """
-    is_begun, linked_splits = started_text(plan.stage) == description, set()
-    same = [x for x in plan.same_text if description.items() <= x.manifest["text"].items()]
+    started, linked_splits = started_text(plan.stage), set()
+    is_begun = started is not None and is_same_text(started, description)
+    same = [x for x in plan.same_text if is_same_text(x.manifest["text"], description)]
     for split in splits:
         make_folder(plan.stage / split)
         source = next((x for x in same if has_same_sentences(x, plan.arrays_folder, split)), None)

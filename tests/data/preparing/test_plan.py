@@ -140,7 +140,9 @@ def test_an_interrupted_move(datadir, bert, monkeypatch):
     assert rows.pop(str(datadir))[0] == "end the interrupted move"
     assert {row[0] for row in rows.values()} == {"keep"}
     # What was moved may be less than what is asked for now.
-    other = table(request(datadir, str(shutil.copytree(bert, datadir / "another"))))
+    another = shutil.copytree(bert, datadir / "another")
+    (another / "vocab.txt").write_text((another / "vocab.txt").read_text() + "more\n")
+    other = table(request(datadir, str(another)))
     assert other["train: text"][0] == "encode"
     (datadir / ".preparing" / "val" / "audio50.npy").unlink()
     assert table(asked)["train: arrays"][0] == "make"
