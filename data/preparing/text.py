@@ -14,6 +14,7 @@ from data.npy import NpyReader
 from data.preparing.plan import Plan, Prepared
 from data.text.description import is_same_text
 from data.text.pieces import PieceCutter, WordPieces, write_pieces
+from system.console import print_warning
 from system.errors import InputError
 from system.files import flush_file, flush_folder, make_folder, read_json, write_json
 
@@ -111,24 +112,43 @@ def keep_text(
     """Link the text features in place into the stage, if the new arrays have the same sentences.
 
     Word pieces are linked too, if there are some. Returns the features' description, None if
-    nothing was linked.
+    nothing was linked; the stage has no text features then.
     """
     if prepared is None or not (
         prepared.is_whole([TEXT_FILE])
         and splits_of(prepared.manifest) == tuple(splits)
         and all(has_same_sentences(prepared, stage, split) for split in splits)
     ):
+        _drop_begun(stage, splits)
         return None
     for split in splits:
         _remove_begun(stage / split)
         _link(prepared.folder / split, stage / split)
         if prepared.is_whole([PIECES_FILE]):
             _link(prepared.folder / split, stage / split, PIECES_FILE)
-        elif any(row["sentence"] for row in iterate_segments(stage / split)):
-            (stage / split / PIECES_FILE).unlink(missing_ok=True)
+        else:
+            _remove_cut_pieces(stage / split)
         flush_folder(stage / split)
     text: dict[str, Any] = prepared.manifest["text"]
     return text
+
+
+def _drop_begun(stage: Path, splits: Sequence[str]) -> None:
+    """Remove the features that an interrupted preparation began, which are not asked for now."""
+    if any((stage / split / TEXT_FILE).exists() for split in splits):
+        print_warning(
+            f"{stage}: the text features that an interrupted preparation began are removed; the "
+            "same command without --no_bert would have completed them"
+        )
+    for split in splits:
+        _remove_begun(stage / split)
+        _remove_cut_pieces(stage / split)
+
+
+def _remove_cut_pieces(folder: Path) -> None:
+    """Remove word pieces that were cut from sentences; those of the source stay."""
+    if any(row["sentence"] for row in iterate_segments(folder)):
+        (folder / PIECES_FILE).unlink(missing_ok=True)
 
 
 def _remove_begun(folder: Path) -> None:
