@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -60,6 +61,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def _temporary_stem(path: Path) -> str:
     """Return the part of a file's name that the names of its temporary files contain."""
     return cut_name(path.stem, LONGEST_NAME - len(f"..{'?' * 12}.part") - len(path.suffix))
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Rename a file; where `target` is on another disk, copy it there and remove the source.
+
+    If killed, `target` is old or new, and the source is still there as long as it is old.
+    """
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+        source.unlink()
 
 
 def cut_name(name: str, max_bytes: int) -> str:

@@ -18,13 +18,14 @@ from data.layout import (
     STAGE,
     TEXT_FILE,
     alignment_folder,
+    iterate_segments,
     read_ids,
     refuse_foreign_arrays,
 )
 from data.manifest import MOVING, has_rows, is_unchanged, read_manifest, splits_of
 from data.preparing.pickle_source import PickleSource
 from data.preparing.sources import CsdSource
-from data.text.bert_files import weights_facts
+from data.text.description import bert_facts, is_same_text
 from system.errors import InputError
 
 DataSource = CsdSource | PickleSource
@@ -40,12 +41,11 @@ class TextRequest:
 
     @cached_property  # the weights are hashed once
     def _description(self) -> dict[str, Any]:
-        weights = weights_facts(self.bert)
-        return {"encoder": self.bert, "weights": weights, "precision": self.precision}
+        return {**bert_facts(self.bert), "precision": self.precision}
 
     def is_met_by(self, text: dict[str, Any] | None) -> bool:
         """Tell whether the text features that a manifest describes are these."""
-        return text is not None and self._description.items() <= text.items()
+        return text is not None and is_same_text(text, self._description)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,14 @@ class Prepared:
             return has_rows(self.manifest, split, read_ids(self.folder / split)[1])
         except InputError:
             return False
+
+    def lacks_own_pieces(self, split: str) -> bool:
+        """Tell whether word pieces are lost that the source had in place of a split's sentences."""
+        name = f"{split}/{PIECES_FILE}"
+        if not any(name in self.manifest.get(field, {}) for field in ("bytes", "files")):
+            return False
+        has_sentences = any(row["sentence"] for row in iterate_segments(self.folder / split))
+        return not (has_sentences or self._is_there(name))
 
 
 class Arrays(Enum):
@@ -201,7 +209,8 @@ def _decide_arrays(
         needed = [*ARRAY_FILES.values(), SEGMENTS_FILE]
         if source.uses_own_text and prepared.manifest["text"] is not None:
             needed.append(TEXT_FILE)
-        if prepared.is_whole(needed):
+        splits = splits_of(prepared.manifest)
+        if prepared.is_whole(needed) and not any(map(prepared.lacks_own_pieces, splits)):
             return Arrays.KEEP
     if staged is not None and staged["made_from"] == made_from and _is_staged(stage, staged):
         return Arrays.RESUME

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data.layout import PIECES_FILE, TEXT_FILE, iterate_segments, read_ids
-from data.manifest import has_rows, splits_of
+from data.manifest import has_rows, read_manifest, splits_of
+from data.npy import NpyReader
 from data.preparing.plan import Plan, Prepared
+from data.text.description import is_same_text
 from data.text.pieces import PieceCutter, WordPieces, write_pieces
+from system.console import print_warning
 from system.errors import InputError
 from system.files import flush_file, flush_folder, make_folder, read_json, write_json
 
@@ -21,12 +22,25 @@ _STARTED = "text.json"  # in the stage: the description of the features that wer
 
 
 def sentences_of(folder: Path) -> list[str] | list[WordPieces]:
-    """Return what is to be encoded: a split's sentences, or its word pieces if it has none."""
+    """Return what is to be encoded: a split's sentences, or its word pieces if it has none.
+
+    Raises InputError if the word pieces are damaged.
+    """
     sentences = [row["sentence"] for row in iterate_segments(folder)]
     if not any(sentences) and (folder / PIECES_FILE).is_file():
-        pieces = np.load(folder / PIECES_FILE)[:, :2].tolist()
-        return [(tuple(ids), tuple(mask)) for ids, mask in pieces]
+        return _read_pieces(folder / PIECES_FILE, len(sentences))
     return sentences
+
+
+def _read_pieces(path: Path, segments: int) -> list[WordPieces]:
+    array = NpyReader(path, holds_integers=True)
+    if len(array) != segments or array.shape[1] < 2:
+        raise InputError(
+            f"{path} has shape {array.shape}, expected ({segments}, 2, length); prepare the "
+            "dataset again with --force."
+        )
+    pieces = array.read(range(segments))[:, :2].tolist()
+    return [(tuple(ids), tuple(mask)) for ids, mask in pieces]
 
 
 def cut_text(plan: Plan, cutter: PieceCutter, splits: Sequence[str]) -> list[str]:
@@ -44,10 +58,20 @@ def cut_text(plan: Plan, cutter: PieceCutter, splits: Sequence[str]) -> list[str
 def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
     """Tell whether a split has the same sentences in a prepared alignment and in `folder`."""
     sentences = sentences_of(folder / split)
-    if not prepared.has_rows(split):  # its table was edited; its text has the former rows
+    if not prepared.has_rows(split) or prepared.lacks_own_pieces(split):
+        # Its table was edited or its word pieces are lost; its text has the former ones.
         has_words = isinstance(sentences[0], str)
-        return has_words and has_rows(prepared.manifest, split, read_ids(folder / split)[1])
-    return sentences_of(prepared.folder / split) == sentences
+        is_known = has_words or _has_same_source(prepared, folder)
+        return is_known and has_rows(prepared.manifest, split, read_ids(folder / split)[1])
+    try:
+        return sentences_of(prepared.folder / split) == sentences
+    except InputError:  # its word pieces are damaged
+        return False
+
+
+def _has_same_source(prepared: Prepared, folder: Path) -> bool:
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest["made_from"] == prepared.manifest["made_from"]
 
 
 def started_text(stage: Path) -> dict[str, Any] | None:
@@ -66,8 +90,9 @@ def start_text(plan: Plan, description: dict[str, Any], splits: Sequence[str]) -
 
     Returns the splits that were linked, whose features are complete.
     """
-    is_begun, linked_splits = started_text(plan.stage) == description, set()
-    same = [x for x in plan.same_text if description.items() <= x.manifest["text"].items()]
+    started, linked_splits = started_text(plan.stage), set()
+    is_begun = started is not None and is_same_text(started, description)
+    same = [x for x in plan.same_text if is_same_text(x.manifest["text"], description)]
     for split in splits:
         make_folder(plan.stage / split)
         source = next((x for x in same if has_same_sentences(x, plan.arrays_folder, split)), None)
@@ -87,13 +112,14 @@ def keep_text(
     """Link the text features in place into the stage, if the new arrays have the same sentences.
 
     Word pieces are linked too, if there are some. Returns the features' description, None if
-    nothing was linked.
+    nothing was linked; the stage has no text features then.
     """
     if prepared is None or not (
         prepared.is_whole([TEXT_FILE])
         and splits_of(prepared.manifest) == tuple(splits)
         and all(has_same_sentences(prepared, stage, split) for split in splits)
     ):
+        _drop_begun(stage, splits)
         return None
     for split in splits:
         _remove_begun(stage / split)
@@ -101,10 +127,28 @@ def keep_text(
         if prepared.is_whole([PIECES_FILE]):
             _link(prepared.folder / split, stage / split, PIECES_FILE)
         else:
-            (stage / split / PIECES_FILE).unlink(missing_ok=True)
+            _remove_cut_pieces(stage / split)
         flush_folder(stage / split)
     text: dict[str, Any] = prepared.manifest["text"]
     return text
+
+
+def _drop_begun(stage: Path, splits: Sequence[str]) -> None:
+    """Remove the features that an interrupted preparation began, which are not asked for now."""
+    if any((stage / split / TEXT_FILE).exists() for split in splits):
+        print_warning(
+            f"{stage}: the text features that an interrupted preparation began are removed; the "
+            "same command without --no_bert would have completed them"
+        )
+    for split in splits:
+        _remove_begun(stage / split)
+        _remove_cut_pieces(stage / split)
+
+
+def _remove_cut_pieces(folder: Path) -> None:
+    """Remove word pieces that were cut from sentences; those of the source stay."""
+    if any(row["sentence"] for row in iterate_segments(folder)):
+        (folder / PIECES_FILE).unlink(missing_ok=True)
 
 
 def _remove_begun(folder: Path) -> None:

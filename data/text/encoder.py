@@ -11,7 +11,8 @@ import torch
 
 from data.layout import DOUBTFUL_SHARE, TEXT_LENGTH
 from data.text.bert import load_bert
-from data.text.bert_files import find_bert, weights_facts
+from data.text.bert_files import find_bert
+from data.text.description import bert_facts
 from data.text.pieces import PieceCutter, Sentence
 from data.text.precision import compare_with_float32
 from system.bert import means_of_words
@@ -50,8 +51,7 @@ class TextEncoder:
         self._model = model.to(self._device, self._precision)
         self.batch_size = _BATCH_SIZE[self._device.type]
         self.description = {
-            "encoder": name_or_folder,
-            "weights": weights_facts(name_or_folder),
+            **bert_facts(name_or_folder),
             "commit": commit,
             "precision": precision,
             "per": "word" if by_word else "position",

@@ -7,7 +7,7 @@ the third row being the position of each piece's word in the text, from 1, or 0 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -112,8 +112,13 @@ def write_pieces(path: Path, sentences: Sequence[str], cutter: PieceCutter) -> N
 
 def vocabulary_of(tokenizer: BertTokenizer) -> str:
     """Return a tokenizer's pieces in order of their numbers, one a line; gaps are empty lines."""
-    by_number = {number: piece for piece, number in tokenizer.vocab.items()}
-    return "\n".join(by_number.get(number, "") for number in range(max(by_number) + 1))
+    return vocabulary_text(tokenizer.vocab)
+
+
+def vocabulary_text(numbers: Mapping[str, int]) -> str:
+    """Return pieces as `vocabulary_of` does, given the number of each."""
+    by_number = {number: piece for piece, number in numbers.items()}
+    return "\n".join(by_number.get(number, "") for number in range(max(by_number, default=-1) + 1))
 
 
 def vocabulary_digest(vocabulary: str) -> str:

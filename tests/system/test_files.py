@@ -23,6 +23,7 @@ from system.files import (
     check_writable,
     file_facts,
     make_folder,
+    move_file,
     read_json,
     write_json,
 )
@@ -80,6 +81,78 @@ def test_the_old_content_stays_when_the_new_cannot_be_kept(tmp_path, monkeypatch
         temporary.write_text("new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def forbid_moves_between_folders(monkeypatch):
+    """Let each folder be a disk of its own."""
+    rename = Path.replace
+
+    def replace(self, target):
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+@pytest.fixture
+def source_and_target(tmp_path):
+    """A file, and an older one in another folder that it is to replace."""
+    source, target = tmp_path / "one" / "a.txt", tmp_path / "other" / "a.txt"
+    for path, content in ((source, "new"), (target, "old")):
+        path.parent.mkdir()
+        path.write_text(content)
+    return source, target
+
+
+@pytest.mark.parametrize("has_two_disks", [False, True])
+def test_a_file_moves_to_another_disk_too(source_and_target, monkeypatch, has_two_disks):
+    source, target = source_and_target
+    if has_two_disks:
+        forbid_moves_between_folders(monkeypatch)
+    move_file(source, target)
+    assert target.read_text() == "new"
+    assert (names(source.parent), names(target.parent)) == ([], ["a.txt"])
+
+
+def test_a_move_to_another_disk_that_fails_keeps_both_files(source_and_target, monkeypatch):
+    def full(source, target):
+        target.write_text("n")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source, target = source_and_target
+    forbid_moves_between_folders(monkeypatch)
+    monkeypatch.setattr(files.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        move_file(source, target)
+    assert (source.read_text(), target.read_text()) == ("new", "old")
+    assert names(target.parent) == ["a.txt"]
+
+
+def test_on_another_disk_the_content_is_whole_before_the_source_is_gone(
+    source_and_target, monkeypatch
+):
+    source, target = source_and_target
+    forbid_moves_between_folders(monkeypatch)
+    events, unlink = record(monkeypatch), Path.unlink
+    monkeypatch.setattr(
+        Path, "unlink", lambda path, **options: (events.append(path.name), unlink(path, **options))
+    )
+    move_file(source, target)
+    *copied, temporary, flushed, removed = events
+    assert copied == ["name", "content", "name"]  # the first fails
+    assert (temporary.endswith(".part.txt"), flushed, removed) == (True, "folder", "a.txt")
+
+
+def test_a_move_that_fails_for_another_reason_is_told(source_and_target, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    source, target = source_and_target
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        move_file(source, target)
+    assert (source.read_text(), target.read_text()) == ("new", "old")
 
 
 def record(monkeypatch):

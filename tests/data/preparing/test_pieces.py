@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,13 +15,16 @@ import pytest
 
 from data.checking.check import check_dataset
 from data.layout import SPLITS, alignment_folder, read_segments
+from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
-from data.preparing.plan import decide
+from data.preparing.plan import Arrays, Request, TextRequest, decide
 from data.preparing.plan_table import plan_rows
 from data.text import encoder as text
 from data.text.bert import load_tokenizer
 from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_of
+from system.errors import InputError
 from tests.csd_files import random_dataset, write_dataset
+from tests.data.preparing.test_sources import community_split
 from tests.preparation import SINGLE_PROCESS, request
 
 PIECES = "pieces50.npy"
@@ -210,3 +215,90 @@ def test_all_stays_where_their_bert_cannot_be_had(datadir, from_hub, monkeypatch
     assert traces(datadir) == before
     warning = capsys.readouterr().err
     assert "no word pieces are added, which --finetune_bert needs: BERT 'somebody/bert'" in warning
+
+
+# ---------------------------------------------------------------- pieces in place of sentences
+
+
+@pytest.fixture
+def of_pieces(tmp_path, bert):
+    """A request for a pickle that has word pieces and no sentences."""
+    content = {}
+    for split, n in {"train": 5, "valid": 3, "test": 4}.items():
+        ids = np.tile([2, 5, 6, 3, 0, 0], (n, 1))
+        ids[:, 1] += np.arange(n)
+        pieces = np.stack([ids, ids != 0, 0 * ids], axis=1)
+        content[split] = community_split(n, text_bert=pieces)
+        del content[split]["raw_text"], content[split]["text"]
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(content))
+    source = PickleSource(tmp_path / "file.pkl", uses_own_text=True)
+    return Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu"))
+
+
+def damage(path, kind):
+    if kind == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:200])
+
+
+def contents(folder):
+    return {path: path.read_bytes() for split in SPLITS for path in (folder / split).iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["lost", "cut"])
+def test_the_sources_own_are_taken_from_it_again_before_they_are_encoded(of_pieces, kind):
+    without_text = replace(of_pieces, text=None)
+    prepare(without_text, SINGLE_PROCESS)
+    damage(of_pieces.datadir / "train" / PIECES, kind)
+    assert decide(without_text).arrays is decide(of_pieces).arrays is Arrays.MAKE
+    prepare(of_pieces, SINGLE_PROCESS)
+    made = contents(of_pieces.datadir)
+    prepare(replace(of_pieces, is_forced=True), SINGLE_PROCESS)
+    assert contents(of_pieces.datadir) == made
+    features = np.load(of_pieces.datadir / "train" / "bert50.npy")
+    assert len(np.unique(features, axis=0)) == 5
+
+
+@pytest.mark.parametrize("kind", ["lost", "cut"])
+@pytest.mark.parametrize("with_bert", [True, False])
+def test_the_sources_own_are_taken_from_it_again_and_the_text_stays(
+    of_pieces, kind, with_bert, monkeypatch
+):
+    prepare(of_pieces, SINGLE_PROCESS)
+    expected = contents(of_pieces.datadir)
+    damage(of_pieces.datadir / "train" / PIECES, kind)
+    monkeypatch.setattr(text.TextEncoder, "start", None)
+    prepare(of_pieces if with_bert else replace(of_pieces, text=None), SINGLE_PROCESS)
+    assert contents(of_pieces.datadir) == expected
+    assert decide(of_pieces).is_done
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda pieces: pieces.reshape(-1, 2, 3), r"shape \(10, 2, 3\), expected \(5, 2, length\)"),
+        (lambda pieces: pieces.reshape(5, 1, -1), r"shape \(5, 1, 12\), expected \(5, 2, length"),
+        (lambda pieces: pieces.astype(float), "holds float64 of shape .*, expected whole numbers"),
+    ],
+)
+def test_the_sources_own_that_are_wrong_are_told_and_made_again(of_pieces, change, message):
+    without_text = replace(of_pieces, text=None)
+    prepare(without_text, SINGLE_PROCESS)
+    path = of_pieces.datadir / "train" / PIECES
+    pieces, size = np.load(path), path.stat().st_size
+    np.save(path, change(pieces))
+    assert path.stat().st_size == size  # so that only reading it tells
+    with pytest.raises(InputError, match=message):
+        prepare(of_pieces, SINGLE_PROCESS)
+    prepare(replace(without_text, is_forced=True), SINGLE_PROCESS)
+    np.testing.assert_array_equal(np.load(path), pieces)
+
+
+def test_wrong_ones_in_place_do_not_stop_others_from_replacing_them(of_pieces):
+    prepare(of_pieces, SINGLE_PROCESS)
+    path = of_pieces.datadir / "train" / PIECES
+    pieces = np.load(path)
+    np.save(path, pieces.reshape(-1, 2, 3))
+    prepare(replace(of_pieces, text=None, is_forced=True), SINGLE_PROCESS)
+    np.testing.assert_array_equal(np.load(path), pieces)

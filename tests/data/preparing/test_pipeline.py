@@ -334,6 +334,22 @@ def test_another_bert_changes_only_the_text(datadir, tiny_bert, tmp_path_factory
     assert changed == {f"{split}/bert50.npy" for split in SPLITS}
 
 
+def test_a_bert_that_has_moved_changes_nothing(datadir, tiny_bert, tmp_path_factory, monkeypatch):
+    prepare(request(datadir, tiny_bert), SINGLE_PROCESS)
+    before = snapshot(datadir)
+    moved = shutil.copytree(tiny_bert, tmp_path_factory.mktemp("moved") / "bert")
+    monkeypatch.setattr(text, "TextEncoder", None)
+    for path in (f"{tiny_bert}/", str(moved)):
+        assert prepare_module.decide(request(datadir, path)).is_done
+    monkeypatch.undo()
+    monkeypatch.setattr(text.TextEncoder, "start", None)  # what another alignment has is taken
+    asked = request(datadir, str(moved), alignment="unaligned", lengths=(7, 9))
+    prepare(asked, SINGLE_PROCESS)
+    for split in SPLITS:
+        content = (asked.folder / split / "bert50.npy").read_bytes()
+        assert content == before[f"{split}/bert50.npy"]
+
+
 @pytest.mark.parametrize(("precision", "lines"), [("bfloat16", 1), ("float32", 0)])
 def test_a_line_says_whether_bfloat16_pays(datadir, tiny_bert, capsys, precision, lines):
     asked = request(datadir, tiny_bert)
@@ -372,7 +388,12 @@ def test_an_interrupted_encoding_goes_on(datadir, tiny_bert, monkeypatch, batche
             prepare(asked, SINGLE_PROCESS)
     assert not (datadir / "train").exists()
     monkeypatch.setattr(sources.CsdSource, "write", None)  # that part waits, complete
-    prepare(asked, SINGLE_PROCESS)
+    rest = []
+    monkeypatch.setattr(
+        text.TextEncoder, "start", lambda self, batch: (rest.append(batch), start(self, batch))[1]
+    )
+    prepare(request(datadir, f"{tiny_bert}/"), SINGLE_PROCESS)  # the same folder
+    assert not any(batch in rest for batch in calls)
     assert snapshot(datadir) == expected
     assert not (datadir / ".preparing").exists()
 

@@ -124,6 +124,19 @@ def test_an_interrupted_encoding(datadir, bert, monkeypatch):
     assert rows["train: text"][3] == str(different - 4)
 
 
+def test_an_interrupted_encoding_that_is_given_up_leaves_no_half_text(
+    datadir, bert, monkeypatch, capsys
+):
+    interrupt_encoding(monkeypatch, request(datadir, bert), batches=2)
+    capsys.readouterr()
+    manifest = prepare(request(datadir, None), SINGLE_PROCESS)
+    assert manifest["text"] is None
+    assert "train/bert50.npy" not in manifest["bytes"]
+    assert not list(datadir.glob("*/bert50.npy*"))
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "that an interrupted preparation began are removed; the same command without" in line
+
+
 def test_an_interrupted_move(datadir, bert, monkeypatch):
     asked = request(datadir, bert)
     replace = module.Path.replace
@@ -141,7 +154,9 @@ def test_an_interrupted_move(datadir, bert, monkeypatch):
     assert rows.pop(str(datadir))[0] == "end the interrupted move"
     assert {row[0] for row in rows.values()} == {"keep"}
     # What was moved may be less than what is asked for now.
-    other = table(request(datadir, str(shutil.copytree(bert, datadir / "another"))))
+    another = shutil.copytree(bert, datadir / "another")
+    (another / "vocab.txt").write_text((another / "vocab.txt").read_text() + "more\n")
+    other = table(request(datadir, str(another)))
     assert other["train: text"][0] == "encode"
     (datadir / ".preparing" / "val" / "audio50.npy").unlink()
     assert table(asked)["train: arrays"][0] == "make"
