@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.fetching.server import CMU_HOST, DATASET_NAMES, DATASETS
-from data.layout import ALIGNMENT_NAMES, LOCK, alignment_folder
+from data.layout import ALIGNMENT_NAMES, DOWNLOAD_LOCK, LOCK, alignment_folder
 from system.argument_types import device_name, file_path, name_or_path, whole_number
 from system.console import format_table, print_heading, print_line, print_warning
 from system.devices import PRECISIONS
@@ -294,13 +294,19 @@ def prepare_all(
 
 
 def download_missing(missing: dict[Path, SequenceFile], host: str) -> None:
-    """Download the missing sequences from `host`."""
+    """Download the missing sequences from `host`; raises FolderInUse while another one does."""
     from data.fetching.download import download
     from data.formats.csd import check_csd
+    from system.files import make_folder
+    from system.locks import lock_folder
 
-    for path, file in missing.items():
-        print_line(f"Downloading {file.name}")
-        download(f"{host}/{file.server_path}", path, check_csd)
+    csd_dir = next(iter(missing)).parent
+    make_folder(csd_dir)
+    with lock_folder(csd_dir, DOWNLOAD_LOCK, "Another preparation is downloading into", "--csd"):
+        for path, file in missing.items():
+            if not path.is_file():  # another preparation may have ended just now
+                print_line(f"Downloading {file.name}")
+                download(f"{host}/{file.server_path}", path, check_csd)
 
 
 def print_summary(folder: Path, manifest: dict[str, Any]) -> None:

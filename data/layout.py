@@ -22,6 +22,7 @@ TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or
 SPLIT_FILES = (*BATCH_FILES.values(), PIECES_FILE, SEGMENTS_FILE)
 STAGE = ".preparing"  # beside the splits, where a preparation works
 LOCK = ".preparing.lock"
+DOWNLOAD_LOCK = ".downloading.lock"  # beside .csd files, which several datasets may share
 # The share of useless segments, sentences or word pieces above which a warning is given; --check
 # fails above a half.
 DOUBTFUL_SHARE = 0.05
