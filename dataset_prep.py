@@ -24,7 +24,7 @@ from system.program import ArgumentParser, run
 
 if TYPE_CHECKING:
     from data.fetching.server import SequenceFile
-    from data.preparing.plan import DataSource, Request
+    from data.preparing.plan import DataSource, Plan, Request, TextRequest
     from system.processes import Processes
 
 _MAX_ROWS = 100_000  # of a segment: far more than any has
@@ -174,7 +174,8 @@ def main() -> None:
         prepare_all(options, requests, missing, processes)
     elif processes.is_first:
         how = "write the demo" if options.demo else f"download from {options.mirror}"
-        print_plans(requests, dict.fromkeys(missing, how))
+        plans = decide_all(options, requests, files_are_there=not missing)
+        print_plans(plans, dict.fromkeys(missing, how))
     leave_processes(processes)
 
 
@@ -183,6 +184,7 @@ def read_requests(
 ) -> tuple[list[Request], dict[Path, SequenceFile]]:
     """Return a request for each alignment, and the .csd files that are missing, by path."""
     from data.fetching.demo import DEMO, demo_bert, demo_is_written
+    from data.formats.folds import read_folds
     from data.preparing.pickle_source import PickleSource
     from data.preparing.plan import Request, TextRequest
     from data.preparing.segments import ALIGNED_LENGTHS
@@ -200,6 +202,7 @@ def read_requests(
         csd_dir = options.csd or options.datadir / "csd"
         paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
         folds = options.folds or dataset.folds
+        read_folds(folds)  # a mistake in it is told before hours of downloading
         lengths = dict.fromkeys(ALIGNMENT_NAMES, ALIGNED_LENGTHS)
         lengths["unaligned"] = {"visual": options.visual_length, "audio": options.audio_length}
         sources = {
@@ -257,14 +260,37 @@ def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool)
         raise SystemExit(1)
 
 
-def print_plans(requests: Sequence[Request], missing: dict[Path, str]) -> None:
+def decide_all(
+    options: argparse.Namespace, requests: Sequence[Request], files_are_there: bool
+) -> list[Plan]:
+    """Return a plan for each request; raises InputError for what would only fail later."""
+    from data.preparing.plan import Text, decide
+
+    plans = [decide(request, files_are_there) for request in requests]
+    text = requests[0].text
+    if text is not None and any(plan.text is Text.ENCODE for plan in plans):
+        check_encoder(text, bert_is_there=files_are_there or not options.demo)
+    return plans
+
+
+def check_encoder(text: TextRequest, bert_is_there: bool) -> None:
+    """Raise InputError if the BERT's folder lacks a file, or the device is not there."""
+    from data.text.bert_files import check_bert
+    from system.devices import pick_device
+
+    if bert_is_there:
+        check_bert(text.bert)
+    if text.device.startswith("cuda"):  # PyTorch, slow to import, is not needed for the others
+        pick_device(text.device)
+
+
+def print_plans(plans: Sequence[Plan], missing: dict[Path, str]) -> None:
     """Print what the command would do; `missing` maps each file to how it is obtained."""
-    from data.preparing.plan import decide
     from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
 
     rows: list[Sequence[object]] = [[path, how, "", UNKNOWN, "0"] for path, how in missing.items()]
-    for request in requests:
-        rows += plan_rows(decide(request, files_are_there=not missing))
+    for plan in plans:
+        rows += plan_rows(plan)
     print_heading("What this would do; nothing has been done.")
     print_line(format_table(PLAN_HEADER, rows))
 
@@ -282,6 +308,8 @@ def prepare_all(
 
     lock = lock_folder(options.datadir, LOCK, "Another preparation is working in", "--datadir")
     with lock if processes.is_first else nullcontext():
+        if processes.is_first and missing:
+            decide_all(options, requests, files_are_there=False)
         if processes.is_first and options.demo:
             write_demo(options.datadir)
         elif processes.is_first and missing:

@@ -12,9 +12,11 @@ from system.files import read_json
 def read_folds(path: Path) -> dict[str, str]:
     """Read a folds file, `{"train": [video id, ...], "val": ..., "test": ...}`.
 
-    Returns the split of each video id. Raises InputError when the file is something else, or has
-    a video in two splits.
+    Returns the split of each video id. Raises InputError when the file is missing or something
+    else, or has a video in two splits.
     """
+    if not path.is_file():
+        raise InputError(f"No file {path}; give the path of an existing file.")
     folds = read_json(path)
     if not isinstance(folds, dict) or set(folds) != set(SPLITS):
         found = ", ".join(map(str, folds)) if isinstance(folds, dict) else type(folds).__name__
