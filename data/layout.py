@@ -38,13 +38,6 @@ def alignment_folder(datadir: Path, alignment: str) -> Path:
     return datadir if alignment == ALIGNMENT_NAMES[0] else datadir / alignment
 
 
-def preparation_command(folder: Path) -> str:
-    """Return the command that prepares the splits in `folder`, for messages."""
-    if folder.name in ALIGNMENT_NAMES[1:]:
-        return f"dataset_prep.py --datadir {folder.parent} --alignment {folder.name}"
-    return f"dataset_prep.py --datadir {folder}"
-
-
 def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
     """Read a split's segment table row by row; yields nothing when the split has no table.
 
