@@ -169,6 +169,8 @@ def main() -> None:
 
         options.mirror = checked_host(options.mirror)
     requests, missing = read_requests(options, given_options)
+    if "pickle" not in given_options:
+        check_alignments(requests)
     processes = join_processes()
     if not options.dry_run:
         prepare_all(options, requests, missing, processes)
@@ -234,6 +236,21 @@ def check_folders(datadir: Path, csd_dir: Path | None, may_be_new: bool) -> None
         )
     if csd_dir is not None and not csd_dir.is_dir():
         raise InputError(f"No folder {csd_dir}; give the one that holds the .csd files.")
+
+
+def check_alignments(requests: Sequence[Request]) -> None:
+    """Raise InputError if one alignment would be replaced by another, as in DATADIR/word."""
+    from data.manifest import read_manifest
+
+    for request in requests:
+        manifest = read_manifest(request.folder) or {"made_from": {}}
+        held = manifest["made_from"].get("alignment")
+        if held in ALIGNMENT_NAMES and held != request.alignment and not request.is_forced:
+            raise InputError(
+                f"{request.folder} holds the alignment {held}, this would replace it by "
+                f"{request.alignment}; give another --datadir (to prepare {held}, the folder above "
+                f"and --alignment {held}), or --force to replace it."
+            )
 
 
 def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool) -> None:

@@ -289,3 +289,15 @@ def test_another_dataset_is_refused_before_a_download(monkeypatch, demo, tmp_pat
     monkeypatch.setattr(download, "download", None)
     message = "this would replace it by CMU-MOSEI;"
     run_in_process(monkeypatch, message, "--datadir", tmp_path, is_dry=False)
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_an_alignment_does_not_replace_another(monkeypatch, capsys, datadir, is_dry):
+    """The folder of an alignment is easily given as --datadir."""
+    prepare(request(datadir, None, alignment="word"), SINGLE_PROCESS)
+    options = ["--datadir", datadir / "word", "--csd", datadir / "csd", "--no_bert"]
+    message = "word holds the alignment word, this would replace it by segment; give another"
+    run_in_process(monkeypatch, message, *options, is_dry=is_dry)
+    monkeypatch.setattr("sys.argv", ["dataset_prep.py", *map(str, options), "--force", "--dry_run"])
+    dataset_prep.main()
+    assert "make" in capsys.readouterr().out
