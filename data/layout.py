@@ -22,6 +22,7 @@ TEXT_LENGTH = 50  # positions: [CLS], at most 48 word pieces, [SEP], padding; or
 SPLIT_FILES = (*BATCH_FILES.values(), PIECES_FILE, SEGMENTS_FILE)
 STAGE = ".preparing"  # beside the splits, where a preparation works
 LOCK = ".preparing.lock"
+DOWNLOAD_LOCK = ".downloading.lock"  # beside .csd files, which several datasets may share
 # The share of useless segments, sentences or word pieces above which a warning is given; --check
 # fails above a half.
 DOUBTFUL_SHARE = 0.05
@@ -35,13 +36,6 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a sentence may be of any le
 def alignment_folder(datadir: Path, alignment: str) -> Path:
     """Return the folder of an alignment's splits: `datadir` itself for `segment`, the default."""
     return datadir if alignment == ALIGNMENT_NAMES[0] else datadir / alignment
-
-
-def preparation_command(folder: Path) -> str:
-    """Return the command that prepares the splits in `folder`, for messages."""
-    if folder.name in ALIGNMENT_NAMES[1:]:
-        return f"dataset_prep.py --datadir {folder.parent} --alignment {folder.name}"
-    return f"dataset_prep.py --datadir {folder}"
 
 
 def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:

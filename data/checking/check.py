@@ -21,6 +21,7 @@ from data.checking.problems import (
     value_problems,
 )
 from data.checking.summary import ArraySummary, SplitSummary, useless_features
+from data.fetching.command import preparation_command
 from data.labels import SCALES, Scale, scores_of
 from data.layout import (
     BATCH_FILES,
@@ -29,7 +30,6 @@ from data.layout import (
     SPLITS,
     STAGE,
     TEXT_FILE,
-    preparation_command,
     read_segments,
 )
 from data.manifest import MANIFEST, read_manifest, splits_of
@@ -151,8 +151,8 @@ def _notes(folder: Path, has_text: bool, splits: list[OpenSplit]) -> Iterator[st
     without_text = [s.name for s in splits if not s.path("text").exists()]
     if without_text and not has_text:
         yield (
-            f"No {TEXT_FILE} in {', '.join(without_text)}: dataset_prep.py without --no_bert "
-            "adds the text features."
+            f"No {TEXT_FILE} in {', '.join(without_text)}: the same dataset_prep.py command "
+            "without --no_bert adds the text features."
         )
     if (folder / STAGE).exists():
         yield (

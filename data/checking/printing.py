@@ -28,7 +28,7 @@ def print_report(report: Report) -> None:
     if not report.problems:
         console.print_line("No problem found.")
     elif not (report.folder / STAGE).exists():  # or the preparation can be continued
-        advice = "run dataset_prep.py with --force"
+        advice = "run the same dataset_prep.py command with --force"
         if not (report.folder / MANIFEST).exists():
             advice = f"move {', '.join(SPLITS)} away and run dataset_prep.py"
         console.print_line(f"To make the dataset anew, {advice}.")

@@ -12,8 +12,8 @@ from system.files import read_json
 def read_folds(path: Path) -> dict[str, str]:
     """Read a folds file, `{"train": [video id, ...], "val": ..., "test": ...}`.
 
-    Returns the split of each video id. Raises InputError when the file is something else, or has
-    a video in two splits.
+    Returns the split of each video id. Raises InputError when the file is missing or something
+    else, or has a video in two splits.
     """
     if not path.is_file():  # a pipe can be read only once, and reading may wait without end
         found = f"{path} is a folder, pipe or device" if path.exists() else f"No file {path}"

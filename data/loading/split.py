@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.fetching.command import preparation_command
 from data.labels import scores_of
 from data.layout import (
     BATCH_FILES,
@@ -26,7 +27,6 @@ from data.layout import (
     STAGE,
     TEXT_FILE,
     iterate_segments,
-    preparation_command,
     read_ids,
 )
 from data.manifest import MOVING, has_rows, read_manifest
@@ -63,22 +63,21 @@ class Split(Dataset[Batch]):
 
     def __init__(self, folder: Path, needs_labels: bool = True, takes_pieces: bool = False) -> None:
         self.folder, self._needs_labels, self.takes_pieces = folder, needs_labels, takes_pieces
-        if not folder.is_dir():
-            raise InputError(
-                f"No folder {folder}; prepare the dataset first "
-                f"({preparation_command(folder.parent)})."
-            )
-        stage = read_manifest(folder.parent / STAGE)
+        manifest, stage = read_manifest(folder.parent), read_manifest(folder.parent / STAGE)
         if stage is not None and stage.get(MOVING):
             raise InputError(
                 f"{folder.parent} is half moved into place by an interrupted preparation; run it "
-                f"again ({preparation_command(folder.parent)})."
+                f"again ({preparation_command(folder.parent, stage)})."
+            )
+        if not folder.is_dir():
+            raise InputError(
+                f"No folder {folder}; prepare the dataset first "
+                f"({preparation_command(folder.parent, manifest or stage)})."
             )
         if takes_pieces and not (folder / PIECES_FILE).is_file():
             raise InputError(
                 f"{folder} has no {PIECES_FILE}, which fine-tuning a text encoder needs; add it: "
-                f"run {preparation_command(folder.parent)}, with the same --bert or --from as "
-                "before."
+                f"run {preparation_command(folder.parent, manifest)}."
             )
         arrays = {
             kind: NpyReader(path, holds_integers=path.name == PIECES_FILE)
@@ -90,7 +89,6 @@ class Split(Dataset[Batch]):
         unlabelled = np.full((len(arrays["text"]), 1), np.nan, np.float32)
         self.labels = unlabelled if label is None else _read_labels(label)  # (N, L) float32
         self.widths = dict(zip(INPUTS, (shape[1] for shape in self.shapes), strict=True))
-        manifest = read_manifest(folder.parent)
         self.ids = self._read_ids(manifest)
         self.scores = scores_of(manifest)  # whose labels these are
 
@@ -127,7 +125,7 @@ class Split(Dataset[Batch]):
             raise InputError(
                 f"{self.folder / SEGMENTS_FILE} was changed: its rows may no longer be those "
                 f"of the arrays; prepare the dataset again "
-                f"({preparation_command(self.folder.parent)})."
+                f"({preparation_command(self.folder.parent, manifest)})."
             )
         return ids
 

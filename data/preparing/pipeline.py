@@ -31,7 +31,7 @@ from data.preparing.plan import Arrays, Plan, Request, Text, decide
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
 from system.console import print_line, print_warning
 from system.errors import InputError
-from system.files import file_facts, flush_all, make_folder
+from system.files import file_facts, flush_all, make_folder, move_file
 from system.processes import Processes
 from system.threads import in_parallel
 
@@ -246,7 +246,7 @@ def _move_into_place(
         (folder / split).mkdir(exist_ok=True)
         for name in [f"{split}/{name}" for name in SPLIT_FILES]:
             if name in files if are_checked else is_unchanged(files, stage, name):
-                (stage / name).replace(folder / name)
+                move_file(stage / name, folder / name)
             elif name not in files:
                 continue
             elif not is_unchanged(files, folder, name):

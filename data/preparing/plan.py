@@ -174,7 +174,7 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
         staged, manifest = None, staged
     prepared = None if manifest is None else Prepared(folder, manifest, ends_move)
     if manifest is not None:
-        _refuse_another_dataset(folder, source, manifest["made_from"])
+        _refuse_another_dataset(request, manifest["made_from"])
     makes_all = request.is_forced or not files_are_there
     arrays = Arrays.MAKE if makes_all else _decide_arrays(source, prepared, folder / STAGE, staged)
     if arrays is not Arrays.KEEP:
@@ -188,17 +188,21 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     return replace(plan, same_text=tuple(_same_text(plan)))
 
 
-def _refuse_another_dataset(folder: Path, source: DataSource, made_from: dict[str, Any]) -> None:
-    """Raise InputError if the source would replace a dataset that is another by the manifest."""
-    pairs = [(made_from.get("dataset"), source.title)]
-    if isinstance(source, CsdSource):
-        pairs.append((f"alignment {made_from.get('alignment')}", f"alignment {source.alignment}"))
-    for held, new in pairs:
-        if held != new:  # the path may be mistyped
-            raise InputError(
-                f"{folder} holds {held}, this would replace it by {new}; give another "
-                "--datadir, or move the splits and dataset.json away."
-            )
+def _refuse_another_dataset(request: Request, made_from: dict[str, Any]) -> None:
+    """Raise InputError if the request would replace another dataset; the path may be mistyped."""
+    title, alignment = made_from.get("dataset"), made_from.get("alignment")
+    if title != request.source.title:
+        raise InputError(
+            f"{request.folder} holds {title}, this would replace it by {request.source.title}; "
+            "give another --datadir, or move the splits and dataset.json away."
+        )
+    is_csd = isinstance(request.source, CsdSource)
+    if is_csd and not request.is_forced and alignment not in (None, request.alignment):
+        raise InputError(
+            f"{request.folder} holds the alignment {alignment}, this would replace it by "
+            f"{request.alignment}; give another --datadir (to prepare {alignment}, the folder "
+            f"above and --alignment {alignment}), or --force to replace it."
+        )
 
 
 def _decide_arrays(

@@ -31,14 +31,30 @@ def find_bert(
     The addresses built into pytorch_pretrained_bert are not reliable, so hub names are fetched
     and cached through huggingface_hub. Raises InputError when that fails.
     """
-    folder = Path(name_or_folder)
-    if folder.is_dir():
-        return folder, None
-    if folder.exists() or folder.is_absolute() or name_or_folder.startswith("."):
-        raise InputError(f"{option} {name_or_folder} is not a folder; give a folder or a hub name.")
+    local = _local_folder(name_or_folder, option)
+    if local is not None:
+        return local, None
     needed = (VOCABULARY_FILES, WEIGHT_FILES) if with_weights else (VOCABULARY_FILES,)
     folder = _fetch(name_or_folder, option, commit, needed)
     return folder, folder.name
+
+
+def check_bert(name_or_folder: str) -> None:
+    """Raise InputError if a BERT's folder is missing or lacks a file; hub names all pass."""
+    folder = _local_folder(name_or_folder, "--bert")
+    if folder is not None:
+        for names in (CONFIG_FILES, VOCABULARY_FILES, WEIGHT_FILES):
+            first_existing(folder, names)
+
+
+def _local_folder(name_or_folder: str, option: str) -> Path | None:
+    """Return a BERT's folder, None for a hub name; raises InputError for another path."""
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or folder.is_absolute() or name_or_folder.startswith("."):
+        raise InputError(f"{option} {name_or_folder} is not a folder; give a folder or a hub name.")
+    return None
 
 
 def find_local_bert(name_or_folder: str, commit: str | None) -> Path | None:

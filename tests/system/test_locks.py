@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from data.fetching.server import MOSEI
+from data.layout import LOCK
+from dataset_prep import download_missing
 from system import locks as lock
 from system.errors import InputError
 from system.locks import lock_folder
@@ -38,6 +41,40 @@ def test_the_second_preparation_ends_at_once_and_a_killed_one_locks_nothing(prog
     write_dataset(tmp_path / "csd", random_dataset())
     third = program("dataset_prep.py", *options)
     assert third.returncode == 0, third.stderr
+
+
+def test_two_preparations_do_not_download_into_one_folder(program, tmp_path):
+    for name in ("first", "second", "csd"):
+        (tmp_path / name).mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and never answers
+        mirror = f"http://127.0.0.1:{server.getsockname()[1]}"
+        options = ["--no_bert", "--csd", tmp_path / "csd", "--mirror", mirror, "--datadir"]
+        first = subprocess.Popen(
+            [sys.executable, ROOT / "dataset_prep.py", *options, tmp_path / "first"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "no_proxy": "*"},
+        )
+        assert "Downloading" in first.stdout.readline()
+        second = program("dataset_prep.py", *options, tmp_path / "second")
+        write_dataset(tmp_path / "csd", random_dataset())  # nothing is left to download
+        third = program("dataset_prep.py", *options, tmp_path / "second")
+        first.kill()
+        first.communicate()
+    assert (second.returncode, second.stdout) == (2, "")
+    assert second.stderr == (
+        f"error: Another preparation is downloading into {tmp_path / 'csd'}; wait until it has "
+        "ended, or give another --csd.\n"
+    )
+    assert third.returncode == 0, third.stderr
+
+
+def test_a_download_goes_into_the_datasets_folder_too_but_not_again(tmp_path, capsys):
+    path = tmp_path / MOSEI.sequences["words"].name
+    path.touch()
+    with lock_folder(tmp_path, LOCK, "Another is working in", "--datadir"):
+        download_missing({path: MOSEI.sequences["words"]}, "http://127.0.0.1:9")
+    assert capsys.readouterr().out == ""
 
 
 def test_the_lock_ends_with_the_block(tmp_path):

@@ -422,8 +422,8 @@ def test_a_preparation_without_text_is_whole(tmp_path):
     report = check_dataset(write_dataset(tmp_path, text=False))
     assert report.problems == []
     assert report.notes == [
-        "No bert50.npy in train, val, test: dataset_prep.py without --no_bert adds the text "
-        "features."
+        "No bert50.npy in train, val, test: the same dataset_prep.py command without "
+        "--no_bert adds the text features."
     ]
 
 
@@ -487,7 +487,9 @@ def test_the_report_is_printed(dataset, capsys):
     (row,) = [line for line in printed.out.splitlines() if line.startswith("val/audio50.npy")]
     assert "(4, 6, 4)  float32" in row
     assert row.split()[5:10] == ["0", "1.04", "%", "12.50", "%"]
-    assert "To make the dataset anew, run dataset_prep.py with --force" in printed.out
+    assert (
+        "To make the dataset anew, run the same dataset_prep.py command with --force" in printed.out
+    )
     assert printed.err.count("error:") == 1
     assert "No file" in printed.err
 

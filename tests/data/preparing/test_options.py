@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 import dataset_prep
+import main_msaf
 
 
 def test_every_option_has_a_help_and_shows_its_default():
@@ -71,3 +73,17 @@ def test_what_would_be_refused_is_so_before_anything_is_written(program, tmp_pat
     assert done.returncode == 2
     assert "visual50.npy was not made by this program" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} <= {"train", ".preparing.lock"}
+
+
+@pytest.mark.parametrize(
+    ("program", "option"),
+    [
+        (dataset_prep, "bert"),
+        *((main_msaf, name) for name in ("bert", "finetune_bert", "model", "resume", "compare")),
+    ],
+)
+def test_what_is_named_or_given_by_its_path_may_lie_in_the_home_directory(program, option):
+    """The shell expands no ~ after an equals sign."""
+    options = program.build_parser().parse_args([f"--{option}=~/folder"])
+    expected = str(Path.home() / "folder")
+    assert getattr(options, option) in (expected, [expected])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import dataset_prep
+from data.fetching import download
 from data.layout import read_segments
 from data.preparing import plan as module
 from data.preparing.pickle_source import PickleSource
@@ -189,13 +192,6 @@ def test_another_dataset_is_refused_before_its_files_come(datadir, demo):
         decide(Request(datadir, "segment", source, None), files_are_there=False)
 
 
-def test_another_alignment_is_refused(datadir):
-    prepare(request(datadir, None, alignment="word"), SINGLE_PROCESS)
-    asked = request(datadir / "word", None, csd_dir=datadir / "csd")
-    with pytest.raises(InputError, match=r"word holds alignment word, .* by alignment segment"):
-        decide(asked)
-
-
 def test_arrays_in_splits_that_were_not_prepared_are_neither_overwritten_nor_removed(
     tmp_path, bert
 ):
@@ -268,3 +264,74 @@ def test_dry_run_tells_of_mistakes(program, tmp_path):
     done = program("dataset_prep.py", "--dry_run", "--from", "nothing.pkl", "--datadir", tmp_path)
     assert done.returncode == 2
     assert "No file nothing.pkl" in done.stderr
+
+
+def run_in_process(monkeypatch, message, *options, is_dry):
+    """Run dataset_prep.py here, and expect this error."""
+    command = ["dataset_prep.py", *map(str, options), *(["--dry_run"] if is_dry else [])]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(InputError, match=re.escape(message)):
+        dataset_prep.main()
+
+
+@pytest.fixture
+def mistakes(tmp_path, bert):
+    """Options that cannot be carried out, by what the error says."""
+    lacking = shutil.copytree(bert, tmp_path / "lacking")
+    (lacking / "vocab.txt").unlink()
+    (tmp_path / "bad.json").write_text('{"train": []}')
+    return {
+        "No file typo.json": ["--folds", "typo.json"],
+        "bad.json holds train; expected": ["--folds", tmp_path / "bad.json"],
+        "--bert ./typo is not a folder": ["--bert", "./typo"],
+        "lacking has no vocab.txt": ["--bert", lacking],
+        "--device cuda:99": ["--bert", bert, "--device", "cuda:99"],
+    }
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_mistakes_are_told_before_files_come(capsys, monkeypatch, mistakes, datadir, is_dry):
+    (datadir / "csd" / "CMU_MOSEI_COVAREP.csd").unlink()
+    monkeypatch.setattr(download, "download", None)
+    for message, options in mistakes.items():
+        run_in_process(monkeypatch, message, "--datadir", datadir, *options, is_dry=is_dry)
+    assert capsys.readouterr().out == ""
+
+
+def test_dry_run_tells_of_mistakes_where_the_files_are(capsys, monkeypatch, datadir, mistakes):
+    for message, options in mistakes.items():
+        run_in_process(monkeypatch, message, "--datadir", datadir, *options, is_dry=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_mistakes_are_told_before_the_demo_is_written(monkeypatch, tmp_path, is_dry):
+    options = ["--demo", "--datadir", tmp_path / "new", "--device", "cuda:99"]
+    run_in_process(monkeypatch, "--device cuda:99", *options, is_dry=is_dry)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_that_nothing_needs_is_not_looked_for(program, datadir, bert):
+    """All text is there, or none is asked for."""
+    prepare(request(datadir, bert), SINGLE_PROCESS)
+    assert "keep" in dry_run(program, "--datadir", datadir, "--bert", bert, "--device", "cuda:99")
+    assert "keep" in dry_run(program, "--datadir", datadir, "--no_bert", "--device", "cuda:99")
+
+
+def test_another_dataset_is_refused_before_a_download(monkeypatch, demo, tmp_path):
+    shutil.copy(demo / "dataset.json", tmp_path)
+    monkeypatch.setattr(download, "download", None)
+    message = "this would replace it by CMU-MOSEI;"
+    run_in_process(monkeypatch, message, "--datadir", tmp_path, is_dry=False)
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_an_alignment_does_not_replace_another(monkeypatch, capsys, datadir, is_dry):
+    """The folder of an alignment is easily given as --datadir."""
+    prepare(request(datadir, None, alignment="word"), SINGLE_PROCESS)
+    options = ["--datadir", datadir / "word", "--csd", datadir / "csd", "--no_bert"]
+    message = "word holds the alignment word, this would replace it by segment; give another"
+    run_in_process(monkeypatch, message, *options, is_dry=is_dry)
+    monkeypatch.setattr("sys.argv", ["dataset_prep.py", *map(str, options), "--force", "--dry_run"])
+    dataset_prep.main()
+    assert "make" in capsys.readouterr().out

@@ -1,0 +1,40 @@
+"""The command that prepares a dataset, for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.fetching.server import DATASETS
+from data.layout import ALIGNMENT_NAMES
+
+
+def preparation_command(folder: Path, manifest: Mapping[str, Any] | None = None) -> str:
+    """Return the command that prepares the splits in `folder`, as `manifest` says it was.
+
+    A manifest has no paths and not every option: the end of the text says to give the others again.
+    Without a manifest, a folder with an alignment's name is taken to have this alignment.
+    """
+    if manifest is None:
+        return _command(folder, folder.name)
+    made_from = manifest["made_from"]
+    if "folds" not in made_from:  # a pickle's, whose alignment is the file's own
+        return f"dataset_prep.py --datadir {folder}, with --from and the other options as before"
+    command = _command(folder, made_from.get("alignment", ""))
+    return f"{command}{_dataset_option(made_from)}, with the other options as before"
+
+
+def _command(folder: Path, alignment: str) -> str:
+    if alignment in ALIGNMENT_NAMES[1:] and folder.name == alignment:
+        return f"dataset_prep.py --datadir {folder.parent} --alignment {alignment}"
+    return f"dataset_prep.py --datadir {folder}"
+
+
+def _dataset_option(made_from: Mapping[str, Any]) -> str:
+    """Return the option that names a dataset of .csd files, by its title."""
+    from data.fetching.demo import DEMO  # h5py is needed for nothing else here
+
+    options = {dataset.title: f" --dataset {dataset.name}" for dataset in DATASETS.values()}
+    options[DEMO.title] = " --demo"
+    return options.get(made_from.get("dataset", ""), "")
