@@ -121,9 +121,11 @@ def _add_pieces_alone(plan: Plan) -> dict[str, Any]:
     from data.text.bert_files import find_bert
     from data.text.pieces import PieceCutter
 
-    text = plan.in_place.manifest["text"]
+    text, request = plan.in_place.manifest["text"], plan.request.text
+    assert request is not None  # or no pieces are added
+    commit = text.get("commit") if text["encoder"] == request.bert else None
     try:
-        folder, _ = find_bert(text["encoder"], commit=text.get("commit"), with_weights=False)
+        folder, _ = find_bert(request.bert, commit=commit, with_weights=False)
         tokenizer, config = load_tokenizer(folder)
     except InputError as error:
         print_warning(f"no word pieces are added, which --finetune_bert needs: {error}")
