@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.fetching.server import CMU_HOST, DATASET_NAMES, DATASETS
 from data.layout import ALIGNMENT_NAMES, LOCK, alignment_folder
-from system.argument_types import device_name, file_path, whole_number
+from system.argument_types import device_name, file_path, name_or_path, whole_number
 from system.console import format_table, print_heading, print_line, print_warning
 from system.devices import PRECISIONS
 from system.errors import InputError
@@ -106,6 +106,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 def _add_text(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--bert",
+        type=name_or_path,
         metavar="NAME_OR_DIR",
         default="bert-base-uncased",
         help="the text encoder: a name on the Hugging Face hub, or a folder with configuration, "

@@ -13,7 +13,7 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from system.argument_types import file_path, whole_number
+from system.argument_types import file_path, name_or_path, whole_number
 from system.config import parse_assignments
 from system.console import print_line
 from system.program import ArgumentParser, run
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "train these models, each with its published settings or with those of a run.json, and "
         "write one table; the same command continues it"
     )
-    add_action("--compare", nargs="+", metavar="MODEL|FILE.json", help=compare)
+    add_action("--compare", type=name_or_path, nargs="+", metavar="MODEL|FILE.json", help=compare)
     ablate = "as --compare, for NHFNet whole and with each part left out or replaced"
     add_action("--ablate", action="store_true", help=ablate)
     tune = (
@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ids", nargs="+", action="extend", metavar="ID", help=ids)
     add(
         "--resume",
+        type=name_or_path,
         metavar="FILE|auto",
         help="continue from a last.pth; auto: from the one in --checkpointdir, if there is one",
     )
@@ -106,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--predict", type=file_path, metavar="PATH", help=predict)
     bert = "with --predict: encode a pickle's sentences with this BERT, as dataset_prep.py does"
-    add("--bert", metavar="NAME_OR_DIR", help=bert)
+    add("--bert", type=name_or_path, metavar="NAME_OR_DIR", help=bert)
     export = (
         "with --checkpoint: write its model to this file: .safetensors, which loads like a "
         "checkpoint, or .onnx, for onnxruntime"
@@ -202,7 +203,7 @@ def parse_study(
     study: dict[str, RunConfig] = {}
     for model in models or ():
         if model.endswith(".json") and not is_same:
-            name, config = _named_run(parser, arguments, Path(model).expanduser())
+            name, config = _named_run(parser, arguments, Path(model))
         else:
             name, config = model, parse_config(parser, shared | {"model": model})
         if name in study:

@@ -80,6 +80,11 @@ def file_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"there is no home directory for {shown(text)}") from error
 
 
+def name_or_path(text: str) -> str:
+    """Parse an argparse value: a name, or a path, in which ~ is the home directory."""
+    return str(file_path(text)) if text.startswith("~") else text
+
+
 def device_name(text: str) -> str:
     """Parse an argparse value: auto, cpu, cuda or cuda:N."""
     if re.fullmatch("auto|cpu|cuda(:(0|[1-9][0-9]?))?", text):

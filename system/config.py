@@ -112,8 +112,8 @@ def _checked(field: Field[Any], value: Any) -> Any:
         parsed = _parser_of(field)(str(value))
     except Exception as error:
         raise ValueError(f"{field.name} is {shown(value)}: {_reason(error)}") from error
-    is_path = isinstance(parsed, Path) and isinstance(value, (str, Path))
-    if not is_path and (parsed != value or isinstance(parsed, bool) is not isinstance(value, bool)):
+    is_text = isinstance(parsed, (str, Path)) and isinstance(value, (str, Path))  # ~ is expanded
+    if not is_text and (parsed != value or isinstance(parsed, bool) is not isinstance(value, bool)):
         raise ValueError(f"{field.name} is {shown(value)}, expected {type(parsed).__name__}")
     return parsed
 

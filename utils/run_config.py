@@ -14,6 +14,7 @@ from system.argument_types import (
     OneOf,
     device_name,
     file_path,
+    name_or_path,
     number_from_zero,
     positive_number,
     share_below_one,
@@ -56,7 +57,7 @@ class RunConfig(CheckedConfig):
     # model
     model: str | None = setting(
         None,
-        str,
+        name_or_path,
         "a name that --models lists, or your own class as FILE.py:CLASS "
         f"(default: the checkpoint's, else {DEFAULT_MODEL})",
     )
@@ -108,7 +109,7 @@ class RunConfig(CheckedConfig):
     # text encoder
     finetune_bert: str | None = setting(
         None,
-        str,
+        name_or_path,
         "train the text encoder too, starting from this BERT, a name or a folder; without a value: "
         "from the BERT that encoded the prepared text (default: keep the prepared text features)",
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from system.argument_types import OneOf, positive_number, truth_value, whole_number
+from system.argument_types import OneOf, name_or_path, positive_number, truth_value, whole_number
 from system.config import CheckedConfig, make_config, parse_assignments, plain_values, setting
 from system.errors import InputError
 
@@ -123,3 +123,12 @@ def test_assignments_that_cannot_be_are_refused(text, message):
     with pytest.raises(InputError, match=f"--set {text}: ") as caught:
         parse_assignments(Example, [text], "--set")
     assert message in str(caught.value)
+
+
+def test_a_files_path_below_the_home_directory_is_taken():
+    @dataclass(frozen=True)
+    class Named(CheckedConfig):
+        encoder: str = setting("a name", name_or_path)
+
+    config = make_config(Named, {"encoder": "~/bert"}, "file.json")
+    assert config.encoder == str(Path.home() / "bert")

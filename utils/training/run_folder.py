@@ -34,7 +34,7 @@ def epoch_file(number: int) -> str:
 def file_to_resume(resume: str | None, folder: Path) -> Path | None:
     """Return the file to resume from; for `auto`, `last.pth` in `folder`, or None without one."""
     if resume != "auto":
-        return None if resume is None else Path(resume).expanduser()
+        return None if resume is None else Path(resume)
     if (folder / LAST).is_file():
         return folder / LAST
     print_line(f"No {folder / LAST} yet: starting anew")
@@ -74,7 +74,7 @@ def _may_resume(folder: Path, resume: str | None, files: Sequence[Path]) -> bool
     """Tell whether a run may continue in the folder of an earlier one, which wrote `files`."""
     if resume == "auto":  # without last.pth it starts anew: then it must not replace any weights
         return (folder / LAST).is_file() or all(path.suffix != ".pth" for path in files)
-    return resume is not None and Path(resume).expanduser().resolve().parent == folder.resolve()
+    return resume is not None and Path(resume).resolve().parent == folder.resolve()
 
 
 def written_files(folder: Path) -> list[Path]:

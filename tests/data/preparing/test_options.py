@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import dataset_prep
+import main_msaf
 
 
 def test_every_option_has_a_help_and_shows_its_default():
@@ -45,3 +48,17 @@ def test_a_length_that_no_memory_holds_is_refused(capsys, kind):
     with pytest.raises(SystemExit):
         parser.parse_args(["--alignment", "unaligned", f"--{kind}_length", "99999999999"])
     assert f"--{kind}_length: expected a whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "option"),
+    [
+        (dataset_prep, "bert"),
+        *((main_msaf, name) for name in ("bert", "finetune_bert", "model", "resume", "compare")),
+    ],
+)
+def test_what_is_named_or_given_by_its_path_may_lie_in_the_home_directory(program, option):
+    """The shell expands no ~ after an equals sign."""
+    options = program.build_parser().parse_args([f"--{option}=~/folder"])
+    expected = str(Path.home() / "folder")
+    assert getattr(options, option) in (expected, [expected])
