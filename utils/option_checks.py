@@ -22,7 +22,7 @@ _TRAINING_ACTIONS = ("train", "compare", "ablate", "tune", "worker")
 _ACTIONS = (*_TRAINING_ACTIONS, "table", "dry_run")  # those that need no --checkpoint
 _SCORE_OPTIONS = ("bootstrap", "against")
 _EXCLUDES = {
-    "resume": ("checkpoint", "overwrite"),
+    "resume": ("overwrite",),
     "table": ("dry_run", "config"),
     "split": (*_TRAINING_ACTIONS, "table", "predict", "export"),
     "worker": ("dry_run", "seeds", "config"),
