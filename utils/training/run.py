@@ -36,7 +36,7 @@ from utils.training.run_folder import (
     lock_run_folder,
     remove_run,
 )
-from utils.training.seeds import print_spread, spread
+from utils.training.seeds import print_spread, write_scores
 from utils.training.trainer import Trainer
 
 _CURVES = "curves.png"
@@ -225,7 +225,5 @@ def train_by_seed(
         scores[seed] = train(run, options, resume, overwrite).scores
     print_heading(f"Test scores over the seeds {', '.join(map(str, scores))}")
     print_spread(scores)
-    if config.save and options.processes.is_first:
-        path = config.checkpointdir / "seeds.json"
-        write_json(path, {"spread": spread(scores), "seeds": scores})
-        print_line(f"\nIn {path}")
+    if writes:
+        write_scores(config.checkpointdir, scores)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from system.errors import InputError
 from tests.programs.test_runs import TRAIN, contents
 from utils.training import run as run_module
+from utils.training.seeds import write_scores
 
 
 @pytest.fixture
@@ -58,3 +61,15 @@ def test_all_folders_of_seeds_are_checked_before_the_first_training(train, tmp_p
     with pytest.raises(InputError, match=r"seed1 holds a run"):
         train("all", "--seeds", 5, 1)
     assert not (tmp_path / "all" / "seed5").exists()
+
+
+def test_scores_of_other_seeds_do_not_vanish_in_silence(tmp_path, capsys):
+    scores = {seed: {"mae": 1.0} for seed in (1, 2, 3)}
+    write_scores(tmp_path, {1: scores[1], 2: scores[2]})
+    assert capsys.readouterr().err == ""
+    write_scores(tmp_path, {2: scores[2], 3: scores[3]})
+    message = r"seeds.json no longer has the seeds 1, .* give --seeds 1 2 3 --resume auto"
+    assert re.search(message, capsys.readouterr().err)
+    (tmp_path / "seeds.json").write_text("[")
+    write_scores(tmp_path, scores)
+    assert capsys.readouterr().err == ""
