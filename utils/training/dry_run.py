@@ -95,11 +95,15 @@ def _open(
 
 
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
-    """Print what an evaluation would read, do and write; changes no file."""
+    """Print what an evaluation would read, do and write; changes no file.
+
+    Raises InputError where the evaluation would.
+    """
     checkpoint = read_checkpoint(config.needed_checkpoint)
     has_text_encoder = checkpoint.text_encoder is not None
     split = Split(config.data_folder / split_name, takes_pieces=has_text_encoder)
     config, model, task = open_model(config, checkpoint, split)
+    Bootstrap(config, split, task)
     facts = [
         ("evaluate", f"{checkpoint.path}: {config.model} for {task.name}, on {options.device}"),
         (split_name, f"{len(split):,} segments of {split.folder}"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from system.argument_types import file_path
 from system.console import print_line
 from system.errors import InputError
 from system.locks import lock_folder
@@ -42,9 +43,9 @@ def file_to_resume(resume: str | None, folder: Path) -> Path | None:
 
 def find_file_to_resume(resume: str | None, folder: Path) -> Path | None:
     """Return the file to resume from; for `auto`, `last.pth` in `folder`, or None without one."""
-    if resume != "auto":
-        return None if resume is None else Path(resume)
-    return folder / LAST if (folder / LAST).is_file() else None
+    if resume == "auto":
+        return folder / LAST if (folder / LAST).is_file() else None
+    return None if resume is None else file_path(resume)
 
 
 @contextmanager
