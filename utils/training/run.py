@@ -29,6 +29,7 @@ from utils.training.history import Epoch, best_on_test
 from utils.training.provenance import RunResult, check_start, describe_run, now
 from utils.training.run_folder import (
     BEST,
+    LOGS,
     RUN_FILE,
     check_run_folder,
     file_to_resume,
@@ -74,6 +75,7 @@ def train(
         if writes:
             check_writable(config.resultdir)  # fails now, not after the training
             if overwrite:  # only now that the run is known to start
+                check_writable(config.checkpointdir / LOGS)
                 remove_run(config.checkpointdir)
             record = describe_run(config, data, options.device, bert, trainer.saver.start)
             write_json(path, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 
@@ -25,9 +26,12 @@ def train(main, small):
 def test_a_run_is_not_removed_for_one_that_cannot_start(train, tmp_path):
     train("run")
     (tmp_path / "file").touch()
+    shutil.rmtree(tmp_path / "run" / "logs")
+    (tmp_path / "run" / "logs").touch()
     before = contents(tmp_path / "run")
-    with pytest.raises(FileExistsError):
-        train("run", "--overwrite", "--resultdir", tmp_path / "file")
+    for resultdir in ("file", "result"):
+        with pytest.raises(FileExistsError):
+            train("run", "--overwrite", "--resultdir", resultdir)
     assert contents(tmp_path / "run") == before
 
 
