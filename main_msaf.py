@@ -13,7 +13,7 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from system.argument_types import file_path, name_or_path, whole_number
+from system.argument_types import file_path, name_or_path, some_text, whole_number
 from system.config import parse_assignments
 from system.console import print_line
 from system.program import ArgumentParser, run
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         "the database that assigns the runs of --compare, --ablate and --tune, such as "
         "postgresql+psycopg://HOST/NAME (default: an SQLite file in --checkpointdir)"
     )
-    add("--storage", metavar="URL", help=storage)
+    add("--storage", type=some_text, metavar="URL", help=storage)
     same_settings = "train all models of --compare with the same settings"
     add("--same_settings", action="store_true", help=same_settings)
     split = f"the split to evaluate (default: {DEFAULT_SPLIT})"
@@ -152,12 +152,15 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
     if path == Path("published"):
         from models.registry import published_settings
 
-        path = published_settings(arguments.get("model") or DEFAULT_MODEL)
+        path = published_settings(_published_model(arguments))
     elif path is None and arguments["tune"]:
         from models.registry import find_published
 
-        path = find_published(arguments.get("model") or DEFAULT_MODEL)
+        path = find_published(_published_model(arguments))
     config = read_run_config(path) if path else RunConfig()
+    if path and "checkpoint" in arguments and not arguments["compare"]:
+        # The checkpoint has its model and its model's settings; --compare names its models.
+        config = replace(config, model=_stored_model(arguments["checkpoint"], config.model), set={})
     options = {name: arguments[name] for name in vars(config) if name in arguments}
     if "set" in options:
         from models.registry import config_class
@@ -170,6 +173,29 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
     if arguments["train"] and config.finetune_bert and "finetune_bert" not in options:
         config = _without_second_text_encoder(config, options)
     return config
+
+
+def _published_model(arguments: dict[str, Any]) -> str:
+    """Return whose published settings count: those of --model, else of --checkpoint's model."""
+    name: str | None = arguments.get("model")
+    if name is None and "checkpoint" in arguments:
+        name = _stored_model(arguments["checkpoint"])
+    return name or DEFAULT_MODEL
+
+
+def _stored_model(path: Path, otherwise: str | None = None) -> str | None:
+    """Return the name of the model in a checkpoint, `otherwise` if it names none.
+
+    A user's own class, which is never imported by its name in a file, is None, unless `otherwise`
+    may be that class.
+    """
+    from models.checkpoint import read_checkpoint
+    from models.registry import MODELS
+
+    name = read_checkpoint(path).model
+    if name is None or (name not in MODELS and otherwise not in MODELS):
+        return otherwise
+    return name if name in MODELS else None
 
 
 def _without_second_text_encoder(config: RunConfig, options: dict[str, Any]) -> RunConfig:

@@ -72,17 +72,24 @@ class OneOf:
         return text
 
 
+def some_text(text: str) -> str:
+    """Parse an argparse value: a text that is not empty, as that of an unset variable is."""
+    if not text:
+        raise argparse.ArgumentTypeError(f"expected a value, got {shown(text)}")
+    return text
+
+
 def file_path(text: str) -> Path:
     """Parse an argparse value: a path, in which ~ is the home directory."""
     try:
-        return Path(text).expanduser()
+        return Path(some_text(text)).expanduser()
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(f"there is no home directory for {shown(text)}") from error
 
 
 def name_or_path(text: str) -> str:
     """Parse an argparse value: a name, or a path, in which ~ is the home directory."""
-    return str(file_path(text)) if text.startswith("~") else text
+    return str(file_path(text)) if text.startswith("~") else some_text(text)
 
 
 def device_name(text: str) -> str:

@@ -10,6 +10,7 @@ import os
 
 _WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _COUNT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_counts: list[int] = []  # PyTorch's threads before one was chosen
 _SMALL_BATCH = 2**13  # values a time step, below which operators gain nothing from threads
 
 
@@ -25,14 +26,20 @@ def let_threads_sleep() -> None:
 
 
 def choose_threads(batch_values: int) -> int:
-    """Use one thread for PyTorch's operators on small batches; return the previous number.
+    """Use one thread for PyTorch's operators on small batches; return the number for large ones.
 
     `batch_values` is the number of values of a batch at one time step. The choice depends on
-    nothing else, so that a run is reproducible. A number set in the environment is kept.
+    nothing else, so that a run is reproducible, also after others in the same process. A number
+    set in the environment is kept.
     """
     import torch
 
     threads = torch.get_num_threads()
-    if batch_values < _SMALL_BATCH and not any(name in os.environ for name in _COUNT_VARIABLES):
-        torch.set_num_threads(1)
-    return threads
+    if any(name in os.environ for name in _COUNT_VARIABLES):
+        return threads
+    if threads > 1 or not _counts:  # one thread may be the choice for an earlier batch
+        _counts[:] = [threads]
+    chosen = 1 if batch_values < _SMALL_BATCH else _counts[0]
+    if chosen != threads:
+        torch.set_num_threads(chosen)
+    return _counts[0]

@@ -22,7 +22,7 @@ _TRAINING_ACTIONS = ("train", "compare", "ablate", "tune", "worker")
 _ACTIONS = (*_TRAINING_ACTIONS, "table", "dry_run")  # those that need no --checkpoint
 _SCORE_OPTIONS = ("bootstrap", "against")
 _EXCLUDES = {
-    "resume": ("checkpoint", "overwrite"),
+    "resume": ("overwrite",),
     "table": ("dry_run", "config"),
     "split": (*_TRAINING_ACTIONS, "table", "predict", "export"),
     "worker": ("dry_run", "seeds", "config"),
@@ -62,14 +62,22 @@ def check_options(
     for name in writing_options:
         if arguments.get(name) and not config.save:
             parser.error(f"--{name} writes files: leave --no_save out")
-    _check_training(parser, arguments)
+    _check_training(parser, arguments, config)
     _check_learning(parser, arguments, config)
     _check_attention(parser, arguments)
 
 
-def _check_training(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
+def _dry_run_trains(arguments: dict[str, Any], config: RunConfig) -> bool:
+    """Tell whether --dry_run stands for a training where no other action is given."""
+    return arguments["dry_run"] and config.checkpoint is None  # or it evaluates
+
+
+def _check_training(
+    parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
+) -> None:
+    given = arguments | {"dry_run": _dry_run_trains(arguments, config)}
     for name, actions in _NEEDS_ONE_OF.items():
-        if arguments[name] and not any(arguments[action] for action in actions):
+        if arguments[name] and not any(given[action] for action in actions):
             *first, last = [f"--{action}" for action in actions if action != "dry_run"]
             expected = f"{', '.join(first)} or {last}" if first else last
             parser.error(f"--{name} goes with {expected}")
@@ -92,7 +100,7 @@ def _check_learning(
     parser: argparse.ArgumentParser, arguments: dict[str, Any], config: RunConfig
 ) -> None:
     trains = any(arguments[action] for action in ("train", "compare", "ablate", "tune"))
-    trains = trains or (arguments["dry_run"] and config.checkpoint is None)  # or it evaluates
+    trains = trains or _dry_run_trains(arguments, config)
     for name in ("finetune_bert", *TEXT_ENCODER_SETTINGS):
         if name in arguments and not trains:
             parser.error(f"--{name} goes with --train, --compare, --ablate or --tune")

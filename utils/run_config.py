@@ -18,6 +18,7 @@ from system.argument_types import (
     number_from_zero,
     positive_number,
     share_below_one,
+    some_text,
     truth_value,
     whole_number,
 )
@@ -52,7 +53,7 @@ class RunConfig(CheckedConfig):
         ALIGNMENT_NAMES[0], OneOf(*ALIGNMENT_NAMES), "the prepared alignment to use"
     )
     task: str | None = setting(
-        None, str, f"what to predict (default: the checkpoint's, else {DEFAULT_TASK})"
+        None, some_text, f"what to predict (default: the checkpoint's, else {DEFAULT_TASK})"
     )
     # model
     model: str | None = setting(

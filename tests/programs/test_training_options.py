@@ -217,6 +217,8 @@ def test_an_action_on_a_checkpoint_excludes_other_actions(capsys, action, other)
     ("options", "message"),
     [
         (["--checkpoint", "x.pth", "--seeds", "1", "2"], "--seeds goes with --train"),
+        (["--checkpoint", "x.pth", "--dry_run", "--seeds", "1"], "--seeds goes with --train"),
+        (["--checkpoint", "x.pth", "--dry_run", "--overwrite"], "--overwrite goes with --train"),
         (["--train", "--seeds", "2", "1", "2"], "--seeds: 2 is given 2 times; give each once"),
         (["--train", "--split", "val"], "--split and --train exclude each other"),
         (

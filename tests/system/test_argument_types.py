@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from system.argument_types import device_name, name_or_path, positive_number, whole_number
+from system.argument_types import (
+    device_name,
+    file_path,
+    name_or_path,
+    positive_number,
+    some_text,
+    whole_number,
+)
 from system.errors import shown
 
 
@@ -44,13 +51,18 @@ def test_anything_else_is_no_positive_number(text):
     assert_refused(positive_number, text)
 
 
-@pytest.mark.parametrize("text", ["bert-base-uncased", "user/model", "./folder", "a~b", "", "~/x"])
+@pytest.mark.parametrize("text", ["bert-base-uncased", "user/model", "./folder", "a~b", "~/x"])
 def test_only_a_path_below_the_home_directory_becomes_another_text(text):
     assert name_or_path(text) == text.replace("~/", f"{Path.home()}/")
 
 
 def test_a_home_directory_of_nobody_is_refused():
     assert_refused(name_or_path, "~nobody-has-this-name/x")
+
+
+@pytest.mark.parametrize("parse", [name_or_path, file_path, some_text])
+def test_an_empty_text_is_refused(parse):
+    assert_refused(parse, "")
 
 
 @pytest.mark.parametrize("text", ["auto", "cpu", "cuda", "cuda:0", "cuda:7", "cuda:15"])

@@ -22,10 +22,10 @@ print(os.environ.get("GOMP_SPINCOUNT"), before, torch.get_num_threads())
 """
 
 
-def outcome(values, **variables):
+def output_of(code, **variables):
     environment = {name: os.environ[name] for name in os.environ if name not in WAITING}
     done = subprocess.run(
-        [sys.executable, "-c", CODE.format(values=values)],
+        [sys.executable, "-c", code],
         cwd=ROOT,
         env=environment | variables,
         capture_output=True,
@@ -33,6 +33,10 @@ def outcome(values, **variables):
         check=True,
     )
     return done.stdout.split()
+
+
+def outcome(values, **variables):
+    return output_of(CODE.format(values=values), **variables)
 
 
 def test_threads_sleep_soon_and_small_batches_have_one():
@@ -51,3 +55,16 @@ def test_what_the_user_says_of_waiting_stays(name):
 
 def test_the_number_of_threads_that_the_user_says_stays():
     assert outcome(100, OMP_NUM_THREADS="2") == ["10000", "2", "2"]
+
+
+def test_later_batches_have_the_threads_that_they_would_have_alone():
+    code = """
+import torch
+from system.cpu_threads import choose_threads
+torch.set_num_threads(2)
+for values in (100, 100, 100_000, 100):
+    print(choose_threads(values), torch.get_num_threads())
+torch.set_num_threads(3)  # by the user, between two runs
+print(choose_threads(100_000), torch.get_num_threads())
+"""
+    assert output_of(code) == "2 1 2 1 2 2 2 1 3 3".split()

@@ -29,7 +29,8 @@ from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, open_training
 from utils.tasks import Task
-from utils.training.run_folder import file_to_resume, refuse_other_run
+from utils.training.provenance import check_start
+from utils.training.run_folder import check_run_folder, file_to_resume
 from utils.training.trainer import Trainer
 
 _VALUES_PER_WEIGHT = 3  # in an epoch's checkpoint: the weight and Adam's two moments
@@ -80,10 +81,12 @@ def _open(
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
     """Return what `open_training` returns, after checking that the run can use its files."""
     resumed = file_to_resume(resume, config.checkpointdir)
+    if resume is not None:
+        check_start(config, resumed)
     config, splits, model, task = open_training(config, resumed=resumed)
     Bootstrap(config, splits["test"], task)
     if config.save:
-        refuse_other_run(config.checkpointdir, resume, overwrite)
+        check_run_folder(config, resume, resumed, overwrite)
     if resumed is not None:
         cpu_options = replace(options, device=torch.device("cpu"))
         data = describe_data(config.data_folder, splits)
@@ -92,11 +95,15 @@ def _open(
 
 
 def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOptions) -> None:
-    """Print what an evaluation would read, do and write; changes no file."""
+    """Print what an evaluation would read, do and write; changes no file.
+
+    Raises InputError where the evaluation would.
+    """
     checkpoint = read_checkpoint(config.needed_checkpoint)
     has_text_encoder = checkpoint.text_encoder is not None
     split = Split(config.data_folder / split_name, takes_pieces=has_text_encoder)
     config, model, task = open_model(config, checkpoint, split)
+    Bootstrap(config, split, task)
     facts = [
         ("evaluate", f"{checkpoint.path}: {config.model} for {task.name}, on {options.device}"),
         (split_name, f"{len(split):,} segments of {split.folder}"),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from system.config import plain_values
+from system.errors import InputError
 from utils.run_config import RunConfig
 from utils.running.environment import command_line, environment
 from utils.tasks import Scores
@@ -35,20 +36,44 @@ class RunResult:
 
 
 def describe_run(
-    config: RunConfig, data: dict[str, Any], device: torch.device, bert: str | None
+    config: RunConfig,
+    data: dict[str, Any],
+    device: torch.device,
+    bert: str | None,
+    start: str | None,
 ) -> dict[str, Any]:
-    """Return the record of a run that starts; `bert` is the origin of its text encoder, if any."""
+    """Return the record of a run that starts.
+
+    `bert` is the origin of its text encoder, `start` the digest of its --checkpoint; None without.
+    """
     earlier = read_record(config.checkpointdir) or {}
     return {
         "config": plain_values(config),
         "command": command_line(),
         "dataset": data,
         "bert": bert,
+        "checkpoint_digest": start,
         **environment(device),
         "started": earlier.get("started") or now(),
         "resumed": [*earlier.get("resumed", []), now()] if earlier else [],
         "ended": None,
     }
+
+
+def check_start(config: RunConfig, resumed: Path | None) -> None:
+    """Raise InputError if a run that goes on is not given the checkpoint that it started from.
+
+    It goes on in its folder, or from the file `resumed`. Whether a given checkpoint is that one is
+    checked when `last.pth`, which has its digest, is read.
+    """
+    folder = config.checkpointdir if resumed is None else resumed.parent
+    recorded = (read_record(folder) or {}).get("config")
+    start = recorded.get("checkpoint") if isinstance(recorded, dict) else None
+    if start is not None and config.checkpoint is None:
+        raise InputError(
+            f"{folder / RUN_FILE} says that the run started from --checkpoint {start}; give it "
+            "again, or train anew in another --checkpointdir."
+        )
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

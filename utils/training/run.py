@@ -26,9 +26,18 @@ from utils.reports.results import print_scores, result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.training.history import Epoch, best_on_test
-from utils.training.provenance import RunResult, describe_run, now
-from utils.training.run_folder import BEST, RUN_FILE, file_to_resume, open_run_folder
-from utils.training.seeds import print_spread, spread
+from utils.training.provenance import RunResult, check_start, describe_run, now
+from utils.training.run_folder import (
+    BEST,
+    LOGS,
+    RUN_FILE,
+    check_run_folder,
+    file_to_resume,
+    find_file_to_resume,
+    lock_run_folder,
+    remove_run,
+)
+from utils.training.seeds import print_spread, write_scores
 from utils.training.trainer import Trainer
 
 _CURVES = "curves.png"
@@ -48,12 +57,15 @@ def train(
     `Trainer`. Raises InputError when the data, the model or the folder cannot be used.
     """
     resumed = file_to_resume(resume, config.checkpointdir)
+    if resume is not None:
+        check_start(config, resumed)
     config, splits, model, task = open_training(config, resumed=resumed)
     data = describe_data(config.data_folder, splits)
     bootstrap = Bootstrap(config, splits["test"], task)
     writes = config.save and options.processes.is_first
-    folder = open_run_folder(config.checkpointdir, resume, overwrite) if writes else nullcontext()
-    with folder:
+    with lock_run_folder(config.checkpointdir) if writes else nullcontext():
+        if writes:  # another process may have written into the folder until now
+            check_run_folder(config, resume, resumed, overwrite)
         model = place_model(model, options)
         trainer = Trainer(model, splits, task, config, options, data, after_epoch)
         if resumed is not None:
@@ -62,7 +74,10 @@ def train(
         record, path = {}, config.checkpointdir / RUN_FILE
         if writes:
             check_writable(config.resultdir)  # fails now, not after the training
-            record = describe_run(config, data, options.device, bert)
+            if overwrite:  # only now that the run is known to start
+                check_writable(config.checkpointdir / LOGS)
+                remove_run(config.checkpointdir)
+            record = describe_run(config, data, options.device, bert, trainer.saver.start)
             write_json(path, record)
         trainer.run()
         evaluation = _evaluate_test(trainer)
@@ -195,14 +210,22 @@ def train_by_seed(
     resume: str | None,
     overwrite: bool,
 ) -> None:
-    """Train once per seed, each in its own folder; prints mean and standard deviation."""
+    """Train once per seed, each in its own folder; prints mean and standard deviation.
+
+    Raises InputError as `train` does; for a folder that cannot be used, before the first training.
+    """
+    runs = {seed: config.for_seed(seed) for seed in seeds}
+    writes = config.save and options.processes.is_first
+    for run in runs.values() if writes else ():
+        resumed = find_file_to_resume(resume, run.checkpointdir)
+        if resume is not None:
+            check_start(run, resumed)
+        check_run_folder(run, resume, resumed, overwrite)
     scores = {}
-    for seed in seeds:
+    for seed, run in runs.items():
         print_heading(f"Seed {seed}")
-        scores[seed] = train(config.for_seed(seed), options, resume, overwrite).scores
+        scores[seed] = train(run, options, resume, overwrite).scores
     print_heading(f"Test scores over the seeds {', '.join(map(str, scores))}")
     print_spread(scores)
-    if config.save and options.processes.is_first:
-        path = config.checkpointdir / "seeds.json"
-        write_json(path, {"spread": spread(scores), "seeds": scores})
-        print_line(f"\nIn {path}")
+    if writes:
+        write_scores(config.checkpointdir, scores)

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from system.argument_types import file_path
 from system.console import print_line
 from system.errors import InputError
 from system.locks import lock_folder
+from utils.run_config import RunConfig
 
 BEST = "best.pth"
 LAST = "last.pth"  # what --resume reads
@@ -32,49 +34,94 @@ def epoch_file(number: int) -> str:
 
 
 def file_to_resume(resume: str | None, folder: Path) -> Path | None:
+    """Return the file to resume from, as `find_file_to_resume` does; says so if there is none."""
+    resumed = find_file_to_resume(resume, folder)
+    if resume is not None and resumed is None:
+        print_line(f"No {folder / LAST} yet: starting anew")
+    return resumed
+
+
+def find_file_to_resume(resume: str | None, folder: Path) -> Path | None:
     """Return the file to resume from; for `auto`, `last.pth` in `folder`, or None without one."""
-    if resume != "auto":
-        return None if resume is None else Path(resume)
-    if (folder / LAST).is_file():
-        return folder / LAST
-    print_line(f"No {folder / LAST} yet: starting anew")
-    return None
+    if resume == "auto":
+        return folder / LAST if (folder / LAST).is_file() else None
+    return None if resume is None else file_path(resume)
 
 
 @contextmanager
-def open_run_folder(folder: Path, resume: str | None, overwrite: bool) -> Iterator[None]:
+def lock_run_folder(folder: Path) -> Iterator[None]:
     """Lock `folder` for one run, until the block ends.
 
-    A run that resumes from a file of the folder may continue there. `overwrite` removes what an
-    earlier run wrote, and nothing else. Raises InputError when the folder holds another run, or
-    when another process is training in it.
+    Raises InputError when another process is training in it.
     """
     with lock_folder(folder, _LOCK, "Another training is writing into", "--checkpointdir"):
         for path in folder.glob(".*"):  # with the lock, no other process is writing them
             if HALF_WRITTEN.fullmatch(path.name):
                 path.unlink()
-        refuse_other_run(folder, resume, overwrite)
-        for path in written_files(folder) if overwrite else ():
-            path.unlink()
         yield
 
 
-def refuse_other_run(folder: Path, resume: str | None, overwrite: bool) -> None:
-    """Raise InputError when `folder` holds a run that is neither resumed nor overwritten."""
+@contextmanager
+def open_run_folder(folder: Path, resume: str | None, overwrite: bool) -> Iterator[None]:
+    """Lock `folder` as `lock_run_folder` does; `overwrite` first removes the run that it holds.
+
+    Raises InputError when the folder holds a run that is neither resumed nor overwritten.
+    """
+    with lock_run_folder(folder):
+        if overwrite:
+            remove_run(folder)
+        else:
+            _refuse_other_run(folder, resume, find_file_to_resume(resume, folder))
+        yield
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what a run wrote into its folder, and nothing else."""
+    for path in written_files(folder):
+        path.unlink()
+
+
+def check_run_folder(
+    config: RunConfig, resume: str | None, resumed: Path | None, overwrite: bool
+) -> None:
+    """Raise InputError unless a run may write into its folder; `resumed` is the file it resumes.
+
+    It may not where the folder holds a run that is neither resumed nor overwritten, or where
+    `overwrite` would remove a file that it reads.
+    """
+    folder = config.checkpointdir
+    if not overwrite:
+        _refuse_other_run(folder, resume, resumed)
+        return
+    removed = {path.resolve() for path in written_files(folder)}
+    for path in (config.checkpoint, config.against, resumed):
+        if path is not None and path.resolve() in removed:
+            raise InputError(
+                f"--overwrite would remove {path}, which this run reads; copy the file to another "
+                "folder, or give another --checkpointdir."
+            )
+
+
+def _refuse_other_run(folder: Path, resume: str | None, resumed: Path | None) -> None:
+    """Raise InputError when `folder` holds a run that is not resumed."""
     files = written_files(folder)
-    if files and not overwrite and not _may_resume(folder, resume, files):
-        advice = "resume it (--resume auto), " if _may_resume(folder, "auto", files) else ""
+    if files and not _may_resume(folder, resume, resumed, files):
+        last = find_file_to_resume("auto", folder)
+        advice = "resume it (--resume auto), " if _may_resume(folder, "auto", last, files) else ""
         raise InputError(
             f"{folder} holds a run ({files[0].name}); {advice}remove what it wrote (--overwrite), "
             "or give another --checkpointdir."
         )
 
 
-def _may_resume(folder: Path, resume: str | None, files: Sequence[Path]) -> bool:
+def _may_resume(
+    folder: Path, resume: str | None, resumed: Path | None, files: Sequence[Path]
+) -> bool:
     """Tell whether a run may continue in the folder of an earlier one, which wrote `files`."""
-    if resume == "auto":  # without last.pth it starts anew: then it must not replace any weights
-        return (folder / LAST).is_file() or all(path.suffix != ".pth" for path in files)
-    return resume is not None and Path(resume).resolve().parent == folder.resolve()
+    if resumed is not None:
+        return resumed.resolve().parent == folder.resolve()
+    # Without last.pth it starts anew: then it must not replace any weights.
+    return resume == "auto" and all(path.suffix != ".pth" for path in files)
 
 
 def written_files(folder: Path) -> list[Path]:

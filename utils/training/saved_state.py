@@ -16,6 +16,7 @@ from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_c
 from models.text_encoder import TextEncoder, text_encoder_of
 from system.console import print_line
 from system.errors import InputError, differing, first_line
+from system.files import whole_digest
 from system.weights import check_weights
 from utils.run_config import RunConfig
 from utils.tasks import TASKS
@@ -30,6 +31,7 @@ _MUST_MATCH = (
 )
 _MUST_MATCH_WITH_TEXT_ENCODER = ("bert_lr", "bert_weight_decay", "bert_warmup", "freeze_layers")
 _MUST_MATCH_BY_SCHEDULE = {"cosine": ("epochs",), "plateau": ("plateau_factor", "plateau_patience")}
+_START = "starting checkpoint of digest"
 _MAX_QUOTE_LENGTH = 300
 
 
@@ -59,6 +61,8 @@ class TrainingSaver:
         self, step: TrainingStep, config: RunConfig, options: LoaderOptions, data: Mapping[str, Any]
     ) -> None:
         self._step, self._config, self._options, self._data = step, config, options, data
+        # The digest of the checkpoint that the training starts from, which may be replaced later.
+        self.start = None if config.checkpoint is None else whole_digest(config.checkpoint)
 
     def save_epoch(self, epoch: Epoch, is_best: bool) -> None:
         """Write the epoch's checkpoint, and `best.pth` when it is the best so far."""
@@ -112,6 +116,7 @@ class TrainingSaver:
             "model settings": asdict(self._step.model.config),
             "text encoder": None if encoder is None else _encoder_facts(encoder),
             "processes": self._options.processes.count,
+            _START: "none" if self.start is None else self.start[:12],
             **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
             **{f"{split} word pieces of digest": x[:12] for split, x in pieces.items()},
         }
@@ -123,7 +128,8 @@ class TrainingSaver:
 
     def _with_defaults(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Add the defaults of settings that did not exist yet when the file was written."""
-        complete = {**vars(RunConfig()), "text encoder": None, **saved}
+        unknown = {_START: self._must_match()[_START]}  # as older files do not say it
+        complete = {**vars(RunConfig()), "text encoder": None, **unknown, **saved}
         complete["loss"] = complete["loss"] or self._default_loss  # as older files have it
         settings = saved.get("model settings")
         if isinstance(settings, dict):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from system.console import format_table, print_line
+from system.console import format_table, print_line, print_warning
+from system.files import write_json
 from utils.tasks import Scores
 
 
@@ -31,3 +36,25 @@ def print_spread(scores: dict[int, Scores]) -> None:
         for name, statistic in spread(scores).items()
     ]
     print_line(format_table(["score", "mean", "std", *(f"seed {seed}" for seed in scores)], rows))
+
+
+def write_scores(folder: Path, scores: dict[int, Scores]) -> None:
+    """Write the seeds' spread and scores to `seeds.json`; warns of seeds that it had before."""
+    path = folder / "seeds.json"
+    lost = [seed for seed in _seeds_in(path) if seed not in map(str, scores)]
+    write_json(path, {"spread": spread(scores), "seeds": scores})
+    print_line(f"\nIn {path}")
+    if lost:
+        print_warning(
+            f"{path} no longer has the seeds {', '.join(lost)}, trained earlier; for the scores of "
+            f"all, give --seeds {' '.join([*lost, *map(str, scores)])} --resume auto"
+        )
+
+
+def _seeds_in(path: Path) -> Sequence[str]:
+    """Return the seeds in a `seeds.json`; none where it cannot be read."""
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        seeds = content.get("seeds") if isinstance(content, dict) else None
+        return list(seeds) if isinstance(seeds, dict) else []
+    return []

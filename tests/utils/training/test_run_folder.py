@@ -1,0 +1,79 @@
+"""A run's folder is taken, replaced and resumed only where that loses nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+
+from system.errors import InputError
+from tests.programs.test_runs import TRAIN, contents
+from utils.training import run as run_module
+from utils.training.seeds import write_scores
+
+
+@pytest.fixture
+def train(main, small):
+    """Train a small model: `train("folder", "--lr", 0.1)`, in tmp_path."""
+
+    def run(folder, *options):
+        main(*TRAIN, "--datadir", small, "--checkpointdir", folder, *options)
+
+    return run
+
+
+def test_a_run_is_not_removed_for_one_that_cannot_start(train, tmp_path):
+    train("run")
+    (tmp_path / "file").touch()
+    shutil.rmtree(tmp_path / "run" / "logs")
+    (tmp_path / "run" / "logs").touch()
+    before = contents(tmp_path / "run")
+    for resultdir in ("file", "result"):
+        with pytest.raises(FileExistsError):
+            train("run", "--overwrite", "--resultdir", resultdir)
+    assert contents(tmp_path / "run") == before
+
+
+def test_overwrite_does_not_remove_the_weights_that_it_starts_from(train, tmp_path):
+    train("all", "--seeds", 1, 2)
+    before = contents(tmp_path / "all")
+    start = "all/seed2/best.pth"
+    for options in (["all/seed2"], ["all/seed2", "--dry_run"], ["all", "--seeds", 1, 2]):
+        with pytest.raises(InputError, match=rf"--overwrite would remove {start}, which this run"):
+            train(*options, "--overwrite", "--checkpoint", start)
+    assert contents(tmp_path / "all") == before
+    train("new", "--overwrite", "--checkpoint", start)
+
+
+def test_a_run_that_another_process_saves_meanwhile_is_not_replaced(train, tmp_path, monkeypatch):
+    opened = run_module.open_training
+
+    def open_slowly(*arguments, **options):
+        monkeypatch.setattr(run_module, "open_training", opened)
+        train("run")  # as another process
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(run_module, "open_training", open_slowly)
+    with pytest.raises(InputError, match=r"holds a run .best.pth.; resume it \(--resume auto\)"):
+        train("run", "--resume", "auto", "--epochs", 2)
+    assert not (tmp_path / "run" / "msaf_mosei_epoch2.pth").exists()
+
+
+def test_all_folders_of_seeds_are_checked_before_the_first_training(train, tmp_path):
+    train("all", "--seeds", 1)
+    with pytest.raises(InputError, match=r"seed1 holds a run"):
+        train("all", "--seeds", 5, 1)
+    assert not (tmp_path / "all" / "seed5").exists()
+
+
+def test_scores_of_other_seeds_do_not_vanish_in_silence(tmp_path, capsys):
+    scores = {seed: {"mae": 1.0} for seed in (1, 2, 3)}
+    write_scores(tmp_path, {1: scores[1], 2: scores[2]})
+    assert capsys.readouterr().err == ""
+    write_scores(tmp_path, {2: scores[2], 3: scores[3]})
+    message = r"seeds.json no longer has the seeds 1, .* give --seeds 1 2 3 --resume auto"
+    assert re.search(message, capsys.readouterr().err)
+    (tmp_path / "seeds.json").write_text("[")
+    write_scores(tmp_path, scores)
+    assert capsys.readouterr().err == ""
