@@ -139,6 +139,19 @@ class TrainingStep:
             losses.append(loss.detach())
         return torch.cat(predictions), torch.stack(losses).sum()
 
+    @torch.no_grad()
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first, which its files have.
+
+        DistributedDataParallel does so before a step only. After one, each process has statistics
+        of its own in BatchNorm, those of its share of the batches.
+        """
+        processes, buffers = self._options.processes, list(self.model.buffers())
+        if processes.count > 1 and buffers:
+            first_buffers = processes.broadcast([buffer.detach().cpu() for buffer in buffers])
+            for buffer, first in zip(buffers, first_buffers, strict=True):
+                buffer.copy_(first)
+
     def end_epoch(self, score: float) -> None:
         """Step the schedule with the epoch's validation score, of which lower is better."""
         if isinstance(self.scheduler, ReduceLROnPlateau):

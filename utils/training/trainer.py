@@ -205,6 +205,7 @@ class Trainer:
                 bar.update()
                 self._after_step(loss, rows, bar)
                 self._stop_together()
+        self.step.share_buffers()
         predictions = gather_rows(torch.cat(current.predicted), len(order), self.options)
         labels = split.labels[order][:, self.task.columns]
         tensors = (torch.from_numpy(values).double() for values in (predictions, labels))
