@@ -19,6 +19,7 @@ from data.loading.batches import batches
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split, describe_huge_values
+from models.checkpoint import read_checkpoint
 from models.contract import Model
 from models.layers.dropout import segment_keys
 from system.console import print_line
@@ -132,9 +133,26 @@ class Trainer:
                 f"Stopped: {self.config.patience} epochs without a better validation {chosen_by}"
             )
         self.model.load_state_dict(self.state.best_weights)
-        if history is not None and not (folder / BEST).is_file():
-            self.saver.save_best(self.best)  # the best epoch was trained in another folder
+        if history is not None and not self._is_best(folder / BEST):
+            # The best epoch was trained in another folder, or one that is not in `last.pth` was
+            # better: a kill came between the two files.
+            self.saver.save_best(self.best)
             history.write(self.epochs)
+
+    def _is_best(self, path: Path) -> bool:
+        """Tell whether the file has the number and the weights of the best epoch."""
+        try:
+            checkpoint = read_checkpoint(path)
+        except InputError:
+            return False
+        if checkpoint.details.get("epoch") != self.best.number:
+            return False
+        saved, best = checkpoint.weights.values(), self.state.best_weights.values()
+        # Values alone: a prefix that all names share is not read.
+        return len(saved) == len(best) and all(
+            torch.equal(weight, expected.cpu())
+            for weight, expected in zip(saved, best, strict=True)
+        )
 
     def _end_epoch(self, epoch: Epoch, history: History | None) -> None:
         self.epochs.append(epoch)

@@ -164,6 +164,45 @@ def make(small):
     return partial(make_trainer, small, model="lf_dnn")
 
 
+def test_best_is_of_the_runs_best_epoch_after_a_kill_before_last(make, tmp_path):
+    """The second epoch is the best one, but the run that resumes ends after the first."""
+    folders = one, two = tmp_path / "one", tmp_path / "two"
+    for epochs, folder in enumerate(folders, start=1):
+        trainer = make(folder, epochs=epochs)
+        trainer.run()
+        assert trainer.best.number == epochs
+    shutil.copy(one / "last.pth", two)
+    before = (two / "best.pth").read_bytes()
+    resumed = make(two, epochs=1)
+    resumed.resume(two / "last.pth")
+    resumed.run()
+    best, expected = (read_checkpoint(folder / "best.pth") for folder in (two, one))
+    assert best.details["epoch"] == 1
+    assert_same(best.weights, expected.weights)
+    assert (two / "metrics.csv").read_text().count("val") == 1
+    # With its epochs it takes the second one again, and the file is as it was.
+    resumed = make(two, epochs=2)
+    resumed.resume(two / "last.pth")
+    resumed.run()
+    assert (two / "best.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["weights", "damage"])
+def test_a_best_file_of_other_weights_is_written_again(make, tmp_path, change):
+    make(tmp_path, epochs=1).run()
+    path = tmp_path / "best.pth"
+    before, content = read_checkpoint(path), torch.load(path)
+    next(iter(content["model_state_dict"].values())).add_(1)
+    if change == "weights":
+        torch.save(content, path)
+    else:
+        path.write_bytes(path.read_bytes()[:-9])
+    resumed = make(tmp_path, epochs=1)
+    resumed.resume(tmp_path / "last.pth")
+    resumed.run()
+    assert_same(read_checkpoint(path).weights, before.weights)
+
+
 @contextmanager
 def handled(number, monkeypatch):
     """Handle the signal as the programs do, until the block ends."""
