@@ -239,6 +239,46 @@ def test_an_interrupt_saves_the_current_step(make, tmp_path, monkeypatch, number
     assert_same(two.weights, whole.weights)
 
 
+@pytest.fixture
+def spoil(monkeypatch):
+    """Make weights NaN by the 11th step, with its loss or after it; `also` is called with it."""
+
+    def do(in_the_loss, also=lambda: None):
+        taken, step = [], TrainingStep.__call__
+
+        def spoiled(self, *arguments):
+            taken.append(arguments)
+            if len(taken) != 11:
+                return step(self, *arguments)
+            prediction, loss = step(self, *arguments)
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+            also()
+            return prediction, loss * float("nan") if in_the_loss else loss
+
+        monkeypatch.setattr(TrainingStep, "__call__", spoiled)
+
+    return do
+
+
+@pytest.mark.parametrize("in_the_loss", [True, False])
+def test_an_interrupt_keeps_the_position_before_a_divergence(
+    make, tmp_path, monkeypatch, spoil, in_the_loss
+):
+    spoil(in_the_loss, also=lambda: signal.raise_signal(signal.SIGTERM))
+    with handled(signal.SIGTERM, monkeypatch), pytest.raises(KeyboardInterrupt):
+        make(tmp_path).run()
+    resume(make, tmp_path, (2, 0))
+
+
+def test_saving_at_intervals_keeps_the_position_before_a_divergence(make, tmp_path, spoil):
+    spoil(in_the_loss=False)
+    make = partial(make, save_every=1)
+    with pytest.raises(InputError, match=r"loss is nan at epoch 2, step 4: .* checkpoints are"):
+        make(tmp_path).run()
+    resume(make, tmp_path, (2, 2))
+
+
 def test_stopped_while_it_scores_no_step_is_lost(make, tmp_path, monkeypatch):
     make(tmp_path / "whole").run()
     stopped, scored = make(tmp_path / "two"), []
