@@ -80,7 +80,8 @@ def _open(
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
     """Return what `open_training` returns, after checking that the run can use its files."""
     resumed = file_to_resume(resume, config.checkpointdir)
-    config, splits, model, task = open_training(config, resumed=resumed)
+    processes = options.processes
+    config, splits, model, task = open_training(config, resumed=resumed, processes=processes)
     Bootstrap(config, splits["test"], task)
     if config.save:
         refuse_other_run(config.checkpointdir, resume, overwrite)

@@ -48,7 +48,8 @@ def train(
     `Trainer`. Raises InputError when the data, the model or the folder cannot be used.
     """
     resumed = file_to_resume(resume, config.checkpointdir)
-    config, splits, model, task = open_training(config, resumed=resumed)
+    processes = options.processes
+    config, splits, model, task = open_training(config, resumed=resumed, processes=processes)
     data = describe_data(config.data_folder, splits)
     bootstrap = Bootstrap(config, splits["test"], task)
     writes = config.save and options.processes.is_first
