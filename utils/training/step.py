@@ -21,7 +21,7 @@ from utils.run_config import RunConfig
 from utils.running.cuda_graph import CudaGraph
 from utils.running.execution import Compiled, autocast
 from utils.tasks import Task
-from utils.training.optimizer import make_optimizer, make_scheduler, warming_up
+from utils.training.optimizer import make_optimizer, make_scheduler, step_plateau, warming_up
 
 
 class TrainingStep:
@@ -155,7 +155,7 @@ class TrainingStep:
     def end_epoch(self, score: float) -> None:
         """Step the schedule with the epoch's validation score, of which lower is better."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(score)
+            step_plateau(self.scheduler, score)
         elif self.scheduler is not None:
             self.scheduler.step()
         self._move_rates()
