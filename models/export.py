@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from models.checkpoint import ONNX, describe_model, read_checkpoint, write_checkpoint
 from models.onnx_file import write_onnx
@@ -12,7 +14,8 @@ from system.errors import InputError
 from system.files import check_writable
 from system.safetensors_file import SUFFIX as SAFETENSORS
 
-_DETAILS = ("task", "run", "dataset", "epoch", "scores")  # plain values; no optimizer
+# No optimizer. They are plain values in files of this program, but maybe not in others.
+_DETAILS = ("task", "run", "dataset", "epoch", "scores")
 
 
 def export(checkpoint: Path, target: Path, name: str | None = None) -> None:
@@ -31,7 +34,17 @@ def export(checkpoint: Path, target: Path, name: str | None = None) -> None:
         target.stat()
     name, model = restore(content, name)
     details = {key: content.details[key] for key in _DETAILS if key in content.details}
+    details = {key: value for key, value in details.items() if _is_plain(value)}
     if target.suffix == ONNX:
         write_onnx(target, model, describe_model(model, name, **details))
     else:
         write_checkpoint(target, model, name, **details)
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value can be in the metadata of a file, which are JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # a tensor; a value that contains itself
+        return False
+    return True

@@ -141,6 +141,11 @@ def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], out
     missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]
     if missing:
         raise InputError(f"--model {name} does not set self.{missing[0]}; set it in __init__.")
+    if model.outputs != outputs:
+        raise InputError(
+            f"--model {name} sets self.outputs to {shown(model.outputs)}, but is asked for "
+            f"{outputs}; set it to the `outputs` that __init__ gets."
+        )
     return model
 
 

@@ -54,6 +54,14 @@ def test_safetensors_load_as_the_checkpoint_does(tmp_path):
     assert not restored.training
 
 
+def test_details_that_are_no_plain_values_are_left_out(tmp_path):
+    details = {"epoch": torch.tensor(3), "dataset": {"scores": torch.ones(2)}, "task": "emotion"}
+    write_model(tmp_path / "a.pth", **details)
+    for suffix in (".safetensors", ".onnx"):
+        export(tmp_path / "a.pth", tmp_path / f"a{suffix}")
+    assert read_checkpoint(tmp_path / "a.safetensors").details == {"task": "emotion"}
+
+
 def test_tied_weights_are_written_under_both_names(tmp_path):
     weight = torch.randn(2, 3)
     write_safetensors(tmp_path / "a.safetensors", {"one": weight, "two": weight}, {})

@@ -105,6 +105,7 @@ def test_nothing_that_a_checkpoint_names_is_imported(tmp_path):
         (("import torch", "impart torch"), "cannot be imported (SyntaxError"),
         (("import torch", "raise SystemExit(3)"), "cannot be imported (SystemExit"),
         (("self.outputs = config", "_ = config"), "self.outputs"),
+        (("= config, widths, outputs", "= config, widths, 2"), "self.outputs to 2, but is asked"),
         (("config.hidden", "config.size"), "cannot be built (AttributeError"),
     ],
 )

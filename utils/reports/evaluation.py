@@ -25,6 +25,10 @@ _MAX_PARTS = 1000
 _ROWS_AT_ONCE = 6400  # of the longest modality, in an evaluation batch
 
 
+class NotFinite(InputError):
+    """A model predicts values that are not finite numbers."""
+
+
 def evaluation_options(options: LoaderOptions, split: Split | DeviceSplit) -> LoaderOptions:
     """Return the options for evaluating `split`: batches of 6400 rows (128 segments of 50) or more.
 
@@ -108,7 +112,7 @@ def predict_split(
     """Predict every segment of `split`, in file order.
 
     Returns `(N, outputs)` float32, and how many input values were read as 0. `model` has to be on
-    the options' device. Raises InputError when a prediction is not a finite number.
+    the options' device. Raises NotFinite when a prediction is not a finite number.
     """
     model.eval()
     parts = [torch.empty(0, len(task.outputs), device=options.device)]
@@ -131,8 +135,10 @@ def predict_split(
     wrong = np.argwhere(~np.isfinite(predictions))
     if len(wrong):
         row = wrong[0][0]
-        reason = describe_huge_values(split.folder, [row]) or "its weights are damaged or diverged."
-        raise InputError(
+        reason = describe_huge_values(split.folder, [row]) or (
+            "its weights are damaged, or training diverged: try a smaller --lr, or --grad_clip."
+        )
+        raise NotFinite(
             f"The model predicts {predictions[tuple(wrong[0])]} for segment {split.ids[row]} of "
             f"{split.folder} ({len(wrong)} such predictions): {reason}"
         )

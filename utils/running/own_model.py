@@ -29,17 +29,22 @@ def try_to_predict(name: str, model: Model, split: Split) -> None:
     _refuse_late_weights(name, sorted(set(model.state_dict()) - built))
 
 
-def try_to_train(name: str, model: Model, split: Split, task: Task, batch_size: int) -> None:
+def try_to_train(
+    name: str, model: Model, split: Split, task: Task, batch_size: int, processes: int = 1
+) -> None:
     """Raise InputError unless a model can train on the batches of `split`; restores its state.
 
-    It is tried on two segments, and on one if the last batch has only one.
+    It is tried on two segments, and on one if a batch, or the share of one of the `processes`, has
+    only one. A process without a share trains on one row of zeros.
     """
-    last_size = len(split) % batch_size or batch_size
-    sizes = {min(_TRIAL_SIZE, size, len(split)) for size in (batch_size, last_size)}
+    batch_sizes = {min(batch_size, len(split)), len(split) % batch_size or batch_size}
+    shares = {(size + rank) // processes for size in batch_sizes for rank in (0, processes - 1)}
+    sizes = {min(_TRIAL_SIZE, max(share, 1), len(split)) for share in shares}
     for size in sorted(sizes, reverse=True):
         batch = split[range(size)]
         keys = [torch.arange(size)] if getattr(model, "takes_dropout_keys", False) else []
-        advice = " on a batch of one segment, which this training has; give another --batch_size"
+        unit = "batch" if processes == 1 else "process's share of a batch"
+        advice = f" on a {unit} of one segment, which this training has; give another --batch_size"
         fault = f"does not train{advice if size == 1 else ''}"
         with _reporting(name, fault), restoring_state(model):
             prediction = model.train()(*batch.inputs, *keys)

@@ -23,7 +23,7 @@ from system.console import print_line
 from system.cpu_threads import choose_threads
 from system.devices import pick_device
 from system.errors import InputError
-from system.processes import Processes
+from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
 from utils.running.own_model import try_to_predict, try_to_train
 from utils.running.text_encoder import add_text_encoder, check_pieces, configure_encoder, in_pieces
@@ -42,14 +42,17 @@ def make_options(config: RunConfig, processes: Processes) -> LoaderOptions:
 
 
 def open_training(
-    config: RunConfig, names: Sequence[str] = SPLITS, resumed: Path | None = None
+    config: RunConfig,
+    names: Sequence[str] = SPLITS,
+    resumed: Path | None = None,
+    processes: Processes = SINGLE_PROCESS,
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
     """Return the configuration, the splits, the model and the task of a training.
 
     Opens only the splits in `names`, of which `train` is one. The returned configuration has the
     names of model and task. A training that is resumed takes its text encoder from the file
-    `resumed`. Raises InputError when something cannot be read or built, or when splits, model and
-    task do not fit each other.
+    `resumed`; the `processes` share its batches. Raises InputError when something cannot be read or
+    built, or when splits, model and task do not fit each other.
     """
     splits = {name: Split(config.data_folder / name) for name in names}
     checkpoint = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
@@ -57,7 +60,8 @@ def open_training(
         splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
     if config.model_name not in MODELS:
-        try_to_train(config.model_name, model, splits["train"], task, config.batch_size)
+        size, count = config.batch_size, processes.count
+        try_to_train(config.model_name, model, splits["train"], task, size, count)
     if config.finetune_bert is not None:
         model, splits = add_text_encoder(model, config, splits, resumed)
     configure_encoder(model, config)

@@ -83,7 +83,8 @@ def _open(
     resumed = file_to_resume(resume, config.checkpointdir)
     if resume is not None:
         check_start(config, resumed)
-    config, splits, model, task = open_training(config, resumed=resumed)
+    processes = options.processes
+    config, splits, model, task = open_training(config, resumed=resumed, processes=processes)
     Bootstrap(config, splits["test"], task)
     if config.save:
         check_run_folder(config, resume, resumed, overwrite)

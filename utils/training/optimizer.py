@@ -62,3 +62,16 @@ def make_scheduler(
     if config.scheduler == "cosine":
         return CosineAnnealingLR(optimizer, T_max=config.epochs)
     return None
+
+
+def step_plateau(schedule: ReduceLROnPlateau, score: float) -> None:
+    """Step a schedule with the epoch's score, of which lower is better; it may be negative.
+
+    A score has to be lower than the best one by a share of it. A share of a negative one would be
+    on its other side, so that equal scores would be better; there, the difference counts.
+    """
+    usual = schedule.threshold_mode
+    if schedule.best < 0:
+        schedule.threshold_mode = "abs"
+    schedule.step(score)
+    schedule.threshold_mode = usual  # files have it, of every version

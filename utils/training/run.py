@@ -59,7 +59,8 @@ def train(
     resumed = file_to_resume(resume, config.checkpointdir)
     if resume is not None:
         check_start(config, resumed)
-    config, splits, model, task = open_training(config, resumed=resumed)
+    processes = options.processes
+    config, splits, model, task = open_training(config, resumed=resumed, processes=processes)
     data = describe_data(config.data_folder, splits)
     bootstrap = Bootstrap(config, splits["test"], task)
     writes = config.save and options.processes.is_first

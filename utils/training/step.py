@@ -21,7 +21,7 @@ from utils.run_config import RunConfig
 from utils.running.cuda_graph import CudaGraph
 from utils.running.execution import Compiled, autocast
 from utils.tasks import Task
-from utils.training.optimizer import make_optimizer, make_scheduler, warming_up
+from utils.training.optimizer import make_optimizer, make_scheduler, step_plateau, warming_up
 
 
 class TrainingStep:
@@ -139,10 +139,23 @@ class TrainingStep:
             losses.append(loss.detach())
         return torch.cat(predictions), torch.stack(losses).sum()
 
+    @torch.no_grad()
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first, which its files have.
+
+        DistributedDataParallel does so before a step only. After one, each process has statistics
+        of its own in BatchNorm, those of its share of the batches.
+        """
+        processes, buffers = self._options.processes, list(self.model.buffers())
+        if processes.count > 1 and buffers:
+            first_buffers = processes.broadcast([buffer.detach().cpu() for buffer in buffers])
+            for buffer, first in zip(buffers, first_buffers, strict=True):
+                buffer.copy_(first)
+
     def end_epoch(self, score: float) -> None:
         """Step the schedule with the epoch's validation score, of which lower is better."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(score)
+            step_plateau(self.scheduler, score)
         elif self.scheduler is not None:
             self.scheduler.step()
         self._move_rates()

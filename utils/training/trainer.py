@@ -19,6 +19,7 @@ from data.loading.batches import batches
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split, describe_huge_values
+from models.checkpoint import read_checkpoint
 from models.contract import Model
 from models.layers.dropout import segment_keys
 from system.console import print_line
@@ -26,6 +27,8 @@ from system.errors import InputError
 from system.interrupts import hold_interrupts, interrupt, interrupted_by
 from system.progress import progress
 from utils.reports.evaluation import (
+    Evaluation,
+    NotFinite,
     Predictor,
     append_predictions,
     evaluate,
@@ -40,9 +43,11 @@ from utils.training.run_folder import BEST
 from utils.training.saved_state import TrainingSaver, TrainingState
 from utils.training.step import TrainingStep
 
+_IDS_SHOWN = 3
+
 
 class Diverged(InputError):
-    """The loss is no longer a number."""
+    """A loss or a prediction is no longer a number."""
 
 
 class Trainer:
@@ -113,7 +118,8 @@ class Trainer:
     def run(self) -> None:
         """Train the remaining epochs; the model ends with the weights of the best epoch.
 
-        Raises Diverged when the loss is no longer a number; checkpoints stay as they are.
+        Raises Diverged when a loss or a prediction is no longer a number; checkpoints stay as they
+        are.
         """
         folder = self.config.checkpointdir
         writes = self.config.save and self.options.processes.is_first
@@ -132,9 +138,26 @@ class Trainer:
                 f"Stopped: {self.config.patience} epochs without a better validation {chosen_by}"
             )
         self.model.load_state_dict(self.state.best_weights)
-        if history is not None and not (folder / BEST).is_file():
-            self.saver.save_best(self.best)  # the best epoch was trained in another folder
+        if history is not None and not self._is_best(folder / BEST):
+            # The best epoch was trained in another folder, or one that is not in `last.pth` was
+            # better: a kill came between the two files.
+            self.saver.save_best(self.best)
             history.write(self.epochs)
+
+    def _is_best(self, path: Path) -> bool:
+        """Tell whether the file has the number and the weights of the best epoch."""
+        try:
+            checkpoint = read_checkpoint(path)
+        except InputError:
+            return False
+        if checkpoint.details.get("epoch") != self.best.number:
+            return False
+        saved, best = checkpoint.weights.values(), self.state.best_weights.values()
+        # Values alone: a prefix that all names share is not read.
+        return len(saved) == len(best) and all(
+            torch.equal(weight, expected.cpu())
+            for weight, expected in zip(saved, best, strict=True)
+        )
 
     def _end_epoch(self, epoch: Epoch, history: History | None) -> None:
         self.epochs.append(epoch)
@@ -158,7 +181,7 @@ class Trainer:
             seconds = time.perf_counter() - begin
             scores, not_finite = {"train": train_scores}, {"train": train_not_finite}
             for name in [name for name in self.splits if name != "train"]:
-                evaluation = evaluate(self.predictor, self.splits[name], self.task, self.evaluating)
+                evaluation = self._evaluate(name)
                 scores[name], not_finite[name] = evaluation.scores, evaluation.not_finite
                 self._stop_together()
             if number == 1:
@@ -167,6 +190,15 @@ class Trainer:
                 print_line(f"  {name:<5}  {self.task.line(split_scores)}")
         speed = max(len(self.splits["train"]) - segments_before, 0) / seconds
         return Epoch(number, loss, lr, speed, scores)
+
+    def _evaluate(self, name: str) -> Evaluation:
+        """Score a split after the epoch's last step; raises Diverged."""
+        try:
+            return evaluate(self.predictor, self.splits[name], self.task, self.evaluating)
+        except NotFinite as error:
+            raise Diverged(
+                f"{error} This is after epoch {self.state.epoch}; earlier checkpoints are kept."
+            ) from error
 
     def run_pass(self) -> tuple[float, Scores, int]:
         """Take the remaining steps of the epoch.
@@ -201,10 +233,12 @@ class Trainer:
                     append_predictions(current.predicted, prediction)
                     current.not_finite += batch.not_finite
                     current.step += 1
+                    self._unchecked_losses.append(loss)
                     self._is_within_step = False
                 bar.update()
-                self._after_step(loss, rows, bar)
+                self._after_step(rows, bar)
                 self._stop_together()
+        self.step.share_buffers()
         predictions = gather_rows(torch.cat(current.predicted), len(order), self.options)
         labels = split.labels[order][:, self.task.columns]
         tensors = (torch.from_numpy(values).double() for values in (predictions, labels))
@@ -238,8 +272,15 @@ class Trainer:
             interrupt(number)
 
     def _save_position(self) -> None:
-        """Save the training within the epoch, unless no step of it was taken."""
-        if self.config.save and self.state.step > 0:
+        """Save the training within the epoch, unless no step of it was taken or it has diverged.
+
+        A diverged one cannot be resumed, and would replace an earlier position that can.
+        """
+        if not self.config.save or self.state.step == 0:
+            return
+        values = [*self._unchecked_losses, *self.model.parameters()]
+        has_diverged = not all(bool(value.isfinite().all()) for value in values)
+        if not self.options.processes.highest(int(has_diverged)):
             self.saver.save_last(self.state)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -251,10 +292,9 @@ class Trainer:
         """Return a number below 2**32 that depends on the seed, the epoch and the purpose."""
         return int(np.random.default_rng([self.config.seed, epoch, purpose]).integers(2**32))
 
-    def _after_step(self, loss: Tensor, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
+    def _after_step(self, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
         """Check and show the loss, and save within the epoch, each at its interval."""
         step, every = self.state.step, self.config.save_every
-        self._unchecked_losses.append(loss)
         is_time = step % self.config.log_interval == 0 or step == len(rows)
         saves = self.config.save and step < len(rows)
         is_time_to_save = saves and every is not None and step % every == 0
@@ -265,7 +305,7 @@ class Trainer:
             if is_time and self.options.verbose and bar.disable:
                 print_line(f"  step {step}/{len(rows)}  loss {last_loss:.4f}")
         if is_time_to_save:
-            self.saver.save_last(self.state)
+            self._save_position()
 
     def _checked_loss(self, rows: RowBatches[np.ndarray]) -> float:
         """Return the last loss; raises Diverged if any loss not yet checked is not finite."""
@@ -275,11 +315,14 @@ class Trainer:
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value):
                 split = self.splits["train"]
-                ids = ", ".join(split.ids[row] for row in rows[step])
+                ids = [split.ids[row] for row in rows[step]]
+                listed = ", ".join(ids[:_IDS_SHOWN])
+                if len(ids) > _IDS_SHOWN:
+                    listed += f" and {len(ids) - _IDS_SHOWN} more"
                 advice = describe_huge_values(split.folder, rows[step])
                 raise Diverged(
                     f"The loss is {value} at epoch {self.state.epoch}, step {step + 1}: "
-                    f"training has diverged, on the segments {ids}. "
+                    f"training has diverged, on the segments {listed}. "
                     f"{advice or 'Try a smaller --lr, or --grad_clip.'} "
                     "Earlier checkpoints are kept."
                 )

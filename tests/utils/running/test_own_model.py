@@ -20,7 +20,7 @@ INIT = "self.net = nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.hidden, out
 def try_model(small, tmp_path):
     """Build the example model with changes, and try it: `try_model((old, new), batch_size=4)`."""
 
-    def run(*changes, batch_size=16):
+    def run(*changes, batch_size=16, processes=1):
         text = OWN_MODEL
         for old, new in changes:
             assert old in text
@@ -29,7 +29,7 @@ def try_model(small, tmp_path):
         split, name = Split(small / "train"), f"{tmp_path / 'mine.py'}:Mean"
         model = build(name, {}, split.widths, 1)
         try_to_predict(name, model, split)
-        try_to_train(name, model, split, SENTIMENT, batch_size)
+        try_to_train(name, model, split, SENTIMENT, batch_size, processes)
         return model
 
     return run
@@ -83,6 +83,24 @@ def test_a_batch_of_one_segment_is_tried_where_there_will_be_one(try_model, batc
     with pytest.raises(InputError, match=r"on a batch of one segment.*--batch_size .ValueError"):
         try_model(BATCH_NORM, batch_size=batch_size)
     try_model(batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes"),
+    [(73, 2), (72, 2), (72, 4), (37, 2), (2, 2), (100, 60)],
+)
+def test_a_share_of_one_segment_is_tried_where_a_process_has_one(try_model, batch_size, processes):
+    """A process without a share, which a last batch of one leaves, trains on a row of zeros."""
+    with pytest.raises(InputError, match=r"on a process's share of a batch of one.*--batch_size"):
+        try_model(BATCH_NORM, batch_size=batch_size, processes=processes)
+    try_model(batch_size=batch_size, processes=processes)
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(71, 2), (4, 1), (100, 2), (100, 37)])
+def test_a_model_that_needs_two_segments_trains_where_each_process_has_two(
+    try_model, batch_size, processes
+):
+    try_model(BATCH_NORM, batch_size=batch_size, processes=processes)
 
 
 def test_a_trial_changes_no_weight_or_buffer(try_model):

@@ -164,6 +164,45 @@ def make(small):
     return partial(make_trainer, small, model="lf_dnn")
 
 
+def test_best_is_of_the_runs_best_epoch_after_a_kill_before_last(make, tmp_path):
+    """The second epoch is the best one, but the run that resumes ends after the first."""
+    folders = one, two = tmp_path / "one", tmp_path / "two"
+    for epochs, folder in enumerate(folders, start=1):
+        trainer = make(folder, epochs=epochs)
+        trainer.run()
+        assert trainer.best.number == epochs
+    shutil.copy(one / "last.pth", two)
+    before = (two / "best.pth").read_bytes()
+    resumed = make(two, epochs=1)
+    resumed.resume(two / "last.pth")
+    resumed.run()
+    best, expected = (read_checkpoint(folder / "best.pth") for folder in (two, one))
+    assert best.details["epoch"] == 1
+    assert_same(best.weights, expected.weights)
+    assert (two / "metrics.csv").read_text().count("val") == 1
+    # With its epochs it takes the second one again, and the file is as it was.
+    resumed = make(two, epochs=2)
+    resumed.resume(two / "last.pth")
+    resumed.run()
+    assert (two / "best.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["weights", "damage"])
+def test_a_best_file_of_other_weights_is_written_again(make, tmp_path, change):
+    make(tmp_path, epochs=1).run()
+    path = tmp_path / "best.pth"
+    before, content = read_checkpoint(path), torch.load(path)
+    next(iter(content["model_state_dict"].values())).add_(1)
+    if change == "weights":
+        torch.save(content, path)
+    else:
+        path.write_bytes(path.read_bytes()[:-9])
+    resumed = make(tmp_path, epochs=1)
+    resumed.resume(tmp_path / "last.pth")
+    resumed.run()
+    assert_same(read_checkpoint(path).weights, before.weights)
+
+
 @contextmanager
 def handled(number, monkeypatch):
     """Handle the signal as the programs do, until the block ends."""
@@ -198,6 +237,46 @@ def test_an_interrupt_saves_the_current_step(make, tmp_path, monkeypatch, number
     assert len(taken) == 16
     two, whole = (read_checkpoint(tmp_path / name / "best.pth") for name in ("two", "whole"))
     assert_same(two.weights, whole.weights)
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Make weights NaN by the 11th step, with its loss or after it; `also` is called with it."""
+
+    def do(in_the_loss, also=lambda: None):
+        taken, step = [], TrainingStep.__call__
+
+        def spoiled(self, *arguments):
+            taken.append(arguments)
+            if len(taken) != 11:
+                return step(self, *arguments)
+            prediction, loss = step(self, *arguments)
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+            also()
+            return prediction, loss * float("nan") if in_the_loss else loss
+
+        monkeypatch.setattr(TrainingStep, "__call__", spoiled)
+
+    return do
+
+
+@pytest.mark.parametrize("in_the_loss", [True, False])
+def test_an_interrupt_keeps_the_position_before_a_divergence(
+    make, tmp_path, monkeypatch, spoil, in_the_loss
+):
+    spoil(in_the_loss, also=lambda: signal.raise_signal(signal.SIGTERM))
+    with handled(signal.SIGTERM, monkeypatch), pytest.raises(KeyboardInterrupt):
+        make(tmp_path).run()
+    resume(make, tmp_path, (2, 0))
+
+
+def test_saving_at_intervals_keeps_the_position_before_a_divergence(make, tmp_path, spoil):
+    spoil(in_the_loss=False)
+    make = partial(make, save_every=1)
+    with pytest.raises(InputError, match=r"loss is nan at epoch 2, step 4: .* checkpoints are"):
+        make(tmp_path).run()
+    resume(make, tmp_path, (2, 2))
 
 
 def test_stopped_while_it_scores_no_step_is_lost(make, tmp_path, monkeypatch):

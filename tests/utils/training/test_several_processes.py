@@ -11,11 +11,16 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from data.loading.split import Split
 from models.checkpoint import read_checkpoint
+from models.registry import restore
 from tests.cuda import needs_cuda
 from tests.forked_programs import ROOT, Program
 from tests.own_model import OWN_MODEL
 from tests.utils.training.test_resume import assert_same
+from tests.utils.training.test_trainer import CPU
+from utils.reports.evaluation import evaluate
+from utils.tasks import SENTIMENT
 
 EPOCHS, STEPS = 3, 10
 
@@ -51,12 +56,20 @@ def ends_of(programs):
 
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
-    """The weights of a training without interruption."""
+    """The best checkpoint of a training without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     with started([small, small], folder) as processes:
         codes, errors, _ = ends_of(processes)
     assert codes == [0, 0], errors
-    return read_checkpoint(folder / "best.pth").weights
+    return read_checkpoint(folder / "best.pth")
+
+
+def test_the_scores_of_a_model_with_batch_norm_are_those_of_its_file(small, whole):
+    """Each process has statistics of its own after a step, until the next one."""
+    _, model = restore(whole)
+    for name in ("val", "test"):
+        evaluation = evaluate(model, Split(small / name), SENTIMENT, CPU)
+        assert evaluation.scores == pytest.approx(whole.details["scores"][name], rel=1e-5), name
 
 
 @needs_cuda
@@ -91,7 +104,7 @@ def test_an_interrupt_of_one_saves_the_position_once(small, tmp_path, whole, num
     epoch, step = divmod(steps_before, STEPS)
     assert f"epoch {epoch + 1}, step {step}\n" in output
     assert output.count("  step") == EPOCHS * STEPS - steps_before
-    assert_same(read_checkpoint(tmp_path / "best.pth").weights, whole)
+    assert_same(read_checkpoint(tmp_path / "best.pth").weights, whole.weights)
 
 
 def test_where_another_fails_the_first_ends_too(small, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,8 +51,19 @@ def test_the_error_of_an_infinite_loss_names_the_values_that_cause_it(small, tmp
 
 
 def test_training_that_diverges_ends_with_advice(small):
-    with pytest.raises(Diverged, match=r"training has diverged, .* Try a smaller --lr"):
+    """The message names three of the ten segments in the batch."""
+    names = r"on the segments [^,]+, [^,]+, [^,]+ and 7 more\. Try a smaller --lr"
+    with pytest.raises(Diverged, match=rf"training has diverged, {names}"):
         make_trainer(small, lr=1e30).run()
+
+
+def test_weights_that_diverge_in_an_epochs_last_step_end_it_as_other_steps_do(small, tmp_path):
+    """Their predictions show it, not the loss: a study records the run, and goes on."""
+    trainer = make_trainer(small, tmp_path, replace(CPU, batch_size=100), lr=1e38)
+    message = r"predicts (nan|-?inf) for segment .* smaller --lr, .* after epoch 1; earlier check"
+    with pytest.raises(Diverged, match=message):
+        trainer.run()
+    assert not (tmp_path / "last.pth").exists()
 
 
 def weights(path):
