@@ -13,7 +13,7 @@ from system.errors import InputError, first_line
 from utils.run_config import RunConfig
 from utils.tasks import TASKS, Task
 from utils.training.provenance import RunResult, read_record
-from utils.training.run_folder import RUN_FILE
+from utils.training.run_folder import RUN_FILE, written_files
 
 _ENVIRONMENT = ("command", "versions", "revision", "machine")
 
@@ -74,6 +74,16 @@ def read_run(folder: Path) -> Run | None:
             f"{path} is not a valid record of a run ({first_line(error)}); train it again."
         ) from error
     return run
+
+
+def refuse_run(folder: Path) -> None:
+    """Raise InputError when `folder`, which is to be a search's, holds a run.
+
+    Both write a `run.json`, so a search would replace the record of the run.
+    """
+    files = written_files(folder)
+    if files and "search" not in (read_record(folder) or {}):
+        raise InputError(f"{folder} holds a run ({files[0].name}); give another --checkpointdir.")
 
 
 def find_runs(roots: Iterable[Path]) -> list[Run]:

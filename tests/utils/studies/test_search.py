@@ -269,6 +269,36 @@ def test_a_comparison_and_a_search_do_not_share_a_folder(tune, main, small, unte
         tune(1, folder="compared")
 
 
+@pytest.mark.parametrize("dry_run", [[], ["--dry_run"]])
+def test_a_search_in_the_folder_of_a_training_is_refused(tune, main, small, tmp_path, dry_run):
+    """It would replace the run.json of the training."""
+    train = ["--train", "--model", "lf_dnn", "--datadir", small, "--epochs", 1, "--no_verbose"]
+    main(*train, "--checkpointdir", "search")
+    before = contents(tmp_path / "search")
+    with pytest.raises(InputError, match=r"^search holds a run \(best.pth\); give another --check"):
+        tune(1, *dry_run)
+    assert contents(tmp_path / "search") == before
+
+
+def test_a_training_that_begins_in_the_folder_of_a_search_keeps_its_record(
+    tune, tmp_path, monkeypatch
+):
+    """Before the first trial has ended, nothing keeps a training out of the folder."""
+    path, train = tmp_path / "search" / "run.json", search.train_and_validate
+
+    def let_one_begin(*arguments):
+        path.write_text('{"config": {}}')
+        return train(*arguments)
+
+    monkeypatch.setattr(search, "train_and_validate", let_one_begin)
+    with pytest.raises(InputError, match=r"^search holds a run \(run.json\); give another"):
+        tune(1)
+    assert path.read_text() == '{"config": {}}'
+    path.unlink()  # the training is moved elsewhere
+    tune(1)
+    assert json.loads(path.read_text())["search"]["trial"] == "1"
+
+
 def waiting_in(folder):
     storage = Storage(folder, None)
     trials = Queue(storage.load("search"), storage).trials
