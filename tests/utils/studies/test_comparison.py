@@ -331,6 +331,32 @@ def test_configurations_that_cannot_be_compared_are_refused(arguments, message):
         plan_runs(study(*arguments))
 
 
+def test_a_run_that_started_from_a_checkpoint_is_not_compared(tmp_path):
+    """Trained from scratch, it would be another experiment."""
+    path = tmp_path / "run.json"
+    path.write_text('{"config": {"model": "lf_dnn", "checkpoint": "a.pth"}}')
+    with pytest.raises(InputError, match=rf"^--compare {path}: this run started from a.pth, but"):
+        study("--compare", path)
+    with pytest.raises(InputError, match="leave --checkpoint and --no_save out"):
+        plan_runs(study("--compare", path, "--checkpoint", "b.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "^There is no file .*run.json; give the run.json of a run"),
+        ("[]", "^/.*run.json holds no settings"),
+        ('{"lr": "fast"}', "^/.*run.json: lr is 'fast'"),
+    ],
+)
+def test_a_file_that_cannot_be_compared_is_named_without_config(tmp_path, content, message):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        study("--compare", path)
+
+
 def test_a_model_of_ones_own_is_compared_with_its_settings_or_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(OWN_MODEL)
