@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from system.console import print_heading
 from system.errors import InputError, differing
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
-from utils.running.setup import make_options
+from utils.running.setup import find_task, make_options, open_training
 from utils.running.text_encoder import bert_in_folder
 from utils.studies import database
 from utils.studies.plan import plan_runs, recorded, run_name, runs_of_studies
@@ -29,7 +30,7 @@ from utils.studies.runs import read_run
 from utils.studies.storage import Storage, explain_damage, explain_database_errors
 from utils.training.history import Epoch
 from utils.training.run import train
-from utils.training.run_folder import LAST, open_run_folder
+from utils.training.run_folder import LAST, RUN_FILE, open_run_folder, refuse_other_run
 
 NAME = "comparison"  # of the study
 _BERT = "BERT"  # key of the text encoder's origin, beside the splits' digests
@@ -49,12 +50,15 @@ def run_study(
     Complete runs are not trained again, unless with `overwrite`; interrupted ones are resumed. The
     runs wait in the database of `url`, else in the folder, for this process and other workers;
     under torchrun, all processes train each run together, in turn. The table of all runs in the
-    folder, earlier ones too, is written after each run. Raises InputError when a folder has a run
-    of other settings or data, and at the end when a run failed.
+    folder, earlier ones too, is written after each run. Raises InputError, before anything is
+    trained, when a folder has a run of other settings or data, when the table could not have all
+    runs, or when a model cannot be built; and at the end when a run failed.
     """
     runs = plan_runs(configs, seeds)
     states = [_AGAIN if overwrite else _state_of(config) for config in runs]
     folder = runs[0].checkpointdir.parent.parent
+    _check_tasks(runs, folder)
+    _check_models([run for run, state in zip(runs, states, strict=True) if state != _COMPLETE])
     titles = [f"Run {number} of {len(runs)}" for number in range(1, len(runs) + 1)]
     pending = []
     for config, state, title in zip(runs, states, titles, strict=True):
@@ -81,6 +85,50 @@ def run_study(
         tabulate(runs_of_studies(folder), folder)
     if unended:
         raise InputError(f"{'; '.join(unended)}; run the same command again to train the rest")
+
+
+def _check_tasks(runs: Sequence[RunConfig], folder: Path) -> None:
+    """Raise InputError unless these runs and the ended ones in their study's folder fit one table.
+
+    Only runs of one task and scale do.
+    """
+    scale = Split(runs[0].data_folder / "train").scores
+    task = find_task(runs[0].task_name, scale)
+    for config in runs:
+        if config.task_name != task.name:
+            raise InputError(
+                f"{run_name(config)} is for the task {config.task_name}, {run_name(runs[0])} for "
+                f"{task.name}; compare runs of one task."
+            )
+    planned = {config.checkpointdir for config in runs}
+    for path in runs_of_studies(folder):
+        if path in planned:  # each of these is checked by itself
+            continue
+        run = read_run(path)
+        if run is None:
+            raise InputError(
+                f"{path / RUN_FILE} cannot be read as the record of a run; move it elsewhere, or "
+                "give another --checkpointdir."
+            )
+        if run.result is not None and run.task != task:
+            raise InputError(
+                f"{path} has other scores: {run.task.name} of {run.scale}, not {task.name} of "
+                f"{scale}; give another --checkpointdir than {folder}."
+            )
+
+
+def _check_models(runs: Sequence[RunConfig]) -> None:
+    """Raise InputError, which names the run, when the model of one of these cannot be trained."""
+    checked = set()
+    for config in runs:
+        setup = repr(replace(config, seed=0, checkpointdir=Path()))
+        if setup not in checked:
+            checked.add(setup)
+            try:
+                with redirect_stdout(None):  # each run prints this itself
+                    open_training(config)
+            except InputError as error:
+                raise InputError(f"{run_name(config)}: {error}") from error
 
 
 def train_run(
@@ -213,9 +261,13 @@ def _digests(config: RunConfig) -> dict[str, str]:
 
 
 def _state_of(config: RunConfig) -> str:
-    """Return the state of a run; raises InputError when its folder has a run of other settings."""
+    """Return the state of a run.
+
+    Raises InputError when its folder has a run of other settings, or one without a record.
+    """
     run = read_run(config.checkpointdir)
     if run is None:
+        refuse_other_run(config.checkpointdir, None, overwrite=False)
         return _NEW
     recorded_values = run.config.outcome | run.digests | {_BERT: run.bert}
     for name, value in (config.outcome | _digests(config)).items():
