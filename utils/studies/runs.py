@@ -9,6 +9,7 @@ from typing import Any
 
 from data.layout import SPLITS
 from system.config import make_config
+from system.console import print_line
 from system.errors import InputError, first_line
 from utils.run_config import RunConfig
 from utils.tasks import TASKS, Task
@@ -87,7 +88,7 @@ def refuse_run(folder: Path) -> None:
 
 
 def find_runs(roots: Iterable[Path]) -> list[Run]:
-    """Return the runs in these folders and below them, each once.
+    """Return the runs in these folders and below them, each once; print which cannot be read.
 
     Raises InputError when one of the folders has none.
     """
@@ -99,5 +100,8 @@ def find_runs(roots: Iterable[Path]) -> list[Run]:
             raise InputError(
                 f"No run in {root} (no {RUN_FILE} that can be read); give the folders of runs."
             )
+        for folder in folders:
+            if read_record(folder) is None:
+                print_line(f"Not in the table, as its {RUN_FILE} cannot be read: {folder}")
         runs |= runs_here
     return [run for run in runs.values() if run is not None]

@@ -12,8 +12,9 @@ from system.console import print_line
 from system.errors import InputError
 from system.files import write_bytes, write_csv, write_json
 from utils.studies.runs import Run, find_runs
-from utils.tasks import Measure, Task
+from utils.tasks import Measure, Scores, Task
 from utils.training.provenance import RunResult
+from utils.training.run_folder import RUN_FILE
 from utils.training.seeds import spread
 
 _Mark = Callable[[str, bool], Any]  # makes a format's cell from a text and whether it is best
@@ -104,24 +105,60 @@ def make_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         if run.result is None:
             print_line(f"Not in the table, as it has not ended: {run.folder}")
-    if not ended:
-        raise InputError("None of the runs has ended; resume one (--train --resume auto).")
-    first = ended[0]
     for run in ended:
+        first = ended[0]
         if run.task != first.task:
             raise InputError(
                 f"{run.folder} and {first.folder} have different scores: {run.task.name} of "
                 f"{run.scale}, {first.task.name} of {first.scale}; give runs of one task and scale."
             )
+    ended = list(filter(_has_all_scores, ended))
+    if not ended:
+        raise InputError(
+            "None of the runs has ended with all scores; resume one (--train --resume auto)."
+        )
     groups: dict[str, list[Run]] = {}
     for run in ended:
         groups.setdefault(repr(sorted(run.settings.items())), []).append(run)
     firsts, rows = [group[0] for group in groups.values()], []
     for group in groups.values():
-        by_seed = {run.config.seed: run for run in group}  # a run and its copy count once
-        scores = spread({seed: run.result.scores for seed, run in by_seed.items() if run.result})
+        by_seed = _by_seed(group)
+        scores = spread({seed: _scores(run) for seed, run in by_seed.items()})
         rows.append(Row(_name(group[0], firsts), list(by_seed.values()), scores))
-    return Table(first.task, rows)
+    return Table(ended[0].task, rows)
+
+
+def _has_all_scores(run: Run) -> bool:
+    """Return whether a run that has ended has all scores of its task; print what it lacks."""
+    scores = _scores(run)
+    lacking = [measure.key for measure in run.task.measures if measure.key not in scores]
+    if lacking:  # another version of the program wrote its record
+        print_line(
+            f"Not in the table, as its {RUN_FILE} lacks {', '.join(lacking)}, which --train "
+            f"--resume auto with its settings adds: {run.folder}"
+        )
+    return not lacking
+
+
+def _scores(run: Run) -> Scores:
+    return run.result.scores if run.result else {}
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
+    """Return runs of the same settings by their seed: a run and its copy count once.
+
+    Of two runs that are no copies the later one counts; prints which does not.
+    """
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        other = by_seed.get(run.config.seed)
+        by_seed[run.config.seed] = run
+        if other and repr(_scores(other)) != repr(_scores(run)):  # as text, NaN equals NaN
+            print_line(
+                f"Not in the table, as {run.folder} has the same settings and seed, and other "
+                f"scores: {other.folder}"
+            )
+    return by_seed
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:

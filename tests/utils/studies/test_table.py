@@ -188,6 +188,38 @@ def test_runs_that_have_not_ended_are_left_out_and_named(study, capsys):
         make_table(find_runs([study / "c"]))
 
 
+def test_runs_whose_record_cannot_be_read_are_left_out_and_named(study, capsys):
+    (study / "a/seed1/run.json").write_text("{")
+    assert [len(row.runs) for row in make_table(find_runs([study])).rows] == [1, 2]
+    assert f"its run.json cannot be read: {study / 'a/seed1'}\n" in capsys.readouterr().out
+
+
+def test_runs_without_all_scores_are_left_out_and_named(study, capsys):
+    """Versions of the program with other measures wrote such records."""
+    path = study / "a/seed1/run.json"
+    record = json.loads(path.read_text())
+    del record["result"]["scores"]["corr"], record["result"]["scores"]["mae"]
+    path.write_text(json.dumps(record))
+    assert [len(row.runs) for row in make_table(find_runs([study])).rows] == [1, 2]
+    out = capsys.readouterr().out
+    assert "its run.json lacks mae, corr, which --train --resume auto" in out
+    assert str(path.parent) in out
+    with pytest.raises(InputError, match=r"None of the runs has ended with all scores; resume"):
+        make_table(find_runs([path.parent]))
+
+
+def test_of_two_results_for_one_seed_the_later_counts_and_the_other_is_named(study, capsys):
+    shutil.copytree(study / "a/seed1", study / "copy")
+    write_run(study / "later", 0.6, seed=1)
+    path = study / "later" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "2026-11-01"}))
+    row = make_table(find_runs([study])).rows[0]
+    assert row.scores["mae"]["mean"] == pytest.approx((0.6 + 0.4) / 2)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"{study / 'later'} has the same settings and seed" in line
+    assert line.endswith(f"other scores: {study / 'copy'}")
+
+
 def test_runs_with_other_scores_are_refused(study):
     write_run(study / "c/seed1", 0.1, scale="sims")
     with pytest.raises(InputError, match=r"c/seed1 and .*a/seed1 have different scores.*sims"):
