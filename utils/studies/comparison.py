@@ -27,7 +27,7 @@ from utils.studies.plan import plan_runs, recorded, run_name, runs_of_studies
 from utils.studies.queue import RUN, Queue, run_of, why_failed
 from utils.studies.report import tabulate, write_study
 from utils.studies.runs import read_run
-from utils.studies.storage import Storage, explain_damage, explain_database_errors
+from utils.studies.storage import Storage, explain_damage, explain_database_errors, holds_studies
 from utils.training.history import Epoch
 from utils.training.run import train
 from utils.training.run_folder import LAST, RUN_FILE, open_run_folder, refuse_other_run
@@ -69,6 +69,8 @@ def run_study(
         else:
             pending.append((config, title))
     if dry_run:
+        if holds_studies(folder) and set(states) != {_COMPLETE}:
+            Storage(folder, url).check(NAME, {})  # raises where it is a search's
         return
     if overwrite:
         for config, _ in pending if processes.is_first else ():
