@@ -18,6 +18,7 @@ from models.registry import config_class
 from system.config import make_config, plain_values
 from system.console import print_heading
 from system.errors import InputError, differing
+from system.files import check_writable
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options, open_training
@@ -33,6 +34,7 @@ from utils.training.run import train
 from utils.training.run_folder import LAST, RUN_FILE, open_run_folder, refuse_other_run
 
 NAME = "comparison"  # of the study
+_RESULTS = "results"  # attribute of a run: the absolute folder for results
 _BERT = "BERT"  # key of the text encoder's origin, beside the splits' digests
 _NEW, _AGAIN, _GOES_ON, _COMPLETE = "new", "begins again", "goes on", "complete"
 
@@ -160,6 +162,8 @@ def _train_queue(runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str |
     """
     if not runs:
         return []
+    for path in {config.resultdir for config, _ in runs}:
+        check_writable(path)  # fail now, and let workers of other working directories find it
     storage = Storage(folder, url)
     queue = Queue(storage.create(NAME, {}), storage)
     with explain_database_errors(storage):
@@ -182,7 +186,17 @@ def _train_queue(runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str |
 
 def _attributes(config: RunConfig) -> dict[str, Any]:
     """Return what a process that takes this run needs to know."""
-    return {"config": plain_values(config), "digests": _digests(config)}
+    results = str(config.resultdir.absolute())
+    return {"config": plain_values(config), "digests": _digests(config), _RESULTS: results}
+
+
+def _resultdir(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return the study's folder for results as a setting, where a relative path misses it."""
+    absolute = attributes.get(_RESULTS)  # earlier versions enqueued none
+    if absolute is None or Path(attributes["config"]["resultdir"]).absolute() == Path(absolute):
+        return {}
+    # A machine that has the study's folder at another path does not have this one.
+    return {"resultdir": absolute} if Path(absolute).is_dir() else {}
 
 
 def _clear(queue: Queue, configs: Mapping[str, RunConfig]) -> set[str]:
@@ -224,8 +238,8 @@ def work_on_runs(queue: Queue, folder: Path, local_settings: Mapping[str, Any]) 
 
     def config_of(attributes: Mapping[str, Any]) -> RunConfig:
         path = str(folder / attributes[RUN])
-        values = {**attributes["config"], **recorded(local_settings), "checkpointdir": path}
-        return make_config(RunConfig, values, path)
+        here = {**_resultdir(attributes), **recorded(local_settings), "checkpointdir": path}
+        return make_config(RunConfig, {**attributes["config"], **here}, path)
 
     def options_of(config: RunConfig) -> LoaderOptions:
         return make_options(replace(config, **local_settings), SINGLE_PROCESS)

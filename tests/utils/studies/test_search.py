@@ -456,7 +456,7 @@ def test_no_trial_can_be_added_once_one_is_chosen(tune, monkeypatch):
         patch.setattr("utils.studies.tune.run_study", _interrupt)
         tune(1)
     for dry_run in ["--dry_run"], []:
-        with pytest.raises(InputError, match="^search: the test .* 1 trials, so no more can be added"):
+        with pytest.raises(InputError, match=r"^search: .* of 1 trials, so no more can be added"):
             tune(2, *dry_run)
     tune(1, "--dry_run")
 
