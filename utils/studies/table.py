@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from system.console import print_line
 from system.errors import InputError
@@ -15,8 +15,9 @@ from utils.studies.runs import Run, find_runs
 from utils.tasks import Measure, Scores, Task
 from utils.training.provenance import RunResult
 from utils.training.run_folder import RUN_FILE
-from utils.training.seeds import spread
+from utils.training.seeds import Spread, spread
 
+_STATISTICS: tuple[Literal["mean", "std"], ...] = ("mean", "std")
 _Mark = Callable[[str, bool], Any]  # makes a format's cell from a text and whether it is best
 _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -30,7 +31,7 @@ class Row:
 
     name: str
     runs: list[Run]
-    scores: dict[str, dict[str, float]]  # mean and std, by measure key
+    scores: dict[str, Spread]  # by measure key
 
     @property
     def results(self) -> list[RunResult]:
@@ -85,8 +86,8 @@ class Table:
 def _score_text(measure: Measure, row: Row) -> str:
     """Return mean ± deviation as papers write them, of a single run the mean alone."""
     factor, digits = (100, 2) if measure.is_percent else (1, 3)
-    names = ("mean", "std") if len(row.runs) > 1 else ("mean",)
-    return " ± ".join(f"{factor * row.scores[measure.key][name]:.{digits}f}" for name in names)
+    values = (row.scores[measure.key]["mean"], row.scores[measure.key]["std"])
+    return " ± ".join(f"{factor * value:.{digits}f}" for value in values if value is not None)
 
 
 def _cost_cells(row: Row) -> list[tuple[str, bool]]:
@@ -214,13 +215,12 @@ def _json(table: Table) -> dict[str, Any]:
 
 def _csv_rows(table: Table) -> list[list[Any]]:
     measures = table.task.measures
-    columns = [(measure.key, name) for measure in measures for name in ("mean", "std")]
-    names = [f"{key}_{name}" for key, name in columns]
+    names = [f"{measure.key}_{name}" for measure in measures for name in _STATISTICS]
     header = ["model", "runs", *names, *table.rows[0].costs, "best_in"]
     rows = [
         [
             *(row.name, len(row.runs)),
-            *(row.scores[key][name] for key, name in columns),
+            *(row.scores[each.key][name] for each in measures for name in _STATISTICS),
             *row.costs.values(),
             " ".join(measure.key for measure in measures if table.is_best(row, measure)),
         ]

@@ -60,6 +60,17 @@ def test_rows_have_mean_and_sample_deviation_over_the_seeds(study):
     assert [len(row.runs) for row in table.rows] == [2, 2]
 
 
+def test_a_row_of_one_run_has_no_deviation(tmp_path):
+    write_run(tmp_path / "a", 0.2)
+    write_table([tmp_path], tmp_path)
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (float(row["mae_mean"]), row["mae_std"]) == (pytest.approx(0.2), "")
+    (line,) = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    assert line["scores"]["mae"]["std"] is None
+    assert "| nhfnet | 1 | 0.200 |" in (tmp_path / "comparison.md").read_text()
+
+
 def test_the_whole_model_is_recognised_among_its_changes(tmp_path):
     for number, change in enumerate([{"layers": 2}, {}, {"heads": 4}]):
         write_run(tmp_path / str(number), 0.1, set=change)
