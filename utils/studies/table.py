@@ -11,6 +11,7 @@ from typing import Any, Literal
 from system.console import print_line
 from system.errors import InputError
 from system.files import write_bytes, write_csv, write_json
+from utils.run_config import MACHINE_SETTINGS
 from utils.studies.runs import Run, find_runs
 from utils.tasks import Measure, Scores, Task
 from utils.training.provenance import RunResult
@@ -27,7 +28,7 @@ _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in their seed alone."""
+    """The runs that differ in their seed alone, or in how their machine executes them."""
 
     name: str
     runs: list[Run]
@@ -120,13 +121,19 @@ def make_table(runs: Sequence[Run]) -> Table:
         )
     groups: dict[str, list[Run]] = {}
     for run in ended:
-        groups.setdefault(repr(sorted(run.settings.items())), []).append(run)
+        groups.setdefault(repr(sorted(_experiment(run).items())), []).append(run)
     firsts, rows = [group[0] for group in groups.values()], []
     for group in groups.values():
         by_seed = _by_seed(group)
         scores = spread({seed: _scores(run) for seed, run in by_seed.items()})
         rows.append(Row(_name(group[0], firsts), list(by_seed.values()), scores))
     return Table(ended[0].task, rows)
+
+
+def _experiment(run: Run) -> dict[str, Any]:
+    """Return a run's settings without those that say how its machine executes it."""
+    settings = run.settings.items()
+    return {name: value for name, value in settings if name not in MACHINE_SETTINGS}
 
 
 def _has_all_scores(run: Run) -> bool:
@@ -164,10 +171,10 @@ def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
 
 def _name(run: Run, others: Sequence[Run]) -> str:
     """Return the model's name, and those settings in which other runs of the model differ."""
-    alike = [other.settings for other in others if other.config.model == run.config.model]
+    alike = [_experiment(other) for other in others if other.config.model == run.config.model]
     differing = [
         f"{key}={_value_text(value, [other.get(key) for other in alike])}"
-        for key, value in run.settings.items()
+        for key, value in _experiment(run).items()
         if value is not None and any(other.get(key) != value for other in alike)
     ]
     return " ".join([run.config.model_name, *differing])

@@ -151,6 +151,16 @@ def test_a_loss_named_and_the_same_one_by_default_make_one_row(tmp_path):
     assert set(names(make_table(find_runs([tmp_path])))) == {"nhfnet loss=mse", "nhfnet loss=l1"}
 
 
+def test_runs_of_one_experiment_on_different_machines_make_one_row(tmp_path):
+    write_run(tmp_path / "1", 0.1, seed=1)
+    write_run(tmp_path / "2", 0.2, seed=2, device="cpu", native=False, compile=True)
+    write_run(tmp_path / "3", 0.1, seed=1, precision="bfloat16")
+    rows = make_table(find_runs([tmp_path])).rows
+    assert {row.name: len(row.runs) for row in rows} == {
+        **{"nhfnet precision=float32": 2, "nhfnet precision=bfloat16": 1}
+    }
+
+
 def test_a_name_has_as_many_digits_as_its_row_needs_to_differ(tmp_path):
     for number, lr in enumerate([0.009325150074761313, 0.001]):
         write_run(tmp_path / str(number), 0.1, lr=lr)
