@@ -16,6 +16,7 @@ from typing import Any
 from system.argument_types import file_path, name_or_path, some_text, whole_number
 from system.config import parse_assignments
 from system.console import print_line
+from system.errors import InputError
 from system.program import ArgumentParser, run
 from utils.actions import DEFAULT_SPLIT, run_action
 from utils.option_checks import BY_ID, check_options
@@ -241,8 +242,16 @@ def parse_study(
 def _named_run(
     parser: argparse.ArgumentParser, arguments: dict[str, Any], path: Path
 ) -> tuple[str, RunConfig]:
-    """Return a name for the run of a run.json, and its configuration without its paths."""
+    """Return a name for the run of a run.json, and its configuration without its paths.
+
+    Raises InputError for a run that started from a checkpoint.
+    """
     config = parse_config(parser, arguments | {"config": path})
+    if config.checkpoint is not None and "checkpoint" not in arguments:
+        raise InputError(
+            f"--compare {path}: this run started from {config.checkpoint}, but a comparison trains "
+            "from scratch; leave it out."
+        )
     run_specific = vars(config).keys() - config.outcome.keys() - arguments.keys()
     defaults = vars(RunConfig())
     name = path.resolve().parent.name if path.stem == "run" else path.stem

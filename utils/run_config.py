@@ -215,9 +215,9 @@ def read_run_config(path: Path) -> RunConfig:
     Settings missing from the file get their defaults. Raises InputError if it holds no settings.
     """
     if not path.is_file():
-        raise InputError(f"--config: no file {path}; give the run.json of a run.")
+        raise InputError(f"There is no file {path}; give the run.json of a run.")
     content = read_json(path)
     values = content.get("config", content) if isinstance(content, dict) else None
     if not isinstance(values, dict):
-        raise InputError(f"--config {path} holds no settings; give the run.json of a run.")
-    return make_config(RunConfig, values, f"--config {path}")
+        raise InputError(f"{path} holds no settings; give the run.json of a run.")
+    return make_config(RunConfig, values, str(path))

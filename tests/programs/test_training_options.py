@@ -20,7 +20,7 @@ from tests.forked_programs import ROOT
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.costs import model_table, training_memory
 from utils.tasks.sentiment import score
-from utils.training.seeds import spread
+from utils.training.seeds import print_spread, spread
 from utils.training.step import TrainingStep
 
 
@@ -105,9 +105,12 @@ def test_seeds_report_mean_and_deviation(program, small, tmp_path):
     assert "std" in done.stdout
 
 
-def test_spread_of_one_seed_has_no_deviation():
+def test_spread_of_one_seed_has_no_deviation(capsys):
     scores = score(np.array([1.0, -1.0, 2.0]), np.array([0.5, -1.0, 1.0]))
-    assert spread({3: scores})["mae"] == {"mean": pytest.approx(0.5), "std": 0.0}
+    assert spread({3: scores})["mae"] == {"mean": pytest.approx(0.5), "std": None}
+    print_spread({3: scores})
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mae"))
+    assert line.split() == ["mae", "0.5000", "-", "0.5000"]
 
 
 def test_a_score_that_only_some_seeds_have_is_their_mean():

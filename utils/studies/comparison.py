@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,23 @@ from models.registry import config_class
 from system.config import make_config, plain_values
 from system.console import print_heading
 from system.errors import InputError, differing
+from system.files import check_writable
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
-from utils.running.setup import make_options
+from utils.running.setup import find_task, make_options, open_training
 from utils.running.text_encoder import bert_in_folder
 from utils.studies import database
 from utils.studies.plan import plan_runs, recorded, run_name, runs_of_studies
 from utils.studies.queue import RUN, Queue, run_of, why_failed
 from utils.studies.report import tabulate, write_study
 from utils.studies.runs import read_run
-from utils.studies.storage import Storage, explain_damage, explain_database_errors
+from utils.studies.storage import Storage, explain_damage, explain_database_errors, holds_studies
 from utils.training.history import Epoch
 from utils.training.run import train
-from utils.training.run_folder import LAST, open_run_folder
+from utils.training.run_folder import LAST, RUN_FILE, open_run_folder, refuse_other_run
 
 NAME = "comparison"  # of the study
+_RESULTS = "results"  # attribute of a run: the absolute folder for results
 _BERT = "BERT"  # key of the text encoder's origin, beside the splits' digests
 _NEW, _AGAIN, _GOES_ON, _COMPLETE = "new", "begins again", "goes on", "complete"
 
@@ -49,12 +52,15 @@ def run_study(
     Complete runs are not trained again, unless with `overwrite`; interrupted ones are resumed. The
     runs wait in the database of `url`, else in the folder, for this process and other workers;
     under torchrun, all processes train each run together, in turn. The table of all runs in the
-    folder, earlier ones too, is written after each run. Raises InputError when a folder has a run
-    of other settings or data, and at the end when a run failed.
+    folder, earlier ones too, is written after each run. Raises InputError, before anything is
+    trained, when a folder has a run of other settings or data, when the table could not have all
+    runs, or when a model cannot be built; and at the end when a run failed.
     """
     runs = plan_runs(configs, seeds)
     states = [_AGAIN if overwrite else _state_of(config) for config in runs]
     folder = runs[0].checkpointdir.parent.parent
+    _check_tasks(runs, folder)
+    _check_models([run for run, state in zip(runs, states, strict=True) if state != _COMPLETE])
     titles = [f"Run {number} of {len(runs)}" for number in range(1, len(runs) + 1)]
     pending = []
     for config, state, title in zip(runs, states, titles, strict=True):
@@ -65,6 +71,8 @@ def run_study(
         else:
             pending.append((config, title))
     if dry_run:
+        if holds_studies(folder) and set(states) != {_COMPLETE}:
+            Storage(folder, url).check(NAME, {})  # raises where it is a search's
         return
     if overwrite:
         for config, _ in pending if processes.is_first else ():
@@ -81,6 +89,50 @@ def run_study(
         tabulate(runs_of_studies(folder), folder)
     if unended:
         raise InputError(f"{'; '.join(unended)}; run the same command again to train the rest")
+
+
+def _check_tasks(runs: Sequence[RunConfig], folder: Path) -> None:
+    """Raise InputError unless these runs and the ended ones in their study's folder fit one table.
+
+    Only runs of one task and scale do.
+    """
+    scale = Split(runs[0].data_folder / "train").scores
+    task = find_task(runs[0].task_name, scale)
+    for config in runs:
+        if config.task_name != task.name:
+            raise InputError(
+                f"{run_name(config)} is for the task {config.task_name}, {run_name(runs[0])} for "
+                f"{task.name}; compare runs of one task."
+            )
+    planned = {config.checkpointdir for config in runs}
+    for path in runs_of_studies(folder):
+        if path in planned:  # each of these is checked by itself
+            continue
+        run = read_run(path)
+        if run is None:
+            raise InputError(
+                f"{path / RUN_FILE} cannot be read as the record of a run; move it elsewhere, or "
+                "give another --checkpointdir."
+            )
+        if run.result is not None and run.task != task:
+            raise InputError(
+                f"{path} has other scores: {run.task.name} of {run.scale}, not {task.name} of "
+                f"{scale}; give another --checkpointdir than {folder}."
+            )
+
+
+def _check_models(runs: Sequence[RunConfig]) -> None:
+    """Raise InputError, which names the run, when the model of one of these cannot be trained."""
+    checked = set()
+    for config in runs:
+        setup = repr(replace(config, seed=0, checkpointdir=Path()))
+        if setup not in checked:
+            checked.add(setup)
+            try:
+                with redirect_stdout(None):  # each run prints this itself
+                    open_training(config)
+            except InputError as error:
+                raise InputError(f"{run_name(config)}: {error}") from error
 
 
 def train_run(
@@ -110,6 +162,8 @@ def _train_queue(runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str |
     """
     if not runs:
         return []
+    for path in {config.resultdir for config, _ in runs}:
+        check_writable(path)  # fail now, and let workers of other working directories find it
     storage = Storage(folder, url)
     queue = Queue(storage.create(NAME, {}), storage)
     with explain_database_errors(storage):
@@ -132,7 +186,17 @@ def _train_queue(runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str |
 
 def _attributes(config: RunConfig) -> dict[str, Any]:
     """Return what a process that takes this run needs to know."""
-    return {"config": plain_values(config), "digests": _digests(config)}
+    results = str(config.resultdir.absolute())
+    return {"config": plain_values(config), "digests": _digests(config), _RESULTS: results}
+
+
+def _resultdir(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return the study's folder for results as a setting, where a relative path misses it."""
+    absolute = attributes.get(_RESULTS)  # earlier versions enqueued none
+    if absolute is None or Path(attributes["config"]["resultdir"]).absolute() == Path(absolute):
+        return {}
+    # A machine that has the study's folder at another path does not have this one.
+    return {"resultdir": absolute} if Path(absolute).is_dir() else {}
 
 
 def _clear(queue: Queue, configs: Mapping[str, RunConfig]) -> set[str]:
@@ -174,8 +238,8 @@ def work_on_runs(queue: Queue, folder: Path, local_settings: Mapping[str, Any]) 
 
     def config_of(attributes: Mapping[str, Any]) -> RunConfig:
         path = str(folder / attributes[RUN])
-        values = {**attributes["config"], **recorded(local_settings), "checkpointdir": path}
-        return make_config(RunConfig, values, path)
+        here = {**_resultdir(attributes), **recorded(local_settings), "checkpointdir": path}
+        return make_config(RunConfig, {**attributes["config"], **here}, path)
 
     def options_of(config: RunConfig) -> LoaderOptions:
         return make_options(replace(config, **local_settings), SINGLE_PROCESS)
@@ -213,9 +277,13 @@ def _digests(config: RunConfig) -> dict[str, str]:
 
 
 def _state_of(config: RunConfig) -> str:
-    """Return the state of a run; raises InputError when its folder has a run of other settings."""
+    """Return the state of a run.
+
+    Raises InputError when its folder has a run of other settings, or one without a record.
+    """
     run = read_run(config.checkpointdir)
     if run is None:
+        refuse_other_run(config.checkpointdir, None, overwrite=False)
         return _NEW
     recorded_values = run.config.outcome | run.digests | {_BERT: run.bert}
     for name, value in (config.outcome | _digests(config)).items():

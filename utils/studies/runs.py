@@ -9,11 +9,12 @@ from typing import Any
 
 from data.layout import SPLITS
 from system.config import make_config
+from system.console import print_line
 from system.errors import InputError, first_line
 from utils.run_config import RunConfig
 from utils.tasks import TASKS, Task
 from utils.training.provenance import RunResult, read_record
-from utils.training.run_folder import RUN_FILE
+from utils.training.run_folder import RUN_FILE, written_files
 
 _ENVIRONMENT = ("command", "versions", "revision", "machine")
 
@@ -76,8 +77,18 @@ def read_run(folder: Path) -> Run | None:
     return run
 
 
+def refuse_run(folder: Path) -> None:
+    """Raise InputError when `folder`, which is to be a search's, holds a run.
+
+    Both write a `run.json`, so a search would replace the record of the run.
+    """
+    files = written_files(folder)
+    if files and "search" not in (read_record(folder) or {}):
+        raise InputError(f"{folder} holds a run ({files[0].name}); give another --checkpointdir.")
+
+
 def find_runs(roots: Iterable[Path]) -> list[Run]:
-    """Return the runs in these folders and below them, each once.
+    """Return the runs in these folders and below them, each once; print which cannot be read.
 
     Raises InputError when one of the folders has none.
     """
@@ -89,5 +100,8 @@ def find_runs(roots: Iterable[Path]) -> list[Run]:
             raise InputError(
                 f"No run in {root} (no {RUN_FILE} that can be read); give the folders of runs."
             )
+        for folder in folders:
+            if read_record(folder) is None:
+                print_line(f"Not in the table, as its {RUN_FILE} cannot be read: {folder}")
         runs |= runs_here
     return [run for run in runs.values() if run is not None]

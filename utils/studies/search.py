@@ -27,6 +27,7 @@ from utils.running.setup import find_task, make_options, open_training
 from utils.running.text_encoder import bert_in_folder
 from utils.studies.plan import recorded
 from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
+from utils.studies.runs import refuse_run
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
 from utils.studies.storage import Storage, explain_damage
 from utils.tasks import Measure, Task
@@ -123,8 +124,10 @@ class Search:
     def check(self) -> None:
         """Raise InputError when device, model, BERT or data would make every trial fail here.
 
-        It is also raised when a split has changed since the search began.
+        It is also raised when a split has changed since the search began, and when the folder
+        holds a run.
         """
+        refuse_run(self.config.checkpointdir)
         self.options(self.config)
         with redirect_stdout(None):  # each trial prints this itself
             open_training(self.config, _SPLITS)

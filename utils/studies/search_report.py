@@ -16,7 +16,7 @@ from utils.reports.about import about_run
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
 from utils.run_config import RunConfig
 from utils.studies.queue import Queue, attempt_of, run_of, seconds_of, why_failed
-from utils.studies.runs import find_runs
+from utils.studies.runs import find_runs, refuse_run
 from utils.studies.search import Search, best_trial, ended_runs
 from utils.studies.space import describe, value_text, with_values
 from utils.studies.storage import explain_database_errors
@@ -28,8 +28,12 @@ STATES = {state: state.name.lower() for state in TrialState} | {TrialState.FAIL:
 
 
 def write_trials(search: Search, queue: Queue) -> None:
-    """Write trials.csv, and run.json with the best configuration, as `--config` takes it."""
+    """Write trials.csv, and run.json with the best configuration, as `--config` takes it.
+
+    Raises InputError when a training has begun in the folder meanwhile.
+    """
     folder, measure = search.config.checkpointdir, search.task.chosen_by
+    refuse_run(folder)
     header = ["trial", "attempt", "state", f"val_{measure.key}", "epochs", "started", "seconds"]
     rows = [_csv_row(trial, list(search.space)) for trial in queue.trials]
     write_csv(folder / TRIALS, [[*header, *search.space, "why"], *rows])

@@ -128,11 +128,7 @@ class Storage:
         A new study gets the `attributes`. Raises InputError when an existing one has another
         `identity`, or when the folder holds another kind of study.
         """
-        for kind in self.names:
-            if kind != name:
-                raise InputError(
-                    f"{self.folder} holds a {kind}, this is a {name}; give another --checkpointdir."
-                )
+        self._refuse_other_kind(name)
         with self.locked():
             study = optuna.create_study(
                 storage=self.database, study_name=self._prefix + name, load_if_exists=True, **kwargs
@@ -142,6 +138,29 @@ class Storage:
                 for key, value in {**(attributes or {}), _IDENTITY: dict(identity)}.items():
                     study.set_user_attr(key, value)
                 return study
+        self._refuse_other_identity(stored, identity)
+        return study
+
+    def check(self, name: str, identity: Mapping[str, Any]) -> optuna.Study | None:
+        """Return the study of this name, None without one; raises InputError as `create` does."""
+        self._refuse_other_kind(name)
+        if name not in self.names:
+            return None
+        study = self.load(name)
+        with explain_database_errors(self):
+            stored = study.user_attrs.get(_IDENTITY)
+        if stored is not None:  # else its first process was killed before it wrote that
+            self._refuse_other_identity(stored, identity)
+        return study
+
+    def _refuse_other_kind(self, name: str) -> None:
+        for kind in self.names:
+            if kind != name:
+                raise InputError(
+                    f"{self.folder} holds a {kind}, this is a {name}; give another --checkpointdir."
+                )
+
+    def _refuse_other_identity(self, stored: object, identity: Mapping[str, Any]) -> None:
         stored = stored if isinstance(stored, dict) else {}
         for key in (*identity, *stored):
             if stored.get(key) != identity.get(key):
@@ -150,7 +169,6 @@ class Storage:
                     f"{self.folder} holds a search with {key} {before}, this one is {now}; give "
                     "the same settings, space and data, or another --checkpointdir."
                 )
-        return study
 
     def load(self, name: str) -> optuna.Study:
         """Return an existing study."""

@@ -6,16 +6,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from system.console import print_line
 from system.errors import InputError
 from system.files import write_bytes, write_csv, write_json
+from utils.run_config import MACHINE_SETTINGS
 from utils.studies.runs import Run, find_runs
-from utils.tasks import Measure, Task
+from utils.tasks import Measure, Scores, Task
 from utils.training.provenance import RunResult
-from utils.training.seeds import spread
+from utils.training.run_folder import RUN_FILE
+from utils.training.seeds import Spread, spread
 
+_STATISTICS: tuple[Literal["mean", "std"], ...] = ("mean", "std")
 _Mark = Callable[[str, bool], Any]  # makes a format's cell from a text and whether it is best
 _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -25,11 +28,11 @@ _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in their seed alone."""
+    """The runs that differ in their seed alone, or in how their machine executes them."""
 
     name: str
     runs: list[Run]
-    scores: dict[str, dict[str, float]]  # mean and std, by measure key
+    scores: dict[str, Spread]  # by measure key
 
     @property
     def results(self) -> list[RunResult]:
@@ -84,8 +87,8 @@ class Table:
 def _score_text(measure: Measure, row: Row) -> str:
     """Return mean ± deviation as papers write them, of a single run the mean alone."""
     factor, digits = (100, 2) if measure.is_percent else (1, 3)
-    names = ("mean", "std") if len(row.runs) > 1 else ("mean",)
-    return " ± ".join(f"{factor * row.scores[measure.key][name]:.{digits}f}" for name in names)
+    values = (row.scores[measure.key]["mean"], row.scores[measure.key]["std"])
+    return " ± ".join(f"{factor * value:.{digits}f}" for value in values if value is not None)
 
 
 def _cost_cells(row: Row) -> list[tuple[str, bool]]:
@@ -104,32 +107,74 @@ def make_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         if run.result is None:
             print_line(f"Not in the table, as it has not ended: {run.folder}")
-    if not ended:
-        raise InputError("None of the runs has ended; resume one (--train --resume auto).")
-    first = ended[0]
     for run in ended:
+        first = ended[0]
         if run.task != first.task:
             raise InputError(
                 f"{run.folder} and {first.folder} have different scores: {run.task.name} of "
                 f"{run.scale}, {first.task.name} of {first.scale}; give runs of one task and scale."
             )
+    ended = list(filter(_has_all_scores, ended))
+    if not ended:
+        raise InputError(
+            "None of the runs has ended with all scores; resume one (--train --resume auto)."
+        )
     groups: dict[str, list[Run]] = {}
     for run in ended:
-        groups.setdefault(repr(sorted(run.settings.items())), []).append(run)
+        groups.setdefault(repr(sorted(_experiment(run).items())), []).append(run)
     firsts, rows = [group[0] for group in groups.values()], []
     for group in groups.values():
-        by_seed = {run.config.seed: run for run in group}  # a run and its copy count once
-        scores = spread({seed: run.result.scores for seed, run in by_seed.items() if run.result})
+        by_seed = _by_seed(group)
+        scores = spread({seed: _scores(run) for seed, run in by_seed.items()})
         rows.append(Row(_name(group[0], firsts), list(by_seed.values()), scores))
-    return Table(first.task, rows)
+    return Table(ended[0].task, rows)
+
+
+def _experiment(run: Run) -> dict[str, Any]:
+    """Return a run's settings without those that say how its machine executes it."""
+    settings = run.settings.items()
+    return {name: value for name, value in settings if name not in MACHINE_SETTINGS}
+
+
+def _has_all_scores(run: Run) -> bool:
+    """Return whether a run that has ended has all scores of its task; print what it lacks."""
+    scores = _scores(run)
+    lacking = [measure.key for measure in run.task.measures if measure.key not in scores]
+    if lacking:  # another version of the program wrote its record
+        print_line(
+            f"Not in the table, as its {RUN_FILE} lacks {', '.join(lacking)}, which --train "
+            f"--resume auto with its settings adds: {run.folder}"
+        )
+    return not lacking
+
+
+def _scores(run: Run) -> Scores:
+    return run.result.scores if run.result else {}
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
+    """Return runs of the same settings by their seed: a run and its copy count once.
+
+    Of two runs that are no copies the later one counts; prints which does not.
+    """
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        other = by_seed.get(run.config.seed)
+        by_seed[run.config.seed] = run
+        if other and repr(_scores(other)) != repr(_scores(run)):  # as text, NaN equals NaN
+            print_line(
+                f"Not in the table, as {run.folder} has the same settings and seed, and other "
+                f"scores: {other.folder}"
+            )
+    return by_seed
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:
     """Return the model's name, and those settings in which other runs of the model differ."""
-    alike = [other.settings for other in others if other.config.model == run.config.model]
+    alike = [_experiment(other) for other in others if other.config.model == run.config.model]
     differing = [
         f"{key}={_value_text(value, [other.get(key) for other in alike])}"
-        for key, value in run.settings.items()
+        for key, value in _experiment(run).items()
         if value is not None and any(other.get(key) != value for other in alike)
     ]
     return " ".join([run.config.model_name, *differing])
@@ -177,13 +222,12 @@ def _json(table: Table) -> dict[str, Any]:
 
 def _csv_rows(table: Table) -> list[list[Any]]:
     measures = table.task.measures
-    columns = [(measure.key, name) for measure in measures for name in ("mean", "std")]
-    names = [f"{key}_{name}" for key, name in columns]
+    names = [f"{measure.key}_{name}" for measure in measures for name in _STATISTICS]
     header = ["model", "runs", *names, *table.rows[0].costs, "best_in"]
     rows = [
         [
             *(row.name, len(row.runs)),
-            *(row.scores[key][name] for key, name in columns),
+            *(row.scores[each.key][name] for each in measures for name in _STATISTICS),
             *row.costs.values(),
             " ".join(measure.key for measure in measures if table.is_best(row, measure)),
         ]

@@ -16,10 +16,10 @@ from utils.run_config import RunConfig
 from utils.studies.comparison import run_study
 from utils.studies.plan import refuse_unsaved
 from utils.studies.queue import Queue, refuse_several, why_failed
-from utils.studies.search import CHOSEN, Search, best_trial, progress_line
+from utils.studies.search import CHOSEN, NAME, Search, best_trial, progress_line
 from utils.studies.search_report import write_search, write_trials
 from utils.studies.space import describe, read_space, with_values
-from utils.studies.storage import Storage, holds_studies
+from utils.studies.storage import Storage, explain_database_errors, holds_studies
 
 _CLOSED = "closed"  # attribute of a study: no more trials, as the test split is opened
 
@@ -75,17 +75,23 @@ def _add_trials(search: Search, queue: Queue, storage: Storage, count: int) -> i
     """
     with storage.locked():
         existing = len(queue.runs)
-        if existing < count and queue.study.user_attrs.get(_CLOSED):
-            raise InputError(
-                f"{search.config.checkpointdir}: the test split was opened for the best of "
-                f"{existing} trials, so no more can be added; give another --checkpointdir."
-            )
+        _refuse_more(queue, count)
         for number in range(existing + 1, count + 1):
             queue.add(str(number), {})
         count = max(existing, count)
         if existing:
             print_line(f"Goes on: {progress_line(queue, search.task.chosen_by, count)}")
     return count
+
+
+def _refuse_more(queue: Queue, count: int) -> None:
+    """Raise InputError for more trials than a search has whose test split has been opened."""
+    existing = len(queue.runs)
+    if existing < count and queue.study.user_attrs.get(_CLOSED):
+        raise InputError(
+            f"{queue.storage.folder}: the test split was opened for the best of {existing} trials, "
+            "so no more can be added; give another --checkpointdir."
+        )
 
 
 def _choose(search: Search, queue: Queue, storage: Storage) -> RunConfig | None:
@@ -115,9 +121,19 @@ def chosen_config(search: Search, queue: Queue) -> RunConfig:
 
 
 def dry_run_search(search: Search, count: int, url: str | None = None) -> None:
-    """Print what a search would do; writes nothing."""
+    """Print what a search would do; writes nothing.
+
+    Raises InputError where the search would: in a folder of another study or of a closed search.
+    """
     folder, splits = search.config.checkpointdir, search.splits
-    state = "goes on" if holds_studies(folder) else "new"
+    state = "new"
+    if holds_studies(folder):
+        storage = Storage(folder, url)
+        study = storage.check(NAME, search.identity)
+        if study is not None:
+            with explain_database_errors(storage):
+                _refuse_more(Queue(study, storage), count)
+            state = "goes on"
     print_line(f"Search of {count} trials in {folder}: {state}")
     location = folder if url is None else without_passwords(url)
     print_line(f"trials are kept in {location}; the best is trained in {folder / CHOSEN}")

@@ -7,13 +7,21 @@ import statistics
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypedDict
 
 from system.console import format_table, print_line, print_warning
 from system.files import write_json
 from utils.tasks import Scores
 
 
-def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
+class Spread(TypedDict):
+    """A score over several seeds."""
+
+    mean: float
+    std: float | None  # of the sample; one seed has none
+
+
+def spread(scores: dict[int, Scores]) -> dict[str, Spread]:
     """Return each score's mean and (sample) standard deviation over the seeds."""
     columns: dict[str, list[float]] = {}
     for seed_scores in scores.values():
@@ -22,7 +30,7 @@ def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
     return {
         name: {
             "mean": statistics.fmean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "std": statistics.stdev(values) if len(values) > 1 else None,
         }
         for name, values in columns.items()
     }
@@ -30,9 +38,13 @@ def spread(scores: dict[int, Scores]) -> dict[str, dict[str, float]]:
 
 def print_spread(scores: dict[int, Scores]) -> None:
     """Print a table with a row for each score: its mean, its deviation, and each seed's value."""
+
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
     rows = [
-        [name, f"{statistic['mean']:.4f}", f"{statistic['std']:.4f}"]
-        + [f"{seed_scores[name]:.4f}" for seed_scores in scores.values()]
+        [name, text(statistic["mean"]), text(statistic["std"])]
+        + [text(seed_scores[name]) for seed_scores in scores.values()]
         for name, statistic in spread(scores).items()
     ]
     print_line(format_table(["score", "mean", "std", *(f"seed {seed}" for seed in scores)], rows))

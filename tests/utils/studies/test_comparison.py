@@ -178,6 +178,65 @@ def test_a_folder_with_a_run_of_other_settings_or_data_is_refused(compare, small
     assert contents(tmp_path) == before  # nothing was trained before the error
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_folder_with_a_run_of_another_task_is_refused_before_training(compare, tmp_path, dry_run):
+    """One table cannot have both."""
+    compare("lf_dnn", seeds=[1])
+    folder = tmp_path / "study" / "emotion" / "seed1"
+    (tmp_path / "study" / "lf_dnn" / "seed1").rename(folder.parent.mkdir() or folder)
+    record = json.loads((folder / RUN_FILE).read_text())
+    record["config"]["task"] = "emotion"
+    (folder / RUN_FILE).write_text(json.dumps({**record, "result": None}))
+    compare("lmf", seeds=[1], dry_run=True)  # one that has not ended is in no table
+    (folder / RUN_FILE).write_text(json.dumps(record))
+    before = contents(tmp_path)
+    message = r"emotion/seed1 has other .* emotion of mosei, .*give another --checkpointdir than"
+    with pytest.raises(InputError, match=message):
+        compare("lmf", seeds=[1], dry_run=dry_run)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_with_a_damaged_record_is_refused_before_training(compare, tmp_path):
+    folder = tmp_path / "study" / "mult" / "seed1"
+    folder.mkdir(parents=True)
+    (folder / RUN_FILE).write_text("{")
+    with pytest.raises(InputError, match=r"mult/seed1/run.json cannot be read .*--checkpointdir"):
+        compare("lf_dnn", seeds=[1])
+    assert not (tmp_path / "study" / "lf_dnn").exists()
+
+
+def test_runs_of_different_tasks_are_not_compared(small, tmp_path):
+    (tmp_path / "a.json").write_text('{"model": "lf_dnn", "task": "emotion"}')
+    with pytest.raises(InputError, match=r"^a/seed20 is for the task emotion, lmf/seed20 for sent"):
+        run_study(
+            study("--compare", "lmf", tmp_path / "a.json", "--datadir", small), None, SINGLE_PROCESS
+        )
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_model_that_cannot_be_built_is_refused_before_training(small, tmp_path, dry_run):
+    paths = ["--datadir", small, "--checkpointdir", tmp_path / "study"]
+    configs = study("--ablate", "--set", "heads=16", *paths)
+    with pytest.raises(InputError, match=r"^width=16/seed1: .*width 16 is not divisible") as caught:
+        run_study(configs, [1, 2], SINGLE_PROCESS, dry_run=dry_run)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_complete_run_is_kept_when_its_model_can_no_longer_be_built(compare, monkeypatch):
+    compare("lf_dnn", seeds=[1])
+    monkeypatch.setattr(comparison, "open_training", None)
+    assert compare("lf_dnn", seeds=[1]) == []
+
+
+def test_a_folder_with_weights_but_no_record_is_refused_before_training(compare, tmp_path):
+    folder = tmp_path / "study" / "lf_dnn" / "seed1"
+    folder.mkdir(parents=True)
+    (folder / "best.pth").touch()
+    with pytest.raises(InputError, match=r"lf_dnn/seed1 holds a run \(best.pth\);"):
+        compare("lmf", "lf_dnn", seeds=[1], dry_run=True)
+
+
 @pytest.fixture
 def begun(compare, monkeypatch):
     """Begin a comparison of which no run is taken; same arguments as `compare`."""
@@ -329,6 +388,32 @@ def test_options_that_exclude_each_other_are_refused(arguments, message, capsys)
 def test_configurations_that_cannot_be_compared_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         plan_runs(study(*arguments))
+
+
+def test_a_run_that_started_from_a_checkpoint_is_not_compared(tmp_path):
+    """Trained from scratch, it would be another experiment."""
+    path = tmp_path / "run.json"
+    path.write_text('{"config": {"model": "lf_dnn", "checkpoint": "a.pth"}}')
+    with pytest.raises(InputError, match=rf"^--compare {path}: this run started from a.pth, but"):
+        study("--compare", path)
+    with pytest.raises(InputError, match="leave --checkpoint and --no_save out"):
+        plan_runs(study("--compare", path, "--checkpoint", "b.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "^There is no file .*run.json; give the run.json of a run"),
+        ("[]", "^/.*run.json holds no settings"),
+        ('{"lr": "fast"}', "^/.*run.json: lr is 'fast'"),
+    ],
+)
+def test_a_file_that_cannot_be_compared_is_named_without_config(tmp_path, content, message):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        study("--compare", path)
 
 
 def test_a_model_of_ones_own_is_compared_with_its_settings_or_the_same(tmp_path, monkeypatch):

@@ -252,21 +252,57 @@ def test_the_folder_of_another_search_is_refused_naming_both(tune, small, tmp_pa
         ([], {"space": SPACE | {"batch_size": [8, 16]}}, r"batch_size None, this one is .*16"),
         ([], {"datadir": other}, r"train data [0-9a-f]+, this one is [0-9a-f]+"),
     ):
-        with pytest.raises(InputError, match=rf"search holds a search with .*{message}"):
-            tune(1, *arguments, **options)
+        for dry_run in ["--dry_run"], []:
+            with pytest.raises(InputError, match=rf"search holds a search with .*{message}"):
+                tune(1, *arguments, *dry_run, **options)
     after = contents(tmp_path / "search")
     assert after.keys() == before.keys()
     assert {path for path in after if after[path] != before[path]} <= {FILE}
 
 
-def test_a_comparison_and_a_search_do_not_share_a_folder(tune, main, small, untested):
+def test_a_comparison_and_a_search_do_not_share_a_folder(tune, main, small, tmp_path, untested):
     tune(1)
     compare = ["--compare", "lf_dnn", "--datadir", small, "--epochs", 1, "--no_verbose"]
-    with pytest.raises(InputError, match="search holds a search, this is a comparison"):
-        main(*compare, "--checkpointdir", "search")
+    for dry_run in ["--dry_run"], []:
+        with pytest.raises(InputError, match="search holds a search, this is a comparison"):
+            main(*compare, *dry_run, "--checkpointdir", "search")
     main(*compare, "--checkpointdir", "compared")
-    with pytest.raises(InputError, match="compared holds a comparison, this is a search"):
-        tune(1, folder="compared")
+    main(*compare, "--checkpointdir", "compared", "--dry_run")
+    before = contents(tmp_path / "compared")
+    for dry_run in ["--dry_run"], []:
+        with pytest.raises(InputError, match="compared holds a comparison, this is a search"):
+            tune(1, *dry_run, folder="compared")
+    assert contents(tmp_path / "compared") == before
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry_run"]])
+def test_a_search_in_the_folder_of_a_training_is_refused(tune, main, small, tmp_path, dry_run):
+    """It would replace the run.json of the training."""
+    train = ["--train", "--model", "lf_dnn", "--datadir", small, "--epochs", 1, "--no_verbose"]
+    main(*train, "--checkpointdir", "search")
+    before = contents(tmp_path / "search")
+    with pytest.raises(InputError, match=r"^search holds a run \(best.pth\); give another --check"):
+        tune(1, *dry_run)
+    assert contents(tmp_path / "search") == before
+
+
+def test_a_training_that_begins_in_the_folder_of_a_search_keeps_its_record(
+    tune, tmp_path, monkeypatch
+):
+    """Before the first trial has ended, nothing keeps a training out of the folder."""
+    path, train = tmp_path / "search" / "run.json", search.train_and_validate
+
+    def let_one_begin(*arguments):
+        path.write_text('{"config": {}}')
+        return train(*arguments)
+
+    monkeypatch.setattr(search, "train_and_validate", let_one_begin)
+    with pytest.raises(InputError, match=r"^search holds a run \(run.json\); give another"):
+        tune(1)
+    assert path.read_text() == '{"config": {}}'
+    path.unlink()  # the training is moved elsewhere
+    tune(1)
+    assert json.loads(path.read_text())["search"]["trial"] == "1"
 
 
 def waiting_in(folder):
@@ -419,8 +455,10 @@ def test_no_trial_can_be_added_once_one_is_chosen(tune, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("utils.studies.tune.run_study", _interrupt)
         tune(1)
-    with pytest.raises(InputError, match="so no more can be added"):
-        tune(2)
+    for dry_run in ["--dry_run"], []:
+        with pytest.raises(InputError, match=r"^search: .* of 1 trials, so no more can be added"):
+            tune(2, *dry_run)
+    tune(1, "--dry_run")
 
 
 def test_trials_that_are_added_meanwhile_are_waited_for(tune, tmp_path, monkeypatch):
@@ -535,12 +573,17 @@ def test_files_that_would_share_a_folder_are_refused(tune, main, capsys, unteste
     assert "two runs have the name search; rename" in capsys.readouterr().err
 
 
-def test_a_dry_run_of_a_search_writes_nothing(tune, tmp_path, capsys):
+def test_a_dry_run_of_a_search_writes_nothing(tune, tmp_path, capsys, untested):
     tune(5, "--dry_run")
     out = capsys.readouterr().out
     assert "Search of 5 trials in search: new" in out
     assert "lr: 0.0001 to 0.01, by its logarithm" in out
     assert not (tmp_path / "search").exists()
+    tune(1)
+    before = contents(tmp_path / "search")
+    tune(5, "--dry_run")
+    assert "Search of 5 trials in search: goes on" in capsys.readouterr().out
+    assert contents(tmp_path / "search") == before
 
 
 @pytest.mark.parametrize(

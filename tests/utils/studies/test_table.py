@@ -60,6 +60,17 @@ def test_rows_have_mean_and_sample_deviation_over_the_seeds(study):
     assert [len(row.runs) for row in table.rows] == [2, 2]
 
 
+def test_a_row_of_one_run_has_no_deviation(tmp_path):
+    write_run(tmp_path / "a", 0.2)
+    write_table([tmp_path], tmp_path)
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (float(row["mae_mean"]), row["mae_std"]) == (pytest.approx(0.2), "")
+    (line,) = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    assert line["scores"]["mae"]["std"] is None
+    assert "| nhfnet | 1 | 0.200 |" in (tmp_path / "comparison.md").read_text()
+
+
 def test_the_whole_model_is_recognised_among_its_changes(tmp_path):
     for number, change in enumerate([{"layers": 2}, {}, {"heads": 4}]):
         write_run(tmp_path / str(number), 0.1, set=change)
@@ -140,6 +151,16 @@ def test_a_loss_named_and_the_same_one_by_default_make_one_row(tmp_path):
     assert set(names(make_table(find_runs([tmp_path])))) == {"nhfnet loss=mse", "nhfnet loss=l1"}
 
 
+def test_runs_of_one_experiment_on_different_machines_make_one_row(tmp_path):
+    write_run(tmp_path / "1", 0.1, seed=1)
+    write_run(tmp_path / "2", 0.2, seed=2, device="cpu", native=False, compile=True)
+    write_run(tmp_path / "3", 0.1, seed=1, precision="bfloat16")
+    rows = make_table(find_runs([tmp_path])).rows
+    assert {row.name: len(row.runs) for row in rows} == {
+        **{"nhfnet precision=float32": 2, "nhfnet precision=bfloat16": 1}
+    }
+
+
 def test_a_name_has_as_many_digits_as_its_row_needs_to_differ(tmp_path):
     for number, lr in enumerate([0.009325150074761313, 0.001]):
         write_run(tmp_path / str(number), 0.1, lr=lr)
@@ -186,6 +207,38 @@ def test_runs_that_have_not_ended_are_left_out_and_named(study, capsys):
     assert f"not ended: {study / 'c/seed1'}" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"None of the runs has ended.*--resume auto"):
         make_table(find_runs([study / "c"]))
+
+
+def test_runs_whose_record_cannot_be_read_are_left_out_and_named(study, capsys):
+    (study / "a/seed1/run.json").write_text("{")
+    assert [len(row.runs) for row in make_table(find_runs([study])).rows] == [1, 2]
+    assert f"its run.json cannot be read: {study / 'a/seed1'}\n" in capsys.readouterr().out
+
+
+def test_runs_without_all_scores_are_left_out_and_named(study, capsys):
+    """Versions of the program with other measures wrote such records."""
+    path = study / "a/seed1/run.json"
+    record = json.loads(path.read_text())
+    del record["result"]["scores"]["corr"], record["result"]["scores"]["mae"]
+    path.write_text(json.dumps(record))
+    assert [len(row.runs) for row in make_table(find_runs([study])).rows] == [1, 2]
+    out = capsys.readouterr().out
+    assert "its run.json lacks mae, corr, which --train --resume auto" in out
+    assert str(path.parent) in out
+    with pytest.raises(InputError, match=r"None of the runs has ended with all scores; resume"):
+        make_table(find_runs([path.parent]))
+
+
+def test_of_two_results_for_one_seed_the_later_counts_and_the_other_is_named(study, capsys):
+    shutil.copytree(study / "a/seed1", study / "copy")
+    write_run(study / "later", 0.6, seed=1)
+    path = study / "later" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "2026-11-01"}))
+    row = make_table(find_runs([study])).rows[0]
+    assert row.scores["mae"]["mean"] == pytest.approx((0.6 + 0.4) / 2)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"{study / 'later'} has the same settings and seed" in line
+    assert line.endswith(f"other scores: {study / 'copy'}")
 
 
 def test_runs_with_other_scores_are_refused(study):

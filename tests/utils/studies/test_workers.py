@@ -20,7 +20,7 @@ from tests.forked_programs import Program
 from tests.programs.test_runs import with_other_labels
 from tests.utils.studies.postgresql import needs_postgresql, postgresql, server
 from tests.utils.studies.test_search import trials_of
-from utils.studies import database, plot, search_plot
+from utils.studies import comparison, database, plot, search_plot
 from utils.studies.queue import Queue, run_of
 from utils.studies.storage import Storage
 from utils.training import run as training
@@ -281,6 +281,30 @@ def test_a_worker_with_other_data_takes_nothing(main, small, tmp_path, monkeypat
         main("--worker", "compared", "--datadir", other)
     storage = Storage(tmp_path / "compared", None)
     assert states_of(storage, storage.names[0]) == {TrialState.WAITING: 1}
+
+
+@pytest.mark.parametrize("is_of_an_earlier_version", [False, True])
+def test_a_worker_of_another_working_directory_writes_results_where_the_study_does(
+    main, small, tmp_path, monkeypatch, is_of_an_earlier_version
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "work_on_runs", _nothing)
+        if is_of_an_earlier_version:
+            attributes = comparison._attributes
+            patch.setattr(
+                *(comparison, "_attributes"),
+                lambda config: {k: v for k, v in attributes(config).items() if k != "results"},
+            )
+        with pytest.raises(InputError, match="has not ended: it was taken back"):
+            paths = ["--datadir", small, "--checkpointdir", "compared"]
+            main("--compare", "lf_dnn", *paths, "--epochs", 1, "--no_verbose")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    main("--worker", "../compared")
+    expected = (elsewhere if is_of_an_earlier_version else tmp_path) / "result"
+    (path,) = tmp_path.rglob("predictions.csv")
+    assert path.parents[2] == expected
 
 
 def test_a_run_without_a_configuration_is_reported_as_damage(queue_of, main):
