@@ -69,6 +69,7 @@ class Bootstrap:
             other_scores = task.score(labels, self._other)
             certainty["against"] = {
                 "file": str(config.against),
+                **facts,
                 "scores": {
                     key: {
                         "other": other_scores[key],

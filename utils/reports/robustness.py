@@ -87,7 +87,11 @@ def measure_robustness(
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(results, task)))
     if config.save and options.processes.is_first:
-        folder = result_folder(config.resultdir, config.needed_checkpoint, split.digest, others)
+        folder = result_folder(
+            *(config.resultdir, config.needed_checkpoint, split.digest),
+            others=others,
+            precision=config.precision,
+        )
         folder /= split_name
         picture = _write(folder, results, task, rates)
         with warning_if_unwritten(report := folder / "report.html"):
