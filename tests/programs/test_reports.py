@@ -159,7 +159,9 @@ def test_sentences_are_shown_unchanged_but_cut(folder):
 
 def test_a_prediction_without_labels_says_that_it_has_no_scores(folder):
     (path,) = folder.glob(PAGES["sentiment prediction"][0])
-    assert "None: --predict looks at no labels" in texts(check_page(path), "p")[0]
+    tree = check_page(path)
+    assert "None: --predict looks at no labels" in texts(tree, "p")[0]
+    assert not any("label, mean" in title for title in texts(tree, "th"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from utils.reports.bootstrap import (
     p_value,
     resampled_scores,
 )
-from utils.reports.html import Cell, Section, Table
+from utils.reports.html import Cell, Section, Table, short_name
 from utils.studies.predicted import Predicted
 from utils.tasks import Measure, Task
 
@@ -90,10 +90,10 @@ def difference_section(first: str, differences: Sequence[Difference], drawn: str
         cells.setdefault(each.model, []).append(Cell(text, each.p < _SIGNIFICANT))
     names = list(dict.fromkeys(each.measure.name for each in differences))
     text = (
-        f"Mean minus that of {first}, and two-sided p over {RESAMPLES:,} resamples of the {drawn} "
-        f"and of each model's runs. p below {_SIGNIFICANT} is bold: by chance alone, one in "
-        f"{1 / _SIGNIFICANT:.0f} is, and more with only two or three runs. {DIFFERENCES} has the "
-        "95 % intervals."
+        f"Mean minus that of {short_name(first)}, and two-sided p over {RESAMPLES:,} resamples of "
+        f"the {drawn} and of each model's runs. p below {_SIGNIFICANT} is bold: by chance alone, "
+        f"one in {1 / _SIGNIFICANT:.0f} is, and more with only two or three runs. {DIFFERENCES} "
+        "has the 95 % intervals."
     )
     if drawn == "segments":
         text += " p may be too small, as the videos of these segments are not known."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def make_table(runs: Sequence[Run]) -> Table:
             print_line(f"Not in the table, as it has not ended: {run.folder}")
     if not ended:
         raise InputError("None of the runs has ended; resume one (--train --resume auto).")
-    first = ended[0]
+    ended, first = _with_differing_files(ended), ended[0]
     for run in ended:
         if run.task != first.task:
             raise InputError(
@@ -122,6 +122,21 @@ def make_table(runs: Sequence[Run]) -> Table:
         scores = spread({seed: run.result.scores for seed, run in by_seed.items() if run.result})
         rows.append(Row(_name(group[0], firsts), list(by_seed.values()), scores))
     return Table(first.task, rows)
+
+
+def _with_differing_files(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs, without the digest of a model's file where no two known ones differ.
+
+    So runs of earlier versions, which did not record it, stay in the row of their model.
+    """
+    digests: dict[str, set[str]] = {}
+    for run in runs:
+        if run.model_digest is not None:
+            digests.setdefault(run.config.model_name, set()).add(run.model_digest)
+    return [
+        run if len(digests.get(run.config.model_name, ())) > 1 else replace(run, model_digest=None)
+        for run in runs
+    ]
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:
