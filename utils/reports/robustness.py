@@ -92,7 +92,7 @@ def measure_robustness(
             others=others,
             precision=config.precision,
         )
-        folder /= split_name
+        folder = folder / "robustness" / split_name  # an evaluation has a report.html too
         picture = _write(folder, results, task, rates)
         with warning_if_unwritten(report := folder / "report.html"):
             measure = task.chosen_by.name
