@@ -26,6 +26,7 @@ from models.contract import Model
 from models.text_encoder import TextEncoder, WithTextEncoder
 from system.config import make_config
 from system.errors import InputError, described, shown
+from system.files import whole_digest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -87,6 +88,12 @@ def _check_class(model_class: Any, name: str) -> type[Model]:
             "dataclass of its settings."
         )
     return cast("type[Model]", model_class)
+
+
+def model_digest(name: str) -> str | None:
+    """Return the digest of the file of a user's own model; None for one of `MODELS`."""
+    path = Path(name.rpartition(":")[0])
+    return whole_digest(path) if name not in MODELS and path.is_file() else None
 
 
 def config_class(name: str) -> type[DataclassInstance]:

@@ -134,6 +134,11 @@ class Split(Dataset[Batch]):
         """Each segment's video; the segment's id where there is no table."""
         return [row["video"] for row in iterate_segments(self.folder)] or self.ids
 
+    @property
+    def knows_videos(self) -> bool:
+        """Whether there is a table, which names each segment's video."""
+        return (self.folder / SEGMENTS_FILE).is_file()
+
     def __len__(self) -> int:
         return len(self.labels)
 

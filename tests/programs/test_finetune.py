@@ -122,7 +122,7 @@ def test_it_is_disturbed_and_shown_as_one_of_features(
     frozen = tmp_path / "frozen" / "best.pth"
     common = ("--datadir", data, "--resultdir", "again")
     main(*common, "--checkpoint", trained, "--robustness", "--beside", frozen)
-    (path,) = tmp_path.glob("again/*/test/robustness.csv")
+    (path,) = tmp_path.glob("again/*/robustness/test/robustness.csv")
     rows = [row for row in rows_of(path) if row["checkpoint"] == str(trained)]
     assert len(rows) * 2 == len(rows_of(path))
     shutil.rmtree(tmp_path / "again")

@@ -82,7 +82,7 @@ def folder(data, tmp_path_factory):
             main(task, "--train", "--task", task, "--checkpointdir", f"{task}/{ODD}", *TRAIN)
             main(task, "--checkpoint", best)
             main(task, "--checkpoint", best, "--predict", data / "test")
-            main(task, "--checkpoint", best, "--robustness", "--resultdir", f"{task}/robust")
+            main(task, "--checkpoint", best, "--robustness")
         for plot in PLOTS:  # which take a while, and have been drawn above
             patch.setattr(f"utils.reports.{plot}", lambda path, *_: path.write_bytes(DOT))
         for task in ("sentiment", "emotion"):
@@ -108,7 +108,7 @@ PAGES = {
         ),
         (
             "robustness",
-            "robust/odd*/test",
+            "result/odd*/robustness/test",
             ["MAE without a modality", "MAE by disturbance", *ABOUT],
             1,
         ),
@@ -159,7 +159,9 @@ def test_sentences_are_shown_unchanged_but_cut(folder):
 
 def test_a_prediction_without_labels_says_that_it_has_no_scores(folder):
     (path,) = folder.glob(PAGES["sentiment prediction"][0])
-    assert "None: --predict looks at no labels" in texts(check_page(path), "p")[0]
+    tree = check_page(path)
+    assert "None: --predict looks at no labels" in texts(tree, "p")[0]
+    assert not any("label, mean" in title for title in texts(tree, "th"))
 
 
 @pytest.mark.parametrize(

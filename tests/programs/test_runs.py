@@ -129,6 +129,41 @@ def test_a_training_and_an_evaluation_of_its_best_share_a_folder(train, program,
     assert report.endswith("/test/report.html")
 
 
+def test_an_evaluation_leaves_results_of_another_precision(train, main, small, tmp_path):
+    train("a", "--precision", "bfloat16")
+    before = contents(tmp_path / "result")
+    evaluate = ["--datadir", small, "--checkpoint", "a/best.pth"]
+    main(*evaluate, "--bootstrap", 100)
+    after = contents(tmp_path / "result")
+    assert before.items() <= after.items()
+    written = [name for name in after if name.endswith("metrics.json")]
+    metrics = {each["precision"]: each for each in (json.loads(after[name]) for name in written)}
+    assert metrics.keys() == {"bfloat16", "float32"}
+    assert metrics["float32"]["mae"] != metrics["bfloat16"]["mae"]
+    main(*evaluate, "--precision", "bfloat16")
+    assert {name.partition("/")[0] for name in contents(tmp_path / "result")} == {
+        name.partition("/")[0] for name in after
+    }
+
+
+def test_evaluating_again_keeps_intervals_and_differences(train, main, small, tmp_path):
+    train("a")
+    (path,) = (tmp_path / "result").glob("*/test/metrics.json")
+    evaluate = ["--datadir", small, "--checkpoint", "a/best.pth", "--bootstrap"]
+    main(*evaluate, 200, "--against", path.with_name("predictions.csv"))
+    before = json.loads(path.read_text())
+    main(*evaluate[:-1])
+    assert json.loads(path.read_text()) == before
+    assert "The other is " in path.with_name("report.html").read_text()
+    main(*evaluate, 100)
+    metrics = json.loads(path.read_text())
+    assert metrics["bootstrap"]["resamples"] == 100
+    assert metrics["against"]["resamples"] == 200
+    path.write_text(json.dumps(metrics | {"mae": 0}))  # intervals of other scores
+    main(*evaluate[:-1])
+    assert not {"bootstrap", "against"} & json.loads(path.read_text()).keys()
+
+
 def with_other_labels(folder):
     for split in ("train", "val", "test"):
         path = folder / split / "label50.npy"

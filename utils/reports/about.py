@@ -39,11 +39,12 @@ def configuration_section(config: RunConfig) -> Section:
 
 
 def data_section(
-    folder: Path, splits: Mapping[str, Split], task: Task, shown_as: Path | None = None
+    folder: Path, splits: Mapping[str, Split], task: Task | None, shown_as: Path | None = None
 ) -> Section:
     """Return the section on the prepared dataset in `folder` and its splits, opened in `splits`.
 
-    The report shows `shown_as` instead of `folder`, for a temporary folder the source of its data.
+    Without a task, labels are not looked at. The report shows `shown_as` instead of `folder`, for a
+    temporary folder the source of its data.
     Raises InputError when the manifest is damaged.
     """
     manifest = read_manifest(folder)
@@ -96,20 +97,24 @@ def _manifest_facts(manifest: dict[str, Any] | None) -> list[tuple[str, Any]]:
 
 
 def _split_table(
-    counts: Mapping[str, Mapping[str, int]], splits: Mapping[str, Split], task: Task
+    counts: Mapping[str, Mapping[str, int]], splits: Mapping[str, Split], task: Task | None
 ) -> Table:
-    """Return a table of segments and videos by split; opened splits also show labels and digest."""
-    rows = []
+    """Return a table of segments and videos by split; opened splits also show labels and digest.
+
+    Without a task, labels are not shown.
+    """
+    rows, outputs = [], {} if task is None else task.outputs
     for name in dict.fromkeys([*counts, *splits]):
         split_counts, split = counts.get(name, {}), splits.get(name)
         segments = split_counts["segments"] if split is None else len(split)
         row = [name, f"{segments:,}", split_counts.get("videos", "unknown")]
         if split is None:
-            rows.append(row + [""] * (len(task.outputs) + 1))
+            rows.append(row + [""] * (len(outputs) + 1))
         else:
-            rows.append([*row, *_label_texts(split, task), split.digest[:16]])
+            labels = [] if task is None else _label_texts(split, task)
+            rows.append([*row, *labels, split.digest[:16]])
     title = "label, mean ± deviation"
-    titles = [f"{title} ({name})" for name in task.outputs] if len(task.outputs) > 1 else [title]
+    titles = [f"{title} ({name})" if len(outputs) > 1 else title for name in outputs]
     return Table(["split", "segments", "videos", *titles, "digest"], rows)
 
 

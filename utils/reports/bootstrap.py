@@ -1,7 +1,8 @@
 """Confidence of scores: the bootstrap over videos.
 
-Segments of a video are not independent, so whole videos are drawn. Source: Efron and Tibshirani,
-An Introduction to the Bootstrap, 1993 (percentile intervals).
+Segments of a video are not independent, so whole videos are drawn; where the videos are not known,
+segments are. Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (percentile
+intervals).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from data.layout import SEGMENTS_FILE
 from data.loading.split import Split
-from system.console import format_table, print_line
+from system.console import format_table, print_line, print_warning
 from system.errors import InputError, shown
 from system.progress import progress
 from utils.reports.evaluation import Evaluation
@@ -35,9 +37,15 @@ class Bootstrap:
 
     def __init__(self, config: RunConfig, split: Split, task: Task) -> None:
         self._config, self._task, self._videos = config, task, split.videos
+        self._drawn = what_is_drawn(split)
         is_requested = config.bootstrap is not None or config.against is not None
         if is_requested and len(set(self._videos)) == 1:
             raise InputError(f"{split.folder} has 1 video; --bootstrap and --against need several.")
+        if is_requested and not split.knows_videos:
+            print_warning(
+                f"{split.folder} has no {SEGMENTS_FILE} that names the videos: segments are drawn "
+                "instead, so intervals may be too narrow and p too small."
+            )
         self._other = (
             None if config.against is None else read_predictions(config.against, split, task)
         )
@@ -47,7 +55,8 @@ class Bootstrap:
         if self._config.bootstrap is None and self._other is None:
             return {}
         certainty = self.find(evaluation)
-        print_line(f"\nOver {certainty['bootstrap']['resamples']:,} resamples of the videos:")
+        resamples = certainty["bootstrap"]["resamples"]
+        print_line(f"\nOver {resamples:,} resamples of the {self._drawn}:")
         print_line(format_table(*score_table(self._task, evaluation.scores, certainty)))
         return certainty
 
@@ -56,12 +65,11 @@ class Bootstrap:
         config, task = self._config, self._task
         resamples = config.bootstrap or RESAMPLES
         counts, video_of = draw_videos(self._videos, resamples, config.seed)
-        videos = counts.shape[1]
-        if videos == 1:
+        if counts.shape[1] == 1:
             return {}
         labels = evaluation.labels
         drawn = resampled_scores(labels, evaluation.predictions, task, counts, video_of)
-        facts = {"resamples": resamples, "videos": videos, "seed": config.seed}
+        facts = {"resamples": resamples, self._drawn: counts.shape[1], "seed": config.seed}
         intervals = {key: interval(values) for key, values in drawn.items()}
         certainty: dict[str, Any] = {"bootstrap": {**facts, "intervals": intervals}}
         if self._other is not None:
@@ -69,6 +77,7 @@ class Bootstrap:
             other_scores = task.score(labels, self._other)
             certainty["against"] = {
                 "file": str(config.against),
+                **facts,
                 "scores": {
                     key: {
                         "other": other_scores[key],
@@ -80,6 +89,11 @@ class Bootstrap:
                 },
             }
         return certainty
+
+
+def what_is_drawn(split: Split) -> str:
+    """Return what the resamples of a split draw: its videos, or segments of unknown videos."""
+    return "videos" if split.knows_videos else "segments"
 
 
 def score_table(
@@ -98,9 +112,13 @@ def score_table(
         if against:
             other = against[measure.key]
             cells += [measure.text(other["other"]), measure.text(other["difference"])]
-            cells += [_interval_text(measure, other["interval"]), f"{other['p']:.4f}"]
+            cells += [_interval_text(measure, other["interval"]), _p_text(other["p"])]
         rows.append(cells)
     return header, rows
+
+
+def _p_text(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"  # it is never 0
 
 
 def _interval_text(measure: Measure, ends: Sequence[float]) -> str:

@@ -20,7 +20,12 @@ from utils.reports.evaluation import (
 )
 from utils.reports.evaluation_report import evaluation_sections
 from utils.reports.html import warning_if_unwritten, write_report
-from utils.reports.results import print_scores, result_folder, write_evaluation
+from utils.reports.results import (
+    print_scores,
+    result_folder,
+    write_evaluation,
+    written_certainty,
+)
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, place_model
 
@@ -55,14 +60,17 @@ def evaluate_checkpoint(
     certainty = bootstrap.measure(evaluation)
     if config.save and options.processes.is_first:
         digest = data["digests"][split_name]
-        folder = result_folder(config.resultdir, checkpoint.path, digest) / split_name
+        folder = result_folder(
+            config.resultdir, checkpoint.path, digest, precision=config.precision
+        )
+        folder /= split_name
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
-        details |= {"model": config.model, **certainty}
+        details |= {"model": config.model, "precision": config.precision, **certainty}
         pictures = write_evaluation(folder, evaluation, task, details)
         if maps is not None:
             shown = maps.write(folder / "attention", evaluation, config.precision, options)
         with warning_if_unwritten(report := folder / "report.html"):
-            certainty = certainty or bootstrap.find(evaluation)
+            certainty = written_certainty(folder, evaluation) or bootstrap.find(evaluation)
             sections = evaluation_sections(evaluation, task, split, certainty, pictures)
             if maps is not None:
                 sections.append(attention_section(shown))

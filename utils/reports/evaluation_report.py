@@ -61,10 +61,13 @@ def _scores(evaluation: Evaluation, task: Task, certainty: dict[str, Any]) -> li
     if not certainty:
         return [table, "No intervals: they need segments of several videos."]
     facts = certainty["bootstrap"]
+    drawn = "videos" if "videos" in facts else "segments"
     text = (
-        f"Intervals hold 95 % of {facts['resamples']:,} resamples of the {facts['videos']:,} "
-        f"videos, drawn by the seed {facts['seed']}."
+        f"Intervals hold 95 % of {facts['resamples']:,} resamples of the {facts[drawn]:,} "
+        f"{drawn}, drawn by the seed {facts['seed']}."
     )
+    if drawn == "segments":
+        text += " They may be too narrow, as the videos of these segments are not known."
     other = [f"The other is {certainty['against']['file']}."] if "against" in certainty else []
     return [table, text, *other]
 

@@ -19,6 +19,7 @@ from system.files import write_bytes
 
 _MAX_UNBROKEN = 24  # characters of a cell that stays in one line
 _MAX_TEXT = 300  # characters of a cell; a strange file may hold a sentence of megabytes
+_MAX_NAME = 100  # characters of a name in a paragraph
 _COLORS = 128
 _TEMPLATE = "report.html.jinja"
 
@@ -67,7 +68,8 @@ class Section:
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
     """Write the sections to `path`, atomically.
 
-    Texts are escaped, cut to a length, and in one line; control characters are spelled out.
+    Texts are escaped and in one line, those of cells and titles cut to a length; control characters
+    are spelled out. Paragraphs are whole: cut the names in them (`short_name`).
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -77,6 +79,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = _plain
+    environment.filters["paragraph"] = _in_a_line
     environment.filters["cell"] = _cell
     page = environment.get_template(_TEMPLATE).render(title=title, sections=sections)
     write_bytes(path, page.encode())
@@ -109,7 +112,18 @@ def _cell(value: Any) -> dict[str, Any]:
     return {**vars(cell), "text": text, "is_short": len(text) <= _MAX_UNBROKEN}
 
 
+def short_name(name: object) -> str:
+    """Return a name as text, cut to a length at which the sentence around it stays readable."""
+    return _cut(str(name), _MAX_NAME)
+
+
 def _plain(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+    return _in_a_line("-" if value is None else _cut(str(value), _MAX_TEXT))
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def _in_a_line(text: str) -> str:
     return printable(" ".join(text.split()))

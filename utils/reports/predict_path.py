@@ -78,7 +78,10 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
         options = evaluation_options(options, placed[str(splits[0].folder)])
         predictor = Predictor(place_model(model, options), config.precision, options)
         digest = " ".join(split.digest for split in splits)
-        folder = result_folder(config.resultdir, checkpoint.path, digest) / "predicted"
+        folder = result_folder(
+            config.resultdir, checkpoint.path, digest, precision=config.precision
+        )
+        folder /= "predicted"
         for split in splits:
             name = split.folder.resolve().name
             predictions, not_finite = predict_split(

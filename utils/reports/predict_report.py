@@ -37,7 +37,7 @@ def write_prediction_report(
         Section("Scores", ["None: --predict looks at no labels. With labels, evaluate instead."]),
         Section("Predictions", [_distribution(predictions, task)]),
         Section(f"The {len(chosen)} strongest predictions", [strongest]),
-        data_section(split.folder.resolve().parent, {name: split}, task, shown_as=source),
+        data_section(split.folder.resolve().parent, {name: split}, None, shown_as=source),
         configuration_section(config),
         environment_section(environment(device)),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,34 @@ from typing import Any
 import numpy as np
 
 from system.console import format_table, print_line
-from system.files import LONGEST_NAME, cut_name, write_csv, write_json
+from system.devices import PRECISIONS
+from system.errors import InputError
+from system.files import LONGEST_NAME, cut_name, read_json, write_csv, write_json
 from utils.reports.evaluation import Evaluation
 from utils.reports.html import Picture
 from utils.tasks import Task
 
+_CERTAINTY = ("bootstrap", "against")  # sections of metrics.json: those of `Bootstrap.find`
+
 
 def result_folder(
-    resultdir: Path, checkpoint: Path, data_digest: str, others: Sequence[Path] = ()
+    resultdir: Path,
+    checkpoint: Path,
+    data_digest: str,
+    others: Sequence[Path] = (),
+    precision: str = PRECISIONS[0],
 ) -> Path:
-    """Return `<resultdir>/<name>`, unique for a checkpoint, its data and the `others` beside it.
+    """Return `<resultdir>/<name>`, unique for all that decides the results.
 
-    The caller adds a subfolder for each split. The name consists of the checkpoint's folder (of
-    seed<N>, also the folder above it), its file name, and a digest of its path, its content, the
-    others' content and the data.
+    That is a checkpoint, its data, the `others` beside it and the precision. The caller adds a
+    subfolder for each split. The name consists of the checkpoint's folder (of seed<N>, also the
+    folder above it), its file name, and a digest of its path, its content, the others' content,
+    the data and a precision other than the default.
     """
     resolved = checkpoint.resolve()
     digest = hashlib.sha256(f"{resolved}\n{data_digest}\n".encode(errors="surrogateescape"))
+    if precision != PRECISIONS[0]:
+        digest.update(f"{precision}\n".encode())
     for path in (checkpoint, *others):
         with path.open("rb") as file:
             while block := file.read(2**20):
@@ -50,13 +62,15 @@ def write_evaluation(
 ) -> list[Picture]:
     """Write metrics.json, predictions.csv and the pictures of each output into `folder`.
 
-    metrics.json has the scores and the `details`: checkpoint, data, intervals. Returns the
+    metrics.json has the scores and the `details`: checkpoint, data, precision, intervals. Intervals
+    and differences that an earlier evaluation with the same scores wrote there stay. Returns the
     pictures.
     """
     # matplotlib is slow to import
     from utils.reports.plots import plot_confusion_matrix, plot_predictions
 
-    metrics = {**evaluation.scores, "n": len(evaluation.labels), **details}
+    kept = written_certainty(folder, evaluation)
+    metrics = {**evaluation.scores, "n": len(evaluation.labels), **kept, **details}
     write_json(folder / "metrics.json", metrics)
     header = ["id", *task.column_names("label", "prediction")]
     rows = values_by_segment([evaluation.labels, evaluation.predictions])
@@ -74,6 +88,19 @@ def write_evaluation(
             plot_confusion_matrix(matrix, *pair, task.scale)
             pictures.append(Picture(matrix, f"Confusion matrix of the classes of {name}"))
     return pictures
+
+
+def written_certainty(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the intervals and differences in the metrics.json of a folder.
+
+    An empty dict unless its scores are those of `evaluation`.
+    """
+    with suppress(OSError, InputError):  # there may be none, or a damaged one
+        metrics = read_json(folder / "metrics.json")
+        # By their text, as a score may be NaN, which equals nothing.
+        if all(repr(metrics.get(key)) == repr(value) for key, value in evaluation.scores.items()):
+            return {key: metrics[key] for key in _CERTAINTY if key in metrics}
+    return {}
 
 
 def values_by_segment(columns: Sequence[np.ndarray]) -> list[list[Any]]:

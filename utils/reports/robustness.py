@@ -87,8 +87,12 @@ def measure_robustness(
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(results, task)))
     if config.save and options.processes.is_first:
-        folder = result_folder(config.resultdir, config.needed_checkpoint, split.digest, others)
-        folder /= split_name
+        folder = result_folder(
+            *(config.resultdir, config.needed_checkpoint, split.digest),
+            others=others,
+            precision=config.precision,
+        )
+        folder = folder / "robustness" / split_name  # an evaluation has a report.html too
         picture = _write(folder, results, task, rates)
         with warning_if_unwritten(report := folder / "report.html"):
             measure = task.chosen_by.name

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from data.layout import SPLITS
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
-from models.registry import config_class
+from models.registry import config_class, model_digest
 from system.config import make_config, plain_values
 from system.console import print_heading
 from system.errors import InputError, differing
@@ -31,11 +31,12 @@ from utils.studies.runs import read_run
 from utils.studies.storage import Storage, explain_damage, explain_database_errors, holds_studies
 from utils.training.history import Epoch
 from utils.training.run import train
-from utils.training.run_folder import LAST, RUN_FILE, open_run_folder, refuse_other_run
+from utils.training.run_folder import LAST, RUN_FILE, check_run_folder, open_run_folder
 
 NAME = "comparison"  # of the study
 _RESULTS = "results"  # attribute of a run: the absolute folder for results
 _BERT = "BERT"  # key of the text encoder's origin, beside the splits' digests
+_MODEL = "model file"  # key of the digest of a user's own model, there too
 _NEW, _AGAIN, _GOES_ON, _COMPLETE = "new", "begins again", "goes on", "complete"
 
 
@@ -249,12 +250,14 @@ def work_on_runs(queue: Queue, folder: Path, local_settings: Mapping[str, Any]) 
             config, expected = config_of(trial.user_attrs), dict(trial.user_attrs["digests"])
         options_of(config)  # raises when its device is missing
         config_class(config.model_name)  # or its model
+        paths = {_BERT: config.finetune_bert, _MODEL: config.model}
         for name, digest in _digests(config).items():
-            if expected.get(name) != digest:
-                path = config.finetune_bert if name == _BERT else config.data_folder / name
+            # Earlier versions did not record the model's file.
+            if digest != expected.get(name, digest if name == _MODEL else None):
+                path = paths.get(name, config.data_folder / name)
                 raise InputError(
                     f"{path} differs from that of the comparison in {folder}; give the same data "
-                    "(--datadir) and BERT."
+                    "(--datadir), BERT and model."
                 )
 
     def train_trial(trial: optuna.Trial) -> float:
@@ -272,8 +275,8 @@ def work_on_runs(queue: Queue, folder: Path, local_settings: Mapping[str, Any]) 
 
 def _digests(config: RunConfig) -> dict[str, str]:
     digests = {name: Split(config.data_folder / name).digest for name in SPLITS}
-    bert = bert_in_folder(config)
-    return digests if bert is None else {**digests, _BERT: bert}
+    others = {_BERT: bert_in_folder(config), _MODEL: model_digest(config.model_name)}
+    return digests | {name: digest for name, digest in others.items() if digest is not None}
 
 
 def _state_of(config: RunConfig) -> str:
@@ -283,11 +286,13 @@ def _state_of(config: RunConfig) -> str:
     """
     run = read_run(config.checkpointdir)
     if run is None:
-        refuse_other_run(config.checkpointdir, None, overwrite=False)
+        check_run_folder(config, resume=None, resumed=None, overwrite=False)
         return _NEW
-    recorded_values = run.config.outcome | run.digests | {_BERT: run.bert}
+    recorded_values = run.config.outcome | run.digests
+    recorded_values |= {_BERT: run.bert, _MODEL: run.model_digest}
     for name, value in (config.outcome | _digests(config)).items():
-        is_known = name != _BERT or run.bert is not None  # None: no BERT was recorded
+        # None: it was not recorded
+        is_known = name not in (_BERT, _MODEL) or recorded_values[name] is not None
         if is_known and recorded_values.get(name) != value:
             before, now = differing(recorded_values.get(name), value)
             raise InputError(

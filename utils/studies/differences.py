@@ -10,8 +10,14 @@ import numpy as np
 
 from data.loading.split import Split
 from system.files import write_csv
-from utils.reports.bootstrap import RESAMPLES, draw_videos, interval, p_value, resampled_scores
-from utils.reports.html import Cell, Section, Table
+from utils.reports.bootstrap import (
+    RESAMPLES,
+    draw_videos,
+    interval,
+    p_value,
+    resampled_scores,
+)
+from utils.reports.html import Cell, Section, Table, short_name
 from utils.studies.predicted import Predicted
 from utils.tasks import Measure, Task
 
@@ -34,8 +40,9 @@ class Difference:
 def find_differences(task: Task, split: Split, rows: Sequence[Predicted]) -> list[Difference]:
     """Compare each model with the first, score by score.
 
-    A resample draws whole videos, the same for all models, and n - 1 of each model's n runs, both
-    with replacement: the mean of n - 1 drawn runs varies as much as the mean of n runs does.
+    A resample draws whole videos (segments, where the videos are not known), the same for all
+    models, and n - 1 of each model's n runs, both with replacement: the mean of n - 1 drawn runs
+    varies as much as the mean of n runs does.
     Returns an empty list for a single video, and for a task whose scores are not computed from
     sums, as its resamples would take long.
     """
@@ -72,18 +79,23 @@ def write_differences(path: Path, differences: Sequence[Difference]) -> None:
     write_csv(path, [header, *lines])
 
 
-def difference_section(first: str, differences: Sequence[Difference]) -> Section:
-    """Return a section on the differences from the model `first`: models by scores."""
+def difference_section(first: str, differences: Sequence[Difference], drawn: str) -> Section:
+    """Return a section on the differences from the model `first`: models by scores.
+
+    `drawn` is from `what_is_drawn`.
+    """
     cells: dict[str, list[Cell]] = {}
     for each in differences:
         text = f"{each.measure.text(each.value)}, p {each.p:.3f}"
         cells.setdefault(each.model, []).append(Cell(text, each.p < _SIGNIFICANT))
     names = list(dict.fromkeys(each.measure.name for each in differences))
     text = (
-        f"Mean minus that of {first}, and two-sided p over {RESAMPLES:,} resamples of the videos "
-        f"and of each model's runs. p below {_SIGNIFICANT} is bold: by chance alone, one in "
-        f"{1 / _SIGNIFICANT:.0f} is, and more with only two or three runs. {DIFFERENCES} has the "
-        "95 % intervals."
+        f"Mean minus that of {short_name(first)}, and two-sided p over {RESAMPLES:,} resamples of "
+        f"the {drawn} and of each model's runs. p below {_SIGNIFICANT} is bold: by chance alone, "
+        f"one in {1 / _SIGNIFICANT:.0f} is, and more with only two or three runs. {DIFFERENCES} "
+        "has the 95 % intervals."
     )
+    if drawn == "segments":
+        text += " p may be too small, as the videos of these segments are not known."
     rows = [[model, *model_cells] for model, model_cells in cells.items()]
     return Section(f"Differences from {first}", [text, Table(["model", *names], rows)])

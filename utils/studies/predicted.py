@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from utils.studies.runs import Run
 from utils.studies.table import Row, Table
 from utils.tasks import Task
 from utils.training.run_folder import BEST
+
+# Relative: above what devices differ by in float32, below what bfloat16 differs by from it.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     """Return the test split and each row's predictions on it.
 
     None when the runs have different test splits, or the split has changed since. A row is left
-    out, with a message, when predictions of one of its runs are not where its training wrote them.
+    out, with a message, when predictions of one of its runs are not where its training wrote them,
+    or do not have the score that the run recorded.
     """
     split = _common_split([run for row in table.rows for run in row.runs])
     if split is None:
@@ -50,8 +56,9 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
             rows.append(predicted)
     if missing:
         print_line(
-            "Differences and errors leave out these models, as a run was moved or its predictions "
-            f"are gone (--checkpoint RUN/{BEST} writes them again): {', '.join(missing)}"
+            "Differences and errors leave out these models, as a run was moved, or its predictions "
+            f"are gone or do not have its score (--checkpoint RUN/{BEST} with its --precision "
+            f"writes them again): {', '.join(missing)}"
         )
     return (split, rows) if rows else None
 
@@ -69,12 +76,33 @@ def _common_split(runs: Sequence[Run]) -> Split | None:
     return None
 
 
+def _results(run: Run, split: Split) -> Path:
+    """Return the folder of a run's results on the test split."""
+    about = run.config.resultdir, run.folder / BEST, split.digest
+    folder = result_folder(*about, precision=run.config.precision) / "test"
+    # Earlier versions left the precision out of the name.
+    return folder if folder.is_dir() else result_folder(*about) / "test"
+
+
+def _has_its_score(run: Run, labels: np.ndarray, predictions: np.ndarray, task: Task) -> bool:
+    """Return whether the predictions give the score that the run recorded, if it did."""
+    key = task.chosen_by.key
+    recorded = run.result.scores.get(key) if run.result else None
+    if recorded is None:
+        return True
+    score = task.score(labels, predictions)[key]
+    return math.isclose(score, recorded, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+
+
 def _read_row(row: Row, split: Split, labels: np.ndarray, task: Task) -> Predicted | None:
     predictions, pictures = [], []
     try:
         for run in row.runs:
-            folder = result_folder(run.config.resultdir, run.folder / BEST, split.digest) / "test"
-            predictions.append(read_predictions(folder / "predictions.csv", split, task))
+            folder = _results(run, split)
+            values = read_predictions(folder / "predictions.csv", split, task)
+            if not _has_its_score(run, labels, values, task):
+                return None
+            predictions.append(values)
             picture = folder / "confusion_matrix.png"
             if picture.is_file():
                 pictures.append(Picture(picture, row.name))

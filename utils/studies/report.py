@@ -12,6 +12,7 @@ from data.loading.split import Split
 from system.console import format_table, print_line
 from system.errors import InputError
 from utils.reports.about import data_section, environment_section
+from utils.reports.bootstrap import what_is_drawn
 from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritten, write_report
 from utils.studies.differences import (
     DIFFERENCES,
@@ -99,7 +100,7 @@ def _prediction_sections(folder: Path, table: Comparison) -> list[Section]:
     differences = find_differences(table.task, split, rows)
     if differences and rows[0].name == table.rows[0].name:
         write_differences(folder / DIFFERENCES, differences)
-        sections.append(difference_section(rows[0].name, differences))
+        sections.append(difference_section(rows[0].name, differences, what_is_drawn(split)))
     return [*sections, *error_sections(table.task, split, rows)]
 
 

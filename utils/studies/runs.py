@@ -30,6 +30,8 @@ class Run:
     result: RunResult | None  # None until it has ended
     environment: dict[str, Any]  # command, versions, revision, machine, as far as recorded
     bert: str | None = None  # origin of its text encoder, if recorded
+    model_digest: str | None = None  # of the file of a user's own model, if recorded
+    checkpoint_digest: str | None = None  # of the weights that it started from, if recorded
     started: str = ""  # time, if recorded
 
     @property
@@ -39,7 +41,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides its outcome except the seed: run and model settings, data and BERT.
+        """All that decides its outcome except the seed: run and model settings, data and files.
 
         `data` has the digests of all splits: runs with the same test split may differ in training.
         """
@@ -51,6 +53,11 @@ class Run:
         settings = {**outcome, **model_settings, "data": data}
         if self.bert is not None:  # "<name>, <digest of the weights>"
             settings["bert"] = self.bert.rpartition(", ")[2][:8]
+        if self.model_digest is not None:
+            settings["model_file"] = self.model_digest[:8]
+        if self.config.checkpoint is not None:
+            digest = self.checkpoint_digest
+            settings["checkpoint"] = str(self.config.checkpoint) if digest is None else digest[:8]
         return settings
 
 
@@ -68,7 +75,8 @@ def read_run(folder: Path) -> Run | None:
         scale, digests = record["dataset"]["scores"], record["dataset"]["digests"]
         environment = {name: record[name] for name in _ENVIRONMENT if name in record}
         origin, started = record.get("bert"), str(record.get("started", ""))
-        run = Run(folder, config, scale, digests, result, environment, origin, started)
+        others = record.get("model_digest"), record.get("checkpoint_digest")
+        run = Run(folder, config, scale, digests, result, environment, origin, *others, started)
         _ = run.task, run.settings, digests["test"]  # raise now if these cannot be derived
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,7 +114,7 @@ def make_table(runs: Sequence[Run]) -> Table:
                 f"{run.folder} and {first.folder} have different scores: {run.task.name} of "
                 f"{run.scale}, {first.task.name} of {first.scale}; give runs of one task and scale."
             )
-    ended = list(filter(_has_all_scores, ended))
+    ended = _with_differing_files(list(filter(_has_all_scores, ended)))
     if not ended:
         raise InputError(
             "None of the runs has ended with all scores; resume one (--train --resume auto)."
@@ -167,6 +167,21 @@ def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
                 f"scores: {other.folder}"
             )
     return by_seed
+
+
+def _with_differing_files(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs, without the digest of a model's file where no two known ones differ.
+
+    So runs of earlier versions, which did not record it, stay in the row of their model.
+    """
+    digests: dict[str, set[str]] = {}
+    for run in runs:
+        if run.model_digest is not None:
+            digests.setdefault(run.config.model_name, set()).add(run.model_digest)
+    return [
+        run if len(digests.get(run.config.model_name, ())) > 1 else replace(run, model_digest=None)
+        for run in runs
+    ]
 
 
 def _name(run: Run, others: Sequence[Run]) -> str:

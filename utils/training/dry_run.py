@@ -110,7 +110,9 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
         (split_name, f"{len(split):,} segments of {split.folder}"),
     ]
     if config.save:
-        folder = result_folder(config.resultdir, checkpoint.path, split.digest)
+        folder = result_folder(
+            config.resultdir, checkpoint.path, split.digest, precision=config.precision
+        )
         facts.append(("write", f"{folder / split_name}"))
     if has_room([split], options):  # a split held on the device needs no loading processes
         options = replace(options, num_workers=0)

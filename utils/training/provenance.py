@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from models.registry import model_digest
 from system.config import plain_values
 from system.errors import InputError
 from utils.run_config import RunConfig
@@ -49,6 +50,7 @@ def describe_run(
     earlier = read_record(config.checkpointdir) or {}
     return {
         "config": plain_values(config),
+        "model_digest": model_digest(config.model_name),
         "command": command_line(),
         "dataset": data,
         "bert": bert,

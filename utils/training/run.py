@@ -157,8 +157,11 @@ def _write_results(
 
     config, task, epochs = trainer.config, trainer.task, trainer.epochs
     checkpoint = config.checkpointdir / BEST
-    folder = result_folder(config.resultdir, checkpoint, data["digests"]["test"])
+    folder = result_folder(
+        config.resultdir, checkpoint, data["digests"]["test"], precision=config.precision
+    )
     details = {**data, "split": "test", "checkpoint": str(checkpoint), "model": config.model}
+    details["precision"] = config.precision
     pictures = write_evaluation(folder / "test", evaluation, task, {**details, **certainty})
     measure = task.chosen_by
     values = {

@@ -21,6 +21,7 @@ from utils.reports.bootstrap import (
     p_value,
     read_predictions,
     resampled_scores,
+    score_table,
 )
 from utils.reports.evaluation import Evaluation
 from utils.reports.results import write_evaluation
@@ -135,6 +136,27 @@ def test_intervals_are_seeded_and_contain_the_score(split, capsys):
     assert low < evaluation.scores["mae"] < high
     assert json.loads(json.dumps(first)) == first
     assert f"{low:.4f} to {high:.4f}" in capsys.readouterr().out
+
+
+def test_segments_are_drawn_with_a_warning_where_videos_are_not_known(tmp_path, capsys):
+    write_split(tmp_path / "test", SEGMENTS)
+    split = Split(tmp_path / "test")
+    Bootstrap(RunConfig(), split, SENTIMENT)
+    assert capsys.readouterr().err == ""
+    bootstrap = Bootstrap(RunConfig(bootstrap=100), split, SENTIMENT)
+    facts = bootstrap.measure(evaluation_of(split, 0.1))["bootstrap"]
+    assert (facts["segments"], "videos" in facts) == (SEGMENTS, False)
+    captured = capsys.readouterr()
+    assert "Over 100 resamples of the segments:" in captured.out
+    (warning,) = captured.err.splitlines()
+    assert "has no segments.csv that names the videos: segments are drawn" in warning
+
+
+def test_a_p_that_rounds_to_0_is_shown_as_less(split, other):
+    config, evaluation = RunConfig(against=other, bootstrap=100_000), evaluation_of(split, 0.1)
+    certainty = Bootstrap(config, split, SENTIMENT).find(evaluation)
+    _, (mae, *_) = score_table(SENTIMENT, evaluation.scores, certainty)
+    assert mae[-1] == "< 0.0001"
 
 
 def test_a_single_video_is_refused(tmp_path):

@@ -129,7 +129,8 @@ def test_a_split_without_a_table_has_neither_times_nor_sentences(split):
     report = report_of(Split(split.folder), 0.5)
     assert "not known" in report[BY_LENGTH][0]
     assert report["The 20 worst segments"][0].rows[0][:3] == ["0", "", ""]
-    assert "of the 40 videos" in report["Scores of test"][1]
+    assert "of the 40 segments, drawn" in report["Scores of test"][1]
+    assert "may be too narrow" in report["Scores of test"][1]
 
 
 def test_few_segments_are_all_shown(tmp_path):

@@ -63,6 +63,15 @@ def test_strange_text_is_escaped_everywhere(tmp_path, picture, strange):
     assert [element.get("alt") for element in tree.iter("img")] == [shown, shown]
 
 
+def test_cells_are_cut_but_paragraphs_are_whole(tmp_path):
+    words = " ".join(map(str, range(200)))
+    sections = [Section("One", [words, Table(["a"], [[words]])])]
+    write_report(tmp_path / "report.html", "Report", sections)
+    tree = check_page(tmp_path / "report.html")
+    assert texts(tree, "p") == [words]
+    assert texts(tree, "th")[1] == f"{words[:300]}…"
+
+
 def test_nothing_is_fetched_from_elsewhere(page, tmp_path):
     check_page(page)
     for part in (

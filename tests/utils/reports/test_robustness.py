@@ -52,7 +52,7 @@ def measure(checkpoint, small, folder, *beside, **settings):
 
 
 def read_table(folder):
-    (path,) = folder.glob("*/test/robustness.csv")
+    (path,) = folder.glob("*/robustness/test/robustness.csv")
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -123,7 +123,7 @@ def test_several_checkpoints_are_scored_together_in_their_own_folder(
     assert [one.model for one in results] == [own, "lf_dnn", "tfn"]
     assert len({one.name for one in results}) == 3
     assert results[1].scores == alone.scores
-    assert len(list((tmp_path / "result").glob("*/test/robustness.csv"))) == 2
+    assert len(list((tmp_path / "result").glob("*/robustness/test/robustness.csv"))) == 2
     assert all(str(one.checkpoint) in capsys.readouterr().out for one in results[:1])
 
 
@@ -153,7 +153,7 @@ def test_checkpoints_of_different_tasks_are_refused(small, tmp_path, few_levels,
 
 def test_the_report_has_scores_settings_and_environment(small, tmp_path, few_levels, no_picture):
     (result,) = measure(write(tmp_path / "<b>.pth", "lf_dnn"), small, tmp_path / "result")
-    (path,) = (tmp_path / "result").glob("*/test/report.html")
+    (path,) = (tmp_path / "result").glob("*/robustness/test/report.html")
     page = path.read_text(encoding="utf-8")
     for text in ("&lt;b&gt;.pth", "batch_size", "revision", "without audio"):
         assert text in page

@@ -237,6 +237,20 @@ def test_a_folder_with_weights_but_no_record_is_refused_before_training(compare,
         compare("lmf", "lf_dnn", seeds=[1], dry_run=True)
 
 
+def test_an_edited_model_of_ones_own_is_refused(compare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    assert compare("mine.py:Mean", "--same_settings", seeds=[1]) == ["mine.py_Mean/seed1"]
+    (tmp_path / "mine.py").write_text(OWN_MODEL.replace("ReLU", "Tanh"))
+    with pytest.raises(InputError, match=r"seed1 holds a run with model file [0-9a-f]{64}, this"):
+        compare("mine.py:Mean", "--same_settings")
+    path = tmp_path / "study/mine.py_Mean/seed1" / RUN_FILE
+    record = json.loads(path.read_text())
+    del record["model_digest"]  # as earlier versions wrote it
+    path.write_text(json.dumps(record))
+    assert compare("mine.py:Mean", "--same_settings") == ["mine.py_Mean/seed2"]
+
+
 @pytest.fixture
 def begun(compare, monkeypatch):
     """Begin a comparison of which no run is taken; same arguments as `compare`."""

@@ -85,8 +85,11 @@ def test_differences_are_written_and_reported(split, tmp_path):
         first = next(csv.DictReader(file))
     assert (first["model"], first["score"]) == ("b", "mae")
     assert [float(first[key]) for key in ("difference", "low", "high")] == pytest.approx([1] * 3)
-    section = difference_section("a", differences)
+    section = difference_section("a", differences, "videos")
     assert section.title == "Differences from a"
+    long, *_ = difference_section("name" * 99, differences, "segments").parts
+    assert long.startswith(f"Mean minus that of {'name' * 25}…, and")
+    assert "resamples of the segments" in long
     text, table = section.parts
     assert "1,000 resamples" in text
     assert table.header == ["model", *(one.name for one in SENTIMENT.measures)]

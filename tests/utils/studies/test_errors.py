@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from utils.studies.predicted import read_predicted
 from utils.studies.runs import Run
 from utils.studies.table import Row, Table
 from utils.tasks import SENTIMENT
+from utils.training.provenance import RunResult
 
 
 @pytest.fixture
@@ -72,6 +75,26 @@ def test_runs_without_predictions_are_left_out(study, tmp_path):
         (run.folder / "best.pth").unlink()
     (by_class,) = tables(study)["MAE by true class"]
     assert by_class.header == ["true class", "segments", "b"]
+
+
+def with_result(run, mae):
+    return replace(run, result=RunResult(1, {"mae": mae}, 1, None, 1.0))
+
+
+def test_predictions_of_another_score_are_left_out(study, capsys):
+    """Another evaluation may have written them, in an earlier version."""
+    for row, recorded in zip(study.rows, ([0.0, 0.0], [25 / 23, 1.0869]), strict=True):
+        row.runs[:] = map(with_result, row.runs, recorded)
+    (by_class,) = tables(study)["MAE by true class"]
+    assert by_class.header == ["true class", "segments", "a"]
+    assert "do not have its score" in capsys.readouterr().out
+
+
+def test_predictions_in_bfloat16_are_found_where_earlier_versions_wrote_them(study, small):
+    run = study.rows[0].runs[0]
+    study.rows[0].runs[0] = replace(run, config=replace(run.config, precision="bfloat16"))
+    (by_class,) = tables(study)["MAE by true class"]
+    assert by_class.header == ["true class", "segments", "a", "b"]
 
 
 def test_runs_of_different_data_are_not_compared(study):

@@ -8,6 +8,7 @@ import re
 import shutil
 import statistics
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +194,33 @@ def test_runs_trained_on_different_data_are_separate_rows(tmp_path, change, seed
     table = make_table(find_runs([tmp_path]))
     assert [row.scores["mae"]["mean"] for row in table.rows] == pytest.approx([0.1, 0.3])
     assert len(set(names(table))) == 2
+
+
+@pytest.mark.parametrize(
+    ("digests", "rows"),
+    [
+        (["a1", "b2"], ["m.py:M model_file=a1", "m.py:M model_file=b2"]),
+        (["a1", "a1"], ["m.py:M"]),
+        ([None, "a1"], ["m.py:M"]),  # None: of an earlier version
+        ([None, "a1", "b2"], ["m.py:M", "m.py:M model_file=a1", "m.py:M model_file=b2"]),
+    ],
+)
+def test_an_edited_model_has_a_row_of_its_own(tmp_path, digests, rows):
+    for seed, digest in enumerate(digests):
+        path = write_run(tmp_path / str(seed), 0.1, model="m.py:M", seed=seed) / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_digest": digest}))
+    assert names(make_table(find_runs([tmp_path]))) == rows
+
+
+@pytest.mark.parametrize(
+    ("digest", "name"), [("1234", "checkpoint=1234"), (None, "checkpoint=pre/best.pth")]
+)
+def test_runs_that_start_from_weights_have_a_row_of_their_own(tmp_path, digest, name):
+    write_run(tmp_path / "scratch", 0.1)
+    path = write_run(tmp_path / "warm", 0.3, checkpoint=Path("pre/best.pth")) / "run.json"
+    if digest:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoint_digest": digest}))
+    assert names(make_table(find_runs([tmp_path]))) == ["nhfnet", f"nhfnet {name}"]
 
 
 def test_a_run_given_twice_and_its_copy_count_once(study):

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from system.errors import InputError
 from tests.forked_programs import Program
+from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import with_other_labels
 from tests.utils.studies.postgresql import needs_postgresql, postgresql, server
 from tests.utils.studies.test_search import trials_of
@@ -305,6 +306,18 @@ def test_a_worker_of_another_working_directory_writes_results_where_the_study_do
     expected = (elsewhere if is_of_an_earlier_version else tmp_path) / "result"
     (path,) = tmp_path.rglob("predictions.csv")
     assert path.parents[2] == expected
+
+
+def test_a_worker_with_another_file_of_the_model_takes_nothing(main, small, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.studies.comparison.work_on_runs", _nothing)
+        compare = ["--compare", "mine.py:Mean", "--same_settings", "--datadir", small]
+        with pytest.raises(InputError, match="has not ended: it was taken back"):
+            main(*compare, "--checkpointdir", "compared")
+    (tmp_path / "mine.py").write_text(OWN_MODEL.replace("ReLU", "Tanh"))
+    with pytest.raises(InputError, match=r"mine.py:Mean differs from that of the comparison"):
+        main("--worker", "compared")
 
 
 def test_a_run_without_a_configuration_is_reported_as_damage(queue_of, main):
