@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.fetching.server import CMU_HOST, DATASET_NAMES, DATASETS
-from data.layout import ALIGNMENT_NAMES, DOWNLOAD_LOCK, LOCK, alignment_folder
+from data.layout import ALIGNMENT_NAMES, LOCK, alignment_folder
 from system.argument_types import device_name, file_path, name_or_path, whole_number
 from system.console import format_table, print_heading, print_line, print_warning
 from system.devices import PRECISIONS
@@ -24,7 +24,7 @@ from system.program import ArgumentParser, run
 
 if TYPE_CHECKING:
     from data.fetching.server import SequenceFile
-    from data.preparing.plan import DataSource, Plan, Request, TextRequest
+    from data.preparing.plan import DataSource, Plan, Request
     from system.processes import Processes
 
 _MAX_ROWS = 100_000  # of a segment: far more than any has
@@ -161,6 +161,7 @@ def main() -> None:
     if options.check or options.plot:
         inspect(options.datadir, options.alignment, options.check, options.plot)
         return
+    from data.preparing.first_checks import decide_all
     from system.processes import join_processes, leave_processes
 
     check_folders(options.datadir, options.csd, options.demo or "pickle" in given_options)
@@ -174,8 +175,7 @@ def main() -> None:
         prepare_all(options, requests, missing, processes)
     elif processes.is_first:
         how = "write the demo" if options.demo else f"download from {options.mirror}"
-        plans = decide_all(options, requests, files_are_there=not missing)
-        print_plans(plans, dict.fromkeys(missing, how))
+        print_plans(decide_all(requests, not missing), dict.fromkeys(missing, how))
     leave_processes(processes)
 
 
@@ -266,30 +266,6 @@ def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool)
         raise SystemExit(1)
 
 
-def decide_all(
-    options: argparse.Namespace, requests: Sequence[Request], files_are_there: bool
-) -> list[Plan]:
-    """Return a plan for each request; raises InputError for what would only fail later."""
-    from data.preparing.plan import Text, decide
-
-    plans = [decide(request, files_are_there) for request in requests]
-    text = requests[0].text
-    if text is not None and any(plan.text is Text.ENCODE for plan in plans):
-        check_encoder(text, bert_is_there=files_are_there or not options.demo)
-    return plans
-
-
-def check_encoder(text: TextRequest, bert_is_there: bool) -> None:
-    """Raise InputError if the BERT's folder lacks a file, or the device is not there."""
-    from data.text.bert_files import check_bert
-    from system.devices import pick_device
-
-    if bert_is_there:
-        check_bert(text.bert)
-    if text.device.startswith("cuda"):  # PyTorch, slow to import, is not needed for the others
-        pick_device(text.device)
-
-
 def print_plans(plans: Sequence[Plan], missing: dict[Path, str]) -> None:
     """Print what the command would do; `missing` maps each file to how it is obtained."""
     from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
@@ -309,13 +285,15 @@ def prepare_all(
 ) -> None:
     """Download or write the missing files, then prepare each alignment and print a summary."""
     from data.fetching.demo import write_demo
+    from data.fetching.missing import download_missing
+    from data.preparing.first_checks import decide_all
     from data.preparing.pipeline import prepare
     from system.locks import lock_folder
 
     lock = lock_folder(options.datadir, LOCK, "Another preparation is working in", "--datadir")
     with lock if processes.is_first else nullcontext():
         if processes.is_first and missing:
-            decide_all(options, requests, files_are_there=False)
+            decide_all(requests, files_are_there=False)
         if processes.is_first and options.demo:
             write_demo(options.datadir)
         elif processes.is_first and missing:
@@ -325,22 +303,6 @@ def prepare_all(
             manifest = prepare(request, processes)
             if processes.is_first:
                 print_summary(request.folder, manifest)
-
-
-def download_missing(missing: dict[Path, SequenceFile], host: str) -> None:
-    """Download the missing sequences from `host`; raises FolderInUse while another one does."""
-    from data.fetching.download import download
-    from data.formats.csd import check_csd
-    from system.files import make_folder
-    from system.locks import lock_folder
-
-    csd_dir = next(iter(missing)).parent
-    make_folder(csd_dir)
-    with lock_folder(csd_dir, DOWNLOAD_LOCK, "Another preparation is downloading into", "--csd"):
-        for path, file in missing.items():
-            if not path.is_file():  # another preparation may have ended just now
-                print_line(f"Downloading {file.name}")
-                download(f"{host}/{file.server_path}", path, check_csd)
 
 
 def print_summary(folder: Path, manifest: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from data.fetching.missing import download_missing
 from data.fetching.server import MOSEI
 from data.layout import LOCK
-from dataset_prep import download_missing
 from system import locks as lock
 from system.errors import InputError
 from system.locks import lock_folder

@@ -76,6 +76,19 @@ class TrainingSaver:
         """Write `best.pth` of the epoch whose weights the model has now."""
         self._write(BEST, {"epoch": epoch.number, "scores": epoch.scores})
 
+    def has_best(self, epoch: Epoch) -> bool:
+        """Tell whether `best.pth` is of this epoch and has the weights that the model has now."""
+        try:
+            saved = read_checkpoint(self._config.checkpointdir / BEST)
+        except InputError:
+            return False
+        weights, now = saved.weights.values(), self._step.model.state_dict().values()
+        # Values alone: a prefix that all names share is not read.
+        is_same = len(weights) == len(now) and all(
+            torch.equal(weight, value.cpu()) for weight, value in zip(weights, now, strict=True)
+        )
+        return is_same and saved.details.get("epoch") == epoch.number
+
     def save_last(self, state: TrainingState) -> None:
         """Write all that is needed to resume the training; every process must call this."""
         content = self._plain_state(state)

@@ -19,7 +19,6 @@ from data.loading.batches import batches
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split, describe_huge_values
-from models.checkpoint import read_checkpoint
 from models.contract import Model
 from models.layers.dropout import segment_keys
 from system.console import print_line
@@ -39,7 +38,6 @@ from utils.reports.evaluation import (
 from utils.run_config import RunConfig
 from utils.tasks import Scores, Task
 from utils.training.history import Epoch, History
-from utils.training.run_folder import BEST
 from utils.training.saved_state import TrainingSaver, TrainingState
 from utils.training.step import TrainingStep
 
@@ -138,26 +136,11 @@ class Trainer:
                 f"Stopped: {self.config.patience} epochs without a better validation {chosen_by}"
             )
         self.model.load_state_dict(self.state.best_weights)
-        if history is not None and not self._is_best(folder / BEST):
+        if history is not None and not self.saver.has_best(self.best):
             # The best epoch was trained in another folder, or one that is not in `last.pth` was
             # better: a kill came between the two files.
             self.saver.save_best(self.best)
             history.write(self.epochs)
-
-    def _is_best(self, path: Path) -> bool:
-        """Tell whether the file has the number and the weights of the best epoch."""
-        try:
-            checkpoint = read_checkpoint(path)
-        except InputError:
-            return False
-        if checkpoint.details.get("epoch") != self.best.number:
-            return False
-        saved, best = checkpoint.weights.values(), self.state.best_weights.values()
-        # Values alone: a prefix that all names share is not read.
-        return len(saved) == len(best) and all(
-            torch.equal(weight, expected.cpu())
-            for weight, expected in zip(saved, best, strict=True)
-        )
 
     def _end_epoch(self, epoch: Epoch, history: History | None) -> None:
         self.epochs.append(epoch)
