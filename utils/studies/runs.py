@@ -13,8 +13,8 @@ from system.console import print_line
 from system.errors import InputError, first_line
 from utils.run_config import RunConfig
 from utils.tasks import TASKS, Task
-from utils.training.provenance import RunResult, read_record
-from utils.training.run_folder import RUN_FILE, written_files
+from utils.training.provenance import RunResult
+from utils.training.run_folder import RUN_FILE, read_record, written_files
 
 _ENVIRONMENT = ("command", "versions", "revision", "machine")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +15,7 @@ from system.errors import InputError
 from utils.run_config import RunConfig
 from utils.running.environment import command_line, environment
 from utils.tasks import Scores
-from utils.training.run_folder import RUN_FILE
+from utils.training.run_folder import RUN_FILE, read_record
 
 
 def now() -> str:
@@ -76,11 +74,3 @@ def check_start(config: RunConfig, resumed: Path | None) -> None:
             f"{folder / RUN_FILE} says that the run started from --checkpoint {start}; give it "
             "again, or train anew in another --checkpointdir."
         )
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the content of a run folder's `run.json`; None where it cannot be read."""
-    with suppress(OSError, ValueError):
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8-sig"))
-        return content if isinstance(content, dict) else None
-    return None

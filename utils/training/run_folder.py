@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from system.argument_types import file_path
 from system.console import print_line
@@ -120,8 +122,17 @@ def _may_resume(
     """Tell whether a run may continue in the folder of an earlier one, which wrote `files`."""
     if resumed is not None:
         return resumed.resolve().parent == folder.resolve()
-    # Without last.pth it starts anew: then it must not replace any weights.
-    return resume == "auto" and all(path.suffix != ".pth" for path in files)
+    # Without last.pth it starts anew: then it must not replace any weights, nor a search's record.
+    is_search = "search" in (read_record(folder) or {})
+    return resume == "auto" and not is_search and all(path.suffix != ".pth" for path in files)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the content of a run folder's `run.json`; None where it cannot be read."""
+    with suppress(OSError, ValueError):
+        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8-sig"))
+        return content if isinstance(content, dict) else None
+    return None
 
 
 def written_files(folder: Path) -> list[Path]:

@@ -77,3 +77,12 @@ def test_scores_of_other_seeds_do_not_vanish_in_silence(tmp_path, capsys):
     (tmp_path / "seeds.json").write_text("[")
     write_scores(tmp_path, scores)
     assert capsys.readouterr().err == ""
+
+
+def test_a_training_does_not_replace_the_record_of_a_search(train, tmp_path):
+    path = tmp_path / "search" / "run.json"
+    path.parent.mkdir()
+    path.write_text('{"search": {"trial": 3}, "config": {}}')
+    with pytest.raises(InputError, match=r"search holds a run \(run.json\); remove what it wrote"):
+        train("search", "--resume", "auto")
+    assert "trial" in path.read_text()
