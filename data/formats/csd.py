@@ -60,12 +60,19 @@ class VideoRows:
         return self._read_in_file_order(numbers)[inverse]
 
     def _read_in_file_order(self, numbers: np.ndarray) -> np.ndarray:
-        pieces, offset = [], 0
+        pieces, offset, letters = [], 0, 0
         with reading(self._path):
             for part in self._parts:
                 begin, end = np.searchsorted(numbers, [offset, offset + len(part)])
                 if begin < end:
                     pieces.append(part.take(numbers[begin:end] - offset))
+                    if part.dtype.kind == "O":  # text of any length; parts may be links to one
+                        letters += sum(map(len, pieces[-1].flat))
+                if letters > part.file_bytes:
+                    raise InputError(
+                        f"{self.where}: its parts have {letters:,} letters, more than the file has "
+                        "bytes; it is damaged, download it again."
+                    )
                 offset += len(part)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 

@@ -35,7 +35,7 @@ class StoredRows:
 
     def __init__(self, layout: Layout, descriptor: int, file_bytes: int, where: str) -> None:
         self._type, self._offset, self._dataset = layout.type, layout.offset, layout.dataset
-        self._where, self._descriptor, self._file_bytes = where, descriptor, file_bytes
+        self._where, self._descriptor, self.file_bytes = where, descriptor, file_bytes
         self.shape, self.dtype = layout.shape, layout.type.dtype
         self._item_bytes = layout.type.item_bytes
         self._chunks = None if layout.chunk_shape is None else Chunks(layout, descriptor)
@@ -76,13 +76,13 @@ class StoredRows:
         if not claimed:
             return 0, 0
         if self._offset is not None:
-            stored = limit = self._file_bytes - self._offset
+            stored = limit = self.file_bytes - self._offset
         elif self._chunks is None:
             assert self._dataset is not None  # neither in one piece nor in chunks
             stored = limit = self._dataset.get_storage_size()
         else:
             claimed, stored, limit = self._chunk_sizes(self._chunks, claimed)
-        if claimed > limit or stored > self._file_bytes:
+        if claimed > limit or stored > self.file_bytes:
             raise InputError(
                 f"{self._where}: shape {self.shape} claims {claimed:,} bytes, but the file has "
                 f"{stored:,} for it; it is damaged, download it again."
@@ -93,8 +93,8 @@ class StoredRows:
         """Return the claimed bytes, the stored bytes, and the limit of the claimed ones."""
         per_axis = [-(-n // size) for n, size in zip(self.shape, chunks.shape, strict=True)]
         count, chunk_bytes = math.prod(per_axis), chunks.bytes
-        if count > self._file_bytes:  # counting them would take hours
-            return claimed, self._file_bytes, 0
+        if count > self.file_bytes:  # counting them would take hours
+            return claimed, self.file_bytes, 0
         stored = sum([chunk.size for chunk in chunks.index.values()])
         written = len(chunks.index)
         if written != count:
@@ -143,7 +143,7 @@ class StoredRows:
             raise InputError(f"{self._where}: is not stored in one piece; save it again with gzip.")
         items = np.frombuffer(references.tobytes(), np.uint8).reshape(-1, self._item_bytes)
         claimed = int(np.ascontiguousarray(items[:, :4]).view("<u4").sum(dtype=np.int64))
-        if claimed > self._file_bytes:
+        if claimed > self.file_bytes:
             raise InputError(
                 f"{self._where}: its words claim {claimed:,} bytes, more than the file has; it is "
                 "damaged, download it again."

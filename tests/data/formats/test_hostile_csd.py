@@ -350,6 +350,21 @@ def test_words_that_claim_more_than_the_file_has_are_told(path):
     refused(path, "words claim", holds_text=True)
 
 
+def test_parts_that_are_links_to_one_have_no_more_text_than_the_file(path):
+    values = np.array([["word" * 10_000]], dtype=h5py.string_dtype())
+    path.unlink()
+    write_csd(path, {"video[0]": (INTERVALS[:1], values)})
+    with h5py.File(path, "a") as file:
+        data = file["sequence/data"]
+        for part in range(1, 1000):
+            data[f"video[{part}]"] = data["video[0]"]
+    message = r"video video: its parts have [\d,]+ letters, more than the file has bytes"
+    with ComputationalSequence(path, holds_text=True) as sequence:
+        rows = sequence.read("video")
+        with pytest.raises(InputError, match=message):
+            rows.words(np.arange(1000))
+
+
 @pytest.mark.parametrize(
     "value",
     [
