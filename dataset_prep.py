@@ -199,7 +199,7 @@ def read_requests(
         sources = {ALIGNMENT_NAMES[0]: source}
     else:
         csd_dir = options.csd or options.datadir / "csd"
-        is_made_up = options.demo or holds_demo(csd_dir)
+        is_made_up = options.demo or (options.dataset == DEMO.name and holds_demo(csd_dir))
         dataset = DEMO if is_made_up else DATASETS[options.dataset]
         paths = {kind: csd_dir / file.name for kind, file in dataset.sequences.items()}
         folds = options.folds or dataset.folds
@@ -217,7 +217,7 @@ def read_requests(
             if is_made_up and missing_kinds:
                 raise InputError(
                     f"{csd_dir} holds the made-up labels of --demo, but not all of its files; give "
-                    "--demo, or another --csd."
+                    "--demo with the --datadir above it, or another --csd."
                 )
         missing = {paths[kind]: dataset.sequences[kind] for kind in missing_kinds}
     bert = str(demo_bert(options.datadir)) if options.demo else options.bert

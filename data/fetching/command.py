@@ -22,7 +22,7 @@ def preparation_command(folder: Path, manifest: Mapping[str, Any] | None = None)
     if "folds" not in made_from:  # a pickle's, whose alignment is the file's own
         return f"dataset_prep.py --datadir {folder}, with --from and the other options as before"
     command = _command(folder, made_from.get("alignment", ""))
-    return f"{command}{_dataset_option(made_from)}, with the other options as before"
+    return f"{command}{_dataset_option(folder, made_from)}, with the other options as before"
 
 
 def _command(folder: Path, alignment: str) -> str:
@@ -31,10 +31,12 @@ def _command(folder: Path, alignment: str) -> str:
     return f"dataset_prep.py --datadir {folder}"
 
 
-def _dataset_option(made_from: Mapping[str, Any]) -> str:
+def _dataset_option(folder: Path, made_from: Mapping[str, Any]) -> str:
     """Return the option that names a dataset of .csd files, by its title."""
-    from data.fetching.demo import DEMO  # h5py is needed for nothing else here
+    from data.fetching.demo import DEMO, holds_demo  # h5py is needed for nothing else here
 
     options = {dataset.title: f" --dataset {dataset.name}" for dataset in DATASETS.values()}
-    options[DEMO.title] = " --demo"
+    datadir = folder.parent if folder.name == made_from.get("alignment") else folder
+    if holds_demo(datadir / "csd"):  # else the demo's files were given with --csd
+        options[DEMO.title] = " --demo"
     return options.get(made_from.get("dataset", ""), "")

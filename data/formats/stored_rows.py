@@ -72,7 +72,7 @@ class StoredRows:
 
         Raises InputError if the shape claims more than the file can hold.
         """
-        claimed = math.prod(self.shape) * self._item_bytes
+        claimed = rows_bytes = math.prod(self.shape) * self._item_bytes
         if not claimed:
             return 0, 0
         if self._offset is not None:
@@ -87,7 +87,7 @@ class StoredRows:
                 f"{self._where}: shape {self.shape} claims {claimed:,} bytes, but the file has "
                 f"{stored:,} for it; it is damaged, download it again."
             )
-        return claimed, min(claimed, stored)  # what follows values in one piece is not theirs
+        return rows_bytes, min(claimed, stored)  # what follows values in one piece is not theirs
 
     def _chunk_sizes(self, chunks: Chunks, claimed: int) -> tuple[int, int, int]:
         """Return the claimed bytes, the stored bytes, and the limit of the claimed ones."""

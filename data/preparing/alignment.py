@@ -17,6 +17,8 @@ EPSILON = 1e-5  # seconds; overlaps and intervals shorter than this do not count
 # Pairs of a row and a segment, in one video. CMU-MOSEI's longest have a hundred thousand; where
 # all lie at the same time, there are as many as the product of both.
 _ALWAYS_FITS, _MAX_SEGMENTS_PER_ROW = 20_000_000, 4
+# A row with a wrong end is compared with all segments.
+_COMPARED_AT_ONCE, _MAX_BLOCKS = 2_000_000, 100
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,29 @@ def rows_of_segments(
     first = np.searchsorted(furthest_end, segments[:, 0], side="right")
     last = np.searchsorted(starts, segments[:, 1], side="left")
     last = np.maximum(first, last)
-    pairs, most = int((last - first).sum()), max(_ALWAYS_FITS, _MAX_SEGMENTS_PER_ROW * len(starts))
-    if pairs > most:
-        raise InputError(
-            f"{where}: {pairs:,} overlaps of its {len(starts):,} rows with {len(segments):,} "
-            f"segments or words, expected at most {most:,}; check the times of both."
-        )
-    rows, segment = _ranges(first, last)
-    inside = np.minimum(ends[rows], segments[segment, 1])
-    inside -= np.maximum(starts[rows], segments[segment, 0])
-    belongs = inside > EPSILON
-    counts = np.bincount(segment[belongs], minlength=len(segments))
-    return SegmentRows(rows[belongs], np.concatenate([[0], np.cumsum(counts)]))
+    most = max(_ALWAYS_FITS, _MAX_SEGMENTS_PER_ROW * len(starts))
+    rows: list[np.ndarray] = []
+    counts: list[np.ndarray] = []
+    for block in _blocks(last - first):
+        found, segment = _ranges(first[block], last[block])
+        inside = np.minimum(ends[found], segments[block[segment], 1])
+        inside -= np.maximum(starts[found], segments[block[segment], 0])
+        belongs = inside > EPSILON
+        rows.append(found[belongs])
+        counts.append(np.bincount(segment[belongs], minlength=len(block)))
+        if sum(map(len, rows)) > most or len(rows) > _MAX_BLOCKS:
+            raise InputError(
+                f"{where}: more than {most:,} overlaps of its {len(starts):,} rows with "
+                f"{len(segments):,} segments or words, expected fewer; check the times of both."
+            )
+    return SegmentRows(np.concatenate(rows), np.cumsum(np.concatenate([[0], *counts])))
+
+
+def _blocks(comparisons: np.ndarray) -> list[np.ndarray]:
+    """Divide segments with so many comparisons each into blocks that fit into memory."""
+    total = np.cumsum(comparisons)
+    edges = np.arange(_COMPARED_AT_ONCE, total[-1:].sum(), _COMPARED_AT_ONCE)  # usually none
+    return np.split(np.arange(len(comparisons)), np.searchsorted(total, edges))
 
 
 def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
     """
     plan = processes.broadcast(_decide_and_end_move(request) if processes.is_first else None)
     if plan.is_done:
-        return plan.in_place.manifest
+        return processes.broadcast(_name_encoder(plan) if processes.is_first else None)
     if plan.adds_pieces:  # and changes nothing else
         return processes.broadcast(_add_pieces_alone(plan) if processes.is_first else None)
     # BERT first: an error in it should show before the long alignment.
@@ -79,6 +79,16 @@ def _decide_and_end_move(request: Request) -> Plan:
         _move_into_place(plan.request.folder, plan.in_place.manifest)
         plan = decide(request)
     return plan
+
+
+def _name_encoder(plan: Plan) -> dict[str, Any]:
+    """Return the manifest in place; where the BERT's folder has moved, it names the new one."""
+    manifest, request = plan.in_place.manifest, plan.request.text
+    text = manifest["text"]
+    if request is None or not request.is_met_by(text) or text["encoder"] == request.bert:
+        return manifest
+    named = {**manifest, "text": {**text, "encoder": request.bert}}
+    return write_manifest(plan.request.folder, named)
 
 
 def _put_into_place(plan: Plan, manifest: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
@@ -253,9 +263,8 @@ def _move_into_place(
                 continue
             elif not is_unchanged(files, folder, name):
                 (folder / name).unlink(missing_ok=True)  # of the arrays before
-                continue
-            sizes[name] = files[name]["bytes"]
-            if name.endswith(SEGMENTS_FILE):
+            sizes[name] = files[name]["bytes"]  # also of a lost file, so that it is missed
+            if name.endswith(SEGMENTS_FILE) and (folder / name).exists():
                 rows[split] = read_ids(folder / split)[1]
     flush_all([], [folder, *(folder / split for split in splits)])
     described = {key: value for key, value in manifest.items() if key != "files"}

@@ -329,6 +329,15 @@ def test_many_small_parts_are_read(path, options):
     np.testing.assert_array_equal(read(path), np.repeat(FEATURES, 300, axis=0))
 
 
+def test_many_parts_that_fill_little_of_their_chunks_are_read(path):
+    """A chunk takes memory only while it is read."""
+    path.unlink()
+    entries = {f"video[{part}]": (INTERVALS, FEATURES) for part in range(100)}
+    options = {"compression": "gzip", "maxshape": (None, 3), "chunks": (100_000, 3)}
+    write_csd(path, entries, features_options=options)
+    np.testing.assert_array_equal(read(path), np.repeat(FEATURES, 100, axis=0))
+
+
 def test_a_place_outside_the_file_is_told(path):
     with h5py.File(path) as file:
         place = struct.pack("<Q", file[f"{ENTRY}/features"].id.get_offset())

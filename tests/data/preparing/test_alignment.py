@@ -61,8 +61,21 @@ def test_a_row_that_only_touches_does_not_belong():
 
 def test_rows_and_segments_that_all_lie_at_the_same_time_are_refused():
     intervals = np.tile([0.0, 1.0], (10_000, 1))
-    with pytest.raises(InputError, match=r"^file, video x: 100,000,000 overlaps of"):
+    with pytest.raises(InputError, match=r"^file, video x: more than 20,000,000 overlaps of"):
         rows_of_segments(intervals, intervals, "file, video x")
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100, 10**9])
+def test_a_row_with_a_wrong_end_is_only_compared_with_more_segments(monkeypatch, at_once):
+    edges = np.arange(41.0)
+    intervals, segments = (np.stack([x[:-1], x[1:]], axis=1) for x in (edges, edges[::2]))
+    intervals[0, 1] = 1000.0
+    monkeypatch.setattr("data.preparing.alignment._COMPARED_AT_ONCE", at_once)
+    monkeypatch.setattr("data.preparing.alignment._MAX_BLOCKS", 1000)
+    groups = list(rows_of_segments(intervals, segments))
+    assert [group.tolist() for group in groups] == [
+        sorted({0, 2 * k, 2 * k + 1}) for k in range(20)
+    ]
 
 
 def test_any_number_of_rows_that_are_each_in_one_segment_fits(monkeypatch):

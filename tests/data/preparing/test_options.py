@@ -57,6 +57,13 @@ def test_made_up_files_are_named_so_without_demo_too(program, demo, tmp_path):
     assert "ready (CMU-MOSEI's shape, made-up data)" in done.stdout
 
 
+def test_another_dataset_may_share_the_folder_of_made_up_files(program, demo, tmp_path):
+    options = ["--dataset", "mosi", "--dry_run", "--datadir", tmp_path, "--csd", demo / "csd"]
+    done = program("dataset_prep.py", "--no_bert", *options)
+    assert done.returncode == 0, done.stderr
+    assert "CMU_MOSI_COVAREP.csd" in done.stdout
+
+
 def test_real_files_are_not_downloaded_beside_made_up_labels(program, demo, tmp_path):
     shutil.copytree(demo / "csd", tmp_path / "csd")
     (tmp_path / "csd" / "CMU_MOSEI_COVAREP.csd").unlink()
