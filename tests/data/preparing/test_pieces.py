@@ -261,6 +261,29 @@ def test_the_sources_own_are_taken_from_it_again_before_they_are_encoded(of_piec
 
 
 @pytest.mark.parametrize("kind", ["lost", "cut"])
+def test_the_sources_own_that_a_kill_and_a_fault_took_are_taken_again(of_pieces, kind, monkeypatch):
+    asked, move = replace(of_pieces, text=None), Path.replace
+    prepare(asked, SINGLE_PROCESS)
+    whole = contents(asked.folder)
+    for split in SPLITS:
+        shutil.rmtree(asked.folder / split)
+    (asked.folder / "dataset.json").unlink()
+
+    def move_or_die(self, target):
+        if target.name == "visual50.npy":
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", move_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(asked, SINGLE_PROCESS)
+    damage(asked.folder / ".preparing" / "train" / PIECES, kind)
+    prepare(asked, SINGLE_PROCESS)
+    assert contents(asked.folder) == whole
+
+
+@pytest.mark.parametrize("kind", ["lost", "cut"])
 @pytest.mark.parametrize("with_bert", [True, False])
 def test_the_sources_own_are_taken_from_it_again_and_the_text_stays(
     of_pieces, kind, with_bert, monkeypatch

@@ -341,6 +341,9 @@ def test_a_bert_that_has_moved_changes_nothing(datadir, tiny_bert, tmp_path_fact
     monkeypatch.setattr(text, "TextEncoder", None)
     for path in (f"{tiny_bert}/", str(moved)):
         assert prepare_module.decide(request(datadir, path)).is_done
+        prepare(request(datadir, path), SINGLE_PROCESS)
+        manifest = json.loads((datadir / "dataset.json").read_text())
+        assert manifest["text"]["encoder"] == path  # for --finetune_bert
     monkeypatch.undo()
     monkeypatch.setattr(text.TextEncoder, "start", None)  # what another alignment has is taken
     asked = request(datadir, str(moved), alignment="unaligned", lengths=(7, 9))
