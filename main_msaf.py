@@ -159,8 +159,8 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
 
         path = find_published(_published_model(arguments))
     config = read_run_config(path) if path else RunConfig()
-    if path and "checkpoint" in arguments and not arguments["compare"]:
-        # The checkpoint has its model and its model's settings; --compare names its models.
+    if path and "checkpoint" in arguments and not (arguments["compare"] or arguments["tune"]):
+        # The checkpoint has its model and its model's settings; studies refuse one.
         config = replace(config, model=_stored_model(arguments["checkpoint"], config.model), set={})
     options = {name: arguments[name] for name in vars(config) if name in arguments}
     if "set" in options:

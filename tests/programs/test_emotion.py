@@ -68,7 +68,7 @@ def test_emotions_have_intervals_and_differences(main, emotions, tmp_path, capsy
     capsys.readouterr()
     options = ["--bootstrap", 200, "--against", other]
     main("--datadir", emotions, "--checkpoint", "a/best.pth", *options)
-    lines = capsys.readouterr().out.split("Over 200 resamples of the videos:")[1].splitlines()
+    lines = capsys.readouterr().out.split("Over 200 resamples of the segments:")[1].splitlines()
     metrics, others = (
         json.loads(next(tmp_path.glob(f"result/{name}-*/test/metrics.json")).read_text())
         for name in "ab"

@@ -77,7 +77,7 @@ def test_weight_decay_and_clipping_change_the_course(small):
 def test_a_loss_that_is_no_number_names_the_segments(small, tmp_path):
     trainer = make_trainer(small, tmp_path, epochs=1)
     split = trainer.splits["train"]
-    bad = trainer._order(1)[10 * 2 + 5]  # in the third batch
+    bad = trainer._order(1)[10 * 2 + 2]  # in the third batch, of which three segments are named
     split.labels = split.labels.copy()
     split.labels[bad] = np.inf
     with pytest.raises(InputError, match=r"epoch 1, step 3") as caught:
