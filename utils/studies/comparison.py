@@ -61,7 +61,7 @@ def run_study(
     states = [_AGAIN if overwrite else _state_of(config) for config in runs]
     folder = runs[0].checkpointdir.parent.parent
     _check_tasks(runs, folder)
-    _check_models([run for run, state in zip(runs, states, strict=True) if state != _COMPLETE])
+    _check_models(runs, states, processes)
     titles = [f"Run {number} of {len(runs)}" for number in range(1, len(runs) + 1)]
     pending = []
     for config, state, title in zip(runs, states, titles, strict=True):
@@ -122,16 +122,20 @@ def _check_tasks(runs: Sequence[RunConfig], folder: Path) -> None:
             )
 
 
-def _check_models(runs: Sequence[RunConfig]) -> None:
-    """Raise InputError, which names the run, when the model of one of these cannot be trained."""
+def _check_models(runs: Sequence[RunConfig], states: Sequence[str], processes: Processes) -> None:
+    """Raise InputError, which names the run, when the model of one of these cannot be trained.
+
+    The `states` are those of the runs; models of complete ones are left as they are.
+    """
     checked = set()
-    for config in runs:
-        setup = repr(replace(config, seed=0, checkpointdir=Path()))
-        if setup not in checked:
+    for config, state in zip(runs, states, strict=True):
+        resumed = config.checkpointdir / LAST if state == _GOES_ON else None
+        setup = repr(replace(config, seed=0, checkpointdir=Path())), resumed
+        if state != _COMPLETE and setup not in checked:
             checked.add(setup)
             try:
                 with redirect_stdout(None):  # each run prints this itself
-                    open_training(config)
+                    open_training(config, resumed=resumed, processes=processes)
             except InputError as error:
                 raise InputError(f"{run_name(config)}: {error}") from error
 

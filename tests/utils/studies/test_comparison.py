@@ -54,14 +54,31 @@ def trained(monkeypatch, tmp_path):
 def compare(small, tmp_path, trained):
     """Compare small models: `compare("lf_dnn", "--lr", 0.1, seeds=[1])` returns the new runs."""
 
-    def run(*arguments, seeds=(1, 2), folder="study", datadir=small, **options):
+    def run(
+        *arguments,
+        seeds=(1, 2),
+        folder="study",
+        datadir=small,
+        processes=SINGLE_PROCESS,
+        **options,
+    ):
         paths = ["--datadir", datadir, "--checkpointdir", tmp_path / folder, "--no_verbose"]
         configs = study("--compare", *arguments, "--epochs", 2, *paths)
         trained.clear()
-        run_study(configs, seeds, SINGLE_PROCESS, **options)
+        run_study(configs, seeds, processes, **options)
         return trained[:]
 
     return run
+
+
+@pytest.fixture
+def begun_run(compare, tmp_path):
+    """The folder of a run of lf_dnn that was interrupted after its last epoch."""
+    compare("lf_dnn", seeds=[1])
+    folder = tmp_path / "study" / "lf_dnn" / "seed1"
+    record = json.loads((folder / RUN_FILE).read_text())
+    (folder / RUN_FILE).write_text(json.dumps({**record, "result": None}))
+    return folder
 
 
 def table_of(folder):
@@ -227,6 +244,15 @@ def test_a_complete_run_is_kept_when_its_model_can_no_longer_be_built(compare, m
     compare("lf_dnn", seeds=[1])
     monkeypatch.setattr(comparison, "open_training", None)
     assert compare("lf_dnn", seeds=[1]) == []
+
+
+def test_models_are_tried_as_they_will_be_trained(compare, begun_run, monkeypatch):
+    """One that goes on takes its text encoder from its file; several processes share batches."""
+    tried = []
+    monkeypatch.setattr(comparison, "open_training", lambda *_, **options: tried.append(options))
+    compare("lf_dnn", seeds=[1, 2, 3], dry_run=True, processes=Processes(2, 0, 0))
+    assert [options["resumed"] for options in tried] == [begun_run / "last.pth", None]
+    assert {options["processes"].count for options in tried} == {2}
 
 
 def test_a_folder_with_weights_but_no_record_is_refused_before_training(compare, tmp_path):
