@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,14 @@ from utils.studies.runs import read_run
 from utils.studies.storage import Storage, explain_damage, explain_database_errors, holds_studies
 from utils.training.history import Epoch
 from utils.training.run import train
-from utils.training.run_folder import LAST, RUN_FILE, check_run_folder, open_run_folder
+from utils.training.run_folder import (
+    LAST,
+    LOGS,
+    RUN_FILE,
+    check_run_folder,
+    lock_run_folder,
+    remove_run,
+)
 
 NAME = "comparison"  # of the study
 _RESULTS = "results"  # attribute of a run: the absolute folder for results
@@ -75,15 +82,14 @@ def run_study(
         if holds_studies(folder) and set(states) != {_COMPLETE}:
             Storage(folder, url).check(NAME, {})  # raises where it is a search's
         return
-    if overwrite:
-        for config, _ in pending if processes.is_first else ():
-            with open_run_folder(config.checkpointdir, None, overwrite=True):
-                pass  # opening it removes the files of an earlier run
-        processes.highest(0)  # all processes wait here until the files are removed
     unended: list[str] = []
     if processes.count == 1:
-        unended = _train_queue(pending, folder, url)
+        unended = _train_queue(pending, folder, url, overwrite)
     else:
+        if overwrite:
+            if processes.is_first:
+                _remove_runs([config for config, _ in pending])
+            processes.highest(0)  # all processes wait here until the files are removed
         for config, title in pending:
             train_run(config, title, make_options(config, processes))
     if processes.is_first and len(unended) < len(runs):
@@ -140,6 +146,21 @@ def _check_models(runs: Sequence[RunConfig], states: Sequence[str], processes: P
                 raise InputError(f"{run_name(config)}: {error}") from error
 
 
+def _remove_runs(configs: Sequence[RunConfig]) -> None:
+    """Remove the files of earlier runs, where all of these can be replaced.
+
+    Raises InputError when another process trains one of them, OSError when their results could not
+    be written; then nothing is removed.
+    """
+    with ExitStack() as locks:
+        for config in configs:
+            check_writable(config.resultdir)
+            locks.enter_context(lock_run_folder(config.checkpointdir))
+            check_writable(config.checkpointdir / LOGS)
+        for config in configs:
+            remove_run(config.checkpointdir)
+
+
 def train_run(
     config: RunConfig,
     title: str,
@@ -160,10 +181,12 @@ def train_run(
         write_study(runs_of_studies(folder), folder)
 
 
-def _train_queue(runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str | None) -> list[str]:
+def _train_queue(
+    runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str | None, overwrite: bool
+) -> list[str]:
     """Enqueue the runs, given with their titles, and train whatever waits until nothing does.
 
-    Returns a message for each run that has not ended then.
+    `overwrite` removes earlier runs first. Returns a message for each run that has not ended.
     """
     if not runs:
         return []
@@ -175,6 +198,8 @@ def _train_queue(runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str |
         queue.requeue_lost()
     with storage.locked():
         enqueued = _clear(queue, {run_name(config): config for config, _ in runs})
+        if overwrite:  # only now that the runs are known to start
+            _remove_runs([config for config, _ in runs])
         for config, title in runs:
             if run_name(config) not in enqueued:
                 queue.add(run_name(config), {"title": title, **_attributes(config)})

@@ -23,7 +23,7 @@ from utils.studies.plan import plan_runs
 from utils.studies.queue import Queue, run_of
 from utils.studies.storage import Storage
 from utils.training import run as training
-from utils.training.run_folder import RUN_FILE
+from utils.training.run_folder import RUN_FILE, lock_run_folder
 from utils.training.step import TrainingStep
 from utils.training.trainer import Diverged, Trainer
 
@@ -109,6 +109,24 @@ def test_what_is_complete_is_not_trained_again_unless_overwritten(compare, tmp_p
     assert compare("lf_dnn", seeds=[1]) == []
     assert contents(tmp_path / "study" / "lf_dnn") == before
     assert compare("lf_dnn", seeds=[1], overwrite=True) == ["lf_dnn/seed1"]
+
+
+def test_no_run_is_removed_for_a_comparison_that_cannot_start(compare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    compare("lf_dnn")
+    runs = tmp_path / "study" / "lf_dnn"
+    shutil.copytree(runs, tmp_path / "search" / "lf_dnn")
+    Storage(tmp_path / "search", None).create("search", {})
+    before = contents(runs)
+    with pytest.raises(InputError, match="search holds a search, this is a comparison"):
+        compare("lf_dnn", folder="search", overwrite=True)
+    (tmp_path / "file").touch()
+    for processes in (SINGLE_PROCESS, Processes(2, 0, 0)):
+        with pytest.raises(FileExistsError):
+            compare("lf_dnn", "--resultdir", "file", overwrite=True, processes=processes)
+    with lock_run_folder(runs / "seed2"), pytest.raises(InputError, match=r"Another .*seed2"):
+        compare("lf_dnn", overwrite=True)
+    assert contents(tmp_path / "search" / "lf_dnn") == contents(runs) == before
 
 
 def test_models_and_seeds_may_be_added_on_later_days(compare, tmp_path):
@@ -315,8 +333,12 @@ def test_runs_of_other_processes_are_left_to_them(begun, compare, tmp_path):
     begun("lf_dnn", "--lr", 0.1, seeds=[1])
     assert waiting_in(tmp_path / "study") == [("lmf/seed1", 0.1)]
     assert queue_in(tmp_path / "study").open_runs == ["lf_dnn/seed1", "lmf/seed1"]
+    folder = tmp_path / "study" / "lf_dnn" / "seed1"
+    folder.mkdir(parents=True)
+    (folder / "last.pth").touch()
     with pytest.raises(InputError, match=r"Another process trains .*lf_dnn/seed1 with other"):
-        compare("lf_dnn", "--lr", 0.2, seeds=[1])
+        compare("lf_dnn", "--lr", 0.2, seeds=[1], overwrite=True)
+    assert (folder / "last.pth").exists()
 
 
 def test_a_run_whose_folder_is_in_use_is_tried_again(compare, tmp_path, monkeypatch, capsys):
