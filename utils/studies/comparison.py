@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
@@ -225,8 +226,10 @@ def _resultdir(attributes: Mapping[str, Any]) -> dict[str, str]:
     absolute = attributes.get(_RESULTS)  # earlier versions enqueued none
     if absolute is None or Path(attributes["config"]["resultdir"]).absolute() == Path(absolute):
         return {}
-    # A machine that has the study's folder at another path does not have this one.
-    return {"resultdir": absolute} if Path(absolute).is_dir() else {}
+    # A machine that has the study's folder at another path does not have this one; and it may be
+    # another user's, where `is_dir` would raise.
+    is_usable = os.access(absolute, os.W_OK) and Path(absolute).is_dir()
+    return {"resultdir": absolute} if is_usable else {}
 
 
 def _clear(queue: Queue, configs: Mapping[str, RunConfig]) -> set[str]:
