@@ -247,7 +247,10 @@ def _clear(queue: Queue, configs: Mapping[str, RunConfig]) -> set[str]:
             with explain_damage(queue.storage):
                 running = make_config(RunConfig, trial.user_attrs["config"], run).outcome
                 running |= trial.user_attrs["digests"]
-            if config is not None and running != config.outcome | _digests(config):
+            expected = {} if config is None else config.outcome | _digests(config)
+            if _MODEL not in running:  # earlier versions did not record it
+                expected.pop(_MODEL, None)
+            if config is not None and running != expected:
                 raise InputError(
                     f"Another process trains {config.checkpointdir} with other settings or data; "
                     f"end it, or wait {database.LEASE} seconds if it was killed."

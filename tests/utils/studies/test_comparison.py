@@ -341,6 +341,21 @@ def test_runs_of_other_processes_are_left_to_them(begun, compare, tmp_path):
     assert (folder / "last.pth").exists()
 
 
+def test_a_running_model_of_an_earlier_version_may_be_that_of_its_file(
+    begun, compare, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    options = ["mine.py:Mean", "--same_settings"]
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "model_digest", lambda _: None)
+        begun(*options, seeds=[1])
+    queue_in(tmp_path / "study").study.ask()  # a worker takes it
+    begun(*options, seeds=[1])
+    with pytest.raises(InputError, match=r"Another process trains .*seed1 with other"):
+        compare(*options, "--lr", 0.2, seeds=[1])
+
+
 def test_a_run_whose_folder_is_in_use_is_tried_again(compare, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "study" / "lf_dnn" / "seed1"
     folder.mkdir(parents=True)
