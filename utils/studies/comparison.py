@@ -36,9 +36,9 @@ from utils.training.run_folder import (
     LAST,
     LOGS,
     RUN_FILE,
-    check_run_folder,
     lock_run_folder,
     remove_run,
+    written_files,
 )
 
 NAME = "comparison"  # of the study
@@ -321,7 +321,13 @@ def _state_of(config: RunConfig) -> str:
     """
     run = read_run(config.checkpointdir)
     if run is None:
-        check_run_folder(config, resume=None, resumed=None, overwrite=False)
+        files = written_files(config.checkpointdir)
+        if files:
+            raise InputError(
+                f"{config.checkpointdir} holds {files[0].name}, but no {RUN_FILE} that can be read "
+                "as the record of a run; move the folder elsewhere, or give another "
+                "--checkpointdir."
+            )
         return _NEW
     recorded_values = run.config.outcome | run.digests
     recorded_values |= {_BERT: run.bert, _MODEL: run.model_digest}

@@ -277,7 +277,7 @@ def test_a_folder_with_weights_but_no_record_is_refused_before_training(compare,
     folder = tmp_path / "study" / "lf_dnn" / "seed1"
     folder.mkdir(parents=True)
     (folder / "best.pth").touch()
-    with pytest.raises(InputError, match=r"lf_dnn/seed1 holds a run \(best.pth\);"):
+    with pytest.raises(InputError, match=r"seed1 holds best.pth, but no run.json .*; move"):
         compare("lmf", "lf_dnn", seeds=[1], dry_run=True)
 
 
