@@ -68,6 +68,19 @@ def test_a_checkpoint_is_evaluated_and_predicts_without_the_berts_folder(
         np.testing.assert_allclose(from_pickle[name], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("named", [[], ["bert"]])
+def test_an_interrupted_comparison_goes_on_without_the_berts_folder(main, data, tmp_path, named):
+    compare = ["--compare", "lf_dnn", "--datadir", data, "--epochs", 1, "--no_verbose"]
+    compare += ["--checkpointdir", "study", "--finetune_bert", *named]
+    main(*compare)
+    (path,) = (tmp_path / "study").glob("lf_dnn/*/run.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "result": None}))
+    shutil.rmtree(tmp_path / "bert")
+    main(*compare)
+    assert json.loads(path.read_text())["result"] == record["result"]
+
+
 def test_python_predicts_sentences_and_their_pieces(data, trained):
     split = content_of()["test"]
     visual, audio = (np.load(data / "test" / f"{kind}50.npy") for kind in ("visual", "audio"))

@@ -164,6 +164,15 @@ def test_evaluating_again_keeps_intervals_and_differences(train, main, small, tm
     assert not {"bootstrap", "against"} & json.loads(path.read_text()).keys()
 
 
+def test_a_training_that_is_resumed_keeps_differences_in_its_report(train, main, small, tmp_path):
+    train("a")
+    (path,) = (tmp_path / "result").glob("*/test/metrics.json")
+    other = path.with_name("predictions.csv")
+    main("--datadir", small, "--checkpoint", "a/best.pth", "--bootstrap", 200, "--against", other)
+    train("a", "--resume", "auto")
+    assert "The other is " in (path.parent.parent / "report.html").read_text()
+
+
 def with_other_labels(folder):
     for split in ("train", "val", "test"):
         path = folder / split / "label50.npy"

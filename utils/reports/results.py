@@ -97,9 +97,10 @@ def written_certainty(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
     """
     with suppress(OSError, InputError):  # there may be none, or a damaged one
         metrics = read_json(folder / "metrics.json")
+        metrics = metrics if isinstance(metrics, dict) else {}
         # By their text, as a score may be NaN, which equals nothing.
         if all(repr(metrics.get(key)) == repr(value) for key, value in evaluation.scores.items()):
-            return {key: metrics[key] for key in _CERTAINTY if key in metrics}
+            return {key: metrics[key] for key in _CERTAINTY if isinstance(metrics.get(key), dict)}
     return {}
 
 

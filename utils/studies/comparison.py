@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,14 @@ from utils.studies.runs import read_run
 from utils.studies.storage import Storage, explain_damage, explain_database_errors, holds_studies
 from utils.training.history import Epoch
 from utils.training.run import train
-from utils.training.run_folder import LAST, RUN_FILE, check_run_folder, open_run_folder
+from utils.training.run_folder import (
+    LAST,
+    LOGS,
+    RUN_FILE,
+    lock_run_folder,
+    remove_run,
+    written_files,
+)
 
 NAME = "comparison"  # of the study
 _RESULTS = "results"  # attribute of a run: the absolute folder for results
@@ -61,7 +69,7 @@ def run_study(
     states = [_AGAIN if overwrite else _state_of(config) for config in runs]
     folder = runs[0].checkpointdir.parent.parent
     _check_tasks(runs, folder)
-    _check_models([run for run, state in zip(runs, states, strict=True) if state != _COMPLETE])
+    _check_models(runs, states, processes)
     titles = [f"Run {number} of {len(runs)}" for number in range(1, len(runs) + 1)]
     pending = []
     for config, state, title in zip(runs, states, titles, strict=True):
@@ -75,15 +83,14 @@ def run_study(
         if holds_studies(folder) and set(states) != {_COMPLETE}:
             Storage(folder, url).check(NAME, {})  # raises where it is a search's
         return
-    if overwrite:
-        for config, _ in pending if processes.is_first else ():
-            with open_run_folder(config.checkpointdir, None, overwrite=True):
-                pass  # opening it removes the files of an earlier run
-        processes.highest(0)  # all processes wait here until the files are removed
     unended: list[str] = []
     if processes.count == 1:
-        unended = _train_queue(pending, folder, url)
+        unended = _train_queue(pending, folder, url, overwrite)
     else:
+        if overwrite:
+            if processes.is_first:
+                _remove_runs([config for config, _ in pending])
+            processes.highest(0)  # all processes wait here until the files are removed
         for config, title in pending:
             train_run(config, title, make_options(config, processes))
     if processes.is_first and len(unended) < len(runs):
@@ -122,18 +129,37 @@ def _check_tasks(runs: Sequence[RunConfig], folder: Path) -> None:
             )
 
 
-def _check_models(runs: Sequence[RunConfig]) -> None:
-    """Raise InputError, which names the run, when the model of one of these cannot be trained."""
+def _check_models(runs: Sequence[RunConfig], states: Sequence[str], processes: Processes) -> None:
+    """Raise InputError, which names the run, when the model of one of these cannot be trained.
+
+    The `states` are those of the runs; models of complete ones are left as they are.
+    """
     checked = set()
-    for config in runs:
-        setup = repr(replace(config, seed=0, checkpointdir=Path()))
-        if setup not in checked:
+    for config, state in zip(runs, states, strict=True):
+        resumed = config.checkpointdir / LAST if state == _GOES_ON else None
+        setup = repr(replace(config, seed=0, checkpointdir=Path())), resumed
+        if state != _COMPLETE and setup not in checked:
             checked.add(setup)
             try:
                 with redirect_stdout(None):  # each run prints this itself
-                    open_training(config)
+                    open_training(config, resumed=resumed, processes=processes)
             except InputError as error:
                 raise InputError(f"{run_name(config)}: {error}") from error
+
+
+def _remove_runs(configs: Sequence[RunConfig]) -> None:
+    """Remove the files of earlier runs, where all of these can be replaced.
+
+    Raises InputError when another process trains one of them, OSError when their results could not
+    be written; then nothing is removed.
+    """
+    with ExitStack() as locks:
+        for config in configs:
+            check_writable(config.resultdir)
+            locks.enter_context(lock_run_folder(config.checkpointdir))
+            check_writable(config.checkpointdir / LOGS)
+        for config in configs:
+            remove_run(config.checkpointdir)
 
 
 def train_run(
@@ -156,10 +182,12 @@ def train_run(
         write_study(runs_of_studies(folder), folder)
 
 
-def _train_queue(runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str | None) -> list[str]:
+def _train_queue(
+    runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str | None, overwrite: bool
+) -> list[str]:
     """Enqueue the runs, given with their titles, and train whatever waits until nothing does.
 
-    Returns a message for each run that has not ended then.
+    `overwrite` removes earlier runs first. Returns a message for each run that has not ended.
     """
     if not runs:
         return []
@@ -171,6 +199,8 @@ def _train_queue(runs: Sequence[tuple[RunConfig, str]], folder: Path, url: str |
         queue.requeue_lost()
     with storage.locked():
         enqueued = _clear(queue, {run_name(config): config for config, _ in runs})
+        if overwrite:  # only now that the runs are known to start
+            _remove_runs([config for config, _ in runs])
         for config, title in runs:
             if run_name(config) not in enqueued:
                 queue.add(run_name(config), {"title": title, **_attributes(config)})
@@ -196,8 +226,10 @@ def _resultdir(attributes: Mapping[str, Any]) -> dict[str, str]:
     absolute = attributes.get(_RESULTS)  # earlier versions enqueued none
     if absolute is None or Path(attributes["config"]["resultdir"]).absolute() == Path(absolute):
         return {}
-    # A machine that has the study's folder at another path does not have this one.
-    return {"resultdir": absolute} if Path(absolute).is_dir() else {}
+    # A machine that has the study's folder at another path does not have this one; and it may be
+    # another user's, where `is_dir` would raise.
+    is_usable = os.access(absolute, os.W_OK) and Path(absolute).is_dir()
+    return {"resultdir": absolute} if is_usable else {}
 
 
 def _clear(queue: Queue, configs: Mapping[str, RunConfig]) -> set[str]:
@@ -215,7 +247,10 @@ def _clear(queue: Queue, configs: Mapping[str, RunConfig]) -> set[str]:
             with explain_damage(queue.storage):
                 running = make_config(RunConfig, trial.user_attrs["config"], run).outcome
                 running |= trial.user_attrs["digests"]
-            if config is not None and running != config.outcome | _digests(config):
+            expected = {} if config is None else config.outcome | _digests(config)
+            if _MODEL not in running:  # earlier versions did not record it
+                expected.pop(_MODEL, None)
+            if config is not None and running != expected:
                 raise InputError(
                     f"Another process trains {config.checkpointdir} with other settings or data; "
                     f"end it, or wait {database.LEASE} seconds if it was killed."
@@ -286,7 +321,13 @@ def _state_of(config: RunConfig) -> str:
     """
     run = read_run(config.checkpointdir)
     if run is None:
-        check_run_folder(config, resume=None, resumed=None, overwrite=False)
+        files = written_files(config.checkpointdir)
+        if files:
+            raise InputError(
+                f"{config.checkpointdir} holds {files[0].name}, but no {RUN_FILE} that can be read "
+                "as the record of a run; move the folder elsewhere, or give another "
+                "--checkpointdir."
+            )
         return _NEW
     recorded_values = run.config.outcome | run.digests
     recorded_values |= {_BERT: run.bert, _MODEL: run.model_digest}

@@ -22,7 +22,12 @@ from utils.reports.costs import count_flops, count_parameters
 from utils.reports.evaluation import Evaluation, evaluate
 from utils.reports.evaluation_report import evaluation_sections
 from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
-from utils.reports.results import print_scores, result_folder, write_evaluation
+from utils.reports.results import (
+    print_scores,
+    result_folder,
+    write_evaluation,
+    written_certainty,
+)
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.training.history import Epoch, best_on_test
@@ -88,6 +93,7 @@ def train(
             result = _run_result(trainer, evaluation, splits["test"][[0]].inputs)
             write_json(path, {**record, "ended": now(), "result": asdict(result)})
             with warning_if_unwritten(results / "report.html"):
+                certainty = written_certainty(results / "test", evaluation)
                 certainty = certainty or bootstrap.find(evaluation)
                 write_training_report(results, trainer, splits, evaluation, certainty, pictures)
     return evaluation

@@ -63,20 +63,6 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def open_run_folder(folder: Path, resume: str | None, overwrite: bool) -> Iterator[None]:
-    """Lock `folder` as `lock_run_folder` does; `overwrite` first removes the run that it holds.
-
-    Raises InputError when the folder holds a run that is neither resumed nor overwritten.
-    """
-    with lock_run_folder(folder):
-        if overwrite:
-            remove_run(folder)
-        else:
-            _refuse_other_run(folder, resume, find_file_to_resume(resume, folder))
-        yield
-
-
 def remove_run(folder: Path) -> None:
     """Remove what a run wrote into its folder, and nothing else."""
     for path in written_files(folder):

@@ -31,7 +31,7 @@ from utils.reports.evaluation import (
     report_not_finite,
 )
 from utils.reports.plots import plot_confusion_matrix, plot_curves, plot_predictions
-from utils.reports.results import result_folder, write_evaluation
+from utils.reports.results import result_folder, write_evaluation, written_certainty
 from utils.tasks import SENTIMENT
 from utils.tasks.sentiment import score
 
@@ -247,6 +247,14 @@ def test_four_files_are_written_and_replaced(tmp_path, split, evaluation):
     write_evaluation(folder, other, SENTIMENT, {})
     assert sorted(path.name for path in folder.iterdir()) == names
     assert all((folder / name).read_bytes() != old[name] for name in names)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{"])
+def test_damaged_metrics_are_replaced(tmp_path, evaluation, content):
+    (tmp_path / "metrics.json").write_text(content)
+    assert written_certainty(tmp_path, evaluation) == {}
+    write_evaluation(tmp_path, evaluation, SENTIMENT, {"bootstrap": [], "against": {"a": 1}})
+    assert written_certainty(tmp_path, evaluation) == {"against": {"a": 1}}
 
 
 def full_disk(_, path, **__):

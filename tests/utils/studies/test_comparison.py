@@ -23,7 +23,7 @@ from utils.studies.plan import plan_runs
 from utils.studies.queue import Queue, run_of
 from utils.studies.storage import Storage
 from utils.training import run as training
-from utils.training.run_folder import RUN_FILE
+from utils.training.run_folder import RUN_FILE, lock_run_folder
 from utils.training.step import TrainingStep
 from utils.training.trainer import Diverged, Trainer
 
@@ -54,14 +54,31 @@ def trained(monkeypatch, tmp_path):
 def compare(small, tmp_path, trained):
     """Compare small models: `compare("lf_dnn", "--lr", 0.1, seeds=[1])` returns the new runs."""
 
-    def run(*arguments, seeds=(1, 2), folder="study", datadir=small, **options):
+    def run(
+        *arguments,
+        seeds=(1, 2),
+        folder="study",
+        datadir=small,
+        processes=SINGLE_PROCESS,
+        **options,
+    ):
         paths = ["--datadir", datadir, "--checkpointdir", tmp_path / folder, "--no_verbose"]
         configs = study("--compare", *arguments, "--epochs", 2, *paths)
         trained.clear()
-        run_study(configs, seeds, SINGLE_PROCESS, **options)
+        run_study(configs, seeds, processes, **options)
         return trained[:]
 
     return run
+
+
+@pytest.fixture
+def begun_run(compare, tmp_path):
+    """The folder of a run of lf_dnn that was interrupted after its last epoch."""
+    compare("lf_dnn", seeds=[1])
+    folder = tmp_path / "study" / "lf_dnn" / "seed1"
+    record = json.loads((folder / RUN_FILE).read_text())
+    (folder / RUN_FILE).write_text(json.dumps({**record, "result": None}))
+    return folder
 
 
 def table_of(folder):
@@ -92,6 +109,24 @@ def test_what_is_complete_is_not_trained_again_unless_overwritten(compare, tmp_p
     assert compare("lf_dnn", seeds=[1]) == []
     assert contents(tmp_path / "study" / "lf_dnn") == before
     assert compare("lf_dnn", seeds=[1], overwrite=True) == ["lf_dnn/seed1"]
+
+
+def test_no_run_is_removed_for_a_comparison_that_cannot_start(compare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    compare("lf_dnn")
+    runs = tmp_path / "study" / "lf_dnn"
+    shutil.copytree(runs, tmp_path / "search" / "lf_dnn")
+    Storage(tmp_path / "search", None).create("search", {})
+    before = contents(runs)
+    with pytest.raises(InputError, match="search holds a search, this is a comparison"):
+        compare("lf_dnn", folder="search", overwrite=True)
+    (tmp_path / "file").touch()
+    for processes in (SINGLE_PROCESS, Processes(2, 0, 0)):
+        with pytest.raises(FileExistsError):
+            compare("lf_dnn", "--resultdir", "file", overwrite=True, processes=processes)
+    with lock_run_folder(runs / "seed2"), pytest.raises(InputError, match=r"Another .*seed2"):
+        compare("lf_dnn", overwrite=True)
+    assert contents(tmp_path / "search" / "lf_dnn") == contents(runs) == before
 
 
 def test_models_and_seeds_may_be_added_on_later_days(compare, tmp_path):
@@ -229,11 +264,20 @@ def test_a_complete_run_is_kept_when_its_model_can_no_longer_be_built(compare, m
     assert compare("lf_dnn", seeds=[1]) == []
 
 
+def test_models_are_tried_as_they_will_be_trained(compare, begun_run, monkeypatch):
+    """One that goes on takes its text encoder from its file; several processes share batches."""
+    tried = []
+    monkeypatch.setattr(comparison, "open_training", lambda *_, **options: tried.append(options))
+    compare("lf_dnn", seeds=[1, 2, 3], dry_run=True, processes=Processes(2, 0, 0))
+    assert [options["resumed"] for options in tried] == [begun_run / "last.pth", None]
+    assert {options["processes"].count for options in tried} == {2}
+
+
 def test_a_folder_with_weights_but_no_record_is_refused_before_training(compare, tmp_path):
     folder = tmp_path / "study" / "lf_dnn" / "seed1"
     folder.mkdir(parents=True)
     (folder / "best.pth").touch()
-    with pytest.raises(InputError, match=r"lf_dnn/seed1 holds a run \(best.pth\);"):
+    with pytest.raises(InputError, match=r"seed1 holds best.pth, but no run.json .*; move"):
         compare("lmf", "lf_dnn", seeds=[1], dry_run=True)
 
 
@@ -289,8 +333,27 @@ def test_runs_of_other_processes_are_left_to_them(begun, compare, tmp_path):
     begun("lf_dnn", "--lr", 0.1, seeds=[1])
     assert waiting_in(tmp_path / "study") == [("lmf/seed1", 0.1)]
     assert queue_in(tmp_path / "study").open_runs == ["lf_dnn/seed1", "lmf/seed1"]
+    folder = tmp_path / "study" / "lf_dnn" / "seed1"
+    folder.mkdir(parents=True)
+    (folder / "last.pth").touch()
     with pytest.raises(InputError, match=r"Another process trains .*lf_dnn/seed1 with other"):
-        compare("lf_dnn", "--lr", 0.2, seeds=[1])
+        compare("lf_dnn", "--lr", 0.2, seeds=[1], overwrite=True)
+    assert (folder / "last.pth").exists()
+
+
+def test_a_running_model_of_an_earlier_version_may_be_that_of_its_file(
+    begun, compare, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    options = ["mine.py:Mean", "--same_settings"]
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "model_digest", lambda _: None)
+        begun(*options, seeds=[1])
+    queue_in(tmp_path / "study").study.ask()  # a worker takes it
+    begun(*options, seeds=[1])
+    with pytest.raises(InputError, match=r"Another process trains .*seed1 with other"):
+        compare(*options, "--lr", 0.2, seeds=[1])
 
 
 def test_a_run_whose_folder_is_in_use_is_tried_again(compare, tmp_path, monkeypatch, capsys):

@@ -308,6 +308,20 @@ def test_a_worker_of_another_working_directory_writes_results_where_the_study_do
     assert path.parents[2] == expected
 
 
+def test_a_worker_that_may_not_write_where_the_study_does_writes_into_its_own_folder(
+    tmp_path, monkeypatch
+):
+    attributes = {"config": {"resultdir": "result"}, "results": str(tmp_path)}
+    assert comparison._resultdir(attributes) == {"resultdir": str(tmp_path)}
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.access", lambda *_: False)  # as root may write anywhere
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert comparison._resultdir(attributes) == {}
+
+
 def test_a_worker_with_another_file_of_the_model_takes_nothing(main, small, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(OWN_MODEL)
     with monkeypatch.context() as patch:
