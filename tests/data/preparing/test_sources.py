@@ -519,13 +519,15 @@ def test_wrong_types_in_a_csd_are_told(datadir):
 
 
 @pytest.mark.parametrize("alignment", ["segment", "word"])
-def test_a_video_all_of_whose_rows_lie_at_the_same_time_is_refused(datadir, alignment):
+def test_a_video_all_of_whose_rows_lie_at_the_same_time_is_refused(datadir, alignment, monkeypatch):
+    monkeypatch.setattr("data.preparing.alignment._ALWAYS_FITS", 20_000)
     data, video = random_dataset(), TRAIN_VIDEOS[0]
-    intervals = np.tile([0.0, 12.0], (5_000, 1))
-    data["words"][video] = intervals, np.full((5_000, 1), b"a", "S1")
-    data["labels"][video] = intervals, np.zeros((5_000, 7), np.float32)
+    intervals = np.tile([0.0, 12.0], (500, 1))
+    data["words"][video] = intervals, np.full((500, 1), b"a", "S1")
+    data["labels"][video] = intervals, np.zeros((500, 7), np.float32)
     paths = write_dataset(datadir / "csd", data)
-    with pytest.raises(InputError, match=f"{paths['words']}, video {video}: 25,000,000 overlaps"):
+    message = f"{paths['words']}, video {video}: more than 20,000 overlaps of its 500 rows"
+    with pytest.raises(InputError, match=message):
         prepare(request(datadir, None, alignment=alignment), SINGLE_PROCESS)
 
 
