@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
 from data.fetching.demo import DEMO
 from data.fetching.server import MOSEI
+from data.preparing.pipeline import prepare
 from data.preparing.plan import Request, TextRequest
 from data.preparing.sources import CsdSource
 from system.processes import Processes
@@ -22,3 +28,20 @@ def request(datadir, bert, csd_dir=None, dataset=MOSEI, alignment="segment", len
 
 def demo_request(datadir, bert):
     return request(datadir, bert, dataset=DEMO)
+
+
+class Killed(BaseException):
+    """Ends a preparation as a kill would: nothing else catches it."""
+
+
+def prepare_killed_at(asked, name):
+    """Prepare, and be killed as the file `name` is moved into place."""
+    move = Path.replace
+
+    def move_or_die(self, target):
+        if target == asked.folder / name:
+            raise Killed
+        return move(self, target)
+
+    with patch.object(Path, "replace", move_or_die), pytest.raises(Killed):
+        prepare(asked, SINGLE_PROCESS)

@@ -19,17 +19,23 @@ from tests.csd_files import random_dataset, write_dataset
 from tests.forked_programs import ROOT
 
 
+def start_downloading(*options):
+    """Start a preparation, and return its process once it downloads."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "dataset_prep.py", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "no_proxy": "*"},
+    )
+    assert "Downloading" in process.stdout.readline()
+    return process
+
+
 def test_the_second_preparation_ends_at_once_and_a_killed_one_locks_nothing(program, tmp_path):
     options = ["--no_bert", "--datadir", tmp_path]
     with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and never answers
         mirror = f"http://127.0.0.1:{server.getsockname()[1]}"
-        first = subprocess.Popen(
-            [sys.executable, ROOT / "dataset_prep.py", *options, "--mirror", mirror],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "no_proxy": "*"},
-        )
-        assert "Downloading" in first.stdout.readline()
+        first = start_downloading(*options, "--mirror", mirror)
         second = program("dataset_prep.py", *options, "--from", "nothing.pkl")
         first.kill()
         first.communicate()
@@ -49,13 +55,7 @@ def test_two_preparations_do_not_download_into_one_folder(program, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and never answers
         mirror = f"http://127.0.0.1:{server.getsockname()[1]}"
         options = ["--no_bert", "--csd", tmp_path / "csd", "--mirror", mirror, "--datadir"]
-        first = subprocess.Popen(
-            [sys.executable, ROOT / "dataset_prep.py", *options, tmp_path / "first"],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "no_proxy": "*"},
-        )
-        assert "Downloading" in first.stdout.readline()
+        first = start_downloading(*options, tmp_path / "first")
         second = program("dataset_prep.py", *options, tmp_path / "second")
         write_dataset(tmp_path / "csd", random_dataset())  # nothing is left to download
         third = program("dataset_prep.py", *options, tmp_path / "second")

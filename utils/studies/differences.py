@@ -10,13 +10,7 @@ import numpy as np
 
 from data.loading.split import Split
 from system.files import write_csv
-from utils.reports.bootstrap import (
-    RESAMPLES,
-    draw_videos,
-    interval,
-    p_value,
-    resampled_scores,
-)
+from utils.reports.bootstrap import RESAMPLES, draw_videos, interval, p_value, resampled_scores
 from utils.reports.html import Cell, Section, Table, short_name
 from utils.studies.predicted import Predicted
 from utils.tasks import Measure, Task

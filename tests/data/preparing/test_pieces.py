@@ -25,7 +25,7 @@ from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_of
 from system.errors import InputError
 from tests.csd_files import random_dataset, write_dataset
 from tests.data.preparing.test_sources import community_split
-from tests.preparation import SINGLE_PROCESS, request
+from tests.preparation import SINGLE_PROCESS, prepare_killed_at, request
 
 PIECES = "pieces50.npy"
 
@@ -261,23 +261,14 @@ def test_the_sources_own_are_taken_from_it_again_before_they_are_encoded(of_piec
 
 
 @pytest.mark.parametrize("kind", ["lost", "cut"])
-def test_the_sources_own_that_a_kill_and_a_fault_took_are_taken_again(of_pieces, kind, monkeypatch):
-    asked, move = replace(of_pieces, text=None), Path.replace
+def test_the_sources_own_that_a_kill_and_a_fault_took_are_taken_again(of_pieces, kind):
+    asked = replace(of_pieces, text=None)
     prepare(asked, SINGLE_PROCESS)
     whole = contents(asked.folder)
     for split in SPLITS:
         shutil.rmtree(asked.folder / split)
     (asked.folder / "dataset.json").unlink()
-
-    def move_or_die(self, target):
-        if target.name == "visual50.npy":
-            raise KeyboardInterrupt
-        return move(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", move_or_die)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(asked, SINGLE_PROCESS)
+    prepare_killed_at(asked, "train/visual50.npy")
     damage(asked.folder / ".preparing" / "train" / PIECES, kind)
     prepare(asked, SINGLE_PROCESS)
     assert contents(asked.folder) == whole

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +16,7 @@ from data.preparing.plan import Arrays, Text, decide
 from data.text.encoder import TextEncoder
 from system.errors import InputError
 from tests.csd_files import random_dataset, write_dataset
-from tests.preparation import SINGLE_PROCESS, request
-
-
-class Killed(BaseException):
-    """Ends the preparation as a kill would: nothing else catches it."""
+from tests.preparation import SINGLE_PROCESS, Killed, prepare_killed_at, request
 
 
 def die(*_, **__):
@@ -102,23 +97,10 @@ def test_a_file_that_changed_before_it_was_moved_is_made_again(interrupted, whol
 
 
 @pytest.fixture
-def killed_while_moving(whole, tmp_path, monkeypatch):
-    """Kill a preparation as it moves a file into place; returns a maker of requests."""
+def killed_while_moving(whole, tmp_path):
+    """Return how to be killed while a file is moved into place, and a maker of requests."""
     shutil.copytree(whole[0] / "csd", tmp_path / "csd")
-    move = Path.replace
-
-    def kill(asked, name):
-        def move_or_die(self, target):
-            if target == asked.folder / name:
-                raise Killed
-            return move(self, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", move_or_die)
-            with pytest.raises(Killed):
-                prepare(asked, SINGLE_PROCESS)
-
-    return kill, lambda bert: request(tmp_path, bert)
+    return prepare_killed_at, lambda bert: request(tmp_path, bert)
 
 
 @pytest.mark.parametrize("is_forced", [False, True])
