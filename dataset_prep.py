@@ -24,7 +24,8 @@ from system.program import ArgumentParser, run
 
 if TYPE_CHECKING:
     from data.fetching.server import SequenceFile
-    from data.preparing.plan import DataSource, Plan, Request
+    from data.preparing.plan import Plan
+    from data.preparing.request import DataSource, Request
     from system.processes import Processes
 
 _MAX_ROWS = 100_000  # of a segment: far more than any has
@@ -186,7 +187,7 @@ def read_requests(
     from data.fetching.demo import DEMO, demo_bert, demo_is_written, holds_demo
     from data.formats.folds import read_folds
     from data.preparing.pickle_source import PickleSource
-    from data.preparing.plan import Request, TextRequest
+    from data.preparing.request import Request, TextRequest
     from data.preparing.segments import ALIGNED_LENGTHS
     from data.preparing.sources import CsdSource
 

@@ -10,7 +10,7 @@ import pytest
 from data.fetching.demo import DEMO
 from data.fetching.server import MOSEI
 from data.preparing.pipeline import prepare
-from data.preparing.plan import Request, TextRequest
+from data.preparing.request import Request, TextRequest
 from data.preparing.sources import CsdSource
 from system.processes import Processes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.fetching.demo import DEMO
-from data.preparing.plan import Plan, Request, Text, TextRequest, decide
+from data.preparing.plan import Plan, Text, decide
+from data.preparing.request import Request, TextRequest
 from data.text.bert_files import check_bert
 
 

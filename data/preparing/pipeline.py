@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -17,23 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.layout import (
-    PIECES_FILE,
-    SEGMENTS_FILE,
-    SPLIT_FILES,
-    SPLITS,
-    STAGE,
     TEXT_FILE,
     iterate_segments,
-    read_ids,
 )
-from data.manifest import MANIFEST, MOVING, is_unchanged, splits_of, write_manifest
-from data.preparing.plan import Arrays, Plan, Request, Text, decide
+from data.manifest import splits_of, write_manifest
+from data.preparing.moving import move_into_place, put_into_place, staged_files
+from data.preparing.plan import Arrays, Plan, Text, decide
+from data.preparing.request import Request
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
 from system.console import print_line, print_warning
 from system.errors import InputError
-from system.files import file_facts, flush_all, make_folder, move_file
+from system.files import flush_all, make_folder
 from system.processes import Processes
-from system.threads import in_parallel
 
 if TYPE_CHECKING:
     from data.text.encoder import TextEncoder
@@ -68,7 +63,7 @@ def prepare(request: Request, processes: Processes) -> dict[str, Any]:
             text = keep_text(plan.prepared, plan.stage, splits_of(manifest))
             manifest = {**manifest, "text": text}
         text_files = [f"{split}/{TEXT_FILE}" for split in splits_of(manifest)] if encoder else []
-        manifest = _put_into_place(plan, manifest, [*text_files, *piece_files])
+        manifest = put_into_place(plan, manifest, [*text_files, *piece_files])
     return processes.broadcast(manifest)
 
 
@@ -76,7 +71,7 @@ def _decide_and_end_move(request: Request) -> Plan:
     """Complete an interrupted move, if there is one, and plan from what is in place then."""
     plan = decide(request)
     if plan.ends_move:
-        _move_into_place(plan.request.folder, plan.in_place.manifest)
+        move_into_place(plan.request.folder, plan.in_place.manifest)
         plan = decide(request)
     return plan
 
@@ -89,23 +84,6 @@ def _name_encoder(plan: Plan) -> dict[str, Any]:
         return manifest
     named = {**manifest, "text": {**text, "encoder": request.bert}}
     return write_manifest(plan.request.folder, named)
-
-
-def _put_into_place(plan: Plan, manifest: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
-    """Move the staged files, the text files `texts` among them, into place; returns the manifest.
-
-    Raises InputError if a staged file is missing, or has changed since it was written.
-    """
-    files, arrays = _staged_files(plan.stage, splits_of(manifest)), manifest.get("files", {})
-    bad_files = [name for name, facts in arrays.items() if files.get(name) != facts]
-    for name in bad_files + [name for name in texts if name not in files]:
-        raise InputError(
-            f"{plan.stage / name} has vanished or changed since it was written; run the same "
-            "command again, and let nothing else write there."
-        )
-    manifest = {**manifest, "files": files}
-    write_manifest(plan.stage, {**manifest, MOVING: True})
-    return _move_into_place(plan.request.folder, manifest, are_checked=True)
 
 
 def _load_encoder(plan: Plan, processes: Processes) -> TextEncoder:
@@ -142,7 +120,7 @@ def _add_pieces_alone(plan: Plan) -> dict[str, Any]:
         return plan.in_place.manifest
     by_word = plan.request.source.is_by_word
     cutter = PieceCutter(tokenizer, config.max_position_embeddings, by_word)
-    return _put_into_place(plan, *_add_pieces(plan, cutter, _ensure_arrays(plan)))
+    return put_into_place(plan, *_add_pieces(plan, cutter, _ensure_arrays(plan)))
 
 
 def _add_pieces(
@@ -185,7 +163,7 @@ def _ensure_arrays(plan: Plan) -> dict[str, Any]:
     flush_all(files, [*folders, plan.stage])
     manifest = {"made_from": plan.request.source.made_from, **written}
     return write_manifest(
-        plan.stage, {**manifest, "files": _staged_files(plan.stage, written["splits"])}
+        plan.stage, {**manifest, "files": staged_files(plan.stage, written["splits"])}
     )
 
 
@@ -213,14 +191,6 @@ def _videos_in(folder: Path, splits: Iterable[str]) -> set[str]:
         return set()
 
 
-def _staged_files(stage: Path, splits: Iterable[str]) -> dict[str, Any]:
-    """Return size and sample of each file in the stage, by name."""
-    names = [f"{split}/{name}" for split in splits for name in SPLIT_FILES]
-    names = [name for name in names if (stage / name).exists()]
-    facts = in_parallel(file_facts, [(stage / name,) for name in names], len(names))
-    return dict(zip(names, facts, strict=True))
-
-
 def _write_text(
     plan: Plan, encoder: TextEncoder, processes: Processes, splits: Sequence[str]
 ) -> dict[str, float]:
@@ -239,43 +209,3 @@ def _write_text(
         if split not in linked_splits:
             write_text_features(plan.stage / split / TEXT_FILE, sentences, encoder, processes)
     return unknown
-
-
-def _move_into_place(
-    folder: Path, manifest: dict[str, Any], are_checked: bool = False
-) -> dict[str, Any]:
-    """Move the staged files into place, the manifest last; an interrupted move can be continued.
-
-    Unless `are_checked`, a file that has changed since it was written is not moved; it has to be
-    made again.
-    """
-    stage, files, splits = folder / STAGE, manifest["files"], splits_of(manifest)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    if any(name.endswith(SEGMENTS_FILE) for name in files):
-        _remove_old(folder, files, splits)
-    sizes, rows = dict(manifest.get("bytes", {})), dict(manifest.get("rows", {}))
-    for split in splits:
-        (folder / split).mkdir(exist_ok=True)
-        for name in [f"{split}/{name}" for name in SPLIT_FILES]:
-            if name in files if are_checked else is_unchanged(files, stage, name):
-                move_file(stage / name, folder / name)
-            elif name not in files:
-                continue
-            elif not is_unchanged(files, folder, name):
-                (folder / name).unlink(missing_ok=True)  # of the arrays before
-            sizes[name] = files[name]["bytes"]  # also of a lost file, so that it is missed
-            if name.endswith(SEGMENTS_FILE) and (folder / name).exists():
-                rows[split] = read_ids(folder / split)[1]
-    flush_all([], [folder, *(folder / split for split in splits)])
-    described = {key: value for key, value in manifest.items() if key != "files"}
-    manifest = write_manifest(folder, {**described, "bytes": sizes, "rows": rows})
-    shutil.rmtree(stage)
-    return manifest
-
-
-def _remove_old(folder: Path, files: Container[str], splits: Container[str]) -> None:
-    """Remove what is there beside the new arrays: text of the old ones, splits that are gone."""
-    for split in SPLITS:
-        for name in (TEXT_FILE, PIECES_FILE) if split in splits else SPLIT_FILES:
-            if f"{split}/{name}" not in files:
-                (folder / split / name).unlink(missing_ok=True)

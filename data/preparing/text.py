@@ -11,7 +11,8 @@ from typing import Any
 from data.layout import PIECES_FILE, TEXT_FILE, iterate_segments, read_ids
 from data.manifest import has_rows, read_manifest, splits_of
 from data.npy import NpyReader
-from data.preparing.plan import Plan, Prepared
+from data.preparing.plan import Plan
+from data.preparing.prepared import Prepared
 from data.text.description import is_same_text
 from data.text.pieces import PieceCutter, WordPieces, write_pieces
 from system.console import print_warning

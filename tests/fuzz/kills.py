@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from data.fetching.demo import write_demo
-from data.preparing import pipeline
+from data.preparing import moving, pipeline
 from data.text import encoder
 from system.torch_file import load_torch_file
 from tests.fuzz import csd, pickles
@@ -65,7 +65,8 @@ def tell_phases() -> None:
     """Have the programs tell their phases."""
     telling(pipeline, "_ensure_arrays", "arrays")
     telling(pipeline, "_write_text", "text")
-    telling(pipeline, "_move_into_place", "moving")
+    for module in (moving, pipeline):
+        telling(module, "move_into_place", "moving")
     telling(trainer.Trainer, "run", "training")
     for name in ("save_epoch", "save_last"):
         telling(TrainingSaver, name, "saving")

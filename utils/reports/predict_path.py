@@ -28,7 +28,7 @@ from data.manifest import splits_of
 from data.npy import NpyReader
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
-from data.preparing.plan import Request, TextRequest
+from data.preparing.request import Request, TextRequest
 from data.text.bert_files import find_bert, hidden_size
 from data.text.pieces import write_pieces
 from models.checkpoint import Checkpoint, read_checkpoint

@@ -8,10 +8,9 @@ import pytest
 
 from data.fetching.command import preparation_command
 from data.loading.split import Split
-from data.preparing import pipeline
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
-from data.preparing.plan import Request
+from data.preparing.request import Request
 from system.errors import InputError
 from tests.csd_files import random_dataset, write_dataset
 from tests.data.preparing.test_sources import write_pickle
@@ -50,7 +49,7 @@ def test_the_manifest_tells_what_the_dataset_was_made_from(folder, manifest, com
 
 def refusal_of_half_moved(asked, monkeypatch):
     """Let a preparation die while it moves, and return what opening a split says then."""
-    replace = pipeline.Path.replace
+    replace = Path.replace
 
     def die_at_the_table(self, target):
         if self.name == "segments.csv":
@@ -58,7 +57,7 @@ def refusal_of_half_moved(asked, monkeypatch):
         return replace(self, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.Path, "replace", die_at_the_table)
+        patch.setattr(Path, "replace", die_at_the_table)
         with pytest.raises(KeyboardInterrupt):
             prepare(asked, SINGLE_PROCESS)
     with pytest.raises(InputError) as caught:

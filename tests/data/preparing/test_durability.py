@@ -10,7 +10,7 @@ import pytest
 from data.layout import SPLITS
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
-from data.preparing.plan import Request
+from data.preparing.request import Request
 from tests.csd_files import random_dataset, write_dataset
 from tests.data.preparing.test_sources import write_pickle
 from tests.preparation import SINGLE_PROCESS, request

@@ -17,8 +17,9 @@ from data.checking.check import check_dataset
 from data.layout import SPLITS, alignment_folder, read_segments
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
-from data.preparing.plan import Arrays, Request, TextRequest, decide
+from data.preparing.plan import Arrays, decide
 from data.preparing.plan_table import plan_rows
+from data.preparing.request import Request, TextRequest
 from data.text import encoder as text
 from data.text.bert import load_tokenizer
 from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_of

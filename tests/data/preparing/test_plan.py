@@ -15,8 +15,9 @@ from data.layout import read_segments
 from data.preparing import plan as module
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
-from data.preparing.plan import Arrays, Request, Text, TextRequest, decide
+from data.preparing.plan import Arrays, Text, decide
 from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
+from data.preparing.request import Request, TextRequest
 from system.errors import InputError
 from tests.csd_files import random_dataset, write_dataset
 from tests.data.preparing.test_sources import community_split, write_pickle

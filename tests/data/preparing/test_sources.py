@@ -17,7 +17,7 @@ from data.layout import SPLITS, read_segments
 from data.loading.split import Split
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
-from data.preparing.plan import Request, TextRequest
+from data.preparing.request import Request, TextRequest
 from data.preparing.sources import CsdSource
 from system.errors import InputError
 from system.processes import Processes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.layout import SPLITS, STAGE
-from data.preparing import pipeline
+from data.preparing import moving, pipeline
 from data.preparing.pipeline import prepare
 from data.preparing.plan import Arrays, Text, decide
 from data.text.encoder import TextEncoder
@@ -89,7 +89,7 @@ def test_staged_text_that_has_changed_is_encoded_again(interrupted, whole, name,
 @pytest.mark.parametrize("damage", ["cut", "lost"])
 @pytest.mark.parametrize("name", ["test/audio50.npy", "test/bert50.npy"])
 def test_a_file_that_changed_before_it_was_moved_is_made_again(interrupted, whole, name, damage):
-    asked = interrupted(pipeline, "_move_into_place")
+    asked = interrupted(moving, "move_into_place")
     JUNK[damage](asked.datadir / STAGE / name)
     prepare(asked, SINGLE_PROCESS)
     assert contents(asked.datadir) == contents(whole[0])
@@ -148,7 +148,7 @@ def test_a_kill_while_other_arrays_replace_text_leaves_no_text_of_the_old(
 
 
 def test_an_interrupted_preparation_does_not_overwrite_arrays_of_another_program(interrupted):
-    asked = interrupted(pipeline, "_put_into_place")
+    asked = interrupted(pipeline, "put_into_place")
     array = asked.folder / "train" / "visual50.npy"
     array.parent.mkdir()
     np.save(array, np.zeros(3))
