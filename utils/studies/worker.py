@@ -10,8 +10,9 @@ from typing import Any
 from system.console import print_line
 from system.errors import InputError
 from system.processes import Processes
-from utils.studies import comparison, database
+from utils.studies import database
 from utils.studies import search as searching
+from utils.studies.comparison_queue import NAME, work_on_runs
 from utils.studies.queue import Queue, refuse_several
 from utils.studies.search_report import write_search, write_trials
 from utils.studies.storage import Storage, explain_database_errors, holds_studies
@@ -35,9 +36,9 @@ def work_in(
     storage = Storage(folder, url)
     if searching.NAME in storage.names:
         _work_on_search(storage, local_settings)
-    elif comparison.NAME in storage.names:
-        queue = Queue(storage.load(comparison.NAME), storage)
-        comparison.work_on_runs(queue, folder, local_settings)
+    elif NAME in storage.names:
+        queue = Queue(storage.load(NAME), storage)
+        work_on_runs(queue, folder, local_settings)
     print_line(f"Nothing waits in {folder} any more")
 
 
@@ -57,7 +58,7 @@ def _work_on_search(storage: Storage, local_settings: Mapping[str, Any]) -> None
         runs = _runs_of_chosen(storage.folder / searching.CHOSEN, storage.url)
         has_new_trials = bool(queue.open_runs)  # which another --tune has added meanwhile
     if runs is not None:
-        comparison.work_on_runs(runs, runs.storage.folder, local_settings)
+        work_on_runs(runs, runs.storage.folder, local_settings)
         write_search(search, queue, chosen)
 
 
@@ -65,8 +66,8 @@ def _runs_of_chosen(folder: Path, url: str | None) -> Queue | None:
     """Return the queue of the final trainings; None when --tune does not fill it within a lease."""
     deadline = time.monotonic() + database.LEASE
     while True:
-        if holds_studies(folder) and comparison.NAME in (storage := Storage(folder, url)).names:
-            queue = Queue(storage.load(comparison.NAME), storage)
+        if holds_studies(folder) and NAME in (storage := Storage(folder, url)).names:
+            queue = Queue(storage.load(NAME), storage)
             with explain_database_errors(storage):
                 if queue.trials:
                     return queue

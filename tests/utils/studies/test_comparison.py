@@ -16,7 +16,7 @@ from system.processes import SINGLE_PROCESS, Processes
 from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import contents, with_other_labels
 from utils.run_config import RunConfig
-from utils.studies import comparison, plot
+from utils.studies import comparison, comparison_queue, plot, run_states
 from utils.studies.ablations import ABLATIONS
 from utils.studies.comparison import run_study
 from utils.studies.plan import plan_runs
@@ -37,13 +37,13 @@ def study(*arguments):
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
     """The folders of the trainings that are started; pictures, which take long, are not drawn."""
-    folders, train = [], comparison.train
+    folders, train = [], run_states.train
 
     def note(config, *arguments, **options):
         folders.append("/".join(config.checkpointdir.parts[-2:]))
         return train(config, *arguments, **options)
 
-    monkeypatch.setattr(comparison, "train", note)
+    monkeypatch.setattr(run_states, "train", note)
     monkeypatch.setattr(training, "_write_results", lambda *_: (tmp_path, []))
     monkeypatch.setattr(training, "write_training_report", lambda *_: None)
     monkeypatch.setattr(plot, "plot_comparison", lambda path, *_: path.touch())
@@ -139,9 +139,9 @@ def test_models_and_seeds_may_be_added_on_later_days(compare, tmp_path):
 
 def test_processes_under_torchrun_train_each_run_together(small, tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(comparison, "train", lambda config, *_, **__: taken.append(config))
-    for name in ("write_study", "tabulate"):
-        monkeypatch.setattr(comparison, name, lambda *_: None)
+    monkeypatch.setattr(run_states, "train", lambda config, *_, **__: taken.append(config))
+    monkeypatch.setattr(comparison, "tabulate", lambda *_: None)
+    monkeypatch.setattr(run_states, "write_study", lambda *_: None)
     paths = ["--datadir", small, "--checkpointdir", tmp_path / "study"]
     run_study(study("--compare", "lf_dnn", "lmf", *paths), [1, 2], Processes(2, 0, 0))
     names = ["lf_dnn/seed1", "lf_dnn/seed2", "lmf/seed1", "lmf/seed2"]
@@ -301,7 +301,7 @@ def begun(compare, monkeypatch):
 
     def begin(*arguments, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(comparison, "work_on_runs", lambda *_: None)
+            patch.setattr(comparison_queue, "work_on_runs", lambda *_: None)
             with pytest.raises(InputError, match="has not ended: it was taken back"):
                 compare(*arguments, **options)
 
@@ -310,7 +310,7 @@ def begun(compare, monkeypatch):
 
 def queue_in(folder):
     storage = Storage(folder, None)
-    return Queue(storage.load(comparison.NAME), storage)
+    return Queue(storage.load(comparison_queue.NAME), storage)
 
 
 def waiting_in(folder):
@@ -348,7 +348,7 @@ def test_a_running_model_of_an_earlier_version_may_be_that_of_its_file(
     (tmp_path / "mine.py").write_text(OWN_MODEL)
     options = ["mine.py:Mean", "--same_settings"]
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "model_digest", lambda _: None)
+        patch.setattr(run_states, "model_digest", lambda _: None)
         begun(*options, seeds=[1])
     queue_in(tmp_path / "study").study.ask()  # a worker takes it
     begun(*options, seeds=[1])
@@ -368,7 +368,7 @@ def test_a_run_whose_folder_is_in_use_is_tried_again(compare, tmp_path, monkeypa
 
 
 def test_a_training_ends_when_its_run_is_taken_back(compare, tmp_path, monkeypatch, capsys):
-    train = comparison.train
+    train = run_states.train
 
     def lose(config, options, resume, overwrite, after_epoch):
         def take_and_go_on(epoch):
@@ -378,7 +378,7 @@ def test_a_training_ends_when_its_run_is_taken_back(compare, tmp_path, monkeypat
 
         return train(config, options, resume, overwrite, take_and_go_on)
 
-    monkeypatch.setattr(comparison, "train", lose)
+    monkeypatch.setattr(run_states, "train", lose)
     with pytest.raises(InputError, match=r"lf_dnn/seed1 has not ended: taken; run the same"):
         compare("lf_dnn", seeds=[1])
     assert "lf_dnn/seed1 was taken from this process" in capsys.readouterr().err
@@ -388,14 +388,14 @@ def test_a_training_ends_when_its_run_is_taken_back(compare, tmp_path, monkeypat
 
 
 def test_each_run_that_failed_is_named_and_the_others_are_tabulated(compare, tmp_path, monkeypatch):
-    train = comparison.train
+    train = run_states.train
 
     def diverge(config, *arguments):
         if "lmf" in str(config.checkpointdir):
             raise Diverged("The loss is nan")
         return train(config, *arguments)
 
-    monkeypatch.setattr(comparison, "train", diverge)
+    monkeypatch.setattr(run_states, "train", diverge)
     with pytest.raises(InputError, match=r"lmf/seed1 has not .* nan; .*lmf/seed2 has not .* nan;"):
         compare("lmf", "lf_dnn")
     assert list(table_of(tmp_path / "study")) == ["lf_dnn"]

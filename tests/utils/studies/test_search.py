@@ -406,7 +406,7 @@ def test_a_search_finished_by_workers_alone_writes_the_same_files(
 
 def test_a_worker_takes_the_final_trainings_too(tune, main, tmp_path, placed, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("utils.studies.comparison.work_on_runs", lambda *_: None)
+        patch.setattr("utils.studies.comparison_queue.work_on_runs", lambda *_: None)
         with pytest.raises(InputError, match="has not ended: it was taken back"):
             tune(1)
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)

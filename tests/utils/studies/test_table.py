@@ -18,7 +18,8 @@ from system.errors import InputError
 from utils.run_config import RunConfig
 from utils.studies.report import tabulate
 from utils.studies.runs import find_runs
-from utils.studies.table import make_table, write_table
+from utils.studies.table import make_table
+from utils.studies.table_files import write_table
 from utils.tasks.sentiment import score
 
 LABELS = [-2.0, 1.0, 2.0, -1.0]

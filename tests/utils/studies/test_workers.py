@@ -21,7 +21,7 @@ from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import with_other_labels
 from tests.utils.studies.postgresql import needs_postgresql, postgresql, server
 from tests.utils.studies.test_search import trials_of
-from utils.studies import comparison, database, plot, search_plot
+from utils.studies import comparison_queue, database, plot, search_plot
 from utils.studies.queue import Queue, run_of
 from utils.studies.storage import Storage
 from utils.training import run as training
@@ -271,7 +271,7 @@ def test_a_worker_needs_a_folder_with_runs(main, tmp_path):
 def test_a_worker_with_other_data_takes_nothing(main, small, tmp_path, monkeypatch):
     import shutil
 
-    monkeypatch.setattr("utils.studies.comparison.work_on_runs", _nothing)
+    monkeypatch.setattr("utils.studies.comparison_queue.work_on_runs", _nothing)
     with pytest.raises(InputError, match="has not ended: it was taken back"):
         main("--compare", "lf_dnn", "--datadir", small, "--checkpointdir", "compared")
     monkeypatch.undo()
@@ -289,11 +289,11 @@ def test_a_worker_of_another_working_directory_writes_results_where_the_study_do
     main, small, tmp_path, monkeypatch, is_of_an_earlier_version
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "work_on_runs", _nothing)
+        patch.setattr(comparison_queue, "work_on_runs", _nothing)
         if is_of_an_earlier_version:
-            attributes = comparison._attributes
+            attributes = comparison_queue._attributes
             patch.setattr(
-                *(comparison, "_attributes"),
+                *(comparison_queue, "_attributes"),
                 lambda config: {k: v for k, v in attributes(config).items() if k != "results"},
             )
         with pytest.raises(InputError, match="has not ended: it was taken back"):
@@ -312,20 +312,20 @@ def test_a_worker_that_may_not_write_where_the_study_does_writes_into_its_own_fo
     tmp_path, monkeypatch
 ):
     attributes = {"config": {"resultdir": "result"}, "results": str(tmp_path)}
-    assert comparison._resultdir(attributes) == {"resultdir": str(tmp_path)}
+    assert comparison_queue._resultdir(attributes) == {"resultdir": str(tmp_path)}
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("os.access", lambda *_: False)  # as root may write anywhere
     monkeypatch.setattr(Path, "is_dir", refuse)
-    assert comparison._resultdir(attributes) == {}
+    assert comparison_queue._resultdir(attributes) == {}
 
 
 def test_a_worker_with_another_file_of_the_model_takes_nothing(main, small, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(OWN_MODEL)
     with monkeypatch.context() as patch:
-        patch.setattr("utils.studies.comparison.work_on_runs", _nothing)
+        patch.setattr("utils.studies.comparison_queue.work_on_runs", _nothing)
         compare = ["--compare", "mine.py:Mean", "--same_settings", "--datadir", small]
         with pytest.raises(InputError, match="has not ended: it was taken back"):
             main(*compare, "--checkpointdir", "compared")
