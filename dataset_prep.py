@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.fetching.server import CMU_HOST, DATASET_NAMES, DATASETS
-from data.layout import ALIGNMENT_NAMES, LOCK, alignment_folder
+from data.layout import ALIGNMENT_NAMES, LOCK
 from system.argument_types import device_name, file_path, name_or_path, whole_number
-from system.console import format_table, print_heading, print_line, print_warning
 from system.devices import PRECISIONS
 from system.errors import InputError
 from system.program import ArgumentParser, run
 
 if TYPE_CHECKING:
     from data.fetching.server import SequenceFile
-    from data.preparing.plan import Plan
     from data.preparing.request import DataSource, Request
     from system.processes import Processes
 
@@ -160,6 +158,8 @@ def main() -> None:
     """Run the command line."""
     options, given_options = parse_arguments()
     if options.check or options.plot:
+        from data.checking.inspect import inspect
+
         inspect(options.datadir, options.alignment, options.check, options.plot)
         return
     from data.preparing.first_checks import decide_all
@@ -176,6 +176,8 @@ def main() -> None:
         prepare_all(options, requests, missing, processes)
     elif processes.is_first:
         how = "write the demo" if options.demo else f"download from {options.mirror}"
+        from data.preparing.plan_table import print_plans
+
         print_plans(decide_all(requests, not missing), dict.fromkeys(missing, how))
     leave_processes(processes)
 
@@ -243,41 +245,6 @@ def check_folders(datadir: Path, csd_dir: Path | None, may_be_new: bool) -> None
         raise InputError(f"No folder {csd_dir}; give the one that holds the .csd files.")
 
 
-def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool) -> None:
-    """Check or plot each alignment that was asked for; exits with code 1 if one is wrong."""
-    from data.checking.check import check_dataset
-    from data.checking.printing import print_report
-
-    is_wrong = False
-    for alignment in alignments:
-        folder = alignment_folder(datadir, alignment)
-        report = check_dataset(folder)
-        is_wrong |= bool(report.problems)
-        if prints:
-            print_report(report)
-        elif report.problems:
-            count = len(report.problems)
-            print_warning(f"{folder} has {count} problems; --check lists them")
-        if draws:
-            from data.checking.figures import plot_dataset
-
-            plot_dataset(folder / "dataset.png", report.splits, report.scale)
-            print_line(f"Drawn: {folder / 'dataset.png'}")
-    if is_wrong:
-        raise SystemExit(1)
-
-
-def print_plans(plans: Sequence[Plan], missing: dict[Path, str]) -> None:
-    """Print what the command would do; `missing` maps each file to how it is obtained."""
-    from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
-
-    rows: list[Sequence[object]] = [[path, how, "", UNKNOWN, "0"] for path, how in missing.items()]
-    for plan in plans:
-        rows += plan_rows(plan)
-    print_heading("What this would do; nothing has been done.")
-    print_line(format_table(PLAN_HEADER, rows))
-
-
 def prepare_all(
     options: argparse.Namespace,
     requests: Sequence[Request],
@@ -289,6 +256,7 @@ def prepare_all(
     from data.fetching.missing import download_missing
     from data.preparing.first_checks import decide_all
     from data.preparing.pipeline import prepare
+    from data.preparing.printing import print_summary
     from system.locks import lock_folder
 
     lock = lock_folder(options.datadir, LOCK, "Another preparation is working in", "--datadir")
@@ -304,20 +272,6 @@ def prepare_all(
             manifest = prepare(request, processes)
             if processes.is_first:
                 print_summary(request.folder, manifest)
-
-
-def print_summary(folder: Path, manifest: dict[str, Any]) -> None:
-    """Print how much each split has, and what was left out and why."""
-    print_heading(f"{folder}: ready ({manifest['made_from']['dataset']})")
-    rows = [
-        [split, count["segments"], count["videos"]] for split, count in manifest["splits"].items()
-    ]
-    print_line(format_table(["split", "segments", "videos"], rows))
-    if manifest["left_out"]:
-        print_line("\nLeft out, in segments, or rows of the labels file:")
-        print_line(format_table(["reason", "count"], list(manifest["left_out"].items())))
-    if manifest["text"] is None:
-        print_line("\nWithout text features; the same command without --no_bert adds them.")
 
 
 if __name__ == "__main__":

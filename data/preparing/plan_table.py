@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 from data.layout import SPLITS, TEXT_FILE, TEXT_LENGTH
 from data.manifest import splits_of
 from data.preparing.plan import Plan, Text
 from data.preparing.text import has_same_sentences, sentences_of, started_text
 from data.text.bert_files import hidden_size
 from data.text.feature_file import count_unencoded
+from system.console import format_table, print_heading, print_line
 
 PLAN_HEADER = ("what", "how", "segments", "bytes to write", "sentences to encode")
 UNKNOWN = "unknown"
+
+
+def print_plans(plans: Sequence[Plan], missing: Mapping[Path, str]) -> None:
+    """Print what a preparation would do; `missing` maps each source file to how it is obtained."""
+    rows: list[Sequence[object]] = [[path, how, "", UNKNOWN, "0"] for path, how in missing.items()]
+    for plan in plans:
+        rows += plan_rows(plan)
+    print_heading("What this would do; nothing has been done.")
+    print_line(format_table(PLAN_HEADER, rows))
 
 
 def plan_rows(plan: Plan) -> list[list[str]]:

@@ -27,7 +27,7 @@ from system.locks import FolderInUse
 from system.processes import Processes
 from utils.studies import database
 from utils.studies.storage import Storage, explain_database_errors
-from utils.training.trainer import Diverged
+from utils.training.losses import Diverged
 
 # Attributes of a trial: the run's name; why it failed, or True when its process gave it back; its
 # number among the run's attempts; and how many attempts before it ended with a dead process.

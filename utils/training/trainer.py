@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from data.loading.batches import batches
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions, RowBatches
-from data.loading.split import Split, describe_huge_values
+from data.loading.split import Split
 from models.contract import Model
 from models.layers.dropout import segment_keys
 from system.console import print_line
@@ -38,14 +36,9 @@ from utils.reports.evaluation import (
 from utils.run_config import RunConfig
 from utils.tasks import Scores, Task
 from utils.training.history import Epoch, History
+from utils.training.losses import Diverged, Losses
 from utils.training.saved_state import TrainingSaver, TrainingState
 from utils.training.step import TrainingStep
-
-_IDS_SHOWN = 3
-
-
-class Diverged(InputError):
-    """A loss or a prediction is no longer a number."""
 
 
 class Trainer:
@@ -75,7 +68,7 @@ class Trainer:
         self.predictor = Predictor(model, config.precision, self.evaluating)
         self._after_epoch = after_epoch
         self._is_within_step = False
-        self._unchecked_losses: list[Tensor] = []
+        self._losses = Losses(splits["train"])
 
     @property
     def epochs(self) -> list[Epoch]:
@@ -216,7 +209,7 @@ class Trainer:
                     append_predictions(current.predicted, prediction)
                     current.not_finite += batch.not_finite
                     current.step += 1
-                    self._unchecked_losses.append(loss)
+                    self._losses.add(loss)
                     self._is_within_step = False
                 bar.update()
                 self._after_step(rows, bar)
@@ -261,9 +254,9 @@ class Trainer:
         """
         if not self.config.save or self.state.step == 0:
             return
-        values = [*self._unchecked_losses, *self.model.parameters()]
-        has_diverged = not all(bool(value.isfinite().all()) for value in values)
-        if not self.options.processes.highest(int(has_diverged)):
+        weights = self.model.parameters()
+        is_finite = self._losses.are_finite() and all(bool(w.isfinite().all()) for w in weights)
+        if not self.options.processes.highest(int(not is_finite)):
             self.saver.save_last(self.state)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -283,30 +276,9 @@ class Trainer:
         is_time_to_save = saves and every is not None and step % every == 0
         # Reading a loss waits for the device, so it is read at every step on a CPU only.
         if self.options.device.type == "cpu" or is_time or is_time_to_save:
-            last_loss = self._checked_loss(rows)
+            last_loss = self._losses.read(self.state.epoch, step, rows)
             bar.set_postfix(loss=f"{last_loss:.4f}", refresh=False)
             if is_time and self.options.verbose and bar.disable:
                 print_line(f"  step {step}/{len(rows)}  loss {last_loss:.4f}")
         if is_time_to_save:
             self._save_position()
-
-    def _checked_loss(self, rows: RowBatches[np.ndarray]) -> float:
-        """Return the last loss; raises Diverged if any loss not yet checked is not finite."""
-        values: list[float] = torch.stack(self._unchecked_losses).tolist()
-        first = self.state.step - len(values)
-        self._unchecked_losses.clear()
-        for step, value in enumerate(values, start=first):
-            if not math.isfinite(value):
-                split = self.splits["train"]
-                ids = [split.ids[row] for row in rows[step]]
-                listed = ", ".join(ids[:_IDS_SHOWN])
-                if len(ids) > _IDS_SHOWN:
-                    listed += f" and {len(ids) - _IDS_SHOWN} more"
-                advice = describe_huge_values(split.folder, rows[step])
-                raise Diverged(
-                    f"The loss is {value} at epoch {self.state.epoch}, step {step + 1}: "
-                    f"training has diverged, on the segments {listed}. "
-                    f"{advice or 'Try a smaller --lr, or --grad_clip.'} "
-                    "Earlier checkpoints are kept."
-                )
-        return values[-1]

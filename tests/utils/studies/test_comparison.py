@@ -23,9 +23,10 @@ from utils.studies.plan import plan_runs
 from utils.studies.queue import Queue, run_of
 from utils.studies.storage import Storage
 from utils.training import run as training
+from utils.training.losses import Diverged
 from utils.training.run_folder import RUN_FILE, lock_run_folder
 from utils.training.step import TrainingStep
-from utils.training.trainer import Diverged, Trainer
+from utils.training.trainer import Trainer
 
 
 def study(*arguments):

@@ -25,7 +25,7 @@ from utils.studies.storage import FILE, Storage
 from utils.tasks import SENTIMENT, Measure
 from utils.training import run as training
 from utils.training.history import Epoch
-from utils.training.trainer import Diverged
+from utils.training.losses import Diverged
 
 SPACE = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "dropout": [0.1, 0.3]}
 

@@ -21,8 +21,9 @@ from utils.reports.evaluation import evaluate
 from utils.run_config import RunConfig
 from utils.tasks import SENTIMENT
 from utils.training.history import best_on_test
+from utils.training.losses import Diverged
 from utils.training.step import TrainingStep
-from utils.training.trainer import Diverged, Trainer
+from utils.training.trainer import Trainer
 
 CPU = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=False)
 
