@@ -6,6 +6,10 @@ RUN := $(VENV)/bin/python
 DEMO := demo
 # Many tests wait for processes: one more worker than processors takes less time.
 PYTEST := -m pytest --dist worksteal -n $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+# Modules are compiled when they are first imported, not all of them when they are installed; and
+# compiled ones are kept, whatever the environment says: the tests start hundreds of processes.
+INSTALL := -m pip install --quiet --no-compile -c constraints.txt
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test fuzz kills mutants coverage audit lint docs
 
@@ -14,9 +18,8 @@ demo: $(VENV)/installed
 	$(RUN) main_msaf.py --datadir $(DEMO)/CMU_MOSEI --train --overwrite \
 		--checkpointdir $(DEMO)/checkpoints --resultdir $(DEMO)/result
 
-# Compiled Python is kept, whatever the environment says: the tests start hundreds of processes.
 test: $(VENV)/installed-dev
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) $(PYTEST)
+	OMP_NUM_THREADS=1 $(RUN) $(PYTEST)
 
 # Hostile files through both programs: N of each kind, drawn by SEED.
 N ?= 200
@@ -52,11 +55,11 @@ docs: $(VENV)/installed
 	$(RUN) -m docs.make_options
 
 $(VENV)/installed: requirements.txt constraints.txt | $(VENV)
-	$(RUN) -m pip install --quiet -r requirements.txt -c constraints.txt
+	$(RUN) $(INSTALL) -r requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(RUN) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
+	$(RUN) $(INSTALL) -r requirements-dev.txt
 	touch $@
 
 $(VENV):
