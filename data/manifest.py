@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -86,6 +86,17 @@ def is_unchanged(files: dict[str, Any], folder: Path, name: str) -> bool:
     """Tell whether a file in `folder` has the size and sample that the stage's `files` list."""
     path = folder / name
     return name in files and path.is_file() and file_facts(path) == files[name]
+
+
+def changed_files(manifest: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Yield the names of files that are missing, or of another size than when they were written.
+
+    A preparation makes them again. None is known where the manifest lists no sizes.
+    """
+    for name, size in manifest.get("bytes", {}).items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            yield name
 
 
 def has_rows(manifest: Mapping[str, Any] | None, split: str, digest: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from data.checking.problem import Problem, Remedy
 from data.checking.problems import (
     OpenSplit,
     count_problems,
     overlap_problems,
     piece_problems,
     shape_problems,
+    size_problems,
     table_problems,
     value_problems,
 )
@@ -32,7 +34,7 @@ from data.layout import (
     TEXT_FILE,
     read_segments,
 )
-from data.manifest import MANIFEST, read_manifest, splits_of
+from data.manifest import MANIFEST, changed_files, read_manifest, splits_of
 from data.npy import NpyReader
 from system.errors import InputError
 from system.progress import progress
@@ -46,7 +48,7 @@ class Report:
 
     folder: Path
     splits: dict[str, SplitSummary]  # those that exist
-    problems: list[str]  # one line each
+    problems: list[Problem]
     notes: list[str]
     scale: Scale  # of the labels
 
@@ -55,7 +57,7 @@ def check_dataset(folder: Path) -> Report:
     """Read all of a prepared dataset and compare its parts with each other.
 
     `folder` holds train, val and test, and `dataset.json` if dataset_prep.py made it. Each
-    problem with a file becomes a line of the report's `problems`, and the rest is still
+    problem with a file becomes one of the report's `problems`, and the rest is still
     checked. Arrays are read in blocks of a few MB. Raises InputError when there is no such
     folder.
     """
@@ -63,8 +65,9 @@ def check_dataset(folder: Path) -> Report:
         raise InputError(
             f"No folder {folder}; prepare the dataset first ({preparation_command(folder)})."
         )
-    problems: list[str] = []
-    manifest: dict[str, Any] = _attempt(read_manifest, folder, problems) or {}
+    problems: list[Problem] = []
+    read = partial(read_manifest, folder)
+    manifest: dict[str, Any] = _attempt(read, folder / MANIFEST, problems, Remedy.AS_TOLD) or {}
     text = manifest.get("text") or {}
     expected_splits = (splits_of(manifest) if manifest else ()) or SPLITS
     splits = []
@@ -72,7 +75,8 @@ def check_dataset(folder: Path) -> Report:
         if path.is_dir():
             splits.append(_open_split(path, bool(text), problems))
         elif path.name in expected_splits:
-            problems.append(f"No folder {path}; expected {', '.join(SPLITS)} in {folder}.")
+            line = f"No folder {path}; expected {', '.join(SPLITS)} in {folder}."
+            problems.append(Problem(path, line))
     total = sum(array.nbytes for split in splits for array in split.arrays.values())
     with progress(total=total, desc="Checking", unit="B", unit_scale=True) as bar:
         summaries = {split.name: _summarise(split, bar) for split in splits}
@@ -81,13 +85,15 @@ def check_dataset(folder: Path) -> Report:
     scale = SCALES[scores_of(manifest or None)]
     for split in splits:
         summary = summaries[split.name]
-        problems += value_problems(split, summary, scale)
+        problems += value_problems(split, summary, scale, manifest)
         problems += piece_problems(split)
         sentences = [row["sentence"] for row in split.rows or []]
         unknown = text.get("unknown_pieces", {}).get(split.name, 0)
         problems += useless_features(summary, sentences, unknown)
         problems += table_problems(split, scale, manifest)
     problems += overlap_problems(splits)
+    problems += size_problems(folder, manifest, problems)
+    problems = _mark_changed(problems, [folder / name for name in changed_files(manifest, folder)])
     notes = [*_notes(folder, bool(text), splits)]
     unlabelled = [
         name
@@ -99,30 +105,46 @@ def check_dataset(folder: Path) -> Report:
     return Report(folder, summaries, problems, notes, scale)
 
 
-def _attempt(read: Callable[[Path], Value | None], path: Path, problems: list[str]) -> Value | None:
-    """Return `read(path)`; if that fails, add the error to `problems` and return None."""
+def _attempt(
+    read: Callable[[], Value | None],
+    file: Path,
+    problems: list[Problem],
+    remedy: Remedy = Remedy.FORCE,
+) -> Value | None:
+    """Return what `file` holds; if `read` fails, add the error to `problems` and return None."""
     try:
-        return read(path)
+        return read()
     except InputError as error:
-        problems.append(str(error))
+        problems.append(Problem(file, str(error), remedy))
     except OSError as error:
-        problems.append(f"{error.filename or path} cannot be read: {error.strerror or error}.")
+        line = f"{error.filename or file} cannot be read: {error.strerror or error}."
+        problems.append(Problem(file, line, Remedy.AS_TOLD))
     return None
 
 
-def _open_split(folder: Path, has_text: bool, problems: list[str]) -> OpenSplit:
+def _mark_changed(problems: list[Problem], changed: list[Path]) -> list[Problem]:
+    """Return the problems; those with files, or their folders, that are made again are marked."""
+    made_again = {*changed, *(path.parent for path in changed)}
+    return [
+        replace(problem, remedy=Remedy.PREPARE) if problem.file in made_again else problem
+        for problem in problems
+    ]
+
+
+def _open_split(folder: Path, has_text: bool, problems: list[Problem]) -> OpenSplit:
     arrays = {}
     for kind, name in BATCH_FILES.items():
         if kind == "text" and not has_text and not (folder / name).exists():
             continue  # prepared without text: complete so far
-        array = _attempt(NpyReader, folder / name, problems)
+        array = _attempt(partial(NpyReader, folder / name), folder / name, problems)
         if array is not None:
             arrays[kind] = array
-    has_table = (folder / SEGMENTS_FILE).exists()
-    rows = _attempt(read_segments, folder, problems) if has_table else None
-    pieces = None
-    if (folder / PIECES_FILE).exists():
-        pieces = _attempt(partial(NpyReader, holds_integers=True), folder / PIECES_FILE, problems)
+    rows = pieces = None
+    if (folder / SEGMENTS_FILE).exists():
+        rows = _attempt(partial(read_segments, folder), folder / SEGMENTS_FILE, problems)
+    path = folder / PIECES_FILE
+    if path.exists():
+        pieces = _attempt(partial(NpyReader, path, holds_integers=True), path, problems)
     return OpenSplit(folder, arrays, pieces, rows)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from data.checking.check import Report
-from data.layout import SPLITS, STAGE
+from data.checking.problem import Remedy
+from data.fetching.command import preparation_command
+from data.layout import STAGE
 from data.manifest import MANIFEST
 from system import console
 
@@ -24,14 +26,28 @@ def print_report(report: Report) -> None:
     for note in report.notes:
         console.print_line(f"note: {note}")
     for problem in report.problems:
-        console.print_error(problem)
+        console.print_error(problem.line)
     if not report.problems:
         console.print_line("No problem found.")
     elif not (report.folder / STAGE).exists():  # or the preparation can be continued
-        advice = "run the same dataset_prep.py command with --force"
-        if not (report.folder / MANIFEST).exists():
-            advice = f"move {', '.join(SPLITS)} away and run dataset_prep.py"
-        console.print_line(f"To make the dataset anew, {advice}.")
+        advice = _advice(report)
+        if advice is not None:
+            console.print_line(advice)
+
+
+def _advice(report: Report) -> str | None:
+    """Return what ends the problems, at the least cost; None where no preparation does."""
+    remedies = {problem.remedy for problem in report.problems}
+    if Remedy.AS_TOLD in remedies or remedies == {Remedy.NONE}:
+        return None
+    if not (report.folder / MANIFEST).exists():
+        splits = ", ".join(report.splits)
+        if not splits:
+            return f"To make the dataset, run {preparation_command(report.folder)}."
+        return f"To make the dataset anew, move {splits} away and run dataset_prep.py."
+    if Remedy.FORCE in remedies:
+        return "To make the dataset anew, run the same dataset_prep.py command with --force."
+    return "To make these files again, run the same dataset_prep.py command."
 
 
 _ARRAY_COLUMNS = ("array", "shape", "type", "NaN", "infinite", "zero rows", "min", "max")

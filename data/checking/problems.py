@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data.checking.problem import Problem, Remedy
 from data.checking.summary import SplitSummary
 from data.labels import Scale
 from data.layout import (
@@ -23,7 +24,7 @@ from data.layout import (
     number_in,
     read_ids,
 )
-from data.manifest import MANIFEST, has_rows
+from data.manifest import MANIFEST, changed_files, has_rows
 from data.npy import NpyReader
 
 _MAX_PIECES, _MAX_PIECE_ID = 2**16, 10_000_000  # per text, and per vocabulary: beyond any real one
@@ -79,7 +80,7 @@ class OpenSplit:
         return seconds
 
 
-def count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[str]:
+def count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[Problem]:
     """Compare the numbers of segments and videos in each split."""
     for split in splits:
         segments, videos = (
@@ -97,10 +98,10 @@ def count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) ->
         yield from _disagreements(folder, f"segments in {split.name}", segments)
         yield from _disagreements(folder, f"videos in {split.name}", videos)
         if split.arrays and not any(map(len, split.arrays.values())):
-            yield f"{split.folder}: no segments, expected at least one."
+            yield Problem(split.folder, f"{split.folder}: no segments, expected at least one.")
 
 
-def shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[str]:
+def shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[Problem]:
     """Compare rows and features of the same kind across the splits and with the manifest."""
     # Text that a pickle brought as word pieces keeps their length; no vocabulary is noted then.
     has_no_vocabulary = (manifest.get("text") or {}).get("vocabulary") is None
@@ -114,70 +115,82 @@ def shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) ->
         yield from _disagreements(folder, f"{kind} {_AXES[axis]}", sizes)
 
 
-def value_problems(split: OpenSplit, summary: SplitSummary, scale: Scale) -> Iterator[str]:
+def value_problems(
+    split: OpenSplit, summary: SplitSummary, scale: Scale, manifest: Manifest
+) -> Iterator[Problem]:
     """Find values that arrays must not hold; audio and visual may hold -inf and NaN."""
     for kind in ("audio", "visual"):
         array = summary.arrays.get(kind)
         if array is not None and (size := max(-array.minimum, array.maximum)) > HUGE:
-            yield f"{array.file}: values up to {size:.4g}, expected below {HUGE:g}; {HUGE_ADVICE}"
+            line = f"{array.file}: values up to {size:.4g}, expected below {HUGE:g}; {HUGE_ADVICE}"
+            yield Problem(array.file, line, Remedy.NONE)
     for kind in ("text", "label"):
         array = summary.arrays.get(kind)
         if array is None or (kind == "label" and array.is_unlabelled):
             continue
         if array.first_not_finite is not None:
-            yield (
+            is_of_source = kind == "text" and manifest.get("made_from", {}).get("uses_own_text")
+            yield Problem(
+                array.file,
                 f"{array.file}: {array.nan} NaN and {array.infinite} infinite values, the first "
-                f"in segment {array.first_not_finite}; expected numbers only."
+                f"in segment {array.first_not_finite}; expected numbers only.",
+                Remedy.NONE if is_of_source else Remedy.FORCE,
             )
     if "label" not in split.arrays:
         return
-    labels = split.labels()
+    labels, path = split.labels(), split.path("label")
     if labels.shape[1] != 1:
-        yield f"{split.path('label')}: {labels.shape[1]} label rows a segment, expected 1."
+        yield Problem(path, f"{path}: {labels.shape[1]} label rows a segment, expected 1.")
     outside = np.argwhere(scale.outside(labels))
     if len(outside):
-        yield (
-            f"{split.path('label')}: {_counted(len(outside), 'label')} outside "
-            f"[-{scale.limit}, {scale.limit}], the first {labels[tuple(outside[0])]:g} in segment "
-            f"{outside[0][0]}; expected none."
+        yield Problem(
+            path,
+            f"{path}: {_counted(len(outside), 'label')} outside [-{scale.limit}, {scale.limit}], "
+            f"the first {labels[tuple(outside[0])]:g} in segment {outside[0][0]}; expected none.",
         )
 
 
-def piece_problems(split: OpenSplit) -> Iterator[str]:
+def piece_problems(split: OpenSplit) -> Iterator[Problem]:
     """Find ids, mask values and word positions that no text encoder accepts."""
     if split.pieces is None or not len(split.pieces):
         return  # their number is checked elsewhere
     path, (rows, length) = split.folder / PIECES_FILE, split.pieces.shape[1:]
     if rows not in (2, 3) or length > _MAX_PIECES:
         found = f"{rows} rows of {length} word pieces a text"
-        yield f"{path}: {found}, expected 2 (3 by word) of at most {_MAX_PIECES:,}."
+        line = f"{path}: {found}, expected 2 (3 by word) of at most {_MAX_PIECES:,}."
+        yield Problem(path, line)
         return
     limits = {"id": _MAX_PIECE_ID, "mask value": 1, "word position": TEXT_LENGTH}
     for (name, limit), low, high in zip(limits.items(), *split.pieces.ranges(), strict=False):
         if low < 0 or high > limit:
-            yield f"{path}: {name} {low if low < 0 else high}, expected 0 to {limit:,}."
+            found = f"{name} {low if low < 0 else high}"
+            yield Problem(path, f"{path}: {found}, expected 0 to {limit:,}.")
 
 
-def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterator[str]:
+def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterator[Problem]:
     """Check the segment table, by itself and against the labels and the manifest."""
     path = split.folder / SEGMENTS_FILE
     if split.rows is None:
         if manifest and not path.exists():
-            yield f"No file {path}, expected one row a segment in it."
+            yield Problem(path, f"No file {path}, expected one row a segment in it.")
         return
     if not has_rows(manifest, split.name, read_ids(split.folder)[1]):
-        yield f"{path}: other rows, or in another order, than when {MANIFEST} was written."
+        line = f"{path}: other rows, or in another order, than when {MANIFEST} was written."
+        yield Problem(path, line, Remedy.PREPARE)
     id_counts = Counter(row["id"] for row in split.rows)
     repeated = [segment for segment, count in id_counts.items() if count > 1]
     if repeated:
         number = _counted(len(repeated), "id")
-        yield f"{path}: {number} more than once, the first {repeated[0]}; expected each once."
+        line = f"{path}: {number} more than once, the first {repeated[0]}; expected each once."
+        yield Problem(path, line, Remedy.NONE)
     reversed_rows = np.flatnonzero(split.seconds() < 0)
     if len(reversed_rows):
         row = split.rows[reversed_rows[0]]
-        yield (
+        yield Problem(
+            path,
             f"{path}: {_counted(len(reversed_rows), 'segment')} with an end before the start, the "
-            f"first {row['id']} ({row['start']} to {row['end']} s); expected none."
+            f"first {row['id']} ({row['start']} to {row['end']} s); expected none.",
+            Remedy.NONE,
         )
     labels = split.sentiments()
     if len(labels) != len(split.rows):
@@ -187,27 +200,48 @@ def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterat
     wrong = np.flatnonzero((sentiments != labels) & (np.abs(labels) <= scale.limit))
     if len(wrong):
         row = split.rows[wrong[0]]
-        yield (
+        yield Problem(
+            path,
             f"{path}: {_counted(len(wrong), 'sentiment')} other than in {BATCH_FILES['label']}, "
             f"the first {row['sentiment'] or 'none'} of {row['id']} (segment {wrong[0]}); expected "
-            f"{labels[wrong[0]]}."
+            f"{labels[wrong[0]]}.",
         )
 
 
-def overlap_problems(splits: list[OpenSplit]) -> Iterator[str]:
+def overlap_problems(splits: list[OpenSplit]) -> Iterator[Problem]:
     """Find ids and videos in two splits: scores would be on data that was trained on."""
     for first, second in combinations([split for split in splits if split.rows], 2):
         for column in ("id", "video"):
             values = [{row[column] for row in split.rows or []} for split in (first, second)]
             shared = values[0] & values[1]
             if shared:
-                yield (
-                    f"{second.folder / SEGMENTS_FILE}: {_counted(len(shared), column)} that "
-                    f"{first.name} has as well, the first {min(shared, key=str)}; expected none."
+                path = second.folder / SEGMENTS_FILE
+                yield Problem(
+                    path,
+                    f"{path}: {_counted(len(shared), column)} that {first.name} has as well, the "
+                    f"first {min(shared, key=str)}; expected none.",
+                    Remedy.NONE,
                 )
 
 
-def _disagreements(folder: Path, unit: str, sizes: dict[str, int | None]) -> Iterator[str]:
+def size_problems(folder: Path, manifest: Manifest, told: list[Problem]) -> Iterator[Problem]:
+    """Find files that are missing or of another size than they were written, unless `told`.
+
+    A segment table may be of any size: `table_problems` compares its rows.
+    """
+    told_files = {problem.file for problem in told}
+    for name in changed_files(manifest, folder):
+        path, size = folder / name, manifest["bytes"][name]
+        if not told_files.isdisjoint((path, path.parent)) or path.name == SEGMENTS_FILE:
+            continue
+        expected = f"expected {size:,} bytes as in {MANIFEST}"
+        if path.is_file():
+            yield Problem(path, f"{path}: {path.stat().st_size:,} bytes, {expected}.")
+        else:
+            yield Problem(path, f"No file {path}, {expected}.")
+
+
+def _disagreements(folder: Path, unit: str, sizes: dict[str, int | None]) -> Iterator[Problem]:
     """Report files whose size is not the most frequent one (if tied, the first of these)."""
     known_sizes = {name: size for name, size in sizes.items() if size is not None}
     if not known_sizes:
@@ -216,7 +250,8 @@ def _disagreements(folder: Path, unit: str, sizes: dict[str, int | None]) -> Ite
     agreeing = ", ".join(name for name, size in known_sizes.items() if size == expected)
     for name, size in known_sizes.items():
         if size != expected:
-            yield f"{folder / name}: {size} {unit}, expected {expected} as in {agreeing}."
+            line = f"{folder / name}: {size} {unit}, expected {expected} as in {agreeing}."
+            yield Problem(folder / name, line)
 
 
 def _look_up(manifest: Manifest, *keys: str) -> int | None:

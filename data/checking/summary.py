@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.checking.problem import Problem, Remedy
 from data.labels import Scale
 
 _MAX_USELESS = 0.5  # the share of a split's segments, word pieces or sentences
@@ -28,7 +29,7 @@ class ArraySummary:
     first_not_finite: int | None = None  # number of the segment
     zero_rows: int = 0
     padding_rows: int = 0  # zero rows in front of a segment
-    zero_segments: int = 0
+    empty_segments: int = 0  # those in which no value is finite and other than 0
     segment_hashes: list[int] = field(default_factory=list)  # of text: equal for equal features
     minimum: float = np.inf  # of the finite values
     maximum: float = -np.inf
@@ -44,12 +45,19 @@ class ArraySummary:
         return self.nan == math.prod(self.shape) > 0
 
     @property
+    def empty_share(self) -> float:
+        """The share of segments without a value that is finite and other than 0."""
+        return self.empty_segments / max(self.shape[0], 1)
+
+    @property
     def padding(self) -> float:
         """The share of rows that are zeros in front of a segment."""
         return self.padding_rows / max(self.rows, 1)
 
     def add(self, block: np.ndarray, first_segment: int) -> None:
         """Add the next segments, the first of which has this number."""
+        filled: np.ndarray = np.any(block, axis=2)
+        has_values = filled.any(axis=1)
         lowest, highest = block.min(), block.max()  # NaN where there is a NaN
         if not np.isfinite([lowest, highest]).all():
             finite = np.isfinite(block)
@@ -60,10 +68,10 @@ class ArraySummary:
                 self.first_not_finite = first_segment + int(finite.all(axis=(1, 2)).argmin())
             lowest = block.min(where=finite, initial=np.inf)
             highest = block.max(where=finite, initial=-np.inf)
+            has_values = block.any(axis=(1, 2), where=finite)
         self.minimum = min(self.minimum, float(lowest))
         self.maximum = max(self.maximum, float(highest))
-        filled: np.ndarray = np.any(block, axis=2)
-        self.zero_segments += int(np.count_nonzero(~filled.any(axis=1)))
+        self.empty_segments += int(np.count_nonzero(~has_values))
         self.zero_rows += int(np.count_nonzero(~filled))
         self.padding_rows += int(np.count_nonzero(~np.logical_or.accumulate(filled, axis=1)))
 
@@ -85,31 +93,32 @@ class SplitSummary:
 
 def useless_features(
     summary: SplitSummary, sentences: Sequence[str], unknown: float
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Report features that carry no information in more than half of a split.
 
     `sentences` are the table's, empty without a table; `unknown` is the share of word pieces
     that the text encoder did not know.
     """
     for kind, array in summary.arrays.items():
-        share = array.zero_segments / max(array.shape[0], 1)
-        if kind != "label" and share > _MAX_USELESS:
-            yield f"{array.file}: all zero in {100 * share:.0f} % of the segments; expected values."
+        if kind != "label" and _is_useless(array):
+            share = f"{100 * array.empty_share:.0f} %"
+            line = f"{array.file}: all zero, NaN or infinite in {share} of the segments; "
+            yield Problem(array.file, f"{line}expected values.", Remedy.NONE)
     text = summary.arrays.get("text")
     if text is None:
         return
     if unknown > _MAX_USELESS:
-        yield (
-            f"{text.file}: the text encoder did not know {100 * unknown:.0f} % of the word "
-            f"pieces; {_ADVICE}."
-        )
+        line = f"the text encoder did not know {100 * unknown:.0f} % of the word pieces; {_ADVICE}."
+        yield Problem(text.file, f"{text.file}: {line}", Remedy.NONE)
     equal = 0.0
-    if len(sentences) == len(text.segment_hashes) > 0:
+    if len(sentences) == len(text.segment_hashes) > 0 and not _is_useless(text):
         hash_of = dict(zip(sentences, text.segment_hashes, strict=True))
         hash_counts = Counter(hash_of.values())
         equal = sum(count for count in hash_counts.values() if count > 1) / len(hash_of)
     if equal > _MAX_USELESS:
-        yield (
-            f"{text.file}: {100 * equal:.0f} % of the different sentences have the features of "
-            f"another; {_ADVICE}."
-        )
+        line = f"{100 * equal:.0f} % of the different sentences have the features of another; "
+        yield Problem(text.file, f"{text.file}: {line}{_ADVICE}.", Remedy.NONE)
+
+
+def _is_useless(array: ArraySummary) -> bool:
+    return array.empty_share > _MAX_USELESS

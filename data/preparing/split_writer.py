@@ -38,7 +38,7 @@ class SplitWriter:
         self._table.writerow(SEGMENT_COLUMNS)
         self.ids: list[str] = []
         self.videos: set[str] = set()
-        self.all_zero: Counter[str] = Counter()  # segments whose features are all zero, by kind
+        self.without_values: Counter[str] = Counter()  # segments, by kind
         self.digest = 0  # CRC-32 of all features
 
     def __enter__(self) -> SplitWriter:
@@ -65,7 +65,7 @@ class SplitWriter:
         for kind, writer in self._arrays.items():
             rows_written = writer.append(arrays[kind])
             if kind != "label":
-                self.all_zero[kind] += int(np.count_nonzero(~rows_written.any(axis=(1, 2))))
+                self.without_values[kind] += _count_without_values(rows_written)
                 self.digest = zlib.crc32(rows_written.data, self.digest)
         sentiments = arrays["label"][:, 0, 0].tolist()
         for row, sentiment in zip(rows, sentiments, strict=True):
@@ -74,14 +74,27 @@ class SplitWriter:
             self.videos.add(row[1])
 
 
+def _count_without_values(features: np.ndarray) -> int:
+    """Count the segments `(n, length, width)` in which no value is finite and other than 0."""
+    last_rows = features[:, -1]  # most segments have values there: the rest need not be read
+    doubtful = np.flatnonzero(~_are_values(last_rows).any(axis=1))
+    return sum(not _are_values(features[number]).any() for number in doubtful)
+
+
+def _are_values(features: np.ndarray) -> np.ndarray:
+    are_values: np.ndarray = np.isfinite(features) & (features != 0)
+    return are_values
+
+
 def warn_of_doubts(writers: Mapping[str, SplitWriter]) -> None:
-    """Warn of features that are all zero, repeated ids, and videos or features in two splits."""
+    """Warn of segments without values, repeated ids, and videos or features in two splits."""
     for split, writer in writers.items():
         segments = writer.counts["segments"]
-        for kind, zeros in writer.all_zero.items():
-            if zeros > DOUBTFUL_SHARE * segments:
+        for kind, count in writer.without_values.items():
+            if count > DOUBTFUL_SHARE * segments:
                 _warn(
-                    f"{split}: all {kind} features are zero in {zeros:,} of {segments:,} segments"
+                    f"{split}: all {kind} features are zero, NaN or infinite in {count:,} of "
+                    f"{segments:,} segments"
                 )
         segment, count = Counter(writer.ids).most_common(1)[0] if writer.ids else ("", 0)
         if count > 1:

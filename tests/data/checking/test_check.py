@@ -19,7 +19,7 @@ from data.checking.check import ArraySummary, SplitSummary, check_dataset
 from data.checking.figures import plot_dataset
 from data.checking.printing import print_report
 from data.labels import SCALES
-from data.layout import SEGMENT_COLUMNS, SPLITS, read_segments
+from data.layout import SEGMENT_COLUMNS, SPLITS, read_ids, read_segments
 from data.manifest import write_manifest
 from data.preparing.split_writer import SplitWriter
 from system.errors import InputError
@@ -64,7 +64,7 @@ def dataset(tmp_path):
 
 def problems(folder):
     """Return the problems, each a line that names a file, without the dataset's folder."""
-    lines = check_dataset(folder).problems
+    lines = [problem.line for problem in check_dataset(folder).problems]
     assert all(len(line.splitlines()) == 1 and str(folder) in line for line in lines)
     return [line.replace(f"{folder}/", "") for line in lines]
 
@@ -494,6 +494,96 @@ def test_the_report_is_printed(dataset, capsys):
     assert "No file" in printed.err
 
 
+@pytest.fixture
+def listed(dataset):
+    """The dataset, whose manifest lists sizes and rows as a preparation writes them."""
+    for split, count in SEGMENTS.items():
+        np.save(dataset / split / "pieces50.npy", np.ones((count, 2, TEXT[0]), np.int64))
+    files = {str(path.relative_to(dataset)): path for path in dataset.glob("*/*")}
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    set_manifest(dataset, ("bytes",), sizes)
+    set_manifest(dataset, ("rows",), {split: read_ids(dataset / split)[1] for split in SPLITS})
+    return dataset
+
+
+def lengthen(path):
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (
+            lambda d: (d / "val/pieces50.npy").unlink(),
+            ["No file val/pieces50.npy, expected 448 bytes as in dataset.json."],
+        ),
+        (
+            lambda d: lengthen(d / "train/visual50.npy"),
+            ["train/visual50.npy: 564 bytes, expected 560 bytes as in dataset.json."],
+        ),
+        (  # told by its rows
+            lambda d: change_rows(d / "val", lambda rows: rows[0].update(sentence="words")),
+            None,
+        ),
+        (lambda d: (d / "val/bert50.npy").unlink(), None),  # told as an array
+        (lambda d: (d / "val").rename(d / "validation"), None),
+        (lambda d: None, []),
+    ],
+)
+def test_files_of_another_size_than_written_are_told_once(listed, damage, expected):
+    damage(listed)
+    found = problems(listed)
+    assert len(found) == 1 if expected is None else found == expected
+
+
+AGAIN = "To make these files again, run the same dataset_prep.py command."
+FORCED = "To make the dataset anew, run the same dataset_prep.py command with --force."
+
+
+@pytest.mark.parametrize(
+    ("damage", "advice"),
+    [
+        (lambda d: (d / "val/pieces50.npy").unlink(), AGAIN),
+        (lambda d: cut_short(d / "val/label50.npy"), AGAIN),
+        (lambda d: (d / "val").rename(d / "validation"), AGAIN),
+        (lambda d: change_rows(d / "val", lambda rows: rows[0].update(sentence="words")), AGAIN),
+        (lambda d: change_rows(d / "val", lambda rows: rows[0].update(sentence="a bird")), AGAIN),
+        (lambda d: change_rows(d / "val", lambda rows: rows[1].update(id=rows[0]["id"])), AGAIN),
+        (lambda d: set_value(d / "val/label50.npy", 0, 5), FORCED),
+        (lambda d: (d / "val/label50.npy").write_bytes(bytes(240)), FORCED),  # of the same size
+        (lambda d: set_value(d / "val/audio50.npy", 0, 1e30), None),
+        (lambda d: (d / "dataset.json").write_text("[]"), None),
+    ],
+)
+def test_the_advice_is_the_cheapest_that_helps(listed, capsys, damage, advice):
+    damage(listed)
+    print_report(check_dataset(listed))
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line == (advice or "")
+
+
+def test_what_the_source_has_needs_no_advice(dataset, capsys):
+    set_value(dataset / "val/audio50.npy", 0, 1e30)
+    change_rows(dataset / "train", lambda rows: rows[1].update(id=rows[0]["id"]))
+    change_rows(dataset / "test", lambda rows: [row.update(video="val1") for row in rows[:2]])
+    report = check_dataset(dataset)
+    print_report(report)
+    assert len(report.problems) >= 3
+    assert "dataset_prep.py" not in capsys.readouterr().out
+
+
+def test_an_unreadable_file_is_not_made_anew(dataset, capsys, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(inspection, "NpyReader", refuse)
+    print_report(check_dataset(dataset))
+    printed = capsys.readouterr()
+    assert "Permission denied" in printed.err
+    assert "--force" not in printed.out
+
+
 def test_a_whole_dataset_is_said_to_be(dataset, capsys):
     print_report(check_dataset(dataset))
     printed = capsys.readouterr()
@@ -505,7 +595,18 @@ def test_an_empty_folder_is_reported(tmp_path, capsys):
     report = check_dataset(tmp_path)
     print_report(report)
     assert len(report.problems) == len(SPLITS)
-    assert capsys.readouterr().err.count("No folder") == len(SPLITS)
+    printed = capsys.readouterr()
+    assert printed.err.count("No folder") == len(SPLITS)
+    assert printed.out.endswith(f"To make the dataset, run dataset_prep.py --datadir {tmp_path}.\n")
+
+
+def test_only_what_is_there_is_to_be_moved_away(dataset, capsys):
+    (dataset / "dataset.json").unlink()
+    (dataset / "val/segments.csv").unlink()
+    (dataset / "val/audio50.npy").unlink()
+    (dataset / "train").rename(dataset / "training")
+    print_report(check_dataset(dataset))
+    assert "anew, move val, test away and run dataset_prep.py.\n" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def test_word_pieces_of_another_length_in_each_split_are_of_one_length(tmp_path,
         split["text_bert"] = np.stack([ids, np.ones_like(ids), np.zeros_like(ids)], axis=1)
         del split["raw_text"], split["text"]
     prepared(written(tmp_path / "pieces.pkl", content), tmp_path / "data", bert)
-    assert [x for x in check_dataset(tmp_path / "data").problems if "rows" in x] == []
+    assert [x for x in check_dataset(tmp_path / "data").problems if "rows" in x.line] == []
     for (theirs, ours), length in zip(OURS.items(), (4, 5, 6), strict=True):
         pieces = np.load(tmp_path / "data" / ours / "pieces50.npy")
         assert pieces.shape == (SIZES[theirs], 2, 6)
@@ -658,10 +658,25 @@ def test_of_usual_data_nothing_is_told(tmp_path):
 def test_features_that_are_all_zero_are_told_and_fail_the_check(tmp_path, key, kind):
     content = content_of()
     content["train"][key][1:] = 0
-    expected = f"train: all {kind} features are zero in 5 of 6 segments"
+    expected = f"train: all {kind} features are zero, NaN or infinite in 5 of 6 segments"
     assert warned(content, tmp_path) == [expected]
     problem, *_ = check_dataset(tmp_path / "out").problems
-    assert f"train/{'bert' if key == 'text' else kind}50.npy: all zero in 83 %" in problem
+    name = "bert" if key == "text" else kind
+    assert f"train/{name}50.npy: all zero, NaN or infinite in 83 %" in problem.line
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize(("key", "kind"), [("vision", "visual"), ("text", "text")])
+def test_features_without_a_finite_number_are_told_as_zeros_are(tmp_path, key, kind, value):
+    content = content_of()
+    for split in content.values():
+        split[key][:] = value
+        split[key][0, 0] = 0
+    expected = f"test: all {kind} features are zero, NaN or infinite in 4 of 4 segments"
+    assert warned(content, tmp_path)[-1] == expected
+    lines = [problem.line for problem in check_dataset(tmp_path / "out").problems]
+    assert sum("all zero, NaN or infinite in 100 %" in line for line in lines) == len(content)
+    assert not any("--bert" in line for line in lines)
 
 
 def test_repeated_ids_are_told(tmp_path):
@@ -695,7 +710,7 @@ def test_sentences_that_the_bert_does_not_know_are_told_and_fail_the_check(tmp_p
     assert "does not know 67 % of the word pieces" in lines[-1]
     assert "and 100 % of the different sentences have the features of another" in lines[-1]
     problems = check_dataset(tmp_path / "out").problems
-    assert [problem.split("train/")[1].split(";")[0] for problem in problems] == [
+    assert [problem.line.split("train/")[1].split(";")[0] for problem in problems] == [
         "bert50.npy: the text encoder did not know 67 % of the word pieces",
         "bert50.npy: 100 % of the different sentences have the features of another",
     ]

@@ -110,7 +110,7 @@ def test_a_damaged_one_is_made_again(datadir, bert):
     prepare(asked, SINGLE_PROCESS)
     path = datadir / "val" / PIECES
     path.write_bytes(path.read_bytes()[:-3])
-    assert any(PIECES in problem for problem in check_dataset(datadir).problems)
+    assert any(PIECES in problem.line for problem in check_dataset(datadir).problems)
     prepare(asked, SINGLE_PROCESS)
     check_pieces(datadir, bert)
 
@@ -120,14 +120,14 @@ def test_none_at_all_are_told_by_the_check(datadir, bert):
     path = datadir / "val" / PIECES
     np.save(path, np.load(path)[:0])
     (problem,) = check_dataset(datadir).problems
-    assert f"{path}: 0 segments in val, expected 3" in problem
+    assert f"{path}: 0 segments in val, expected 3" in problem.line
 
 
 def test_those_of_another_split_are_told_by_the_check(datadir, bert):
     prepare(request(datadir, bert), SINGLE_PROCESS)
     shutil.copy(datadir / "train" / PIECES, datadir / "val" / PIECES)
     (problem,) = check_dataset(datadir).problems
-    assert f"val/{PIECES}: 9 segments in val, expected 3" in problem
+    assert f"val/{PIECES}: 9 segments in val, expected 3" in problem.line
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,12 @@ def test_numbers_that_no_text_encoder_takes_are_told_by_the_check(
     pieces[-1, row, 1] = number
     np.save(path, pieces)
     (problem,) = check_dataset(asked.folder).problems
-    assert f"{path}: {message}" in problem
+    assert f"{path}: {message}" in problem.line
     np.save(path, pieces[:, :1])
     (problem,) = check_dataset(asked.folder).problems
-    assert f"{path}: 1 rows of {pieces.shape[2]} word pieces a text, expected 2 (3 by" in problem
+    assert (
+        f"{path}: 1 rows of {pieces.shape[2]} word pieces a text, expected 2 (3 by" in problem.line
+    )
 
 
 def test_another_bert_brings_its_own(datadir, bert, tmp_path_factory):
