@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ def preparation_command(folder: Path, manifest: Mapping[str, Any] | None = None)
         return _command(folder, folder.name)
     made_from = manifest["made_from"]
     if "folds" not in made_from:  # a pickle's, whose alignment is the file's own
-        return f"dataset_prep.py --datadir {folder}, with --from and the other options as before"
+        return f"{_command(folder, '')}, with --from and the other options as before"
     command = _command(folder, made_from.get("alignment", ""))
     return f"{command}{_dataset_option(folder, made_from)}, with the other options as before"
 
 
 def _command(folder: Path, alignment: str) -> str:
     if alignment in ALIGNMENT_NAMES[1:] and folder.name == alignment:
-        return f"dataset_prep.py --datadir {folder.parent} --alignment {alignment}"
-    return f"dataset_prep.py --datadir {folder}"
+        return f"{_command(folder.parent, '')} --alignment {alignment}"
+    return f"dataset_prep.py --datadir {shlex.quote(str(folder))}"
 
 
 def _dataset_option(folder: Path, made_from: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ when they stop, it has died, and its run is enqueued again.
 from __future__ import annotations
 
 import gc
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -213,7 +214,7 @@ def refuse_several(processes: Processes, folder: Path) -> None:
     if processes.count > 1:
         raise InputError(
             "torchrun is for one training; here start each process by itself, the others with "
-            f"--worker {folder}."
+            f"--worker {shlex.quote(str(folder))}."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -71,6 +72,6 @@ def check_start(config: RunConfig, resumed: Path | None) -> None:
     start = recorded.get("checkpoint") if isinstance(recorded, dict) else None
     if start is not None and config.checkpoint is None:
         raise InputError(
-            f"{folder / RUN_FILE} says that the run started from --checkpoint {start}; give it "
-            "again, or train anew in another --checkpointdir."
+            f"{folder / RUN_FILE} says that the run started from --checkpoint "
+            f"{shlex.quote(str(start))}; give it again, or train anew in another --checkpointdir."
         )

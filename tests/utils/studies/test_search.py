@@ -696,12 +696,13 @@ def test_a_search_is_not_for_torchrun(small, tmp_path):
     from utils.studies.tune import tune as run_search
     from utils.studies.worker import work_in
 
-    search_of_two = Search(RunConfig(datadir=small, checkpointdir=tmp_path / "search"), {})
+    folder = tmp_path / "my search"
+    search_of_two = Search(RunConfig(datadir=small, checkpointdir=folder), {})
     for function in (
         lambda: run_search(search_of_two, 1, processes=Processes(2, 0, 0)),
-        lambda: work_in(tmp_path, {}, None, Processes(2, 0, 0)),
+        lambda: work_in(folder, {}, None, Processes(2, 0, 0)),
     ):
-        with pytest.raises(InputError, match=r"torchrun is for one training; .* --worker"):
+        with pytest.raises(InputError, match=rf"torchrun is for one.* --worker '{folder}'\."):
             function()
 
 
