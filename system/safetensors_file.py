@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,18 @@ def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
     from safetensors import safe_open
 
     try:
-        with safe_open(path, "pt") as file:
+        with ExitStack() as stack:
+            name = str(path)
+            if not _is_utf8(name):  # which the library refuses
+                name = f"/dev/fd/{stack.enter_context(path.open('rb')).fileno()}"
+            file = stack.enter_context(safe_open(name, "pt"))
             value = json.loads((file.metadata() or {}).get(KEY, "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, value  # noqa: SIM118
     except OSError:
         raise
     except Exception as error:  # damaged bytes can fail in any way
         refuse_unread(error, path, f"a {SUFFIX} file", advice)
+
+
+def _is_utf8(name: str) -> bool:
+    return name.encode(errors="replace").decode() == name

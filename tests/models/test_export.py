@@ -69,6 +69,21 @@ def test_tied_weights_are_written_under_both_names(tmp_path):
     assert torch.equal(weights["one"], weight) and torch.equal(weights["two"], weight)
 
 
+def test_a_path_may_be_of_any_bytes(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has only names in UTF-8")
+    path = folder / "a.safetensors"
+    write_safetensors(path, {"weight": torch.ones(2)}, {"task": "emotion"})
+    weights, value = load_safetensors(path, "")
+    assert (weights["weight"].tolist(), value) == ([1, 1], {"task": "emotion"})
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="is damaged"):
+        load_safetensors(path, "")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
 def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path, monkeypatch, suffix):
     write_model(tmp_path / "a.pth")
