@@ -27,6 +27,7 @@ from data.fetching.command import preparation_command
 from data.labels import SCALES, Scale, scores_of
 from data.layout import (
     BATCH_FILES,
+    HUGE,
     PIECES_FILE,
     SEGMENTS_FILE,
     SPLITS,
@@ -159,7 +160,7 @@ def _summarise(split: OpenSplit, bar: tqdm) -> SplitSummary:
             bar.update(block.nbytes)
     sentiments = split.sentiments()
     seconds = split.seconds()
-    is_length = np.isfinite(seconds) & (seconds >= 0)  # `table_problems` reports those below 0
+    is_length = (seconds >= 0) & (seconds < HUGE)  # `table_problems` reports those below 0
     return SplitSummary(arrays, sentiments[np.isfinite(sentiments)], seconds[is_length])
 
 

@@ -67,7 +67,7 @@ class OpenSplit:
 
     def sentiments(self) -> np.ndarray:
         """Return the first value of each label, `(N,)` float32; N is 0 without labels."""
-        return self.labels()[:, 0, 0].astype(np.float32)
+        return _as_float32(self.labels()[:, 0, 0])
 
     def column(self, name: str) -> np.ndarray:
         """Return a column of the table as float64; NaN where there is no number."""
@@ -195,7 +195,7 @@ def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterat
     labels = split.sentiments()
     if len(labels) != len(split.rows):
         return  # `count_problems` reports it
-    sentiments = split.column("sentiment").astype(np.float32)
+    sentiments = _as_float32(split.column("sentiment"))
     # `value_problems` reports labels outside the scale.
     wrong = np.flatnonzero((sentiments != labels) & (np.abs(labels) <= scale.limit))
     if len(wrong):
@@ -260,6 +260,11 @@ def _look_up(manifest: Manifest, *keys: str) -> int | None:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, int) else None
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinite then; `value_problems` reports it
+        return values.astype(np.float32)
 
 
 def _counted(count: int, noun: str) -> str:

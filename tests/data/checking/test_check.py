@@ -662,6 +662,20 @@ def test_lengths_below_zero_are_left_out_of_the_plot(dataset, figure, tmp_path, 
     assert [text.get_text() for text in lengths.texts] == ["no times known"] * (end < 0)
 
 
+@pytest.mark.parametrize("end", [9e17, 1e308])
+def test_of_values_beyond_any_real_one_only_their_problem_is_told(dataset, tmp_path, recwarn, end):
+    labels = np.load(dataset / "val/label50.npy").astype(np.float64)
+    labels[0] = 1e300
+    np.save(dataset / "val/label50.npy", labels)
+    change_rows(dataset / "train", lambda rows: rows[0].update(end=end))
+    change_rows(dataset / "val", lambda rows: rows[0].update(sentiment="1e300"))
+    report = check_dataset(dataset)
+    plot_dataset(tmp_path / "dataset.png", report.splits, report.scale)
+    (problem,) = report.problems
+    assert "7 labels outside [-3, 3], the first 1e+300" in problem.line
+    assert not recwarn.list
+
+
 def test_the_plot_is_a_png(dataset, tmp_path):
     plot_dataset(tmp_path / "dataset.png", check_dataset(dataset).splits, SCALES["mosei"])
     assert (tmp_path / "dataset.png").read_bytes().startswith(b"\x89PNG")
