@@ -108,9 +108,11 @@ def _check(url: str, part: Part, check: Callable[[Path], object]) -> None:
     except InputError as error:
         with part.path.open("rb") as file:
             start = file.read(40)
+        # Without its advice, which is about a file that stays.
+        reason = str(error).replace(str(part.path), part.target.name).partition("; ")[0]
         message = (
-            f"{url} is not the expected file: {error}. The server sent {part.size} bytes that "
-            f"start with {start!r}, now removed; {_ALTERNATIVES}"
+            f"{url} is not the expected file: {reason.removesuffix('.')}. The server sent "
+            f"{part.size:,} bytes that start with {start!r}, now removed; {_ALTERNATIVES}"
         )
         part.path.unlink()
         part.forget_version()

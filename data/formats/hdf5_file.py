@@ -34,7 +34,7 @@ def open_hdf5(path: Path) -> h5py.File:
         size = f"{path.stat().st_size:,} bytes"
         if "truncated" in str(error):
             raise InputError(
-                f"{path} is truncated ({size}): delete it and run again to download it anew."
+                f"{path} is truncated ({size}); delete it and run again to download it anew."
             ) from error
         if error.errno in _SYSTEM_ERRORS:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error

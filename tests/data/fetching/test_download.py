@@ -21,6 +21,7 @@ from data.fetching import download as module
 from data.fetching import part
 from data.fetching.download import checked_host
 from data.fetching.server import CMU_HOST
+from data.formats.csd import check_csd
 from system.errors import InputError
 from tests.http_server import NOTHING_THERE, Answer, Server, address_of_nobody, running_server
 
@@ -432,6 +433,14 @@ def test_a_wrong_body_is_removed_and_shown(server, target):
     assert f"{server.url}/words.csd" in message
     assert list(target.parent.iterdir()) == []
     assert len(server.requests) == 1
+
+
+def test_a_wrong_body_has_no_advice_about_a_file_that_stays(server, target):
+    server.answer(Answer(HTML))
+    message = failure(f"{server.url}/words.csd", target, check_csd)
+    assert f"is not the expected file: {target.name} is a web page (HTML). The server" in message
+    assert "delete it" not in message
+    assert ".." not in message
 
 
 def test_a_web_page_does_not_cost_the_part(server, target):
