@@ -30,7 +30,10 @@ def accelerate(
     code for the `device` that the model will run on, by default a CPU, is not replaced, nor is an
     encoder with extras; where compiling failed, one warning says why. On a CPU the native forms use
     `threads`, by default as many as PyTorch. NHFNET_NATIVE=0 in the environment replaces nothing.
+    Raises ValueError for less than one thread.
     """
+    if threads is not None and threads < 1:
+        raise ValueError(f"accelerate: threads is {threads}, expected at least 1, or None.")
     if os.environ.get("NHFNET_NATIVE") == "0":
         return model
     device = device or torch.device("cpu")

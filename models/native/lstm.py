@@ -57,7 +57,7 @@ class NativeLSTM(Native, LSTM):
         w_input, w_hidden, bias, other_bias = weights
         with torch.autocast("cpu", enabled=False):
             inputs = input.float().contiguous(), w_input, w_hidden, bias + other_bias
-            out, cell = _run(code, self.max_threads, *inputs)
+            out, cell = _run(code, min(self.max_threads, len(input)), *inputs)
         return out, (out[None, :, -1].clone(), cell[None])
 
     def _takes(self, input: Tensor, weights: list[Tensor]) -> bool:

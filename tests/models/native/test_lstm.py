@@ -283,10 +283,16 @@ def test_weights_and_gradients_may_begin_anywhere_in_memory(calls):
 
 def test_the_sums_do_not_depend_on_the_number_of_threads():
     x, found = torch.randn(37, 5, 6), []
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 3, 8, 2**64):
         found.append(outcomes(accelerate(lstm(), threads=threads), x))
     for other in found[1:]:
         assert all(torch.equal(*pair) for pair in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_less_than_one_thread_is_refused(threads):
+    with pytest.raises(ValueError, match=f"threads is {threads}, expected at least 1"):
+        accelerate(lstm(), threads=threads)
 
 
 def test_copies_and_pickles_work_as_the_original(calls):
