@@ -10,9 +10,8 @@ dataclass, and `widths` has the channels of visual, audio and text. A class with
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import Checkpoint, load_module, restore_model
 from models.contract import Model
+from models.own_file import import_file
 from models.text_encoder import TextEncoder, WithTextEncoder
 from system.config import make_config
 from system.errors import InputError, described, shown
@@ -61,21 +61,7 @@ def find_class(name: str) -> type[Model]:
             f"--model {name}: there is no such model, only {', '.join(MODELS)}; give one of them, "
             "or a class of your own as FILE.py:CLASS."
         )
-    return _check_class(getattr(_import_file(Path(file)), class_name, None), name)
-
-
-def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"--model: there is no file {path}; give FILE.py:CLASS.")
-    spec = importlib.util.spec_from_file_location(f"model_of_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # as of every .py file
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a user's own code can fail in any way
-        reason = described(error)
-        raise InputError(f"--model: {path} cannot be imported ({reason}).") from error
-    return module
+    return _check_class(getattr(import_file(Path(file)), class_name, None), name)
 
 
 def _check_class(model_class: Any, name: str) -> type[Model]:

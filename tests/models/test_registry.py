@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -118,6 +119,32 @@ def test_mistakes_in_a_users_own_model_are_told_in_a_line(tmp_path, change, mess
         build(f"{tmp_path / 'mine.py'}:Mean", {}, WIDTHS, 1)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_seeds_pytorch_leaves_the_initial_weights_to_the_seed(tmp_path):
+    (tmp_path / "mine.py").write_text(f"{OWN_MODEL}\ntorch.manual_seed(0)\n")
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        weights.append(build(f"{tmp_path / 'mine.py'}:Mean", {}, WIDTHS, 1).net[0].weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+
+
+def test_a_users_own_model_imports_the_modules_beside_it(tmp_path, monkeypatch):
+    text = OWN_MODEL.replace("import torch", "import torch\nfrom sizes_of_it import SIZE", 1)
+    text = text.replace("= 16", "= SIZE")
+    for folder, size in (("first", 5), ("second", 7)):
+        package = tmp_path / folder / "sizes_of_it"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("from sizes_of_it.parts import SIZE\n")
+        (package / "parts.py").write_text(f"SIZE = {size}\n")
+        (tmp_path / folder / "mine.py").write_text(text)
+    path = list(sys.path)
+    for folder, size in (("first", 5), ("second", 7), ("first", 5)):
+        monkeypatch.chdir(tmp_path / folder)
+        assert build("mine.py:Mean", {}, WIDTHS, 1).config.hidden == size
+        assert sys.path == path
 
 
 @pytest.mark.parametrize("name", ["nhf", "mine.py", "mine.py:", "nothing.py:Mean", ":", ""])
