@@ -198,10 +198,12 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
             if name in weights and weights[name].dim()
         }
         weights = published.drop_unused(weights)
-    if checkpoint.model is None and not widths:
+    if checkpoint.model is None and len(widths) < len(MODALITIES):
         raise InputError(
-            f"{checkpoint.path} does not say which model its weights belong to, and their names "
-            f"({shown(next(iter(checkpoint.weights)))}, ...) are no released model's; {_ADVICE}"
+            f"{checkpoint.path} does not say which model its weights belong to, and "
+            f"{model_class.__name__} does not know the widths of its inputs from their names "
+            f"({shown(next(iter(checkpoint.weights)))}, ...); name their model with --model "
+            f"(utils.predict: model_name), or {_ADVICE}"
         )
     sizes = {f"the width of {kind}": widths.get(kind) for kind in MODALITIES}
     for name, size in {**sizes, "the number of outputs": checkpoint.outputs}.items():

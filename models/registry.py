@@ -163,12 +163,12 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
     give a model of their own again. Raises InputError when the two names differ, or when the file
     does not fit the model.
     """
-    # The authors' files do not name their model.
-    stored_name = checkpoint.model or (name if name in MODELS else _UNNAMED_MODEL)
+    # The authors' files do not name their model: whether they fit one, their weights decide.
+    stored_name = checkpoint.model or name or _UNNAMED_MODEL
     if name is None and stored_name not in MODELS:
         raise InputError(
             f"{checkpoint.path} holds a user's own model, {shown(stored_name)}; give its class: "
-            "--model FILE.py:CLASS."
+            "--model FILE.py:CLASS (utils.predict: model_name)."
         )
     if name is not None and (name in MODELS or stored_name in MODELS) and name != stored_name:
         raise InputError(

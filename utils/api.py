@@ -64,8 +64,12 @@ def predict(
     audio: Segments,
     text: Segments | Sequence[str],
     batch_size: int = 64,
+    model_name: str | None = None,
 ) -> np.ndarray:
     """Return the predictions of N segments, `(N, outputs)` float32, of a model or a checkpoint.
+
+    A checkpoint of a user's own model needs `model_name`, its FILE.py:CLASS; so does one that names
+    no model, unless it is NHFNet's.
 
     Each modality is `(N, T, width)`, or a list of N arrays or tensors `(t, width)` of any
     lengths. A segment is predicted at its own lengths, without padding: its prediction depends
@@ -74,7 +78,7 @@ def predict(
     piece. Raises InputError if widths or numbers of segments do not fit.
     """
     if not isinstance(model, nn.Module):
-        _, model = restore(read_checkpoint(Path(model)))
+        _, model = restore(read_checkpoint(Path(model)), model_name)
     encoder = text_encoder_of(model)
     sentences = [item for item in text if isinstance(item, str)]
     if encoder is not None and len(sentences) == len(text):
@@ -96,7 +100,8 @@ def predict(
     if type(batch_size) is not int or batch_size < 1:
         raise InputError(f"predict: batch_size is {batch_size!r}, expected a whole number above 0.")
     predictions = np.empty((counts["text"], model.outputs), dtype=np.float32)
-    was_training, device = model.training, next(model.parameters()).device
+    weights = [*model.parameters(), *model.buffers()]
+    was_training, device = model.training, weights[0].device if weights else torch.device("cpu")
     model.eval()
     try:
         for batch in _batches(inputs, batch_size):

@@ -566,7 +566,7 @@ def test_weights_of_another_type_are_refused_but_other_precisions_load():
 def test_weights_alone_of_no_released_model_are_told(tmp_path, model, weight):
     save(tmp_path / "a.pth", {weight: torch.ones(2, 2)})
     with pytest.raises(
-        InputError, match=rf"a.pth does not say which .*'{weight}'.*; give a .pth file"
+        InputError, match=rf"a.pth does not say which .*'{weight}'.*, or give a .pth file"
     ):
         restore(read_checkpoint(tmp_path / "a.pth"), model)
 

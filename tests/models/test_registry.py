@@ -11,6 +11,7 @@ import torch
 from models.checkpoint import read_checkpoint, write_checkpoint
 from models.registry import MODELS, build, config_class, describe_config, find_class, restore
 from system.errors import InputError
+from tests.golden import GOLDEN
 from tests.own_model import OWN_MODEL
 
 WIDTHS = {"visual": 3, "audio": 4, "text": 5}
@@ -81,6 +82,19 @@ def test_a_users_own_model_is_built_and_restored_when_it_is_named(own, tmp_path)
         restore(checkpoint)
     with pytest.raises(InputError, match="but --model is nhfnet"):
         restore(checkpoint, "nhfnet")
+
+
+def test_the_weights_of_an_unnamed_file_decide_whether_a_users_own_model_has_them(own, tmp_path):
+    changed = "from models.nhfnet import NHFNet\n\nclass Changed(NHFNet):\n    pass\n"
+    (tmp_path / "changed.py").write_text(changed)
+    name = f"{tmp_path / 'changed.py'}:Changed"
+    released = read_checkpoint(GOLDEN / "released_format.pth")
+    assert restore(released, name)[0] == name
+    inputs = [torch.ones(2, 3, width) for width in (35, 74, 768)]
+    expected, found = (restore(released, each)[1](*inputs) for each in (None, name))
+    assert torch.equal(found, expected)
+    with pytest.raises(InputError, match=r"does not say which model .* and Mean does not know"):
+        restore(released, own)
 
 
 def test_nothing_that_a_checkpoint_names_is_imported(tmp_path):

@@ -8,11 +8,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.checkpoint import write_checkpoint
 from models.registry import build
 from system.errors import InputError
 from tests.forked_programs import ROOT
+from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import contents
 from utils import RunConfig, evaluate, predict, run
 
@@ -62,6 +64,29 @@ def test_arrays_and_tensors_of_any_type_are_taken_and_files_of_weights(model, tm
     from_file = predict(tmp_path / "a.pth", visual, audio, text)
     np.testing.assert_allclose(from_file, expected, atol=1e-6)
     assert predict(str(tmp_path / "a.pth"), visual[:0], audio[:0], text[:0]).shape == (0, 2)
+
+
+def test_a_file_of_a_users_own_model_is_predicted_when_it_is_named(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    name, inputs = f"{tmp_path / 'mine.py'}:Mean", segments(LENGTHS)
+    own = build(name, {}, WIDTHS, 2)
+    write_checkpoint(tmp_path / "own.pth", own, name)
+    found = predict(tmp_path / "own.pth", *inputs, model_name=name)
+    np.testing.assert_array_equal(found, predict(own, *inputs))
+    with pytest.raises(InputError, match=r"give its class: .*\(utils.predict: model_name\)"):
+        predict(tmp_path / "own.pth", *inputs)
+
+
+def test_a_model_may_have_no_parameters():
+    class LastText(nn.Module):
+        widths, outputs = WIDTHS, 5
+
+        def forward(self, visual, audio, text):
+            return text[:, -1]
+
+    inputs = segments(LENGTHS)
+    expected = [text[-1] for text in inputs[2]]
+    np.testing.assert_array_equal(predict(LastText(), *inputs), expected)
 
 
 def test_what_is_not_finite_is_read_as_0(model):

@@ -11,6 +11,7 @@ import torch
 from models.checkpoint import read_checkpoint
 from models.registry import build, find_class, restore
 from system.devices import pick_device
+from system.errors import InputError
 from tests.cuda import DEVICES, on_cuda
 from tests.golden import GOLDEN
 
@@ -52,6 +53,14 @@ def model(request, golden, tmp_path):
     stored_name, model = restore(replace(checkpoint, config=SETTINGS.get(name, {})), name)
     assert stored_name == name
     return model if pick_device(request.param).type == "cpu" else on_cuda(model)
+
+
+def test_a_published_file_without_a_models_name_asks_for_it(golden, tmp_path):
+    _, numbers = golden
+    torch.save(part(numbers, "weights/"), tmp_path / "published.pth")
+    checkpoint = read_checkpoint(tmp_path / "published.pth")
+    with pytest.raises(InputError, match=r"does not say which model .*; name their .* --model"):
+        restore(checkpoint)
 
 
 @pytest.mark.parametrize("kind", ["aligned", "unaligned"])
