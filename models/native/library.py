@@ -35,9 +35,11 @@ _CPU_FORMS = (
 
 @cache
 def library(width: int, heads: int, feedforward: int) -> Library | str:
-    """Return the C++ encoder for these sizes, or, after a warning on failure, why there is none."""
+    """Return the C++ encoder for these sizes, or, after a line that says it, why there is none."""
     if width % 16 or feedforward % 16 or width // heads % 4:
-        return f"{_SOURCE.name} is not for width {width}, {heads} heads, feedforward {feedforward}"
+        sizes_text = f"width {width}, {heads} heads, feedforward {feedforward}"
+        print_line(f"No encoder in C++ for {sizes_text}; a step takes up to three times as long")
+        return f"{_SOURCE.name} is not for {sizes_text}"
 
     def make_tested(code: ctypes.CDLL) -> Library:
         compiled = Library(code, width, feedforward)

@@ -72,6 +72,16 @@ def test_the_environment_switches_it_off(monkeypatch):
     assert type(model) is Encoder
 
 
+@pytest.mark.parametrize("sizes", [(40, 4, 208), (48, 8, 208), (32, 8, 72)])
+def test_sizes_that_the_code_does_not_fit_are_told_in_one_line(capsys, sizes):
+    width, heads, feedforward = sizes
+    for _ in range(2):
+        model = Encoder(width, heads, 1, feedforward, 0.0)
+        assert accelerate(model) is model
+    sizes_text = f"No encoder in C++ for width {width}, {heads} heads, feedforward {feedforward};"
+    assert capsys.readouterr().out.count(sizes_text) == 1
+
+
 def test_where_a_module_has_hooks_the_formula_computes_and_calls_them(calls):
     native, seen = accelerate(encoder()), []
     x = torch.randn(2, 3, 32)
