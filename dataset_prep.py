@@ -122,8 +122,9 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no_bert",
         action="store_true",
-        help="leave out the text features; the same command without this option adds them later, "
-        "and changes nothing else",
+        help="leave out the text features (with --from, the pickle's own are taken unless a BERT "
+        "has computed those in place); the same command without this option adds them later, and "
+        "changes nothing else",
     )
 
 

@@ -19,6 +19,7 @@ from data.layout import (
     refuse_foreign_arrays,
 )
 from data.manifest import MOVING, is_unchanged, read_manifest, splits_of
+from data.preparing.pickle_source import PickleSource
 from data.preparing.prepared import Prepared
 from data.preparing.request import DataSource, Request
 from data.preparing.sources import CsdSource
@@ -39,7 +40,8 @@ class Text(Enum):
     KEEP = "keep"  # or leave out, if there are none and none are requested
     KEEP_IF_SAME = "keep where the sentences stay the same"
     ENCODE = "encode"
-    ENCODE_IF_MISSING = "take the file's own, or encode"  # the file has yet to be read
+    TAKE_OWN = "take the file's own, if it has some"  # the file has yet to be read
+    ENCODE_IF_MISSING = "take the file's own, or encode"  # so has it here
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     Nothing is written. Without `files_are_there`, some of the source's files are missing so far.
     Raises InputError if another dataset, or another program's arrays, would be replaced.
     """
-    folder, source = request.folder, request.source
+    folder = request.folder
     staged, manifest = _read_stage(folder / STAGE), read_manifest(folder)
     ends_move = staged is not None and bool(staged.pop(MOVING, False))
     if ends_move:
@@ -99,6 +101,9 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     prepared = None if manifest is None else Prepared(folder, manifest, ends_move)
     if manifest is not None:
         _refuse_another_dataset(request, manifest["made_from"])
+    if prepared is not None:
+        request = _keep_text_of_bert(request, prepared)
+    source = request.source
     makes_all = request.is_forced or not files_are_there
     arrays = Arrays.MAKE if makes_all else _decide_arrays(source, prepared, folder / STAGE, staged)
     if arrays is not Arrays.KEEP:
@@ -107,7 +112,7 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     plan = replace(plan, text=_decide_text(plan))
     if plan.text is Text.KEEP:
         return replace(plan, adds_pieces=_lacks_pieces(plan))
-    if plan.text is Text.KEEP_IF_SAME or request.is_forced:
+    if plan.text in (Text.KEEP_IF_SAME, Text.TAKE_OWN) or request.is_forced:
         return plan
     return replace(plan, same_text=tuple(_same_text(plan)))
 
@@ -127,6 +132,18 @@ def _refuse_another_dataset(request: Request, made_from: dict[str, Any]) -> None
             f"{request.alignment}; give another --datadir (to prepare {alignment}, the folder "
             f"above and --alignment {alignment}), or --force to replace it."
         )
+
+
+def _keep_text_of_bert(request: Request, prepared: Prepared) -> Request:
+    """Return a request without text so that a pickle's own does not replace a BERT's in place."""
+    source, manifest = request.source, prepared.manifest
+    if request.text is not None or not isinstance(source, PickleSource):
+        return request
+    has_text = manifest["text"] is not None and prepared.is_whole([TEXT_FILE])
+    if not has_text or manifest["made_from"].get("uses_own_text") is not False:
+        return request
+    advice = "leave out --no_bert to take the file's own features"
+    return replace(request, source=replace(source, uses_own_text=False, advice=advice))
 
 
 def _decide_arrays(
@@ -169,6 +186,8 @@ def _decide_text(plan: Plan) -> Text:
             return Text.KEEP
         if request.text is not None:
             return Text.ENCODE_IF_MISSING if manifest is None else Text.ENCODE
+        if manifest is None:
+            return Text.TAKE_OWN
     if request.text is None:
         return Text.KEEP if plan.arrays is Arrays.KEEP else Text.KEEP_IF_SAME
     is_met = request.text.is_met_by(text) and plan.arrays is Arrays.KEEP

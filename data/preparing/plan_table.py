@@ -61,6 +61,8 @@ def _plan_text(plan: Plan, split: str, segments: int | None) -> tuple[str, int |
         return "leave out", 0, 0
     if plan.text in (Text.KEEP, Text.KEEP_IF_SAME):
         return plan.text.value, 0, 0
+    if plan.text is Text.TAKE_OWN:
+        return plan.text.value, None, 0
     if plan.text is Text.ENCODE_IF_MISSING or segments is None or request is None:
         return plan.text.value, None, None
     sentences = segments

@@ -178,6 +178,19 @@ def test_a_pickle(tmp_path, bert):
     assert decide(asked).is_done
 
 
+def test_a_pickles_own_text_is_planned_without_a_bert_where_none_has_computed_any(tmp_path, bert):
+    write_pickle(tmp_path / "file.pkl")
+    own = Request(tmp_path, "segment", PickleSource(tmp_path / "file.pkl", True), None)
+    assert table(own)["val: text"] == [Text.TAKE_OWN.value, UNKNOWN, UNKNOWN, "0"]
+    text = TextRequest(bert, "float32", "cpu")
+    encoded = replace(own, source=PickleSource(tmp_path / "file.pkl", False), text=text)
+    with pytest.warns(UserWarning, match="are not used"):
+        prepare(encoded, SINGLE_PROCESS)
+    assert {tuple(row) for row in table(own).values()} == {("keep", k, "0", "0") for k in "534"}
+    (tmp_path / "val" / "bert50.npy").unlink()
+    assert table(own)["val: text"] == [Text.TAKE_OWN.value, UNKNOWN, UNKNOWN, "0"]
+
+
 def test_files_that_have_yet_to_come(datadir, bert):
     (datadir / "csd" / "CMU_MOSEI_Labels.csd").unlink()
     plan = decide(request(datadir, bert), files_are_there=False)

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -485,6 +486,35 @@ def test_text_stays_where_only_other_modalities_change(datadir, bert):
     manifest = prepare(request(datadir, None), SINGLE_PROCESS)
     assert manifest["text"]["encoder"] == bert
     np.testing.assert_array_equal(before, np.load(datadir / "train" / "bert50.npy"))
+
+
+@pytest.mark.parametrize("changes", ["nothing", "audio", "sentences", "no sentences"])
+def test_text_of_a_bert_stays_without_one_where_a_pickle_has_its_own(tmp_path, bert, changes):
+    path, text = tmp_path / "file.pkl", TextRequest(bert, "float32", "cpu")
+    content = write_pickle(path, text_width=300)
+    asked = Request(tmp_path, "segment", PickleSource(path, uses_own_text=False), text)
+    with pytest.warns(UserWarning, match="are not used"):
+        prepare(asked, SINGLE_PROCESS)
+    before = np.load(tmp_path / "train" / "bert50.npy")
+    for split in content.values():
+        if changes == "audio":
+            split["audio"] = split["audio"] + 1
+        elif changes == "sentences":
+            split["raw_text"] = [f"{sentence} again" for sentence in split["raw_text"]]
+        elif changes == "no sentences":
+            del split["raw_text"]
+    path.write_bytes(pickle.dumps(content))
+    without_bert = Request(tmp_path, "segment", PickleSource(path, uses_own_text=True), None)
+    if changes == "no sentences":
+        with pytest.raises(InputError, match="leave out --no_bert to take the file's own features"):
+            prepare(without_bert, SINGLE_PROCESS)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            manifest = prepare(without_bert, SINGLE_PROCESS)
+        assert (manifest["text"] is None) is (changes == "sentences")
+    if changes != "sentences":
+        np.testing.assert_array_equal(before, np.load(tmp_path / "train" / "bert50.npy"))
 
 
 def test_one_dataset_does_not_replace_another(program, datadir, bert):
