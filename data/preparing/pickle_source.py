@@ -164,21 +164,23 @@ class PickleSource:
 
     def _join_files(self, content: PickleContent, left_out: Counter[str]) -> dict[str, PickleSplit]:
         """Replace features by those of `audio` and `visual`; counts segments that these lack."""
-        splits = content.splits
-        for kind, path in self._modality_files.items():
+        splits, files = content.splits, self._modality_files
+        names = [split.names for split in splits.values()]
+        own_keys = set(keys_of(self.path, names)) if files else set()
+        unmatched: dict[Path, int] = {}  # both may be from one file
+        for kind, path in files.items():
             if content.is_by_word and not holds_words(path):
                 raise InputError(f"{path}: is not aligned by word, as {self.path} is.")
-            keys_of(self.path, [split.names for split in splits.values()])
             values, row_of = read_features(path, kind)
-            used_rows: set[int] = set()
+            unmatched[path] = len(row_of.keys() - own_keys)
             for name, split in splits.items():
                 rows = np.array([row_of.get(key, -1) for key in split.names.keys or ()])
                 has_row = rows >= 0
-                used_rows.update(rows[has_row].tolist())
                 left_out[f"segment has no {kind} in {path.name}"] += int(np.count_nonzero(~has_row))
                 features: dict[str, Any] = {kind: values[rows[has_row]]}
                 splits[name] = replace(split.select(np.flatnonzero(has_row)), **features)
-            left_out[f"segment is in {path.name} only"] += len(values) - len(used_rows)
+        for path, count in unmatched.items():
+            left_out[f"segment is in {path.name} only"] += count
         return splits
 
     def _with_labels(self, splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:

@@ -507,7 +507,7 @@ def test_one_modality_from_another_file(program, tmp_path):
         "segment has no audio in audio.pkl": 1,
         "segment is in audio.pkl only": 1,
         "segment has no visual in visual.pkl": 2,
-        "segment is in visual.pkl only": 3,  # one of them was left out before
+        "segment is in visual.pkl only": 2,  # not the one that audio.pkl lacks
     }
     assert set(manifest["made_from"]["files"]) == {"pickle", "audio", "visual"}
     for name in SIZES:
@@ -520,6 +520,17 @@ def test_one_modality_from_another_file(program, tmp_path):
         np.testing.assert_array_equal(batch.text, main[name]["text"][numbers])
     assert len(Split(tmp_path / "train")) == SIZES["train"] - 1
     assert len(Split(tmp_path / "test")) == SIZES["test"] - 2
+
+
+def test_a_segment_that_is_only_in_the_file_of_both_modalities_counts_once(tmp_path):
+    other = content_of()
+    other["train"]["id"][2] = "nobody$_$1"
+    path = written(tmp_path / "other.pkl", other)
+    main = written(tmp_path / "main.pkl", content_of())
+    assert prepared(main, tmp_path, audio=path, visual=path)["left_out"] == {
+        "segment has no audio in other.pkl": 1,
+        "segment is in other.pkl only": 1,
+    }
 
 
 @pytest.mark.parametrize(
