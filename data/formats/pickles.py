@@ -69,24 +69,26 @@ def read_features(path: Path, kind: str) -> tuple[np.ndarray, dict[Hashable, int
     keys = keys_of(path, names)
     if len({features.shape[2] for features in parts}) > 1:
         raise InputError(f"{path}: {kind} is of different widths from split to split.")
-    padded = _pad_features(path, kind, parts)
+    padded = _pad(path, kind, parts)
     return np.concatenate(padded), {key: row for row, key in enumerate(keys)}
 
 
-def _pad_features(path: Path, kind: str, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Pad features `(N, T, C)` of several splits with zeros in front, to the same T."""
-    return [
-        np.pad(part, ((0, 0), (missing, 0), (0, 0))) if missing else part
-        for part, missing in zip(parts, _missing_rows(path, kind, parts, 1), strict=True)
-    ]
+def _pad(
+    path: Path, kind: str, parts: Sequence[np.ndarray], axis: int = 1, is_at_end: bool = False
+) -> list[np.ndarray]:
+    """Pad an axis of several splits with zeros, in front or at the end, to the same length."""
+    padded = []
+    for part, missing in zip(parts, _missing_rows(path, kind, parts, axis), strict=True):
+        widths = [(0, 0)] * part.ndim
+        widths[axis] = (0, missing) if is_at_end else (missing, 0)
+        padded.append(np.pad(part, widths) if missing else part)
+    return padded
 
 
-def _pad_pieces(path: Path, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Pad ids and mask `(N, 2, T)` of several splits with zeros at the end, to the same T."""
-    return [
-        np.pad(part, ((0, 0), (0, 0), (0, missing))) if missing else part
-        for part, missing in zip(parts, _missing_rows(path, "text_bert", parts, 2), strict=True)
-    ]
+def _pad_text(path: Path, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pad text `(N, T, C)` at the end, so that [CLS] stays first, or in front where it is so."""
+    first, last = (sum(int(x[:, row].any(axis=1).sum()) for x in parts) for row in (0, -1))
+    return _pad(path, "text", parts, is_at_end=first >= last)
 
 
 def _missing_rows(path: Path, kind: str, parts: Sequence[np.ndarray], axis: int) -> list[int]:
@@ -114,7 +116,12 @@ def _pad_to_one_length(path: Path, splits: dict[str, PickleSplit]) -> dict[str, 
         parts = [getattr(split, kind) for split in splits.values()]
         if any(part is None for part in parts):
             continue
-        padded = _pad_pieces(path, parts) if kind == "pieces" else _pad_features(path, kind, parts)
+        if kind == "text":
+            padded = _pad_text(path, parts)
+        elif kind == "pieces":  # ids and mask, (N, 2, T)
+            padded = _pad(path, "text_bert", parts, axis=2, is_at_end=True)
+        else:
+            padded = _pad(path, kind, parts)
         for name, part in zip(list(splits), padded, strict=True):
             values: dict[str, Any] = {kind: part}
             splits[name] = replace(splits[name], **values)

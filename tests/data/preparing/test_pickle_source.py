@@ -128,6 +128,21 @@ def test_text_of_another_length_in_each_split_is_of_one_length(tmp_path):
             assert not values[: -len(rows)].any()
 
 
+@pytest.mark.parametrize("empty", [slice(0, 0), slice(-1, None), slice(0, 1)])
+def test_padded_text_of_another_length_in_each_split_is_padded_where_it_is(tmp_path, empty):
+    """[CLS] is the first row in each split, unless the file's padding is in front."""
+    content = content_of()
+    for length, split in zip((6, 5, 4), content.values(), strict=True):
+        split["text"] = split["text"][:, :length].copy()
+        split["text"][1:, empty] = 0
+    prepared(written(tmp_path / "file.pkl", content), tmp_path / "data")
+    for theirs, ours in OURS.items():
+        expected, missing = content[theirs]["text"], 6 - content[theirs]["text"].shape[1]
+        padding = (missing, 0) if empty == slice(0, 1) else (0, missing)
+        expected = np.pad(expected, ((0, 0), padding, (0, 0)))
+        np.testing.assert_array_equal(segments(tmp_path / "data" / ours).text, expected)
+
+
 def test_word_pieces_of_another_length_in_each_split_are_of_one_length(tmp_path, bert):
     content = content_of()
     for length, split in enumerate(content.values(), start=4):
