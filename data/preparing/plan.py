@@ -91,9 +91,15 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     """Compare what is in place with the request, and return what has to be done.
 
     Nothing is written. Without `files_are_there`, some of the source's files are missing so far.
-    Raises InputError if another dataset, or another program's arrays, would be replaced.
+    Raises InputError if another dataset, or another program's arrays, would be replaced, or if the
+    stage is a link: it is removed in the end, which would leave what it leads to.
     """
     folder = request.folder
+    if (folder / STAGE).is_symlink():
+        raise InputError(
+            f"{folder / STAGE} is a symbolic link, expected a folder of this program's own; "
+            "remove the link, and prepare again."
+        )
     staged, manifest = _read_stage(folder / STAGE), read_manifest(folder)
     ends_move = staged is not None and bool(staged.pop(MOVING, False))
     if ends_move:

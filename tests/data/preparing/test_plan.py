@@ -205,6 +205,16 @@ def test_another_dataset_is_refused_before_its_files_come(datadir, demo):
         decide(Request(datadir, "segment", source, None), files_are_there=False)
 
 
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_a_stage_that_is_a_link_is_refused_before_anything_is_made(datadir, target):
+    (datadir / "elsewhere").mkdir()
+    (datadir / ".preparing").symlink_to(target)
+    before = traces(datadir / "elsewhere")
+    with pytest.raises(InputError, match=r"\.preparing is a symbolic link, expected a folder"):
+        prepare(request(datadir, None), SINGLE_PROCESS)
+    assert traces(datadir / "elsewhere") == before
+
+
 def test_arrays_in_splits_that_were_not_prepared_are_neither_overwritten_nor_removed(
     tmp_path, bert
 ):
