@@ -93,10 +93,14 @@ def make_folder(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder where missing; raises OSError when no file can be made in it."""
+    """Make a folder where missing; raises OSError that names it when no file can be made in it."""
     make_folder(folder)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        error.filename = str(folder)  # not the temporary file's
+        raise
 
 
 def flush_file(path: Path) -> None:

@@ -11,7 +11,7 @@ from data.layout import PIECES_FILE, SEGMENTS_FILE, SPLIT_FILES, SPLITS, STAGE, 
 from data.manifest import MANIFEST, MOVING, is_unchanged, splits_of, write_manifest
 from data.preparing.plan import Plan
 from system.errors import InputError
-from system.files import file_facts, flush_all, move_file
+from system.files import check_writable, file_facts, flush_all, move_file
 from system.threads import in_parallel
 
 
@@ -46,15 +46,17 @@ def move_into_place(
     """Move the staged files into place, the manifest last; an interrupted move can be continued.
 
     Unless `are_checked`, a file that has changed since it was written is not moved; it has to be
-    made again.
+    made again. Raises OSError, and leaves the manifest in place, if a split cannot be written.
     """
     stage, files, splits = folder / STAGE, manifest["files"], splits_of(manifest)
+    for split in SPLITS:
+        if split in splits or any((folder / split / name).exists() for name in SPLIT_FILES):
+            check_writable(folder / split)
     (folder / MANIFEST).unlink(missing_ok=True)
     if any(name.endswith(SEGMENTS_FILE) for name in files):
         _remove_old(folder, files, splits)
     sizes, rows = dict(manifest.get("bytes", {})), dict(manifest.get("rows", {}))
     for split in splits:
-        (folder / split).mkdir(exist_ok=True)
         for name in [f"{split}/{name}" for name in SPLIT_FILES]:
             if name in files if are_checked else is_unchanged(files, stage, name):
                 move_file(stage / name, folder / name)

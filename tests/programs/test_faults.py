@@ -239,6 +239,20 @@ def test_data_without_permission(run, demo, tmp_path, what):
     assert_one_line(run("dataset_prep", *options, before=without_rights), "No permission", path)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's capabilities")
+def test_a_split_only_to_be_read_is_told_before_the_manifest_is_removed(run, demo, tmp_path):
+    datadir = shutil.copytree(demo, tmp_path / "data")
+    before = (datadir / "dataset.json").read_bytes()
+    (datadir / "val").chmod(0o500)
+    options = ["--datadir", datadir, "--no_bert", "--force"]
+    outcome = run("dataset_prep", *options, before=without_rights)
+    assert_one_line(outcome, f"No permission ({datadir / 'val'})")
+    assert (datadir / "dataset.json").read_bytes() == before
+    (datadir / "val").chmod(0o700)
+    assert run("dataset_prep", *options[:-1], before=without_rights).status == 0
+    assert not (datadir / ".preparing").exists()
+
+
 def test_a_preparation_on_a_full_disk_goes_on_when_there_is_room(run, demo, tmp_path):
     """A limit on the size of a file acts as a full disk."""
 
