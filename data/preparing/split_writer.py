@@ -60,7 +60,8 @@ class SplitWriter:
     def write(self, arrays: dict[str, np.ndarray], rows: Iterable[Sequence[Any]]) -> None:
         """Append n segments: arrays `(n, *shape)`, and table rows without the sentiment.
 
-        A row's sentiment is the first value of its label, or empty if that is NaN.
+        A row's sentiment is the first value of its label, or empty if that is NaN. Zero characters
+        in its texts, which Python 3.10 reads in no table, become U+FFFD.
         """
         for kind, writer in self._arrays.items():
             rows_written = writer.append(arrays[kind])
@@ -68,7 +69,8 @@ class SplitWriter:
                 self.without_values[kind] += _count_without_values(rows_written)
                 self.digest = zlib.crc32(rows_written.data, self.digest)
         sentiments = arrays["label"][:, 0, 0].tolist()
-        for row, sentiment in zip(rows, sentiments, strict=True):
+        for cells, sentiment in zip(rows, sentiments, strict=True):
+            row = [x.replace("\0", "\ufffd") if isinstance(x, str) else x for x in cells]
             self._table.writerow([*row, "" if math.isnan(sentiment) else sentiment])
             self.ids.append(row[0])
             self.videos.add(row[1])

@@ -18,8 +18,9 @@ SHAPES = {"visual": (1, 1), "label": (1, 1)}
         ('a "b", c\r\nd', 'a "b", c\r\nd'),
         ("half \udcff", "half ?"),
         ("猫", "猫"),
+        ("a\0b", "a\ufffdb"),
     ],
-    ids=["long", "quoted", "half", "wide"],
+    ids=["long", "quoted", "half", "wide", "zero"],
 )
 def test_any_text_comes_back(tmp_path, text, expected):
     arrays = {kind: np.zeros((1, *shape), np.float32) for kind, shape in SHAPES.items()}
