@@ -51,7 +51,8 @@ def rows_of_segments(
     `intervals` is `(n, 2)`, sorted by start (see `sort_order`); `segments` is `(k, 2)` in any
     order. A row belongs when its part inside the segment is longer than `EPSILON`; that it
     starts before the segment's end and ends after the segment's start follows from this.
-    Raises InputError, which begins with `where`, if too many rows are in too many segments.
+    Raises InputError, which begins with `where`, if too many rows are in too many segments, or so
+    many have to be compared.
     """
     starts, ends = intervals[:, 0], intervals[:, 1]
     # Ends need not be sorted. Before the first row at which the furthest end so far passes a
@@ -70,10 +71,15 @@ def rows_of_segments(
         belongs = inside > EPSILON
         rows.append(found[belongs])
         counts.append(np.bincount(segment[belongs], minlength=len(block)))
-        if sum(map(len, rows)) > most or len(rows) > _MAX_BLOCKS:
+        limit = None
+        if sum(map(len, rows)) > most:
+            limit = f"{most:,} overlaps"
+        elif len(rows) > _MAX_BLOCKS:
+            limit = f"{_MAX_BLOCKS * _COMPARED_AT_ONCE:,} comparisons"
+        if limit is not None:
             raise InputError(
-                f"{where}: more than {most:,} overlaps of its {len(starts):,} rows with "
-                f"{len(segments):,} segments or words, expected fewer; check the times of both."
+                f"{where}: more than {limit} of its {len(starts):,} rows with {len(segments):,} "
+                "segments or words, expected fewer; check the times of both."
             )
     return SegmentRows(np.concatenate(rows), np.cumsum(np.concatenate([[0], *counts])))
 

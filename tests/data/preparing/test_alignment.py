@@ -59,13 +59,14 @@ def test_a_row_that_only_touches_does_not_belong():
     assert rows_of_segments(intervals, np.array([[1.0, 2.0]]))[0].tolist() == [1]
 
 
-@pytest.mark.parametrize("most_blocks", [3, 100])
-def test_rows_and_segments_that_all_lie_at_the_same_time_are_refused(monkeypatch, most_blocks):
+@pytest.mark.parametrize("limit", ["600 comparisons", "2,000 overlaps"])
+def test_rows_and_segments_that_all_lie_at_the_same_time_are_refused(monkeypatch, limit):
+    most_blocks = 3 if "comparisons" in limit else 100
     monkeypatch.setattr("data.preparing.alignment._ALWAYS_FITS", 2000)
     monkeypatch.setattr("data.preparing.alignment._COMPARED_AT_ONCE", 200)
     monkeypatch.setattr("data.preparing.alignment._MAX_BLOCKS", most_blocks)
     intervals = np.tile([0.0, 1.0], (100, 1))
-    with pytest.raises(InputError, match=r"^file, video x: more than 2,000 overlaps of its 100"):
+    with pytest.raises(InputError, match=f"^file, video x: more than {limit} of its 100 rows"):
         rows_of_segments(intervals, intervals, "file, video x")
 
 
