@@ -15,6 +15,7 @@ from numpy.lib import format as npy_format
 
 from system.errors import InputError, explain_short_memory, refuse_if_out_of_memory
 from system.file_rows import fill, runs_of
+from system.files import not_a_file
 
 Rows = Sequence[int] | np.ndarray  # segments, by number
 _BYTES_AT_ONCE = 8 * 2**20
@@ -149,7 +150,7 @@ _HEADER_READERS = {
 def _read_header(path: Path, holds_integers: bool) -> tuple[tuple[int, int, int], np.dtype, int]:
     """Return the shape, the stored dtype and the offset of the values, after checking its size."""
     if not path.is_file():
-        raise InputError(f"No file {path}; prepare the dataset (again) with dataset_prep.py.")
+        raise InputError(f"{not_a_file(path)}; prepare the dataset (again) with dataset_prep.py.")
     size = path.stat().st_size
     try:
         with path.open("rb") as file:

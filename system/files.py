@@ -180,6 +180,11 @@ def _dict_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def not_a_file(path: Path) -> str:
+    """Return what is wrong with a path that is no regular file, the beginning of a message."""
+    return f"{path} is a folder, pipe or device" if path.exists() else f"No file {path}"
+
+
 def file_facts(path: Path, is_timed: bool = False) -> dict[str, Any]:
     """Return facts that identify a file's content: name, size, and a sample's digest.
 
@@ -188,7 +193,7 @@ def file_facts(path: Path, is_timed: bool = False) -> dict[str, Any]:
     but a copy may count as another file. Raises InputError when there is no such file.
     """
     if not path.is_file():
-        raise InputError(f"No file {path}; give the path of an existing file.")
+        raise InputError(f"{not_a_file(path)}; give the path of an existing file.")
     size, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb") as file:
         for block in range(_SAMPLE_BLOCKS):

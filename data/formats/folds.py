@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.layout import SPLITS
 from system.errors import InputError
-from system.files import read_json
+from system.files import not_a_file, read_json
 
 
 def read_folds(path: Path) -> dict[str, str]:
@@ -16,8 +16,7 @@ def read_folds(path: Path) -> dict[str, str]:
     else, or has a video in two splits.
     """
     if not path.is_file():  # a pipe can be read only once, and reading may wait without end
-        found = f"{path} is a folder, pipe or device" if path.exists() else f"No file {path}"
-        raise InputError(f"{found}; give the path of a file of folds.")
+        raise InputError(f"{not_a_file(path)}; give the path of a file of folds.")
     folds = read_json(path)
     if not isinstance(folds, dict) or set(folds) != set(SPLITS):
         found = ", ".join(map(str, folds)) if isinstance(folds, dict) else type(folds).__name__

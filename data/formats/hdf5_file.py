@@ -12,6 +12,7 @@ import h5py
 
 from system.errors import InputError, first_line, refuse_if_out_of_memory
 from system.file_kind import kind_of_file
+from system.files import not_a_file
 
 _CACHE_BYTES = 256 * 1024
 # Errors on opening that are not the file's fault.
@@ -21,7 +22,7 @@ _SYSTEM_ERRORS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 def open_hdf5(path: Path) -> h5py.File:
     """Open a computational sequence for reading; raises InputError if it is none, or damaged."""
     if not path.is_file():
-        raise InputError(f"No file {path}; expected a computational sequence (.csd).")
+        raise InputError(f"{not_a_file(path)}; expected a computational sequence (.csd).")
     try:
         file = _open_for_reading(path)
         # A small metadata cache: each entry is opened only once.

@@ -288,6 +288,8 @@ def test_facts_tell_a_files_content_not_its_time(tmp_path):
     assert file_facts(path) != facts
     with pytest.raises(InputError, match=f"No file {tmp_path / 'b.csd'}"):
         file_facts(tmp_path / "b.csd")
+    with pytest.raises(InputError, match=f"^{os.devnull} is a folder, pipe or device; give"):
+        file_facts(Path(os.devnull))
 
 
 @pytest.mark.parametrize("offset", [0, 9_999_999])
