@@ -177,11 +177,16 @@ def _is_staged(stage: Path, staged: dict[str, Any]) -> bool:
 
 def _read_stage(stage: Path) -> dict[str, Any] | None:
     """Return the manifest of an interrupted preparation, None if none can be continued."""
+    staged = _read_sound_manifest(stage)
+    return staged if staged is not None and "files" in staged else None
+
+
+def _read_sound_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest in `folder`, None if there is none or it is damaged."""
     try:
-        staged = read_manifest(stage)
+        return read_manifest(folder)
     except InputError:
         return None
-    return staged if staged is not None and "files" in staged else None
 
 
 def _decide_text(plan: Plan) -> Text:
@@ -210,13 +215,16 @@ def _lacks_pieces(plan: Plan) -> bool:
 
 
 def _same_text(plan: Plan) -> Iterable[Prepared]:
-    """Find the alignments that have text features of the requested kind."""
+    """Find the alignments that have text features of the requested kind.
+
+    Another alignment whose manifest is damaged is passed over.
+    """
     per, text = "word" if plan.request.source.is_by_word else "position", plan.request.text
     for alignment in ALIGNMENT_NAMES:
         prepared = plan.prepared
         if alignment != plan.request.alignment:
             folder = alignment_folder(plan.request.datadir, alignment)
-            manifest = read_manifest(folder)
+            manifest = _read_sound_manifest(folder)
             prepared = None if manifest is None else Prepared(folder, manifest)
         if text is None or prepared is None or not text.is_met_by(prepared.manifest["text"]):
             continue

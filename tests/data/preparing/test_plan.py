@@ -117,6 +117,14 @@ def test_another_alignment_has_the_text(datadir, bert):
     assert not decide(by_word).same_text
 
 
+def test_another_alignment_that_is_damaged_is_passed_over(datadir, bert):
+    (datadir / "unaligned").mkdir()
+    (datadir / "unaligned" / "dataset.json").write_text("junk")
+    assert table(request(datadir, bert))["test: text"][0] == "encode"
+    with pytest.raises(InputError, match=r"unaligned/dataset\.json is not JSON"):
+        decide(request(datadir, None, alignment="unaligned"))
+
+
 def test_an_interrupted_encoding(datadir, bert, monkeypatch):
     asked = request(datadir, bert)
     interrupt_encoding(monkeypatch, asked, batches=2)
