@@ -166,7 +166,8 @@ def main() -> None:
     from data.preparing.first_checks import decide_all
     from system.processes import join_processes, leave_processes
 
-    check_folders(options.datadir, options.csd, options.demo or "pickle" in given_options)
+    may_be_new = options.demo or bool({"pickle", "csd"} & given_options)
+    check_folders(options.datadir, options.csd, may_be_new)
     if "mirror" in given_options:
         from data.fetching.download import checked_host
 

@@ -57,6 +57,18 @@ def test_made_up_files_are_named_so_without_demo_too(program, demo, tmp_path):
     assert "ready (CMU-MOSEI's shape, made-up data)" in done.stdout
 
 
+def test_the_datasets_folder_is_made_where_the_files_are_elsewhere(program, demo, tmp_path):
+    missing = program("dataset_prep.py", "--no_bert", "--datadir", tmp_path / "new")
+    assert missing.returncode == 2
+    assert f"No folder {tmp_path}/new; create it (the .csd files are downloaded" in missing.stderr
+    options = ["--no_bert", "--datadir", tmp_path / "new", "--csd", demo / "csd"]
+    assert program("dataset_prep.py", *options, "--dry_run").returncode == 0
+    assert not (tmp_path / "new").exists()
+    done = program("dataset_prep.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new" / "train" / "visual50.npy").is_file()
+
+
 def test_another_dataset_may_share_the_folder_of_made_up_files(program, demo, tmp_path):
     options = ["--dataset", "mosi", "--dry_run", "--datadir", tmp_path, "--csd", demo / "csd"]
     done = program("dataset_prep.py", "--no_bert", *options)
