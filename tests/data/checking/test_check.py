@@ -366,7 +366,10 @@ DAMAGES = {
             (d / "val/bert50.npy").unlink(),
             (d / "val/bert50.npy").mkdir(),
         ),
-        ["No file val/bert50.npy; prepare the dataset (again) with dataset_prep.py."],
+        [
+            "val/bert50.npy is a folder, pipe or device; prepare the dataset (again) with "
+            "dataset_prep.py."
+        ],
     ),
 }
 
