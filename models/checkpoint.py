@@ -160,7 +160,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 "the file is damaged."
             )
     parts = {name: content.pop(name) for name in _PART_TYPES if name in content}
-    return Checkpoint(path, _without_wrappers(weights), **parts, details=content)
+    if ":" not in parts.get("model", ""):  # a user's own model may call a part as a wrapper
+        weights = _without_wrappers(weights)
+    return Checkpoint(path, weights, **parts, details=content)
 
 
 _ADVICE = "give a .pth file written by main_msaf.py --train or the released code."

@@ -97,6 +97,15 @@ def test_the_weights_of_an_unnamed_file_decide_whether_a_users_own_model_has_the
         restore(released, own)
 
 
+@pytest.mark.parametrize("part", ["module", "Model", "_orig_mod"])
+def test_a_part_of_a_users_own_model_may_be_called_as_a_wrapper_is(own, tmp_path, part):
+    (tmp_path / "mine.py").write_text(OWN_MODEL.replace("self.net", f"self.{part}"))
+    model = build(own, {}, WIDTHS, 1)
+    write_checkpoint(tmp_path / "own.pth", model, own)
+    restored = restore(read_checkpoint(tmp_path / "own.pth"), own)[1]
+    assert torch.equal(restored(*INPUTS), model(*INPUTS))
+
+
 def test_nothing_that_a_checkpoint_names_is_imported(tmp_path):
     marker = tmp_path / "was here"
     (tmp_path / "evil.py").write_text(f"{OWN_MODEL}\nopen({str(marker)!r}, 'w')\n")

@@ -83,7 +83,6 @@ class TrainingSaver:
         except InputError:
             return False
         weights, now = saved.weights.values(), self._step.model.state_dict().values()
-        # Values alone: a prefix that all names share is not read.
         is_same = len(weights) == len(now) and all(
             torch.equal(weight, value.cpu()) for weight, value in zip(weights, now, strict=True)
         )
