@@ -216,21 +216,25 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
             )
     config = make_config(model_class.Config, checkpoint.config, str(checkpoint.path))
     arguments = config, {kind: widths[kind] for kind in MODALITIES}, checkpoint.outputs
-    return load_module(lambda: model_class(*arguments), weights, checkpoint.path)
+    if model_class.__module__.startswith("models."):
+        return load_module(lambda: model_class(*arguments), weights, checkpoint.path)
+    # The constructor of a user's own class may keep its tensors for the next model.
+    return _load(model_class(*arguments), weights, checkpoint.path)
 
 
 def load_module(
     make: Callable[[], AnyModule], weights: Mapping[str, Tensor], path: Path
 ) -> AnyModule:
-    """Make a module, load weights that come from `path`, and set evaluation mode."""
-    try:
-        with torch.device("meta"):  # takes no memory, whatever sizes the file claims
-            outline = make()
-    except Exception:  # a user's own model may need real values in its constructor
-        pass
-    else:
-        check_weights(outline, weights, path)
-    module = make()
+    """Make a module, load weights that come from `path`, and set evaluation mode.
+
+    It is made on `meta` first: that takes no memory, whatever sizes the file claims.
+    """
+    with torch.device("meta"):
+        check_weights(make(), weights, path)
+    return _load(make(), weights, path)
+
+
+def _load(module: AnyModule, weights: Mapping[str, Tensor], path: Path) -> AnyModule:
     load_weights(module, weights, path)
     return module.eval()
 

@@ -51,8 +51,8 @@ def check_weights(
         listed = [f"{kind}: {_first_names(names)}" for kind, names in problems.items() if names]
         label = label or type(model).__name__
         raise InputError(f"{path} does not fit {label}: {'; '.join(listed)}.")
-    for name, _ in model.named_parameters():
-        if not weights[name].isfinite().all():
+    for name, _ in model.named_parameters():  # a state dict may leave out a frozen one
+        if name in weights and not weights[name].isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinity; these weights cannot be used.")
 
 

@@ -106,6 +106,31 @@ def test_a_part_of_a_users_own_model_may_be_called_as_a_wrapper_is(own, tmp_path
     assert torch.equal(restored(*INPUTS), model(*INPUTS))
 
 
+INIT = "self.net = nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.hidden, outputs))"
+CACHED = "if not hasattr(Mean, 'table'):\n            Mean.table = torch.ones(outputs)\n        "
+LEFT_OUT = """self.frozen = nn.Linear(1, 1).requires_grad_(False)
+
+    def state_dict(self, *args, **kwargs):
+        weights = super().state_dict(*args, **kwargs)
+        return {name: weights[name] for name in weights if not name.startswith("frozen.")}
+
+    def load_state_dict(self, weights, strict=True):
+        return super().load_state_dict(weights, strict=False)
+"""
+
+
+@pytest.mark.parametrize(
+    "addition", [f"{CACHED}self.register_forward_hook(lambda *x: x[2] * Mean.table)", LEFT_OUT]
+)
+def test_a_users_own_constructor_and_state_dict_are_taken_as_they_are(own, tmp_path, addition):
+    """A table that is made once for all models, and a frozen part that is not saved."""
+    (tmp_path / "mine.py").write_text(OWN_MODEL.replace(INIT, f"{INIT}\n        {addition}"))
+    model = build(own, {}, WIDTHS, 1)
+    write_checkpoint(tmp_path / "own.pth", model, own)
+    restored = restore(read_checkpoint(tmp_path / "own.pth"), own)[1]
+    assert torch.equal(restored(*INPUTS), model(*INPUTS))
+
+
 def test_nothing_that_a_checkpoint_names_is_imported(tmp_path):
     marker = tmp_path / "was here"
     (tmp_path / "evil.py").write_text(f"{OWN_MODEL}\nopen({str(marker)!r}, 'w')\n")
