@@ -20,7 +20,7 @@ from system.errors import InputError, shown
 from system.files import write_bytes
 from system.safetensors_file import SUFFIX as SAFETENSORS
 from system.safetensors_file import load_safetensors, write_safetensors
-from system.torch_file import load_torch_file
+from system.torch_file import load_torch_file, read_back
 from system.weights import check_weights, is_state_dict
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -140,6 +140,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = {**content, "model_state_dict": tensors} if isinstance(content, dict) else None
     else:
         content = load_torch_file(path, "a checkpoint", _ADVICE)
+    return _checkpoint_of(content, path)
+
+
+def reread_checkpoint(path: Path, model: Model, name: str) -> Checkpoint:
+    """Return what `read_checkpoint` would if `write_checkpoint` had written `path`.
+
+    Raises any exception where it would raise InputError.
+    """
+    content = {**describe_model(model, name), "model_state_dict": model.state_dict()}
+    return _checkpoint_of(read_back(content), path)
+
+
+def _checkpoint_of(content: Any, path: Path) -> Checkpoint:
+    """Return the content of a file as a checkpoint; raises InputError when it is none."""
     if is_state_dict(content):
         content = {"model_state_dict": content}
     keys = [key for key in _WEIGHT_KEYS if isinstance(content, dict) and key in content]

@@ -55,7 +55,10 @@ def explain_short_memory(path: Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, shortened; never a bare key or ""."""
+    """Return the first line of an exception's message, shortened; never a bare key or "".
+
+    A line that ends with a colon, as PyTorch's lists begin, has the next one after it.
+    """
     if isinstance(error, KeyError) and error.args:
         key = error.args[0]
         is_message = isinstance(key, str) and " " in key  # HDF5's
@@ -64,7 +67,8 @@ def first_line(error: BaseException) -> str:
         text = str(error)
     if not text.strip():
         text = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
-    line = text.strip().splitlines()[0]
+    lines = [line.strip() for line in text.strip().splitlines()]
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -40,12 +41,7 @@ def load_torch_file(path: Path, expected: str, advice: str) -> Any:
     """
     with path.open("rb") as file:
         try:
-            is_zip = file.read(4) == ZIP_START
-            file.seek(0)
-            if is_zip:
-                return read_zip(file, _unpickle, _LARGEST_PICKLE)
-            require(_unpickle(file, None) == LEGACY_MAGIC, "no PyTorch file")
-            return read_legacy(file, _unpickle)
+            return _read(file)
         except RefusedName as error:
             raise InputError(
                 f"{path} is refused: it asks to call {error} while loading, which could run any "
@@ -54,6 +50,23 @@ def load_torch_file(path: Path, expected: str, advice: str) -> Any:
             ) from error
         except Exception as error:  # damaged bytes can fail in any way
             refuse_unread(error, path, expected, advice)
+
+
+def read_back(value: Any) -> Any:
+    """Return what `load_torch_file` would read from a file of `value`; raises any exception."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return _read(buffer)
+
+
+def _read(file: io.BufferedReader | io.BytesIO) -> Any:
+    is_zip = file.read(4) == ZIP_START
+    file.seek(0)
+    if is_zip:
+        return read_zip(file, _unpickle, _LARGEST_PICKLE)
+    require(_unpickle(file, None) == LEGACY_MAGIC, "no PyTorch file")
+    return read_legacy(file, _unpickle)
 
 
 def _unpickle(part: BinaryIO, storage_of: StorageOf | None) -> Any:

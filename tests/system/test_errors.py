@@ -43,6 +43,14 @@ def test_the_type_stands_before_it_once():
     assert described(KeyError("lr")) == "KeyError: no 'lr'"
 
 
+def test_what_a_colon_announces_comes_along():
+    """As in PyTorch's lists of weights that do not fit."""
+    assert first_line(RuntimeError("in loading A:\n\tMissing key: b.\n\tMore.")) == (
+        "in loading A: Missing key: b."
+    )
+    assert first_line(RuntimeError("nothing follows:")) == "nothing follows:"
+
+
 def test_it_does_not_quote_megabytes():
     """Python quotes a malformed number in a pickle whole."""
     error = raised(lambda: float("x" * 10**6))

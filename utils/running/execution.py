@@ -71,7 +71,8 @@ def restoring_state(module: nn.Module, devices: Sequence[torch.device] = ()) -> 
         with torch.no_grad():
             for buffers, name, buffer, value in before:
                 buffers[name] = buffer
-                if not torch.equal(buffer, value):  # an expanded buffer cannot be written to
+                # An expanded buffer cannot be written to, and sparse ones cannot be compared.
+                if buffer.layout != torch.strided or not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from data.loading.split import Split
+from models.checkpoint import load_weights, reread_checkpoint
 from models.contract import Model
-from system.errors import InputError, described
+from system.config import make_config
+from system.errors import InputError, described, shown
+from system.torch_file import read_back
 from utils.running.execution import restoring_state
 from utils.tasks import Task
 
@@ -55,6 +61,46 @@ def try_to_train(
                 )
             loss = task.loss(prediction.float(), batch.labels[:, task.columns]).sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+
+
+def try_to_save(name: str, model: Model) -> None:
+    """Raise InputError unless a checkpoint of the model can be read again; restores its state."""
+    path = Path(f"--model {name}: its checkpoint")
+    with _reporting(name, "could not load its own checkpoint"), restoring_state(model):
+        try:
+            checkpoint = reread_checkpoint(path, model, name)
+        except Exception:
+            _refuse_unreadable(name, model)
+            raise
+        make_config(type(model).Config, checkpoint.config, str(path))
+        load_weights(model, checkpoint.weights, path)
+
+
+def _refuse_unreadable(name: str, model: Model) -> None:
+    """Raise InputError that names a setting or a weight that a checkpoint cannot hold, if any."""
+    for setting, value in asdict(model.config).items():
+        if not _is_readable(value):
+            raise InputError(
+                f"--model {name}: a checkpoint cannot hold {shown(value)}, the {setting} of its "
+                "config; give it as numbers and text."
+            )
+    for part, value in model.state_dict().items():
+        if not (isinstance(value, Tensor) and _is_readable(value)):
+            is_tensor = isinstance(value, Tensor)
+            kind = f"{value.dtype}, {value.layout}" if is_tensor else type(value).__name__
+            raise InputError(
+                f"--model {name}: a checkpoint cannot hold {part} ({kind}), only dense tensors of "
+                "whole or floating-point numbers that are not expanded; hold it in buffers of them "
+                "(torch.view_as_real, contiguous), or register it with persistent=False."
+            )
+
+
+def _is_readable(value: Any) -> bool:
+    try:
+        read_back(value)
+    except Exception:  # as a damaged file, it can fail in any way
+        return False
+    return True
 
 
 def _refuse_late_weights(name: str, weights: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from system.devices import pick_device
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
-from utils.running.own_model import try_to_predict, try_to_train
+from utils.running.own_model import try_to_predict, try_to_save, try_to_train
 from utils.running.text_encoder import add_text_encoder, check_pieces, configure_encoder, in_pieces
 from utils.tasks import LOSSES, TASKS, Task
 
@@ -62,6 +62,7 @@ def open_training(
     if config.model_name not in MODELS:
         size, count = config.batch_size, processes.count
         try_to_train(config.model_name, model, splits["train"], task, size, count)
+        try_to_save(config.model_name, model)
     if config.finetune_bert is not None:
         model, splits = add_text_encoder(model, config, splits, resumed)
     configure_encoder(model, config)

@@ -9,7 +9,7 @@ from data.loading.split import Split
 from models.registry import build
 from system.errors import InputError
 from tests.own_model import OWN_MODEL
-from utils.running.own_model import try_to_predict, try_to_train
+from utils.running.own_model import try_to_predict, try_to_save, try_to_train
 from utils.tasks import SENTIMENT
 
 RETURN = "return self.net(torch.cat([x.mean(dim=1) for x in (visual, audio, text)], dim=1))"
@@ -30,6 +30,7 @@ def try_model(small, tmp_path):
         model = build(name, {}, split.widths, 1)
         try_to_predict(name, model, split)
         try_to_train(name, model, split, SENTIMENT, batch_size, processes)
+        try_to_save(name, model)
         return model
 
     return run
@@ -74,6 +75,66 @@ def test_a_model_that_cannot_be_trained_or_read_back_is_refused(try_model, chang
     with pytest.raises(InputError, match=message) as caught:
         try_model(change)
     assert "mine.py:Mean" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+EXTRA = """
+
+    def get_extra_state(self):
+        return {'steps': 0}
+
+    def set_extra_state(self, state):
+        pass"""
+HOLDS_NAN = "self.mask = nn.Parameter(torch.full((2,), -torch.inf), requires_grad=False)"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("torch.polar(torch.ones(4), torch.arange(4.0))", "torch.complex64, torch.strided"),
+        ("torch.ones(2, dtype=torch.uint16)", "torch.uint16"),
+        ("torch.ones(2).to(torch.float8_e4m3fn)", "torch.float8_e4m3fn"),
+        ("torch.arange(5).expand(3, 5)", "torch.int64"),
+        ("torch.eye(3).to_sparse()", "torch.float32, torch.sparse_coo"),
+        ("torch.eye(3).to_sparse_csr()", "torch.float32, torch.sparse_csr"),
+    ],
+)
+def test_a_buffer_that_no_checkpoint_can_hold_is_kept_out_of_it_or_refused(try_model, value, kind):
+    def register(options):
+        return INIT, f"{INIT}\n        self.register_buffer('table', {value}{options})"
+
+    try_model(register(", persistent=False"))
+    with pytest.raises(
+        InputError, match=rf"cannot hold table \({kind}.*persistent=False"
+    ) as caught:
+        try_model(register(""))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((RETURN, RETURN + EXTRA), r"cannot hold _extra_state \(dict\), only dense tensors"),
+        ((INIT, f"{INIT}\n        {HOLDS_NAN}"), "its checkpoint: mask holds NaN or infinity"),
+        (
+            (
+                "hidden: int = 16",
+                "hidden: int = 16\n        where: Path = __import__('pathlib').Path()",
+            ),
+            r"cannot hold PosixPath\('.'\), the where of its config",
+        ),
+        (
+            (
+                RETURN,
+                RETURN + "\n\n    def state_dict(self, **_):\n        return self.net.state_dict()",
+            ),
+            "could not load its own checkpoint .*Missing key",
+        ),
+    ],
+)
+def test_a_model_that_could_not_load_its_checkpoint_is_refused(try_model, change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        try_model(change)
     assert "\n" not in str(caught.value)
 
 

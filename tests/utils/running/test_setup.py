@@ -10,6 +10,7 @@ import torch
 
 from models.checkpoint import write_checkpoint
 from system.errors import InputError
+from tests.own_model import OWN_MODEL
 from utils import run_config
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, open_training
@@ -75,6 +76,17 @@ def test_a_checkpoint_of_other_outputs_is_refused(small, trained):
     write_checkpoint(path, two, "lf_dnn", task="sentiment")
     with pytest.raises(InputError, match=r"a.pth has 2 outputs, but the task sentiment has 1"):
         open_training(RunConfig(datadir=small, checkpoint=path))
+
+
+def test_an_own_model_whose_checkpoint_could_not_be_read_is_not_trained(small, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        OWN_MODEL.replace(
+            "self.net = nn.Sequential(", "self.extra = Extra(); self.net = nn.Sequential("
+        )
+        + "\n\nclass Extra(nn.Module):\n    def get_extra_state(self):\n        return 1\n"
+    )
+    with pytest.raises(InputError, match=r"a checkpoint cannot hold extra\._extra_state \(int\)"):
+        open_training(RunConfig(datadir=small, model=f"{tmp_path / 'mine.py'}:Mean"))
 
 
 def test_an_unknown_task_is_refused():
