@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.contract import Model
 from models.text_encoder import text_encoder_of
-from system.config import make_config
+from system.config import make_config, settings_of
 from system.errors import InputError, shown
 from system.files import write_bytes
 from system.safetensors_file import SUFFIX as SAFETENSORS
@@ -101,7 +101,7 @@ def describe_model(model: Model, name: str, **details: Any) -> dict[str, Any]:
     encoder = text_encoder_of(model)
     return {
         "model": name,
-        "config": asdict(model.config),
+        "config": settings_of(model.config),
         "widths": dict(model.widths),
         "outputs": model.outputs,
         **({} if encoder is None else {"text_encoder": encoder.describe()}),

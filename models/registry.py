@@ -14,7 +14,7 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,7 @@ from models.checkpoint import Checkpoint, load_module, restore_model
 from models.contract import Model
 from models.own_file import import_file
 from models.text_encoder import TextEncoder, WithTextEncoder
-from system.config import make_config
+from system.config import make_config, settings_of
 from system.errors import InputError, described, shown
 from system.files import whole_digest
 
@@ -128,7 +128,7 @@ def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], out
     model_class = find_class(name)
     config = make_config(model_class.Config, settings, f"--model {name}")
     if name not in MODELS:  # its defaults are checked too: a checkpoint contains them
-        make_config(model_class.Config, asdict(config), f"--model {name}")
+        make_config(model_class.Config, settings_of(config), f"--model {name}")
     with _reporting_faults(name):
         model = model_class(config, widths, outputs)
     missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]

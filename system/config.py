@@ -1,32 +1,25 @@
 """Settings as frozen dataclasses: each with its default, its meaning and its check in one place.
 
 A field's check is a function that parses text. The command line uses it directly; a value that
-comes from a file must equal what its own text parses to.
+comes from a file must equal what its own text parses to. Fields with `init=False` are no settings.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, fields
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from system.argument_types import finite_number, truth_value, whole_number
 from system.errors import InputError, shown
+from system.field_types import may_be_none, parser_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
-
-# Checks of fields that define none, as in a user's model. Annotations are text.
-_BY_TYPE: dict[str, Callable[[str], Any]] = {
-    "int": whole_number(-(2**63), 2**63 - 1),
-    "float": finite_number,
-    "bool": truth_value,
-    "str": str,
-}
 
 
 def setting(default: Any, parse: Callable[[str], Any], meaning: str = "") -> Any:
@@ -40,7 +33,8 @@ class CheckedConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+            value = _checked(type(self), field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
 
 
 def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
@@ -51,7 +45,7 @@ def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> S
     """
     fields_by_name = {name: _field_of(cls, name, where) for name in values}
     try:
-        return cls(**{name: _checked(fields_by_name[name], values[name]) for name in values})
+        return cls(**{name: _checked(cls, fields_by_name[name], values[name]) for name in values})
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}.") from error
 
@@ -60,7 +54,7 @@ def check_setting(cls: type[DataclassInstance], name: str, value: Any, where: st
     """Return one value as its field parses it; raises InputError as `make_config` does."""
     field = _field_of(cls, name, where)
     try:
-        return _checked(field, value)
+        return _checked(cls, field, value)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}.") from error
 
@@ -79,10 +73,16 @@ def parse_assignments(
             raise InputError(f"{where} {text}: expected KEY=VALUE.")
         field = _field_of(cls, name, f"{where} {text}")
         try:
-            values[name] = _parser_of(field)(value)
+            values[name] = parser_of(cls, field)(value)
         except Exception as error:
             raise InputError(f"{where} {text}: {_reason(error)}.") from error
     return values
+
+
+def settings_of(config: DataclassInstance) -> dict[str, Any]:
+    """Return a configuration's settings, from which `make_config` makes it again."""
+    values = asdict(config)
+    return {field.name: values[field.name] for field in fields(config) if field.init}
 
 
 def plain_values(config: DataclassInstance) -> dict[str, Any]:
@@ -94,22 +94,25 @@ def plain_values(config: DataclassInstance) -> dict[str, Any]:
 
 
 def _field_of(cls: type[DataclassInstance], name: str, where: str) -> Field[Any]:
-    by_name = {field.name: field for field in fields(cls)}
+    by_name = {field.name: field for field in fields(cls) if field.init}
     if name not in by_name:
         expected = ", ".join(by_name) or "none"
         raise InputError(f"{where}: there is no setting {shown(name)}, only: {expected}.")
     return by_name[name]
 
 
-def _checked(field: Field[Any], value: Any) -> Any:
+def _checked(cls: type[DataclassInstance], field: Field[Any], value: Any) -> Any:
     """Return `value` as the field's check parses it; raises ValueError when it does not pass."""
-    is_dict = _type_of(field).startswith("dict") and isinstance(value, dict)
-    if is_dict or (value is None and field.default is None):
+    if isinstance(value, dict) and _is_dict(field):
+        return value
+    if value is None and (field.default is None or may_be_none(cls, field)):
+        return value
+    if isinstance(value, float) and value == field.default and math.isinf(value):
         return value
     if not isinstance(value, (bool, int, float, str, Path)):
         raise ValueError(f"{field.name} is {shown(value)}, expected one value")
     try:
-        parsed = _parser_of(field)(str(value))
+        parsed = parser_of(cls, field)(str(value))
     except Exception as error:
         raise ValueError(f"{field.name} is {shown(value)}: {_reason(error)}") from error
     is_text = isinstance(parsed, (str, Path)) and isinstance(value, (str, Path))  # ~ is expanded
@@ -118,12 +121,9 @@ def _checked(field: Field[Any], value: Any) -> Any:
     return parsed
 
 
-def _parser_of(field: Field[Any]) -> Callable[[str], Any]:
-    return field.metadata.get("parse") or _BY_TYPE.get(_type_of(field), str)
-
-
-def _type_of(field: Field[Any]) -> str:
-    return field.type if isinstance(field.type, str) else field.type.__name__
+def _is_dict(field: Field[Any]) -> bool:
+    name = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
+    return name.startswith("dict")
 
 
 def _reason(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from data.loading.split import Split
 from models.checkpoint import load_weights, reread_checkpoint
 from models.contract import Model
-from system.config import make_config
+from system.config import make_config, settings_of
 from system.errors import InputError, described, shown
 from system.torch_file import read_back
 from utils.running.execution import restoring_state
@@ -78,7 +77,7 @@ def try_to_save(name: str, model: Model) -> None:
 
 def _refuse_unreadable(name: str, model: Model) -> None:
     """Raise InputError that names a setting or a weight that a checkpoint cannot hold, if any."""
-    for setting, value in asdict(model.config).items():
+    for setting, value in settings_of(model.config).items():
         if not _is_readable(value):
             raise InputError(
                 f"--model {name}: a checkpoint cannot hold {shown(value)}, the {setting} of its "

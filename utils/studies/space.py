@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -81,7 +81,7 @@ def _check_buildable(space: Space, config: RunConfig, where: str) -> None:
 
 def _distribution(name: str, values: Any, config: RunConfig, where: str) -> BaseDistribution:
     cls = RunConfig if name in _RUN_SETTINGS else config_class(config.model_name)
-    searchable = [*_RUN_SETTINGS, *cls.__dataclass_fields__]
+    searchable = [*_RUN_SETTINGS, *(field.name for field in fields(cls) if field.init)]
     if name not in searchable:
         raise InputError(f"{where} cannot be searched; these can be: {', '.join(searchable)}.")
     if name in TEXT_ENCODER_SETTINGS and config.finetune_bert is None:

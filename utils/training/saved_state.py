@@ -14,6 +14,7 @@ from data.loading.options import LoaderOptions
 from data.text.pieces import vocabulary_digest
 from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
 from models.text_encoder import TextEncoder, text_encoder_of
+from system.config import settings_of
 from system.console import print_line
 from system.errors import InputError, differing, first_line
 from system.files import whole_digest
@@ -125,7 +126,7 @@ class TrainingSaver:
         return {
             **{name: getattr(config, name) for name in names},
             "loss": config.loss or self._default_loss,
-            "model settings": asdict(self._step.model.config),
+            "model settings": settings_of(self._step.model.config),
             "text encoder": None if encoder is None else _encoder_facts(encoder),
             "processes": self._options.processes.count,
             _START: "none" if self.start is None else self.start[:12],
@@ -145,7 +146,7 @@ class TrainingSaver:
         complete["loss"] = complete["loss"] or self._default_loss  # as older files have it
         settings = saved.get("model settings")
         if isinstance(settings, dict):
-            defaults = asdict(type(self._step.model.config)())
+            defaults = settings_of(type(self._step.model.config)())
             complete["model settings"] = {**defaults, **settings}
         return complete
 
@@ -201,9 +202,9 @@ class TrainingSaver:
                     f"{this}; resume with the same settings and data, or train anew in another "
                     "--checkpointdir."
                 )
-        settings = {**asdict(type(model.config)()), **checkpoint.config}
+        settings = {**settings_of(type(model.config)()), **checkpoint.config}
         saved_model = settings, checkpoint.widths, checkpoint.outputs
-        if saved_model != (asdict(model.config), dict(model.widths), model.outputs):
+        if saved_model != (settings_of(model.config), dict(model.widths), model.outputs):
             raise ValueError("its sizes are not those of its training")
         processes = self._options.processes.count
         check_progress(content, self._step.task, self._config.batch_size, segments, processes)
