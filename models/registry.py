@@ -130,16 +130,31 @@ def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], out
     if name not in MODELS:  # its defaults are checked too: a checkpoint contains them
         make_config(model_class.Config, settings_of(config), f"--model {name}")
     with _reporting_faults(name):
-        model = model_class(config, widths, outputs)
+        model = model_class(config, dict(widths), outputs)
+    _check_attributes(name, model, widths, outputs)
+    return model
+
+
+def _check_attributes(name: str, model: Model, widths: Mapping[str, int], outputs: int) -> None:
+    """Raise InputError unless a model has the attributes of the contract."""
     missing = [part for part in ("config", "widths", "outputs") if not hasattr(model, part)]
     if missing:
         raise InputError(f"--model {name} does not set self.{missing[0]}; set it in __init__.")
+    if not is_dataclass(model.config) or isinstance(model.config, type):
+        raise InputError(
+            f"--model {name} sets self.config to {shown(model.config)}, expected a Config; set it "
+            "to the `config` that __init__ gets."
+        )
+    if not isinstance(model.widths, Mapping) or dict(model.widths) != dict(widths):
+        raise InputError(
+            f"--model {name} sets self.widths to {shown(model.widths)}, but is asked for "
+            f"{dict(widths)}; set it to the `widths` that __init__ gets, unchanged."
+        )
     if model.outputs != outputs:
         raise InputError(
             f"--model {name} sets self.outputs to {shown(model.outputs)}, but is asked for "
             f"{outputs}; set it to the `outputs` that __init__ gets."
         )
-    return model
 
 
 @contextmanager

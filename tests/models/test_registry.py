@@ -155,6 +155,9 @@ def test_nothing_that_a_checkpoint_names_is_imported(tmp_path):
         (("import torch", "raise SystemExit(3)"), "cannot be imported (SystemExit"),
         (("self.outputs = config", "_ = config"), "self.outputs"),
         (("= config, widths, outputs", "= config, widths, 2"), "self.outputs to 2, but is asked"),
+        (("= config, widths", "= vars(config), widths"), "sets self.config to {'hidden': 16}"),
+        (("super().__init__()", "super().__init__(); widths.pop('text')"), "sets self.widths to {"),
+        (("config, widths, outputs\n", "config, [*widths], outputs\n"), "self.widths to ['vis"),
         (("config.hidden", "config.size"), "cannot be built (AttributeError"),
     ],
 )

@@ -60,6 +60,16 @@ def try_to_train(
                 )
             loss = task.loss(prediction.float(), batch.labels[:, task.columns]).sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+            _refuse_sparse_gradients(name, model)
+
+
+def _refuse_sparse_gradients(name: str, model: Model) -> None:
+    for part, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.layout != torch.strided:
+            raise InputError(
+                f"--model {name} does not train: {part} has sparse gradients, which Adam does not "
+                "take; leave sparse=True out."
+            )
 
 
 def try_to_save(name: str, model: Model) -> None:
@@ -84,12 +94,12 @@ def _refuse_unreadable(name: str, model: Model) -> None:
                 "config; give it as numbers and text."
             )
     for part, value in model.state_dict().items():
-        if not (isinstance(value, Tensor) and _is_readable(value)):
-            is_tensor = isinstance(value, Tensor)
+        is_tensor = isinstance(value, Tensor)
+        if not (is_tensor and _is_readable(value)):
             kind = f"{value.dtype}, {value.layout}" if is_tensor else type(value).__name__
             raise InputError(
                 f"--model {name}: a checkpoint cannot hold {part} ({kind}), only dense tensors of "
-                "whole or floating-point numbers that are not expanded; hold it in buffers of them "
+                "whole or floating-point numbers that are not expanded; hold it in such tensors "
                 "(torch.view_as_real, contiguous), or register it with persistent=False."
             )
 

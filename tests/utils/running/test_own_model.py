@@ -36,6 +36,8 @@ def try_model(small, tmp_path):
     return run
 
 
+SPARSE = """self.net = nn.Embedding(4, outputs, sparse=True)
+        self.net.register_forward_pre_hook(lambda _, x: (x[0][:, 0].long() * 0,))"""
 BATCH_NORM = (INIT, INIT.replace("nn.ReLU()", "nn.BatchNorm1d(config.hidden)"))
 
 
@@ -62,6 +64,10 @@ BATCH_NORM = (INIT, INIT.replace("nn.ReLU()", "nn.BatchNorm1d(config.hidden)"))
             ),
             "does not train .*inplace",
         ),
+        (
+            (INIT, SPARSE),
+            r"does not train: net\.weight has sparse gradients, .* leave sparse=True out",
+        ),
         ((INIT, "self.net = nn.LazyLinear(outputs)"), "only when it is called .net.weight, net.b"),
         (
             (RETURN, "self.late = nn.Linear(1, 1)\n        " + RETURN),
@@ -85,6 +91,7 @@ EXTRA = """
 
     def set_extra_state(self, state):
         pass"""
+COMPLEX = "self.filter = nn.Parameter(torch.ones(2, dtype=torch.cfloat))"
 HOLDS_NAN = "self.mask = nn.Parameter(torch.full((2,), -torch.inf), requires_grad=False)"
 
 
@@ -115,6 +122,7 @@ def test_a_buffer_that_no_checkpoint_can_hold_is_kept_out_of_it_or_refused(try_m
     ("change", "message"),
     [
         ((RETURN, RETURN + EXTRA), r"cannot hold _extra_state \(dict\), only dense tensors"),
+        ((INIT, f"{INIT}\n        {COMPLEX}"), r"cannot hold filter \(torch\.complex64"),
         ((INIT, f"{INIT}\n        {HOLDS_NAN}"), "its checkpoint: mask holds NaN or infinity"),
         (
             (
