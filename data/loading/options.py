@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from data.npy import Rows
 from system.processes import SINGLE_PROCESS, Processes
+
+_ROWS_AT_ONCE = 6400  # of the longest modality, in an evaluation batch
 
 Order = TypeVar("Order", bound=Rows | Tensor)  # a tensor where the segments are on a device
 
@@ -33,6 +35,14 @@ class RowBatches(Generic[Order]):
 
     def __iter__(self) -> Iterator[Order]:
         return map(self.__getitem__, range(len(self)))
+
+
+def evaluation_batch_size(batch_size: int, shapes: Sequence[tuple[int, int]]) -> int:
+    """Return the batch size for evaluation: 6400 rows (128 segments of 50), or `batch_size`.
+
+    `shapes` are those of one segment: rows and width of each modality.
+    """
+    return max(batch_size, _ROWS_AT_ONCE // max(length for length, _ in shapes))
 
 
 @dataclass(frozen=True)

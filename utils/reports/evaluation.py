@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.loading.batches import batches
 from data.loading.on_device import DeviceSplit
-from data.loading.options import LoaderOptions
+from data.loading.options import LoaderOptions, evaluation_batch_size
 from data.loading.split import Split, describe_huge_values
 from system.console import print_line
 from system.errors import InputError
@@ -22,7 +22,6 @@ from utils.running.execution import Compiled, autocast
 from utils.tasks import Scores, Task
 
 _MAX_PARTS = 1000
-_ROWS_AT_ONCE = 6400  # of the longest modality, in an evaluation batch
 
 
 class NotFinite(InputError):
@@ -30,7 +29,7 @@ class NotFinite(InputError):
 
 
 def evaluation_options(options: LoaderOptions, split: Split | DeviceSplit) -> LoaderOptions:
-    """Return the options for evaluating `split`: batches of 6400 rows (128 segments of 50) or more.
+    """Return the options for evaluating `split`: batches of `evaluation_batch_size`.
 
     Nothing is kept for gradients, so there is memory for larger batches than in training, and they
     take less time. But loading processes, which a split on a device does not use, pass batches in
@@ -38,8 +37,7 @@ def evaluation_options(options: LoaderOptions, split: Split | DeviceSplit) -> Lo
     """
     if options.num_workers and not isinstance(split, DeviceSplit):
         return options
-    longest = max(length for length, _ in split.shapes)
-    return replace(options, batch_size=max(options.batch_size, _ROWS_AT_ONCE // longest))
+    return replace(options, batch_size=evaluation_batch_size(options.batch_size, split.shapes))
 
 
 class Predictor(nn.Module):

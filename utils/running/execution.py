@@ -76,6 +76,16 @@ def restoring_state(module: nn.Module, devices: Sequence[torch.device] = ()) -> 
                     buffer.copy_(value)
 
 
+def fewest_rows(model: nn.Module) -> int:
+    """Return how many rows a part of a batch needs: two with BatchNorm, as one has no variance."""
+    return 2 if any(isinstance(module, nn.BatchNorm1d) for module in model.modules()) else 1
+
+
+def count_parts(rows: int, steps: int, fewest: int) -> int:
+    """Return the number of parts, up to `steps`, of a batch: each has `fewest` rows or more."""
+    return min(steps, max(rows // fewest, 1))
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return the context in which a model runs; `precision` is one of `devices.PRECISIONS`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision != "float32")

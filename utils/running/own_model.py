@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,40 +18,47 @@ from models.contract import Model
 from system.config import make_config, settings_of
 from system.errors import InputError, described, shown
 from system.torch_file import read_back
-from utils.running.execution import restoring_state
+from utils.running.execution import count_parts, fewest_rows, restoring_state
 from utils.tasks import Task
 
 _TRIAL_SIZE = 2  # segments
 
 
-def try_to_predict(name: str, model: Model, split: Split) -> None:
+def try_to_predict(name: str, model: Model, split: Split, size: int = _TRIAL_SIZE) -> None:
     """Raise InputError unless a model predicts as the contract says; restores its state."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     _refuse_late_weights(name, [weight for weight, tensor in tensors if is_lazy(tensor)])
     built = set(model.state_dict())
-    inputs = split[range(min(_TRIAL_SIZE, len(split)))].inputs
-    with _reporting(name, "does not predict"), torch.no_grad(), restoring_state(model):
+    inputs = split[range(min(size, len(split)))].inputs
+    fault = "does not predict" if size > 1 else "does not predict one segment alone"
+    with _reporting(name, fault), torch.no_grad(), restoring_state(model):
         _check_shape(name, model, model.eval()(*inputs), len(inputs[0]))
     _refuse_late_weights(name, sorted(set(model.state_dict()) - built))
 
 
 def try_to_train(
-    name: str, model: Model, split: Split, task: Task, batch_size: int, processes: int = 1
+    name: str,
+    model: Model,
+    split: Split,
+    task: Task,
+    batch_size: int,
+    processes: int = 1,
+    accumulation_steps: int = 1,
 ) -> None:
     """Raise InputError unless a model can train on the batches of `split`; restores its state.
 
-    It is tried on two segments, and on one if a batch, or the share of one of the `processes`, has
-    only one. A process without a share trains on one row of zeros.
+    It is tried on two segments, and on one if a batch, the share of one of the `processes`, or a
+    part of it has only one. A process without a share trains on one row of zeros.
     """
-    batch_sizes = {min(batch_size, len(split)), len(split) % batch_size or batch_size}
-    shares = {(size + rank) // processes for size in batch_sizes for rank in (0, processes - 1)}
-    sizes = {min(_TRIAL_SIZE, max(share, 1), len(split)) for share in shares}
+    fewest, sizes = fewest_rows(model), set[int]()
+    for share in shares(len(split), batch_size, processes):
+        rows = max(share, 1)
+        parts = count_parts(rows, accumulation_steps, fewest)
+        sizes |= {min(_TRIAL_SIZE, rows // parts), min(_TRIAL_SIZE, math.ceil(rows / parts))}
     for size in sorted(sizes, reverse=True):
         batch = split[range(size)]
         keys = [torch.arange(size)] if getattr(model, "takes_dropout_keys", False) else []
-        unit = "batch" if processes == 1 else "process's share of a batch"
-        advice = f" on a {unit} of one segment, which this training has; give another --batch_size"
-        fault = f"does not train{advice if size == 1 else ''}"
+        fault = f"does not train{_where_one(processes, accumulation_steps) if size == 1 else ''}"
         with _reporting(name, fault), restoring_state(model):
             prediction = model.train()(*batch.inputs, *keys)
             _check_shape(name, model, prediction, size)
@@ -61,6 +69,20 @@ def try_to_train(
             loss = task.loss(prediction.float(), batch.labels[:, task.columns]).sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             _refuse_sparse_gradients(name, model)
+
+
+def shares(segments: int, batch_size: int, processes: int) -> set[int]:
+    """Return the sizes of the processes' shares of the batches of a split."""
+    batch_sizes = {min(batch_size, segments), segments % batch_size or batch_size}
+    return {(size + rank) // processes for size in batch_sizes for rank in (0, processes - 1)}
+
+
+def _where_one(processes: int, accumulation_steps: int) -> str:
+    unit = "batch" if processes == 1 else "process's share of a batch"
+    options = "--batch_size"
+    if accumulation_steps > 1:
+        unit, options = f"part of a {unit}", "--batch_size or --accumulation_steps"
+    return f" on a {unit} of one segment, which this training has; give another {options}"
 
 
 def _refuse_sparse_gradients(name: str, model: Model) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from data.labels import SCALES
 from data.layout import ALIGNMENT_NAMES, SPLITS, TEXT_LENGTH
-from data.loading.options import LoaderOptions
+from data.loading.options import LoaderOptions, evaluation_batch_size
 from data.loading.split import INPUTS, Split
 from data.manifest import read_manifest
 from models.checkpoint import Checkpoint, read_checkpoint
@@ -25,7 +25,7 @@ from system.devices import pick_device
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
-from utils.running.own_model import try_to_predict, try_to_save, try_to_train
+from utils.running.own_model import shares, try_to_predict, try_to_save, try_to_train
 from utils.running.text_encoder import add_text_encoder, check_pieces, configure_encoder, in_pieces
 from utils.tasks import LOSSES, TASKS, Task
 
@@ -60,9 +60,7 @@ def open_training(
         splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
     if config.model_name not in MODELS:
-        size, count = config.batch_size, processes.count
-        try_to_train(config.model_name, model, splits["train"], task, size, count)
-        try_to_save(config.model_name, model)
+        _try_training(config, model, splits, task, processes.count)
     if config.finetune_bert is not None:
         model, splits = add_text_encoder(model, config, splits, resumed)
     configure_encoder(model, config)
@@ -72,6 +70,20 @@ def open_training(
             task.check_labels(split)
             _warn_of_other_lengths(split, splits["train"])
     return config, splits, model, task
+
+
+def _try_training(
+    config: RunConfig, model: Model, splits: Mapping[str, Split], task: Task, processes: int
+) -> None:
+    """Try a user's own model in all that a training does with it, which may raise InputError."""
+    name, train, size = config.model_name, splits["train"], config.batch_size
+    try_to_train(name, model, train, task, size, processes, config.accumulation_steps)
+    try_to_save(name, model)
+    if not config.num_workers:
+        size = evaluation_batch_size(size, train.shapes)
+    scored = [split for key, split in splits.items() if key != "train"]
+    if any(1 in shares(len(split), size, processes) for split in scored):
+        try_to_predict(name, model, train, size=1)
 
 
 def _warn_of_other_lengths(split: Split, train: Split) -> None:

@@ -19,7 +19,7 @@ from models.registry import MODELS
 from models.text_encoder import text_encoder_of
 from utils.run_config import RunConfig
 from utils.running.cuda_graph import CudaGraph
-from utils.running.execution import Compiled, autocast
+from utils.running.execution import Compiled, autocast, count_parts, fewest_rows
 from utils.tasks import Task
 from utils.training.optimizer import make_optimizer, make_scheduler, step_plateau, warming_up
 
@@ -33,8 +33,7 @@ class TrainingStep:
         has_text_encoder = text_encoder_of(model) is not None
         # A text encoder's dropout draws from PyTorch's generator, whatever the model's does.
         self.draws = has_text_encoder or not self.takes_keys
-        has_batch_norm = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-        self._min_rows = 2 if has_batch_norm else 1  # of a part: one row has no variance
+        self._fewest_rows = fewest_rows(model)
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(config, self.optimizer)
         self.task, self._config, self._options = task, config, options
@@ -124,7 +123,7 @@ class TrainingStep:
 
         Returns the predictions, and their part of the batch's loss.
         """
-        count = min(self._config.accumulation_steps, max(len(targets) // self._min_rows, 1))
+        count = count_parts(len(targets), self._config.accumulation_steps, self._fewest_rows)
         predictions, losses = [], []
         parts = zip(*(x.tensor_split(count) for x in (*inputs, targets)), strict=True)
         for number, (*part_inputs, part_targets) in enumerate(parts, start=1):

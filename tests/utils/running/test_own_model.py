@@ -20,7 +20,7 @@ INIT = "self.net = nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.hidden, out
 def try_model(small, tmp_path):
     """Build the example model with changes, and try it: `try_model((old, new), batch_size=4)`."""
 
-    def run(*changes, batch_size=16, processes=1):
+    def run(*changes, batch_size=16, processes=1, accumulation_steps=1):
         text = OWN_MODEL
         for old, new in changes:
             assert old in text
@@ -29,7 +29,7 @@ def try_model(small, tmp_path):
         split, name = Split(small / "train"), f"{tmp_path / 'mine.py'}:Mean"
         model = build(name, {}, split.widths, 1)
         try_to_predict(name, model, split)
-        try_to_train(name, model, split, SENTIMENT, batch_size, processes)
+        try_to_train(name, model, split, SENTIMENT, batch_size, processes, accumulation_steps)
         try_to_save(name, model)
         return model
 
@@ -163,6 +163,28 @@ def test_a_share_of_one_segment_is_tried_where_a_process_has_one(try_model, batc
     with pytest.raises(InputError, match=r"on a process's share of a batch of one.*--batch_size"):
         try_model(BATCH_NORM, batch_size=batch_size, processes=processes)
     try_model(batch_size=batch_size, processes=processes)
+
+
+SQUEEZED = (RETURN, RETURN + ".squeeze()[:, None]")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "steps"), [(16, 1, 16), (5, 1, 3), (20, 2, 6), (76, 1, 40)]
+)
+def test_a_part_of_one_segment_is_tried_where_there_will_be_one(
+    try_model, batch_size, processes, steps
+):
+    sizes = {"batch_size": batch_size, "processes": processes, "accumulation_steps": steps}
+    message = r"on a part of a .*batch of one segment.*--accumulation_steps .IndexError"
+    with pytest.raises(InputError, match=message):
+        try_model(SQUEEZED, **sizes)
+    try_model(**sizes)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(25, 12), (16, 5), (75, 37)])
+def test_a_model_that_needs_two_segments_trains_in_parts_of_two(try_model, batch_size, steps):
+    try_model(SQUEEZED, batch_size=batch_size, accumulation_steps=steps)
+    try_model(BATCH_NORM, batch_size=batch_size, accumulation_steps=100)
 
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(71, 2), (4, 1), (100, 2), (100, 37)])

@@ -89,6 +89,23 @@ def test_an_own_model_whose_checkpoint_could_not_be_read_is_not_trained(small, t
         open_training(RunConfig(datadir=small, model=f"{tmp_path / 'mine.py'}:Mean"))
 
 
+@pytest.mark.parametrize("batch_size", [16, 20, 22])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_segment_is_predicted_alone_where_one_is_left_to_score(
+    small, tmp_path, workers, batch_size
+):
+    """Of 21 or 23 segments; without loading processes, evaluation batches are larger."""
+    text = OWN_MODEL.rstrip() + ".squeeze()[:, None]\n"
+    (tmp_path / "mine.py").write_text(text)
+    model = f"{tmp_path / 'mine.py'}:Mean"
+    config = RunConfig(datadir=small, model=model, num_workers=workers, batch_size=batch_size)
+    if workers and batch_size > 16:
+        with pytest.raises(InputError, match=r"does not predict one segment alone \(IndexError"):
+            open_training(config)
+    else:
+        open_training(config)
+
+
 def test_an_unknown_task_is_refused():
     with pytest.raises(InputError, match="--task mood: there is no such task, only sentiment"):
         find_task("mood", "mosei")
