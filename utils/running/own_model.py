@@ -28,7 +28,8 @@ def try_to_predict(name: str, model: Model, split: Split, size: int = _TRIAL_SIZ
     """Raise InputError unless a model predicts as the contract says; restores its state."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     _refuse_late_weights(name, [weight for weight, tensor in tensors if is_lazy(tensor)])
-    built = set(model.state_dict())
+    with _reporting(name, "has no state_dict() to save"):
+        built = set(model.state_dict())
     inputs = split[range(min(size, len(split)))].inputs
     fault = "does not predict" if size > 1 else "does not predict one segment alone"
     with _reporting(name, fault), torch.no_grad(), restoring_state(model):

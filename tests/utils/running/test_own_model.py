@@ -138,6 +138,13 @@ def test_a_buffer_that_no_checkpoint_can_hold_is_kept_out_of_it_or_refused(try_m
             ),
             "could not load its own checkpoint .*Missing key",
         ),
+        (
+            (
+                RETURN,
+                RETURN + "\n\n    def state_dict(self, **_):\n        raise RuntimeError('no')",
+            ),
+            r"has no state_dict\(\) to save \(RuntimeError: no\)",
+        ),
     ],
 )
 def test_a_model_that_could_not_load_its_checkpoint_is_refused(try_model, change, message):
