@@ -39,7 +39,8 @@ class Predicted:
 def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     """Return the test split and each row's predictions on it.
 
-    None when the runs have different test splits, or the split has changed since. A row is left
+    None, with a message, when the runs have different test splits, or the split is gone or has
+    changed since. A row is left
     out, with a message, when predictions of one of its runs are not where its training wrote them,
     or do not have the score that the run recorded.
     """
@@ -57,22 +58,29 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     if missing:
         print_line(
             "Differences and errors leave out these models, as a run was moved, or its predictions "
-            f"are gone or do not have its score (--checkpoint RUN/{BEST} with its --precision "
-            f"writes them again): {', '.join(missing)}"
+            f"are gone or do not have its score (--checkpoint RUN/{BEST} with its --datadir, "
+            f"--resultdir and --precision writes them again): {', '.join(missing)}"
         )
     return (split, rows) if rows else None
 
 
 def _common_split(runs: Sequence[Run]) -> Split | None:
-    folders = {run.config.data_folder / "test" for run in runs}
+    """Return the runs' test split; print why there is none that all were tested on."""
+    folders = list(dict.fromkeys(run.config.data_folder / "test" for run in runs))
     digests = {run.digests["test"] for run in runs}
     if len(digests) > 1:
+        print_line("Differences and errors are left out, as the test splits are different")
         return None
     for folder in folders:
         with suppress(InputError, OSError):  # the folder may be gone
             split = Split(folder)
             if split.digest in digests:
                 return split
+    print_line(
+        "Differences and errors are left out, as the test split is gone or has changed since (a "
+        "relative path needs the working directory of the training): "
+        f"{', '.join(map(str, folders))}"
+    )
     return None
 
 

@@ -28,6 +28,8 @@ from utils.studies.table import Table as Comparison
 from utils.studies.table_files import write_table
 from utils.training.run_folder import HISTORY
 
+_DIFFERENT_TESTS = "no mean is bold, as the rows were tested on different test splits"
+
 
 def tabulate(run_folders: Sequence[Path], folder: Path) -> None:
     """Write the files of `write_study`, and print the table."""
@@ -70,9 +72,10 @@ def _write_report(folder: Path, table: Comparison) -> None:
         for row, line in zip(table.rows, lines, strict=True)
         for run, result, score in zip(row.runs, row.results, line.values, strict=True)
     ]
+    best = "the best mean of each score is bold"
     text = (
         "Mean ± sample deviation over the seeds, on the test split at the epoch that is the best "
-        f"by validation {measure.name}; the best mean of each score is bold."
+        f"by validation {measure.name}; {best if table.is_of_one_test else _DIFFERENT_TESTS}."
     )
     columns = ["model", "seed", "epoch", f"test {measure.name}", "folder"]
     sections = [
@@ -92,17 +95,25 @@ def _prediction_sections(folder: Path, table: Comparison) -> list[Section]:
 
     Writes differences.csv, unless the first row has no predictions.
     """
-    (folder / DIFFERENCES).unlink(missing_ok=True)  # it may be of another comparison
     predictions = read_predicted(table)
     if predictions is None:
+        _remove_differences(folder)
         return []
     split, rows = predictions
-    sections = []
     differences = find_differences(table.task, split, rows)
-    if differences and rows[0].name == table.rows[0].name:
-        write_differences(folder / DIFFERENCES, differences)
-        sections.append(difference_section(rows[0].name, differences, what_is_drawn(split)))
-    return [*sections, *error_sections(table.task, split, rows)]
+    errors = error_sections(table.task, split, rows)
+    if not differences or rows[0].name != table.rows[0].name:
+        _remove_differences(folder)
+        return errors
+    write_differences(folder / DIFFERENCES, differences)
+    return [difference_section(rows[0].name, differences, what_is_drawn(split)), *errors]
+
+
+def _remove_differences(folder: Path) -> None:
+    """Remove an earlier differences.csv, which may be of another comparison, and say so."""
+    if (folder / DIFFERENCES).is_file():
+        (folder / DIFFERENCES).unlink()
+        print_line(f"Removed, as it is of an earlier table: {folder / DIFFERENCES}")
 
 
 def _validation_curve(run: Run, key: str) -> list[float]:

@@ -57,8 +57,15 @@ class Table:
         whole = [row for row in self.rows if {row.name} == names]
         return whole[0] if len(whole) == 1 < len(self.rows) else None
 
+    @property
+    def is_of_one_test(self) -> bool:
+        """Whether all rows were tested on the same test split, so that their scores compare."""
+        return len({row.runs[0].digests["test"] for row in self.rows}) == 1
+
     def is_best(self, row: Row, measure: Measure) -> bool:
-        """Return whether there are other rows and none of them has a better mean."""
+        """Return whether there are other rows, of the same test split, and none is better."""
+        if not self.is_of_one_test:
+            return False
         means = [other.scores[measure.key]["mean"] for other in self.rows]
         best = min(means) if measure.lower_is_better else max(means)
         return len(means) > 1 and row.scores[measure.key]["mean"] == best
@@ -93,7 +100,8 @@ def _cost_cells(row: Row) -> list[tuple[str, bool]]:
 def make_table(runs: Sequence[Run]) -> Table:
     """Return the table of the runs that have ended, in order of their start; print which have not.
 
-    Raises InputError when none has ended, or when they cannot be compared.
+    Prints the names of the rows where they were tested on different test splits. Raises InputError
+    when none has ended, or when they have different tasks or scales.
     """
     ended = sorted((run for run in runs if run.result), key=lambda run: run.started)
     for run in runs:
@@ -115,11 +123,18 @@ def make_table(runs: Sequence[Run]) -> Table:
     for run in ended:
         groups.setdefault(repr(sorted(_experiment(run).items())), []).append(run)
     firsts, rows = [group[0] for group in groups.values()], []
+    tests = {run.digests["test"] for run in firsts}
     for group in groups.values():
         by_seed = _by_seed(group)
         scores = spread({seed: _scores(run) for seed, run in by_seed.items()})
-        rows.append(Row(_name(group[0], firsts), list(by_seed.values()), scores))
-    return Table(ended[0].task, rows)
+        rows.append(Row(_name(group[0], firsts, len(tests) > 1), list(by_seed.values()), scores))
+    table = Table(ended[0].task, rows)
+    if not table.is_of_one_test:
+        print_line(
+            "None is marked as best, as these were tested on different test splits: "
+            f"{', '.join(row.name for row in rows)}"
+        )
+    return table
 
 
 def _experiment(run: Run) -> dict[str, Any]:
@@ -176,13 +191,17 @@ def _with_differing_files(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _name(run: Run, others: Sequence[Run]) -> str:
-    """Return the model's name, and those settings in which other runs of the model differ."""
+def _name(run: Run, others: Sequence[Run], with_data: bool) -> str:
+    """Return the model's name, and those settings in which other runs of the model differ.
+
+    With `with_data`, the digests of its data too.
+    """
     alike = [_experiment(other) for other in others if other.config.model == run.config.model]
     differing = [
         f"{key}={_value_text(value, [other.get(key) for other in alike])}"
         for key, value in _experiment(run).items()
-        if value is not None and any(other.get(key) != value for other in alike)
+        if (with_data and key == "data")
+        or (value is not None and any(other.get(key) != value for other in alike))
     ]
     return " ".join([run.config.model_name, *differing])
 

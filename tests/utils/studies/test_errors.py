@@ -70,11 +70,13 @@ def test_the_segment_with_the_worst_mean_error_comes_first(study, small):
     assert first == [split.ids[5], "", "", label, label, label]  # +3 and -3 cancel out
 
 
-def test_runs_without_predictions_are_left_out(study, tmp_path):
+def test_runs_without_predictions_are_left_out(study, capsys):
     for run in study.rows[0].runs:
         (run.folder / "best.pth").unlink()
     (by_class,) = tables(study)["MAE by true class"]
     assert by_class.header == ["true class", "segments", "b"]
+    advice = "best.pth with its --datadir, --resultdir and --precision writes them again): a\n"
+    assert advice in capsys.readouterr().out
 
 
 def with_result(run, mae):
@@ -97,6 +99,7 @@ def test_predictions_in_bfloat16_are_found_where_earlier_versions_wrote_them(stu
     assert by_class.header == ["true class", "segments", "a", "b"]
 
 
-def test_runs_of_different_data_are_not_compared(study):
+def test_runs_of_different_data_are_not_compared(study, capsys):
     study.rows[0].runs[0].digests["test"] = "another"
     assert read_predicted(study) is None
+    assert "left out, as the test splits are different\n" in capsys.readouterr().out

@@ -73,7 +73,18 @@ def test_differences_of_an_earlier_comparison_are_removed(study, capsys):
     (study / "out" / "differences.csv").write_text("of other models")
     tabulate([study], study / "out")
     assert not (study / "out" / "differences.csv").exists()
-    assert "differences.csv" not in capsys.readouterr().out
+    gone, removed, *table = capsys.readouterr().out.splitlines()
+    assert "left out, as the test split is gone or has changed" in gone
+    assert gone.endswith(str(study / "gone" / "test"))
+    assert removed.endswith(str(study / "out" / "differences.csv"))
+    assert "differences.csv" not in "".join(table)
+
+
+def test_the_report_says_why_no_mean_is_bold(study):
+    write_run(study / "b", 0.1, digest="d2")
+    write_study([study], study)
+    text = " ".join(check_page(study / "report.html").itertext())
+    assert "no mean is bold, as the rows were tested on different test splits" in text
 
 
 @pytest.mark.parametrize("content", ["nothing\n", "epoch,split,mae\n1,val\n"])

@@ -122,7 +122,7 @@ def test_higher_is_better_for_all_scores_except_mae(tmp_path):
 
 def test_costs_stand_beside_the_scores(study, capsys):
     tabulate([study], study / "out")
-    header, _, nhfnet, lf_dnn, *_ = capsys.readouterr().out.splitlines()
+    _, header, _, nhfnet, lf_dnn, *_ = capsys.readouterr().out.splitlines()
     assert header.split()[-3:] == ["parameters", "MFLOPs", "segments/s"]
     assert nhfnet.split()[-3:] == ["1,234", "2.5", "100"]
     assert lf_dnn.split()[-3:] == ["1,234", "-", "100"]
@@ -139,8 +139,19 @@ def test_a_name_has_the_settings_in_which_rows_of_a_model_differ(tmp_path):
         "nhfnet lr=0.001 aggregation_tokens=0 data=d1",
         "nhfnet lr=0.0001 grad_clip=0.5 data=d1",
         "nhfnet lr=0.001 data=d2",
-        "lf_dnn",
+        "lf_dnn data=d1",  # as the test splits differ
     }
+
+
+def test_rows_of_different_test_splits_are_told_apart_and_none_is_best(tmp_path, capsys):
+    write_run(tmp_path / "a", 0.1, digest="d1")
+    write_run(tmp_path / "b", 0.2, digest="d2", model="lf_dnn")
+    table = write_table([tmp_path], tmp_path)
+    assert names(table) == ["nhfnet data=d1", "lf_dnn data=d2"]
+    assert not any(table.is_best(row, one) for row in table.rows for one in table.task.measures)
+    assert "**" not in (tmp_path / "comparison.md").read_text()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("tested on different test splits: nhfnet data=d1, lf_dnn data=d2")
 
 
 def test_a_loss_named_and_the_same_one_by_default_make_one_row(tmp_path):
