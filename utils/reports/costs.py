@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -38,9 +38,7 @@ def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
     def flops(name: str) -> str:
         if counts is None:
             return "unknown"
-        # A ModuleList is never called itself, so the modules in it are summed.
-        names = [name] if name in counts else [n for n in counts if n.startswith(f"{name}.")]
-        return f"{sum(sum(counts[n].values()) for n in names) / batch / 1e6:.2f} M"
+        return f"{_flops_of(name, counts) / batch / 1e6:.2f} M"
 
     rows = [
         [name.rpartition(".")[2], f"{count_parameters(part):,}", flops(f"{class_name}.{name}")]
@@ -108,6 +106,19 @@ def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[An
     with counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
     return counter.get_flop_counts()
+
+
+def _flops_of(name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:
+    """Return the FLOPs of a module from the result of `count_flops`.
+
+    A ModuleList is never called itself, so the modules in it are summed, without those that are
+    inside another one of them.
+    """
+    if name in counts:
+        return sum(counts[name].values())
+    inner = [each for each in counts if each.startswith(f"{name}.")]
+    outermost = [each for each in inner if not any(each.startswith(f"{one}.") for one in inner)]
+    return sum(sum(counts[each].values()) for each in outermost)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from models.registry import build
 from models.text_encoder import WithTextEncoder
 from tests.models.test_text_encoder import TINY, WIDTHS, tiny, tiny_pieces
-from utils.reports.costs import count_flops, training_memory
+from utils.reports.costs import count_flops, model_table, training_memory
 
 INPUTS = [torch.ones(3, 5, WIDTHS["visual"]), torch.ones(3, 5, WIDTHS["audio"]), tiny_pieces()]
 
@@ -33,6 +34,17 @@ def test_the_products_of_attention_are_counted_with_dropout_and_without():
         for share in (0.0, 0.1)
     ]
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", ["mult", "msaf", "nhfnet"])
+def test_the_parts_of_a_model_cost_no_more_than_all_of_it(name):
+    """Of mult and msaf, some parts are lists of modules that consist of modules."""
+    inputs = [torch.ones(2, 5, width) for width in WIDTHS.values()]
+    model = build(name, {}, WIDTHS, 1)
+    *parts, whole = [float(n) for n in re.findall(r" ([\d.]+) M", model_table(model, inputs))]
+    assert len(parts) == len(list(model.children()))
+    assert sum(parts) <= whole + 0.01 * len(parts)
+    assert sum(parts) == pytest.approx(whole, rel=0.1)
 
 
 def test_padding_costs_as_much_as_words():
