@@ -10,7 +10,7 @@ from typing import Any
 from data.layout import SPLITS
 from system.config import make_config
 from system.console import print_line
-from system.errors import InputError, first_line
+from system.errors import InputError, first_line, shown
 from utils.run_config import RunConfig
 from utils.tasks import TASKS, Task
 from utils.training.provenance import RunResult
@@ -71,18 +71,39 @@ def read_run(folder: Path) -> Run | None:
         return None
     try:
         config = make_config(RunConfig, record["config"], str(path))
-        result = RunResult(**record["result"]) if record.get("result") else None
+        result = _result_of(record["result"]) if record.get("result") else None
         scale, digests = record["dataset"]["scores"], record["dataset"]["digests"]
         environment = {name: record[name] for name in _ENVIRONMENT if name in record}
         origin, started = record.get("bert"), str(record.get("started", ""))
-        others = record.get("model_digest"), record.get("checkpoint_digest")
+        others = _text_of(record, "model_digest"), _text_of(record, "checkpoint_digest")
         run = Run(folder, config, scale, digests, result, environment, origin, *others, started)
         _ = run.task, run.settings, digests["test"]  # raise now if these cannot be derived
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path} is not a valid record of a run ({first_line(error)}); train it again."
         ) from error
     return run
+
+
+def _result_of(values: dict[str, Any]) -> RunResult:
+    """Return a recorded result; raises TypeError or OverflowError where it is not of numbers."""
+    result = RunResult(**values)
+    numbers = {**vars(result), **result.scores}
+    for name in ["scores"] + ["flops"] * (result.flops is None):
+        del numbers[name]
+    for name, value in numbers.items():
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"{name} is {shown(value)}, expected a number")
+        float(value)  # raises OverflowError where it is too large
+    return result
+
+
+def _text_of(record: dict[str, Any], name: str) -> str | None:
+    """Return a recorded text, None without one; raises TypeError where it is something else."""
+    value = record.get(name)
+    if not isinstance(value, (str, type(None))):
+        raise TypeError(f"{name} is {shown(value)}, expected text")
+    return value
 
 
 def refuse_run(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shutil
 import statistics
@@ -306,6 +307,11 @@ def test_runs_with_other_scores_are_refused(study):
             '"digests": {"test": "1"}}, "bert": 5}',
             "run.json is not a valid record",
         ),
+        (
+            '{"config": {"task": "sentiment"}, "dataset": {"scores": "mosei", '
+            '"digests": {"test": "1"}}, "model_digest": ["a"]}',
+            r"run.json is not a valid record.* \(model_digest is \['a'\], expected text\)",
+        ),
     ],
 )
 def test_folders_without_a_run_and_damaged_records_are_refused(tmp_path, content, message):
@@ -313,6 +319,34 @@ def test_folders_without_a_run_and_damaged_records_are_refused(tmp_path, content
         (tmp_path / "run.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         find_runs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": [0.5]}, "mapping"),
+        ({"scores": {"mae": None}}, "mae is None, expected a number"),
+        ({"scores": {"mae": "0.5"}}, "mae is '0.5', expected a number"),
+        ({"scores": {"mae": 10**400}}, "too large"),
+        ({"parameters": None}, "parameters is None, expected a number"),
+        ({"flops": ""}, "flops is '', expected a number"),
+        ({"samples_per_second": None}, "samples_per_second is None, expected a number"),
+    ],
+)
+def test_a_result_that_is_not_of_numbers_is_refused(tmp_path, changes, message):
+    path = write_run(tmp_path / "a", 0.1) / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "result": record["result"] | changes}))
+    with pytest.raises(InputError, match=rf"run.json is not a valid record of a run.*{message}"):
+        find_runs([tmp_path])
+
+
+def test_a_score_that_is_nan_is_kept(tmp_path):
+    path = write_run(tmp_path / "a", 0.1) / "run.json"
+    record = json.loads(path.read_text())
+    record["result"]["scores"]["mae"] = math.nan
+    path.write_text(json.dumps(record))
+    assert math.isnan(make_table(find_runs([tmp_path])).rows[0].scores["mae"]["mean"])
 
 
 STRANGE = r"a_b&c%d#e$f{g}h~i^j\k<l>|m" + "\nn.py:M"
