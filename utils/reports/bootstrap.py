@@ -26,6 +26,8 @@ from utils.run_config import RunConfig
 from utils.tasks import Measure, Scores, Task
 
 RESAMPLES = 1000  # without --bootstrap
+_LABEL_TOLERANCE = 1e-4  # a file may have been saved again with fewer digits
+_NOISE = 1e-12  # of a score, above what the order of a sum changes
 _QUANTILES = (0.025, 0.975)  # the ends of a 95 % interval
 
 
@@ -82,10 +84,11 @@ class Bootstrap:
                     key: {
                         "other": other_scores[key],
                         "difference": evaluation.scores[key] - other_scores[key],
-                        "interval": interval(drawn[key] - other_drawn[key]),
-                        "p": p_value(drawn[key] - other_drawn[key]),
+                        "interval": interval(differences),
+                        "p": p_value(differences),
                     }
                     for key in other_scores
+                    for differences in [without_noise(drawn[key] - other_drawn[key])]
                 },
             }
         return certainty
@@ -159,6 +162,11 @@ def resampled_scores(
     return {key: np.array([resample[key] for resample in scores]) for key in scores[0]}
 
 
+def without_noise(differences: np.ndarray) -> np.ndarray:
+    """Return differences of scores, 0 where they are no more than rounding: equal scores tie."""
+    return np.where(np.abs(differences) < _NOISE, 0.0, differences)
+
+
 def interval(values: np.ndarray) -> list[float]:
     """Return the two ends between which 95 % of the resamples' values lie."""
     ends: list[float] = np.quantile(values, _QUANTILES).tolist()
@@ -216,14 +224,17 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
 
 def _check_rows(path: Path, split: Split, task: Task, rows: list[list[float]]) -> np.ndarray:
     """Return the predictions of rows of labels and predictions; raise when labels differ."""
-    values = np.array(rows, dtype=np.float32)
-    labels, predictions = values[:, ::2], values[:, 1::2]
-    wrong = np.argwhere((labels != split.labels[:, task.columns]) | ~np.isfinite(predictions))
+    values = np.array(rows)
+    labels, given = values[:, ::2], values[:, 1::2]
+    with np.errstate(over="ignore"):  # such a prediction is refused below
+        predictions = given.astype(np.float32)
+    is_same = np.abs(labels - split.labels[:, task.columns]) <= _LABEL_TOLERANCE
+    wrong = np.argwhere(~is_same | ~np.isfinite(predictions))
     if len(wrong):
         row, output = wrong[0]
         raise InputError(
             f"--against {path}: segment {split.ids[row]} has the label {labels[row, output]:g} and "
-            f"the prediction {predictions[row, output]:g}, expected the label "
-            f"{split.labels[row, task.columns[output]]:g} and a number."
+            f"the prediction {given[row, output]:g}, expected the label "
+            f"{split.labels[row, task.columns[output]]:g} and a number of float32."
         )
     return predictions

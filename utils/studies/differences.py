@@ -10,7 +10,14 @@ import numpy as np
 
 from data.loading.split import Split
 from system.files import write_csv
-from utils.reports.bootstrap import RESAMPLES, draw_videos, interval, p_value, resampled_scores
+from utils.reports.bootstrap import (
+    RESAMPLES,
+    draw_videos,
+    interval,
+    p_value,
+    resampled_scores,
+    without_noise,
+)
 from utils.reports.html import Cell, Section, Table, short_name
 from utils.studies.predicted import Predicted
 from utils.tasks import Measure, Task
@@ -60,7 +67,8 @@ def find_differences(task: Task, split: Split, rows: Sequence[Predicted]) -> lis
     for row in rows[1:]:
         scores = score(row)
         for measure in task.measures:
-            value, drawn = np.split(scores[measure.key] - first[measure.key], [1])
+            values = without_noise(scores[measure.key] - first[measure.key])
+            value, drawn = np.split(values, [1])
             ends, p = interval(drawn), p_value(drawn)
             differences.append(Difference(row.name, measure, value.item(), ends, p))
     return differences

@@ -35,7 +35,10 @@ class Measure:
 
     def text(self, value: float) -> str:
         """Return a value as text for people."""
-        return f"{100 * value:.2f} %" if self.is_percent else f"{value:.4f}"
+        # Adding 0 turns -0 into 0.
+        if self.is_percent:
+            return f"{round(100 * value, 2) + 0:.2f} %"
+        return f"{round(value, 4) + 0:.4f}"
 
 
 @dataclass(frozen=True)

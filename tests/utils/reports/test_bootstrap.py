@@ -204,6 +204,16 @@ def test_the_same_predictions_do_not_differ(split, other):
         assert (score["difference"], score["interval"], score["p"]) == (0, [0, 0], 1)
 
 
+def test_labels_may_have_been_saved_with_fewer_digits(split, other):
+    split.labels = split.labels.copy()
+    split.labels[:, 0] = 1 / 3
+    with other.open("w", newline="") as file:
+        rows = [[id_, "0.333333", "0.123457"] for id_ in IDS]
+        csv.writer(file).writerows([["id", "label", "prediction"], *rows])
+    np.testing.assert_allclose(read_predictions(other, split, SENTIMENT), 0.123457)
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -215,6 +225,7 @@ def test_the_same_predictions_do_not_differ(split, other):
         (lambda rows: [*rows[:-1], [*rows[-1][:2], "nan"]], "prediction nan"),
         (lambda rows: [*rows[:-1], [*rows[-1][:2], ""]], "prediction nan"),
         (lambda rows: [*rows[:-1], rows[-1][:2]], "prediction nan"),
+        (lambda rows: [*rows[:-1], [*rows[-1][:2], "1e39"]], r"prediction 1e\+39.* of float32"),
         (lambda rows: [*rows[:-1], [*rows[-1][:2], "x"]], "not a table of predictions: .*'x'"),
     ],
 )

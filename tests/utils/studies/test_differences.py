@@ -42,6 +42,13 @@ def test_a_difference_in_every_video_and_run_is_significant(split):
     assert mae.p == pytest.approx(2 / 1001)
 
 
+def test_equal_means_tie_whatever_the_weights_of_their_runs(split):
+    """With four runs, the weights are thirds, and sums of the same scores differ by rounding."""
+    rows = [predicted(name, split, 0.3, 0.3, 0.3, 0.3) for name in "ab"]
+    for each in find_differences(SENTIMENT, split, rows):
+        assert (each.value, each.ends, each.p) == (0, [0, 0], 1)
+
+
 def test_variation_between_runs_widens_the_interval(split):
     """Each video has the same error, so only the draw of runs varies."""
     rows = [predicted("a", split, 1, 1), predicted("b", split, 0.5, 2)]

@@ -75,6 +75,13 @@ def test_every_measure_is_scored_and_named():
     assert TASKS["sentiment"]["mosei"] is SENTIMENT
 
 
+def test_a_value_that_rounds_to_0_has_no_sign():
+    assert [Measure("f1", "F1", is_percent).text(-1e-9) for is_percent in (False, True)] == [
+        "0.0000",
+        "0.00 %",
+    ]
+
+
 def test_the_scores_are_the_datasets():
     assert TASKS["sentiment"].keys() == SCALES.keys()
     assert TASKS["sentiment"]["mosi"] is SENTIMENT
