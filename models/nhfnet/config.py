@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from system.argument_types import OneOf, share_below_one, truth_value, whole_number
 from system.config import CheckedConfig, setting
@@ -81,3 +81,17 @@ class NHFNetConfig(TextPathConfig):
     cross_modal_dropout: float = setting(0.4, share_below_one, "dropout of cross-modal attention")
     modalities: str = setting(",".join(MODALITIES), modality_names, "modalities to use")
     wiring: str = setting("released", OneOf("released", "figure"), "as in the code or figure")
+
+    @property
+    def effective(self) -> NHFNetConfig:
+        """The same for all configurations of one model: settings of missing parts do not count."""
+        return replace(
+            self,
+            modalities=",".join(filter(self.uses, MODALITIES)),
+            aggregation_tokens=self.aggregation_tokens if self.aggregates else 0,
+            token_init=self.token_init if self.aggregates else "zeros",
+            fusion_passes=self.fusion_passes if self.fuses else 1,
+            cross_modal=self.crosses,
+            cross_modal_dropout=self.cross_modal_dropout if self.crosses else 0.0,
+            wiring=self.wiring if self.fuses else "released",  # of text alone, both are the same
+        )

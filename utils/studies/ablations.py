@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from models.nhfnet.config import NHFNetConfig
+from system.config import make_config
+from system.console import print_line
 from system.errors import InputError
 from utils.run_config import DEFAULT_MODEL, RunConfig
 
@@ -36,14 +39,29 @@ def ablation_name(change: dict[str, Any]) -> str:
 def ablations(config: RunConfig) -> dict[str, RunConfig]:
     """Return the whole model's run and one for each change of it, by name.
 
-    Changes that `config` already has are left out. Raises InputError when it has another model.
+    Changes that `config` already has, or that do not change what it builds, are left out, and so
+    are those that its other settings make impossible; prints which. Raises InputError when `config`
+    has another model, or impossible settings.
     """
     if config.model not in (None, DEFAULT_MODEL):
         raise InputError(f"--ablate takes {DEFAULT_MODEL} apart, not {config.model}.")
     whole = replace(config, model=DEFAULT_MODEL)
-    settings = {ablation_name(change): whole.set | change for change in ABLATIONS}
-    return {
-        name: replace(whole, set=values)
-        for name, values in settings.items()
-        if values != whole.set or name == DEFAULT_MODEL
-    }
+    runs: dict[str, RunConfig] = {}
+    names: dict[NHFNetConfig, str] = {}  # by what is built
+    for change in ABLATIONS:
+        name, settings = ablation_name(change), whole.set | change
+        try:
+            built = make_config(NHFNetConfig, settings, f"--model {DEFAULT_MODEL}").effective
+        except InputError as error:
+            if not change:
+                raise
+            print_line(f"Left out: {name} ({error})")
+            continue
+        earlier = names.setdefault(built, name)
+        if earlier == name:
+            runs[name] = replace(whole, set=settings)
+        else:
+            print_line(
+                f"Left out: {name}, which is the same model as {earlier} with these settings"
+            )
+    return runs

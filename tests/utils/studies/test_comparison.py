@@ -17,7 +17,7 @@ from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import contents, with_other_labels
 from utils.run_config import RunConfig
 from utils.studies import comparison, comparison_queue, plot, run_states
-from utils.studies.ablations import ABLATIONS
+from utils.studies.ablations import ABLATIONS, ablation_name
 from utils.studies.comparison import run_study
 from utils.studies.plan import plan_runs
 from utils.studies.queue import Queue, run_of
@@ -519,3 +519,30 @@ def test_an_ablation_that_the_configuration_already_has_is_left_out():
     assert len(names) == len(ABLATIONS) - 1
     assert names[0] == "nhfnet"
     assert "heads=4" not in names
+
+
+@pytest.mark.parametrize(
+    ("settings", "left_out"),
+    [
+        (
+            "modalities=text",
+            "aggregation_tokens=0 token_init=learned fusion_passes=1 cross_modal=False "
+            "modalities=text wiring=figure",
+        ),
+        ("modalities=audio,text", "aggregation_tokens=0 token_init=learned modalities=text,audio"),
+        ("aggregation_tokens=0", "aggregation_tokens=0 token_init=learned"),
+        ("heads=6 width=48", "width=16"),
+    ],
+)
+def test_changes_that_change_no_model_or_cannot_be_built_are_left_out(settings, left_out, capsys):
+    runs = study("--ablate", "--set", *settings.split())
+    names, left_out = map(ablation_name, ABLATIONS), left_out.split()
+    assert list(runs) == [name for name in names if name not in left_out]
+    lines = capsys.readouterr().out.splitlines()
+    for line, name in zip(lines, left_out, strict=True):
+        assert line.startswith(f"Left out: {name}")
+
+
+def test_an_ablation_of_impossible_settings_is_refused():
+    with pytest.raises(InputError, match="width 32 is not divisible by twice 6 heads"):
+        study("--ablate", "--set", "heads=6")
