@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from system.passwords import without_passwords
 from utils.studies.database import FILE, PATIENCE, absolute_url, check_is_ours, open_database
 
 _POINTER = "study.json"  # names the other database, if there is one
+_AFTER_FOLDER = ": "  # in a study's name there, which begins with the path of its folder
 _LOCK = ".study.lock"
 _IDENTITY = "about"  # study attribute: what all its processes have to agree on
 _KINDS = ("search", "comparison")  # the names of studies; a folder has one study
@@ -89,6 +90,7 @@ class Storage:
                     f"{self.folder} has its study in {shown(pointer['storage'])}, but --storage "
                     f"says {self.where}; leave --storage out, or give another --checkpointdir."
                 )
+            self._refuse_copy(path, Path(prefix.removesuffix(_AFTER_FOLDER)))
             return prefix, url
         if url is None:
             check_is_ours(self.folder / FILE)
@@ -100,9 +102,22 @@ class Storage:
             )
         self.where = without_passwords(url)
         open_database(url)  # raises before anything is written
-        prefix = f"{self.folder.resolve()}: "
+        prefix = f"{self.folder.resolve()}{_AFTER_FOLDER}"
         write_json(path, {"storage": self.where, "names": prefix})
         return prefix, url
+
+    def _refuse_copy(self, pointer: Path, original: Path) -> None:
+        """Raise InputError when the study of `original`, another folder, is still there too.
+
+        A folder that was moved keeps its study; its copy would share the original's.
+        """
+        other = original / _POINTER
+        with suppress(OSError, ValueError):  # it may be gone, or no path
+            if other.read_bytes() == pointer.read_bytes() and not other.samefile(pointer):
+                raise InputError(
+                    f"{self.folder} is a copy of {original}, and would share its study in "
+                    f"{self.where}; work in {original}, or remove {pointer}."
+                )
 
     def _study_names(self) -> list[str]:
         """Return the names of the folder's studies without prefix, the oldest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import signal
 import sqlite3
 import time
@@ -259,6 +260,19 @@ def test_a_relative_sqlite_file_is_the_same_from_everywhere(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert Storage(tmp_path / "folder", None).names == ["search"]
     assert not (tmp_path / "mine.db").exists()
+
+
+def test_a_copy_of_a_folder_does_not_share_its_study_but_a_moved_folder_keeps_it(tmp_path):
+    folder, copy, moved = (tmp_path / name for name in ("folder", "copy", "moved"))
+    Storage(folder, f"sqlite:///{tmp_path / 'mine.db'}").create("search", {})
+    shutil.copytree(folder, copy)
+    with pytest.raises(InputError, match=r"copy is a copy of .*folder, .*remove .*study.json") as e:
+        Storage(copy, None)
+    assert "\n" not in str(e.value)
+    (tmp_path / "link").symlink_to(folder)
+    assert Storage(tmp_path / "link", None).names == ["search"]
+    folder.rename(moved)
+    assert Storage(moved, None).names == ["search"]
 
 
 def test_a_study_keeps_the_attributes_of_its_creation(tmp_path):
