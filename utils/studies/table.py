@@ -92,9 +92,15 @@ def _score_text(measure: Measure, row: Row) -> str:
 
 def _cost_cells(row: Row) -> list[tuple[str, bool]]:
     costs = row.costs
-    flops = "-" if costs["flops"] is None else f"{costs['flops'] / 1e6:.1f}"
+    flops = "-" if costs["flops"] is None else _millions(costs["flops"])
     texts = [f"{costs['parameters']:,}", flops, f"{costs['samples_per_second']:.0f}"]
     return [(text, False) for text in texts]
+
+
+def _millions(count: float) -> str:
+    """Return a number in millions, with one decimal, or below 1 with three significant digits."""
+    value = count / 1e6
+    return f"{value:.1f}" if value >= 1 else f"{value:.3g}"
 
 
 def make_table(runs: Sequence[Run]) -> Table:

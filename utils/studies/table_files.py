@@ -66,7 +66,8 @@ def _csv_rows(table: Table) -> list[list[Any]]:
 
 def _markdown(table: Table) -> str:
     def mark(text: str, is_best: bool) -> str:
-        text = re.sub(r"([|*_`\\<])", r"\\\1", " ".join(text.split()))
+        # Of brackets, those that make a link of the ones before them.
+        text = re.sub(r"([|*_`\\<~&]|(?<=\])\()", r"\\\1", " ".join(text.split()))
         return f"**{text}**" if is_best else text
 
     header, *rows = table.lines(mark)
@@ -77,6 +78,9 @@ def _markdown(table: Table) -> str:
 def _latex(table: Table) -> str:
     def mark(text: str, is_best: bool) -> str:
         text = "".join(_TEX.get(character, character) for character in " ".join(text.split()))
+        text = re.sub(r"([-'`])(?=\1)", r"\1{}", text)  # else two make a dash or a quotation mark
+        if text.startswith(("[", "*")):  # an argument of the command before it
+            text = f"{{}}{text}"
         return rf"\textbf{{{text}}}" if is_best else text
 
     # Without the columns of runs and speed, which papers do not show.

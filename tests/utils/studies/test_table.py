@@ -365,6 +365,33 @@ def test_strange_names_are_escaped(tmp_path):
     assert len(re.split(r"(?<!\\)\|", markdown[2])) == len(markdown[0].split("|"))
 
 
+@pytest.mark.parametrize(
+    ("name", "latex", "markdown"),
+    [
+        ("[1cm]n.py:M", "{}[1cm]n.py:M", "[1cm]n.py:M"),
+        ("*n.py:M", "{}*n.py:M", r"\*n.py:M"),
+        ("a--b---c.py:M", "a-{}-b-{}-{}-c.py:M", "a--b---c.py:M"),
+        ("a''b``.py:M", "a'{}'b`{}`.py:M", r"a''b\`\`.py:M"),
+        ("[x](y).py:M", "{}[x](y).py:M", r"[x]\(y).py:M"),
+        ("a~~b~~&lt;c.py:M", None, r"a\~\~b\~\~\&lt;c.py:M"),
+    ],
+)
+def test_names_that_would_be_markup_are_escaped(tmp_path, name, latex, markdown):
+    write_run(tmp_path / "a", 0.1, model=name)
+    write_table([tmp_path], tmp_path)
+    assert (tmp_path / "comparison.md").read_text().splitlines()[2].startswith(f"| {markdown} |")
+    if latex is not None:
+        line = (tmp_path / "comparison.tex").read_text().splitlines()[5]
+        assert line.startswith(f"{latex} & ")
+
+
+@pytest.mark.parametrize(("flops", "text"), [(999_000, "0.999"), (1234, "0.00123"), (0, "0")])
+def test_flops_below_a_million_have_three_digits(tmp_path, flops, text):
+    write_run(tmp_path / "a", 0.1, flops=flops)
+    write_table([tmp_path], tmp_path)
+    assert f" | {text} | 100 |" in (tmp_path / "comparison.md").read_text()
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_the_latex_table_compiles(tmp_path):
     for name in ("nhfnet", STRANGE):
