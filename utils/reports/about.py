@@ -113,7 +113,7 @@ def _split_table(
         else:
             labels = [] if task is None else _label_texts(split, task)
             rows.append([*row, *labels, split.digest[:16]])
-    title = "label, mean ± deviation"
+    title = "label, mean ± sample deviation"
     titles = [f"{title} ({name})" if len(outputs) > 1 else title for name in outputs]
     return Table(["split", "segments", "videos", *titles, "digest"], rows)
 
@@ -122,7 +122,12 @@ def _label_texts(split: Split, task: Task) -> list[str]:
     if split.labels.shape[1] <= max(task.columns) or not np.isfinite(split.labels).all():
         return ["none"] * len(task.outputs)
     columns = split.labels[:, task.columns].T
-    return [f"{column.mean():.2f} ± {column.std():.2f}" for column in columns]
+    means = [f"{column.mean():.2f}" for column in columns]
+    if len(split) == 1:  # it has no sample deviation
+        return means
+    return [
+        f"{mean} ± {column.std(ddof=1):.2f}" for mean, column in zip(means, columns, strict=True)
+    ]
 
 
 def environment_section(*environments: Mapping[str, Any]) -> Section:
