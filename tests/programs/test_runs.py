@@ -56,7 +56,7 @@ def test_a_folder_that_has_a_run_is_refused_with_the_ways_on(train, tmp_path):
 
 def test_a_run_that_cannot_go_on_is_refused_without_that_way(train, tmp_path):
     train("run")
-    (tmp_path / "run" / "last.pth").unlink()  # as a disk that was full has it
+    (tmp_path / "run" / "last.pth").unlink()
     for options in ((), ("--resume", "auto")):
         done = train("run", *options, ok=False)
         assert_one_line(done, "holds a run (best.pth); remove what it wrote (--overwrite)")

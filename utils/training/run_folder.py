@@ -6,12 +6,17 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data.layout import SPLITS
+from data.loading.split import Split
 from system.argument_types import file_path
+from system.config import make_config
 from system.console import print_line
 from system.errors import InputError
+from system.files import whole_digest
 from system.locks import lock_folder
 from utils.run_config import RunConfig
 
@@ -79,7 +84,7 @@ def check_run_folder(
     """
     folder = config.checkpointdir
     if not overwrite:
-        _refuse_other_run(folder, resume, resumed)
+        _refuse_other_run(config, resume, resumed)
         return
     removed = {path.resolve() for path in written_files(folder)}
     for path in (config.checkpoint, config.against, resumed):
@@ -90,12 +95,13 @@ def check_run_folder(
             )
 
 
-def _refuse_other_run(folder: Path, resume: str | None, resumed: Path | None) -> None:
-    """Raise InputError when `folder` holds a run that is not resumed."""
+def _refuse_other_run(config: RunConfig, resume: str | None, resumed: Path | None) -> None:
+    """Raise InputError when the run's folder holds a run that is not resumed."""
+    folder = config.checkpointdir
     files = written_files(folder)
-    if files and not _may_resume(folder, resume, resumed, files):
+    if files and not _may_resume(config, resume, resumed, files):
         last = find_file_to_resume("auto", folder)
-        advice = "resume it (--resume auto), " if _may_resume(folder, "auto", last, files) else ""
+        advice = "resume it (--resume auto), " if _may_resume(config, "auto", last, files) else ""
         raise InputError(
             f"{folder} holds a run ({files[0].name}); {advice}remove what it wrote (--overwrite), "
             "or give another --checkpointdir."
@@ -103,14 +109,39 @@ def _refuse_other_run(folder: Path, resume: str | None, resumed: Path | None) ->
 
 
 def _may_resume(
-    folder: Path, resume: str | None, resumed: Path | None, files: Sequence[Path]
+    config: RunConfig, resume: str | None, resumed: Path | None, files: Sequence[Path]
 ) -> bool:
     """Tell whether a run may continue in the folder of an earlier one, which wrote `files`."""
+    folder = config.checkpointdir
     if resumed is not None:
         return resumed.resolve().parent == folder.resolve()
-    # Without last.pth it starts anew: then it must not replace any weights, nor a search's record.
-    is_search = "search" in (read_record(folder) or {})
-    return resume == "auto" and not is_search and all(path.suffix != ".pth" for path in files)
+    # Without last.pth it starts anew: then it must not replace any weights but those that it
+    # writes again, nor a search's record.
+    record = read_record(folder) or {}
+    weights = {path.name for path in files if path.suffix == ".pth"}
+    is_free = not weights or _writes_again(config, weights, record)
+    return resume == "auto" and "search" not in record and is_free
+
+
+def _writes_again(config: RunConfig, weights: set[str], record: dict[str, Any]) -> bool:
+    """Tell whether a run that starts anew writes the `weights` of the recorded one again.
+
+    It does where a kill or a full disk ended that one, of the same settings, checkpoint and data,
+    while it saved its first epoch.
+    """
+    if record.get("ended", "") is not None or not weights <= {BEST, epoch_file(1)}:
+        return False
+    with suppress(InputError, KeyError, TypeError):
+        recorded = make_config(RunConfig, record["config"], RUN_FILE)
+        model, task = config.model or recorded.model, config.task or recorded.task
+        start = None if config.checkpoint is None else whole_digest(config.checkpoint)
+        digests = {name: Split(config.data_folder / name).digest for name in SPLITS}
+        return (
+            replace(config, model=model, task=task).outcome == recorded.outcome
+            and record.get("checkpoint_digest", start) == start
+            and record["dataset"]["digests"] == digests
+        )
+    return False
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

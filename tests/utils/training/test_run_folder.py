@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 from system.errors import InputError
 from tests.programs.test_runs import TRAIN, contents
 from utils.training import run as run_module
+from utils.training.saved_state import TrainingSaver
 from utils.training.seeds import write_scores
 
 
@@ -86,3 +88,58 @@ def test_a_training_does_not_replace_the_record_of_a_search(train, tmp_path):
     with pytest.raises(InputError, match=r"search holds a run \(run.json\); remove what it wrote"):
         train("search", "--resume", "auto")
     assert "trial" in path.read_text()
+
+
+@pytest.fixture
+def fill_disk(monkeypatch, train):
+    """Train until the disk is full, as the first epoch's last.pth is written."""
+
+    def fill(*arguments):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr(TrainingSaver, "save_last", save_nothing)
+            train(*arguments)
+
+    return fill
+
+
+def save_nothing(*_):
+    raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seeds", 1, 2]])
+def test_after_a_full_disk_in_its_first_epoch_a_run_starts_anew(
+    train, fill_disk, tmp_path, capsys, seeds
+):
+    train("whole", *seeds)
+    fill_disk("run", *seeds)
+    for path in (tmp_path / "run").rglob("best.pth"):
+        path.write_bytes(b"of another try")
+    with pytest.raises(InputError, match=r"holds a run .best.pth.; resume it \(--resume auto\), "):
+        train("run", *seeds)
+    train("run", *seeds, "--resume", "auto", "--dry_run")
+    train("run", *seeds, "--resume", "auto")
+    assert "last.pth yet: starting anew" in capsys.readouterr().out
+    whole, again = (sorted((tmp_path / name).rglob("best.pth")) for name in ("whole", "run"))
+    assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in again]
+
+
+@pytest.mark.parametrize("change", ["settings", "data", "epoch", "record", "no record"])
+def test_weights_that_it_would_not_write_again_are_not_replaced(train, fill_disk, tmp_path, change):
+    fill_disk("run")
+    folder, options = tmp_path / "run", []
+    record = json.loads((folder / "run.json").read_text())
+    if change == "settings":
+        options = ["--lr", 0.1]
+    elif change == "data":
+        record["dataset"]["digests"]["val"] = "0" * 64
+    elif change == "epoch":
+        shutil.copy(folder / "best.pth", folder / "msaf_mosei_epoch2.pth")
+    elif change == "record":
+        record["dataset"] = record["config"] = []
+    (folder / "run.json").write_text(json.dumps(record))
+    if change == "no record":
+        (folder / "run.json").unlink()
+    before = contents(folder)
+    with pytest.raises(InputError, match=r"holds a run \(best.pth\); remove what it wrote"):
+        train("run", "--resume", "auto", *options)
+    assert contents(folder) == before
