@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import signal
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -15,6 +18,7 @@ from data.loading.split import Batch, Split
 from data.npy import Rows
 from system.errors import InputError
 
+_SHARED_MEMORY = "/dev/shm"  # in which loading processes pass batches, on Linux
 _GRACE_SECONDS = 10  # for which a loading process outlives a SIGTERM
 
 
@@ -34,12 +38,38 @@ def batches(
         split,
         batch_size=None,
         sampler=_Sampler(split, options.rows(rows), options),
-        num_workers=options.num_workers,
+        num_workers=_fitting_workers(split, options),
         pin_memory=options.device.type == "cuda",
         worker_init_fn=_outlast_interrupts,
         # Not PyTorch's global one: checkpoints keep that, and only training steps may change it.
         generator=torch.Generator(),
     )
+
+
+def _fitting_workers(split: Split, options: LoaderOptions) -> int:
+    """Return how many of the loading processes have room for their batches; warns of fewer.
+
+    Each has two batches ready, beside the one in use and the one that is copied to a GPU; a batch
+    is counted whole, as other processes of the machine may have their shares there. Without room
+    PyTorch would wait for ever.
+    """
+    count, rows = options.num_workers, min(options.batch_size, len(split))
+    batch = 4 * rows * sum(map(math.prod, [*split.shapes, split.labels.shape[1:]]))  # bytes
+    needed = min(2 * count + 2, math.ceil(len(split) / rows)) * batch
+    try:
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:  # a system without it
+        return count
+    if not count or needed <= free:
+        return count
+    fitting = max(free // batch // 2 - 1, 0)
+    warnings.warn(
+        f"--num_workers {count} needs {math.ceil(needed / 2**20)} MB of shared memory "
+        f"({_SHARED_MEMORY}), where less is free: {fitting} load the batches; allow more (docker "
+        "run --shm-size), or use a smaller --batch_size",
+        stacklevel=2,
+    )
+    return fitting
 
 
 def _outlast_interrupts(_worker: int) -> None:

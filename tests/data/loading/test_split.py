@@ -5,7 +5,9 @@ import os
 import pickle
 import re
 import tracemalloc
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,6 +154,31 @@ def test_two_workers_give_the_same_batches(awkward):
     split, _ = awkward
     order = np.random.default_rng(0).permutation(SEGMENTS)
     assert_same(read(split, order, num_workers=2), read(split, order, num_workers=0))
+
+
+@pytest.mark.parametrize(("batches_fit", "expected"), [(0, 0), (3, 0), (4, 1), (5, 1), (6, 2)])
+def test_no_more_processes_load_than_shared_memory_has_room_for(
+    awkward, monkeypatch, batches_fit, expected
+):
+    split, _ = awkward
+    batch = sum(tensor.nbytes for tensor in split[[0]][:4])
+    room = SimpleNamespace(free=batches_fit * batch)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: room)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loader = batches(split, None, on_cpu(1, num_workers=2))
+    assert loader.num_workers == expected
+    assert [f": {expected} load the batches" in str(one.message) for one in caught] == [True] * (
+        expected < 2
+    )
+    assert_same(list(loader), read(split, batch_size=1))
+    room.free = len(split) * batch
+    assert batches(split, None, on_cpu(1, num_workers=100)).num_workers == 100
+
+
+def test_a_system_without_shared_memory_files_loads_with_all_processes(awkward, monkeypatch):
+    monkeypatch.setattr("data.loading.batches._SHARED_MEMORY", "/nowhere")
+    assert batches(awkward[0], None, on_cpu(1, num_workers=5)).num_workers == 5
 
 
 def test_a_pickled_split_opens_the_files_itself(awkward):
