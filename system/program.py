@@ -32,6 +32,7 @@ _TOO_MANY_FILES = "too many open files"
 _ALLOW_MORE_FILES = (
     "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers."
 )
+_LOADER_HAS_ENDED = "DataLoader worker (pid"  # how PyTorch begins to report it
 # How gloo and NCCL report that another process has ended.
 _OTHER_HAS_ENDED = re.compile(
     "connection (closed|reset|refused)|broken pipe|remote process exited", re.IGNORECASE
@@ -85,6 +86,13 @@ def _stop_after(error: Exception) -> NoReturn:
     """End the program after an exception of a library, or one that is a fault of this program."""
     if interrupted_by():  # interrupted code can fail in any way
         _stop(interrupt_exit_code(), _INTERRUPTED)
+    if str(error).startswith(_LOADER_HAS_ENDED):
+        _stop(
+            _EXIT_INPUT,
+            "A process that loads batches has ended before its work was done, perhaps because "
+            "memory ran out; use fewer --num_workers, and run the same command again, a training "
+            "with --resume auto.",
+        )
     if is_out_of_memory(error):
         _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
     if _TOO_MANY_FILES in str(error).lower():

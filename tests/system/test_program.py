@@ -78,6 +78,18 @@ ENDS = {
         2,
         "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers.",
     ),
+    **dict.fromkeys(
+        [
+            "raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')",
+            "raise RuntimeError('DataLoader worker (pid(s) 7, 8) exited unexpectedly')",
+        ],
+        (
+            2,
+            "A process that loads batches has ended before its work was done, perhaps because "
+            "memory ran out; use fewer --num_workers, and run the same command again, a training "
+            "with --resume auto.",
+        ),
+    ),
     "raise ValueError('one\\ntwo')": (
         1,
         "Unexpected error, a fault of this program: ValueError: one "
