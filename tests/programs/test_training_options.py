@@ -42,6 +42,11 @@ def test_patience_stops_and_keeps_the_best(small, tmp_path, capsys, monkeypatch)
     assert "2 epochs without a better validation MAE" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("lr", [1.23456789e-11, 1e-3])
+def test_a_small_learning_rate_is_recorded_with_its_digits(small, lr):
+    assert make_trainer(small, lr=lr).step.lr == lr
+
+
 def test_cosine_ends_near_zero_and_is_recorded(small, tmp_path):
     trainer = make_trainer(small, tmp_path, epochs=3, scheduler="cosine", lr=1e-3)
     trainer.run()

@@ -57,7 +57,8 @@ class TrainingStep:
     @property
     def lr(self) -> float:
         """The current learning rate."""
-        return round(float(self.optimizer.param_groups[0]["lr"]), 10)  # a float32's digits on CUDA
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        return float(f"{lr:.7g}") if self._options.device.type == "cuda" else lr  # there a float32
 
     @property
     def highest_lrs(self) -> list[float]:
