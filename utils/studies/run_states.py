@@ -61,7 +61,7 @@ def train_run(
     state = state_of(config)
     print_heading(f"{title}, {config.checkpointdir}: {state}")
     if state != COMPLETE:
-        resume = "auto" if state == GOES_ON else None
+        resume = None if state == NEW else "auto"  # in the table it keeps the time when it began
         train(config, options, resume, state == AGAIN, after_epoch)
     if options.processes.is_first:
         folder = config.checkpointdir.parent.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,12 +42,13 @@ def describe_run(
     device: torch.device,
     bert: str | None,
     start: str | None,
+    earlier: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the record of a run that starts.
 
     `bert` is the origin of its text encoder, `start` the digest of its --checkpoint; None without.
+    `earlier` is the record of the run when it began, if it goes on or begins again.
     """
-    earlier = read_record(config.checkpointdir) or {}
     return {
         "config": plain_values(config),
         "model_digest": model_digest(config.model_name),

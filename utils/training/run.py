@@ -40,6 +40,7 @@ from utils.training.run_folder import (
     file_to_resume,
     find_file_to_resume,
     lock_run_folder,
+    read_record,
     remove_run,
 )
 from utils.training.seeds import print_spread, write_scores
@@ -58,8 +59,9 @@ def train(
     """Train, then evaluate the test split at the best validation epoch; returns the evaluation.
 
     `resume` is the file to resume from, or `auto`: `last.pth` of the run's own folder, if there
-    is one. `overwrite` removes an earlier run from that folder; `after_epoch` is passed to
-    `Trainer`. Raises InputError when the data, the model or the folder cannot be used.
+    is one. `overwrite` removes an earlier run from that folder; with `auto` it is this run, which
+    begins again. `after_epoch` is passed to `Trainer`. Raises InputError when the data, the model
+    or the folder cannot be used.
     """
     resumed = file_to_resume(resume, config.checkpointdir)
     if resume is not None:
@@ -80,10 +82,12 @@ def train(
         record, path = {}, config.checkpointdir / RUN_FILE
         if writes:
             check_writable(config.resultdir)  # fails now, not after the training
+            earlier = {} if resume is None else read_record(config.checkpointdir) or {}
             if overwrite:  # only now that the run is known to start
                 check_writable(config.checkpointdir / LOGS)
                 remove_run(config.checkpointdir)
-            record = describe_run(config, data, options.device, bert, trainer.saver.start)
+            start = trainer.saver.start
+            record = describe_run(config, data, options.device, bert, start, earlier)
             write_json(path, record)
         trainer.run()
         evaluation = _evaluate_test(trainer)

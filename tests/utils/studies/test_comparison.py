@@ -177,14 +177,18 @@ def test_an_interrupted_comparison_resumes_its_unfinished_run(compare, tmp_path,
     assert table_of(tmp_path / "study") == table_of(tmp_path / "whole")
 
 
-def test_a_run_killed_during_its_first_save_begins_again(compare, tmp_path):
-    compare("lf_dnn", seeds=[1], folder="whole")
-    folder = shutil.copytree(tmp_path / "whole", tmp_path / "study") / "lf_dnn" / "seed1"
-    record = json.loads((folder / RUN_FILE).read_text())
-    (folder / RUN_FILE).write_text(json.dumps({**record, "result": None}))
-    (folder / "last.pth").unlink()
-    assert compare("lf_dnn", seeds=[1]) == ["lf_dnn/seed1"]
-    assert table_of(tmp_path / "study") == table_of(tmp_path / "whole")
+def test_a_run_killed_during_its_first_save_begins_again_in_its_place(compare, tmp_path):
+    compare("lmf", "lf_dnn", seeds=[1], folder="whole")
+    study = shutil.copytree(tmp_path / "whole", tmp_path / "study")
+    for day, name in enumerate(("lmf", "lf_dnn"), start=1):
+        path = study / name / "seed1" / RUN_FILE
+        began = {"started": f"2020-01-0{day}T00:00:00+00:00"}
+        began |= {"result": None, "ended": None} if name == "lmf" else {}
+        path.write_text(json.dumps(json.loads(path.read_text()) | began))
+    (study / "lmf" / "seed1" / "last.pth").unlink()
+    assert compare("lmf", "lf_dnn", seeds=[1]) == ["lmf/seed1"]
+    assert table_of(study) == table_of(tmp_path / "whole")
+    assert list(table_of(study)) == ["lmf", "lf_dnn"]  # the first is what others are compared with
 
 
 def test_a_run_without_a_result_gets_it_without_training_again(compare, tmp_path, monkeypatch):
