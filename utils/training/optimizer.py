@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from models.contract import Model
 from models.text_encoder import text_encoder_of
+from system.errors import InputError
 from utils.run_config import RunConfig
+
+DECOUPLED = "decoupled_weight_decay"  # an option of Adam, since PyTorch 2.7
 
 
 def make_optimizer(model: Model, config: RunConfig) -> Adam:
@@ -22,6 +26,7 @@ def make_optimizer(model: Model, config: RunConfig) -> Adam:
 
     A text encoder has its own learning rate, and its own weight decay, apart from the gradient
     (Loshchilov and Hutter, ICLR 2019) and not on biases and norms (Devlin et al., NAACL 2019).
+    Raises InputError where PyTorch's Adam has no such decay.
     """
     encoder = text_encoder_of(model)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
@@ -33,8 +38,16 @@ def make_optimizer(model: Model, config: RunConfig) -> Adam:
             params = [p for p in trained if (p.dim() > 1) is is_matrix]
             options = {"lr": config.bert_lr, "weight_decay": decay}
             if params:
-                groups.append({"params": params, "decoupled_weight_decay": True, **options})
-    return Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+                groups.append({"params": params, DECOUPLED: True, **options})
+    optimizer = Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    # Adam ignores options of a group that it does not know: it would decay by the gradient.
+    has_decay = any(group["weight_decay"] for group in groups[1:])
+    if has_decay and DECOUPLED not in optimizer.defaults:
+        raise InputError(
+            f"--bert_weight_decay {config.bert_weight_decay} needs PyTorch 2.7 or newer, this is "
+            f"{torch.__version__}; install a newer one, or give --bert_weight_decay 0."
+        )
+    return optimizer
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch.optim import Adam
 
 from data.layout import SPLITS
 from data.loading.options import LoaderOptions
@@ -21,6 +22,7 @@ from tests.utils.training.test_several_processes import ends_of, started
 from utils.reports.about import describe_data
 from utils.run_config import AS_PREPARED, RunConfig
 from utils.running.setup import open_training
+from utils.training import optimizer
 from utils.training.run_folder import epoch_file
 from utils.training.trainer import Trainer
 
@@ -76,6 +78,20 @@ def test_the_text_encoder_has_rates_and_decay_of_its_own(demo):
     assert all(name.endswith(".bias") or "LayerNorm" in name for name in plain)
     assert not any(name.endswith(".bias") or "LayerNorm" in name for name in decayed)
     assert len(own) + len(decayed) + len(plain) == len(names)
+
+
+def test_an_adam_without_decoupled_decay_is_refused_unless_there_is_none(demo, monkeypatch):
+    """PyTorch 2.6 ignores the option in silence, and decays by the gradient."""
+
+    class OldAdam(Adam):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            del self.defaults["decoupled_weight_decay"]
+
+    monkeypatch.setattr(optimizer, "Adam", OldAdam)
+    with pytest.raises(InputError, match=r"--bert_weight_decay 0.05 needs PyTorch 2.7 or newer"):
+        make_trainer(demo, bert_weight_decay=0.05)
+    make_trainer(demo, bert_weight_decay=0.0)
 
 
 def test_frozen_parts_are_not_in_the_optimizer_and_stay(demo):
