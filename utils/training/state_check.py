@@ -14,6 +14,7 @@ from data.layout import SPLITS
 from system.errors import shown
 from utils.tasks import Task
 from utils.training.history import Epoch
+from utils.training.optimizer import DECOUPLED
 from utils.training.step import TrainingStep
 
 # The parts of a learning-rate schedule's state that change during training; the others are fixed.
@@ -56,6 +57,8 @@ def check_step(content: Mapping[str, Any], step: TrainingStep) -> None:
     groups, expected_groups = optimizer["param_groups"], current["optimizer"]["param_groups"]
     _require(len(groups) == len(expected_groups), "optimizer", groups, "a group")
     for group, expected, highest in zip(groups, expected_groups, step.highest_lrs, strict=True):
+        if DECOUPLED in expected:  # which PyTorch too takes to be False where an older one wrote
+            group = {DECOUPLED: False, **group}
         _check_like(group, expected, "optimizer")
         _check_same(group, expected, ("lr",), "optimizer")
         is_rate = 0 <= group["lr"] <= highest * (1 + _ROUNDING)
@@ -95,6 +98,17 @@ def _check_same(
         _require(found[name] == expected[name], f"{where} {name}", found[name], expected[name])
 
 
+def _check_keys(found: Mapping[Any, Any], expected: Mapping[Any, Any], where: str) -> None:
+    """Raise ValueError, which names a key that differs, unless both have the same keys."""
+    for name in expected.keys() - found.keys():
+        raise ValueError(f"{where} has no {shown(name)}")
+    for name in found.keys() - expected.keys():
+        raise ValueError(
+            f"{where} has {shown(name)}, which is unknown here: another version of PyTorch, or of "
+            "this program, may have written it"
+        )
+
+
 def _check_like(found: Any, expected: Any, where: str) -> None:
     """Raise ValueError unless `found` has the types, keys and shapes of `expected`, and no NaN."""
     if isinstance(expected, Tensor):
@@ -107,7 +121,7 @@ def _check_like(found: Any, expected: Any, where: str) -> None:
     _require(type(found) is type(expected) or is_number, where, found, type(expected).__name__)
     _require(found == found, where, found, "a number")
     if isinstance(expected, dict):
-        _require(found.keys() == expected.keys(), where, list(found), list(expected))
+        _check_keys(found, expected, where)
         for name in expected:
             _check_like(found[name], expected[name], f"{where} {name}")
     elif isinstance(expected, (list, tuple)):

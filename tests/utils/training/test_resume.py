@@ -483,3 +483,22 @@ def test_a_damaged_training_is_refused_before_it_resumes(small, tmp_path, saved,
         else:
             accepted.append((keys, new))
     assert accepted == []
+
+
+def test_a_file_of_a_pytorch_with_other_options_of_adam(small, tmp_path, saved):
+    path, trainer = tmp_path / "last.pth", make_trainer(small, scheduler="plateau", model="lf_dnn")
+    keys = ("training", "optimizer", "param_groups", 0)
+    group = saved["plateau"]["training"]["optimizer"]["param_groups"][0]
+
+    def resume_with(group):
+        torch.save(changed(saved["plateau"], keys, group), path)
+        trainer.resume(path)
+
+    def without(name):
+        return {key: value for key, value in group.items() if key != name}
+
+    resume_with(without("decoupled_weight_decay"))  # as PyTorch 2.6 writes it
+    with pytest.raises(InputError, match="optimizer has no 'lr'"):
+        resume_with(without("lr"))
+    with pytest.raises(InputError, match=r"has 'later', .* another version of PyTorch, or"):
+        resume_with({**group, "later": False})
