@@ -49,6 +49,8 @@ def describe_run(
     `bert` is the origin of its text encoder, `start` the digest of its --checkpoint; None without.
     `earlier` is the record of the run when it began, if it goes on or begins again.
     """
+    started, resumed = earlier.get("started"), earlier.get("resumed")  # damaged, of any type
+    resumed = resumed if isinstance(resumed, list) else []
     return {
         "config": plain_values(config),
         "model_digest": model_digest(config.model_name),
@@ -57,8 +59,8 @@ def describe_run(
         "bert": bert,
         "checkpoint_digest": start,
         **environment(device),
-        "started": earlier.get("started") or now(),
-        "resumed": [*earlier.get("resumed", []), now()] if earlier else [],
+        "started": started if isinstance(started, str) else now(),
+        "resumed": [*resumed, now()] if earlier else [],
         "ended": None,
     }
 

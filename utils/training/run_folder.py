@@ -146,7 +146,7 @@ def _writes_again(config: RunConfig, weights: set[str], record: dict[str, Any]) 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return the content of a run folder's `run.json`; None where it cannot be read."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):  # of brackets nested without end
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8-sig"))
         return content if isinstance(content, dict) else None
     return None

@@ -65,7 +65,7 @@ def write_scores(folder: Path, scores: dict[int, Scores]) -> None:
 
 def _seeds_in(path: Path) -> Sequence[str]:
     """Return the seeds in a `seeds.json`; none where it cannot be read."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):  # of brackets nested without end
         content = json.loads(path.read_text(encoding="utf-8"))
         seeds = content.get("seeds") if isinstance(content, dict) else None
         return list(seeds) if isinstance(seeds, dict) else []

@@ -11,6 +11,7 @@ import pytest
 from system.errors import InputError
 from tests.programs.test_runs import TRAIN, contents
 from utils.training import run as run_module
+from utils.training.run_folder import read_record
 from utils.training.saved_state import TrainingSaver
 from utils.training.seeds import write_scores
 
@@ -76,9 +77,10 @@ def test_scores_of_other_seeds_do_not_vanish_in_silence(tmp_path, capsys):
     write_scores(tmp_path, {2: scores[2], 3: scores[3]})
     message = r"seeds.json no longer has the seeds 1, .* give --seeds 1 2 3 --resume auto"
     assert re.search(message, capsys.readouterr().err)
-    (tmp_path / "seeds.json").write_text("[")
-    write_scores(tmp_path, scores)
-    assert capsys.readouterr().err == ""
+    for damaged in ("[", "[" * 200_000):
+        (tmp_path / "seeds.json").write_text(damaged)
+        write_scores(tmp_path, scores)
+        assert capsys.readouterr().err == ""
 
 
 def test_a_training_does_not_replace_the_record_of_a_search(train, tmp_path):
@@ -143,3 +145,20 @@ def test_weights_that_it_would_not_write_again_are_not_replaced(train, fill_disk
     with pytest.raises(InputError, match=r"holds a run \(best.pth\); remove what it wrote"):
         train("run", "--resume", "auto", *options)
     assert contents(folder) == before
+
+
+def test_a_record_nested_without_end_is_none(tmp_path):
+    (tmp_path / "run.json").write_text("[" * 200_000)
+    assert read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("damaged", [None, 5, "abc"])
+def test_damaged_times_in_a_record_do_not_stop_the_run_that_goes_on(train, tmp_path, damaged):
+    train("run")
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"started": [5], "resumed": damaged}))
+    train("run", "--resume", "auto")
+    record = json.loads(path.read_text())
+    assert len(record["resumed"]) == 1
+    assert record["started"] <= record["resumed"][0]
