@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from system.argument_types import whole_number
 from system.errors import InputError
 
 Value = TypeVar("Value")
 
 # The others wait while the first downloads or aligns, which may take hours.
 _TIMEOUT = timedelta(days=7)
+_LAST_PORT = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -81,28 +84,44 @@ def join_processes() -> Processes:
 
     Raises InputError when something else started several, such as SLURM's srun.
     """
-    world_size = os.environ.get("WORLD_SIZE", "1")
-    if world_size == "1":
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return SINGLE_PROCESS
-    numbers = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]
-    if not all(number.isdecimal() for number in numbers):
-        raise InputError(
-            f"WORLD_SIZE is {world_size}, but RANK and LOCAL_RANK are not set: to start several "
-            "processes, put torchrun --nproc_per_node=N before the program's name (in a SLURM job: "
-            "one task per node, srun torchrun ...); for one process, unset WORLD_SIZE."
-        )
-    count, rank, local_rank = map(int, numbers)
+    count = _variable("WORLD_SIZE", 1)
+    processes = Processes(count, _variable("RANK", 0, count - 1), _variable("LOCAL_RANK", 0))
+    # What PyTorch reads itself; where the first process is missing, it would wait for days.
+    _variable("MASTER_PORT", 1, _LAST_PORT)
+    if not os.environ.get("MASTER_ADDR"):
+        _refuse("MASTER_ADDR is not set")
     import torch.distributed
 
     torch.distributed.init_process_group(_backend(count), timeout=_TIMEOUT)
-    return Processes(count, rank, local_rank)
+    return processes
+
+
+def _variable(name: str, minimum: int, *maximum: int) -> int:
+    """Return a number that `torchrun` sets; raises InputError if it is missing or out of range."""
+    if name not in os.environ:
+        _refuse(f"{name} is not set")
+    try:
+        return whole_number(minimum, *maximum)(os.environ[name])
+    except ArgumentTypeError as error:
+        _refuse(f"{name}: {error}")
+
+
+def _refuse(fault: str) -> NoReturn:
+    raise InputError(
+        f"WORLD_SIZE is set, which asks for several processes, but {fault}: to start them, put "
+        "torchrun --nproc_per_node=N before the program's name (in a SLURM job: one task per "
+        "node, srun torchrun ...); for one process, unset WORLD_SIZE."
+    )
 
 
 def _backend(count: int) -> str:
     """Return how processes communicate: by NCCL, which needs a GPU for each, where there is one."""
     import torch
 
-    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    is_known = "LOCAL_WORLD_SIZE" in os.environ
+    on_this_machine = _variable("LOCAL_WORLD_SIZE", 1) if is_known else count
     if torch.cuda.is_available() and on_this_machine <= torch.cuda.device_count():
         return "cpu:gloo,cuda:nccl"
     return "gloo"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch.distributed
 
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS, join_processes
@@ -27,6 +28,35 @@ def test_processes_not_started_by_torchrun_are_told_how_to_start(monkeypatch, co
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match="torchrun"):
+        join_processes()
+
+
+TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"MASTER_ADDR": None}, "MASTER_ADDR is not set"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
+        ({"MASTER_PORT": None}, "MASTER_PORT is not set"),
+        ({"MASTER_PORT": "x"}, "MASTER_PORT: expected .* at most 65535, got 'x'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected .* at least 1 .* got '0'"),
+        ({"RANK": "2"}, "RANK: expected .* at most 1, got '2'"),
+        ({"RANK": None}, "RANK is not set"),
+        ({"LOCAL_RANK": "9" * 5000}, "LOCAL_RANK: expected .* got '9.*'"),
+        ({"LOCAL_WORLD_SIZE": "many"}, "LOCAL_WORLD_SIZE: expected .* got 'many'"),
+    ],
+)
+def test_variables_that_are_not_those_of_torchrun_are_refused(monkeypatch, change, fault):
+    """PyTorch would fail in words of its own, or wait for days."""
+    monkeypatch.setattr(torch.distributed, "init_process_group", None)
+    for name, value in ({"WORLD_SIZE": "2"} | TORCHRUN | change).items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"but {fault}: to start them, put torchrun"):
         join_processes()
 
 
