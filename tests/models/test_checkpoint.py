@@ -545,19 +545,34 @@ def test_sizes_are_compared_with_the_weights_before_memory_is_asked_for(tmp_path
         NHFNet.from_checkpoint(path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (float("nan"), torch.float32),
+        (float("inf"), torch.float32),
+        (1e39, torch.float64),
+        (float("nan"), torch.float8_e4m3fn),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value, dtype):
     weights = small_model().state_dict()
-    weights["output.bias"][0] = value
-    with pytest.raises(InputError, match=r"some.pth: output.bias holds NaN or infinity"):
+    bias = torch.full_like(weights["output.bias"], value, dtype=torch.float64)
+    weights["output.bias"] = bias.to(dtype)
+    with pytest.raises(InputError, match=r"some.pth: output.bias holds NaN, infinity or"):
         load_weights(small_model(), weights, Path("some.pth"))
 
 
 def test_weights_of_another_type_are_refused_but_other_precisions_load():
     weights = small_model().state_dict()
-    load_weights(small_model(), {name: weight.half() for name, weight in weights.items()}, "a.pth")
+    for dtype in (torch.float16, torch.float64, torch.float8_e4m3fn):
+        loaded = {name: weight.to(dtype) for name, weight in weights.items()}
+        load_weights(small_model(), loaded, "a.pth")
     weights["output.bias"] = weights["output.bias"].long()
     assert "of another type: output.bias torch.int64 instead of torch.float32" in misfit(weights)
+    if not hasattr(torch, "float4_e2m1fn_x2"):
+        return
+    weights["output.bias"] = weights["output.bias"].byte().view(torch.float4_e2m1fn_x2)
+    assert "of another type: output.bias torch.float4_e2m1fn_x2 instead" in misfit(weights)
 
 
 @pytest.mark.parametrize(
