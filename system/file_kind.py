@@ -9,6 +9,8 @@ from system.errors import InputError, first_line, refuse_if_out_of_memory
 
 _LONGEST_START = 400  # bytes: enough for the name of a zip archive's first record
 _ZIP = b"PK\x03\x04"
+_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # `torch.save` before PyTorch 1.6
+_SAFETENSORS = ".safetensors"
 _NPZ = (
     "NumPy arrays in an archive (.npz); give the pickle of the same data, or make one of these "
     "(numpy.load, pickle.dump)"
@@ -35,8 +37,12 @@ def kind_of_file(path: Path) -> str | None:
     """Return the kind of a file and what to do about it; None if the kind is unknown."""
     with path.open("rb") as file:
         start = file.read(_LONGEST_START)
-    if b"/data.pkl" in start:
-        return None  # a damaged file of torch.save
+    if b"/data.pkl" in start or start.startswith(_OLD_TORCH):  # else a damaged file of torch.save
+        is_renamed = path.suffix == _SAFETENSORS
+        return "a file of torch.save; rename it to end in .pth" if is_renamed else None
+    header_bytes = int.from_bytes(start[:8], "little")
+    if path.suffix != _SAFETENSORS and start[8:10] == b'{"' and header_bytes < path.stat().st_size:
+        return f"a safetensors file; a checkpoint of this kind is to end in {_SAFETENSORS}"
     first_name = start[30 : 30 + int.from_bytes(start[26:28], "little")]  # in a zip archive
     # `numpy.savez` writes its arrays into no folder.
     if start.startswith(_ZIP) and first_name.endswith(b".npy") and b"/" not in first_name:

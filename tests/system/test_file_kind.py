@@ -10,11 +10,13 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from data.formats import safe_pickle
 from data.formats.csd import check_csd
+from models.checkpoint import read_checkpoint
 from system.errors import InputError
-from system.safetensors_file import load_safetensors
+from system.safetensors_file import load_safetensors, write_safetensors
 from system.torch_file import load_torch_file
 
 
@@ -71,6 +73,18 @@ def test_it_is_told_in_one_line_with_advice(tmp_path, read, content, message):
         read(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_checkpoint_with_the_ending_of_the_other_format_is_told_to_be_renamed(tmp_path, is_zip):
+    path = tmp_path / "a.safetensors"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(InputError, match=r"is a file of torch.save; rename it to end in \.pth"):
+        read_checkpoint(path)
+    path = tmp_path / "a.pth"
+    write_safetensors(path, {"a": torch.ones(2)}, {"task": "emotion"})
+    with pytest.raises(InputError, match=r"is a safetensors file; .* to end in \.safetensors;"):
+        read_checkpoint(path)
 
 
 def test_a_csd_that_is_no_hdf5_is_offered_for_download(tmp_path):
