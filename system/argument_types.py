@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -82,14 +83,19 @@ def some_text(text: str) -> str:
 def file_path(text: str) -> Path:
     """Parse an argparse value: a path, in which ~ is the home directory."""
     try:
-        return Path(some_text(text)).expanduser()
+        if b"\0" in os.fsencode(some_text(text)):
+            raise ValueError("no path has a zero character")
+        return Path(text).expanduser()
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(f"there is no home directory for {shown(text)}") from error
+    except ValueError as error:  # or half a character, which a JSON file may have
+        raise argparse.ArgumentTypeError(f"expected a path, got {shown(text)}") from error
 
 
 def name_or_path(text: str) -> str:
     """Parse an argparse value: a name, or a path, in which ~ is the home directory."""
-    return str(file_path(text)) if text.startswith("~") else some_text(text)
+    path = file_path(text)
+    return str(path) if text.startswith("~") else text
 
 
 def device_name(text: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_only_a_path_below_the_home_directory_becomes_another_text(text):
 
 def test_a_home_directory_of_nobody_is_refused():
     assert_refused(name_or_path, "~nobody-has-this-name/x")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800", "~/\ud800"])
+def test_what_no_file_system_can_have_is_no_path(text):
+    assert_refused(file_path, text)
+    assert_refused(name_or_path, text)
+
+
+def test_a_path_may_be_of_any_other_bytes():
+    assert os.fsencode(file_path(os.fsdecode(b"caf\xe9"))) == b"caf\xe9"
 
 
 @pytest.mark.parametrize("parse", [name_or_path, file_path, some_text])
