@@ -22,7 +22,7 @@ from models.text_encoder import text_encoder_of
 from system.console import print_line
 from system.cpu_threads import choose_threads
 from system.devices import pick_device
-from system.errors import InputError
+from system.errors import InputError, shown
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import DEFAULT_TASK, RunConfig
 from utils.running.own_model import shares, try_to_predict, try_to_save, try_to_train
@@ -135,7 +135,8 @@ def open_model(
         )
     config = replace(config, model=name, task=trained_for)
     scores = split.scores if is_labelled else scores_trained_on(checkpoint) or split.scores
-    task = find_task(trained_for, scores, config.loss)
+    where = f"{checkpoint.path}: task {shown(trained_for)}"
+    task = find_task(trained_for, scores, config.loss, where)
     if is_labelled:
         task.check_labels(split)
     if model.outputs != len(task.outputs):
@@ -188,16 +189,18 @@ def scores_trained_on(checkpoint: Checkpoint) -> str | None:
     return scores if isinstance(scores, str) and scores in SCALES else None
 
 
-def find_task(name: str, scores: str, loss: str | None = None) -> Task:
+def find_task(name: str, scores: str, loss: str | None = None, where: str | None = None) -> Task:
     """Return the task with the `scores` of a dataset (in `SCALES`) and a loss (in `LOSSES`).
 
-    Without `loss`, it has its own. Raises InputError if there is no such task for the dataset.
+    Without `loss`, it has its own. Raises InputError, which begins with `where` (default: the
+    option), if there is no such task for the dataset.
     """
+    where = where or f"--task {name}"
     if name not in TASKS:
-        raise InputError(f"--task {name}: there is no such task, only {', '.join(TASKS)}.")
+        raise InputError(f"{where}: there is no such task, only {', '.join(TASKS)}.")
     if scores not in TASKS[name]:
         raise InputError(
-            f"--task {name}: a dataset with the scores of {scores} has no labels for it; use one "
+            f"{where}: a dataset with the scores of {scores} has no labels for it; use one "
             f"with those of {', '.join(TASKS[name])}."
         )
     task = TASKS[name][scores]

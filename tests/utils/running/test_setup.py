@@ -106,6 +106,14 @@ def test_one_segment_is_predicted_alone_where_one_is_left_to_score(
         open_training(config)
 
 
+def test_an_unknown_task_of_a_checkpoint_is_refused_with_the_files_name(small, trained):
+    path, model = trained
+    write_checkpoint(path, model, "lf_dnn", task="mood")
+    message = r"^.*a.pth: task 'mood': there is no such task, only sentiment"
+    with pytest.raises(InputError, match=message):
+        open_training(RunConfig(datadir=small, checkpoint=path))
+
+
 def test_an_unknown_task_is_refused():
     with pytest.raises(InputError, match="--task mood: there is no such task, only sentiment"):
         find_task("mood", "mosei")
