@@ -17,7 +17,7 @@ from models.text_encoder import TextEncoder, text_encoder_of
 from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.reports.evaluate_checkpoint import evaluate_checkpoint
-from utils.reports.evaluation import Evaluation
+from utils.reports.evaluation import Evaluation, NotFinite
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
 from utils.running.text_encoder import cutter_of
@@ -75,7 +75,8 @@ def predict(
     lengths. A segment is predicted at its own lengths, without padding: its prediction depends
     on no other segment and no batch size. -inf and NaN are read as 0, as from files. The text of
     a model with a text encoder is N sentences, or their word pieces as in pieces50.npy, a row a
-    piece. Raises InputError if widths or numbers of segments do not fit.
+    piece. Raises InputError if widths or numbers of segments do not fit, or if a prediction is not
+    a finite number.
     """
     if not isinstance(model, nn.Module):
         _, model = restore(read_checkpoint(Path(model)), model_name)
@@ -109,7 +110,19 @@ def predict(
             predictions[batch] = model(*tensors).float().cpu().numpy()
     finally:
         model.train(was_training)
+    _check_finite(predictions)
     return predictions
+
+
+def _check_finite(predictions: np.ndarray) -> None:
+    """Raise NotFinite where a prediction is NaN or infinite."""
+    wrong = np.argwhere(~np.isfinite(predictions))
+    if len(wrong):
+        raise NotFinite(
+            f"predict: the model predicts {predictions[tuple(wrong[0])]} for segment {wrong[0][0]} "
+            f"({len(wrong)} such predictions): its inputs are too large for a network, or the "
+            "weights are damaged; scale the inputs as in training, or use another checkpoint."
+        )
 
 
 def _check_pieces(encoder: TextEncoder, pieces: Tensor) -> None:

@@ -97,6 +97,13 @@ def test_what_is_not_finite_is_read_as_0(model):
     np.testing.assert_array_equal(predict(model, *spoilt), predict(model, *inputs))
 
 
+def test_predictions_that_are_no_numbers_are_refused_as_by_the_program(model):
+    inputs = segments([(4, 5, 6)] * 2)
+    inputs[0][1] = inputs[0][1] * np.float32(1e38)
+    with pytest.raises(InputError, match=r"predicts nan for segment 1 \(2 such predictions\)"):
+        predict(model, *inputs)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
