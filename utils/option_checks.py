@@ -18,6 +18,8 @@ _TRAINING_ONLY = (
     *("loss", "lr", "epochs", "weight_decay", "grad_clip", "patience", "accumulation_steps"),
     *("scheduler", "plateau_factor", "plateau_patience", "save_every"),
 )
+# All settings of a run that these actions use.
+_USED_BY = {"export": ("checkpoint", "model", "save"), "table": ("resultdir", "save", "pdf")}
 _TRAINING_ACTIONS = ("train", "compare", "ablate", "tune", "worker")
 _ACTIONS = (*_TRAINING_ACTIONS, "table", "dry_run")  # those that need no --checkpoint
 _SCORE_OPTIONS = ("bootstrap", "against")
@@ -88,9 +90,9 @@ def _check_training(
             parser.error(f"--seeds: {seed} is given {times} times; give each once")
     for field in fields(RunConfig) if arguments["worker"] else ():
         if field.name in arguments and field.name not in WORKER_SETTINGS:
-            option = f"--no_{field.name}" if field.default is True else f"--{field.name}"
             parser.error(
-                f"--worker takes its settings from {arguments['worker']}: leave {option} out"
+                f"--worker takes its settings from {arguments['worker']}: leave "
+                f"{_option(field.name)} out"
             )
     if arguments["resume"] not in (None, "auto") and arguments["seeds"]:
         parser.error("--resume FILE resumes one training; with --seeds give --resume auto")
@@ -106,13 +108,29 @@ def _check_learning(
             parser.error(f"--{name} goes with --train, --compare, --ablate or --tune")
         if name in arguments and config.finetune_bert is None and config.checkpoint is None:
             parser.error(f"--{name} goes with --finetune_bert")
-    unused = [name for name in _TRAINING_ONLY if name in arguments and not trains]
+    if unused := _unused_settings(arguments, config, trains):
+        # Harmless: a script may give every command the same options.
+        print_warning(f"options without effect here: {', '.join(map(_option, unused))}")
+
+
+def _unused_settings(arguments: dict[str, Any], config: RunConfig, trains: bool) -> list[str]:
+    """Return the names of the given settings that have no effect on what the command does."""
+    given = arguments.keys() - (() if arguments["pdf"] else ("pdf",))
+    for action, used in _USED_BY.items():
+        if arguments[action]:
+            names = [*(field.name for field in fields(RunConfig)), "pdf"]
+            return [name for name in names if name in given and name not in used]
+    names = [] if trains else [*_TRAINING_ONLY]
     if arguments["train"] and config.scheduler != "plateau":
-        unused += [name for name in ("plateau_factor", "plateau_patience") if name in arguments]
-    if arguments["predict"] and "alignment" in arguments:
-        unused.append("alignment")
-    if unused:  # harmless: a script may give every command the same options
-        print_warning(f"options without effect here: --{', --'.join(unused)}")
+        names += ["plateau_factor", "plateau_patience"]
+    if arguments["predict"]:
+        names += ["datadir", "alignment", "pdf"]
+    return [name for name in names if name in given]
+
+
+def _option(name: str) -> str:
+    """Return the option of a setting."""
+    return f"--no_{name}" if getattr(RunConfig, name, None) is True else f"--{name}"
 
 
 def _check_attention(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> None:
