@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seeds", type=seed, nargs="+", metavar="N", help=seeds)
     config = (
         "take the settings of a run.json, or the published settings of the model; other options "
-        "override them"
+        "override them; to take one out that no option undoes, such as --compile, edit the file"
     )
     add("--config", type=file_path, metavar="FILE.json|published", help=config)
     predict = (
