@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -73,9 +74,13 @@ def _fitting_workers(split: Split, options: LoaderOptions) -> int:
 
 
 def _outlast_interrupts(_worker: int) -> None:
-    """Let a loading process outlive a signal to all processes: the program ends first."""
+    """Let a loading process outlive a signal to all processes: the program ends first.
+
+    The thread that passes on its batches then finds no reader, which is no fault to print.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    sys.excepthook = lambda *_: None  # only threads have it here
 
 
 class _Loader(DataLoader[Batch]):

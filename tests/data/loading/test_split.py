@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import pickle
 import re
+import socket
 import tracemalloc
 import warnings
+from multiprocessing import resource_sharer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.layout import SEGMENT_COLUMNS
-from data.loading.batches import batches
+from data.loading.batches import _outlast_interrupts, batches
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
 from system.errors import InputError
@@ -194,6 +197,23 @@ def test_workers_of_every_kind_give_the_same_batches(awkward, method):
     loader = batches(split, None, on_cpu(num_workers=1))
     loader.multiprocessing_context = method
     assert_same(list(loader), read(split))
+
+
+def lose_a_reader():
+    """Pass a resource on, as a loading process does, to a reader that ends meanwhile."""
+    _outlast_interrupts(0)
+    address, _ = resource_sharer._resource_sharer.register(None, lambda: None)
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(address)
+    resource_sharer.stop()  # waits for the thread
+
+
+def test_a_loading_process_that_loses_its_reader_prints_nothing(capfd):
+    process = multiprocessing.get_context("fork").Process(target=lose_a_reader)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
