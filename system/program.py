@@ -22,8 +22,10 @@ from system.console import print_error, print_warning
 from system.errors import InputError, described, is_out_of_memory
 from system.interrupts import interrupt_exit_code, interrupted_by, raise_lost_interrupt, receive
 from system.processes import is_follower
+from system.this_python import describe_missing
 
 TRACEBACK_VARIABLE = "NHFNET_TRACEBACK"
+_ROOMS = ("system", "data", "models", "utils")  # which no installation can lack
 _EXIT_INPUT, _EXIT_UNEXPECTED = 2, 1
 _INTERRUPTED = "Interrupted; what was finished is kept."
 _follows: list[bool] = []  # not empty where this is not the first of several processes
@@ -97,6 +99,8 @@ def _stop_after(error: Exception) -> NoReturn:
         _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
     if _TOO_MANY_FILES in str(error).lower():
         _stop(_EXIT_INPUT, _ALLOW_MORE_FILES)
+    if isinstance(error, ModuleNotFoundError) and _is_package(error.name):
+        _stop(_EXIT_INPUT, f"{describe_missing(str(error.name))}.")
     if isinstance(error, RuntimeError) and _OTHER_HAS_ENDED.search(str(error)):
         if not _follows:  # the others wait in `_stop`
             _wait_to_be_ended()
@@ -106,6 +110,11 @@ def _stop_after(error: Exception) -> NoReturn:
         f"Unexpected error, a fault of this program: {described(error)} "
         f"(set {TRACEBACK_VARIABLE}=1 to see where).",
     )
+
+
+def _is_package(module: str | None) -> bool:
+    """Return whether a module is none of this program's own."""
+    return module is not None and module.split(".")[0] not in _ROOMS
 
 
 def _open_streams() -> None:

@@ -95,6 +95,16 @@ ENDS = {
         "Unexpected error, a fault of this program: ValueError: one "
         "(set NHFNET_TRACEBACK=1 to see where).",
     ),
+    "import no_such_package.of_another": (
+        2,
+        f"package no_such_package is missing in this Python ({sys.executable}); use "
+        ".venv/bin/python (make demo creates it), or pip install -r requirements.txt.",
+    ),
+    "import data.no_such_module": (
+        1,
+        "Unexpected error, a fault of this program: ModuleNotFoundError: No module named "
+        "'data.no_such_module' (set NHFNET_TRACEBACK=1 to see where).",
+    ),
     "raise AssertionError": (
         1,
         "Unexpected error, a fault of this program: AssertionError "
