@@ -62,7 +62,8 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(RUN) $(INSTALL) -r requirements-dev.txt
 	touch $@
 
+# A half-made one is removed, after Ctrl-C too: make would take it for a whole one.
 $(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	trap : INT TERM; $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
