@@ -20,10 +20,15 @@ def preparation_command(folder: Path, manifest: Mapping[str, Any] | None = None)
     if manifest is None:
         return _command(folder, folder.name)
     made_from = manifest["made_from"]
-    if "folds" not in made_from:  # a pickle's, whose alignment is the file's own
+    if is_from_pickle(manifest):  # whose alignment is the file's own
         return f"{_command(folder, '')}, with --from and the other options as before"
     command = _command(folder, made_from.get("alignment", ""))
     return f"{command}{_dataset_option(folder, made_from)}, with the other options as before"
+
+
+def is_from_pickle(manifest: Mapping[str, Any]) -> bool:
+    """Return whether a dataset was prepared from a processed pickle."""
+    return "folds" not in manifest["made_from"]
 
 
 def _command(folder: Path, alignment: str) -> str:

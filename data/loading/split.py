@@ -29,6 +29,7 @@ from data.layout import (
     iterate_segments,
     read_ids,
 )
+from data.loading.absent import check_text_files
 from data.manifest import MOVING, has_rows, read_manifest
 from data.npy import NpyReader, Rows
 from system.errors import InputError
@@ -74,11 +75,7 @@ class Split(Dataset[Batch]):
                 f"No folder {folder}; prepare the dataset first "
                 f"({preparation_command(folder.parent, manifest or stage)})."
             )
-        if takes_pieces and not (folder / PIECES_FILE).is_file():
-            raise InputError(
-                f"{folder} has no {PIECES_FILE}, which fine-tuning a text encoder needs; add it: "
-                f"run {preparation_command(folder.parent, manifest)}."
-            )
+        check_text_files(folder, manifest, takes_pieces)
         arrays = {
             kind: NpyReader(path, holds_integers=path.name == PIECES_FILE)
             for kind, path in self._files.items()

@@ -22,6 +22,7 @@ from data.layout import SEGMENT_COLUMNS
 from data.loading.batches import _outlast_interrupts, batches
 from data.loading.options import LoaderOptions, RowBatches
 from data.loading.split import Split
+from data.manifest import write_manifest
 from system.errors import InputError
 
 FILES = {"visual": "visual50.npy", "audio": "audio50.npy", "text": "bert50.npy"}
@@ -488,7 +489,7 @@ def test_a_split_of_word_pieces_needs_no_features_of_text(tmp_path):
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [
-        (None, r"has no pieces50.npy, which fine-tuning .*dataset_prep.py --datadir"),
+        (None, r"has no pieces50.npy, which fine-tuning .*: write that file too \(see docs/data"),
         (np.ones((3, 2, 7), np.float32), "holds float32 of shape .* expected whole numbers"),
         (np.ones((3, 2), np.uint16), "expected whole numbers"),
         (np.ones((1, 2, 7), np.uint16), "different numbers of segments .*pieces50.npy 1"),
@@ -500,3 +501,36 @@ def test_word_pieces_that_are_none_are_refused(tmp_path, pieces, message):
         np.save(tmp_path / "pieces50.npy", pieces)
     with pytest.raises(InputError, match=message):
         Split(tmp_path, takes_pieces=True)
+
+
+FROM_CSD, FROM_PICKLE = {"folds": {}}, {}
+BY_BERT, BY_PICKLE = {"encoder": "bert", "weights": None}, {"encoder": "as in clips.pkl"}
+
+
+@pytest.mark.parametrize(
+    ("made_from", "text", "advice"),
+    [
+        (FROM_CSD, BY_BERT, r"needs; add it: run dataset_prep.py [^,]*, with the other options as"),
+        (FROM_PICKLE, BY_BERT, r"add it: run .*, with --from and the other options as before\.$"),
+        (FROM_PICKLE, BY_PICKLE, r"a BERT that .* adds it: run .* as before, and --bert NAME\.$"),
+        (FROM_CSD, None, r"add it: run .* as before, without --no_bert\.$"),
+        (FROM_PICKLE, None, r"adds it: run .* as before, without --no_bert, and --bert NAME\.$"),
+    ],
+)
+def test_the_command_that_adds_word_pieces_depends_on_the_text(tmp_path, made_from, text, advice):
+    """The same command would take a pickle's own text features again, and add nothing."""
+    write_split(tmp_path / "train")
+    manifest = {"made_from": made_from, "splits": {}, "left_out": {}, "text": text}
+    write_manifest(tmp_path, manifest)
+    with pytest.raises(InputError, match=advice):
+        Split(tmp_path / "train", takes_pieces=True)
+
+
+def test_text_features_that_were_left_out_are_told_with_the_command_that_adds_them(tmp_path):
+    write_split(tmp_path / "train")
+    manifest = {"made_from": FROM_CSD, "splits": {}, "left_out": {}, "text": None}
+    write_manifest(tmp_path, manifest)
+    Split(tmp_path / "train")  # as soon as they are there
+    (tmp_path / "train" / "bert50.npy").unlink()
+    with pytest.raises(InputError, match=r"without --no_bert adds the text .*dataset_prep.py --da"):
+        Split(tmp_path / "train")
