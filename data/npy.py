@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 
+from data.layout import ARRAY_FILES
 from system.errors import InputError, explain_short_memory, refuse_if_out_of_memory
 from system.file_rows import fill, runs_of
 from system.files import not_a_file
 
 Rows = Sequence[int] | np.ndarray  # segments, by number
+_LABELS = ARRAY_FILES["label"]
 _BYTES_AT_ONCE = 8 * 2**20
 
 
@@ -166,8 +168,12 @@ def _read_header(path: Path, holds_integers: bool) -> tuple[tuple[int, int, int]
             f"{path} is damaged, or no .npy array ({size:,} bytes); prepare the dataset again."
         ) from error
     if len(shape) != 3 or dtype.kind not in ("iu" if holds_integers else "f") or 0 in shape[1:]:
-        found, kind = f"{dtype} of shape {shape}", "whole numbers" if holds_integers else "floats"
-        raise InputError(f"{path} holds {found}, expected {kind} (segments, length, width).")
+        kind = "whole numbers" if holds_integers else "floats"
+        axes = "(N, 1, L), sentiment first" if path.name == _LABELS else "(segments, length, width)"
+        raise InputError(
+            f"{path} holds {dtype} of shape {shape}, expected {kind} {axes}; save it again in that "
+            "form."
+        )
     expected = offset + math.prod(shape) * dtype.itemsize
     if min(shape) < 0 or size < expected:
         raise InputError(

@@ -267,6 +267,15 @@ def test_a_header_that_claims_too_much_is_told(tmp_path, shape, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "labels", [np.zeros(5), np.zeros((5, 1)), np.zeros((5, 1, 1), int)], ids=["N", "N, 1", "ints"]
+)
+def test_the_shape_that_labels_need_is_told(tmp_path, labels):
+    np.save(tmp_path / "label50.npy", labels)
+    with pytest.raises(InputError, match=r"expected floats \(N, 1, L\), sentiment first; save it"):
+        NpyReader(tmp_path / "label50.npy")
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.npy")
     with pytest.raises(InputError, match=r"a\.npy is a folder, pipe or device"):

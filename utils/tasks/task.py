@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,7 @@ from data.layout import BATCH_FILES
 from data.loading.split import Split
 from system.errors import InputError
 
+_ROUNDING = 1 + 1e-6  # of a label at a limit, in float32
 Scores = dict[str, float]  # by the keys of measures
 # The losses that a task can have; each returns one value for each prediction.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -81,10 +82,7 @@ class Task:
         return [f"{prefix}{column}" for prefix in prefixes for column in columns]
 
     def check_labels(self, split: Split) -> None:
-        """Raise InputError when the split has no labels for this task, or a label is not a number.
-
-        Warns of labels outside the scale.
-        """
+        """Raise InputError when the split has no labels for this task, or impossible ones."""
         path, n_columns = split.folder / BATCH_FILES["label"], split.labels.shape[1]
         if n_columns <= max(self.columns):
             raise InputError(
@@ -104,22 +102,26 @@ class Task:
             label, name = split.labels[segment, self.columns[output]], list(self.outputs)[output]
             raise InputError(
                 f"{path}: the label of segment {segment} is {label} ({name}), expected a number; "
-                "prepare the dataset again with --force, which leaves such segments out."
+                "leave such segments out, as dataset_prep.py --force does from its sources."
             )
         if len(self.columns) > 1 and len(labels) > 1 and (labels == labels[0]).all():
             raise InputError(
                 f"{path} has no labels for the task {self.name}: {', '.join(self.outputs)} are "
                 "the same in all segments; use a dataset that has them."
             )
-        if self.scale is None:
-            return
-        outside = labels[self.scale.outside(labels)]
+        if self.scale is not None:
+            self._check_range(path, labels, self.scale)
+
+    def _check_range(self, path: Path, labels: np.ndarray, scale: Scale) -> None:
+        """Raise InputError for labels `(N, outputs)` outside the scale, but for their rounding."""
+        outside = np.argwhere(scale.outside(labels / _ROUNDING))
         if len(outside):
-            warnings.warn(
-                f"{path}: {len(outside)} of {labels.size} labels outside [-{self.scale.limit}, "
-                f"{self.scale.limit}], the first {outside[0]:g}; check that the data were prepared "
-                "with the right --dataset",
-                stacklevel=2,
+            segment, output = outside[0]
+            raise InputError(
+                f"{path}: {len(outside)} of {labels.size} labels are outside [-{scale.limit}, "
+                f"{scale.limit}], the first {labels[segment, output]:g} "
+                f"({list(self.outputs)[output]} of segment {segment}); scale them to that range, "
+                "leave such segments out, or prepare the data with the right --dataset."
             )
 
     def to_minimise(self, scores: Scores) -> float:
