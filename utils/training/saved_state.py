@@ -16,7 +16,7 @@ from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_c
 from models.text_encoder import TextEncoder, text_encoder_of
 from system.config import settings_of
 from system.console import print_line
-from system.errors import InputError, differing, first_line
+from system.errors import InputError, differing, first_line, shown
 from system.files import whole_digest
 from system.weights import check_weights
 from utils.run_config import RunConfig
@@ -32,6 +32,7 @@ _MUST_MATCH = (
 )
 _MUST_MATCH_WITH_TEXT_ENCODER = ("bert_lr", "bert_weight_decay", "bert_warmup", "freeze_layers")
 _MUST_MATCH_BY_SCHEDULE = {"cosine": ("epochs",), "plateau": ("plateau_factor", "plateau_patience")}
+_MAY_DIFFER = ("epochs", "patience")  # where a training ends, which a longer one may move
 _START = "starting checkpoint of digest"
 _MAX_QUOTE_LENGTH = 300
 
@@ -180,6 +181,7 @@ class TrainingSaver:
             ) from error
         load_weights(self._step.model, checkpoint.weights, path)
         print_line(f"Resumed from {path}: epoch {content['epoch']}, step {content['step']}")
+        self._print_changes(checkpoint.details.get("run"))
         return TrainingState(
             epochs=[Epoch(**epoch) for epoch in content["epochs"]],
             best_weights=content["best_weights"],
@@ -188,6 +190,18 @@ class TrainingSaver:
             predicted=[content["predicted"][rank].to(device)],
             not_finite=content["not_finite"][rank],
         )
+
+    def _print_changes(self, before: Any) -> None:
+        """Print which settings, of those that need not match, `before` has other values of."""
+        saved = before if isinstance(before, dict) else {}  # as older files do not say it
+        values = [
+            (name, shown(saved[name]), shown(getattr(self._config, name)))
+            for name in _MAY_DIFFER
+            if name in saved
+        ]
+        changes = [f"--{name} was {was}, now {this}" for name, was, this in values if was != this]
+        if changes:
+            print_line(f"Other settings than before: {'; '.join(changes)}")
 
     def _check(self, checkpoint: Checkpoint, content: Mapping[str, Any], segments: int) -> None:
         """Raise InputError if the two trainings differ, or any error where a value is damaged."""

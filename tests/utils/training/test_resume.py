@@ -381,6 +381,15 @@ def test_the_learning_rate_of_a_gpu_is_accepted(small, tmp_path, lr, scheduler):
     assert resumed.step.lr == pytest.approx(trainer.step.lr, rel=1e-6)
 
 
+def test_a_resumed_training_tells_where_its_end_has_moved(small, tmp_path, capsys):
+    make_trainer(small, tmp_path, epochs=1).run()
+    make_trainer(small, tmp_path, epochs=1).resume(tmp_path / "last.pth")
+    assert "than before" not in capsys.readouterr().out
+    make_trainer(small, tmp_path, epochs=4, patience=2).resume(tmp_path / "last.pth")
+    line = "Other settings than before: --epochs was 1, now 4; --patience was None, now 2\n"
+    assert capsys.readouterr().out.endswith(line)
+
+
 def test_more_epochs_may_follow(small, tmp_path):
     make_trainer(small, tmp_path / "two", epochs=2).run()
     make_trainer(small, tmp_path / "one", epochs=1).run()
