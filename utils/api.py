@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.layout import SPLITS
 from models.checkpoint import MODALITIES, read_checkpoint
 from models.contract import Model
 from models.registry import restore
@@ -18,7 +19,7 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.reports.evaluate_checkpoint import evaluate_checkpoint
 from utils.reports.evaluation import Evaluation, NotFinite
-from utils.run_config import RunConfig
+from utils.run_config import TEXT_ENCODER_SETTINGS, RunConfig
 from utils.running.setup import make_options
 from utils.running.text_encoder import cutter_of
 from utils.tasks import Scores
@@ -41,6 +42,11 @@ def run(config: RunConfig, resume: str | None = None, overwrite: bool = False) -
     `resume` and `overwrite` are its options of these names. Raises InputError for what the
     command line would refuse.
     """
+    if resume is not None and overwrite:
+        raise InputError("run: resume and overwrite exclude each other; give one of them.")
+    if not config.save and (overwrite or config.save_every is not None):
+        name = "overwrite" if overwrite else "save_every"
+        raise InputError(f"run: {name} writes files, but save is False; leave one of them out.")
     evaluation = train(config, make_options(config, SINGLE_PROCESS), resume, overwrite)
     return Run(evaluation.scores, evaluation.predictions, config.checkpointdir)
 
@@ -51,9 +57,17 @@ def evaluate(
     """Score a checkpoint on a split as `main_msaf.py --checkpoint` does.
 
     `settings` are other fields of `RunConfig`: `save=False` writes no results. Raises InputError
-    if checkpoint and split do not fit.
+    if checkpoint and split do not fit, or for settings of the model and its text encoder, which
+    the checkpoint has.
     """
     config = RunConfig(checkpoint=Path(checkpoint), datadir=Path(datadir), **settings)
+    for name in ("set", "finetune_bert", *TEXT_ENCODER_SETTINGS):
+        if getattr(config, name) != getattr(RunConfig(), name):
+            raise InputError(
+                f"evaluate: {name} is for training; leave it out: {checkpoint} has its model."
+            )
+    if split not in SPLITS and not (config.data_folder / split).is_dir():
+        raise InputError(f"evaluate: split is {split!r}, expected one of {', '.join(SPLITS)}.")
     return evaluate_checkpoint(config, split, make_options(config, SINGLE_PROCESS))
 
 
@@ -74,9 +88,9 @@ def predict(
     Each modality is `(N, T, width)`, or a list of N arrays or tensors `(t, width)` of any
     lengths. A segment is predicted at its own lengths, without padding: its prediction depends
     on no other segment and no batch size. -inf and NaN are read as 0, as from files. The text of
-    a model with a text encoder is N sentences, or their word pieces as in pieces50.npy, a row a
-    piece. Raises InputError if widths or numbers of segments do not fit, or if a prediction is not
-    a finite number.
+    a model with a text encoder is N sentences, or their word pieces, a row a piece: those of
+    pieces50.npy transposed, `(N, T, 2)`. Raises InputError if widths or numbers of segments do
+    not fit, or if a prediction is not a finite number.
     """
     if not isinstance(model, nn.Module):
         _, model = restore(read_checkpoint(Path(model)), model_name)
@@ -98,7 +112,8 @@ def predict(
     if encoder is not None:
         for pieces in inputs[MODALITIES.index("text")]:
             _check_pieces(encoder, pieces)
-    if type(batch_size) is not int or batch_size < 1:
+    is_count = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if not is_count or batch_size < 1:
         raise InputError(f"predict: batch_size is {batch_size!r}, expected a whole number above 0.")
     predictions = np.empty((counts["text"], model.outputs), dtype=np.float32)
     weights = [*model.parameters(), *model.buffers()]
@@ -141,9 +156,10 @@ def _checked(kind: str, segments: Segments | Sequence[str], width: int) -> list[
             raise InputError("predict: this model takes features of text, not sentences.")
         rows = torch.as_tensor(segment).float()
         if rows.dim() != 2 or rows.shape[1] != width or not len(rows):
+            is_transposed = rows.dim() == 2 and rows.shape[0] == width
             raise InputError(
                 f"predict: {kind} of segment {number} has shape {tuple(rows.shape)}, expected "
-                f"(rows, {width}) with at least one row."
+                f"(rows, {width}) with at least one row{'; transpose it' * is_transposed}."
             )
         tensors.append(rows.nan_to_num(0, 0, 0))
     return tensors

@@ -109,6 +109,7 @@ def test_predictions_that_are_no_numbers_are_refused_as_by_the_program(model):
     [
         (lambda v, a, t: (v, a[:2], t), "numbers of segments differ.*'audio': 2"),
         (lambda v, a, t: (v, a, [x[:, :4] for x in t]), r"text of segment 0 .* \(6, 4\), .* 5\)"),
+        (lambda v, a, t: (v, a, [x.T for x in t]), r"text .* \(5, 6\), .* one row; transpose it"),
         (lambda v, a, t: (v[0], a, t), r"visual of segment 0 has shape \(3,\)"),
         (lambda v, a, t: (v, [a[0], a[1], a[2][:0]], t), r"audio of segment 2 .* \(0, 4\)"),
     ],
@@ -118,6 +119,41 @@ def test_inputs_that_do_not_fit_are_refused(model, change, message):
         predict(model, *change(*segments([(4, 5, 6)] * 3)))
     with pytest.raises(InputError, match="batch_size is 0"):
         predict(model, *segments([(4, 5, 6)]), batch_size=0)
+
+
+def test_a_batch_size_may_be_numpys(model):
+    inputs = segments([(4, 5, 6)] * 3)
+    predictions = predict(model, *inputs, batch_size=np.int64(2))
+    np.testing.assert_array_equal(predictions, predict(model, *inputs, batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({}, {"resume": "auto", "overwrite": True}, "resume and overwrite exclude each other"),
+        ({"save": False}, {"overwrite": True}, "overwrite writes files, but save is False"),
+        ({"save": False, "save_every": 3}, {}, "save_every writes files, but save is False"),
+    ],
+)
+def test_a_run_refuses_what_the_command_line_refuses(small, tmp_path, settings, options, message):
+    config = RunConfig(datadir=small, checkpointdir=tmp_path / "run", **settings)
+    with pytest.raises(InputError, match=message):
+        run(config, **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"set": {"layers": 2}}, "set is for training; leave it out: a.pth has its model"),
+        ({"finetune_bert": "bert"}, "finetune_bert is for training"),
+        ({"bert_lr": 1e-3}, "bert_lr is for training"),
+        ({"split": "validation"}, "split is 'validation', expected one of train, val, test"),
+    ],
+)
+def test_an_evaluation_ignores_no_setting(small, settings, message):
+    with pytest.raises(InputError, match=message):
+        evaluate("a.pth", small, **settings)
 
 
 def test_a_run_from_python_equals_one_of_the_command_line(main, small, tmp_path):
