@@ -245,7 +245,10 @@ def check_folders(datadir: Path, csd_dir: Path | None, may_be_new: bool) -> None
             "give the dataset's folder with --datadir."
         )
     if csd_dir is not None and not csd_dir.is_dir():
-        raise InputError(f"No folder {csd_dir}; give the one that holds the .csd files.")
+        raise InputError(
+            f"No folder {csd_dir}; create it (missing .csd files are downloaded to it), or give "
+            "the one that holds the .csd files."
+        )
 
 
 def prepare_all(

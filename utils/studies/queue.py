@@ -213,8 +213,8 @@ def refuse_several(processes: Processes, folder: Path) -> None:
     """Raise InputError under torchrun: each process could take runs of its own instead."""
     if processes.count > 1:
         raise InputError(
-            "torchrun is for one training; here start each process by itself, the others with "
-            f"--worker {shlex.quote(str(folder))}."
+            "--tune and --worker go without torchrun; start each process by itself, the others "
+            f"with --worker {shlex.quote(str(folder))}."
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import dataset_prep
 import main_msaf
+from system.errors import InputError
 
 
 def test_every_option_has_a_help_and_shows_its_default():
@@ -49,6 +50,12 @@ def test_a_length_that_no_memory_holds_is_refused(capsys, kind):
     with pytest.raises(SystemExit):
         parser.parse_args(["--alignment", "unaligned", f"--{kind}_length", "99999999999"])
     assert f"--{kind}_length: expected a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_folder_for_downloads_is_not_made_but_may_be(tmp_path):
+    message = "No folder .*gone; create it .missing .csd files are downloaded to it., or give the"
+    with pytest.raises(InputError, match=message):
+        dataset_prep.check_folders(tmp_path, tmp_path / "gone", may_be_new=False)
 
 
 def test_made_up_files_are_named_so_without_demo_too(program, demo, tmp_path):

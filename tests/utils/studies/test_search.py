@@ -702,7 +702,8 @@ def test_a_search_is_not_for_torchrun(small, tmp_path):
         lambda: run_search(search_of_two, 1, processes=Processes(2, 0, 0)),
         lambda: work_in(folder, {}, None, Processes(2, 0, 0)),
     ):
-        with pytest.raises(InputError, match=rf"torchrun is for one.* --worker '{folder}'\."):
+        message = rf"--worker go without torchrun; .* with --worker '{folder}'\."
+        with pytest.raises(InputError, match=message):
             function()
 
 
