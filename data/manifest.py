@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -88,15 +88,17 @@ def is_unchanged(files: dict[str, Any], folder: Path, name: str) -> bool:
     return name in files and path.is_file() and file_facts(path) == files[name]
 
 
-def changed_files(manifest: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Yield the names of files that are missing, or of another size than when they were written.
+def changed_files(manifest: Mapping[str, Any], folder: Path) -> dict[Path, int]:
+    """Return the files that are missing, or not as large as they were written, and that size.
 
     A preparation makes them again. None is known where the manifest lists no sizes.
     """
-    for name, size in manifest.get("bytes", {}).items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            yield name
+    sizes = {folder / name: size for name, size in manifest.get("bytes", {}).items()}
+    return {
+        path: size
+        for path, size in sizes.items()
+        if not path.is_file() or path.stat().st_size != size
+    }
 
 
 def has_rows(manifest: Mapping[str, Any] | None, split: str, digest: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -93,8 +93,9 @@ def check_dataset(folder: Path) -> Report:
         problems += useless_features(summary, sentences, unknown)
         problems += table_problems(split, scale, manifest)
     problems += overlap_problems(splits)
-    problems += size_problems(folder, manifest, problems)
-    problems = _mark_changed(problems, [folder / name for name in changed_files(manifest, folder)])
+    changed = changed_files(manifest, folder)
+    problems += size_problems(changed, problems)
+    problems = _mark_changed(problems, changed)
     notes = [*_notes(folder, bool(text), splits)]
     unlabelled = [
         name
@@ -123,9 +124,10 @@ def _attempt(
     return None
 
 
-def _mark_changed(problems: list[Problem], changed: list[Path]) -> list[Problem]:
+def _mark_changed(problems: list[Problem], changed: Collection[Path]) -> list[Problem]:
     """Return the problems; those with files, or their folders, that are made again are marked."""
-    made_again = {*changed, *(path.parent for path in changed)}
+    tables = {problem.file for problem in problems if problem.remedy is Remedy.PREPARE}
+    made_again = {*changed, *(path.parent for path in changed), *tables}
     return [
         replace(problem, remedy=Remedy.PREPARE) if problem.file in made_again else problem
         for problem in problems

@@ -23,6 +23,3 @@ class Problem:
     file: Path
     line: str  # tells everything, `file` too
     remedy: Remedy = Remedy.FORCE
-
-    def __str__(self) -> str:
-        return self.line

@@ -24,7 +24,7 @@ from data.layout import (
     number_in,
     read_ids,
 )
-from data.manifest import MANIFEST, changed_files, has_rows
+from data.manifest import MANIFEST, has_rows
 from data.npy import NpyReader
 
 _MAX_PIECES, _MAX_PIECE_ID = 2**16, 10_000_000  # per text, and per vocabulary: beyond any real one
@@ -132,8 +132,8 @@ def value_problems(
             is_of_source = kind == "text" and manifest.get("made_from", {}).get("uses_own_text")
             yield Problem(
                 array.file,
-                f"{array.file}: {array.nan} NaN and {array.infinite} infinite values, the first "
-                f"in segment {array.first_not_finite}; expected numbers only.",
+                f"{array.file}: {array.nan:,} NaN and {array.infinite:,} infinite values, the "
+                f"first in segment {array.first_not_finite}; expected numbers only.",
                 Remedy.NONE if is_of_source else Remedy.FORCE,
             )
     if "label" not in split.arrays:
@@ -224,14 +224,13 @@ def overlap_problems(splits: list[OpenSplit]) -> Iterator[Problem]:
                 )
 
 
-def size_problems(folder: Path, manifest: Manifest, told: list[Problem]) -> Iterator[Problem]:
-    """Find files that are missing or of another size than they were written, unless `told`.
+def size_problems(changed: Mapping[Path, int], told: list[Problem]) -> Iterator[Problem]:
+    """Tell the files in `changed`, with the sizes they were written with, unless `told`.
 
     A segment table may be of any size: `table_problems` compares its rows.
     """
     told_files = {problem.file for problem in told}
-    for name in changed_files(manifest, folder):
-        path, size = folder / name, manifest["bytes"][name]
+    for path, size in changed.items():
         if not told_files.isdisjoint((path, path.parent)) or path.name == SEGMENTS_FILE:
             continue
         expected = f"expected {size:,} bytes as in {MANIFEST}"

@@ -68,7 +68,7 @@ class ArraySummary:
                 self.first_not_finite = first_segment + int(finite.all(axis=(1, 2)).argmin())
             lowest = block.min(where=finite, initial=np.inf)
             highest = block.max(where=finite, initial=-np.inf)
-            has_values = block.any(axis=(1, 2), where=finite)
+            has_values = (finite & (block != 0)).any(axis=(1, 2))
         self.minimum = min(self.minimum, float(lowest))
         self.maximum = max(self.maximum, float(highest))
         self.empty_segments += int(np.count_nonzero(~has_values))
@@ -101,23 +101,34 @@ def useless_features(
     """
     for kind, array in summary.arrays.items():
         if kind != "label" and _is_useless(array):
-            share = f"{100 * array.empty_share:.0f} %"
-            line = f"{array.file}: all zero, NaN or infinite in {share} of the segments; "
-            yield Problem(array.file, f"{line}expected values.", Remedy.NONE)
+            yield Problem(
+                array.file,
+                f"{array.file}: all zero, NaN or infinite in {100 * array.empty_share:.0f} % of "
+                "the segments; expected values.",
+                Remedy.NONE,
+            )
     text = summary.arrays.get("text")
     if text is None:
         return
     if unknown > _MAX_USELESS:
-        line = f"the text encoder did not know {100 * unknown:.0f} % of the word pieces; {_ADVICE}."
-        yield Problem(text.file, f"{text.file}: {line}", Remedy.NONE)
+        yield Problem(
+            text.file,
+            f"{text.file}: the text encoder did not know {100 * unknown:.0f} % of the word "
+            f"pieces; {_ADVICE}.",
+            Remedy.NONE,
+        )
     equal = 0.0
     if len(sentences) == len(text.segment_hashes) > 0 and not _is_useless(text):
         hash_of = dict(zip(sentences, text.segment_hashes, strict=True))
         hash_counts = Counter(hash_of.values())
         equal = sum(count for count in hash_counts.values() if count > 1) / len(hash_of)
     if equal > _MAX_USELESS:
-        line = f"{100 * equal:.0f} % of the different sentences have the features of another; "
-        yield Problem(text.file, f"{text.file}: {line}{_ADVICE}.", Remedy.NONE)
+        yield Problem(
+            text.file,
+            f"{text.file}: {100 * equal:.0f} % of the different sentences have the features of "
+            f"another; {_ADVICE}.",
+            Remedy.NONE,
+        )
 
 
 def _is_useless(array: ArraySummary) -> bool:

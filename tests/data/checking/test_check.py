@@ -553,6 +553,7 @@ FORCED = "To make the dataset anew, run the same dataset_prep.py command with --
         (lambda d: change_rows(d / "val", lambda rows: rows[0].update(sentence="words")), AGAIN),
         (lambda d: change_rows(d / "val", lambda rows: rows[0].update(sentence="a bird")), AGAIN),
         (lambda d: change_rows(d / "val", lambda rows: rows[1].update(id=rows[0]["id"])), AGAIN),
+        (lambda d: change_rows(d / "val", lambda rows: rows[0].update(video="val9")), AGAIN),
         (lambda d: set_value(d / "val/label50.npy", 0, 5), FORCED),
         (lambda d: (d / "val/label50.npy").write_bytes(bytes(240)), FORCED),  # of the same size
         (lambda d: set_value(d / "val/audio50.npy", 0, 1e30), None),
