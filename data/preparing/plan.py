@@ -40,8 +40,9 @@ class Text(Enum):
     KEEP = "keep"  # or leave out, if there are none and none are requested
     KEEP_IF_SAME = "keep where the sentences stay the same"
     ENCODE = "encode"
-    TAKE_OWN = "take the file's own, if it has some"  # the file has yet to be read
-    ENCODE_IF_MISSING = "take the file's own, or encode"  # so has it here
+    # Where the file has yet to be read:
+    TAKE_OWN = "take the file's own, if it has some"
+    ENCODE_IF_MISSING = "take the file's own, or encode"
 
 
 @dataclass(frozen=True)
@@ -142,14 +143,18 @@ def _refuse_another_dataset(request: Request, made_from: dict[str, Any]) -> None
 
 def _keep_text_of_bert(request: Request, prepared: Prepared) -> Request:
     """Return a request without text so that a pickle's own does not replace a BERT's in place."""
-    source, manifest = request.source, prepared.manifest
+    source, made_from = request.source, prepared.manifest["made_from"]
     if request.text is not None or not isinstance(source, PickleSource):
         return request
-    has_text = manifest["text"] is not None and prepared.is_whole([TEXT_FILE])
-    if not has_text or manifest["made_from"].get("uses_own_text") is not False:
+    if made_from.get("uses_own_text") is not False or not _has_text_of_bert(prepared):
         return request
     advice = "leave out --no_bert to take the file's own features"
     return replace(request, source=replace(source, uses_own_text=False, advice=advice))
+
+
+def _has_text_of_bert(prepared: Prepared) -> bool:
+    """Tell whether a BERT, not the source, computed the text features in place."""
+    return "per" in (prepared.manifest["text"] or {}) and prepared.is_whole([TEXT_FILE])
 
 
 def _decide_arrays(
@@ -197,7 +202,7 @@ def _decide_text(plan: Plan) -> Text:
             return Text.KEEP
         if request.text is not None:
             return Text.ENCODE_IF_MISSING if manifest is None else Text.ENCODE
-        if manifest is None:
+        if manifest is None and not (plan.prepared and _has_text_of_bert(plan.prepared)):
             return Text.TAKE_OWN
     if request.text is None:
         return Text.KEEP if plan.arrays is Arrays.KEEP else Text.KEEP_IF_SAME

@@ -61,7 +61,7 @@ class SplitWriter:
         """Append n segments: arrays `(n, *shape)`, and table rows without the sentiment.
 
         A row's sentiment is the first value of its label, or empty if that is NaN. Zero characters
-        in its texts, which Python 3.10 reads in no table, become U+FFFD.
+        in its texts become U+FFFD: Python 3.10 refuses to read a table that has some.
         """
         for kind, writer in self._arrays.items():
             rows_written = writer.append(arrays[kind])
@@ -78,8 +78,8 @@ class SplitWriter:
 
 def _count_without_values(features: np.ndarray) -> int:
     """Count the segments `(n, length, width)` in which no value is finite and other than 0."""
-    last_rows = features[:, -1]  # most segments have values there: the rest need not be read
-    doubtful = np.flatnonzero(~_are_values(last_rows).any(axis=1))
+    outer_rows = features[:, [0, -1]]  # most segments have values there: the rest is not read
+    doubtful = np.flatnonzero(~_are_values(outer_rows).any(axis=(1, 2)))
     return sum(not _are_values(features[number]).any() for number in doubtful)
 
 

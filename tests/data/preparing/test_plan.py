@@ -199,6 +199,24 @@ def test_a_pickles_own_text_is_planned_without_a_bert_where_none_has_computed_an
     assert table(own)["val: text"] == [Text.TAKE_OWN.value, UNKNOWN, UNKNOWN, "0"]
 
 
+def test_text_that_a_bert_computed_for_want_of_a_pickles_own_is_planned_to_stay(tmp_path, bert):
+    content = write_pickle(tmp_path / "file.pkl")
+    for split in content.values():
+        del split["text"]
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(content))
+    source = PickleSource(tmp_path / "file.pkl", uses_own_text=True)
+    asked = Request(tmp_path, "segment", source, TextRequest(bert, "float32", "cpu"))
+    prepare(asked, SINGLE_PROCESS)
+    for split in content.values():
+        split["audio"] = split["audio"] + 1
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(content))
+    source = PickleSource(tmp_path / "file.pkl", uses_own_text=True)
+    without_bert = Request(tmp_path, "segment", source, None)
+    expected = [Text.KEEP_IF_SAME.value, UNKNOWN, "0", "0"]
+    assert table(without_bert)["val: text"] == expected
+    assert prepare(without_bert, SINGLE_PROCESS)["text"]["encoder"] == bert
+
+
 def test_files_that_have_yet_to_come(datadir, bert):
     (datadir / "csd" / "CMU_MOSEI_Labels.csd").unlink()
     plan = decide(request(datadir, bert), files_are_there=False)
