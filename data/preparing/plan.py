@@ -142,11 +142,15 @@ def _refuse_another_dataset(request: Request, made_from: dict[str, Any]) -> None
 
 
 def _keep_text_of_bert(request: Request, prepared: Prepared) -> Request:
-    """Return a request without text so that a pickle's own does not replace a BERT's in place."""
-    source, made_from = request.source, prepared.manifest["made_from"]
+    """Return a request without text so that a pickle's own does not replace a BERT's in place.
+
+    Nor does it where a BERT's was left out, of other sentences: the same command would add it.
+    """
+    source, manifest = request.source, prepared.manifest
     if request.text is not None or not isinstance(source, PickleSource):
         return request
-    if made_from.get("uses_own_text") is not False or not _has_text_of_bert(prepared):
+    is_of_bert = manifest["text"] is None or _has_text_of_bert(prepared)
+    if manifest["made_from"].get("uses_own_text") is not False or not is_of_bert:
         return request
     advice = "leave out --no_bert to take the file's own features"
     return replace(request, source=replace(source, uses_own_text=False, advice=advice))

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from data.layout import SPLITS, read_segments
 from data.loading.split import Split
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
+from data.preparing.plan import decide
 from data.preparing.request import Request, TextRequest
 from data.preparing.sources import CsdSource
 from system.errors import InputError
@@ -513,6 +515,8 @@ def test_text_of_a_bert_stays_without_one_where_a_pickle_has_its_own(tmp_path, b
             warnings.simplefilter("ignore")
             manifest = prepare(without_bert, SINGLE_PROCESS)
         assert (manifest["text"] is None) is (changes == "sentences")
+        again = replace(without_bert, source=PickleSource(path, uses_own_text=True))
+        assert decide(again).is_done
     if changes != "sentences":
         np.testing.assert_array_equal(before, np.load(tmp_path / "train" / "bert50.npy"))
 
