@@ -57,10 +57,11 @@ def plan_rows(plan: Plan) -> list[list[str]]:
 def _plan_text(plan: Plan, split: str, segments: int | None) -> tuple[str, int | None, int | None]:
     """Return how a split's text is made, the bytes to write, and the sentences to encode."""
     manifest, request = plan.arrays_manifest, plan.request.text
-    if plan.text is Text.KEEP and manifest is not None and manifest["text"] is None:
-        return "leave out", 0, 0
+    if plan.text is Text.KEEP_IF_SAME:
+        manifest = None if plan.prepared is None else plan.prepared.manifest
     if plan.text in (Text.KEEP, Text.KEEP_IF_SAME):
-        return plan.text.value, 0, 0
+        has_text = manifest is not None and manifest["text"] is not None
+        return plan.text.value if has_text else "leave out", 0, 0
     if plan.text is Text.TAKE_OWN:
         return plan.text.value, None, 0
     if plan.text is Text.ENCODE_IF_MISSING or segments is None or request is None:
