@@ -49,11 +49,12 @@ def move_into_place(
     made again. Raises OSError, and leaves the manifest in place, if a split cannot be written.
     """
     stage, files, splits = folder / STAGE, manifest["files"], splits_of(manifest)
-    for split in SPLITS:
+    has_arrays = any(name.endswith(SEGMENTS_FILE) for name in files)  # not text alone
+    for split in SPLITS if has_arrays else splits:
         if split in splits or any((folder / split / name).exists() for name in SPLIT_FILES):
             check_writable(folder / split)
     (folder / MANIFEST).unlink(missing_ok=True)
-    if any(name.endswith(SEGMENTS_FILE) for name in files):
+    if has_arrays:
         _remove_old(folder, files, splits)
     sizes, rows = dict(manifest.get("bytes", {})), dict(manifest.get("rows", {}))
     for split in splits:

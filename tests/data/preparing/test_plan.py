@@ -12,6 +12,7 @@ import pytest
 
 import dataset_prep
 from data.layout import read_segments
+from data.preparing import moving
 from data.preparing import plan as module
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
@@ -242,7 +243,7 @@ def test_a_stage_that_is_a_link_is_refused_before_anything_is_made(datadir, targ
 
 
 def test_arrays_in_splits_that_were_not_prepared_are_neither_overwritten_nor_removed(
-    tmp_path, bert
+    tmp_path, bert, monkeypatch
 ):
     content = {"test": community_split(4)}
     (tmp_path / "file.pkl").write_bytes(pickle.dumps(content))
@@ -254,9 +255,12 @@ def test_arrays_in_splits_that_were_not_prepared_are_neither_overwritten_nor_rem
     np.save(array, np.zeros(3))
     with pytest.raises(InputError, match=r"train/audio50.npy was not made by this program"):
         decide(replace(without_text, is_forced=True))
+    checked = []  # whether they can be written
+    monkeypatch.setattr(moving, "check_writable", checked.append)
     prepare(replace(without_text, text=TextRequest(bert, "float32", "cpu")), SINGLE_PROCESS)
     assert (tmp_path / "test" / "bert50.npy").exists()
     assert len(np.load(array)) == 3
+    assert checked == [tmp_path / "test"]
 
 
 def test_one_look_reads_each_manifest_once(datadir, bert, monkeypatch):
