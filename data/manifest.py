@@ -101,6 +101,11 @@ def changed_files(manifest: Mapping[str, Any], folder: Path) -> dict[Path, int]:
     }
 
 
+def has_text_of_bert(manifest: Mapping[str, Any]) -> bool:
+    """Tell whether a BERT computed the text features: there are some, and not the source's own."""
+    return "per" in (manifest.get("text") or {})
+
+
 def has_rows(manifest: Mapping[str, Any] | None, split: str, digest: str) -> bool:
     """Tell whether a split's segment table has the rows it was prepared with, by its digest.
 

@@ -24,7 +24,7 @@ from data.layout import (
     number_in,
     read_ids,
 )
-from data.manifest import MANIFEST, has_rows
+from data.manifest import MANIFEST, has_rows, has_text_of_bert
 from data.npy import NpyReader
 
 _MAX_PIECES, _MAX_PIECE_ID = 2**16, 10_000_000  # per text, and per vocabulary: beyond any real one
@@ -129,12 +129,12 @@ def value_problems(
         if array is None or (kind == "label" and array.is_unlabelled):
             continue
         if array.first_not_finite is not None:
-            is_of_source = kind == "text" and manifest.get("made_from", {}).get("uses_own_text")
+            is_own = kind == "text" and manifest.get("text") and not has_text_of_bert(manifest)
             yield Problem(
                 array.file,
                 f"{array.file}: {array.nan:,} NaN and {array.infinite:,} infinite values, the "
                 f"first in segment {array.first_not_finite}; expected numbers only.",
-                Remedy.NONE if is_of_source else Remedy.FORCE,
+                Remedy.NONE if is_own else Remedy.FORCE,
             )
     if "label" not in split.arrays:
         return

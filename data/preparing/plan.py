@@ -18,7 +18,7 @@ from data.layout import (
     alignment_folder,
     refuse_foreign_arrays,
 )
-from data.manifest import MOVING, is_unchanged, read_manifest, splits_of
+from data.manifest import MOVING, has_text_of_bert, is_unchanged, read_manifest, splits_of
 from data.preparing.pickle_source import PickleSource
 from data.preparing.prepared import Prepared
 from data.preparing.request import DataSource, Request
@@ -149,16 +149,16 @@ def _keep_text_of_bert(request: Request, prepared: Prepared) -> Request:
     source, manifest = request.source, prepared.manifest
     if request.text is not None or not isinstance(source, PickleSource):
         return request
-    is_of_bert = manifest["text"] is None or _has_text_of_bert(prepared)
+    is_of_bert = manifest["text"] is None or _has_whole_text_of_bert(prepared)
     if manifest["made_from"].get("uses_own_text") is not False or not is_of_bert:
         return request
     advice = "leave out --no_bert to take the file's own features"
     return replace(request, source=replace(source, uses_own_text=False, advice=advice))
 
 
-def _has_text_of_bert(prepared: Prepared) -> bool:
-    """Tell whether a BERT, not the source, computed the text features in place."""
-    return "per" in (prepared.manifest["text"] or {}) and prepared.is_whole([TEXT_FILE])
+def _has_whole_text_of_bert(prepared: Prepared) -> bool:
+    """Tell whether text features that a BERT computed are in place, and whole."""
+    return has_text_of_bert(prepared.manifest) and prepared.is_whole([TEXT_FILE])
 
 
 def _decide_arrays(
@@ -206,7 +206,7 @@ def _decide_text(plan: Plan) -> Text:
             return Text.KEEP
         if request.text is not None:
             return Text.ENCODE_IF_MISSING if manifest is None else Text.ENCODE
-        if manifest is None and not (plan.prepared and _has_text_of_bert(plan.prepared)):
+        if manifest is None and not (plan.prepared and _has_whole_text_of_bert(plan.prepared)):
             return Text.TAKE_OWN
     if request.text is None:
         return Text.KEEP if plan.arrays is Arrays.KEEP else Text.KEEP_IF_SAME

@@ -567,6 +567,18 @@ def test_the_advice_is_the_cheapest_that_helps(listed, capsys, damage, advice):
     assert last_line == (advice or "")
 
 
+@pytest.mark.parametrize("is_of_bert", [True, False])
+def test_text_that_is_no_number_is_made_anew_unless_it_is_the_sources_own(
+    listed, capsys, is_of_bert
+):
+    set_value(listed / "val/bert50.npy", 0, np.nan)
+    set_manifest(listed, ("made_from", "uses_own_text"), True)  # if the source has some
+    if is_of_bert:
+        set_manifest(listed, ("text", "per"), "position")
+    print_report(check_dataset(listed))
+    assert (FORCED in capsys.readouterr().out) is is_of_bert
+
+
 def test_what_the_source_has_needs_no_advice(dataset, capsys):
     set_value(dataset / "val/audio50.npy", 0, 1e30)
     change_rows(dataset / "train", lambda rows: rows[1].update(id=rows[0]["id"]))
