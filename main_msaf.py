@@ -168,7 +168,8 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         from models.registry import config_class
 
         model = options.get("model") or config.model or DEFAULT_MODEL
-        own_settings = parse_assignments(config_class(model), options["set"], "--set")
+        where = f"--compare {model} (--set counts for all models): " * bool(arguments["compare"])
+        own_settings = parse_assignments(config_class(model), options["set"], f"{where}--set")
         options["set"] = config.set | own_settings
     config = replace(config, **options)
     check_options(parser, arguments, config)

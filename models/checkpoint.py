@@ -28,6 +28,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 MODALITIES = ("visual", "audio", "text")
 ONNX = ".onnx"  # is written, never read
+_MAIN_FILES = ("best.pth", f"model{SAFETENSORS}")  # of a run's folder, and of the hub's
 _WRAPPERS = ("module.", "_orig_mod.", "Model.")  # DataParallel's, torch.compile's and MMSA's
 _LARGEST_SIZE = 2**16  # of inputs and outputs
 # Saved besides the weights by the authors' encoders, of MulT and therefore of NHFNet.
@@ -129,7 +130,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     it would run code.
     """
     if not path.is_file():
-        raise InputError(f"No checkpoint at {path}; give the path of a .pth file.")
+        files = [path / name for name in _MAIN_FILES if (path / name).is_file()]
+        found = f"{path} is a folder" if files else f"No checkpoint at {path}"
+        raise InputError(f"{found}; give {files[0] if files else 'the path of a .pth file'}.")
     if path.suffix == ONNX:
         raise InputError(
             f"{path} is a model for onnxruntime, not a checkpoint; give the .pth or {SAFETENSORS} "

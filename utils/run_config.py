@@ -216,7 +216,7 @@ def read_run_config(path: Path) -> RunConfig:
     """
     if not path.is_file():
         raise InputError(f"There is no file {path}; give the run.json of a run.")
-    content = read_json(path)
+    content = read_json(path, "; give the run.json of a run, or a JSON file of settings")
     values = content.get("config", content) if isinstance(content, dict) else None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no settings; give the run.json of a run.")

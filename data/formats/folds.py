@@ -17,7 +17,7 @@ def read_folds(path: Path) -> dict[str, str]:
     """
     if not path.is_file():  # a pipe can be read only once, and reading may wait without end
         raise InputError(f"{not_a_file(path)}; give the path of a file of folds.")
-    folds = read_json(path)
+    folds = read_json(path, '; give {"train": [video id, ...], "val": [...], "test": [...]}')
     if not isinstance(folds, dict) or set(folds) != set(SPLITS):
         found = ", ".join(map(str, folds)) if isinstance(folds, dict) else type(folds).__name__
         raise InputError(

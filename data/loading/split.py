@@ -70,6 +70,10 @@ class Split(Dataset[Batch]):
                 f"{folder.parent} is half moved into place by an interrupted preparation; run it "
                 f"again ({preparation_command(folder.parent, stage)})."
             )
+        if not folder.is_dir() and (folder.parent / BATCH_FILES["visual"]).is_file():
+            raise InputError(
+                f"No folder {folder}: {folder.parent} is itself a split; give the folder above it."
+            )
         if not folder.is_dir():
             raise InputError(
                 f"No folder {folder}; prepare the dataset first "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from system.errors import InputError, first_line
+from system.errors import InputError, first_line, shown
 from system.files import read_json, whole_digest
 
 # In each layout's order of preference.
@@ -112,7 +112,15 @@ def first_existing(folder: Path, names: tuple[str, ...]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise InputError(f"BERT folder {folder} has no {' or '.join(names)}.")
+    raise InputError(f"BERT folder {folder} has no {' or '.join(names)}{_named_kind(folder)}.")
+
+
+def _named_kind(folder: Path) -> str:
+    """Return the end of a message, where the folder's configuration names no BERT, or ""."""
+    path = folder / CONFIG_FILES[0]
+    values = read_json(path) if path.is_file() else None
+    kind = values.get("model_type", "bert") if isinstance(values, dict) else "bert"
+    return "" if kind == "bert" else f": it is a {shown(kind)} model, but a 'bert' is needed"
 
 
 def read_vocabulary(path: Path) -> list[str]:
@@ -131,7 +139,7 @@ def read_vocabulary(path: Path) -> list[str]:
     if (kind, prefix) != ("WordPiece", "##") or not isinstance(pieces, dict):
         raise InputError(
             f"{path} has type {kind}, prefix {prefix!r} and a {type(pieces).__name__} of pieces; "
-            "expected WordPiece, '##' and a dict."
+            f"expected WordPiece, '##' and a dict{_named_kind(path.parent)}."
         )
     numbers = list(pieces.values())
     are_whole = all(type(number) is int and number >= 0 for number in numbers)

@@ -326,6 +326,12 @@ def test_a_path_without_a_file_is_refused(tmp_path, name):
     assert "No checkpoint at" in refusal(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["best.pth", "model.safetensors"])
+def test_a_folder_is_refused_with_the_checkpoint_in_it(tmp_path, name):
+    (tmp_path / name).touch()
+    assert refusal(tmp_path) == f"{tmp_path} is a folder; give {tmp_path / name}."
+
+
 CONTENTS = {
     "one byte": b"\x80",
     "garbage": np.random.default_rng(0).bytes(5000),

@@ -80,7 +80,7 @@ class Storage:
             url = absolute_url(url)
             self.where = file
         if path.is_file():
-            pointer = read_json(path)
+            pointer = read_json(path, "; give another --checkpointdir")
             if not (isinstance(pointer, dict) and {"storage", "names"} <= pointer.keys()):
                 raise InputError(f"{path} names no database; give another --checkpointdir.")
             prefix, url = str(pointer["names"]), url or str(pointer["storage"])

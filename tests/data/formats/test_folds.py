@@ -60,7 +60,7 @@ def test_a_video_given_twice_in_one_split_is_one_video(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is not JSON"),
+        ("", r"is not JSON: .*; give {\"train\": \[video id, ...\], \"val\""),
         ('{"train": ["a"], "val"', "is not JSON"),
         ('{"train": ["a"], "val": [], "test": [], "val": ["b"]}', "'val' is there twice"),
         ("{}", "holds nothing; expected"),

@@ -428,6 +428,12 @@ def test_a_missing_folder_is_refused_with_the_command_that_makes_it(tmp_path):
     assert f"dataset_prep.py --datadir {tmp_path / 'datadir'}" in message
 
 
+def test_a_split_in_place_of_a_dataset_is_told(tmp_path):
+    write_split(tmp_path / "test")
+    message = refusal(tmp_path / "test" / "train")
+    assert f"{tmp_path / 'test'} is itself a split; give the folder above it." in message
+
+
 @pytest.mark.parametrize("count", [0, SEGMENTS - 1, SEGMENTS + 1])
 def test_a_segment_table_of_another_length_is_refused(tmp_path, count):
     write_split(tmp_path, ids=[f"v[{row}]" for row in range(count)])

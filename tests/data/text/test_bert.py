@@ -594,6 +594,17 @@ def test_a_tokenizer_that_is_something_else(bert, content, message):
     refusal(bert, bert / "tokenizer.json", message)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "roberta", 5])
+def test_a_folder_of_another_model_is_told(bert, kind):
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+    (bert / "vocab.txt").unlink()
+    told = f": it is a {kind!r} model, but a 'bert' is needed."
+    refusal(bert, f"BERT folder {bert} has no vocab.txt or tokenizer.json{told}")
+    (bert / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {}}}')
+    refusal(bert, "has type BPE", told)
+
+
 @pytest.fixture
 def cached(bert, tmp_path, monkeypatch):
     """The hub's files on a machine without a connection, as its client keeps them."""

@@ -464,6 +464,10 @@ def test_options_that_exclude_each_other_are_refused(arguments, message, capsys)
         (["--compare", "lf_dnn", "--no_save"], "leave --checkpoint and --no_save out"),
         (["--compare", "lf_dnn", "--checkpoint", "a.pth"], "leave --checkpoint"),
         (["--compare", "lf_dmn"], "no such model"),
+        (
+            ["--compare", "nhfnet", "lmf", "--set", "rank=4"],
+            r"^--compare nhfnet \(--set counts for all models\): --set rank=4: .* setting 'rank'",
+        ),
         (["--ablate", "--model", "mult"], "takes nhfnet apart, not mult"),
     ],
 )
