@@ -232,7 +232,6 @@ def write_split(
             }
             for kind in ("visual", "audio"):
                 arrays[kind][:, :5] = 0  # padding
-            np.clip(arrays["label"], -3, 3, out=arrays["label"])
             rows = ((f"made_up[{number}]", "made_up", 0, 1, "made up") for number in numbers)
             writer.write(arrays, rows)
             text.append(rng.standard_normal((len(numbers), *text_shape), dtype=np.float32))

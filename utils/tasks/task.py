@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -82,7 +83,10 @@ class Task:
         return [f"{prefix}{column}" for prefix in prefixes for column in columns]
 
     def check_labels(self, split: Split) -> None:
-        """Raise InputError when the split has no labels for this task, or impossible ones."""
+        """Raise InputError when the split has no labels for this task, or a label is not a number.
+
+        Warns of labels outside the scale.
+        """
         path, n_columns = split.folder / BATCH_FILES["label"], split.labels.shape[1]
         if n_columns <= max(self.columns):
             raise InputError(
@@ -110,18 +114,19 @@ class Task:
                 "the same in all segments; use a dataset that has them."
             )
         if self.scale is not None:
-            self._check_range(path, labels, self.scale)
+            self._warn_of_range(path, labels, self.scale)
 
-    def _check_range(self, path: Path, labels: np.ndarray, scale: Scale) -> None:
-        """Raise InputError for labels `(N, outputs)` outside the scale, but for their rounding."""
+    def _warn_of_range(self, path: Path, labels: np.ndarray, scale: Scale) -> None:
+        """Warn of labels `(N, outputs)` that are outside the scale by more than rounding."""
         outside = np.argwhere(scale.outside(labels / _ROUNDING))
         if len(outside):
             segment, output = outside[0]
-            raise InputError(
+            warnings.warn(
                 f"{path}: {len(outside)} of {labels.size} labels are outside [-{scale.limit}, "
                 f"{scale.limit}], the first {labels[segment, output]:g} "
-                f"({list(self.outputs)[output]} of segment {segment}); scale them to that range, "
-                "leave such segments out, or prepare the data with the right --dataset."
+                f"({list(self.outputs)[output]} of segment {segment}); scale them to that range, or "
+                "prepare the data with the right --dataset",
+                stacklevel=3,
             )
 
     def to_minimise(self, scores: Scores) -> float:
