@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
@@ -256,7 +257,8 @@ def test_runs_of_different_tasks_are_not_compared(small, tmp_path):
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_a_model_that_cannot_be_built_is_refused_before_training(small, tmp_path, dry_run):
     paths = ["--datadir", small, "--checkpointdir", tmp_path / "study"]
-    configs = study("--ablate", "--set", "heads=16", *paths)
+    configs = study("--ablate", *paths)
+    configs["width=16"] = replace(configs["width=16"], set={"width": 16, "heads": 16})
     with pytest.raises(InputError, match=r"^width=16/seed1: .*width 16 is not divisible") as caught:
         run_study(configs, [1, 2], SINGLE_PROCESS, dry_run=dry_run)
     assert "\n" not in str(caught.value)
