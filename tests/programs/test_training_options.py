@@ -118,6 +118,14 @@ def test_spread_of_one_seed_has_no_deviation(capsys):
     assert line.split() == ["mae", "0.5000", "-", "0.5000"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_does_not_stop_the_table_of_all_seeds(value, capsys):
+    scores = {1: {"mae": 1.0}, 2: {"mae": value}}
+    np.testing.assert_equal(spread(scores)["mae"], {"mean": value, "std": float("nan")})
+    print_spread(scores)
+    assert capsys.readouterr().out.split()[-5:] == ["mae", str(value), "nan", "1.0000", str(value)]
+
+
 def test_a_score_that_only_some_seeds_have_is_their_mean():
     statistics = spread({1: {"mae": 1.0}, 2: {"mae": 2.0, "new": 3.0}})
     assert statistics["new"]["mean"] == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,10 +31,17 @@ def spread(scores: dict[int, Scores]) -> dict[str, Spread]:
     return {
         name: {
             "mean": statistics.fmean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else None,
+            "std": _deviation(values),
         }
         for name, values in columns.items()
     }
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation; None of one value, NaN where one is infinite or NaN."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def print_spread(scores: dict[int, Scores]) -> None:
