@@ -124,7 +124,7 @@ class Task:
             warnings.warn(
                 f"{path}: {len(outside)} of {labels.size} labels are outside [-{scale.limit}, "
                 f"{scale.limit}], the first {labels[segment, output]:g} "
-                f"({list(self.outputs)[output]} of segment {segment}); scale them to that range, or "
+                f"({list(self.outputs)[output]} of segment {segment}); scale them, or "
                 "prepare the data with the right --dataset",
                 stacklevel=3,
             )
