@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import islice
 
 import torch
@@ -64,13 +65,17 @@ def _fitting_workers(split: Split, options: LoaderOptions) -> int:
     if not count or needed <= free:
         return count
     fitting = max(free // batch // 2 - 1, 0)
-    warnings.warn(
-        f"--num_workers {count} needs {math.ceil(needed / 2**20)} MB of shared memory "
-        f"({_SHARED_MEMORY}), where less is free: {fitting} load the batches; allow more (docker "
-        "run --shm-size), or use a smaller --batch_size",
-        stacklevel=2,
-    )
+    _warn_of_fewer(count, fitting)
     return fitting
+
+
+@cache  # once, not in every epoch
+def _warn_of_fewer(count: int, fitting: int) -> None:
+    warnings.warn(
+        f"{_SHARED_MEMORY} has no room for the batches of --num_workers {count}: {fitting} load "
+        "them; allow more shared memory (docker run --shm-size), or use a smaller --batch_size",
+        stacklevel=3,
+    )
 
 
 def _outlast_interrupts(_worker: int) -> None:
