@@ -104,7 +104,7 @@ def try_to_save(name: str, model: Model) -> None:
         except Exception:
             _refuse_unreadable(name, model)
             raise
-        make_config(type(model).Config, checkpoint.config, str(path))
+        make_config(type(model.config), checkpoint.config, str(path))
         load_weights(model, checkpoint.weights, path)
 
 

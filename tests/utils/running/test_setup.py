@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from models.checkpoint import write_checkpoint
 from system.errors import InputError
 from tests.own_model import OWN_MODEL
 from utils import run_config
-from utils.run_config import RunConfig
+from utils.run_config import AS_PREPARED, RunConfig
 from utils.running.setup import find_task, open_training
 from utils.tasks import LOSSES, SENTIMENT
 
@@ -87,6 +88,16 @@ def test_an_own_model_whose_checkpoint_could_not_be_read_is_not_trained(small, t
     )
     with pytest.raises(InputError, match=r"a checkpoint cannot hold extra\._extra_state \(int\)"):
         open_training(RunConfig(datadir=small, model=f"{tmp_path / 'mine.py'}:Mean"))
+
+
+def test_an_own_model_is_trained_further_with_its_text_encoder(demo, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    config = RunConfig(datadir=demo, model=f"{tmp_path / 'mine.py'}:Mean")
+    *_, model, _ = open_training(replace(config, finetune_bert=AS_PREPARED))
+    write_checkpoint(tmp_path / "a.pth", model, config.model_name, task="sentiment")
+    *_, again, _ = open_training(replace(config, checkpoint=tmp_path / "a.pth"))
+    weights = again.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("batch_size", [16, 20, 22])
