@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from system.errors import InputError, shown
-from system.field_types import may_be_none, parser_of
+from system.field_types import may_be, parser_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -105,7 +105,9 @@ def _checked(cls: type[DataclassInstance], field: Field[Any], value: Any) -> Any
     """Return `value` as the field's check parses it; raises ValueError when it does not pass."""
     if isinstance(value, dict) and _is_dict(field):
         return value
-    if value is None and (field.default is None or may_be_none(cls, field)):
+    if value is None and field.default is None:
+        return value
+    if (value is None or isinstance(value, str)) and may_be(cls, field, value):
         return value
     if isinstance(value, float) and value == field.default and math.isinf(value):
         return value
@@ -115,6 +117,8 @@ def _checked(cls: type[DataclassInstance], field: Field[Any], value: Any) -> Any
         parsed = parser_of(cls, field)(str(value))
     except Exception as error:
         raise ValueError(f"{field.name} is {shown(value)}: {_reason(error)}") from error
+    if isinstance(value, str) and may_be(cls, field, None):
+        return parsed  # earlier versions wrote a setting that is a number or None as its text
     is_text = isinstance(parsed, (str, Path)) and isinstance(value, (str, Path))  # ~ is expanded
     if not is_text and (parsed != value or isinstance(parsed, bool) is not isinstance(value, bool)):
         raise ValueError(f"{field.name} is {shown(value)}, expected {type(parsed).__name__}")

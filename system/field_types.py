@@ -31,10 +31,12 @@ def parser_of(cls: type[DataclassInstance], field: Field[Any]) -> Callable[[str]
     return own or _parser_for(_annotation(cls, field), type(field.default))
 
 
-def may_be_none(cls: type[DataclassInstance], field: Field[Any]) -> bool:
-    """Return whether a field of `cls` that has no check of its own may be None."""
+def may_be(cls: type[DataclassInstance], field: Field[Any], value: str | None) -> bool:
+    """Return whether a field of `cls` names the type of `value`; False if it has its own check."""
+    if "parse" in field.metadata:
+        return False
     kinds = get_args(_annotation(cls, field))
-    return "parse" not in field.metadata and any(kind in (None, NoneType) for kind in kinds)
+    return type(value) in kinds or (value is None and None in kinds)  # the latter: in a Literal
 
 
 def _annotation(cls: type[DataclassInstance], field: Field[Any]) -> Any:

@@ -66,10 +66,18 @@ def test_settings_come_back_from_a_file(config):
     assert make_config(config, settings, "a.pth") == made
 
 
+def test_text_stays_text_where_the_annotation_names_it(config):
+    assert make_config(config, {"name": "7"}, "a.pth").name == "7"
+
+
+def test_a_number_that_an_earlier_version_wrote_as_text_is_read(config):
+    assert make_config(config, {"layers": "3"}, "a.pth").layers == 3
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"layers": "3"}, "layers is '3', expected int"),
+        ({"layers": "x"}, "layers is 'x': expected a whole number"),
         ({"layers": 2.5}, "expected a whole number"),
         ({"share": "much"}, "expected a number, got 'much'"),
         ({"kind": "c"}, "expected a or b, got 'c'"),
