@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -177,7 +177,7 @@ def _checkpoint_of(content: Any, path: Path) -> Checkpoint:
                 "the file is damaged."
             )
     parts = {name: content.pop(name) for name in _PART_TYPES if name in content}
-    if ":" not in parts.get("model", ""):  # a user's own model may call a part as a wrapper
+    if ":" not in parts.get("model", ""):  # of a user's own model, `restore_model` drops them
         weights = _without_wrappers(weights)
     return Checkpoint(path, weights, **parts, details=content)
 
@@ -187,12 +187,19 @@ _WEIGHT_KEYS = ("model_state_dict", "state_dict")  # ours, and what many program
 _PART_TYPES = {"model": str, "config": dict, "widths": dict, "outputs": int, "text_encoder": dict}
 
 
-def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the prefixes that wrappers of the whole model added to every name."""
+def _without_wrappers(
+    weights: dict[str, Tensor], expected: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Drop the prefixes that wrappers of the whole model added to every name.
+
+    Those of `expected` names stay: a user's own model may name a part as a wrapper does.
+    """
     for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in weights):
+        if weights.keys().isdisjoint(expected) and all(
+            name.startswith(wrapper) for name in weights
+        ):
             stripped = {name.removeprefix(wrapper): weights[name] for name in weights}
-            return _without_wrappers(stripped)
+            return _without_wrappers(stripped, expected)
     return weights
 
 
@@ -236,7 +243,8 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
     if model_class.__module__.startswith("models."):
         return load_module(lambda: model_class(*arguments), weights, checkpoint.path)
     # The constructor of a user's own class may keep its tensors for the next model.
-    return _load(model_class(*arguments), weights, checkpoint.path)
+    model = model_class(*arguments)
+    return _load(model, _without_wrappers(weights, model.state_dict()), checkpoint.path)
 
 
 def load_module(

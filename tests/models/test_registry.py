@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.checkpoint import read_checkpoint, write_checkpoint
+from models.checkpoint import describe_model, read_checkpoint, write_checkpoint
 from models.registry import MODELS, build, config_class, describe_config, find_class, restore
 from system.errors import InputError
 from tests.golden import GOLDEN
@@ -102,6 +102,17 @@ def test_a_part_of_a_users_own_model_may_be_called_as_a_wrapper_is(own, tmp_path
     (tmp_path / "mine.py").write_text(OWN_MODEL.replace("self.net", f"self.{part}"))
     model = build(own, {}, WIDTHS, 1)
     write_checkpoint(tmp_path / "own.pth", model, own)
+    restored = restore(read_checkpoint(tmp_path / "own.pth"), own)[1]
+    assert torch.equal(restored(*INPUTS), model(*INPUTS))
+
+
+@pytest.mark.parametrize("part", ["net", "module"])
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.module."])
+def test_a_users_own_model_is_read_from_a_wrapper(own, tmp_path, part, wrapper):
+    (tmp_path / "mine.py").write_text(OWN_MODEL.replace("self.net", f"self.{part}"))
+    model = build(own, {}, WIDTHS, 1)
+    weights = {wrapper + name: value for name, value in model.state_dict().items()}
+    torch.save({**describe_model(model, own), "model_state_dict": weights}, tmp_path / "own.pth")
     restored = restore(read_checkpoint(tmp_path / "own.pth"), own)[1]
     assert torch.equal(restored(*INPUTS), model(*INPUTS))
 
