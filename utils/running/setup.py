@@ -60,7 +60,7 @@ def open_training(
         splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
     if config.model_name not in MODELS:
-        _try_training(config, model, splits, task, processes.count)
+        _try_training(config, model, splits, task, make_options(config, processes))
     if config.finetune_bert is not None:
         model, splits = add_text_encoder(model, config, splits, resumed)
     configure_encoder(model, config)
@@ -73,13 +73,18 @@ def open_training(
 
 
 def _try_training(
-    config: RunConfig, model: Model, splits: Mapping[str, Split], task: Task, processes: int
+    config: RunConfig,
+    model: Model,
+    splits: Mapping[str, Split],
+    task: Task,
+    options: LoaderOptions,
 ) -> None:
     """Try a user's own model in all that a training does with it, which may raise InputError."""
     name, train, size = config.model_name, splits["train"], config.batch_size
+    processes = options.processes.count
     try_to_train(name, model, train, task, size, processes, config.accumulation_steps)
     try_to_save(name, model)
-    if not config.num_workers:
+    if not options.num_workers or options.device.type == "cuda":  # which holds most datasets
         size = evaluation_batch_size(size, train.shapes)
     scored = [split for key, split in splits.items() if key != "train"]
     if any(1 in shares(len(split), size, processes) for split in scored):

@@ -14,6 +14,7 @@ from system.errors import InputError
 from tests.own_model import OWN_MODEL
 from utils import run_config
 from utils.run_config import AS_PREPARED, RunConfig
+from utils.running import setup
 from utils.running.setup import find_task, open_training
 from utils.tasks import LOSSES, SENTIMENT
 
@@ -123,6 +124,13 @@ def test_an_unknown_task_of_a_checkpoint_is_refused_with_the_files_name(small, t
     message = r"^.*a.pth: task 'mood': there is no such task, only sentiment"
     with pytest.raises(InputError, match=message):
         open_training(RunConfig(datadir=small, checkpoint=path))
+
+
+def test_a_gpu_evaluates_in_large_batches_with_any_number_of_workers(small, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(OWN_MODEL.rstrip() + ".squeeze()[:, None]\n")
+    monkeypatch.setattr(setup, "pick_device", lambda name: torch.device("cuda"))
+    model = f"{tmp_path / 'mine.py'}:Mean"
+    open_training(RunConfig(datadir=small, model=model, num_workers=1, batch_size=20))
 
 
 def test_an_unknown_task_is_refused():
