@@ -1,4 +1,4 @@
-"""Running the file of a user's own model: as in a script, it can import the modules beside it."""
+"""Running the file of a user's own model, which can import the modules beside it."""
 
 from __future__ import annotations
 
