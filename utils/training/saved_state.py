@@ -14,7 +14,7 @@ from data.loading.options import LoaderOptions
 from data.text.pieces import vocabulary_digest
 from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
 from models.text_encoder import TextEncoder, text_encoder_of
-from system.config import settings_of
+from system.config import make_config, settings_of
 from system.console import print_line
 from system.errors import InputError, differing, first_line, shown
 from system.files import whole_digest
@@ -140,16 +140,19 @@ class TrainingSaver:
         """The task's loss where no option names one; it does not depend on the labels' scale."""
         return next(iter(TASKS[self._config.task_name].values())).loss_name
 
-    def _with_defaults(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_defaults(self, saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """Add the defaults of settings that did not exist yet when the file was written."""
         unknown = {_START: self._must_match()[_START]}  # as older files do not say it
         complete = {**vars(RunConfig()), "text encoder": None, **unknown, **saved}
         complete["loss"] = complete["loss"] or self._default_loss  # as older files have it
         settings = saved.get("model settings")
         if isinstance(settings, dict):
-            defaults = settings_of(type(self._step.model.config)())
-            complete["model settings"] = {**defaults, **settings}
+            complete["model settings"] = self._settings_of(settings, path)
         return complete
+
+    def _settings_of(self, saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """Return all of the model's settings, as they are read from a checkpoint's config."""
+        return settings_of(make_config(type(self._step.model.config), saved, str(path)))
 
     def resume(self, path: Path, segments: int) -> TrainingState:
         """Return the training state in `path`, and restore model, optimizer and random generators.
@@ -206,7 +209,7 @@ class TrainingSaver:
     def _check(self, checkpoint: Checkpoint, content: Mapping[str, Any], segments: int) -> None:
         """Raise InputError if the two trainings differ, or any error where a value is damaged."""
         model, path = self._step.model, checkpoint.path
-        saved = self._with_defaults(content["must_match"])
+        saved = self._with_defaults(content["must_match"], path)
         for name, value in self._must_match().items():
             before = saved.get(name)
             if type(before) is not type(value) or before != value:
@@ -216,7 +219,7 @@ class TrainingSaver:
                     f"{this}; resume with the same settings and data, or train anew in another "
                     "--checkpointdir."
                 )
-        settings = {**settings_of(type(model.config)()), **checkpoint.config}
+        settings = self._settings_of(checkpoint.config, path)
         saved_model = settings, checkpoint.widths, checkpoint.outputs
         if saved_model != (settings_of(model.config), dict(model.widths), model.outputs):
             raise ValueError("its sizes are not those of its training")

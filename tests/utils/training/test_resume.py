@@ -20,6 +20,7 @@ from system.errors import InputError
 from system.torch_file import load_torch_file
 from tests.cuda import DEVICES
 from tests.forked_programs import Program
+from tests.own_model import OWN_MODEL
 from tests.utils.training.test_trainer import CPU, make_trainer
 from utils.training import trainer
 from utils.training.step import TrainingStep
@@ -348,6 +349,18 @@ def test_other_settings_are_refused(small, tmp_path, change):
 def test_the_default_loss_may_be_named_or_not(small, tmp_path, first, second):
     make_trainer(small, tmp_path, epochs=1, loss=first).run()
     make_trainer(small, tmp_path, epochs=2, loss=second).resume(tmp_path / "last.pth")
+
+
+def test_a_number_that_an_older_file_has_as_text_is_the_same(small, tmp_path):
+    """Of an own model, where it may be None too."""
+    (tmp_path / "mine.py").write_text(OWN_MODEL.replace("int = 16", "int | None = 16"))
+    model = f"{tmp_path / 'mine.py'}:Mean"
+    make_trainer(small, tmp_path, epochs=1, model=model).run()
+    content = torch.load(tmp_path / "last.pth")
+    for settings in content["config"], content["training"]["must_match"]["model settings"]:
+        settings["hidden"] = "16"
+    torch.save(content, tmp_path / "older.pth")
+    make_trainer(small, tmp_path, model=model).resume(tmp_path / "older.pth")
 
 
 def test_a_setting_missing_from_an_older_file_has_its_default(small, tmp_path):
