@@ -27,6 +27,7 @@ from utils.tasks import Measure, Scores, Task
 
 RESAMPLES = 1000  # without --bootstrap
 _LABEL_TOLERANCE = 1e-4  # a file may have been saved again with fewer digits
+_FLOAT32 = 1e-6  # the same, relative to large labels
 _NOISE = 1e-12  # of a score, above what the order of a sum changes
 _QUANTILES = (0.025, 0.975)  # the ends of a 95 % interval
 
@@ -228,13 +229,14 @@ def _check_rows(path: Path, split: Split, task: Task, rows: list[list[float]]) -
     labels, given = values[:, ::2], values[:, 1::2]
     with np.errstate(over="ignore"):  # such a prediction is refused below
         predictions = given.astype(np.float32)
-    is_same = np.abs(labels - split.labels[:, task.columns]) <= _LABEL_TOLERANCE
+    expected = split.labels[:, task.columns]
+    is_same = np.isclose(labels, expected, rtol=_FLOAT32, atol=_LABEL_TOLERANCE)
     wrong = np.argwhere(~is_same | ~np.isfinite(predictions))
     if len(wrong):
         row, output = wrong[0]
         raise InputError(
             f"--against {path}: segment {split.ids[row]} has the label {labels[row, output]:g} and "
             f"the prediction {given[row, output]:g}, expected the label "
-            f"{split.labels[row, task.columns[output]]:g} and a number of float32."
+            f"{expected[row, output]:g} and a number of float32."
         )
     return predictions

@@ -213,6 +213,15 @@ def test_labels_may_have_been_saved_with_fewer_digits(split, other):
     np.testing.assert_allclose(read_predictions(other, split, SENTIMENT), 0.123457)
 
 
+def test_large_labels_may_have_been_saved_with_the_digits_of_float32(split, other):
+    split.labels = split.labels.copy()
+    split.labels[:, 0] = 123456.78
+    with other.open("w", newline="") as file:
+        rows = [[id_, "123456.78", "1"] for id_ in IDS]
+        csv.writer(file).writerows([["id", "label", "prediction"], *rows])
+    np.testing.assert_array_equal(read_predictions(other, split, SENTIMENT), 1)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("change", "message"),
