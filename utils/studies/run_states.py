@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 
 from data.layout import SPLITS
 from data.loading.options import LoaderOptions
@@ -65,7 +65,8 @@ def train_run(
         train(config, options, resume, state == AGAIN, after_epoch)
     if options.processes.is_first:
         folder = config.checkpointdir.parent.parent
-        write_study(runs_of_studies(folder), folder)
+        with redirect_stdout(None):  # after the last run, the comparison says what is left out
+            write_study(runs_of_studies(folder), folder)
 
 
 def digests_of(config: RunConfig) -> dict[str, str]:

@@ -139,6 +139,11 @@ def test_models_and_seeds_may_be_added_on_later_days(compare, tmp_path):
     assert {name: row["runs"] for name, row in rows.items()} == {"lf_dnn": ["1"], "lmf": ["1", "2"]}
 
 
+def test_what_a_table_lacks_is_told_once_not_after_every_run(compare, capsys):
+    compare("lf_dnn")  # of which no predictions are written here
+    assert capsys.readouterr().out.count("Differences and errors leave out these models") == 1
+
+
 def test_processes_under_torchrun_train_each_run_together(small, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(run_states, "train", lambda config, *_, **__: taken.append(config))
