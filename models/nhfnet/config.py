@@ -87,6 +87,7 @@ class NHFNetConfig(TextPathConfig):
         """The same for all configurations of one model: settings of missing parts do not count."""
         return replace(
             self,
+            text_hidden=self.text_hidden if self.uses("text") else 1,
             modalities=",".join(filter(self.uses, MODALITIES)),
             aggregation_tokens=self.aggregation_tokens if self.aggregates else 0,
             token_init=self.token_init if self.aggregates else "zeros",

@@ -137,6 +137,18 @@ def test_learned_tokens_begin_small_and_different():
 
 
 @pytest.mark.parametrize("wiring", ["released", "figure"])
+@pytest.mark.parametrize("modalities", SUBSETS)
+def test_settings_of_missing_parts_do_not_count(modalities, wiring):
+    others = {"cross_modal_dropout": 0.1, "token_init": "learned", "text_hidden": 7}
+    model = make(modalities=modalities, wiring=wiring, **others)
+    effective = NHFNet(model.config.effective, WIDTHS).eval()
+    effective.load_state_dict(model.state_dict())
+    torch.testing.assert_close(effective(**inputs()), model(**inputs()))
+    if modalities in ("audio", "visual"):
+        assert effective.config == make(modalities=modalities, wiring=wiring).config.effective
+
+
+@pytest.mark.parametrize("wiring", ["released", "figure"])
 def test_without_cross_modal_attention_its_terms_are_missing(wiring):
     model, x = make(cross_modal=False, wiring=wiring), inputs()
     assert "cross_modal_encoder" not in parts_of(model)
