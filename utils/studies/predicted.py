@@ -39,10 +39,10 @@ class Predicted:
 def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     """Return the test split and each row's predictions on it.
 
-    None, with a message, when the runs have different test splits, or the split is gone or has
-    changed since. A row is left
-    out, with a message, when predictions of one of its runs are not where its training wrote them,
-    or do not have the score that the run recorded.
+    None when the runs have different test splits, which `make_table` says, and with a message when
+    the split is gone or has changed since. A row is left out, with a message, when predictions of
+    one of its runs are not where its training wrote them, or do not have the score that the run
+    recorded.
     """
     split = _common_split([run for row in table.rows for run in row.runs])
     if split is None:
@@ -65,11 +65,10 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
 
 
 def _common_split(runs: Sequence[Run]) -> Split | None:
-    """Return the runs' test split; print why there is none that all were tested on."""
+    """Return the test split that all runs were tested on, if any; prints when it is gone."""
     folders = list(dict.fromkeys(run.config.data_folder / "test" for run in runs))
     digests = {run.digests["test"] for run in runs}
     if len(digests) > 1:
-        print_line("Differences and errors are left out, as the test splits are different")
         return None
     for folder in folders:
         with suppress(InputError, OSError):  # the folder may be gone

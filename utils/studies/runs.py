@@ -89,8 +89,9 @@ def _result_of(values: dict[str, Any]) -> RunResult:
     """Return a recorded result; raises TypeError or OverflowError where it is not of numbers."""
     result = RunResult(**values)
     numbers = {**vars(result), **result.scores}
-    for name in ["scores"] + ["flops"] * (result.flops is None):
-        del numbers[name]
+    del numbers["scores"]
+    if result.flops is None:
+        del numbers["flops"]
     for name, value in numbers.items():
         if not isinstance(value, (int, float)):
             raise TypeError(f"{name} is {shown(value)}, expected a number")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,7 +68,8 @@ class Table:
         if not self.is_of_one_test:
             return False
         means = [other.scores[measure.key]["mean"] for other in self.rows]
-        best = min(means) if measure.lower_is_better else max(means)
+        numbers = [mean for mean in means if not math.isnan(mean)]
+        best = (min if measure.lower_is_better else max)(numbers, default=math.nan)
         return len(means) > 1 and row.scores[measure.key]["mean"] == best
 
     def lines(self, mark: _Mark) -> list[list[Any]]:
@@ -106,8 +108,8 @@ def _millions(count: float) -> str:
 def make_table(runs: Sequence[Run]) -> Table:
     """Return the table of the runs that have ended, in order of their start; print which have not.
 
-    Prints the names of the rows where they were tested on different test splits. Raises InputError
-    when none has ended, or when they have different tasks or scales.
+    Prints what is left out where rows were tested on different test splits. Raises InputError when
+    none has ended, or when they have different tasks or scales.
     """
     ended = sorted((run for run in runs if run.result), key=lambda run: run.started)
     for run in runs:
@@ -134,13 +136,12 @@ def make_table(runs: Sequence[Run]) -> Table:
         by_seed = _by_seed(group)
         scores = spread({seed: _scores(run) for seed, run in by_seed.items()})
         rows.append(Row(_name(group[0], firsts, len(tests) > 1), list(by_seed.values()), scores))
-    table = Table(ended[0].task, rows)
-    if not table.is_of_one_test:
+    if len(tests) > 1:
         print_line(
-            "None is marked as best, as these were tested on different test splits: "
-            f"{', '.join(row.name for row in rows)}"
+            "No score is marked as best, and differences and errors are left out, as these models "
+            "were tested on different test splits (data= in their names)"
         )
-    return table
+    return Table(ended[0].task, rows)
 
 
 def _experiment(run: Run) -> dict[str, Any]:

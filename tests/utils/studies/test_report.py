@@ -80,9 +80,11 @@ def test_differences_of_an_earlier_comparison_are_removed(study, capsys):
     assert "differences.csv" not in "".join(table)
 
 
-def test_the_report_says_why_no_mean_is_bold(study):
+def test_the_report_says_why_no_mean_is_bold_and_one_line_does_too(study, capsys):
     write_run(study / "b", 0.1, digest="d2")
     write_study([study], study)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("No score is marked as best, and differences and errors are left out")
     text = " ".join(check_page(study / "report.html").itertext())
     assert "no mean is bold, as the rows were tested on different test splits" in text
 
