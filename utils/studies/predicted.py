@@ -39,12 +39,14 @@ class Predicted:
 def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     """Return the test split and each row's predictions on it.
 
-    None when the runs have different test splits, which `make_table` says, and with a message when
-    the split is gone or has changed since. A row is left out, with a message, when predictions of
-    one of its runs are not where its training wrote them, or do not have the score that the run
-    recorded.
+    None when the runs were tested on different segments or labels, which `make_table` says, and
+    with a message when the split is gone or has changed since. A row is left out, with a message,
+    when predictions of one of its runs are not where its training wrote them, or do not have the
+    score that the run recorded.
     """
-    split = _common_split([run for row in table.rows for run in row.runs])
+    if not table.is_of_one_test:
+        return None
+    split = _find_split([run for row in table.rows for run in row.runs])
     if split is None:
         return None
     labels = split.labels[:, table.task.columns]
@@ -64,12 +66,10 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
     return (split, rows) if rows else None
 
 
-def _common_split(runs: Sequence[Run]) -> Split | None:
-    """Return the test split that all runs were tested on, if any; prints when it is gone."""
+def _find_split(runs: Sequence[Run]) -> Split | None:
+    """Return a test split of the runs, whose segments and labels are the same; prints if gone."""
     folders = list(dict.fromkeys(run.config.data_folder / "test" for run in runs))
     digests = {run.digests["test"] for run in runs}
-    if len(digests) > 1:
-        return None
     for folder in folders:
         with suppress(InputError, OSError):  # the folder may be gone
             split = Split(folder)
@@ -83,9 +83,9 @@ def _common_split(runs: Sequence[Run]) -> Split | None:
     return None
 
 
-def _results(run: Run, split: Split) -> Path:
+def _results(run: Run) -> Path:
     """Return the folder of a run's results on the test split."""
-    about = run.config.resultdir, run.folder / BEST, split.digest
+    about = run.config.resultdir, run.folder / BEST, run.digests["test"]
     folder = result_folder(*about, precision=run.config.precision) / "test"
     # Earlier versions left the precision out of the name.
     return folder if folder.is_dir() else result_folder(*about) / "test"
@@ -105,7 +105,7 @@ def _read_row(row: Row, split: Split, labels: np.ndarray, task: Task) -> Predict
     predictions, pictures = [], []
     try:
         for run in row.runs:
-            folder = _results(run, split)
+            folder = _results(run)
             values = read_predictions(folder / "predictions.csv", split, task)
             if not _has_its_score(run, labels, values, task):
                 return None

@@ -28,7 +28,7 @@ from utils.studies.table import Table as Comparison
 from utils.studies.table_files import write_table
 from utils.training.run_folder import HISTORY
 
-_DIFFERENT_TESTS = "no mean is bold, as the rows were tested on different test splits"
+_DIFFERENT_TESTS = "no mean is bold, as the test splits differ in segments or labels, or are gone"
 
 
 def tabulate(run_folders: Sequence[Path], folder: Path) -> None:

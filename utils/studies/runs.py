@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.layout import SPLITS
+from data.loading.split import Split
 from system.config import make_config
 from system.console import print_line
 from system.errors import InputError, first_line, shown
@@ -105,6 +109,29 @@ def _text_of(record: dict[str, Any], name: str) -> str | None:
     if not isinstance(value, (str, type(None))):
         raise TypeError(f"{name} is {shown(value)}, expected text")
     return value
+
+
+def have_same_test(runs: Sequence[Run]) -> bool:
+    """Return whether all runs were tested on the same segments and labels.
+
+    Where their test splits differ, perhaps in the features alone, those must still be there.
+    """
+    digests = {run.digests["test"] for run in runs}
+    if len(digests) == 1:
+        return True
+    splits: dict[str, Split] = {}
+    for folder in dict.fromkeys(run.config.data_folder / "test" for run in runs):
+        with suppress(InputError, OSError):  # the folder may be gone
+            split = Split(folder)
+            splits[split.digest] = split
+    if not digests <= splits.keys():
+        return False
+    columns, (first, *others) = runs[0].task.columns, [splits[digest] for digest in digests]
+    return all(
+        other.ids == first.ids
+        and np.array_equal(other.labels[:, columns], first.labels[:, columns])
+        for other in others
+    )
 
 
 def refuse_run(folder: Path) -> None:

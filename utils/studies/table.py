@@ -10,7 +10,7 @@ from typing import Any
 from system.console import print_line
 from system.errors import InputError
 from utils.run_config import MACHINE_SETTINGS
-from utils.studies.runs import Run
+from utils.studies.runs import Run, have_same_test
 from utils.tasks import Measure, Scores, Task
 from utils.training.provenance import RunResult
 from utils.training.run_folder import RUN_FILE
@@ -50,6 +50,7 @@ class Table:
 
     task: Task
     rows: list[Row]
+    is_of_one_test: bool = True  # all rows were tested on the same segments and labels
 
     @property
     def whole(self) -> Row | None:
@@ -58,13 +59,8 @@ class Table:
         whole = [row for row in self.rows if {row.name} == names]
         return whole[0] if len(whole) == 1 < len(self.rows) else None
 
-    @property
-    def is_of_one_test(self) -> bool:
-        """Whether all rows were tested on the same test split, so that their scores compare."""
-        return len({row.runs[0].digests["test"] for row in self.rows}) == 1
-
     def is_best(self, row: Row, measure: Measure) -> bool:
-        """Return whether there are other rows, of the same test split, and none is better."""
+        """Return whether there are other rows, of the same test, and none is better."""
         if not self.is_of_one_test:
             return False
         means = [other.scores[measure.key]["mean"] for other in self.rows]
@@ -108,8 +104,8 @@ def _millions(count: float) -> str:
 def make_table(runs: Sequence[Run]) -> Table:
     """Return the table of the runs that have ended, in order of their start; print which have not.
 
-    Prints what is left out where rows were tested on different test splits. Raises InputError when
-    none has ended, or when they have different tasks or scales.
+    Prints what is left out where the rows were not tested on the same segments and labels. Raises
+    InputError when none has ended, or when they have different tasks or scales.
     """
     ended = sorted((run for run in runs if run.result), key=lambda run: run.started)
     for run in runs:
@@ -136,12 +132,13 @@ def make_table(runs: Sequence[Run]) -> Table:
         by_seed = _by_seed(group)
         scores = spread({seed: _scores(run) for seed, run in by_seed.items()})
         rows.append(Row(_name(group[0], firsts, len(tests) > 1), list(by_seed.values()), scores))
-    if len(tests) > 1:
+    table = Table(ended[0].task, rows, have_same_test(firsts))
+    if not table.is_of_one_test:
         print_line(
-            "No score is marked as best, and differences and errors are left out, as these models "
-            "were tested on different test splits (data= in their names)"
+            "No score is marked as best, and differences and errors are left out, as the test "
+            "splits (data= in the names) differ in segments or labels, or are gone"
         )
-    return Table(ended[0].task, rows)
+    return table
 
 
 def _experiment(run: Run) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from data.layout import BATCH_FILES
 from data.loading.split import Split
 from utils.reports.evaluation import Evaluation
 from utils.reports.results import result_folder, write_evaluation
 from utils.run_config import RunConfig
 from utils.studies.errors import error_sections
 from utils.studies.predicted import read_predicted
-from utils.studies.runs import Run
+from utils.studies.runs import Run, have_same_test
 from utils.studies.table import Row, Table
 from utils.tasks import SENTIMENT
 from utils.training.provenance import RunResult
@@ -99,6 +101,38 @@ def test_predictions_in_bfloat16_are_found_where_earlier_versions_wrote_them(stu
     assert by_class.header == ["true class", "segments", "a", "b"]
 
 
-def test_runs_of_different_data_are_not_compared(study):
-    study.rows[0].runs[0].digests["test"] = "another"
-    assert read_predicted(study) is None
+@pytest.fixture
+def other_data(small, tmp_path):
+    """A copy of the data with other features of audio."""
+    folder = shutil.copytree(small, tmp_path / "other")
+    path = folder / "test" / BATCH_FILES["audio"]
+    np.save(path, np.load(path) + 1)
+    return folder
+
+
+def test_runs_of_other_features_are_compared(study, other_data, small):
+    digests = {"test": Split(other_data / "test").digest}
+    for number, run in enumerate(study.rows[1].runs):
+        config = replace(run.config, datadir=other_data)
+        about = config.resultdir, run.folder / "best.pth"
+        results = result_folder(*about, run.digests["test"])
+        results.rename(result_folder(*about, digests["test"]))
+        study.rows[1].runs[number] = replace(run, config=config, digests=digests)
+    assert have_same_test([row.runs[0] for row in study.rows])
+    (by_class,) = tables(study)["MAE by true class"]
+    assert by_class.header == ["true class", "segments", "a", "b"]
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_runs_of_other_labels_or_of_data_that_are_gone_are_not_compared(study, other_data, is_gone):
+    path = other_data / "test" / BATCH_FILES["label"]
+    np.save(path, np.load(path) * (1 if is_gone else 0.5))
+    first, second = (row.runs[0] for row in study.rows)
+    digest = Split(other_data / "test").digest
+    second = replace(
+        second, config=replace(second.config, datadir=other_data), digests={"test": digest}
+    )
+    if is_gone:
+        shutil.rmtree(other_data)
+    assert not have_same_test([first, second])
+    assert read_predicted(replace(study, is_of_one_test=False)) is None

@@ -86,7 +86,7 @@ def test_the_report_says_why_no_mean_is_bold_and_one_line_does_too(study, capsys
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("No score is marked as best, and differences and errors are left out")
     text = " ".join(check_page(study / "report.html").itertext())
-    assert "no mean is bold, as the rows were tested on different test splits" in text
+    assert "no mean is bold, as the test splits differ in segments or labels" in text
 
 
 @pytest.mark.parametrize("content", ["nothing\n", "epoch,split,mae\n1,val\n"])
