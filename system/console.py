@@ -49,6 +49,11 @@ def _printable_lines(message: str) -> str:
     return "\n".join(map(printable, message.split("\n")))
 
 
+def fixed(value: float, digits: int) -> str:
+    """Return a number with this many decimals; what rounds to 0 has no sign."""
+    return f"{round(value, digits) + 0:.{digits}f}"  # adding 0 turns -0 into 0
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Lay out rows under a header: the first column to the left, the others to the right."""
     cells = [[printable(str(cell)) for cell in row] for row in (header, *rows)]

@@ -13,6 +13,7 @@ from data.labels import scores_of
 from data.loading.split import INPUTS, Split
 from data.manifest import read_manifest
 from system.config import plain_values
+from system.console import fixed
 from utils.reports.html import Section, Table
 from utils.run_config import RunConfig
 from utils.running.environment import command_line, environment
@@ -122,7 +123,7 @@ def _label_texts(split: Split, task: Task) -> list[str]:
     if split.labels.shape[1] <= max(task.columns) or not np.isfinite(split.labels).all():
         return ["none"] * len(task.outputs)
     columns = split.labels[:, task.columns].T
-    means = [f"{column.mean():.2f}" for column in columns]
+    means = [fixed(float(column.mean()), 2) for column in columns]
     if len(split) == 1:  # it has no sample deviation
         return means
     return [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from system.console import print_line
+from system.console import fixed, print_line
 from system.errors import InputError
 from utils.run_config import MACHINE_SETTINGS
 from utils.studies.runs import Run, have_same_test
@@ -85,7 +85,7 @@ def _score_text(measure: Measure, row: Row) -> str:
     """Return mean ± deviation as papers write them, of a single run the mean alone."""
     factor, digits = (100, 2) if measure.is_percent else (1, 3)
     values = (row.scores[measure.key]["mean"], row.scores[measure.key]["std"])
-    return " ± ".join(f"{factor * value:.{digits}f}" for value in values if value is not None)
+    return " ± ".join(fixed(factor * value, digits) for value in values if value is not None)
 
 
 def _cost_cells(row: Row) -> list[tuple[str, bool]]:

@@ -15,6 +15,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from data.labels import Scale
 from data.layout import BATCH_FILES
 from data.loading.split import Split
+from system.console import fixed
 from system.errors import InputError
 
 _ROUNDING = 1 + 1e-6  # of a label at a limit, in float32
@@ -37,10 +38,7 @@ class Measure:
 
     def text(self, value: float) -> str:
         """Return a value as text for people."""
-        # Adding 0 turns -0 into 0.
-        if self.is_percent:
-            return f"{round(100 * value, 2) + 0:.2f} %"
-        return f"{round(value, 4) + 0:.4f}"
+        return f"{fixed(100 * value, 2)} %" if self.is_percent else fixed(value, 4)
 
 
 @dataclass(frozen=True)

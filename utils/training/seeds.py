@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
-from system.console import format_table, print_line, print_warning
+from system.console import fixed, format_table, print_line, print_warning
 from system.files import write_json
 from utils.tasks import Scores
 
@@ -48,7 +48,7 @@ def print_spread(scores: dict[int, Scores]) -> None:
     """Print a table with a row for each score: its mean, its deviation, and each seed's value."""
 
     def text(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}"
+        return "-" if value is None else fixed(value, 4)
 
     rows = [
         [name, text(statistic["mean"]), text(statistic["std"])]

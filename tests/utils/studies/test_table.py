@@ -341,6 +341,15 @@ def test_a_result_that_is_not_of_numbers_is_refused(tmp_path, changes, message):
         find_runs([tmp_path])
 
 
+def test_a_mean_that_rounds_to_0_has_no_sign(tmp_path):
+    path = write_run(tmp_path / "a", 0.1) / "run.json"
+    record = json.loads(path.read_text())
+    record["result"]["scores"]["corr"] = -0.0001
+    path.write_text(json.dumps(record))
+    write_table([tmp_path], tmp_path)
+    assert " | 0.000 | " in (tmp_path / "comparison.md").read_text()
+
+
 def test_a_score_that_is_nan_is_kept_and_is_not_the_best(tmp_path):
     path = write_run(tmp_path / "a", 0.1) / "run.json"
     record = json.loads(path.read_text())
