@@ -44,9 +44,8 @@ def run(config: RunConfig, resume: str | None = None, overwrite: bool = False) -
     """
     if resume is not None and overwrite:
         raise InputError("run: resume and overwrite exclude each other; give one of them.")
-    if not config.save and (overwrite or config.save_every is not None):
-        name = "overwrite" if overwrite else "save_every"
-        raise InputError(f"run: {name} writes files, but save is False; leave one of them out.")
+    if overwrite and not config.save:
+        raise InputError("run: overwrite writes files, but save is False; leave one of them out.")
     evaluation = train(config, make_options(config, SINGLE_PROCESS), resume, overwrite)
     return Run(evaluation.scores, evaluation.predictions, config.checkpointdir)
 

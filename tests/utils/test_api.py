@@ -132,13 +132,19 @@ def test_a_batch_size_may_be_numpys(model):
     [
         ({}, {"resume": "auto", "overwrite": True}, "resume and overwrite exclude each other"),
         ({"save": False}, {"overwrite": True}, "overwrite writes files, but save is False"),
-        ({"save": False, "save_every": 3}, {}, "save_every writes files, but save is False"),
     ],
 )
 def test_a_run_refuses_what_the_command_line_refuses(small, tmp_path, settings, options, message):
     config = RunConfig(datadir=small, checkpointdir=tmp_path / "run", **settings)
     with pytest.raises(InputError, match=message):
         run(config, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_save_within_epochs_may_train_without_saving(small, tmp_path):
+    """As with --config of such a run and --no_save."""
+    settings = {"model": "lf_dnn", "epochs": 1, "save_every": 1, "save": False}
+    assert run(RunConfig(datadir=small, checkpointdir=tmp_path / "run", **settings)).scores
     assert not (tmp_path / "run").exists()
 
 

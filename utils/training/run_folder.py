@@ -131,6 +131,8 @@ def _writes_again(config: RunConfig, weights: set[str], record: dict[str, Any]) 
     """
     if record.get("ended", "") is not None or not weights <= {BEST, epoch_file(1)}:
         return False
+    if _has_later_epochs(config.checkpointdir / HISTORY):
+        return False
     with suppress(InputError, KeyError, TypeError):
         recorded = make_config(RunConfig, record["config"], RUN_FILE)
         model, task = config.model or recorded.model, config.task or recorded.task
@@ -142,6 +144,12 @@ def _writes_again(config: RunConfig, weights: set[str], record: dict[str, Any]) 
             and record["dataset"]["digests"] == digests
         )
     return False
+
+
+def _has_later_epochs(table: Path) -> bool:
+    """Tell whether a run's table has epochs after its first, which `best.pth` may be of."""
+    text = table.read_text(encoding="utf-8", errors="replace") if table.is_file() else ""
+    return any(not line.startswith("1,") for line in text.splitlines()[1:])
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -125,7 +125,7 @@ def test_after_a_full_disk_in_its_first_epoch_a_run_starts_anew(
     assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in again]
 
 
-@pytest.mark.parametrize("change", ["settings", "data", "epoch", "record", "no record"])
+@pytest.mark.parametrize("change", ["settings", "data", "epoch", "table", "record", "no record"])
 def test_weights_that_it_would_not_write_again_are_not_replaced(train, fill_disk, tmp_path, change):
     fill_disk("run")
     folder, options = tmp_path / "run", []
@@ -136,6 +136,9 @@ def test_weights_that_it_would_not_write_again_are_not_replaced(train, fill_disk
         record["dataset"]["digests"]["val"] = "0" * 64
     elif change == "epoch":
         shutil.copy(folder / "best.pth", folder / "msaf_mosei_epoch2.pth")
+    elif change == "table":  # of a run whose best.pth alone was kept
+        with (folder / "metrics.csv").open("a") as file:
+            file.write("2,0.001,1.0,1.0,val,0.5\n")
     elif change == "record":
         record["dataset"] = record["config"] = []
     (folder / "run.json").write_text(json.dumps(record))
