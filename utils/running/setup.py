@@ -83,7 +83,8 @@ def _try_training(
     name, train, size = config.model_name, splits["train"], config.batch_size
     processes = options.processes.count
     try_to_train(name, model, train, task, size, processes, config.accumulation_steps)
-    try_to_save(name, model)
+    if config.save:
+        try_to_save(name, model)
     if not options.num_workers or options.device.type == "cuda":  # which holds most datasets
         size = evaluation_batch_size(size, train.shapes)
     scored = [split for key, split in splits.items() if key != "train"]
