@@ -32,7 +32,7 @@ class CheckedConfig:
     """A base for configurations that check themselves; raises ValueError with one line."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        for field in filter(lambda field: field.init, fields(self)):
             value = _checked(type(self), field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass, field
 from types import ModuleType
 
 import pytest
 
-from system.config import make_config, parse_assignments, settings_of
+from system.config import CheckedConfig, make_config, parse_assignments, settings_of
 from system.errors import InputError
 
 SOURCE = """
@@ -64,6 +65,21 @@ def test_settings_come_back_from_a_file(config):
     assert "twice" not in settings
     assert settings["limit"] == math.inf
     assert make_config(config, settings, "a.pth") == made
+
+
+def test_a_field_that_a_class_of_checked_settings_computes_is_not_checked():
+    """As in a user's model whose settings are those of NHFNet, and more."""
+
+    @dataclass(frozen=True)
+    class Config(CheckedConfig):
+        size: int = 2
+        sizes: tuple[int, int] = field(init=False)
+
+        def __post_init__(self):
+            super().__post_init__()
+            object.__setattr__(self, "sizes", (self.size, 2 * self.size))
+
+    assert Config(3).sizes == (3, 6)
 
 
 def test_text_stays_text_where_the_annotation_names_it(config):
