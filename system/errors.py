@@ -67,7 +67,7 @@ def first_line(error: BaseException) -> str:
         text = str(error)
     if not text.strip():
         text = "it ends too early" if isinstance(error, EOFError) else type(error).__name__
-    lines = [line.strip() for line in text.strip().splitlines()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
 

@@ -48,6 +48,7 @@ def test_what_a_colon_announces_comes_along():
     assert first_line(RuntimeError("in loading A:\n\tMissing key: b.\n\tMore.")) == (
         "in loading A: Missing key: b."
     )
+    assert first_line(RuntimeError("after an empty line:\n\n b.")) == "after an empty line: b."
     assert first_line(RuntimeError("nothing follows:")) == "nothing follows:"
 
 
