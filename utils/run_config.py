@@ -25,7 +25,7 @@ from system.argument_types import (
 from system.config import CheckedConfig, make_config, plain_values, setting
 from system.devices import PRECISIONS
 from system.errors import InputError
-from system.files import read_json
+from system.files import not_a_file, read_json
 
 AS_PREPARED = "auto"  # for --finetune_bert: the BERT that encoded the text
 DEFAULT_MODEL, DEFAULT_TASK = "nhfnet", "sentiment"
@@ -215,7 +215,7 @@ def read_run_config(path: Path) -> RunConfig:
     Settings missing from the file get their defaults. Raises InputError if it holds no settings.
     """
     if not path.is_file():
-        raise InputError(f"There is no file {path}; give the run.json of a run.")
+        raise InputError(f"{not_a_file(path)}; give the run.json of a run.")
     content = read_json(path, "; give the run.json of a run, or a JSON file of settings")
     values = content.get("config", content) if isinstance(content, dict) else None
     if not isinstance(values, dict):

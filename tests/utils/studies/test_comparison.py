@@ -496,7 +496,7 @@ def test_a_run_that_started_from_a_checkpoint_is_not_compared(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "^There is no file .*run.json; give the run.json of a run"),
+        (None, "^No file .*run.json; give the run.json of a run"),
         ("[]", "^/.*run.json holds no settings"),
         ('{"lr": "fast"}', "^/.*run.json: lr is 'fast'"),
     ],
@@ -507,6 +507,12 @@ def test_a_file_that_cannot_be_compared_is_named_without_config(tmp_path, conten
         path.write_text(content)
     with pytest.raises(InputError, match=message):
         study("--compare", path)
+
+
+def test_a_folder_in_place_of_a_run_json_is_told_as_such(tmp_path):
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(InputError, match=r"run.json is a folder, pipe or device; give the run.jso"):
+        study("--compare", tmp_path / "run.json")
 
 
 def test_a_model_of_ones_own_is_compared_with_its_settings_or_the_same(tmp_path, monkeypatch):
