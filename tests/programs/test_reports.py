@@ -22,6 +22,7 @@ ODD = "odd <b>&\"' $x$"  # a folder's name
 NO_UTF8 = f"{ODD} {os.fsdecode(bytes([255]))}"
 SENTENCE = f"{HOSTILE} \x1b[31m \u202e {'long ' * 99}"
 TRAIN = ["--model", "lf_dnn", "--epochs", "2", "--batch_size", "16", "--no_verbose"]
+DATA = ["--datadir", "data"]
 PLOTS = [f"plots.plot_{name}" for name in ("predictions", "confusion_matrix", "curves")]
 PLOTS.append("robustness_plot.plot_robustness")
 FEW_LEVELS = {"missing_random": (0, 100), "missing_block": (0,), "noise": (0,), "shift": (0, 2)}
@@ -167,10 +168,10 @@ def test_a_prediction_without_labels_says_that_it_has_no_scores(folder):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--train", "--checkpointdir", "new", *TRAIN],
-        ["--checkpoint", "run/best.pth"],
+        ["--train", "--checkpointdir", "new", *TRAIN, *DATA],
+        ["--checkpoint", "run/best.pth", *DATA],
         ["--checkpoint", "run/best.pth", "--predict", "data/test"],
-        ["--checkpoint", "run/best.pth", "--robustness"],
+        ["--checkpoint", "run/best.pth", "--robustness", *DATA],
     ],
     ids=["training", "evaluation", "prediction", "robustness"],
 )
@@ -191,7 +192,7 @@ def test_a_report_that_fails_is_a_warning_and_all_other_files_exist(
 
     monkeypatch.setattr("utils.reports.html._plain", fail)
     capsys.readouterr()
-    main("--datadir", "data", *arguments)
+    main(*arguments)
     (line,) = capsys.readouterr().err.splitlines()
     assert "report.html is not written (OSError: [Errno 28] No space left" in line
     assert list(tmp_path.rglob("report.html")) == []

@@ -123,7 +123,7 @@ def test_a_buffer_that_no_checkpoint_can_hold_is_kept_out_of_it_or_refused(try_m
     [
         ((RETURN, RETURN + EXTRA), r"cannot hold _extra_state \(dict\), only dense tensors"),
         ((INIT, f"{INIT}\n        {COMPLEX}"), r"cannot hold filter \(torch\.complex64"),
-        ((INIT, f"{INIT}\n        {HOLDS_NAN}"), "its checkpoint: mask holds NaN or infinity"),
+        ((INIT, f"{INIT}\n        {HOLDS_NAN}"), "its checkpoint: mask holds NaN, infinity"),
         (
             (
                 "hidden: int = 16",
