@@ -233,7 +233,7 @@ def test_the_run_file_makes_the_same_checkpoint_again(program, train, small, tmp
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no file"),
+        (None, "No file run.json; give"),
         ("{", "; give the run.json of a run, or a JSON file of settings."),
         ("[" * 100_000, "is not JSON"),
         ("1" * 10_001, "is not JSON"),

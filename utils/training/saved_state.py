@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,8 @@ class TrainingSaver:
         complete["loss"] = complete["loss"] or self._default_loss  # as older files have it
         settings = saved.get("model settings")
         if isinstance(settings, dict):
-            complete["model settings"] = self._settings_of(settings, path)
+            with suppress(InputError):  # of another model: told as such where the two are compared
+                complete["model settings"] = self._settings_of(settings, path)
         return complete
 
     def _settings_of(self, saved: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -640,7 +640,7 @@ def test_options_of_searches_and_workers_that_do_not_fit_are_refused(
         (["--set", "dropout=0.1", "--lr", "0.1"], "space.json leaves nothing to search"),
         (["--model", "lf_dmn"], "there is no such model"),
         (["--finetune_bert"], "has no pieces50.npy"),
-        (["--config", "gone.json"], "no file gone.json"),
+        (["--config", "gone.json"], "^No file gone.json; give"),
         (["--datadir", "gone"], "No folder gone/train"),
         (["--storage", "nothing"], "--storage: the study's database cannot be used"),
         (["--storage", "sqlite:////gone/a.db"], "gone/a.db: the study's database cannot be used"),
