@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from matplotlib.figure import Figure
-from PIL import Image
 
 import main_msaf
 from data.fetching.demo import write_demo
 from data.preparing.pipeline import prepare
-from tests.forked_programs import run_program
+from tests import forked_programs
+from tests.forked_programs import run_program, save_unpainted
 from tests.preparation import SINGLE_PROCESS, demo_request
 
 # Without a deadline, no test fails because the machine is busy.
@@ -48,19 +48,16 @@ def small(tmp_path_factory):
     return folder
 
 
-def save_unpainted(figure, path, *, dpi):
-    Image.new("RGB", tuple((figure.get_size_inches() * dpi).astype(int)), "white").save(path)
-
-
 @pytest.fixture(autouse=True)
 def unpainted(request, monkeypatch):
     """Where pictures are not what is tested, compose them, but save them white: painting is slow.
 
-    Tests marked `painted` paint; so do programs in processes of their own.
+    Tests marked `painted` paint; so do programs that are no forks.
     """
     is_marked = request.node.get_closest_marker("painted")
     if request.path.parent.name in ("programs", "studies", "training") and not is_marked:
         monkeypatch.setattr(Figure, "savefig", save_unpainted)
+        monkeypatch.setattr(forked_programs, "paints", False)
 
 
 @pytest.fixture

@@ -19,16 +19,23 @@ import h5py  # noqa: F401
 import pytorch_pretrained_bert  # noqa: F401
 import sklearn.metrics  # noqa: F401
 import torch._dynamo  # each training needs it; it is as slow to import as PyTorch
-import torch.utils.data  # noqa: F401
+import torch.utils.data
+import torch.utils.tensorboard  # noqa: F401
+from matplotlib.figure import Figure
+from PIL import Image
 
 import models.registry  # noqa: F401
 import utils.reports.evaluate_checkpoint
+import utils.reports.plots
+import utils.studies.plot
+import utils.studies.search_plot
 import utils.studies.tune
 import utils.studies.worker
 import utils.training.run  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 300  # the longest time to wait
+paints = True  # whether programs paint their pictures; otherwise they save them white
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
@@ -68,7 +75,7 @@ class Program:
         self._streams = [Path(self._folder.name) / stream for stream in ("out", "err")]
         self.command = [str(ROOT / name), *map(str, arguments)]
         folder, environment = cwd or Path.cwd(), env or dict(os.environ)
-        fork_arguments = self.command, self._streams, folder, environment, before
+        fork_arguments = self.command, self._streams, folder, environment, before, paints
         self._process = _context.Process(target=_run_in_fork, args=fork_arguments)
         self._process.start()
 
@@ -142,16 +149,24 @@ def set_up_process(
     sys.argv = command
 
 
+def save_unpainted(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Save a white picture of a figure's size, in place of `Figure.savefig`."""
+    Image.new("RGB", tuple((figure.get_size_inches() * dpi).astype(int)), "white").save(path)
+
+
 def _run_in_fork(
     command: list[str],
     outputs: list[Path],
     cwd: Path,
     environment: dict[str, str],
     before: Callable[[], None] | None,
+    paints: bool,
 ) -> None:
     """Run the program in the forked process."""
     set_up_process(command, outputs, cwd, environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may ignore it
+    if not paints:
+        Figure.savefig = save_unpainted
     if before is not None:
         before()
     try:

@@ -76,32 +76,35 @@ def look_at(paths: Iterable[Path]) -> Iterator[tuple[dict[tuple[int, str], Look]
 
     with sync_playwright() as p, p.chromium.launch(executable_path=BROWSER) as browser:
         for path in paths:
-            looks = {}
-            for width in (400, 1400):
-                for scheme in ("light", "dark"):
-                    screen = {"width": width, "height": 900}
-                    with browser.new_page(viewport=screen, color_scheme=scheme) as page:
-                        looks[width, scheme] = _look(page, path)
-            sheet = {"width": _PRINT_WIDTH, "height": 700}
-            with browser.new_page(viewport=sheet, color_scheme="dark") as page:
-                page.emulate_media(media="print")
-                printed = _look(page, path)
-                assert page.pdf().startswith(b"%PDF")
-            yield looks, printed
+            with browser.new_page() as page:
+                yield _looks(page, path)
 
 
-def _look(page, path):
+def _looks(page, path):
     complaints = []
     page.on("console", lambda message: complaints.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url[:99]}"))
     page.on("request", lambda request: complaints.extend(_elsewhere(request.url, path)))
     page.goto(path.resolve().as_uri(), wait_until="load")
-    measured = page.evaluate("""() => ({
+    looks = {}
+    for width in (400, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            looks[width, scheme] = Look(complaints, **_measure(page))
+    page.set_viewport_size({"width": _PRINT_WIDTH, "height": 700})
+    page.emulate_media(media="print", color_scheme="dark")
+    printed = Look(complaints, **_measure(page))
+    assert page.pdf().startswith(b"%PDF")
+    return looks, printed
+
+
+def _measure(page):
+    return page.evaluate("""() => ({
         pictures: [...document.images].map(img => img.complete && img.naturalWidth > 0),
         overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
         background: getComputedStyle(document.body).backgroundColor})""")
-    return Look(complaints, **measured)
 
 
 def _elsewhere(url, path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -36,6 +37,7 @@ def test_a_restart_that_goes_wrong_is_found(tmp_path, monkeypatch, fault):
 
 def test_a_few_kills_end_as_undisturbed_runs_do():
     command = [sys.executable, "-m", "tests.fuzz.kills", "--n", "6", "--seed", "2022"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    env = {**os.environ, programs.UNPAINTED: ""}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kills" in done.stdout

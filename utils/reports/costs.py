@@ -19,6 +19,7 @@ from utils.running.execution import autocast
 _VALUES_PER_PARAMETER = 4  # in training: weight, gradient and Adam's two moments
 # The widths of CMU-MOSEI's features: FACET, COVAREP and bert-base.
 _MOSEI = {"visual": 35, "audio": 74, "text": 768}
+_totals: dict[tuple[type[nn.Module], str, str, str], int | None] = {}
 
 
 def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
@@ -106,6 +107,23 @@ def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[An
     with counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         deepcopy(model).cpu().double()(*(x.cpu().double() for x in inputs))
     return counter.get_flop_counts()
+
+
+def count_total_flops(model: nn.Module, inputs: Sequence[Tensor]) -> int | None:
+    """Return the FLOPs of a batch's forward pass, or None if the model cannot be counted.
+
+    They are counted once for all models of the same kind and sizes: it takes as long as a short
+    epoch, and a study trains the same model with many seeds.
+    """
+    # A user's own model has a new class each time its file is run.
+    weights = _shapes(list(model.parameters()))
+    key = type(model), repr(getattr(model, "config", None)), weights, _shapes(inputs)
+    if key not in _totals:
+        try:
+            _totals[key] = sum(count_flops(model, inputs)["Global"].values())
+        except Exception:  # a user's own model may need float32, or hold what deepcopy cannot copy
+            _totals[key] = None
+    return _totals[key]
 
 
 def _flops_of(name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:

@@ -18,7 +18,7 @@ from system.console import print_heading, print_line
 from system.files import check_writable, write_json
 from utils.reports.about import about_run, describe_data
 from utils.reports.bootstrap import Bootstrap
-from utils.reports.costs import count_flops, count_parameters
+from utils.reports.costs import count_parameters, count_total_flops
 from utils.reports.evaluation import Evaluation, evaluate
 from utils.reports.evaluation_report import evaluation_sections
 from utils.reports.html import Picture, Section, Table, warning_if_unwritten, write_report
@@ -145,15 +145,11 @@ def _evaluate_test(trainer: Trainer) -> Evaluation:
 def _run_result(trainer: Trainer, evaluation: Evaluation, segment: Sequence[Tensor]) -> RunResult:
     """Return the results of a run; `segment` has the inputs of one segment, to count FLOPs."""
     model = trainer.model.eval()
-    try:
-        flops = sum(count_flops(model, segment)["Global"].values())
-    except Exception:  # a user's own model may know float32 only
-        flops = None
     return RunResult(
         epoch=trainer.best.number,
         scores=evaluation.scores,
         parameters=count_parameters(model),
-        flops=flops,
+        flops=count_total_flops(model, segment),
         # An epoch that was resumed after its last step has no speed.
         samples_per_second=median([e.speed for e in trainer.epochs if e.speed] or [0.0]),
     )

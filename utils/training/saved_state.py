@@ -66,21 +66,29 @@ class TrainingSaver:
         self._step, self._config, self._options, self._data = step, config, options, data
         # The digest of the checkpoint that the training starts from, which may be replaced later.
         self.start = None if config.checkpoint is None else whole_digest(config.checkpoint)
+        self._best_saved: int | None = None  # the epoch of `best.pth`, if this process wrote it
 
     def save_epoch(self, epoch: Epoch, is_best: bool) -> None:
         """Write the epoch's checkpoint, and `best.pth` when it is the best so far."""
         details: dict[str, Any] = {"epoch": epoch.number, "scores": epoch.scores}
         if text_encoder_of(self._step.model) is None:  # or it would be three times as large
             details["optimizer_state_dict"] = self._step.state_dict()["optimizer"]
-        for name in [epoch_file(epoch.number)] + [BEST] * is_best:
-            self._write(name, details)
+        self._write(epoch_file(epoch.number), details)
+        if is_best:
+            self._write_best(details)
 
     def save_best(self, epoch: Epoch) -> None:
         """Write `best.pth` of the epoch whose weights the model has now."""
-        self._write(BEST, {"epoch": epoch.number, "scores": epoch.scores})
+        self._write_best({"epoch": epoch.number, "scores": epoch.scores})
+
+    def _write_best(self, details: Mapping[str, Any]) -> None:
+        self._write(BEST, details)
+        self._best_saved = details["epoch"]
 
     def has_best(self, epoch: Epoch) -> bool:
         """Tell whether `best.pth` is of this epoch and has the weights that the model has now."""
+        if self._best_saved == epoch.number:
+            return True
         try:
             saved = read_checkpoint(self._config.checkpointdir / BEST)
         except InputError:
