@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -20,6 +21,17 @@ from tests.preparation import SINGLE_PROCESS, demo_request
 # Without a deadline, no test fails because the machine is busy.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over what is imported by now: much, which stays anyway."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Let libraries see their objects freed at the end."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

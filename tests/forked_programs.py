@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 300  # the longest time to wait
 paints = True  # whether programs paint their pictures; otherwise they save them white
 
+gc.freeze()  # of what is imported, a fork's garbage collector need not look at, and copy, a page
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
 
