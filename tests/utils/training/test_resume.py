@@ -441,7 +441,7 @@ def test_only_model_settings_that_differ_are_named(small, tmp_path):
     make_trainer(small, tmp_path, epochs=1).run()
     trainer = make_trainer(small, tmp_path)
     trainer.step.model.config = replace(trainer.step.model.config, layers=2)
-    message = r"was trained with model settings layers=4, this is layers=2; resume"
+    message = r"was trained with model settings layers=1, this is layers=2; resume"
     with pytest.raises(InputError, match=message):
         trainer.resume(tmp_path / "last.pth")
 

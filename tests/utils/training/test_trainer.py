@@ -29,13 +29,17 @@ CPU = LoaderOptions(torch.device("cpu"), batch_size=10, num_workers=0, verbose=F
 
 
 def make_trainer(small, folder=None, options=CPU, model="nhfnet", **changes):
-    """Return a training on the small dataset; without a folder it saves nothing."""
+    """Return a training on the small dataset; without a folder it saves nothing.
+
+    NHFNet has one layer of each kind, which trains four times as fast.
+    """
     saving = {"save": False} if folder is None else {"checkpointdir": folder}
     settings = {"epochs": 2, "log_interval": 100, "batch_size": options.batch_size, **saving}
     config = RunConfig(datadir=small, model=model, task="sentiment", **settings | changes)
     splits = {name: Split(small / name) for name in SPLITS}
     torch.manual_seed(20)
-    built = build(model, {}, splits["train"].widths, 1)
+    sizes = {"layers": 1} if model == "nhfnet" else {}
+    built = build(model, sizes, splits["train"].widths, 1)
     data = {"dataset": "made up", "alignment": "segment", "digests": {"train": "0"}}
     return Trainer(built, splits, SENTIMENT, config, options, data)
 
