@@ -26,13 +26,9 @@ ChunkIndex = dict[tuple[int, ...], StoredChunk]  # by the chunk's first row and 
 
 def index_by_library(dataset: h5d.DatasetID) -> ChunkIndex:
     """Ask the HDF5 library for all chunks of a dataset, in one call."""
-    index: ChunkIndex = {}
-
-    def add(chunk: h5d.StoreInfo) -> None:
-        index[chunk.chunk_offset] = StoredChunk(chunk.byte_offset, chunk.size, chunk.filter_mask)
-
-    dataset.chunk_iter(add)
-    return index
+    chunks: list[h5d.StoreInfo] = []
+    dataset.chunk_iter(chunks.append)
+    return {x.chunk_offset: StoredChunk(x.byte_offset, x.size, x.filter_mask) for x in chunks}
 
 
 def index_in_tree(descriptor: int, base: int, root: int, rank: int, count: int) -> ChunkIndex:

@@ -98,9 +98,8 @@ class ComputationalSequence:
         self.holds_text = holds_text
         self._file = open_hdf5(path)
         try:
-            self._descriptor = self._file.id.get_vfd_handle()
-            self._file_bytes = os.fstat(self._descriptor).st_size
             self._headers = HeaderReader(self._file.id)
+            self._file_bytes = os.fstat(self._headers.descriptor).st_size
             self._layouts = Layouts(self._headers)
             self._data = _data_group(self._file, self._headers, path)
             self._entries = self._group_by_video()
@@ -153,7 +152,7 @@ class ComputationalSequence:
         """Read `video` in file order: intervals `(n, 2)` and features `(n, width)`."""
         intervals, parts = self._open_parts(video)
         with reading(self.path):
-            return intervals, np.concatenate([features[:] for features in parts])
+            return intervals, np.concatenate([features.read_all() for features in parts])
 
     def _open_parts(self, video: str) -> tuple[np.ndarray, list[StoredRows]]:
         """Return the intervals of a video's parts, concatenated, and the features of each part."""
@@ -162,7 +161,7 @@ class ComputationalSequence:
             features, intervals = [part[0] for part in parts], [part[1] for part in parts]
             self._check_sizes(video, features)
             self._check_sizes(video, intervals)
-            times = np.concatenate([rows[:] for rows in intervals], dtype=np.float64)
+            times = np.concatenate([rows.read_all() for rows in intervals], dtype=np.float64)
         return times, features
 
     def _check_sizes(self, video: str, parts: list[StoredRows]) -> None:
@@ -211,7 +210,7 @@ class ComputationalSequence:
             if dataset is None:
                 raise InputError(f"{where}: no dataset {name}; expected features and intervals.")
             layout = self._layouts.by_library(dataset, messages, f"{where}, {name}")
-        return StoredRows(layout, self._descriptor, self._file_bytes, f"{where}, {name}")
+        return StoredRows(layout, self._headers.descriptor, self._file_bytes, f"{where}, {name}")
 
 
 def check_csd(path: Path) -> None:

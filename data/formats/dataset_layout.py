@@ -11,10 +11,10 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
-from h5py import h5d, h5i, h5t, h5z
+from h5py import h5d, h5t, h5z
 
 from data.formats.chunk_index import ChunkIndex, index_by_library, index_in_tree
 from data.formats.hdf5_objects import checked_filters
@@ -86,17 +86,14 @@ class Layouts:
 
         Raises InputError, which begins with `where`, if values are not in the file.
         """
-        # None unless in one piece and in this file. Reading the settings takes longer.
-        offset = dataset.get_offset()
-        settings = None if offset is not None else dataset.get_create_plist()
-        filters = [] if settings is None else checked_filters(settings, where)
+        settings = dataset.get_create_plist()
+        filters = checked_filters(settings, where)
         stored_as = dataset.get_type()
         dtype, item_bytes = stored_as.dtype, stored_as.get_size()
         if dtype.kind == "O":  # length (4 bytes), address and index (4 bytes) of the text
-            item_bytes = 8 + h5i.get_file_id(dataset).get_create_plist().get_sizes()[0]
-        read_as = _type_of(dtype)
+            item_bytes = 8 + self._headers.widths[0]
+        read_as = h5t.py_create(dtype)
         if dtype.kind == "S":  # HDF5 converts no text to another encoding
-            read_as = read_as.copy()
             read_as.set_cset(stored_as.get_cset())
         is_plain = read_as == stored_as
         stored_type = StoredType(stored_as, read_as, dtype, item_bytes, is_plain, filters)
@@ -104,17 +101,11 @@ class Layouts:
         key = _type_messages(messages)
         if is_usual and key[0] and key[1] != b"" and self._headers.widths == _WIDTHS:
             self._types[key] = stored_type
-        is_chunked = settings is not None and settings.get_layout() == h5d.CHUNKED
-        chunk_shape = settings.get_chunk() if settings is not None and is_chunked else None
+        offset = dataset.get_offset()  # None unless in one piece
+        chunk_shape = settings.get_chunk() if settings.get_layout() == h5d.CHUNKED else None
         find = partial(index_by_library, dataset)
         return Layout(dataset.shape or (), stored_type, offset, chunk_shape, find, dataset)
 
 
 def _type_messages(messages: dict[int, bytes]) -> tuple[bytes | None, ...]:
     return messages.get(_TYPE), messages.get(_FILTERS)
-
-
-@lru_cache(maxsize=64)
-def _type_of(dtype: np.dtype) -> h5t.TypeID:
-    """Return the HDF5 type of a NumPy type."""
-    return h5t.py_create(dtype)

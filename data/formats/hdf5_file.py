@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +13,6 @@ from system.file_kind import kind_of_file
 from system.files import not_a_file
 
 _CACHE_BYTES = 256 * 1024
-# Errors on opening that are not the file's fault.
-_SYSTEM_ERRORS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -37,8 +33,7 @@ def open_hdf5(path: Path) -> h5py.File:
             raise InputError(
                 f"{path} is truncated ({size}); delete it and run again to download it anew."
             ) from error
-        if error.errno in _SYSTEM_ERRORS:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        # Where the system refuses to open any file, this raises its own error.
         found = kind_of_file(path) or f"not an HDF5 file ({size}); delete it"
         raise InputError(
             f"{path} is {found}; expected a computational sequence (.csd): if it is missing, the "

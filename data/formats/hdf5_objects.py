@@ -12,7 +12,7 @@ from h5py import h5d, h5g, h5l, h5o, h5p, h5z
 from h5py._objects import ObjectID
 
 from data.formats.object_header import HeaderReader
-from system.errors import InputError, first_line
+from system.errors import InputError
 
 Object = TypeVar("Object", bound=ObjectID)
 
@@ -72,10 +72,7 @@ def open_object(
     if headers.is_virtual(link):
         problem = f"{_quoted(name.encode())} is a virtual dataset, made of other ones"
         raise InputError(f"{where}: {problem}; {_ADVICE}.")
-    try:
-        opened = h5o.open(group, name.encode())
-    except KeyError as error:  # although the link exists
-        raise OSError(first_line(error)) from error
+    opened = h5o.open(group, name.encode())
     return opened if isinstance(opened, kind) else None
 
 

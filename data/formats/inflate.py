@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 
 _MAX_EXPANSION = 1032  # 258 bytes for two bits, the limit of the format
 
@@ -14,15 +15,12 @@ def inflate(content: bytes | memoryview, size: int) -> bytes | bytearray:
     Never allocates more memory than the stream can fill. Other threads run meanwhile. Raises
     OSError when the stream is damaged, or holds fewer or more bytes.
     """
-    message = f"a chunk does not hold {size} bytes"
-    if size > _MAX_EXPANSION * len(content):
-        raise OSError(message)
-    try:
-        values = decompress(content, size)
-    except _ERRORS as error:  # damaged, or longer
-        raise OSError(message) from error
-    if len(values) != size:
-        raise OSError(message)
+    values: bytes | bytearray | None = None
+    if size <= _MAX_EXPANSION * len(content):
+        with suppress(*_ERRORS):  # damaged, or longer
+            values = decompress(content, size)
+    if values is None or len(values) != size:
+        raise OSError(f"a chunk does not hold {size} bytes")
     return values
 
 

@@ -64,7 +64,6 @@ class HeaderReader:
         blocks = [start[begin : begin + size]]
         if len(blocks[0]) < size:
             blocks = [self._read(size, address + begin)]
-        seen = set[int]()
         for block in blocks:
             begin = 0
             while begin + head <= len(block):
@@ -76,9 +75,8 @@ class HeaderReader:
                 if kind == _CONTINUATION:
                     width = self.widths[0]
                     address, size = _number(body[:width]), _number(body[width : sum(self.widths)])
-                    if len(blocks) == _MAX_BLOCKS or address in seen:
+                    if len(blocks) == _MAX_BLOCKS:
                         raise OSError("a header in too many parts")
-                    seen.add(address)
                     content = self._read(size, address)
                     blocks.append(content[4:-4] if is_new else content)  # signature, checksum
 

@@ -27,29 +27,27 @@ def expanded(stored: int) -> int:
 
 
 class StoredRows:
-    """One dataset `(n, width)`; indexing with a slice reads these rows, `take` any rows.
+    """One dataset `(n, width)`, of which any rows can be read.
 
     `descriptor` is that of the open file, for reading without the library, and `file_bytes` the
-    file's size. Raises InputError, which begins with `where`, if the values are not in the file.
+    file's size. Messages begin with `where`.
     """
 
     def __init__(self, layout: Layout, descriptor: int, file_bytes: int, where: str) -> None:
-        self._type, self._offset, self._dataset = layout.type, layout.offset, layout.dataset
+        self._offset, self._dataset, self._type = layout.offset, layout.dataset, layout.type
         self._where, self._descriptor, self.file_bytes = where, descriptor, file_bytes
         self.shape, self.dtype = layout.shape, layout.type.dtype
         self._item_bytes = layout.type.item_bytes
         self._chunks = None if layout.chunk_shape is None else Chunks(layout, descriptor)
         self._is_gzipped = h5z.FILTER_DEFLATE in layout.type.filters
-        # The library verifies checksums, except with gzip, which has its own checksum.
-        has_checksum = h5z.FILTER_FLETCHER32 in layout.type.filters and not self._is_gzipped
-        self._read_chunks = None if self._chunks is None or has_checksum else self._chunks.read
+        self._has_checksum = h5z.FILTER_FLETCHER32 in layout.type.filters
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        begin, end, _ = rows.indices(len(self))
-        return self._read([(begin, end)])
+    def read_all(self) -> np.ndarray:
+        """Read all rows, `(n, width)`."""
+        return self._read([(0, len(self))])
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
         """Read the rows with these increasing numbers, `(len(numbers), width)`."""
@@ -57,15 +55,22 @@ class StoredRows:
 
     def _read(self, runs: list[tuple[int, int]]) -> np.ndarray:
         """Read runs of rows (first, one past the last), and concatenate them."""
+        values = self._read_raw(runs)
         if self.dtype.kind == "O":
-            self._check_text(runs)
-        elif self._type.is_plain and self._offset is not None:
-            return self._read_in_place(runs).view(self.dtype)
-        elif self._read_chunks is not None:
-            return self._convert(self._read_chunks(runs, self.shape[1]))
+            self._check_text(values)
+        elif values is not None:
+            return self._convert(values)
         dataset = h5py.Dataset(self._dataset)
-        pieces: list[np.ndarray] = [dataset[begin:end] for begin, end in runs]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return np.concatenate([dataset[begin:end] for begin, end in runs])
+
+    def _read_raw(self, runs: list[tuple[int, int]]) -> np.ndarray | None:
+        """Read runs of rows as they are stored; None where only the library can."""
+        if self._offset is not None:
+            return self._read_in_place(runs, self._offset)
+        # The library verifies checksums, except with gzip, which has its own checksum.
+        if self._chunks is None or (self._has_checksum and not self._is_gzipped):
+            return None
+        return self._chunks.read(runs, self.shape[1])
 
     def check_size(self) -> tuple[int, int]:
         """Return the bytes that the shape claims, and how many of the file's are their store.
@@ -92,29 +97,26 @@ class StoredRows:
     def _chunk_sizes(self, chunks: Chunks, claimed: int) -> tuple[int, int, int]:
         """Return the claimed bytes, the stored bytes, and the limit of the claimed ones."""
         per_axis = [-(-n // size) for n, size in zip(self.shape, chunks.shape, strict=True)]
-        count, chunk_bytes = math.prod(per_axis), chunks.bytes
+        count = math.prod(per_axis)
         if count > self.file_bytes:  # counting them would take hours
             return claimed, self.file_bytes, 0
-        stored = sum([chunk.size for chunk in chunks.index.values()])
-        written = len(chunks.index)
+        written, stored = len(chunks.index), sum([chunk.size for chunk in chunks.index.values()])
         if written != count:
             raise InputError(
                 f"{self._where}: {written:,} of {count:,} chunks were written; it is damaged, "
                 "download it again."
             )
         if self._is_gzipped:
-            return max(claimed, chunk_bytes), stored, expanded(stored)
-        checksum_bytes = 4 * (h5z.FILTER_FLETCHER32 in self._type.filters)
-        return count * (chunk_bytes + checksum_bytes), stored, stored
+            return max(claimed, chunks.bytes), stored, expanded(stored)
+        return count * (chunks.bytes + 4 * self._has_checksum), stored, stored
 
-    def _read_in_place(self, runs: list[tuple[int, int]]) -> np.ndarray:
-        assert self._offset is not None  # callers check it
+    def _read_in_place(self, runs: list[tuple[int, int]], offset: int) -> np.ndarray:
         row_bytes, width = self._item_bytes * self.shape[1], self.shape[1]
         result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
         target = result.reshape(-1).view(np.uint8).data
         for begin, end in runs:
             size = (end - begin) * row_bytes
-            if not fill(self._descriptor, target[:size], self._offset + begin * row_bytes):
+            if not fill(self._descriptor, target[:size], offset + begin * row_bytes):
                 raise OSError("the file ends before its data")
             target = target[size:]
         return result
@@ -130,16 +132,12 @@ class StoredRows:
         size = values.size * self.dtype.itemsize
         return buffer[:size].view(self.dtype).reshape(values.shape)
 
-    def _check_text(self, runs: list[tuple[int, int]]) -> None:
+    def _check_text(self, references: np.ndarray | None) -> None:
         """Raise InputError if words of variable length claim more than the file can hold.
 
         Each is stored as its length, in four bytes, and its address.
         """
-        if self._offset is not None:
-            references = self._read_in_place(runs)
-        elif self._read_chunks is not None:
-            references = self._read_chunks(runs, self.shape[1])
-        else:
+        if references is None:
             raise InputError(f"{self._where}: is not stored in one piece; save it again with gzip.")
         items = np.frombuffer(references.tobytes(), np.uint8).reshape(-1, self._item_bytes)
         claimed = int(np.ascontiguousarray(items[:, :4]).view("<u4").sum(dtype=np.int64))
