@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ class Fields:
 
     def numbers(self, key: str) -> np.ndarray:
         """Take an array of numbers, or a list of numbers or small arrays, one per segment."""
-        value = _as_list(self._take(key))
-        if isinstance(value, (list, tuple)):
-            value = _stack(value)
+        return self._checked_numbers(key, _stacked(self._take(key)))
+
+    def _checked_numbers(self, key: str, value: object) -> np.ndarray:
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
             raise self.error(key, describe(value), "an array of numbers")
         if value.ndim == 0 or len(value) != self.count:
@@ -87,11 +87,10 @@ class Fields:
         If the file has an array per segment, of different lengths, zeros are added at the end,
         and the lengths `(N,)` are returned too.
         """
-        value = _as_list(self._entries.get(key))
+        value = _stacked(self._take(key))
         if isinstance(value, (list, tuple)) and _is_ragged(value):
-            self._take(key)
             return self._pad(key, value)
-        value = self.numbers(key)
+        value = self._checked_numbers(key, value)
         if value.ndim != 3 or 0 in value.shape:
             raise self.error(key, f"shape {value.shape}", f"shape ({self.count}, rows, channels)")
         return value.astype(np.float32, copy=False), None
@@ -130,8 +129,7 @@ class Fields:
         for key in ("vision", "audio", "text"):
             if hasattr(self._entries.get(key), "__len__"):
                 return len(self._entries[key])
-        self._take("id")
-        raise AssertionError  # unreachable: without an id, `_take` has raised
+        return len(self._take("id"))  # which raises: there is none
 
     def _take(self, key: str) -> Any:
         if key not in self._entries:
@@ -164,24 +162,21 @@ def _row(item: object) -> list[Any]:
     return row
 
 
-def _as_list(value: object) -> object:
-    """Return an array of arrays as a list; anything else as it is."""
-    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1:
-        return value.tolist()
-    return value
-
-
-def _stack(items: Sequence[Any]) -> object:
+def _stacked(value: object) -> object:
     """Return numbers, or equally long arrays or lists of numbers, as one array if possible."""
-    rows = [np.array(item) if is_numbers(item) else item for item in items]
-    if is_numbers(rows):
+    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1:
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        return value
+    rows = [np.array(item) if _are_numbers(item) else item for item in value]
+    if _are_numbers(rows):
         return np.array(rows)
     if rows and all(isinstance(row, np.ndarray) and row.shape == rows[0].shape for row in rows):
         return np.stack(rows)
-    return items
+    return value
 
 
-def is_numbers(items: object) -> bool:
+def _are_numbers(items: object) -> bool:
     """Tell whether this is a list of plain numbers."""
     return isinstance(items, (list, tuple)) and all(
         isinstance(item, (int, float, np.number)) for item in items
@@ -206,6 +201,6 @@ def describe(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def list_names(entries: dict[str, Any]) -> str:
+def list_names(entries: Iterable[str]) -> str:
     """Return the names of the first 20 entries, for messages."""
     return ", ".join(repr(key)[:60] for key in list(entries)[:20]) or "nothing"

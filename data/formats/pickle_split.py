@@ -94,20 +94,16 @@ def read_names(fields: Fields, name: str) -> Names:
         videos.append(video)
     if widths == {1}:
         return Names(ids, videos, keys)
-    times = _read_times(fields)
+    times = np.array([[_seconds(fields, time) for time in row[1:]] for row in fields.ids])
     return Names(ids, videos, list(zip(videos, *times.T.tolist(), strict=True)), times)
 
 
-def _read_times(fields: Fields) -> np.ndarray:
-    """Return start and end of each row of `id`, `(N, 2)` float64; in the file they may be text."""
-    times = np.empty((fields.count, 2))
-    for index, (_, *start_and_end) in enumerate(fields.ids or []):
-        for column, time in enumerate(start_and_end):
-            try:
-                times[index, column] = float(time)
-            except (TypeError, ValueError, OverflowError):
-                raise fields.error("id", describe(time), "a time in seconds") from None
-    return times
+def _seconds(fields: Fields, time: Any) -> float:
+    """Return a time of an `id`, which may be text in the file."""
+    try:
+        return float(time)
+    except (TypeError, ValueError, OverflowError):
+        raise fields.error("id", describe(time), "a time in seconds") from None
 
 
 def read_rows(fields: Fields, key: str, is_padded: bool = False) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ def read_pickle(path: Path) -> PickleContent:
             splits[name] = read_split(fields, name)
             are_by_word.append(left_out is not None)
             without_words += left_out or 0
-        _check_widths(path, splits)
+        for key in ("visual", "audio", "labels", "text"):
+            _check_widths(path, key, {name: getattr(splits[name], key) for name in splits})
         splits = _pad_to_one_length(path, splits)
     in_order = {name: splits[name] for name in SPLITS if name in splits}
     return PickleContent(in_order, all(are_by_word), without_words)
@@ -61,50 +62,15 @@ def read_features(path: Path, kind: str) -> tuple[np.ndarray, dict[Hashable, int
     Features are `(N, longest of the file, width)` float32; `kind` is audio or visual. Raises
     InputError when the file cannot be read, has no ids, or has an id twice.
     """
-    names, parts = [], []
+    names, parts = [], {}
     with explain_short_memory(path):
         for split, fields, _ in _open_splits(path):
             names.append(read_names(fields, split))
-            parts.append(read_rows(fields, _FEATURES[kind]))
+            parts[split] = read_rows(fields, _FEATURES[kind])
     keys = keys_of(path, names)
-    if len({features.shape[2] for features in parts}) > 1:
-        raise InputError(f"{path}: {kind} is of different widths from split to split.")
-    padded = _pad(path, kind, parts)
+    _check_widths(path, kind, parts)
+    padded = _pad(path, kind, list(parts.values()))
     return np.concatenate(padded), {key: row for row, key in enumerate(keys)}
-
-
-def _pad(
-    path: Path, kind: str, parts: Sequence[np.ndarray], axis: int = 1, is_at_end: bool = False
-) -> list[np.ndarray]:
-    """Pad an axis of several splits with zeros, in front or at the end, to the same length."""
-    padded = []
-    for part, missing in zip(parts, _missing_rows(path, kind, parts, axis), strict=True):
-        widths = [(0, 0)] * part.ndim
-        widths[axis] = (0, missing) if is_at_end else (missing, 0)
-        padded.append(np.pad(part, widths) if missing else part)
-    return padded
-
-
-def _pad_text(path: Path, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Pad text `(N, T, C)` at the end, so that [CLS] stays first, or in front where it is so."""
-    first, last = (sum(int(x[:, row].any(axis=1).sum()) for x in parts) for row in (0, -1))
-    return _pad(path, "text", parts, is_at_end=first >= last)
-
-
-def _missing_rows(path: Path, kind: str, parts: Sequence[np.ndarray], axis: int) -> list[int]:
-    """Return how many rows each part lacks to the longest one.
-
-    Raises InputError if padding takes far more memory than the parts themselves.
-    """
-    lengths = [part.shape[axis] for part in parts]
-    longest, stored = max(lengths), sum(part.nbytes for part in parts)
-    size = sum(part.nbytes // length * longest for part, length in zip(parts, lengths, strict=True))
-    if size > ALWAYS_FITS and size > MAX_PADDING * stored:
-        raise InputError(
-            f"{path}: {kind} has from {min(lengths):,} to {longest:,} rows a segment, expected "
-            f"lengths that are more alike from split to split; {_ADVICE}"
-        )
-    return [longest - length for length in lengths]
 
 
 def _pad_to_one_length(path: Path, splits: dict[str, PickleSplit]) -> dict[str, PickleSplit]:
@@ -114,18 +80,42 @@ def _pad_to_one_length(path: Path, splits: dict[str, PickleSplit]) -> dict[str, 
     """
     for kind in ("visual", "audio", "text", "pieces"):
         parts = [getattr(split, kind) for split in splits.values()]
-        if any(part is None for part in parts):
-            continue
-        if kind == "text":
-            padded = _pad_text(path, parts)
-        elif kind == "pieces":  # ids and mask, (N, 2, T)
-            padded = _pad(path, "text_bert", parts, axis=2, is_at_end=True)
-        else:
-            padded = _pad(path, kind, parts)
-        for name, part in zip(list(splits), padded, strict=True):
-            values: dict[str, Any] = {kind: part}
-            splits[name] = replace(splits[name], **values)
+        if all(part is not None for part in parts):
+            for name, part in zip(list(splits), _pad(path, kind, parts), strict=True):
+                values: dict[str, Any] = {kind: part}
+                splits[name] = replace(splits[name], **values)
     return splits
+
+
+def _pad(path: Path, kind: str, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pad the rows of several splits with zeros to the same number.
+
+    Zeros are in front in visual and audio, at the end of pieces, and where most of it is in text.
+    Raises InputError if padding takes far more memory than the parts themselves.
+    """
+    axis = 2 if kind == "pieces" else 1  # pieces are ids and mask, (N, 2, T)
+    lengths = [part.shape[axis] for part in parts]
+    longest, stored = max(lengths), sum(part.nbytes for part in parts)
+    size = sum(part.nbytes // length * longest for part, length in zip(parts, lengths, strict=True))
+    if size > ALWAYS_FITS and size > MAX_PADDING * stored:
+        entry = "text_bert" if kind == "pieces" else kind
+        raise InputError(
+            f"{path}: {entry} has from {min(lengths):,} to {longest:,} rows a segment, expected "
+            f"lengths that are more alike from split to split; {_ADVICE}"
+        )
+    is_at_end = kind == "pieces" or (kind == "text" and _starts_first(parts))
+    padded = []
+    for part, length in zip(parts, lengths, strict=True):
+        widths = [(0, 0)] * part.ndim
+        widths[axis] = (0, longest - length) if is_at_end else (longest - length, 0)
+        padded.append(np.pad(part, widths) if length < longest else part)
+    return padded
+
+
+def _starts_first(parts: Sequence[np.ndarray]) -> bool:
+    """Tell whether text `(N, T, C)` starts in the first row, as [CLS] does, rather than later."""
+    first, last = (sum(int(x[:, row].any(axis=1).sum()) for x in parts) for row in (0, -1))
+    return first >= last
 
 
 def keys_of(path: Path, splits: Sequence[Names]) -> list[Hashable]:
@@ -139,16 +129,14 @@ def keys_of(path: Path, splits: Sequence[Names]) -> list[Hashable]:
     return keys
 
 
-def _check_widths(path: Path, splits: dict[str, PickleSplit]) -> None:
-    for key in ("visual", "audio", "labels", "text"):
-        arrays = {name: getattr(split, key) for name, split in splits.items()}
-        widths = {name: array.shape[2] for name, array in arrays.items() if array is not None}
-        if len(set(widths.values())) > 1:
-            found = ", ".join(f"{width} in {name}" for name, width in widths.items())
-            raise InputError(
-                f"{path}: {key} is of different widths ({found}), expected the same; use a file "
-                "of one feature set"
-            )
+def _check_widths(path: Path, key: str, arrays: Mapping[str, np.ndarray | None]) -> None:
+    widths = {name: array.shape[2] for name, array in arrays.items() if array is not None}
+    if len(set(widths.values())) > 1:
+        found = ", ".join(f"{width} in {name}" for name, width in widths.items())
+        raise InputError(
+            f"{path}: {key} is of different widths ({found}), expected the same; use a file of one "
+            "feature set"
+        )
 
 
 def _open_splits(path: Path) -> Iterator[tuple[str, Fields, int | None]]:
@@ -195,11 +183,11 @@ def _read_file(path: Path) -> dict[str, Any]:
         )
     splits = {name: content[name] for name in SPLIT_NAMES if name in content}
     if splits:
-        others = {name: None for name in content if name not in splits}
+        others = [name for name in content if name not in splits]
         if others:
-            names = list_names(dict.fromkeys(SPLIT_NAMES))
             warnings.warn(
-                f"{path}: {list_names(others)} in it is not used: names of splits are {names}",
+                f"{path}: {list_names(others)} in it is not used: names of splits are "
+                f"{list_names(SPLIT_NAMES)}",
                 stacklevel=2,
             )
         return splits

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickletools
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -35,16 +36,14 @@ def holds_words(path: Path) -> bool:
     is_split = False
     if not path.is_file():  # opening a pipe would wait without end
         return False
-    try:
-        with path.open("rb") as file:
-            opcodes = pickletools.genops(cast("BinaryIO", BoundedFile(file)))
-            for opcode, argument, _ in islice(opcodes, _OPCODES_READ):
-                if opcode.name in ("EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT") and is_split:
-                    return opcode.name.endswith("LIST")
-                if isinstance(argument, str):
-                    is_split = argument in SPLIT_NAMES
-    except (OSError, ValueError):  # reading the whole file reports the error
-        pass
+    # Reading the whole file reports the errors.
+    with suppress(OSError, ValueError), path.open("rb") as file:
+        opcodes = pickletools.genops(cast("BinaryIO", BoundedFile(file)))
+        for opcode, argument, _ in islice(opcodes, _OPCODES_READ):
+            if opcode.name in ("EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT") and is_split:
+                return opcode.name.endswith("LIST")
+            if isinstance(argument, str):
+                is_split = argument in SPLIT_NAMES
     return False
 
 
@@ -75,17 +74,15 @@ def _read_item(where: str, item: Any) -> dict[str, Any]:
     if not isinstance(words, (list, tuple)):
         raise InputError(f"{where}: words are of type {type(words).__name__}, expected a list")
     words = [_word(where, word) for word in words]
-    rows = {"vision": parts[1], "audio": parts[2]}
-    for key, values in rows.items():
+    entries = {"id": item[2], "labels": item[1], "raw_text": " ".join(words)}
+    length = min(len(words), _MAX_WORDS)
+    for key, values in (("vision", parts[1]), ("audio", parts[2])):
         if not isinstance(values, np.ndarray) or values.ndim != 2 or len(values) != len(words):
             found = getattr(values, "shape", type(values).__name__)
             raise InputError(
                 f"{where}: {key} is {found}, expected {len(words)} rows, one for each word; use "
                 "data that are aligned by word"
             )
-    entries = {"id": item[2], "labels": item[1], "raw_text": " ".join(words)}
-    for key, values in rows.items():
-        length = min(len(words), _MAX_WORDS)
         entries[key] = np.pad(values[-_MAX_WORDS:], ((0, _MAX_WORDS - length), (0, 0)))
         entries[f"{key}_lengths"] = length
     return entries
