@@ -259,7 +259,7 @@ def prepare_all(
 ) -> None:
     """Download or write the missing files, then prepare each alignment and print a summary."""
     from data.fetching.demo import write_demo
-    from data.fetching.missing import download_missing
+    from data.fetching.download import download_missing
     from data.preparing.first_checks import decide_all
     from data.preparing.pipeline import prepare
     from data.preparing.printing import print_summary

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.random import Generator, default_rng
 
 from data.fetching.server import MOSEI
 from data.formats.folds import read_folds
@@ -47,11 +48,10 @@ def demo_bert(datadir: Path) -> Path:
 def demo_is_written(datadir: Path) -> bool:
     """Tell whether the demo is complete; raises InputError when a .csd file is not the demo's."""
     paths = _csd_paths(datadir).values()
-    present = [path for path in paths if path.exists()]
-    for path in present:
-        if not _is_made_up(path):
+    for path in paths:
+        if path.exists() and not _is_made_up(path):
             raise InputError(f"{path} is not the demo's; give --demo another --datadir.")
-    return len(present) == len(paths) and demo_bert(datadir).is_dir()
+    return all(path.is_file() for path in paths) and demo_bert(datadir).is_dir()
 
 
 def holds_demo(csd_dir: Path) -> bool:
@@ -66,17 +66,14 @@ def _csd_paths(datadir: Path) -> dict[str, Path]:
 def write_demo(datadir: Path, seed: int = 0) -> Path:
     """Write `<datadir>/csd/*.csd` and a tiny BERT; returns the BERT's folder.
 
-    An existing demo is not written again. Raises InputError when a .csd file there is
-    not the demo's.
+    An existing demo is not written again. Raises InputError as `demo_is_written` does.
     """
-    bert, paths = demo_bert(datadir), _csd_paths(datadir)
-    if demo_is_written(datadir):
-        return bert
-    _write_bert(bert, seed)
-    videos = dict(_videos(np.random.default_rng(seed)))
-    for kind, path in paths.items():
-        _write_csd(path, {video: sequences[kind] for video, sequences in videos.items()})
-    return bert
+    if not demo_is_written(datadir):
+        _write_bert(demo_bert(datadir), seed)
+        videos = dict(_videos(default_rng(seed)))
+        for kind, path in _csd_paths(datadir).items():
+            _write_csd(path, {video: sequences[kind] for video, sequences in videos.items()})
+    return demo_bert(datadir)
 
 
 def _is_made_up(path: Path) -> bool:
@@ -88,7 +85,7 @@ def _is_made_up(path: Path) -> bool:
 _Sequence = tuple[np.ndarray, np.ndarray]  # intervals and features
 
 
-def _videos(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, _Sequence]]]:
+def _videos(rng: Generator) -> Iterator[tuple[str, dict[str, _Sequence]]]:
     """Draw each video's id and its sequences, by kind."""
     split_of = read_folds(DEMO.folds)
     directions = {kind: rng.normal(size=DEMO.sequences[kind].width) for kind in ("visual", "audio")}
@@ -98,7 +95,7 @@ def _videos(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, _Sequence
             yield str(video), _video(directions, rng)
 
 
-def _video(directions: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, _Sequence]:
+def _video(directions: dict[str, np.ndarray], rng: Generator) -> dict[str, _Sequence]:
     segments, sentiments = _segments(rng)
     segment_words = [_words(*pair, rng) for pair in zip(segments, sentiments, strict=True)]
     intervals, words = (np.concatenate(column) for column in zip(*segment_words, strict=True))
@@ -108,7 +105,7 @@ def _video(directions: dict[str, np.ndarray], rng: np.random.Generator) -> dict[
     return sequences
 
 
-def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _segments(rng: Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw consecutive label intervals `(k, 2)`, and sentiments `(k,)` in thirds."""
     lengths = rng.uniform(*_SECONDS, size=rng.integers(*_SEGMENTS))
     ends = np.cumsum(lengths + 0.5)
@@ -116,16 +113,14 @@ def _segments(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([ends - lengths, ends], axis=1), sentiments
 
 
-def _labels(sentiments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _labels(sentiments: np.ndarray, rng: Generator) -> np.ndarray:
     """Add the emotions: most are 0, as in CMU-MOSEI, and some depend on the sentiment."""
     emotions = rng.uniform(0, 3, (len(sentiments), DEMO.sequences["labels"].width - 1)) - 1.8
     emotions += np.outer(sentiments, _EMOTION_SLOPES)
     return np.column_stack([sentiments, np.clip(emotions, 0, 3)]).astype(np.float32)
 
 
-def _words(
-    segment: np.ndarray, sentiment: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _words(segment: np.ndarray, sentiment: float, rng: Generator) -> _Sequence:
     """Draw a segment's words: the stronger the sentiment, the more of them express it."""
     expressed = sentiment + rng.normal(0, _NOISE["words"])
     edges = np.linspace(segment[0], segment[1], num=int(rng.integers(8, 20)))
@@ -141,12 +136,8 @@ def _words(
 
 
 def _rows(
-    kind: str,
-    segments: np.ndarray,
-    sentiments: np.ndarray,
-    direction: np.ndarray,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
+    kind: str, segments: np.ndarray, sentiments: np.ndarray, direction: np.ndarray, rng: Generator
+) -> _Sequence:
     """Draw evenly spaced rows, shifted along `direction` inside the segments."""
     rate = _ROWS_PER_SECOND[kind]
     starts = np.arange(int((segments[-1, 1] + 1) * rate)) / rate

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import sleep
 from urllib.parse import urlsplit
@@ -19,10 +19,13 @@ from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util.retry import Retry
 
 from data.fetching.part import Part, Version
-from data.fetching.server import CMU_HOST
-from system.console import print_note
+from data.fetching.server import CMU_HOST, SequenceFile
+from data.formats.csd import check_csd
+from data.layout import DOWNLOAD_LOCK
+from system.console import print_line, print_note
 from system.errors import InputError
 from system.files import make_folder
+from system.locks import lock_folder
 from system.progress import progress
 
 _CONNECT_AND_READ_SECONDS = (10.0, 60.0)
@@ -56,6 +59,17 @@ def checked_host(url: str) -> str:
             f"write it like {CMU_HOST} or http://localhost:8000/path"
         )
     return url.rstrip("/")
+
+
+def download_missing(missing: Mapping[Path, SequenceFile], host: str) -> None:
+    """Download files of one folder from `host`; raises FolderInUse while another process does."""
+    csd_dir = next(iter(missing)).parent
+    make_folder(csd_dir)
+    with lock_folder(csd_dir, DOWNLOAD_LOCK, "Another preparation is downloading into", "--csd"):
+        for path, file in missing.items():
+            if not path.is_file():  # another preparation may have ended just now
+                print_line(f"Downloading {file.name}")
+                download(f"{host}/{file.server_path}", path, check_csd)
 
 
 def download(

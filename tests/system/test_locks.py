@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from data.fetching.missing import download_missing
+from data.fetching.download import download_missing
 from data.fetching.server import MOSEI
 from data.layout import LOCK
 from system import locks as lock

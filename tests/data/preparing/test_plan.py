@@ -345,7 +345,7 @@ def mistakes(tmp_path, bert):
 @pytest.mark.parametrize("is_dry", [True, False])
 def test_mistakes_are_told_before_files_come(capsys, monkeypatch, mistakes, datadir, is_dry):
     (datadir / "csd" / "CMU_MOSEI_COVAREP.csd").unlink()
-    monkeypatch.setattr("data.fetching.missing.download", None)
+    monkeypatch.setattr("data.fetching.download.download", None)
     for message, options in mistakes.items():
         run_in_process(monkeypatch, message, "--datadir", datadir, *options, is_dry=is_dry)
     assert capsys.readouterr().out == ""
@@ -373,7 +373,7 @@ def test_a_device_that_nothing_needs_is_not_looked_for(program, datadir, bert):
 
 def test_another_dataset_is_refused_before_a_download(monkeypatch, demo, tmp_path):
     shutil.copy(demo / "dataset.json", tmp_path)
-    monkeypatch.setattr("data.fetching.missing.download", None)
+    monkeypatch.setattr("data.fetching.download.download", None)
     message = "this would replace it by CMU-MOSEI;"
     run_in_process(monkeypatch, message, "--datadir", tmp_path, is_dry=False)
 
