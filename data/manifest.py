@@ -47,7 +47,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         raise InputError(f"{path} is no regular file; delete it and prepare again.")
     manifest: dict[str, Any] = read_json(path, "; delete it and prepare again")
-    fault = _find_fault(manifest)
+    is_dict = isinstance(manifest, dict)
+    fault = _find_fault("", manifest, _FIELDS) if is_dict else f"a {type(manifest).__name__}"
     if fault is not None:
         raise InputError(
             f"{path} is no manifest of dataset_prep.py ({fault}); delete it, move the splits "
@@ -56,23 +57,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _find_fault(manifest: Any) -> str | None:
+def _find_fault(name: str, value: Any, kind: Any) -> str | None:
     """Return the name of the first field that is missing or of a wrong type, and its value."""
-    if not isinstance(manifest, dict):
-        return f"a {type(manifest).__name__}"
-    if "text" in manifest and manifest["text"] is None:
-        manifest = {**manifest, "text": {}}
-    return _find_fault_in("", manifest, _FIELDS)
-
-
-def _find_fault_in(name: str, value: Any, kind: Any) -> str | None:
+    if name == ".text" and value is None:  # prepared without text features
+        return None
     if isinstance(kind, dict) and isinstance(value, dict):
         for key in kind:
             if key in _REQUIRED and key not in value:
                 return f"{name}.{key} is missing".removeprefix(".")
         for key, item in value.items():
             item_kind = kind.get(key, kind.get("*"))
-            fault = _find_fault_in(f"{name}.{key}", item, item_kind) if item_kind else None
+            fault = _find_fault(f"{name}.{key}", item, item_kind) if item_kind else None
             if fault is not None:
                 return fault
         return None

@@ -97,7 +97,15 @@ class NpyReader:
             values = np.empty((len(rows), *self.shape[1:]), self.dtype)
         target = values.reshape(-1).view(np.uint8).data
         for begin, offset, size in self._extents(rows):
-            self._fill(target[begin : begin + size], offset)
+            try:
+                is_whole = fill(self._file, target[begin : begin + size], offset)
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
+            if not is_whole:
+                raise InputError(
+                    f"{self.path} has become {os.fstat(self._file).st_size:,} bytes long, expected "
+                    f"{self.offset + self.nbytes:,}; prepare the dataset again."
+                )
         return values
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -130,17 +138,6 @@ class NpyReader:
             size = (end - first) * self.row_bytes
             yield begin, self.offset + first * self.row_bytes, size
             begin += size
-
-    def _fill(self, target: memoryview, offset: int) -> None:
-        try:
-            is_whole = fill(self._file, target, offset)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
-        if not is_whole:
-            raise InputError(
-                f"{self.path} has become {os.fstat(self._file).st_size:,} bytes long, expected "
-                f"{self.offset + self.nbytes:,}; prepare the dataset again."
-            )
 
 
 _HEADER_READERS = {
