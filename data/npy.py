@@ -15,7 +15,7 @@ from numpy.lib import format as npy_format
 
 from data.layout import ARRAY_FILES
 from system.errors import InputError, explain_short_memory, refuse_if_out_of_memory
-from system.file_rows import fill, runs_of
+from system.file_rows import read_runs, runs_of
 from system.files import not_a_file
 
 Rows = Sequence[int] | np.ndarray  # segments, by number
@@ -95,17 +95,15 @@ class NpyReader:
         """
         with explain_short_memory(self.path):
             values = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        target = values.reshape(-1).view(np.uint8).data
-        for begin, offset, size in self._extents(rows):
-            try:
-                is_whole = fill(self._file, target[begin : begin + size], offset)
-            except OSError as error:
-                raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
-            if not is_whole:
-                raise InputError(
-                    f"{self.path} has become {os.fstat(self._file).st_size:,} bytes long, expected "
-                    f"{self.offset + self.nbytes:,}; prepare the dataset again."
-                )
+        try:
+            is_whole = read_runs(self._file, runs_of(rows), self.offset, values)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
+        if not is_whole:
+            raise InputError(
+                f"{self.path} has become {os.fstat(self._file).st_size:,} bytes long, expected "
+                f"{self.offset + self.nbytes:,}; prepare the dataset again."
+            )
         return values
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -125,19 +123,9 @@ class NpyReader:
         if not hasattr(os, "posix_fadvise"):
             return
         with suppress(OSError):  # only advice, which may be refused
-            for _, offset, size in self._extents(rows):
+            for first, end in runs_of(rows):
+                offset, size = self.offset + first * self.row_bytes, (end - first) * self.row_bytes
                 os.posix_fadvise(self._file, offset, size, os.POSIX_FADV_WILLNEED)
-
-    def _extents(self, rows: Rows) -> Iterator[tuple[int, int, int]]:
-        """Yield the begin in the result, the offset in the file and the size of each run of rows.
-
-        All are in bytes.
-        """
-        begin = 0
-        for first, end in runs_of(rows):
-            size = (end - first) * self.row_bytes
-            yield begin, self.offset + first * self.row_bytes, size
-            begin += size
 
 
 _HEADER_READERS = {

@@ -29,3 +29,19 @@ def fill(descriptor: int, target: memoryview, offset: int) -> bool:
             return False
         target, offset = target[count:], offset + count
     return True
+
+
+def read_runs(
+    descriptor: int, runs: Sequence[tuple[int, int]], offset: int, target: np.ndarray
+) -> bool:
+    """Fill `target`, `(rows, ...)`, with runs of the rows that begin at `offset` of an open file.
+
+    Returns False where the file is too short; raises OSError as the system does.
+    """
+    row_bytes, remaining = target.strides[0], target.reshape(-1).view(np.uint8).data
+    for first, end in runs:
+        size = (end - first) * row_bytes
+        if not fill(descriptor, remaining[:size], offset + first * row_bytes):
+            return False
+        remaining = remaining[size:]
+    return True

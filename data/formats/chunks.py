@@ -39,17 +39,15 @@ class Chunks:
         """The place of each chunk in the file, read once."""
         return self._find()
 
-    def read(self, runs: list[tuple[int, int]], width: int) -> np.ndarray:
-        """Read runs of rows (first, one past the last) as raw values `(rows, width)`.
+    def read(self, runs: list[tuple[int, int]], result: np.ndarray) -> None:
+        """Read runs of rows (first, one past the last) into `result`, raw values `(rows, width)`.
 
         A chunk is decompressed once, and only if it holds one of the rows.
         """
-        result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
         pieces = self._cut(runs)
-        row_bytes = self.bytes * -(-width // self.shape[1])  # of the chunks side by side
+        row_bytes = self.bytes * -(-result.shape[1] // self.shape[1])  # of the chunks side by side
         calls = [(result, row, row_pieces) for row, row_pieces in pieces.items()]
         in_parallel(self._copy, calls, len(pieces) * row_bytes // _BYTES_PER_THREAD)
-        return result
 
     def _copy(self, result: np.ndarray, row: int, pieces: list[_Piece]) -> None:
         """Copy pieces of the chunks whose first row is `row` into the result."""

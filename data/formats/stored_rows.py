@@ -15,7 +15,7 @@ from h5py import h5t, h5z
 from data.formats.chunks import Chunks
 from data.formats.dataset_layout import Layout
 from system.errors import InputError
-from system.file_rows import fill, runs_of
+from system.file_rows import read_runs, runs_of
 
 # Features compress to a tenth. Small ones may be all zeros, which compress to almost nothing.
 _MAX_EXPANSION, _ALWAYS_FITS = 100, 64 * 2**20
@@ -65,12 +65,16 @@ class StoredRows:
 
     def _read_raw(self, runs: list[tuple[int, int]]) -> np.ndarray | None:
         """Read runs of rows as they are stored; None where only the library can."""
+        rows = sum(end - begin for begin, end in runs)
+        values = np.empty((rows, self.shape[1]), f"V{self._item_bytes}")
         if self._offset is not None:
-            return self._read_in_place(runs, self._offset)
-        # The library verifies checksums, except with gzip, which has its own checksum.
-        if self._chunks is None or (self._has_checksum and not self._is_gzipped):
+            if not read_runs(self._descriptor, runs, self._offset, values):
+                raise OSError("the file ends before its data")
+        elif self._chunks is not None and (self._is_gzipped or not self._has_checksum):
+            self._chunks.read(runs, values)
+        else:  # the library verifies checksums, except with gzip, which has its own
             return None
-        return self._chunks.read(runs, self.shape[1])
+        return values
 
     def check_size(self) -> tuple[int, int]:
         """Return the bytes that the shape claims, and how many of the file's are their store.
@@ -109,17 +113,6 @@ class StoredRows:
         if self._is_gzipped:
             return max(claimed, chunks.bytes), stored, expanded(stored)
         return count * (chunks.bytes + 4 * self._has_checksum), stored, stored
-
-    def _read_in_place(self, runs: list[tuple[int, int]], offset: int) -> np.ndarray:
-        row_bytes, width = self._item_bytes * self.shape[1], self.shape[1]
-        result = np.empty((sum(end - begin for begin, end in runs), width), f"V{self._item_bytes}")
-        target = result.reshape(-1).view(np.uint8).data
-        for begin, end in runs:
-            size = (end - begin) * row_bytes
-            if not fill(self._descriptor, target[:size], offset + begin * row_bytes):
-                raise OSError("the file ends before its data")
-            target = target[size:]
-        return result
 
     def _convert(self, values: np.ndarray) -> np.ndarray:
         """Convert raw values to NumPy's types; text loses the spaces that pad it."""
