@@ -127,12 +127,12 @@ def _add_pieces(
     plan: Plan, cutter: PieceCutter, manifest: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Write word pieces beside the text features; returns the manifest and the files' names."""
-    from data.text.pieces import vocabulary_digest, vocabulary_of
+    from data.text.pieces import vocabulary_digest, vocabulary_text
 
     files = cut_text(plan, cutter, splits_of(manifest))
     if not files:  # the source had pieces, of an unknown vocabulary
         return manifest, files
-    digest = vocabulary_digest(vocabulary_of(cutter.tokenizer))
+    digest = vocabulary_digest(vocabulary_text(cutter.tokenizer.vocab))
     return {**manifest, "text": {**manifest["text"], "vocabulary": digest}}, files
 
 

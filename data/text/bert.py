@@ -52,27 +52,21 @@ def load_tokenizer(folder: Path) -> tuple[BertTokenizer, BertConfig]:
     values = read_config(path)
     settings = {x.name: values[x.name] for x in fields(BertConfig) if x.name in values}
     config = make_config(BertConfig, settings, str(path))
-    return _load_tokenizer(first_existing(folder, VOCABULARY_FILES), config.vocab_size), config
+    path = first_existing(folder, VOCABULARY_FILES)
+    vocabulary = "\n".join(read_vocabulary(path))
+    return make_tokenizer(vocabulary, config.vocab_size, str(path)), config
 
 
 def make_tokenizer(vocabulary: str, vocab_size: int, where: str) -> BertTokenizer:
-    """Make a tokenizer from a vocabulary, one piece a line; `where` is its file, for messages."""
-    return _check_tokenizer(_tokenizer_of(vocabulary.split("\n")), vocab_size, where)
+    """Make a tokenizer from a vocabulary, one piece a line; `where` is its file, for messages.
 
-
-def _load_tokenizer(path: Path, vocab_size: int) -> BertTokenizer:
-    try:
-        if path.suffix == ".json":
-            tokenizer = _tokenizer_of(read_vocabulary(path))
-        else:
-            tokenizer = BertTokenizer(str(path), do_lower_case=True)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}.") from error
-    return _check_tokenizer(tokenizer, vocab_size, str(path))
-
-
-def _check_tokenizer(tokenizer: BertTokenizer, vocab_size: int, where: str) -> BertTokenizer:
-    """Return the tokenizer; raises InputError if it is not a BERT's, or has too many pieces."""
+    Raises InputError if it is not a BERT's, or has too many pieces.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # a tokenizer reads its vocabulary from a file
+        path = Path(folder) / VOCABULARY_FILES[0]
+        text = vocabulary.replace("\r", " ") + "\n"
+        path.write_text(text, encoding="utf-8", errors="replace")
+        tokenizer = BertTokenizer(str(path), do_lower_case=True)
     missing = [piece for piece in _SPECIAL_PIECES if piece not in tokenizer.vocab]
     if missing:
         raise InputError(f"{where} lacks {', '.join(missing)}; it is no BERT vocabulary.")
@@ -83,15 +77,6 @@ def _check_tokenizer(tokenizer: BertTokenizer, vocab_size: int, where: str) -> B
             "the files belong to different models."
         )
     return tokenizer
-
-
-def _tokenizer_of(pieces: list[str]) -> BertTokenizer:
-    """Make a tokenizer of these pieces, through a file: it reads its vocabulary from one."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / VOCABULARY_FILES[0]
-        lines = [piece.replace("\n", " ").replace("\r", " ") for piece in pieces]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
-        return BertTokenizer(str(path), do_lower_case=True)
 
 
 def _load_weights(model: Bert, path: Path) -> None:

@@ -124,10 +124,26 @@ def _named_kind(folder: Path) -> str:
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Read the pieces of a WordPiece tokenizer.json in order of their numbers, "" for gaps.
+    """Read the pieces of a vocabulary in order of their numbers, "" for gaps.
 
-    Raises InputError when the file is something else.
+    The file is a vocab.txt, or a WordPiece tokenizer.json. Raises InputError when it is something
+    else.
     """
+    pieces = _pieces_in_json(path) if path.suffix == ".json" else _lines_of(path)
+    # As a tokenizer reads them, which takes a text file.
+    pieces = [piece.encode(errors="replace").decode().strip() for piece in pieces]
+    return [piece.replace("\n", " ").replace("\r", " ") for piece in pieces]
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return list(file)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}.") from error
+
+
+def _pieces_in_json(path: Path) -> list[str]:
     try:
         model = read_json(path)["model"]
         pieces, kind = model["vocab"], model.get("type", "WordPiece")

@@ -32,23 +32,15 @@ def bert_facts(name_or_folder: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"encoder": name_or_folder, "weights": weights_facts(name_or_folder)}
     folder = Path(name_or_folder)
     if facts["weights"] is not None:
-        with suppress(InputError, UnicodeDecodeError):
-            facts["tokenizer"] = _digest_vocabulary(first_existing(folder, VOCABULARY_FILES))
+        with suppress(InputError):
+            # What a tokenizer makes of it; importing one takes seconds.
+            pieces = read_vocabulary(first_existing(folder, VOCABULARY_FILES))
+            numbers = {piece: number for number, piece in enumerate(pieces)}
+            facts["tokenizer"] = vocabulary_digest(vocabulary_text(numbers))
         with suppress(InputError):
             config = read_config(first_existing(folder, CONFIG_FILES))
             facts["settings"] = {name: config[name] for name in _SETTINGS if name in config}
     return facts
-
-
-def _digest_vocabulary(path: Path) -> str:
-    """Return the digest of the vocabulary that a tokenizer reads; importing one takes seconds."""
-    if path.suffix == ".json":
-        pieces = [piece.encode(errors="replace").decode() for piece in read_vocabulary(path)]
-    else:
-        with path.open(encoding="utf-8") as file:
-            pieces = list(file)
-    pieces = [piece.strip().replace("\n", " ").replace("\r", " ") for piece in pieces]
-    return vocabulary_digest(vocabulary_text({piece: k for k, piece in enumerate(pieces)}))
 
 
 def is_same_text(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -30,17 +30,14 @@ _CACHED_WORDS, _MAX_CACHED_LENGTH = 2**16, 40
 
 def _pieces_of(tokenizer: BertTokenizer, word: str) -> list[str]:
     """Return the pieces of a word between spaces, which do not depend on other words."""
-    if len(word) > _MAX_CACHED_LENGTH:
-        return _cut_word(tokenizer, word)
-    return _cut_word_cached(tokenizer, word)
+    cut = _cut_word if len(word) <= _MAX_CACHED_LENGTH else _cut_word.__wrapped__
+    return cut(tokenizer, word)
 
 
+@lru_cache(_CACHED_WORDS)
 def _cut_word(tokenizer: BertTokenizer, word: str) -> list[str]:
     pieces: list[str] = tokenizer.tokenize(word)
     return pieces
-
-
-_cut_word_cached = lru_cache(_CACHED_WORDS)(_cut_word)
 
 
 def pieces_of_sentence(tokenizer: BertTokenizer, sentence: str) -> list[str]:
@@ -77,12 +74,6 @@ class PieceCutter:
     def __init__(self, tokenizer: BertTokenizer, positions: int, by_word: bool) -> None:
         self.tokenizer, self._positions, self._by_word = tokenizer, positions, by_word
 
-    @property
-    def largest(self) -> int:
-        """The largest number that `cut` can return; two bytes are enough for most vocabularies."""
-        largest: int = max(*self.tokenizer.vocab.values(), TEXT_LENGTH)
-        return largest
-
     def cut(self, sentences: Sequence[str]) -> np.ndarray:
         """Return the pieces of `n` sentences, `(n, 2, TEXT_LENGTH)`, or by word `(n, 3, T)`.
 
@@ -105,18 +96,14 @@ class PieceCutter:
 
 def write_pieces(path: Path, sentences: Sequence[str], cutter: PieceCutter) -> None:
     """Write the pieces of a split's sentences; if killed, the old file or none remains."""
-    pieces = cutter.cut(sentences)
+    largest = max(*cutter.tokenizer.vocab.values(), TEXT_LENGTH)  # two bytes mostly are enough
+    pieces = cutter.cut(sentences).astype(np.min_scalar_type(largest))
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, pieces.astype(np.min_scalar_type(cutter.largest)))
-
-
-def vocabulary_of(tokenizer: BertTokenizer) -> str:
-    """Return a tokenizer's pieces in order of their numbers, one a line; gaps are empty lines."""
-    return vocabulary_text(tokenizer.vocab)
+        np.save(file, pieces)
 
 
 def vocabulary_text(numbers: Mapping[str, int]) -> str:
-    """Return pieces as `vocabulary_of` does, given the number of each."""
+    """Return pieces, given the number of each, in order, one a line; gaps are empty lines."""
     by_number = {number: piece for piece, number in numbers.items()}
     return "\n".join(by_number.get(number, "") for number in range(max(by_number, default=-1) + 1))
 

@@ -12,7 +12,7 @@ import torch
 
 from data.text.bert import load_bert
 from data.text.encoder import TextEncoder as Preparing
-from data.text.pieces import vocabulary_of
+from data.text.pieces import vocabulary_text
 from models.checkpoint import read_checkpoint, restore_model, write_checkpoint
 from models.export import export
 from models.nhfnet import NHFNet
@@ -41,7 +41,7 @@ def of_folder(folder, words=0, **changes):
     """Return the text encoder that a BERT folder holds, in evaluation mode."""
     tokenizer, bert = load_bert(Path(folder))
     config = TextEncoderConfig(**{**asdict(bert.config), **changes}, words=words)
-    encoder = TextEncoder(config, vocabulary_of(tokenizer), str(folder))
+    encoder = TextEncoder(config, vocabulary_text(tokenizer.vocab), str(folder))
     encoder.bert.load_state_dict(bert.state_dict())
     return encoder.eval()
 

@@ -102,7 +102,7 @@ def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
     """Load the BERT of `config.finetune_bert`; raises InputError when it cannot be loaded."""
     from data.text.bert import load_bert  # the package is slow to import
     from data.text.bert_files import find_bert
-    from data.text.pieces import vocabulary_of
+    from data.text.pieces import vocabulary_text
 
     name, commit = config.finetune_bert, None
     assert name is not None  # callers load only what is named
@@ -113,7 +113,7 @@ def load_text_encoder(config: RunConfig, by_word: bool) -> TextEncoder:
     origin = _origin_in_folder(name) or f"{name}, commit {commit}"
     words = TEXT_LENGTH if by_word else 0
     encoder_config = TextEncoderConfig(**asdict(bert.config), words=words)
-    encoder = TextEncoder(encoder_config, vocabulary_of(tokenizer), origin)
+    encoder = TextEncoder(encoder_config, vocabulary_text(tokenizer.vocab), origin)
     encoder.bert.load_state_dict(bert.state_dict())
     return encoder
 

@@ -22,7 +22,7 @@ from data.preparing.plan_table import plan_rows
 from data.preparing.request import Request, TextRequest
 from data.text import encoder as text
 from data.text.bert import load_tokenizer
-from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_of
+from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_text
 from system.errors import InputError
 from tests.csd_files import random_dataset, write_dataset
 from tests.data.preparing.test_sources import community_split
@@ -82,7 +82,7 @@ def test_every_text_that_a_bert_encoded_has_its_pieces(datadir, bert, alignment)
     prepare(asked, SINGLE_PROCESS)
     check_pieces(asked.folder, bert, by_word=alignment == "word")
     tokenizer, _ = load_tokenizer(Path(bert))
-    digest = vocabulary_digest(vocabulary_of(tokenizer))
+    digest = vocabulary_digest(vocabulary_text(tokenizer.vocab))
     assert manifest_of(asked.folder)["text"]["vocabulary"] == digest
     assert check_dataset(asked.folder).problems == []
 

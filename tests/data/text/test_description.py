@@ -11,7 +11,7 @@ import pytest
 
 from data.text.bert import load_tokenizer
 from data.text.description import bert_facts, is_same_text
-from data.text.pieces import vocabulary_digest, vocabulary_of
+from data.text.pieces import vocabulary_digest, vocabulary_text
 
 
 @pytest.fixture
@@ -116,5 +116,5 @@ def test_the_vocabulary_is_the_tokenizers(bert, name):
         content = json.dumps({"model": {"type": "WordPiece", "vocab": numbers}})
     (bert / name).write_text(content, encoding="utf-8")
     tokenizer, _ = load_tokenizer(Path(bert))
-    digest = vocabulary_digest(vocabulary_of(tokenizer))
+    digest = vocabulary_digest(vocabulary_text(tokenizer.vocab))
     assert bert_facts(str(bert))["tokenizer"] == digest

@@ -13,7 +13,7 @@ from data.text.pieces import (
     PieceCutter,
     pieces_of_sentence,
     vocabulary_digest,
-    vocabulary_of,
+    vocabulary_text,
     write_pieces,
 )
 from system.errors import InputError
@@ -68,10 +68,10 @@ def test_as_many_pieces_of_words_are_kept_as_the_bert_takes(minilm):
 
 
 def test_a_vocabulary_makes_the_same_tokenizer(minilm):
-    vocabulary = vocabulary_of(minilm.tokenizer)
+    vocabulary = vocabulary_text(minilm.tokenizer.vocab)
     again = make_tokenizer(vocabulary, 30522, "here")
     assert again.vocab == minilm.tokenizer.vocab
-    assert vocabulary_digest(vocabulary_of(again)) == vocabulary_digest(vocabulary)
+    assert vocabulary_digest(vocabulary_text(again.vocab)) == vocabulary_digest(vocabulary)
     assert vocabulary_digest(vocabulary + "\nmore") != vocabulary_digest(vocabulary)
 
 
