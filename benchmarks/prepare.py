@@ -40,7 +40,7 @@ from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
 from data.formats.inflate import inflate
 from data.preparing import segments
-from data.preparing.segments import ALIGNED_LENGTHS, Sequences
+from data.preparing.segments import ALIGNED_LENGTHS, cut_videos, open_sequences
 from system.cpus import usable_cpus
 
 
@@ -83,9 +83,10 @@ def decompressing(csd: Path, alignment: str, rounds: int) -> float:
     with (
         patch.object(chunks, "inflate", record_chunk),
         patch.object(segments, "map_forked", map),  # other processes would keep their own list
-        Sequences(MOSEI, paths) as sequences,
+        open_sequences(paths) as sequences,
     ):
-        for _ in sequences.segments(read_folds(MOSEI.folds), alignment, ALIGNED_LENGTHS, Counter()):
+        split_of = read_folds(MOSEI.folds)
+        for _ in cut_videos(sequences, split_of, alignment, ALIGNED_LENGTHS, Counter()):
             pass
 
     def inflate_share(first: int) -> None:

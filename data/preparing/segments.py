@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Set
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from data.fetching.server import Dataset
 from data.formats.csd import ComputationalSequence, VideoRows
-from data.layout import ALIGNMENT_NAMES
 from data.preparing.alignment import (
     SegmentRows,
     is_long_enough,
@@ -38,103 +36,89 @@ class VideoSegments:
 
     video: str
     split: str
-    rows: np.ndarray  # (k,) in the labels file
+    ids: list[str]  # "video[row of the labels file]"
     intervals: np.ndarray  # (k, 2) seconds
     words: list[list[str]]
     visual: np.ndarray  # (k, visual length, width) float32
     audio: np.ndarray  # (k, audio length, width) float32
     label: np.ndarray  # (k, 1, 1 or 7) float32, sentiment first
 
-    @property
-    def ids(self) -> list[str]:
-        """Each segment's id: its video, and its row in the labels file."""
-        return [f"{self.video}[{row}]" for row in self.rows]
+
+Sequences = dict[str, ComputationalSequence]  # open, by kind: words, visual, audio and labels
 
 
-class Sequences:
-    """The four .csd files of a dataset, open. Use it as a context manager."""
+@contextmanager
+def open_sequences(paths: dict[str, Path]) -> Iterator[Sequences]:
+    """Open the four .csd files of a dataset."""
+    with ExitStack() as stack:
+        yield {
+            kind: stack.enter_context(ComputationalSequence(path, holds_text=kind == "words"))
+            for kind, path in paths.items()
+        }
 
-    def __init__(self, dataset: Dataset, paths: dict[str, Path]) -> None:
-        with ExitStack() as stack:
-            self._by_kind = {
-                kind: stack.enter_context(
-                    ComputationalSequence(paths[kind], holds_text=kind == "words")
-                )
-                for kind in dataset.sequences
-            }
-            self._stack = stack.pop_all()
 
-    def __enter__(self) -> Sequences:
-        return self
+def cut_videos(
+    sequences: Sequences,
+    split_of: dict[str, str],
+    alignment: str,
+    lengths: Lengths,
+    left_out: Counter[str],
+) -> Iterator[VideoSegments]:
+    """Yield the segments of each video that has any, sorted by video id (bytewise).
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    `split_of` names each video's split. Rows of the labels file that give no segment are
+    counted in `left_out`, by reason.
+    """
+    videos = sorted(sequences["labels"].videos, key=str.encode)
 
-    def width(self, kind: str) -> int:
-        """Return how many features a row has, of words, visual, audio or labels."""
-        return self._by_kind[kind].width
+    def cut(video: str) -> tuple[VideoSegments | None, Counter[str], set[str]]:
+        counts, errors = Counter[str](), set[str]()
+        overflow = np.errstate(over="call", call=lambda kind, _: errors.add(kind))
+        with overflow, np.errstate(invalid="ignore"):  # infinity less infinity is NaN
+            segments = _cut(sequences, video, split_of.get(video), alignment, lengths, counts)
+        return segments, counts, errors
 
-    @property
-    def videos(self) -> Set[str]:
-        """The videos that have labels."""
-        return self._by_kind["labels"].videos
+    bar = progress(videos, desc=f"Aligning ({alignment})", unit="video")
+    for _, (segments, counts, errors) in zip(bar, map_forked(cut, videos), strict=True):
+        left_out.update(counts)
+        on_error = np.geterrcall()  # the caller's; `cut` may have run in another process
+        if errors and callable(on_error):
+            on_error(errors.pop(), 0)
+        if segments is not None:
+            yield segments
 
-    def segments(
-        self, split_of: dict[str, str], alignment: str, lengths: Lengths, left_out: Counter[str]
-    ) -> Iterator[VideoSegments]:
-        """Yield the segments of each video that has any, sorted by video id (bytewise).
 
-        `split_of` names each video's split. Rows of the labels file that give no segment are
-        counted in `left_out`, by reason.
-        """
-        videos = sorted(self.videos, key=str.encode)
-
-        def cut(video: str) -> tuple[VideoSegments | None, Counter[str], set[str]]:
-            counts, errors = Counter[str](), set[str]()
-            overflow = np.errstate(over="call", call=lambda kind, _: errors.add(kind))
-            with overflow, np.errstate(invalid="ignore"):  # infinity less infinity is NaN
-                segments = self._cut(video, split_of.get(video), alignment, lengths, counts)
-            return segments, counts, errors
-
-        bar = progress(videos, desc=f"Aligning ({alignment})", unit="video")
-        for _, (segments, counts, errors) in zip(bar, map_forked(cut, videos), strict=True):
-            left_out.update(counts)
-            on_error = np.geterrcall()  # the caller's; `cut` may have run in another process
-            if errors and callable(on_error):
-                on_error(errors.pop(), 0)
-            if segments is not None:
-                yield segments
-
-    def _cut(
-        self,
-        video: str,
-        split: str | None,
-        alignment: str,
-        lengths: Lengths,
-        left_out: Counter[str],
-    ) -> VideoSegments | None:
-        """Cut one video into its segments; None where there are none."""
-        intervals, labels = self._by_kind["labels"].read_unsorted(video)
-        missing = [kind for kind in MODALITIES if video not in self._by_kind[kind].videos]
-        if split is None or missing:
-            reason = f"video has no {missing[0]}" if split else "video in no fold"
-            left_out[reason] += len(intervals)
-            return None
-        label_rows = np.flatnonzero(is_long_enough(intervals))
-        if len(label_rows) > _MAX_SEGMENTS:  # each takes its full length, however few its rows
-            raise InputError(
-                f"{self._by_kind['labels'].path}, video {video}: {len(label_rows):,} segments, "
-                f"expected at most {_MAX_SEGMENTS:,}; check the file, or divide the video."
-            )
-        left_out["label interval is empty"] += len(intervals) - len(label_rows)
-        rows = {kind: self._by_kind[kind].read(video) for kind in MODALITIES}
-        aligned = _ALIGN[alignment](rows, intervals[label_rows], lengths, left_out)
-        present, words, visual, audio = aligned
-        if not present:
-            return None
-        label_rows = label_rows[present]
-        times, label = intervals[label_rows], labels[label_rows, None].astype(np.float32)
-        return VideoSegments(video, split, label_rows, times, words, visual, audio, label)
+def _cut(
+    sequences: Sequences,
+    video: str,
+    split: str | None,
+    alignment: str,
+    lengths: Lengths,
+    left_out: Counter[str],
+) -> VideoSegments | None:
+    """Cut one video into its segments; None where there are none."""
+    intervals, labels = sequences["labels"].read_unsorted(video)
+    missing = [kind for kind in MODALITIES if video not in sequences[kind].videos]
+    if split is None or missing:
+        reason = f"video has no {missing[0]}" if split else "video in no fold"
+        left_out[reason] += len(intervals)
+        return None
+    label_rows = np.flatnonzero(is_long_enough(intervals))
+    if len(label_rows) > _MAX_SEGMENTS:  # each takes its full length, however few its rows
+        raise InputError(
+            f"{sequences['labels'].path}, video {video}: {len(label_rows):,} segments, expected "
+            f"at most {_MAX_SEGMENTS:,}; check the file, or divide the video."
+        )
+    left_out["label interval is empty"] += len(intervals) - len(label_rows)
+    rows = {kind: sequences[kind].read(video) for kind in MODALITIES}
+    align = _by_word if alignment == "word" else _by_segment
+    present, words, visual, audio = align(rows, intervals[label_rows], lengths, left_out)
+    if not present:
+        return None
+    label_rows = label_rows[present]
+    ids = [f"{video}[{row}]" for row in label_rows]
+    times, label = intervals[label_rows], labels[label_rows, None].astype(np.float32)
+    return VideoSegments(video, split, ids, times, words, visual, audio, label)
 
 
 Rows = dict[str, VideoRows]  # of a video, by modality
@@ -148,14 +132,11 @@ def _by_segment(
     """Return each segment's last rows of audio and visual, and all its words."""
     members = _find_members(rows, segments)
     present = _complete_segments(members, left_out)
-
-    def last_rows(kind: str) -> np.ndarray:
-        groups = [members[kind][index][-lengths[kind] :] for index in present]
-        features = rows[kind].features(_one_after_another(groups))
-        return pad_in_front(features, list(map(len, groups)), lengths[kind])
-
-    words = _words(rows["words"], [members["words"][index] for index in present])
-    return present, words, last_rows("visual"), last_rows("audio")
+    groups = {kind: [members[kind][index] for index in present] for kind in MODALITIES}
+    visual, audio = (
+        _last(groups[kind], lengths[kind], rows[kind].features) for kind in ("visual", "audio")
+    )
+    return present, _words(rows["words"], groups["words"]), visual, audio
 
 
 def _by_word(
@@ -172,16 +153,23 @@ def _by_word(
     members["words"] = rows_of_segments(intervals, segments, words.where)
     present = _complete_segments(members, left_out)
     word_groups = [members["words"][index] for index in present]
-
-    def last_means(kind: str) -> np.ndarray:
-        groups = [group[-lengths[kind] :] for group in word_groups]
-        averages = _word_means(rows[kind], intervals)[_one_after_another(groups)]
-        return pad_in_front(averages, list(map(len, groups)), lengths[kind])
-
+    visual, audio = (
+        _last(word_groups, lengths[kind], _word_means(rows[kind], intervals).__getitem__)
+        for kind in ("visual", "audio")
+    )
     texts = _words(words, [timed[group] for group in word_groups])
     # Text is later split at spaces, and each word has to stay one.
     texts = [[word.replace(" ", "_") for word in text] for text in texts]
-    return present, texts, last_means("visual"), last_means("audio")
+    return present, texts, visual, audio
+
+
+def _last(
+    groups: list[np.ndarray], length: int, features_of: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return the features of the last `length` rows of each group, with zeros in front."""
+    groups = [group[-length:] for group in groups]
+    features = features_of(_one_after_another(groups))
+    return pad_in_front(features, list(map(len, groups)), length)
 
 
 def _find_members(rows: Rows, segments: np.ndarray) -> dict[str, SegmentRows]:
@@ -223,6 +211,3 @@ def _complete_segments(members: dict[str, SegmentRows], left_out: Counter[str]) 
         first_missing = list(members)[int(np.argmin(has_rows[:, index]))]
         left_out[f"segment has no {first_missing}"] += 1
     return list(map(int, np.flatnonzero(is_present)))
-
-
-_ALIGN = dict(zip(ALIGNMENT_NAMES, (_by_segment, _by_word, _by_segment), strict=True))

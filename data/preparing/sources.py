@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from data.fetching.server import Dataset
-from data.formats.csd import ComputationalSequence
 from data.formats.folds import read_folds
 from data.labels import SCALES
-from data.layout import SPLITS
-from data.preparing.segments import Lengths, Sequences, VideoSegments
+from data.layout import ARRAY_FILES, SPLITS
+from data.preparing.segments import Lengths, Sequences, VideoSegments, cut_videos, open_sequences
 from data.preparing.split_writer import SplitWriter, warn_of_doubts, warn_of_unknown
 from system.errors import InputError
 from system.files import file_facts
@@ -44,8 +43,8 @@ class CsdSource:
         return self.alignment == "word"
 
     def _shapes(self, sequences: Sequences) -> dict[str, tuple[int, int]]:
-        shapes = {kind: (n, sequences.width(kind)) for kind, n in self.lengths.items()}
-        return {**shapes, "label": (1, sequences.width("labels"))}
+        shapes = {kind: (n, sequences[kind].width) for kind, n in self.lengths.items()}
+        return {**shapes, "label": (1, sequences["labels"].width)}
 
     @cached_property  # the files are sampled once
     def made_from(self) -> dict[str, Any]:
@@ -62,11 +61,10 @@ class CsdSource:
     def estimate(self) -> tuple[dict[str, int], int]:
         """Return the maximum number of segments of each split, and the bytes of a segment."""
         split_of, segments = read_folds(self.folds), dict.fromkeys(SPLITS, 0)
-        with ComputationalSequence(self.paths["labels"]) as labels:
+        with open_sequences(self.paths) as sequences:
+            shapes, labels = self._shapes(sequences), sequences["labels"]
             for video in labels.videos & split_of.keys():
                 segments[split_of[video]] += len(labels.read_unsorted(video)[0])
-        with Sequences(self.dataset, self.paths) as sequences:
-            shapes = self._shapes(sequences)
         return segments, 4 * sum(rows * width for rows, width in shapes.values())
 
     def write(self, stage: Path) -> dict[str, Any]:
@@ -78,14 +76,15 @@ class CsdSource:
         split_of, scale = read_folds(self.folds), SCALES[self.dataset.name]
         left_out: Counter[str] = Counter()
         with ExitStack() as stack:
-            sequences = stack.enter_context(Sequences(self.dataset, self.paths))
+            sequences = stack.enter_context(open_sequences(self.paths))
             if self.folds != self.dataset.folds:
-                warn_of_unknown(self.folds, split_of.keys() - sequences.videos, len(split_of))
+                unknown = split_of.keys() - sequences["labels"].videos
+                warn_of_unknown(self.folds, unknown, len(split_of))
             shapes = self._shapes(sequences)
             writers = {
                 split: stack.enter_context(SplitWriter(stage / split, shapes)) for split in SPLITS
             }
-            videos = sequences.segments(split_of, self.alignment, self.lengths, left_out)
+            videos = cut_videos(sequences, split_of, self.alignment, self.lengths, left_out)
             for segments in videos:
                 faults = scale.faults(segments.label)
                 left_out.update(faults[faults != ""].tolist())
@@ -103,7 +102,7 @@ def _write(writer: SplitWriter, segments: VideoSegments, chosen: np.ndarray) -> 
     times, ids, words = segments.intervals.tolist(), segments.ids, segments.words
     rows = ((ids[k], segments.video, *times[k], " ".join(words[k])) for k in chosen.tolist())
     if len(chosen):
-        writer.write({kind: getattr(segments, kind)[chosen] for kind in writer.kinds}, rows)
+        writer.write({kind: getattr(segments, kind)[chosen] for kind in ARRAY_FILES}, rows)
 
 
 def no_segments_left(split: str, left_out: Counter[str], advice: str) -> InputError:

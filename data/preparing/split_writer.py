@@ -48,11 +48,6 @@ class SplitWriter:
         self._stack.close()
 
     @property
-    def kinds(self) -> list[str]:
-        """The kinds of arrays: keys of `BATCH_FILES`."""
-        return list(self._arrays)
-
-    @property
     def counts(self) -> dict[str, int]:
         """The numbers of segments and videos written so far."""
         return {"segments": len(self.ids), "videos": len(self.videos)}

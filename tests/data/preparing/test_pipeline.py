@@ -20,7 +20,7 @@ from data.loading.split import Split
 from data.preparing import pipeline as prepare_module
 from data.preparing import sources
 from data.preparing.pipeline import prepare
-from data.preparing.segments import ALIGNED_LENGTHS, Sequences
+from data.preparing.segments import ALIGNED_LENGTHS, cut_videos, open_sequences
 from data.text import encoder as text
 from system import files, forked
 from system.errors import InputError
@@ -73,10 +73,10 @@ def test_words_are_the_sdks(split):
     expected = np.load(GOLDEN / "prep" / f"word_{split}.npz")
     paths = {k: GOLDEN / "prep" / "csd" / s.name for k, s in MOSEI.sequences.items()}
     split_of = read_folds(MOSEI.folds)
-    with Sequences(MOSEI, paths) as sequences:
+    with open_sequences(paths) as sequences:
         videos = [
             video
-            for video in sequences.segments(split_of, "word", ALIGNED_LENGTHS, Counter())
+            for video in cut_videos(sequences, split_of, "word", ALIGNED_LENGTHS, Counter())
             if video.split == split
         ]
     assert [id_ for video in videos for id_ in video.ids] == expected["ids"].tolist()
@@ -95,9 +95,9 @@ def test_segments_are_the_literal_aligners(tmp_path, seed, alignment):
     lengths = {"segment": (50, 50), "unaligned": (7, 11), "word": (4, 5)}[alignment]
     plain = plain_word_segments if alignment == "word" else plain_segments
     split_of = read_folds(MOSEI.folds)
-    with Sequences(MOSEI, paths) as sequences:
+    with open_sequences(paths) as sequences:
         lengths_by_kind = dict(zip(("visual", "audio"), lengths, strict=True))
-        videos = list(sequences.segments(split_of, alignment, lengths_by_kind, Counter()))
+        videos = list(cut_videos(sequences, split_of, alignment, lengths_by_kind, Counter()))
     expected = [
         (video, *segment)
         for video in sorted(data["labels"], key=str.encode)
