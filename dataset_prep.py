@@ -160,7 +160,7 @@ def main() -> None:
     """Run the command line."""
     options, given_options = parse_arguments()
     if options.check or options.plot:
-        from data.checking.inspect import inspect
+        from data.checking.printing import inspect
 
         inspect(options.datadir, options.alignment, options.check, options.plot)
         return
@@ -179,7 +179,7 @@ def main() -> None:
         prepare_all(options, requests, missing, processes)
     elif processes.is_first:
         how = "write the demo" if options.demo else f"download from {options.mirror}"
-        from data.preparing.plan_table import print_plans
+        from data.preparing.printing import print_plans
 
         print_plans(decide_all(requests, not missing), dict.fromkeys(missing, how))
     leave_processes(processes)

@@ -1,18 +1,40 @@
-"""Printing the report of a check of a prepared dataset."""
+"""Checking or plotting the alignments of a dataset, and printing what a check found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.checking.check import Report
+from data.checking.check import Report, check_dataset
 from data.checking.problem import Remedy
 from data.fetching.command import preparation_command
-from data.layout import STAGE
+from data.layout import STAGE, alignment_folder
 from data.manifest import MANIFEST
 from system import console
+
+
+def inspect(datadir: Path, alignments: Sequence[str], prints: bool, draws: bool) -> None:
+    """Check or plot each alignment that was asked for; exits with code 1 if one is wrong."""
+    is_wrong = False
+    for alignment in alignments:
+        folder = alignment_folder(datadir, alignment)
+        report = check_dataset(folder)
+        is_wrong |= bool(report.problems)
+        if prints:
+            print_report(report)
+        elif report.problems:
+            count = len(report.problems)
+            console.print_warning(f"{folder} has {count} problems; --check lists them")
+        if draws:
+            from data.checking.figures import plot_dataset
+
+            plot_dataset(folder / "dataset.png", report.splits, report.scale)
+            console.print_line(f"Drawn: {folder / 'dataset.png'}")
+    if is_wrong:
+        raise SystemExit(1)
 
 
 def print_report(report: Report) -> None:

@@ -18,7 +18,7 @@ from data.loading.split import Split
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
 from data.preparing.plan import decide
-from data.preparing.plan_table import plan_rows
+from data.preparing.printing import plan_rows
 from data.preparing.request import Request, TextRequest
 from system.errors import InputError
 from tests.preparation import SINGLE_PROCESS

@@ -18,7 +18,7 @@ from data.layout import SPLITS, alignment_folder, read_segments
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
 from data.preparing.plan import Arrays, decide
-from data.preparing.plan_table import plan_rows
+from data.preparing.printing import plan_rows
 from data.preparing.request import Request, TextRequest
 from data.text import encoder as text
 from data.text.bert import load_tokenizer

@@ -17,7 +17,7 @@ from data.preparing import plan as module
 from data.preparing.pickle_source import PickleSource
 from data.preparing.pipeline import prepare
 from data.preparing.plan import Arrays, Text, decide
-from data.preparing.plan_table import PLAN_HEADER, UNKNOWN, plan_rows
+from data.preparing.printing import PLAN_HEADER, UNKNOWN, plan_rows
 from data.preparing.request import Request, TextRequest
 from system.errors import InputError
 from tests.csd_files import random_dataset, write_dataset
