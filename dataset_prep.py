@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the other imports, which take a while
 import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,20 @@ def build_parser() -> ArgumentParser:
     _add_steps(parser.add_argument_group("what to do"))
     _add_data(parser.add_argument_group("data"))
     _add_text(parser.add_argument_group("text"))
-    devices = "auto (CUDA where there is a device, else the CPU), cpu, cuda or cuda:N"
-    parser.add_argument_group("running").add_argument(
-        "--device",
-        type=device_name,
-        default="auto",
-        help=f"the device of the text encoder: {devices} (default: %(default)s)",
+    device = (
+        "the device of the text encoder: auto (CUDA where there is a device, else the CPU), cpu, "
+        "cuda or cuda:N"
     )
+    running = parser.add_argument_group("running")
+    _add(running, "--device", device, type=device_name, default="auto")
     return parser
+
+
+def _add(group: argparse._ArgumentGroup, name: str, meaning: str, **options: Any) -> None:
+    """Add an option, whose help ends with its default unless it says that itself."""
+    if "default" in options and "(default: " not in meaning:
+        meaning += " (default: %(default)s)"
+    group.add_argument(name, help=meaning, **options)
 
 
 def _add_steps(group: argparse._ArgumentGroup) -> None:
@@ -59,14 +66,11 @@ def _add_steps(group: argparse._ArgumentGroup) -> None:
         "--plot": "instead of preparing, draw the labels, lengths and padding of the prepared "
         "dataset into dataset.png beside the splits",
     }.items():
-        group.add_argument(name, action="store_true", help=meaning)
+        _add(group, name, meaning, action="store_true")
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
-    def add(name: str, meaning: str, **options: Any) -> None:
-        default = " (default: %(default)s)" if "default" in options else ""
-        group.add_argument(name, help=meaning + default, **options)
-
+    add = partial(_add, group)
     folder = {"type": file_path, "metavar": "DIR"}
     datadir = "the dataset's folder, in which train/, val/ and test/ are made"
     add("--datadir", datadir, default=Path("CMU_MOSEI"), **folder)
@@ -88,45 +92,38 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     for kind in ("audio", "visual"):
         features = f"with --from: take {kind} from this pickle instead, matched by segment id"
         add(f"--{kind}", features, type=file_path, metavar="FILE.pkl")
-    group.add_argument(
-        "--alignment",
-        choices=ALIGNMENT_NAMES,
-        nargs="+",
-        default=ALIGNMENT_NAMES[:1],
-        help="one or several of: segment, a segment's last 50 rows of audio and visual, as in the "
+    alignment = (
+        "one or several of: segment, a segment's last 50 rows of audio and visual, as in the "
         "released code; word, the mean of the rows in each word, and one text vector per word; "
         "unaligned, more rows of each segment. The last two are written to DATADIR/word and "
-        f"DATADIR/unaligned (default: {ALIGNMENT_NAMES[0]})",
+        f"DATADIR/unaligned (default: {ALIGNMENT_NAMES[0]})"
     )
+    names = {"choices": ALIGNMENT_NAMES, "default": ALIGNMENT_NAMES[:1], "nargs": "+"}
+    add("--alignment", alignment, **names)
     for kind, rows in (("audio", 500), ("visual", 375)):
         length = f"the {kind} rows that --alignment unaligned keeps of a segment"
         add(f"--{kind}_length", length, type=whole_number(1, _MAX_ROWS), metavar="N", default=rows)
 
 
 def _add_text(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--bert",
-        type=name_or_path,
-        metavar="NAME_OR_DIR",
-        default="bert-base-uncased",
-        help="the text encoder: a name on the Hugging Face hub, or a folder with configuration, "
+    add = partial(_add, group)
+    bert = (
+        "the text encoder: a name on the Hugging Face hub, or a folder with configuration, "
         "vocabulary and weights (default: %(default)s; with --from, the pickle's own text "
-        "features, if it has some)",
+        "features, if it has some)"
     )
-    group.add_argument(
-        "--bert_precision",
-        choices=PRECISIONS,
-        default=PRECISIONS[0],
-        help="the precision of the text encoder; bfloat16 is less exact, but several times faster "
-        "on a processor that supports it (default: %(default)s)",
+    add("--bert", bert, type=name_or_path, metavar="NAME_OR_DIR", default="bert-base-uncased")
+    precision = (
+        "the precision of the text encoder; bfloat16 is less exact, but several times faster on a "
+        "processor that supports it"
     )
-    group.add_argument(
-        "--no_bert",
-        action="store_true",
-        help="leave out the text features (with --from, the pickle's own are taken unless a BERT "
-        "has computed those in place); the same command without this option adds them later, and "
-        "changes nothing else",
+    add("--bert_precision", precision, choices=PRECISIONS, default=PRECISIONS[0])
+    no_bert = (
+        "leave out the text features (with --from, the pickle's own are taken unless a BERT has "
+        "computed those in place); the same command without this option adds them later, and "
+        "changes nothing else"
     )
+    add("--no_bert", no_bert, action="store_true")
 
 
 def parse_arguments() -> tuple[argparse.Namespace, set[str]]:
@@ -164,7 +161,7 @@ def main() -> None:
 
         inspect(options.datadir, options.alignment, options.check, options.plot)
         return
-    from data.preparing.first_checks import decide_all
+    from data.preparing.plan import decide_all
     from system.processes import join_processes, leave_processes
 
     may_be_new = options.demo or bool({"pickle", "csd"} & given_options)
@@ -260,8 +257,8 @@ def prepare_all(
     """Download or write the missing files, then prepare each alignment and print a summary."""
     from data.fetching.demo import write_demo
     from data.fetching.download import download_missing
-    from data.preparing.first_checks import decide_all
     from data.preparing.pipeline import prepare
+    from data.preparing.plan import decide_all
     from data.preparing.printing import print_summary
     from system.locks import lock_folder
 
@@ -269,10 +266,10 @@ def prepare_all(
     with lock if processes.is_first else nullcontext():
         if processes.is_first and missing:
             decide_all(requests, files_are_there=False)
-        if processes.is_first and options.demo:
-            write_demo(options.datadir)
-        elif processes.is_first and missing:
-            download_missing(missing, options.mirror)
+            if options.demo:
+                write_demo(options.datadir)
+            else:
+                download_missing(missing, options.mirror)
         processes.broadcast(None)
         for request in requests:
             manifest = prepare(request, processes)

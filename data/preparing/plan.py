@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from data.fetching.demo import DEMO
 from data.layout import (
     ALIGNMENT_NAMES,
     ARRAY_FILES,
@@ -23,6 +24,7 @@ from data.preparing.pickle_source import PickleSource
 from data.preparing.prepared import Prepared
 from data.preparing.request import DataSource, Request
 from data.preparing.sources import CsdSource
+from data.text.bert_files import check_bert
 from system.errors import InputError
 
 
@@ -86,6 +88,23 @@ class Plan:
     def arrays_folder(self) -> Path:
         """The folder whose splits have the arrays, once they are made."""
         return self.request.folder if self.arrays is Arrays.KEEP else self.stage
+
+
+def decide_all(requests: Sequence[Request], files_are_there: bool) -> list[Plan]:
+    """Return a plan for each request; raises InputError for what would only fail after hours.
+
+    Without `files_are_there`, some files of the sources are missing so far.
+    """
+    plans = [decide(request, files_are_there) for request in requests]
+    text, title = requests[0].text, requests[0].source.title
+    if text is not None and any(plan.text is Text.ENCODE for plan in plans):
+        if files_are_there or title != DEMO.title:  # the demo's BERT is written with its files
+            check_bert(text.bert)
+        if text.device.startswith("cuda"):
+            from system.devices import pick_device  # PyTorch, slow to import
+
+            pick_device(text.device)
+    return plans
 
 
 def decide(request: Request, files_are_there: bool = True) -> Plan:
