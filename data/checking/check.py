@@ -12,17 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data.checking.problem import Problem, Remedy
-from data.checking.problems import (
-    OpenSplit,
-    count_problems,
-    overlap_problems,
-    piece_problems,
-    shape_problems,
-    size_problems,
-    table_problems,
-    value_problems,
-)
-from data.checking.summary import ArraySummary, SplitSummary, useless_features
+from data.checking.problems import OpenSplit, find_problems, size_problems
+from data.checking.summary import ArraySummary, SplitSummary
 from data.fetching.command import preparation_command
 from data.labels import SCALES, Scale, scores_of
 from data.layout import (
@@ -81,27 +72,14 @@ def check_dataset(folder: Path) -> Report:
     total = sum(array.nbytes for split in splits for array in split.arrays.values())
     with progress(total=total, desc="Checking", unit="B", unit_scale=True) as bar:
         summaries = {split.name: _summarise(split, bar) for split in splits}
-    problems += count_problems(folder, manifest, splits)
-    problems += shape_problems(folder, manifest, splits)
     scale = SCALES[scores_of(manifest or None)]
-    for split in splits:
-        summary = summaries[split.name]
-        problems += value_problems(split, summary, scale, manifest)
-        problems += piece_problems(split)
-        sentences = [row["sentence"] for row in split.rows or []]
-        unknown = text.get("unknown_pieces", {}).get(split.name, 0)
-        problems += useless_features(summary, sentences, unknown)
-        problems += table_problems(split, scale, manifest)
-    problems += overlap_problems(splits)
+    problems += find_problems(folder, manifest, splits, summaries, scale)
     changed = changed_files(manifest, folder)
     problems += size_problems(changed, problems)
     problems = _mark_changed(problems, changed)
     notes = [*_notes(folder, bool(text), splits)]
-    unlabelled = [
-        name
-        for name, summary in summaries.items()
-        if "label" in summary.arrays and summary.arrays["label"].is_unlabelled
-    ]
+    labels = {name: summary.arrays.get("label") for name, summary in summaries.items()}
+    unlabelled = [name for name, array in labels.items() if array and array.is_unlabelled]
     if unlabelled:
         notes.append(f"No labels in {', '.join(unlabelled)}: there is nothing to score.")
     return Report(folder, summaries, problems, notes, scale)
@@ -162,7 +140,7 @@ def _summarise(split: OpenSplit, bar: tqdm) -> SplitSummary:
             bar.update(block.nbytes)
     sentiments = split.sentiments()
     seconds = split.seconds()
-    is_length = (seconds >= 0) & (seconds < HUGE)  # `table_problems` reports those below 0
+    is_length = (seconds >= 0) & (seconds < HUGE)  # `_table_problems` reports those below 0
     return SplitSummary(arrays, sentiments[np.isfinite(sentiments)], seconds[is_length])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.checking.problem import Problem, Remedy
-from data.checking.summary import SplitSummary
+from data.checking.summary import SplitSummary, useless_features
 from data.labels import Scale
 from data.layout import (
     BATCH_FILES,
@@ -80,7 +80,27 @@ class OpenSplit:
         return seconds
 
 
-def count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[Problem]:
+def find_problems(
+    folder: Path,
+    manifest: Manifest,
+    splits: list[OpenSplit],
+    summaries: Mapping[str, SplitSummary],
+    scale: Scale,
+) -> Iterator[Problem]:
+    """Compare the parts of a dataset with each other; `summaries` are by split."""
+    yield from _count_problems(folder, manifest, splits)
+    yield from _shape_problems(folder, manifest, splits)
+    unknown = (manifest.get("text") or {}).get("unknown_pieces", {})
+    for split in splits:
+        summary, sentences = summaries[split.name], [row["sentence"] for row in split.rows or []]
+        yield from _value_problems(split, summary, scale, manifest)
+        yield from _piece_problems(split)
+        yield from useless_features(summary, sentences, unknown.get(split.name, 0))
+        yield from _table_problems(split, scale, manifest)
+    yield from _overlap_problems(splits)
+
+
+def _count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[Problem]:
     """Compare the numbers of segments and videos in each split."""
     for split in splits:
         segments, videos = (
@@ -101,7 +121,7 @@ def count_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) ->
             yield Problem(split.folder, f"{split.folder}: no segments, expected at least one.")
 
 
-def shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[Problem]:
+def _shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) -> Iterator[Problem]:
     """Compare rows and features of the same kind across the splits and with the manifest."""
     # Text that a pickle brought as word pieces keeps their length; no vocabulary is noted then.
     has_no_vocabulary = (manifest.get("text") or {}).get("vocabulary") is None
@@ -115,7 +135,7 @@ def shape_problems(folder: Path, manifest: Manifest, splits: list[OpenSplit]) ->
         yield from _disagreements(folder, f"{kind} {_AXES[axis]}", sizes)
 
 
-def value_problems(
+def _value_problems(
     split: OpenSplit, summary: SplitSummary, scale: Scale, manifest: Manifest
 ) -> Iterator[Problem]:
     """Find values that arrays must not hold; audio and visual may hold -inf and NaN."""
@@ -150,7 +170,7 @@ def value_problems(
         )
 
 
-def piece_problems(split: OpenSplit) -> Iterator[Problem]:
+def _piece_problems(split: OpenSplit) -> Iterator[Problem]:
     """Find ids, mask values and word positions that no text encoder accepts."""
     if split.pieces is None or not len(split.pieces):
         return  # their number is checked elsewhere
@@ -167,7 +187,7 @@ def piece_problems(split: OpenSplit) -> Iterator[Problem]:
             yield Problem(path, f"{path}: {found}, expected 0 to {limit:,}.")
 
 
-def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterator[Problem]:
+def _table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterator[Problem]:
     """Check the segment table, by itself and against the labels and the manifest."""
     path = split.folder / SEGMENTS_FILE
     if split.rows is None:
@@ -194,9 +214,9 @@ def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterat
         )
     labels = split.sentiments()
     if len(labels) != len(split.rows):
-        return  # `count_problems` reports it
+        return  # `_count_problems` reports it
     sentiments = _as_float32(split.column("sentiment"))
-    # `value_problems` reports labels outside the scale.
+    # `_value_problems` reports labels outside the scale.
     wrong = np.flatnonzero((sentiments != labels) & (np.abs(labels) <= scale.limit))
     if len(wrong):
         row = split.rows[wrong[0]]
@@ -208,7 +228,7 @@ def table_problems(split: OpenSplit, scale: Scale, manifest: Manifest) -> Iterat
         )
 
 
-def overlap_problems(splits: list[OpenSplit]) -> Iterator[Problem]:
+def _overlap_problems(splits: list[OpenSplit]) -> Iterator[Problem]:
     """Find ids and videos in two splits: scores would be on data that was trained on."""
     for first, second in combinations([split for split in splits if split.rows], 2):
         for column in ("id", "video"):
@@ -227,7 +247,7 @@ def overlap_problems(splits: list[OpenSplit]) -> Iterator[Problem]:
 def size_problems(changed: Mapping[Path, int], told: list[Problem]) -> Iterator[Problem]:
     """Tell the files in `changed`, with the sizes they were written with, unless `told`.
 
-    A segment table may be of any size: `table_problems` compares its rows.
+    A segment table may be of any size: `_table_problems` compares its rows.
     """
     told_files = {problem.file for problem in told}
     for path, size in changed.items():
@@ -262,7 +282,7 @@ def _look_up(manifest: Manifest, *keys: str) -> int | None:
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # infinite then; `value_problems` reports it
+    with np.errstate(over="ignore"):  # infinite then; `_value_problems` reports it
         return values.astype(np.float32)
 
 
