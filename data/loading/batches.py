@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 
@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data.loading.on_device import DeviceSplit
-from data.loading.options import LoaderOptions, RowBatches
+from data.loading.options import LoaderOptions
 from data.loading.split import Batch, Split
 from data.npy import Rows
 from system.errors import InputError
@@ -102,7 +102,7 @@ class _Loader(DataLoader[Batch]):
 class _Sampler(Sampler[Rows]):
     """Yields this process's rows of each batch, and prefetches those of the next batch."""
 
-    def __init__(self, split: Split, rows: RowBatches[Rows], options: LoaderOptions) -> None:
+    def __init__(self, split: Split, rows: Sequence[Rows], options: LoaderOptions) -> None:
         self._split, self._rows, self._options = split, rows, options
 
     def __len__(self) -> int:

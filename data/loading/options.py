@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,25 +15,6 @@ from system.processes import SINGLE_PROCESS, Processes
 _ROWS_AT_ONCE = 6400  # of the longest modality, in an evaluation batch
 
 Order = TypeVar("Order", bound=Rows | Tensor)  # a tensor where the segments are on a device
-
-
-class RowBatches(Generic[Order]):
-    """Rows `(n,)` in order, cut into batches; each batch is made when it is asked for."""
-
-    def __init__(self, order: Order, batch_size: int) -> None:
-        self._order = order
-        self._size = batch_size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._order) / self._size)
-
-    def __getitem__(self, number: int) -> Order:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        return cast("Order", self._order[number * self._size : (number + 1) * self._size])
-
-    def __iter__(self) -> Iterator[Order]:
-        return map(self.__getitem__, range(len(self)))
 
 
 def evaluation_batch_size(batch_size: int, shapes: Sequence[tuple[int, int]]) -> int:
@@ -57,9 +37,10 @@ class LoaderOptions:
     native: bool = True  # with encoders compiled in C++ or Triton
     compiles: bool = False  # by torch.compile
 
-    def rows(self, order: Order) -> RowBatches[Order]:
-        """Cut `order` into whole batches, not yet shared among the processes."""
-        return RowBatches(order, self.batch_size)
+    def rows(self, order: Order) -> list[Order]:
+        """Cut `order` into whole batches, not yet shared among the processes; these are views."""
+        size = self.batch_size
+        return [cast("Order", order[k : k + size]) for k in range(0, len(order), size)]
 
     @property
     def share_size(self) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.loading.options import RowBatches
 from data.loading.split import Split, describe_huge_values
 from system.errors import InputError
 
@@ -34,7 +34,7 @@ class Losses:
         """Tell whether all that have not been read are numbers; leaves them unread."""
         return all(bool(loss.isfinite().all()) for loss in self._unread)
 
-    def read(self, epoch: int, step: int, rows: RowBatches[np.ndarray]) -> float:
+    def read(self, epoch: int, step: int, rows: Sequence[np.ndarray]) -> float:
         """Read all, up to that of the epoch's step number `step`, and return the last.
 
         `rows` are the rows of each step. Raises Diverged, which names the segments, when one is

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data.loading.batches import batches
 from data.loading.on_device import place_splits
-from data.loading.options import LoaderOptions, RowBatches
+from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.contract import Model
 from models.layers.dropout import segment_keys
@@ -268,7 +268,7 @@ class Trainer:
         """Return a number below 2**32 that depends on the seed, the epoch and the purpose."""
         return int(np.random.default_rng([self.config.seed, epoch, purpose]).integers(2**32))
 
-    def _after_step(self, rows: RowBatches[np.ndarray], bar: tqdm) -> None:
+    def _after_step(self, rows: Sequence[np.ndarray], bar: tqdm) -> None:
         """Check and show the loss, and save within the epoch, each at its interval."""
         step, every = self.state.step, self.config.save_every
         is_time = step % self.config.log_interval == 0 or step == len(rows)

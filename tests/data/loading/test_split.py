@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from data.layout import SEGMENT_COLUMNS
 from data.loading import batches as batches_module
 from data.loading.batches import _outlast_interrupts, batches
-from data.loading.options import LoaderOptions, RowBatches
+from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from data.manifest import write_manifest
 from system.errors import InputError
@@ -259,14 +259,11 @@ def test_the_rows_after_those_that_are_read_are_prefetched(awkward, monkeypatch,
 
 @given(st.lists(st.integers(0, 99)), st.integers(1, 12))
 def test_an_order_is_cut_into_batches(order, size):
-    row_batches = RowBatches(np.array(order, dtype=int), size)
+    options = LoaderOptions(torch.device("cpu"), size, num_workers=0, verbose=False)
+    row_batches = options.rows(np.array(order, dtype=int))
     expected = [order[n : n + size] for n in range(0, len(order), size)]
     assert len(row_batches) == len(expected)
     assert [batch.tolist() for batch in row_batches] == expected
-    assert [row_batches[n].tolist() for n in range(len(row_batches))] == expected
-    for outside in (-1, len(expected)):
-        with pytest.raises(IndexError):
-            row_batches[outside]
 
 
 def test_a_large_split_is_read_a_batch_at_a_time(tmp_path):
