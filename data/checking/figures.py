@@ -25,7 +25,7 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -
     """
     drawn = {name: split for name, split in splits.items() if len(split.sentiments)}
     if not drawn:
-        if any(map(_has_segments, splits.values())):
+        if any(array.shape[0] for split in splits.values() for array in split.arrays.values()):
             raise InputError(
                 f"No labels to draw {path} from; use a dataset with labels (--check lists what "
                 f"{path.parent} holds)."
@@ -47,10 +47,6 @@ def plot_dataset(path: Path, splits: Mapping[str, SplitSummary], scale: Scale) -
     save_figure(figure, path)
 
 
-def _has_segments(split: SplitSummary) -> bool:
-    return any(array.shape[0] for array in split.arrays.values())
-
-
 def _draw_lengths(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
     """Draw the lengths up to the 99th percentile: a few segments are many times longer."""
     axes.set(xlabel="length (s)", ylabel="share of segments", title="Length of segments")
@@ -70,12 +66,8 @@ def _draw_lengths(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
 
 
 def _draw_padding(axes: Axes, splits: Mapping[str, SplitSummary]) -> None:
-    shares: dict[str, dict[str, float]] = {
-        name: {
-            kind: split.arrays[kind].padding
-            for kind in ("visual", "audio", "text")
-            if kind in split.arrays
-        }
+    shares = {
+        name: {kind: array.padding for kind, array in split.arrays.items() if kind != "label"}
         for name, split in splits.items()
     }
     for bars in _draw_bars(axes, shares):

@@ -100,7 +100,7 @@ def useless_features(
     that the text encoder did not know.
     """
     for kind, array in summary.arrays.items():
-        if kind != "label" and _is_useless(array):
+        if kind != "label" and array.empty_share > _MAX_USELESS:
             yield Problem(
                 array.file,
                 f"{array.file}: all zero, NaN or infinite in {100 * array.empty_share:.0f} % of "
@@ -118,7 +118,7 @@ def useless_features(
             Remedy.NONE,
         )
     equal = 0.0
-    if len(sentences) == len(text.segment_hashes) > 0 and not _is_useless(text):
+    if len(sentences) == len(text.segment_hashes) > 0 and text.empty_share <= _MAX_USELESS:
         hash_of = dict(zip(sentences, text.segment_hashes, strict=True))
         hash_counts = Counter(hash_of.values())
         equal = sum(count for count in hash_counts.values() if count > 1) / len(hash_of)
@@ -129,7 +129,3 @@ def useless_features(
             f"another; {_ADVICE}.",
             Remedy.NONE,
         )
-
-
-def _is_useless(array: ArraySummary) -> bool:
-    return array.empty_share > _MAX_USELESS

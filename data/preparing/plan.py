@@ -120,7 +120,9 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
             f"{folder / STAGE} is a symbolic link, expected a folder of this program's own; "
             "remove the link, and prepare again."
         )
-    staged, manifest = _read_stage(folder / STAGE), read_manifest(folder)
+    staged, manifest = _read_sound_manifest(folder / STAGE), read_manifest(folder)
+    if staged is not None and "files" not in staged:  # it cannot be continued
+        staged = None
     ends_move = staged is not None and bool(staged.pop(MOVING, False))
     if ends_move:
         staged, manifest = None, staged
@@ -201,12 +203,6 @@ def _is_staged(stage: Path, staged: dict[str, Any]) -> bool:
     files, names = staged["files"], [*ARRAY_FILES.values(), SEGMENTS_FILE]
     needed = {f"{split}/{name}" for split in splits_of(staged) for name in names}
     return bool(needed) and all(is_unchanged(files, stage, name) for name in needed | files.keys())
-
-
-def _read_stage(stage: Path) -> dict[str, Any] | None:
-    """Return the manifest of an interrupted preparation, None if none can be continued."""
-    staged = _read_sound_manifest(stage)
-    return staged if staged is not None and "files" in staged else None
 
 
 def _read_sound_manifest(folder: Path) -> dict[str, Any] | None:
