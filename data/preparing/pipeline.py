@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.layout import (
-    TEXT_FILE,
-    iterate_segments,
-)
+from data.layout import TEXT_FILE, iterate_segments
 from data.manifest import splits_of, write_manifest
 from data.preparing.moving import move_into_place, put_into_place, staged_files
 from data.preparing.plan import Arrays, Plan, Text, decide

@@ -61,18 +61,15 @@ def has_same_sentences(prepared: Prepared, folder: Path, split: str) -> bool:
     sentences = sentences_of(folder / split)
     if not prepared.has_rows(split) or prepared.lacks_own_pieces(split):
         # Its table was edited or its word pieces are lost; its text has the former ones.
-        has_words = isinstance(sentences[0], str)
-        is_known = has_words or _has_same_source(prepared, folder)
-        return is_known and has_rows(prepared.manifest, split, read_ids(folder / split)[1])
+        if not isinstance(sentences[0], str):
+            manifest = read_manifest(folder)
+            if manifest is None or manifest["made_from"] != prepared.manifest["made_from"]:
+                return False
+        return has_rows(prepared.manifest, split, read_ids(folder / split)[1])
     try:
         return sentences_of(prepared.folder / split) == sentences
     except InputError:  # its word pieces are damaged
         return False
-
-
-def _has_same_source(prepared: Prepared, folder: Path) -> bool:
-    manifest = read_manifest(folder)
-    return manifest is not None and manifest["made_from"] == prepared.manifest["made_from"]
 
 
 def started_text(stage: Path) -> dict[str, Any] | None:

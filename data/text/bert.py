@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from pytorch_pretrained_bert import BertTokenizer
-from torch import Tensor
 
 from data.text.bert_files import (
     CONFIG_FILES,
@@ -81,8 +80,19 @@ def make_tokenizer(vocabulary: str, vocab_size: int, where: str) -> BertTokenize
 
 def _load_weights(model: Bert, path: Path) -> None:
     """Load the file's encoder weights into `model` as float32, without pooler and heads."""
-    weights = {_plain_name(name): tensor for name, tensor in _read_tensors(path).items()}
-    encoder = {name: x.float() for name, x in weights.items() if name.startswith(_PARTS)}
+    if path.suffix == SAFETENSORS:
+        tensors, _ = load_safetensors(path, _ADVICE)
+    else:
+        tensors = load_torch_file(path, "a BERT's weights", _ADVICE)
+    if not is_state_dict(tensors):
+        raise InputError(f"{path} holds no named weights; expected a BERT's state dict.")
+    weights = {_plain_name(name): tensor for name, tensor in tensors.items()}
+    # Some versions save position_ids, a table of 0, 1, 2, ...
+    encoder = {
+        name: x.float()
+        for name, x in weights.items()
+        if name.startswith(_PARTS) and not name.endswith("position_ids")
+    }
     if not encoder:
         raise InputError(
             f"{path} has no weights named {' or '.join(f'{part}*' for part in _PARTS)}; expected "
@@ -96,14 +106,3 @@ def _plain_name(name: str) -> str:
     """Return our name of a weight: without `bert.`, and weight and bias for gamma and beta."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name.removeprefix("bert."))
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == SAFETENSORS:
-        tensors, _ = load_safetensors(path, _ADVICE)
-    else:
-        tensors = load_torch_file(path, "a BERT's weights", _ADVICE)
-    if not is_state_dict(tensors):
-        raise InputError(f"{path} holds no named weights; expected a BERT's state dict.")
-    # Some versions save position_ids, a table of 0, 1, 2, ...
-    return {name: t for name, t in tensors.items() if not name.endswith("position_ids")}

@@ -27,9 +27,7 @@ def find_bert(
 
     `option` is the command-line option that named it, for messages. `commit` is the requested
     commit of a hub name (None: the latest). Without `with_weights`, only the tokenizer is needed.
-
-    The addresses built into pytorch_pretrained_bert are not reliable, so hub names are fetched
-    and cached through huggingface_hub. Raises InputError when that fails.
+    Raises InputError when it cannot be found or fetched.
     """
     local = _local_folder(name_or_folder, option)
     if local is not None:

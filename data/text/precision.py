@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,15 @@ def compare_with_float32(layer: nn.Module, batch: Tensor) -> str:
     for _ in range(_ROUNDS):
         for precision, (run, *inputs) in calls.items():
             seconds[precision].append(_time(run, inputs))
-    own, float32 = (sorted(times)[_ROUNDS // 2] for times in seconds.values())
-    return _comparison_text(str(batch.dtype).removeprefix("torch."), own, float32)
+    own, float32 = map(median, seconds.values())
+    name = str(batch.dtype).removeprefix("torch.")
+    times = f"a layer takes {1000 * own:.2g} ms, and {1000 * float32:.2g} ms in float32"
+    if float32 >= _MIN_SPEEDUP * own:
+        return f"BERT in {name} is {float32 / own:.1f} times as fast as in float32 here: {times}."
+    return (
+        f"BERT in {name} is not faster here: {times}, which is more exact; use --bert_precision "
+        "float32."
+    )
 
 
 def _time(layer: nn.Module, inputs: list[Tensor]) -> float:
@@ -41,13 +49,3 @@ def _time(layer: nn.Module, inputs: list[Tensor]) -> float:
     if is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - begin
-
-
-def _comparison_text(name: str, own: float, float32: float) -> str:
-    times = f"a layer takes {1000 * own:.2g} ms, and {1000 * float32:.2g} ms in float32"
-    if float32 >= _MIN_SPEEDUP * own:
-        return f"BERT in {name} is {float32 / own:.1f} times as fast as in float32 here: {times}."
-    return (
-        f"BERT in {name} is not faster here: {times}, which is more exact; use --bert_precision "
-        "float32."
-    )
