@@ -22,6 +22,9 @@ from data.preparing.moving import move_into_place, put_into_place, staged_files
 from data.preparing.plan import Arrays, Plan, Text, decide
 from data.preparing.request import Request
 from data.preparing.text import cut_text, keep_text, sentences_of, start_text
+from data.text.bert_files import find_bert
+from data.text.feature_file import write_text_features
+from data.text.pieces import PieceCutter, vocabulary_digest, vocabulary_text
 from system.console import print_line, print_warning
 from system.errors import InputError
 from system.files import flush_all, make_folder
@@ -29,7 +32,6 @@ from system.processes import Processes
 
 if TYPE_CHECKING:
     from data.text.encoder import TextEncoder
-    from data.text.pieces import PieceCutter
 
 
 def prepare(request: Request, processes: Processes) -> dict[str, Any]:
@@ -103,8 +105,6 @@ def _add_pieces_alone(plan: Plan) -> dict[str, Any]:
     Warns and changes nothing if the tokenizer of the BERT that encoded the text is not available.
     """
     from data.text.bert import load_tokenizer
-    from data.text.bert_files import find_bert
-    from data.text.pieces import PieceCutter
 
     text, request = plan.in_place.manifest["text"], plan.request.text
     assert request is not None  # or no pieces are added
@@ -124,8 +124,6 @@ def _add_pieces(
     plan: Plan, cutter: PieceCutter, manifest: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Write word pieces beside the text features; returns the manifest and the files' names."""
-    from data.text.pieces import vocabulary_digest, vocabulary_text
-
     files = cut_text(plan, cutter, splits_of(manifest))
     if not files:  # the source had pieces, of an unknown vocabulary
         return manifest, files
@@ -193,7 +191,6 @@ def _write_text(
 ) -> dict[str, float]:
     """Write each split's text features; returns the share of unknown word pieces of each."""
     from data.text.encoder import unknown_share
-    from data.text.feature_file import write_text_features
 
     linked_splits = processes.broadcast(
         start_text(plan, encoder.description, splits) if processes.is_first else None
