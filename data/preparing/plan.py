@@ -239,10 +239,7 @@ def _lacks_pieces(plan: Plan) -> bool:
 
 
 def _same_text(plan: Plan) -> Iterable[Prepared]:
-    """Find the alignments that have text features of the requested kind.
-
-    Another alignment whose manifest is damaged is passed over.
-    """
+    """Find the alignments that have text features of the requested kind."""
     per, text = "word" if plan.request.source.is_by_word else "position", plan.request.text
     for alignment in ALIGNMENT_NAMES:
         prepared = plan.prepared

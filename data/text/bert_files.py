@@ -127,18 +127,16 @@ def read_vocabulary(path: Path) -> list[str]:
     The file is a vocab.txt, or a WordPiece tokenizer.json. Raises InputError when it is something
     else.
     """
-    pieces = _pieces_in_json(path) if path.suffix == ".json" else _lines_of(path)
-    # As a tokenizer reads them, which takes a text file.
+    if path.suffix == ".json":
+        pieces = _pieces_in_json(path)
+    else:
+        try:
+            pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text: {error}.") from error
+    # As a tokenizer has them, which reads a text file.
     pieces = [piece.encode(errors="replace").decode().strip() for piece in pieces]
     return [piece.replace("\n", " ").replace("\r", " ") for piece in pieces]
-
-
-def _lines_of(path: Path) -> list[str]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return list(file)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}.") from error
 
 
 def _pieces_in_json(path: Path) -> list[str]:
