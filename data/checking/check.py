@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,8 +30,6 @@ from data.manifest import MANIFEST, changed_files, read_manifest, splits_of
 from data.npy import NpyReader
 from system.errors import InputError
 from system.progress import progress
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,9 @@ def check_dataset(folder: Path) -> Report:
             f"No folder {folder}; prepare the dataset first ({preparation_command(folder)})."
         )
     problems: list[Problem] = []
-    read = partial(read_manifest, folder)
-    manifest: dict[str, Any] = _attempt(read, folder / MANIFEST, problems, Remedy.AS_TOLD) or {}
+    manifest: dict[str, Any] = {}
+    with _noting_errors(folder / MANIFEST, problems, Remedy.AS_TOLD):
+        manifest = read_manifest(folder) or {}
     text = manifest.get("text") or {}
     expected_splits = (splits_of(manifest) if manifest else ()) or SPLITS
     splits = []
@@ -85,21 +84,18 @@ def check_dataset(folder: Path) -> Report:
     return Report(folder, summaries, problems, notes, scale)
 
 
-def _attempt(
-    read: Callable[[], Value | None],
-    file: Path,
-    problems: list[Problem],
-    remedy: Remedy = Remedy.FORCE,
-) -> Value | None:
-    """Return what `file` holds; if `read` fails, add the error to `problems` and return None."""
+@contextmanager
+def _noting_errors(
+    file: Path, problems: list[Problem], remedy: Remedy = Remedy.FORCE
+) -> Iterator[None]:
+    """End the block at an error in reading `file`, and add it to `problems`."""
     try:
-        return read()
+        yield
     except InputError as error:
         problems.append(Problem(file, str(error), remedy))
     except OSError as error:
         line = f"{error.filename or file} cannot be read: {error.strerror or error}."
         problems.append(Problem(file, line, Remedy.AS_TOLD))
-    return None
 
 
 def _mark_changed(problems: list[Problem], changed: Collection[Path]) -> list[Problem]:
@@ -117,15 +113,15 @@ def _open_split(folder: Path, has_text: bool, problems: list[Problem]) -> OpenSp
     for kind, name in BATCH_FILES.items():
         if kind == "text" and not has_text and not (folder / name).exists():
             continue  # prepared without text: complete so far
-        array = _attempt(partial(NpyReader, folder / name), folder / name, problems)
-        if array is not None:
-            arrays[kind] = array
+        with _noting_errors(folder / name, problems):
+            arrays[kind] = NpyReader(folder / name)
     rows = pieces = None
-    if (folder / SEGMENTS_FILE).exists():
-        rows = _attempt(partial(read_segments, folder), folder / SEGMENTS_FILE, problems)
-    path = folder / PIECES_FILE
-    if path.exists():
-        pieces = _attempt(partial(NpyReader, path, holds_integers=True), path, problems)
+    if (path := folder / SEGMENTS_FILE).exists():
+        with _noting_errors(path, problems):
+            rows = read_segments(folder)
+    if (path := folder / PIECES_FILE).exists():
+        with _noting_errors(path, problems):
+            pieces = NpyReader(path, holds_integers=True)
     return OpenSplit(folder, arrays, pieces, rows)
 
 
