@@ -92,11 +92,11 @@ def model_list() -> str:
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
     """Return the parts of a model, by name; behind a text encoder, those of the inner model too."""
-    if text_encoder_of(model) is None:
-        return dict(model.named_children())
     parts = dict(model.named_children())
-    inner = {f"model.{name}": part for name, part in parts.pop("model").named_children()}
-    return {**parts, **inner}
+    if text_encoder_of(model) is not None:
+        inner = parts.pop("model").named_children()
+        parts |= {f"model.{name}": part for name, part in inner}
+    return parts
 
 
 def count_flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[Any, int]]:

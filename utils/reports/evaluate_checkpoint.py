@@ -59,10 +59,7 @@ def evaluate_checkpoint(
     print_scores(evaluation, task)
     certainty = bootstrap.measure(evaluation)
     if config.save and options.processes.is_first:
-        digest = data["digests"][split_name]
-        folder = result_folder(
-            config.resultdir, checkpoint.path, digest, precision=config.precision
-        )
+        folder = result_folder(config.resultdir, checkpoint.path, split.digest, config.precision)
         folder /= split_name
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
         details |= {"model": config.model, "precision": config.precision, **certainty}

@@ -78,9 +78,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = _plain
-    environment.filters["paragraph"] = _in_a_line
-    environment.filters["cell"] = _cell
+    environment.filters.update(plain=_plain, paragraph=_in_a_line, cell=_cell)
     page = environment.get_template(_TEMPLATE).render(title=title, sections=sections)
     write_bytes(path, page.encode())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, repeat
@@ -13,14 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.layout import (
-    ALIGNMENT_NAMES,
-    BATCH_FILES,
-    PIECES_FILE,
-    SEGMENTS_FILE,
-    SPLITS,
-    iterate_segments,
-)
+from data.layout import ALIGNMENT_NAMES, BATCH_FILES, PIECES_FILE, SPLITS, iterate_segments
 from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
@@ -59,8 +52,8 @@ from utils.running.text_encoder import cutter_of
 from utils.tasks import Task
 
 
-def predict_path(config: RunConfig, path: Path, bert: str | None, options: LoaderOptions) -> Path:
-    """Predict all segments in `path` with `config.checkpoint`; return the folder of the results.
+def predict_path(config: RunConfig, path: Path, bert: str | None, options: LoaderOptions) -> None:
+    """Predict all segments in `path` with `config.checkpoint`.
 
     `path` is a prepared dataset, one of its splits, or a processed pickle, whose sentences `bert`
     encodes if it is given. Raises InputError when a file cannot be read, or the data do not fit
@@ -78,10 +71,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
         options = evaluation_options(options, placed[str(splits[0].folder)])
         predictor = Predictor(place_model(model, options), config.precision, options)
         digest = " ".join(split.digest for split in splits)
-        folder = result_folder(
-            config.resultdir, checkpoint.path, digest, precision=config.precision
-        )
-        folder /= "predicted"
+        results = result_folder(config.resultdir, checkpoint.path, digest, config.precision)
         for split in splits:
             name = split.folder.resolve().name
             predictions, not_finite = predict_split(
@@ -89,13 +79,13 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
             )
             report_not_finite({name: not_finite})
             if options.processes.is_first:
-                _write(folder / name / "predictions.csv", split, predictions, task)
-                with warning_if_unwritten(report := folder / name / "report.html"):
+                folder = results / "predicted" / name
+                _write(folder / "predictions.csv", split, predictions, task)
+                with warning_if_unwritten(report := folder / "report.html"):
                     write_prediction_report(
                         report, config, split, predictions, task, options.device, path
                     )
-                print_line(f"{len(split):,} predictions are in {folder / name / 'predictions.csv'}")
-    return folder
+                print_line(f"{len(split):,} predictions are in {folder / 'predictions.csv'}")
 
 
 @contextmanager
@@ -189,10 +179,8 @@ def _write(path: Path, split: Split, predictions: np.ndarray, task: Task) -> Non
     if task.scale is not None:
         names = np.array(task.scale.class_names)
         columns.append(names[task.scale.classes(predictions.ravel())].reshape(predictions.shape))
-    sentences: Iterable[str] = repeat("", len(split))
-    if (split.folder / SEGMENTS_FILE).is_file():
-        sentences = (row["sentence"] for row in iterate_segments(split.folder))
     titles = ("prediction", "class")[: len(columns)]
-    rows = zip(split.ids, values_by_segment(columns), sentences, strict=True)
+    sentences = (row["sentence"] for row in iterate_segments(split.folder))
+    rows = zip(split.ids, values_by_segment(columns), chain(sentences, repeat("")), strict=False)
     lines = ([id_, *values, sentence] for id_, values, sentence in rows)
     write_csv(path, chain([["id", *task.column_names(*titles), "sentence"]], lines))

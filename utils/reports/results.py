@@ -27,15 +27,14 @@ def result_folder(
     resultdir: Path,
     checkpoint: Path,
     data_digest: str,
-    others: Sequence[Path] = (),
     precision: str = PRECISIONS[0],
+    others: Sequence[Path] = (),
 ) -> Path:
     """Return `<resultdir>/<name>`, unique for all that decides the results.
 
-    That is a checkpoint, its data, the `others` beside it and the precision. The caller adds a
-    subfolder for each split. The name consists of the checkpoint's folder (of seed<N>, also the
-    folder above it), its file name, and a digest of its path, its content, the others' content,
-    the data and a precision other than the default.
+    The name has the checkpoint's folder (of seed<N>, also the folder above it), its file name, and
+    a digest of its path and content, of the content of the `others` beside it, of the data, and of
+    a precision other than the default. The caller adds a subfolder for each split.
     """
     resolved = checkpoint.resolve()
     digest = hashlib.sha256(f"{resolved}\n{data_digest}\n".encode(errors="surrogateescape"))

@@ -79,18 +79,12 @@ def measure_robustness(
         rates = shift_rates(split)
         shifts = ", ".join(f"{rate:.4g} rows of {name}" for name, rate in rates.items())
         print_line(f"For shifts, one second is taken as {shifts}")
-        results = []
-        for each in opened:
-            scores = _scores(each, rates, options)
-            path = each.config.needed_checkpoint
-            results.append(Robustness(path, each.config.model_name, scores))
+        results = [_measure(each, rates, options) for each in opened]
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(results, task)))
     if config.save and options.processes.is_first:
         folder = result_folder(
-            *(config.resultdir, config.needed_checkpoint, split.digest),
-            others=others,
-            precision=config.precision,
+            config.resultdir, config.needed_checkpoint, split.digest, config.precision, others
         )
         folder = folder / "robustness" / split_name  # an evaluation has a report.html too
         picture = _write(folder, results, task, rates)
@@ -135,10 +129,8 @@ def _open(
     return opened
 
 
-def _scores(
-    opened: _Opened, rates: Mapping[str, float], options: LoaderOptions
-) -> dict[Perturbation, Scores]:
-    """Return the scores by perturbation; perturbations with the same effect are scored once."""
+def _measure(opened: _Opened, rates: Mapping[str, float], options: LoaderOptions) -> Robustness:
+    """Score a checkpoint under every perturbation; those with the same effect are scored once."""
     config, model, task, split = opened
     options = evaluation_options(options, split)
     predictor = Predictor(place_model(model, options), config.precision, options)
@@ -159,16 +151,17 @@ def _scores(
         if modality in getattr(model.config, "left_out", []):
             equivalent = UNDISTURBED
         scores[perturbation] = score(equivalent)
-    return scores
+    return Robustness(config.needed_checkpoint, config.model_name, scores)
 
 
 def _summary(results: Sequence[Robustness], task: Task) -> tuple[list[str], list[list[str]]]:
     """Return a table of the task's main measure, undisturbed and without each modality."""
     columns = [UNDISTURBED, *(Perturbation(name, "missing_random", 100) for name in MODALITIES)]
-    measure, rows = task.chosen_by, []
-    for each in results:
-        values = [each.scores[perturbation][measure.key] for perturbation in columns]
-        rows.append([each.name, *map(measure.text, values)])
+    measure = task.chosen_by
+    rows = [
+        [each.name, *(measure.text(each.scores[column][measure.key]) for column in columns)]
+        for each in results
+    ]
     return ["checkpoint", "undisturbed", *(f"without {name}" for name in MODALITIES)], rows
 
 
