@@ -44,9 +44,9 @@ def run_study(
     folder = runs[0].checkpointdir.parent.parent
     _check_tasks(runs, folder)
     _check_models(runs, states, processes)
-    titles = [f"Run {number} of {len(runs)}" for number in range(1, len(runs) + 1)]
     pending = []
-    for config, state, title in zip(runs, states, titles, strict=True):
+    for number, (config, state) in enumerate(zip(runs, states, strict=True), start=1):
+        title = f"Run {number} of {len(runs)}"
         if dry_run or state == COMPLETE:
             work = f", {config.epochs} epochs in batches of {config.batch_size}"
             text = state if state == COMPLETE else state + work
@@ -74,10 +74,7 @@ def run_study(
 
 
 def _check_tasks(runs: Sequence[RunConfig], folder: Path) -> None:
-    """Raise InputError unless these runs and the ended ones in their study's folder fit one table.
-
-    Only runs of one task and scale do.
-    """
+    """Raise InputError unless these runs and the ended ones in `folder` have one task and scale."""
     scale = Split(runs[0].data_folder / "train").scores
     task = find_task(runs[0].task_name, scale)
     for config in runs:

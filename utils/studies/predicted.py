@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from system.errors import InputError
 from utils.reports.bootstrap import read_predictions
 from utils.reports.html import Picture
 from utils.reports.results import result_folder
-from utils.studies.runs import Run
+from utils.studies.runs import Run, open_tests
 from utils.studies.table import Row, Table
 from utils.tasks import Task
 from utils.training.run_folder import BEST
@@ -68,17 +67,14 @@ def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
 
 def _find_split(runs: Sequence[Run]) -> Split | None:
     """Return a test split of the runs, whose segments and labels are the same; prints if gone."""
-    folders = list(dict.fromkeys(run.config.data_folder / "test" for run in runs))
     digests = {run.digests["test"] for run in runs}
-    for folder in folders:
-        with suppress(InputError, OSError):  # the folder may be gone
-            split = Split(folder)
-            if split.digest in digests:
-                return split
+    for digest, split in open_tests(runs).items():
+        if digest in digests:
+            return split
+    folders = dict.fromkeys(str(run.config.data_folder / "test") for run in runs)
     print_line(
         "Differences and errors are left out, as the test split is gone or has changed since (a "
-        "relative path needs the working directory of the training): "
-        f"{', '.join(map(str, folders))}"
+        f"relative path needs the working directory of the training): {', '.join(folders)}"
     )
     return None
 

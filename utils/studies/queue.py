@@ -42,10 +42,6 @@ class RunFailed(Exception):
     """A run failed and would fail again: it is recorded as failed, and the others continue."""
 
 
-class _TrialFailed(Exception):
-    """Makes Optuna record a trial as failed."""
-
-
 class Queue:
     """The runs of one study, stored in `storage`."""
 
@@ -131,7 +127,7 @@ class Queue:
 
         def call(trial: optuna.Trial) -> float:
             if RUN not in trial.user_attrs:  # no run was waiting any more: Optuna made a new trial
-                raise _TrialFailed
+                raise RunFailed
             numbers.append(trial.number)
             try:
                 interrupts.close()
@@ -152,12 +148,12 @@ class Queue:
                     print_warning(f"run {trial.user_attrs[RUN]} failed: {reason}")
                 with suppress(*_OPTUNA_ERRORS):  # the error itself says more
                     trial.set_user_attr(*attribute)
-                raise _TrialFailed from None
+                raise RunFailed from None  # Optuna records it
 
         try:
             with interrupts:
                 interrupts.enter_context(hold_interrupts())
-                self.study.optimize(call, n_trials=1, catch=(_TrialFailed,))
+                self.study.optimize(call, n_trials=1, catch=(RunFailed,))
         except KeyboardInterrupt as error:  # one that was held
             give_back_errors.append(error)
         except Exception as error:

@@ -119,11 +119,7 @@ def have_same_test(runs: Sequence[Run]) -> bool:
     digests = {run.digests["test"] for run in runs}
     if len(digests) == 1:
         return True
-    splits: dict[str, Split] = {}
-    for folder in dict.fromkeys(run.config.data_folder / "test" for run in runs):
-        with suppress(InputError, OSError):  # the folder may be gone
-            split = Split(folder)
-            splits[split.digest] = split
+    splits = open_tests(runs)
     if not digests <= splits.keys():
         return False
     columns, (first, *others) = runs[0].task.columns, [splits[digest] for digest in digests]
@@ -132,6 +128,16 @@ def have_same_test(runs: Sequence[Run]) -> bool:
         and np.array_equal(other.labels[:, columns], first.labels[:, columns])
         for other in others
     )
+
+
+def open_tests(runs: Sequence[Run]) -> dict[str, Split]:
+    """Return, by digest, the test splits that are in the data folders of these runs."""
+    splits: dict[str, Split] = {}
+    for folder in dict.fromkeys(run.config.data_folder / "test" for run in runs):
+        with suppress(InputError, OSError):  # the folder may be gone
+            split = Split(folder)
+            splits.setdefault(split.digest, split)
+    return splits
 
 
 def refuse_run(folder: Path) -> None:

@@ -148,12 +148,10 @@ class Storage:
             study = optuna.create_study(
                 storage=self.database, study_name=self._prefix + name, load_if_exists=True, **kwargs
             )
-            stored = study.user_attrs.get(_IDENTITY)
-            if stored is None:
+            if study.user_attrs.get(_IDENTITY) is None:
                 for key, value in {**(attributes or {}), _IDENTITY: dict(identity)}.items():
                     study.set_user_attr(key, value)
-                return study
-        self._refuse_other_identity(stored, identity)
+        self._refuse_other_identity(study, identity)
         return study
 
     def check(self, name: str, identity: Mapping[str, Any]) -> optuna.Study | None:
@@ -162,10 +160,7 @@ class Storage:
         if name not in self.names:
             return None
         study = self.load(name)
-        with explain_database_errors(self):
-            stored = study.user_attrs.get(_IDENTITY)
-        if stored is not None:  # else its first process was killed before it wrote that
-            self._refuse_other_identity(stored, identity)
+        self._refuse_other_identity(study, identity)
         return study
 
     def _refuse_other_kind(self, name: str) -> None:
@@ -175,7 +170,11 @@ class Storage:
                     f"{self.folder} holds a {kind}, this is a {name}; give another --checkpointdir."
                 )
 
-    def _refuse_other_identity(self, stored: object, identity: Mapping[str, Any]) -> None:
+    def _refuse_other_identity(self, study: optuna.Study, identity: Mapping[str, Any]) -> None:
+        with explain_database_errors(self):
+            stored = study.user_attrs.get(_IDENTITY)
+        if stored is None:  # its first process was killed before it wrote that
+            return
         stored = stored if isinstance(stored, dict) else {}
         for key in (*identity, *stored):
             if stored.get(key) != identity.get(key):

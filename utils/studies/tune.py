@@ -56,11 +56,11 @@ def tune(
     storage = Storage(config.checkpointdir, url)
     queue = search.open(storage)
     check_writable(config.resultdir)  # fail now, not after the last trial
-    count = _add_trials(search, queue, storage, count)
+    count = _add_trials(search, queue, count)
     chosen = None
     while chosen is None:
         search.work(queue, count, lambda: write_trials(search, queue))
-        chosen = _choose(search, queue, storage)
+        chosen = _choose(search, queue)
     write_search(search, queue, chosen)
     print_heading("The chosen configuration, on the test split")
     run_study({config.model_name: chosen}, seeds, SINGLE_PROCESS, url=storage.url)
@@ -68,12 +68,12 @@ def tune(
     print_line(f"In {config.checkpointdir}: run.json, trials.csv, search.png and report.html")
 
 
-def _add_trials(search: Search, queue: Queue, storage: Storage, count: int) -> int:
+def _add_trials(search: Search, queue: Queue, count: int) -> int:
     """Enqueue as many trials as are missing, unless the test split has been opened.
 
     Returns the number of trials after that.
     """
-    with storage.locked():
+    with queue.storage.locked():
         existing = len(queue.runs)
         _refuse_more(queue, count)
         for number in range(existing + 1, count + 1):
@@ -94,9 +94,9 @@ def _refuse_more(queue: Queue, count: int) -> None:
         )
 
 
-def _choose(search: Search, queue: Queue, storage: Storage) -> RunConfig | None:
+def _choose(search: Search, queue: Queue) -> RunConfig | None:
     """Return the best configuration and close the search; None when trials were added meanwhile."""
-    with storage.locked():
+    with queue.storage.locked():
         if queue.open_runs:
             return None
         chosen = chosen_config(search, queue)
