@@ -16,7 +16,7 @@ from utils.reports.bootstrap import read_predictions
 from utils.reports.html import Picture
 from utils.reports.results import result_folder
 from utils.studies.runs import Run, open_tests
-from utils.studies.table import Row, Table
+from utils.studies.table import Comparison, Row
 from utils.tasks import Task
 from utils.training.run_folder import BEST
 
@@ -35,7 +35,7 @@ class Predicted:
     pictures: list[Picture]
 
 
-def read_predicted(table: Table) -> tuple[Split, list[Predicted]] | None:
+def read_predicted(table: Comparison) -> tuple[Split, list[Predicted]] | None:
     """Return the test split and each row's predictions on it.
 
     None when the runs were tested on different segments or labels, which `make_table` says, and

@@ -23,8 +23,7 @@ from utils.studies.differences import (
 from utils.studies.errors import error_sections
 from utils.studies.predicted import read_predicted
 from utils.studies.runs import Run
-from utils.studies.table import Row
-from utils.studies.table import Table as Comparison
+from utils.studies.table import Comparison, Row
 from utils.studies.table_files import write_table
 from utils.training.run_folder import HISTORY
 

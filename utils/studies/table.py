@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class Comparison:
     """Rows that can be compared."""
 
     task: Task
@@ -101,7 +101,7 @@ def _millions(count: float) -> str:
     return f"{value:.1f}" if value >= 1 else f"{value:.3g}"
 
 
-def make_table(runs: Sequence[Run]) -> Table:
+def make_table(runs: Sequence[Run]) -> Comparison:
     """Return the table of the runs that have ended, in order of their start; print which have not.
 
     Prints what is left out where the rows were not tested on the same segments and labels. Raises
@@ -132,7 +132,7 @@ def make_table(runs: Sequence[Run]) -> Table:
         by_seed = _by_seed(group)
         scores = spread({seed: _scores(run) for seed, run in by_seed.items()})
         rows.append(Row(_name(group[0], firsts, len(tests) > 1), list(by_seed.values()), scores))
-    table = Table(ended[0].task, rows, have_same_test(firsts))
+    table = Comparison(ended[0].task, rows, have_same_test(firsts))
     if not table.is_of_one_test:
         print_line(
             "No score is marked as best, and differences and errors are left out, as the test "

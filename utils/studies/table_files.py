@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from system.files import write_bytes, write_csv, write_json
 from utils.studies.runs import find_runs
-from utils.studies.table import Table, make_table
+from utils.studies.table import Comparison, make_table
 
 _STATISTICS: tuple[Literal["mean", "std"], ...] = ("mean", "std")
 _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -18,7 +18,7 @@ _TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 }
 
 
-def write_table(run_folders: Sequence[Path], folder: Path) -> Table:
+def write_table(run_folders: Sequence[Path], folder: Path) -> Comparison:
     """Write the table of the runs as comparison.csv, .md, .tex and .json into `folder`; return it.
 
     Raises InputError when there are no runs, none that has ended, or runs of different tasks.
@@ -31,7 +31,7 @@ def write_table(run_folders: Sequence[Path], folder: Path) -> Table:
     return table
 
 
-def _json(table: Table) -> dict[str, Any]:
+def _json(table: Comparison) -> dict[str, Any]:
     rows = [
         {
             "model": row.name,
@@ -48,7 +48,7 @@ def _json(table: Table) -> dict[str, Any]:
     return {"task": table.task.name, "rows": rows}
 
 
-def _csv_rows(table: Table) -> list[list[Any]]:
+def _csv_rows(table: Comparison) -> list[list[Any]]:
     measures = table.task.measures
     names = [f"{measure.key}_{name}" for measure in measures for name in _STATISTICS]
     header = ["model", "runs", *names, *table.rows[0].costs, "best_in"]
@@ -64,7 +64,7 @@ def _csv_rows(table: Table) -> list[list[Any]]:
     return [header, *rows]
 
 
-def _markdown(table: Table) -> str:
+def _markdown(table: Comparison) -> str:
     def mark(text: str, is_best: bool) -> str:
         # Of brackets, those that make a link of the ones before them.
         text = re.sub(r"([|*_`\\<~&]|(?<=\])\()", r"\\\1", " ".join(text.split()))
@@ -75,7 +75,7 @@ def _markdown(table: Table) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *rows))
 
 
-def _latex(table: Table) -> str:
+def _latex(table: Comparison) -> str:
     def mark(text: str, is_best: bool) -> str:
         text = "".join(_TEX.get(character, character) for character in " ".join(text.split()))
         text = re.sub(r"([-'`])(?=\1)", r"\1{}", text)  # else two make a dash or a quotation mark

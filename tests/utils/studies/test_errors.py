@@ -16,7 +16,7 @@ from utils.run_config import RunConfig
 from utils.studies.errors import error_sections
 from utils.studies.predicted import read_predicted
 from utils.studies.runs import Run, have_same_test
-from utils.studies.table import Row, Table
+from utils.studies.table import Comparison, Row
 from utils.tasks import SENTIMENT
 from utils.training.provenance import RunResult
 
@@ -42,7 +42,7 @@ def study(small, tmp_path):
             write_evaluation(results, evaluation, SENTIMENT, {})
             runs.append(Run(folder, config, "mosei", {"test": split.digest}, None, {}))
         rows.append(Row(name, runs, {}))
-    return Table(SENTIMENT, rows)
+    return Comparison(SENTIMENT, rows)
 
 
 def tables(study):
