@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,17 @@ from system.processes import Processes
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options, open_training
 from utils.studies.comparison_queue import NAME, train_queue
-from utils.studies.plan import plan_runs, run_name, runs_of_studies
 from utils.studies.report import tabulate
-from utils.studies.run_states import AGAIN, COMPLETE, GOES_ON, remove_runs, state_of, train_run
+from utils.studies.run_states import (
+    AGAIN,
+    COMPLETE,
+    GOES_ON,
+    remove_runs,
+    run_name,
+    runs_of_studies,
+    state_of,
+    train_run,
+)
 from utils.studies.runs import read_run
 from utils.studies.storage import Storage, holds_studies
 from utils.training.run_folder import LAST, RUN_FILE
@@ -71,6 +80,38 @@ def run_study(
         tabulate(runs_of_studies(folder), folder)
     if unended:
         raise InputError(f"{'; '.join(unended)}; run the same command again to train the rest")
+
+
+def plan_runs(
+    configs: Mapping[str, RunConfig], seeds: Sequence[int] | None = None
+) -> list[RunConfig]:
+    """Return one run per configuration and seed, in folders `<name>/seed<N>`.
+
+    Without `seeds`, each configuration has one run with its own seed. Raises InputError for a
+    configuration that starts from a checkpoint or saves nothing, and for two of the same folder.
+    """
+    refuse_unsaved(configs.values())
+    names: dict[str, str] = {}  # by folder
+    for name in configs:
+        folder = re.sub(r"[^\w.,=-]+", "_", name)
+        earlier = names.setdefault(folder, name)
+        if earlier != name:
+            raise InputError(f"{earlier} and {name} would share the folder {folder}; rename one.")
+    runs = []
+    for folder, name in names.items():
+        config = configs[name]
+        config = replace(config, checkpointdir=config.checkpointdir / folder, task=config.task_name)
+        runs += [config.for_seed(seed) for seed in seeds or [config.seed]]
+    return runs
+
+
+def refuse_unsaved(configs: Iterable[RunConfig]) -> None:
+    """Raise InputError for a configuration that starts from a checkpoint or saves nothing."""
+    if any(config.checkpoint is not None or not config.save for config in configs):
+        raise InputError(
+            "A comparison or search trains from scratch and needs the files of each run: leave "
+            "--checkpoint and --no_save out."
+        )
 
 
 def _check_tasks(runs: Sequence[RunConfig], folder: Path) -> None:

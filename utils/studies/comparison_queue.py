@@ -20,14 +20,14 @@ from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
 from utils.running.setup import make_options
 from utils.studies import database
-from utils.studies.plan import recorded, run_name
-from utils.studies.queue import RUN, Queue, run_of, why_failed
+from utils.studies.queue import RUN, Queue, recorded, run_of, why_failed
 from utils.studies.run_states import (
     BERT,
     COMPLETE,
     MODEL,
     digests_of,
     remove_runs,
+    run_name,
     state_of,
     train_run,
 )

@@ -26,6 +26,7 @@ from system.errors import InputError, is_out_of_memory
 from system.interrupts import hold_interrupts
 from system.locks import FolderInUse
 from system.processes import Processes
+from utils.run_config import MACHINE_SETTINGS
 from utils.studies import database
 from utils.studies.storage import Storage, explain_database_errors
 from utils.training.losses import Diverged
@@ -203,6 +204,14 @@ def _failure_reason(error: BaseException) -> str | None:
     if is_out_of_memory(error):
         return "out of memory"
     return str(error) if isinstance(error, RunFailed | Diverged) else None
+
+
+def recorded(local_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a worker's local settings that its runs record: paths and display.
+
+    The others say how its machine executes a run, which is no part of the study.
+    """
+    return {name: value for name, value in local_settings.items() if name not in MACHINE_SETTINGS}
 
 
 def refuse_several(processes: Processes, folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""The runs of a study: what state each is in, and training one of them."""
+"""The runs of a study: their folders, what state each is in, and training one of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
 
 from data.layout import SPLITS
 from data.loading.options import LoaderOptions
@@ -14,7 +15,6 @@ from system.errors import InputError, differing
 from system.files import check_writable
 from utils.run_config import RunConfig
 from utils.running.text_encoder import bert_in_folder
-from utils.studies.plan import runs_of_studies
 from utils.studies.report import write_study
 from utils.studies.runs import read_run
 from utils.training.history import Epoch
@@ -31,6 +31,16 @@ from utils.training.run_folder import (
 BERT = "BERT"  # key of the text encoder's origin, beside the splits' digests
 MODEL = "model file"  # key of the digest of a user's own model, there too
 NEW, AGAIN, GOES_ON, COMPLETE = "new", "begins again", "goes on", "complete"
+
+
+def runs_of_studies(folder: Path) -> list[Path]:
+    """Return the folders of the runs in a study's folder."""
+    return sorted(path.parent for path in folder.glob(f"*/seed*/{RUN_FILE}"))
+
+
+def run_name(config: RunConfig) -> str:
+    """Return the name of a run: `<name>/seed<N>`, its folder below the study's."""
+    return "/".join(config.checkpointdir.parts[-2:])
 
 
 def remove_runs(configs: Sequence[RunConfig]) -> None:

@@ -25,8 +25,7 @@ from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options, open_training
 from utils.running.text_encoder import bert_in_folder
-from utils.studies.plan import recorded
-from utils.studies.queue import Queue, RunFailed, run_of, seconds_of
+from utils.studies.queue import Queue, RunFailed, recorded, run_of, seconds_of
 from utils.studies.runs import refuse_run
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
 from utils.studies.storage import Storage, explain_damage

@@ -13,8 +13,7 @@ from system.files import check_writable
 from system.passwords import without_passwords
 from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
-from utils.studies.comparison import run_study
-from utils.studies.plan import refuse_unsaved
+from utils.studies.comparison import refuse_unsaved, run_study
 from utils.studies.queue import Queue, refuse_several, why_failed
 from utils.studies.search import CHOSEN, NAME, Search, best_trial, progress_line
 from utils.studies.search_report import write_search, write_trials

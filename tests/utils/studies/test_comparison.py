@@ -19,8 +19,7 @@ from tests.programs.test_runs import contents, with_other_labels
 from utils.run_config import RunConfig
 from utils.studies import comparison, comparison_queue, plot, run_states
 from utils.studies.ablations import ABLATIONS, ablation_name
-from utils.studies.comparison import run_study
-from utils.studies.plan import plan_runs
+from utils.studies.comparison import plan_runs, run_study
 from utils.studies.queue import Queue, run_of
 from utils.studies.storage import Storage
 from utils.training import run as training
