@@ -20,8 +20,7 @@ from utils.studies.differences import (
     find_differences,
     write_differences,
 )
-from utils.studies.errors import error_sections
-from utils.studies.predicted import read_predicted
+from utils.studies.predicted import error_sections, read_predicted
 from utils.studies.runs import Run
 from utils.studies.table import Comparison, Row
 from utils.studies.table_files import write_table

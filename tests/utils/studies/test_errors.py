@@ -13,8 +13,7 @@ from data.loading.split import Split
 from utils.reports.evaluation import Evaluation
 from utils.reports.results import result_folder, write_evaluation
 from utils.run_config import RunConfig
-from utils.studies.errors import error_sections
-from utils.studies.predicted import read_predicted
+from utils.studies.predicted import error_sections, read_predicted
 from utils.studies.runs import Run, have_same_test
 from utils.studies.table import Comparison, Row
 from utils.tasks import SENTIMENT
