@@ -42,10 +42,9 @@ def configuration_section(config: RunConfig) -> Section:
 def data_section(
     folder: Path, splits: Mapping[str, Split], task: Task | None, shown_as: Path | None = None
 ) -> Section:
-    """Return the section on the prepared dataset in `folder` and its splits, opened in `splits`.
+    """Return the section on the prepared dataset in `folder` and its opened `splits`.
 
-    Without a task, labels are not looked at. The report shows `shown_as` instead of `folder`, for a
-    temporary folder the source of its data.
+    Without a task, labels are not looked at. `shown_as` is the source of a temporary folder's data.
     Raises InputError when the manifest is damaged.
     """
     manifest = read_manifest(folder)
@@ -100,10 +99,7 @@ def _manifest_facts(manifest: dict[str, Any] | None) -> list[tuple[str, Any]]:
 def _split_table(
     counts: Mapping[str, Mapping[str, int]], splits: Mapping[str, Split], task: Task | None
 ) -> Table:
-    """Return a table of segments and videos by split; opened splits also show labels and digest.
-
-    Without a task, labels are not shown.
-    """
+    """Return a table of segments and videos; of opened splits, with digest and a task's labels."""
     rows, outputs = [], {} if task is None else task.outputs
     for name in dict.fromkeys([*counts, *splits]):
         split_counts, split = counts.get(name, {}), splits.get(name)

@@ -31,10 +31,9 @@ class NotFinite(InputError):
 def evaluation_options(options: LoaderOptions, split: Split | DeviceSplit) -> LoaderOptions:
     """Return the options for evaluating `split`: batches of `evaluation_batch_size`.
 
-    Nothing is kept for gradients, so there is memory for larger batches than in training, and they
-    take less time. But loading processes, which a split on a device does not use, pass batches in
-    shared memory, which can be small (64 MB in a container) and then has room for fewer of them:
-    with them, the batch size stays.
+    Without gradients there is memory for larger batches, which take less time. But loading
+    processes, which a split on a device does not use, pass batches in shared memory, which can be
+    small (64 MB in a container): with them, the batch size stays.
     """
     if options.num_workers and not isinstance(split, DeviceSplit):
         return options

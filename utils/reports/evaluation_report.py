@@ -100,13 +100,19 @@ def length_groups(seconds: np.ndarray) -> list[Group]:
 def _group_table(title: str, groups: Sequence[Group], differences: np.ndarray) -> Table:
     """Return a table of the differences, predicted minus true, of each group that has segments."""
     filled = [(name, differences[index]) for name, index in groups if np.any(index[0])]
-    maes = [float(np.abs(values).mean()) for _, values in filled]
-    largest = max(maes) or 1.0
-    rows = []
-    for (name, values), mae in zip(filled, maes, strict=True):
-        bar = Cell(f"{mae:.3f}", share=mae / largest)
-        rows.append([name, f"{len(values):,}", bar, f"{values.mean():+.3f}"])
+    bars = mae_bars([np.abs(values) for _, values in filled])
+    rows = [
+        [name, f"{len(values):,}", bar, f"{values.mean():+.3f}"]
+        for (name, values), bar in zip(filled, bars, strict=True)
+    ]
     return Table([title, "segments", "MAE", "mean of predicted minus true"], rows)
+
+
+def mae_bars(errors: Sequence[np.ndarray]) -> list[Cell]:
+    """Return a cell for each array of absolute errors: their mean, before a bar of that length."""
+    maes = [float(each.mean()) for each in errors]
+    largest = max(maes) or 1.0
+    return [Cell(f"{mae:.3f}", share=mae / largest) for mae in maes]
 
 
 def values_text(task: Task, values: np.ndarray) -> str:

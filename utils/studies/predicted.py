@@ -19,9 +19,10 @@ from utils.reports.evaluation_report import (
     SegmentTable,
     class_groups,
     length_groups,
+    mae_bars,
     values_text,
 )
-from utils.reports.html import Cell, Picture, Section, Table
+from utils.reports.html import Picture, Section, Table
 from utils.reports.results import result_folder
 from utils.studies.runs import Run, open_tests
 from utils.studies.table import Comparison, Row
@@ -151,8 +152,5 @@ def _group_table(title: str, groups: Sequence[Group], rows: Sequence[Predicted])
     for name, index in groups:
         errors = [row.error[index] for row in rows]
         if errors[0].size:
-            means = [float(error.mean()) for error in errors]
-            largest = max(means) or 1.0
-            cells = [Cell(f"{mean:.3f}", share=mean / largest) for mean in means]
-            lines.append([name, f"{len(errors[0]):,}", *cells])
+            lines.append([name, f"{len(errors[0]):,}", *mae_bars(errors)])
     return Table([title, "segments", *(row.name for row in rows)], lines)

@@ -54,7 +54,7 @@ class Storage:
         Raises InputError when it cannot be opened, or when the folder's study is in another one.
         """
         self.folder = folder
-        self.where = str(folder / FILE)
+        self.where = str(folder / FILE) if url is None else "--storage"  # until it is read
         check_writable(next(path for path in (folder, *folder.parents) if path.exists()))
         with self.locked():
             self._prefix, self.url = self._locate(url)
@@ -76,9 +76,7 @@ class Storage:
         """Return the prefix of the studies' names, and the URL of another database, or None."""
         path = self.folder / _POINTER
         if url is not None:
-            file, self.where = self.where, "--storage"  # for the error of a malformed URL
             url = absolute_url(url)
-            self.where = file
         if path.is_file():
             pointer = read_json(path, "; give another --checkpointdir")
             if not (isinstance(pointer, dict) and {"storage", "names"} <= pointer.keys()):
