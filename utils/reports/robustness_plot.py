@@ -31,7 +31,6 @@ def plot_robustness(
         layout="constrained",
         sharey=True,
         sharex="col",
-        squeeze=False,
     )
     measured = perturbations()
     for row, modality in enumerate(MODALITIES):

@@ -75,9 +75,9 @@ class Comparison:
         header = ["model", "runs", *names, "parameters", "MFLOPs", "segments/s"]
         lines = [[mark(name, False) for name in header]]
         for row in self.rows:
-            scores = [(_score_text(each, row), self.is_best(row, each)) for each in measures]
-            name_and_runs = [(row.name, False), (str(len(row.runs)), False)]
-            lines.append([mark(*cell) for cell in name_and_runs + scores + _cost_cells(row)])
+            scores = [mark(_score_text(each, row), self.is_best(row, each)) for each in measures]
+            costs = [mark(text, False) for text in _cost_texts(row)]
+            lines.append([mark(row.name, False), mark(str(len(row.runs)), False), *scores, *costs])
         return lines
 
 
@@ -88,11 +88,10 @@ def _score_text(measure: Measure, row: Row) -> str:
     return " ± ".join(fixed(factor * value, digits) for value in values if value is not None)
 
 
-def _cost_cells(row: Row) -> list[tuple[str, bool]]:
+def _cost_texts(row: Row) -> list[str]:
     costs = row.costs
     flops = "-" if costs["flops"] is None else _millions(costs["flops"])
-    texts = [f"{costs['parameters']:,}", flops, f"{costs['samples_per_second']:.0f}"]
-    return [(text, False) for text in texts]
+    return [f"{costs['parameters']:,}", flops, f"{costs['samples_per_second']:.0f}"]
 
 
 def _millions(count: float) -> str:
