@@ -169,7 +169,7 @@ def _write(
     folder: Path, results: Sequence[Robustness], task: Task, rates: Mapping[str, float]
 ) -> Picture:
     """Write robustness.csv and the picture; return the picture."""
-    from utils.reports.robustness_plot import plot_robustness  # matplotlib is slow to import
+    from utils.reports.plots import plot_robustness  # matplotlib is slow to import
 
     keys = [measure.key for measure in task.measures]
     lines: list[list[Any]] = [["checkpoint", "model", "modality", "kind", "level", "rows", *keys]]

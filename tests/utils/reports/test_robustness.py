@@ -14,7 +14,7 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from tests.own_model import OWN_MODEL
 from tests.utils.reports.test_evaluation import check_png
-from utils.reports import perturbation, robustness_plot
+from utils.reports import perturbation, plots
 from utils.reports.perturbation import UNDISTURBED, Perturbation
 from utils.reports.robustness import measure_robustness
 from utils.run_config import RunConfig
@@ -35,7 +35,7 @@ def few_levels(monkeypatch):
 @pytest.fixture
 def no_picture(monkeypatch):
     """Do not draw the picture, which takes seconds."""
-    monkeypatch.setattr(robustness_plot, "plot_robustness", lambda path, *_: path.touch())
+    monkeypatch.setattr(plots, "plot_robustness", lambda path, *_: path.touch())
 
 
 def write(path, model, task="sentiment", name=None):
@@ -132,7 +132,7 @@ def test_the_picture_names_files_only_where_models_are_the_same(
 ):
     drawn = []
     monkeypatch.setattr(
-        robustness_plot,
+        plots,
         "plot_robustness",
         lambda path, curves, _: (path.touch(), drawn.append([*curves])),
     )
@@ -174,5 +174,5 @@ def test_the_picture_has_a_panel_for_each_modality_and_kind(tmp_path):
         name: {case: number + case.level / 100 for case in perturbation.perturbations()}
         for number, name in enumerate(("a", "$\\frac{a$ \ud800\n"))
     }
-    robustness_plot.plot_robustness(tmp_path / "robustness.png", curves, "MAE")
+    plots.plot_robustness(tmp_path / "robustness.png", curves, "MAE")
     check_png(tmp_path / "robustness.png", 1320, 840)
