@@ -23,8 +23,9 @@ NO_UTF8 = f"{ODD} {os.fsdecode(bytes([255]))}"
 SENTENCE = f"{HOSTILE} \x1b[31m \u202e {'long ' * 99}"
 TRAIN = ["--model", "lf_dnn", "--epochs", "2", "--batch_size", "16", "--no_verbose"]
 DATA = ["--datadir", "data"]
-PLOTS = [f"plots.plot_{name}" for name in ("predictions", "confusion_matrix", "curves")]
-PLOTS.append("plots.plot_robustness")
+PLOTS = [
+    f"plots.plot_{name}" for name in ("predictions", "confusion_matrix", "curves", "robustness")
+]
 FEW_LEVELS = {"missing_random": (0, 100), "missing_block": (0,), "noise": (0,), "shift": (0, 2)}
 ABOUT = ["Data", "Configuration", "Environment"]
 EVALUATED = [

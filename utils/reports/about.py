@@ -49,14 +49,12 @@ def data_section(
     """
     manifest = read_manifest(folder)
     facts = [("folder", shown_as or folder), ("labels as of", scores_of(manifest))]
-    parts: list[Table] = [
+    shapes = zip(INPUTS, next(iter(splits.values())).shapes, strict=True)
+    parts = [
         Table(["what", "value"], facts + _manifest_facts(manifest)),
         _split_table(manifest["splits"] if manifest else {}, splits, task),
+        Table(["modality", "rows a segment", "width"], [(name, *shape) for name, shape in shapes]),
     ]
-    if splits:
-        shapes = zip(INPUTS, next(iter(splits.values())).shapes, strict=True)
-        rows = [(name, *shape) for name, shape in shapes]
-        parts.append(Table(["modality", "rows a segment", "width"], rows))
     return Section("Data", parts)
 
 
