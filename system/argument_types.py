@@ -7,49 +7,42 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from system.errors import shown
+
+Number = TypeVar("Number", int, float)
 
 _LARGEST = 2**31 - 1  # of whole numbers, which PyTorch and NumPy take everywhere
 
 
-def whole_number(minimum: int, maximum: int = _LARGEST) -> Callable[[str], int]:
-    """Make an argparse type: a whole number of at least `minimum`, at most `maximum`."""
-    expected = f"expected a whole number of at least {minimum} and at most {maximum}"
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not minimum <= value <= maximum:
-            raise argparse.ArgumentTypeError(f"{expected}, got {shown(text)}")
-        return value
-
-    return parse
-
-
-def _number(expected: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
+def _number(
+    kind: Callable[[str], Number], expected: str, is_valid: Callable[[Number], bool]
+) -> Callable[[str], Number]:
     """Make an argparse type: a number that `is_valid` accepts; NaN must not pass."""
 
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not is_valid(value):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
-        return value
+    def parse(text: str) -> Number:
+        with suppress(ValueError):
+            if is_valid(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
 
     return parse
 
 
-finite_number = _number("a number", math.isfinite)
-positive_number = _number("a number above 0", lambda value: 0 < value < math.inf)
-number_from_zero = _number("a number of at least 0", lambda value: 0 <= value < math.inf)
-positive_share = _number("a number above 0, below 1", lambda value: 0 < value < 1)
-share_below_one = _number("a number from 0, below 1", lambda value: 0 <= value < 1)  # a dropout
+def whole_number(minimum: int, maximum: int = _LARGEST) -> Callable[[str], int]:
+    """Make an argparse type: a whole number of at least `minimum`, at most `maximum`."""
+    expected = f"a whole number of at least {minimum} and at most {maximum}"
+    return _number(int, expected, lambda value: minimum <= value <= maximum)
+
+
+finite_number = _number(float, "a number", math.isfinite)
+positive_number = _number(float, "a number above 0", lambda value: 0 < value < math.inf)
+number_from_zero = _number(float, "a number of at least 0", lambda value: 0 <= value < math.inf)
+positive_share = _number(float, "a number above 0, below 1", lambda value: 0 < value < 1)
+share_below_one = _number(float, "a number from 0, below 1", lambda value: 0 <= value < 1)
 
 
 def truth_value(text: str) -> bool:
