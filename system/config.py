@@ -13,7 +13,7 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from system.errors import InputError, shown
+from system.errors import InputError, first_line, shown
 from system.field_types import may_be, parser_of
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def make_config(cls: type[Settings], values: Mapping[str, Any], where: str) -> S
     Raises InputError, which begins with `where`, for a name that the dataclass lacks, and for a
     value of another type or out of range.
     """
-    fields_by_name = {name: _field_of(cls, name, where) for name in values}
+    checked = {name: check_setting(cls, name, values[name], where) for name in values}
     try:
-        return cls(**{name: _checked(cls, fields_by_name[name], values[name]) for name in values})
+        return cls(**checked)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}.") from error
 
@@ -75,7 +75,7 @@ def parse_assignments(
         try:
             values[name] = parser_of(cls, field)(value)
         except Exception as error:
-            raise InputError(f"{where} {text}: {_reason(error)}.") from error
+            raise InputError(f"{where} {text}: {first_line(error)}.") from error
     return values
 
 
@@ -116,7 +116,7 @@ def _checked(cls: type[DataclassInstance], field: Field[Any], value: Any) -> Any
     try:
         parsed = parser_of(cls, field)(str(value))
     except Exception as error:
-        raise ValueError(f"{field.name} is {shown(value)}: {_reason(error)}") from error
+        raise ValueError(f"{field.name} is {shown(value)}: {first_line(error)}") from error
     if isinstance(value, str) and may_be(cls, field, None):
         return parsed  # earlier versions wrote a setting that is a number or None as its text
     is_text = isinstance(parsed, (str, Path)) and isinstance(value, (str, Path))  # ~ is expanded
@@ -128,7 +128,3 @@ def _checked(cls: type[DataclassInstance], field: Field[Any], value: Any) -> Any
 def _is_dict(field: Field[Any]) -> bool:
     name = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
     return name.startswith("dict")
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
