@@ -99,8 +99,9 @@ def _stop_after(error: Exception) -> NoReturn:
         _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
     if _TOO_MANY_FILES in str(error).lower():
         _stop(_EXIT_INPUT, _ALLOW_MORE_FILES)
-    if isinstance(error, ModuleNotFoundError) and _is_package(error.name):
-        _stop(_EXIT_INPUT, f"{describe_missing(str(error.name))}.")
+    module = error.name if isinstance(error, ModuleNotFoundError) else None
+    if module and module.split(".")[0] not in _ROOMS:
+        _stop(_EXIT_INPUT, f"{describe_missing(module)}.")
     if isinstance(error, RuntimeError) and _OTHER_HAS_ENDED.search(str(error)):
         if not _follows:  # the others wait in `_stop`
             _wait_to_be_ended()
@@ -110,11 +111,6 @@ def _stop_after(error: Exception) -> NoReturn:
         f"Unexpected error, a fault of this program: {described(error)} "
         f"(set {TRACEBACK_VARIABLE}=1 to see where).",
     )
-
-
-def _is_package(module: str | None) -> bool:
-    """Return whether a module is none of this program's own."""
-    return module is not None and module.split(".")[0] not in _ROOMS
 
 
 def _open_streams() -> None:
