@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100  # characters
+_NAMES_SHOWN = 3
 _LONGEST_LINE = 300  # characters of a quoted message; Python quotes a damaged file's megabytes
 # The words of PyTorch (CUDA and CPU), the operating system, HDF5, NumPy and C++.
 _OUT_OF_MEMORY = re.compile(
@@ -47,8 +48,6 @@ def explain_short_memory(path: Path) -> Iterator[None]:
     """Raise InputError that names `path` if memory runs out while the block reads it."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
         refuse_if_out_of_memory(error, path)
         raise
@@ -81,6 +80,12 @@ def described(error: BaseException) -> str:
 def shown(value: Any) -> str:
     """Return the repr of a value, of whatever type and size, as one short line."""
     return " ".join(_SHORT.repr(value).split())
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return some names as text: the first three, and how many more there are."""
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def differing(one: Any, other: Any) -> tuple[str, str]:

@@ -8,9 +8,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from system.errors import InputError, shown
+from system.errors import InputError, first_names, shown
 
-_NAMES_SHOWN = 3
 _NEVER_CONVERTED = {getattr(torch, "float4_e2m1fn_x2", None)}  # which PyTorch 2.8 brought
 
 
@@ -51,7 +50,7 @@ def check_weights(
         ],
     }
     if any(problems.values()):
-        listed = [f"{kind}: {_first_names(names)}" for kind, names in problems.items() if names]
+        listed = [f"{kind}: {first_names(names)}" for kind, names in problems.items() if names]
         label = label or type(model).__name__
         raise InputError(f"{path} does not fit {label}: {'; '.join(listed)}.")
     for name, _ in model.named_parameters():
@@ -64,8 +63,3 @@ def check_weights(
                 f"{path}: {name} holds NaN, infinity or a number too large for {dtype}; these "
                 "weights cannot be used."
             )
-
-
-def _first_names(names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from data.loading.split import Split, describe_huge_values
-from system.errors import InputError
-
-_IDS_SHOWN = 3
+from system.errors import InputError, first_names
 
 
 class Diverged(InputError):
@@ -48,10 +46,7 @@ class Losses:
         return values[-1]
 
     def _explain(self, value: float, epoch: int, step: int, rows: np.ndarray) -> str:
-        ids = [self._split.ids[row] for row in rows]
-        listed = ", ".join(ids[:_IDS_SHOWN])
-        if len(ids) > _IDS_SHOWN:
-            listed += f" and {len(ids) - _IDS_SHOWN} more"
+        listed = first_names([self._split.ids[row] for row in rows])
         advice = describe_huge_values(self._split.folder, rows)
         return (
             f"The loss is {value} at epoch {epoch}, step {step}: training has diverged, on the "
