@@ -129,7 +129,7 @@ def build(name: str, settings: Mapping[str, Any], widths: Mapping[str, int], out
     config = make_config(model_class.Config, settings, f"--model {name}")
     if name not in MODELS:  # its defaults are checked too: a checkpoint contains them
         make_config(model_class.Config, settings_of(config), f"--model {name}")
-    with _reporting_faults(name):
+    with reporting_faults(name, "cannot be built"):
         model = model_class(config, dict(widths), outputs)
     _check_attributes(name, model, widths, outputs)
     return model
@@ -158,8 +158,8 @@ def _check_attributes(name: str, model: Model, widths: Mapping[str, int], output
 
 
 @contextmanager
-def _reporting_faults(name: str) -> Iterator[None]:
-    """Raise InputError for any exception in the constructor of a user's own model."""
+def reporting_faults(name: str, fault: str) -> Iterator[None]:
+    """Raise InputError, which says that a user's own model has the `fault`, for any exception."""
     try:
         yield
     except InputError:
@@ -167,8 +167,7 @@ def _reporting_faults(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if name in MODELS:
             raise
-        reason = described(error)
-        raise InputError(f"--model {name} cannot be built ({reason}).") from error
+        raise InputError(f"--model {name} {fault} ({described(error)}).") from error
 
 
 def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model]:
@@ -192,7 +191,7 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
         )
     name = name or stored_name
     model_class = find_class(name)
-    with _reporting_faults(name):
+    with reporting_faults(name, "cannot be built"):
         if checkpoint.text_encoder is not None:
             return name, _restore_with_text_encoder(checkpoint, model_class)
         return name, restore_model(checkpoint, model_class)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch.nn.parameter import is_lazy
 from data.loading.split import Split
 from models.checkpoint import load_weights, reread_checkpoint
 from models.contract import Model
+from models.registry import reporting_faults
 from system.config import make_config, settings_of
-from system.errors import InputError, described, shown
+from system.errors import InputError, shown
 from system.torch_file import read_back
 from utils.running.execution import count_parts, fewest_rows, restoring_state
 from utils.tasks import Task
@@ -28,11 +28,11 @@ def try_to_predict(name: str, model: Model, split: Split, size: int = _TRIAL_SIZ
     """Raise InputError unless a model predicts as the contract says; restores its state."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     _refuse_late_weights(name, [weight for weight, tensor in tensors if is_lazy(tensor)])
-    with _reporting(name, "has no state_dict() to save"):
+    with reporting_faults(name, "has no state_dict() to save"):
         built = set(model.state_dict())
     inputs = split[range(min(size, len(split)))].inputs
     fault = "does not predict" if size > 1 else "does not predict one segment alone"
-    with _reporting(name, fault), torch.no_grad(), restoring_state(model):
+    with reporting_faults(name, fault), torch.no_grad(), restoring_state(model):
         _check_shape(name, model, model.eval()(*inputs), len(inputs[0]))
     _refuse_late_weights(name, sorted(set(model.state_dict()) - built))
 
@@ -60,7 +60,7 @@ def try_to_train(
         batch = split[range(size)]
         keys = [torch.arange(size)] if getattr(model, "takes_dropout_keys", False) else []
         fault = f"does not train{_where_one(processes, accumulation_steps) if size == 1 else ''}"
-        with _reporting(name, fault), restoring_state(model):
+        with reporting_faults(name, fault), restoring_state(model):
             prediction = model.train()(*batch.inputs, *keys)
             _check_shape(name, model, prediction, size)
             if not prediction.requires_grad:
@@ -98,7 +98,7 @@ def _refuse_sparse_gradients(name: str, model: Model) -> None:
 def try_to_save(name: str, model: Model) -> None:
     """Raise InputError unless a checkpoint of the model can be read again; restores its state."""
     path = Path(f"--model {name}: its checkpoint")
-    with _reporting(name, "could not load its own checkpoint"), restoring_state(model):
+    with reporting_faults(name, "could not load its own checkpoint"), restoring_state(model):
         try:
             checkpoint = reread_checkpoint(path, model, name)
         except Exception:
@@ -147,14 +147,3 @@ def _check_shape(name: str, model: Model, prediction: Tensor, segments: int) -> 
     shape, expected = tuple(prediction.shape), (segments, model.outputs)
     if shape != expected:
         raise InputError(f"--model {name} predicts shape {shape}, expected {expected}.")
-
-
-@contextmanager
-def _reporting(name: str, fault: str) -> Iterator[None]:
-    """Raise InputError, which names the `fault`, for any error in the user's own code."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(f"--model {name} {fault} ({described(error)}).") from error
