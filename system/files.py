@@ -171,6 +171,14 @@ def read_json(path: Path, advice: str = "") -> Any:
         raise InputError(f"{path} is not JSON: {error}{advice}.") from error
 
 
+def read_dict(path: Path) -> dict[str, Any] | None:
+    """Return the dict in a JSON file; None where there is none that can be read."""
+    with suppress(OSError, InputError):
+        content = read_json(path)
+        return content if isinstance(content, dict) else None
+    return None
+
+
 def _dict_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a dict; raises ValueError for a repeated name, of which a dict keeps only the last."""
     values = dict(pairs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from system.argument_types import file_path
 from system.config import make_config
 from system.console import print_line
 from system.errors import InputError
-from system.files import whole_digest
+from system.files import read_dict, whole_digest
 from system.locks import lock_folder
 from utils.run_config import RunConfig
 
@@ -154,10 +153,7 @@ def _has_later_epochs(table: Path) -> bool:
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return the content of a run folder's `run.json`; None where it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):  # of brackets nested without end
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8-sig"))
-        return content if isinstance(content, dict) else None
-    return None
+    return read_dict(folder / RUN_FILE)
 
 
 def written_files(folder: Path) -> list[Path]:

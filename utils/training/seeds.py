@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
 from system.console import fixed, format_table, print_line, print_warning
-from system.files import write_json
+from system.files import read_dict, write_json
 from utils.tasks import Scores
 
 
@@ -29,10 +27,7 @@ def spread(scores: dict[int, Scores]) -> dict[str, Spread]:
         for name, value in seed_scores.items():  # other versions of the program may have others
             columns.setdefault(name, []).append(value)
     return {
-        name: {
-            "mean": statistics.fmean(values),
-            "std": _deviation(values),
-        }
+        name: {"mean": statistics.fmean(values), "std": _deviation(values)}
         for name, values in columns.items()
     }
 
@@ -61,7 +56,9 @@ def print_spread(scores: dict[int, Scores]) -> None:
 def write_scores(folder: Path, scores: dict[int, Scores]) -> None:
     """Write the seeds' spread and scores to `seeds.json`; warns of seeds that it had before."""
     path = folder / "seeds.json"
-    lost = [seed for seed in _seeds_in(path) if seed not in map(str, scores)]
+    earlier = (read_dict(path) or {}).get("seeds")
+    earlier_seeds = earlier if isinstance(earlier, dict) else {}
+    lost = [seed for seed in earlier_seeds if seed not in map(str, scores)]
     write_json(path, {"spread": spread(scores), "seeds": scores})
     print_line(f"\nIn {path}")
     if lost:
@@ -69,12 +66,3 @@ def write_scores(folder: Path, scores: dict[int, Scores]) -> None:
             f"{path} no longer has the seeds {', '.join(lost)}, trained earlier; for the scores of "
             f"all, give --seeds {' '.join([*lost, *map(str, scores)])} --resume auto"
         )
-
-
-def _seeds_in(path: Path) -> Sequence[str]:
-    """Return the seeds in a `seeds.json`; none where it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):  # of brackets nested without end
-        content = json.loads(path.read_text(encoding="utf-8"))
-        seeds = content.get("seeds") if isinstance(content, dict) else None
-        return list(seeds) if isinstance(seeds, dict) else []
-    return []
