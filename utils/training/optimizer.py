@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from models.contract import Model
-from models.text_encoder import text_encoder_of
+from models.text_encoder import WithTextEncoder
 from system.errors import InputError
 from utils.run_config import RunConfig
 
@@ -28,12 +28,10 @@ def make_optimizer(model: Model, config: RunConfig) -> Adam:
     (Loshchilov and Hutter, ICLR 2019) and not on biases and norms (Devlin et al., NAACL 2019).
     Raises InputError where PyTorch's Adam has no such decay.
     """
-    encoder = text_encoder_of(model)
-    groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
-    if encoder is not None:
-        trained = [p for p in encoder.parameters() if p.requires_grad]
-        encoder_ids = set(map(id, encoder.parameters()))
-        groups[0]["params"] = [p for p in model.parameters() if id(p) not in encoder_ids]
+    own = model.model if isinstance(model, WithTextEncoder) else model
+    groups: list[dict[str, Any]] = [{"params": list(own.parameters())}]
+    if isinstance(model, WithTextEncoder):
+        trained = [p for p in model.text_encoder.parameters() if p.requires_grad]
         for decay, is_matrix in ((config.bert_weight_decay, True), (0.0, False)):
             params = [p for p in trained if (p.dim() > 1) is is_matrix]
             options = {"lr": config.bert_lr, "weight_decay": decay}
