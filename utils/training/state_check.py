@@ -41,9 +41,9 @@ def check_progress(
     steps = math.ceil(segments / batch_size)  # the step may be the last: scoring was interrupted
     is_within = type(step) is int and 0 <= step <= steps
     _require(is_within, "step", step, f"a whole number, at most {steps}")
-    counts, predicted = _list_of(content, "not_finite"), _list_of(content, "predicted")
-    is_count = [type(count) is int and count >= 0 for count in counts]
-    _require(is_count == [True] * processes, "not_finite", counts, "a count a process")
+    counts, predicted = content["not_finite"], _list_of(content, "predicted")
+    _check_like(counts, [0] * processes, "not_finite")
+    _require(min(counts) >= 0, "not_finite", counts, "a count a process")
     for part in predicted:
         _check_like(part, torch.empty(len(part), len(task.outputs)), "predicted")
     rows = sum(map(len, predicted)), len(predicted)
@@ -98,17 +98,6 @@ def _check_same(
         _require(found[name] == expected[name], f"{where} {name}", found[name], expected[name])
 
 
-def _check_keys(found: Mapping[Any, Any], expected: Mapping[Any, Any], where: str) -> None:
-    """Raise ValueError, which names a key that differs, unless both have the same keys."""
-    for name in expected.keys() - found.keys():
-        raise ValueError(f"{where} has no {shown(name)}")
-    for name in found.keys() - expected.keys():
-        raise ValueError(
-            f"{where} has {shown(name)}, which is unknown here: another version of PyTorch, or of "
-            "this program, may have written it"
-        )
-
-
 def _check_like(found: Any, expected: Any, where: str) -> None:
     """Raise ValueError unless `found` has the types, keys and shapes of `expected`, and no NaN."""
     if isinstance(expected, Tensor):
@@ -121,8 +110,14 @@ def _check_like(found: Any, expected: Any, where: str) -> None:
     _require(type(found) is type(expected) or is_number, where, found, type(expected).__name__)
     _require(found == found, where, found, "a number")
     if isinstance(expected, dict):
-        _check_keys(found, expected, where)
+        for name in found.keys() - expected.keys():
+            raise ValueError(
+                f"{where} has {shown(name)}, which is unknown here: another version of PyTorch, "
+                "or of this program, may have written it"
+            )
         for name in expected:
+            if name not in found:
+                raise ValueError(f"{where} has no {shown(name)}")
             _check_like(found[name], expected[name], f"{where} {name}")
     elif isinstance(expected, (list, tuple)):
         _require(len(found) == len(expected), where, found, f"{len(expected)} values")
