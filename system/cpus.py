@@ -1,8 +1,4 @@
-"""How many processors this process may use.
-
-That may be fewer than the machine has: a process may be restricted to some of them, and a container
-to a share of their time.
-"""
+"""How many processors this process may use, of those that the machine has."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def set_array_state(array: np.ndarray, state: tuple[Any, ...]) -> None:
 
 def _check_content(content: bytes | list[Any], dtype: np.dtype, shape: tuple[int, ...]) -> None:
     require(type(content) is (list if dtype.hasobject else bytes), "an array without content")
-    is_shape = type(shape) is tuple and len(shape) <= 32
+    is_shape = type(shape) is tuple and len(shape) <= _MAX_DIMENSIONS
     is_shape = is_shape and all(type(size) is int and 0 <= size < 2**63 for size in shape)
     require(is_shape, "an array's shape")
     # A file without content could claim any number of such items.

@@ -29,7 +29,6 @@ from utils.reports.results import result_folder
 from utils.run_config import RunConfig
 from utils.running.setup import open_model, open_training
 from utils.tasks import Task
-from utils.training.provenance import check_start
 from utils.training.run_folder import check_run_folder, file_to_resume
 from utils.training.trainer import Trainer
 
@@ -80,9 +79,7 @@ def _open(
     config: RunConfig, options: LoaderOptions, resume: str | None, overwrite: bool
 ) -> tuple[RunConfig, dict[str, Split], Model, Task]:
     """Return what `open_training` returns, after checking that the run can use its files."""
-    resumed = file_to_resume(resume, config.checkpointdir)
-    if resume is not None:
-        check_start(config, resumed)
+    resumed = file_to_resume(config, resume)
     processes = options.processes
     config, splits, model, task = open_training(config, resumed=resumed, processes=processes)
     Bootstrap(config, splits["test"], task)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.registry import model_digest
 from system.config import plain_values
-from system.errors import InputError
 from utils.run_config import RunConfig
 from utils.running.environment import command_line, environment
 from utils.tasks import Scores
-from utils.training.run_folder import RUN_FILE, read_record
 
 
 def now() -> str:
@@ -63,19 +59,3 @@ def describe_run(
         "resumed": [*resumed, now()] if earlier else [],
         "ended": None,
     }
-
-
-def check_start(config: RunConfig, resumed: Path | None) -> None:
-    """Raise InputError if a run that goes on is not given the checkpoint that it started from.
-
-    It goes on in its folder, or from the file `resumed`. Whether a given checkpoint is that one is
-    checked when `last.pth`, which has its digest, is read.
-    """
-    folder = config.checkpointdir if resumed is None else resumed.parent
-    recorded = (read_record(folder) or {}).get("config")
-    start = recorded.get("checkpoint") if isinstance(recorded, dict) else None
-    if start is not None and config.checkpoint is None:
-        raise InputError(
-            f"{folder / RUN_FILE} says that the run started from --checkpoint "
-            f"{shlex.quote(str(start))}; give it again, or train anew in another --checkpointdir."
-        )

@@ -31,14 +31,13 @@ from utils.reports.results import (
 from utils.run_config import RunConfig
 from utils.running.setup import open_training, place_model
 from utils.training.history import Epoch, best_on_test
-from utils.training.provenance import RunResult, check_start, describe_run, now
+from utils.training.provenance import RunResult, describe_run, now
 from utils.training.run_folder import (
     BEST,
     LOGS,
     RUN_FILE,
     check_run_folder,
     file_to_resume,
-    find_file_to_resume,
     lock_run_folder,
     read_record,
     remove_run,
@@ -63,9 +62,7 @@ def train(
     begins again. `after_epoch` is passed to `Trainer`. Raises InputError when the data, the model
     or the folder cannot be used.
     """
-    resumed = file_to_resume(resume, config.checkpointdir)
-    if resume is not None:
-        check_start(config, resumed)
+    resumed = file_to_resume(config, resume)
     processes = options.processes
     config, splits, model, task = open_training(config, resumed=resumed, processes=processes)
     data = describe_data(config.data_folder, splits)
@@ -227,10 +224,7 @@ def train_by_seed(
     runs = {seed: config.for_seed(seed) for seed in seeds}
     writes = config.save and options.processes.is_first
     for run in runs.values() if writes else ():
-        resumed = find_file_to_resume(resume, run.checkpointdir)
-        if resume is not None:
-            check_start(run, resumed)
-        check_run_folder(run, resume, resumed, overwrite)
+        check_run_folder(run, resume, file_to_resume(run, resume, quietly=True), overwrite)
     scores = {}
     for seed, run in runs.items():
         print_heading(f"Seed {seed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -39,10 +40,25 @@ def epoch_file(number: int) -> str:
     return f"msaf_mosei_epoch{number}.pth"
 
 
-def file_to_resume(resume: str | None, folder: Path) -> Path | None:
-    """Return the file to resume from, as `find_file_to_resume` does; says so if there is none."""
-    resumed = find_file_to_resume(resume, folder)
-    if resume is not None and resumed is None:
+def file_to_resume(config: RunConfig, resume: str | None, quietly: bool = False) -> Path | None:
+    """Return the file that a run resumes, as `find_file_to_resume` does; says so without one.
+
+    Raises InputError if a run that goes on, in its folder or from that file, is not given the
+    checkpoint that it started from. Whether a given checkpoint is that one is checked when
+    `last.pth`, which has its digest, is read.
+    """
+    resumed = find_file_to_resume(resume, config.checkpointdir)
+    if resume is None:
+        return None
+    folder = config.checkpointdir if resumed is None else resumed.parent
+    recorded = (read_record(folder) or {}).get("config")
+    start = recorded.get("checkpoint") if isinstance(recorded, dict) else None
+    if start is not None and config.checkpoint is None:
+        raise InputError(
+            f"{folder / RUN_FILE} says that the run started from --checkpoint "
+            f"{shlex.quote(str(start))}; give it again, or train anew in another --checkpointdir."
+        )
+    if resumed is None and not quietly:
         print_line(f"No {folder / LAST} yet: starting anew")
     return resumed
 
