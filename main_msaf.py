@@ -151,14 +151,11 @@ def _add_setting(group: argparse._ArgumentGroup, field: Field[Any]) -> None:
 def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> RunConfig:
     """Make a run's configuration: the command line overrides --config, --config the defaults."""
     path = arguments["config"]
-    if path == Path("published"):
-        from models.registry import published_settings
+    if path == Path("published") or (path is None and arguments["tune"]):
+        from models.registry import find_published, published_settings
 
-        path = published_settings(_published_model(arguments))
-    elif path is None and arguments["tune"]:
-        from models.registry import find_published
-
-        path = find_published(_published_model(arguments))
+        find = find_published if path is None else published_settings  # which have to exist
+        path = find(_published_model(arguments))
     config = read_run_config(path) if path else RunConfig()
     if path and "checkpoint" in arguments and not (arguments["compare"] or arguments["tune"]):
         # The checkpoint has its model and its model's settings; studies refuse one.
@@ -173,7 +170,8 @@ def parse_config(parser: argparse.ArgumentParser, arguments: dict[str, Any]) -> 
         options["set"] = config.set | own_settings
     config = replace(config, **options)
     check_options(parser, arguments, config)
-    if arguments["train"] and config.finetune_bert and "finetune_bert" not in options:
+    is_from_config = config.finetune_bert and "finetune_bert" not in options
+    if arguments["train"] and config.checkpoint and is_from_config:
         config = _without_second_text_encoder(config, options)
     return config
 
@@ -206,11 +204,9 @@ def _without_second_text_encoder(config: RunConfig, options: dict[str, Any]) -> 
 
     Those among the command line's `options` stay, and are refused later.
     """
-    if config.checkpoint is None:
-        return config
     from models.checkpoint import read_checkpoint
 
-    if read_checkpoint(config.checkpoint).text_encoder is None:
+    if read_checkpoint(config.needed_checkpoint).text_encoder is None:
         return config
     return replace(config, finetune_bert=None, set=config.set if "set" in options else {})
 

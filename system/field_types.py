@@ -52,7 +52,9 @@ def _annotation(cls: type[DataclassInstance], field: Field[Any]) -> Any:
 def _parser_for(annotation: Any, default_type: type) -> Callable[[str], Any]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return _Choice(arguments)
+        values = {str(value): value for value in arguments if value is not None}
+        one_of = OneOf(*values)
+        return lambda text: values[one_of(text)]
     if origin in (Union, UnionType):
         kinds = [kind for kind in arguments if kind is not NoneType]
         kinds.sort(key=lambda kind: kind is str)  # any text is a str
@@ -72,15 +74,3 @@ def _first_of(parsers: list[Callable[[str], Any]]) -> Callable[[str], Any]:
         return parsers[-1](text)
 
     return parse
-
-
-class _Choice(OneOf):
-    """Parses one of some values."""
-
-    def __init__(self, values: tuple[Any, ...]) -> None:
-        self._by_name = {str(value): value for value in values if value is not None}
-        super().__init__(*self._by_name)
-
-    def __call__(self, text: str) -> Any:
-        """Return the value whose text it is."""
-        return self._by_name[super().__call__(text)]

@@ -14,7 +14,7 @@ from torch import Tensor
 from data.loading.options import LoaderOptions
 from data.text.pieces import vocabulary_digest
 from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
-from models.text_encoder import TextEncoder, text_encoder_of
+from models.text_encoder import text_encoder_of
 from system.config import make_config, settings_of
 from system.console import print_line
 from system.errors import InputError, differing, first_line, shown
@@ -130,14 +130,17 @@ class TrainingSaver:
         config = self._config
         names = _MUST_MATCH + _MUST_MATCH_BY_SCHEDULE.get(config.scheduler, ())
         digests, pieces = self._data["digests"], self._data.get("pieces", {})
-        encoder = text_encoder_of(self._step.model)
+        encoder, encoder_facts = text_encoder_of(self._step.model), None
         if encoder is not None:
             names += _MUST_MATCH_WITH_TEXT_ENCODER
+            vocabulary = vocabulary_digest(encoder.vocabulary)[:12]
+            encoder_facts = {"origin": encoder.origin, "vocabulary": vocabulary}
+            encoder_facts |= asdict(encoder.config)
         return {
             **{name: getattr(config, name) for name in names},
             "loss": config.loss or self._default_loss,
             "model settings": settings_of(self._step.model.config),
-            "text encoder": None if encoder is None else _encoder_facts(encoder),
+            "text encoder": encoder_facts,
             "processes": self._options.processes.count,
             _START: "none" if self.start is None else self.start[:12],
             **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
@@ -239,12 +242,6 @@ class TrainingSaver:
         check_weights(model, checkpoint.weights, path)
         if content["epochs"]:
             check_weights(model, content["best_weights"], f"{path}: best_weights")
-
-
-def _encoder_facts(encoder: TextEncoder) -> dict[str, Any]:
-    """Return a text encoder's origin, vocabulary and sizes, which a resumed training must share."""
-    vocabulary = vocabulary_digest(encoder.vocabulary)[:12]
-    return {"origin": encoder.origin, "vocabulary": vocabulary, **asdict(encoder.config)}
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
