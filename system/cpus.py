@@ -9,10 +9,7 @@ _sharing = [1]  # how many processes share them; the last entry counts
 
 @cache
 def usable_cpus() -> int:
-    """Return how many processors this process may keep busy, at least 1.
-
-    A fraction of one counts as one. The result is cached.
-    """
+    """Return how many processors this process may keep busy, at least 1."""
     from joblib import cpu_count  # slow to import
 
     count: int = cpu_count()

@@ -41,7 +41,7 @@ def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
     try:
         with ExitStack() as stack:
             name = str(path)
-            if not _is_utf8(name):  # which the library refuses
+            if name.encode(errors="replace").decode() != name:  # no UTF-8: the library refuses it
                 name = f"/dev/fd/{stack.enter_context(path.open('rb')).fileno()}"
             file = stack.enter_context(safe_open(name, "pt"))
             value = json.loads((file.metadata() or {}).get(KEY, "{}"))
@@ -50,7 +50,3 @@ def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
         raise
     except Exception as error:  # damaged bytes can fail in any way
         refuse_unread(error, path, f"a {SUFFIX} file", advice)
-
-
-def _is_utf8(name: str) -> bool:
-    return name.encode(errors="replace").decode() == name

@@ -129,7 +129,6 @@ def _unused_settings(arguments: dict[str, Any], config: RunConfig, trains: bool)
 
 
 def _option(name: str) -> str:
-    """Return the option of a setting."""
     return f"--no_{name}" if getattr(RunConfig, name, None) is True else f"--{name}"
 
 

@@ -1,7 +1,4 @@
-"""The optimizer of a training and its learning-rate schedules.
-
-The optimizer is Adam; a text encoder that is fine-tuned has AdamW's weight decay.
-"""
+"""The optimizer of a training and its learning-rate schedules."""
 
 from __future__ import annotations
 

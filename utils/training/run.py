@@ -184,10 +184,7 @@ def write_training_report(
     certainty: dict[str, Any],
     pictures: Sequence[Picture],
 ) -> None:
-    """Write report.html, with the curves and the test evaluation, into the `folder` of the curves.
-
-    `certainty` and `pictures` are passed to `evaluation_sections`.
-    """
+    """Write report.html, with curves and the test evaluation, into the folder of the curves."""
     config, task, best = trainer.config, trainer.task, trainer.best
     chosen_by = task.chosen_by.name
     text = (
