@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from models.registry import model_digest
+from models.text_encoder import text_encoder_of
 from system.config import plain_values
-from utils.run_config import RunConfig
 from utils.running.environment import command_line, environment
 from utils.tasks import Scores
+
+if TYPE_CHECKING:
+    from utils.training.trainer import Trainer
 
 
 def now() -> str:
@@ -33,18 +34,13 @@ class RunResult:
 
 
 def describe_run(
-    config: RunConfig,
-    data: dict[str, Any],
-    device: torch.device,
-    bert: str | None,
-    start: str | None,
-    earlier: Mapping[str, Any],
+    trainer: Trainer, data: dict[str, Any], earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the record of a run that starts.
 
-    `bert` is the origin of its text encoder, `start` the digest of its --checkpoint; None without.
     `earlier` is the record of the run when it began, if it goes on or begins again.
     """
+    config, encoder = trainer.config, text_encoder_of(trainer.model)
     started, resumed = earlier.get("started"), earlier.get("resumed")  # damaged, of any type
     resumed = resumed if isinstance(resumed, list) else []
     return {
@@ -52,9 +48,9 @@ def describe_run(
         "model_digest": model_digest(config.model_name),
         "command": command_line(),
         "dataset": data,
-        "bert": bert,
-        "checkpoint_digest": start,
-        **environment(device),
+        "bert": None if encoder is None else encoder.origin,
+        "checkpoint_digest": trainer.saver.start,
+        **environment(trainer.options.device),
         "started": started if isinstance(started, str) else now(),
         "resumed": [*resumed, now()] if earlier else [],
         "ended": None,

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
-from models.text_encoder import text_encoder_of
 from system.console import print_heading, print_line
 from system.files import check_writable, write_json
 from utils.reports.about import about_run, describe_data
@@ -75,7 +74,6 @@ def train(
         trainer = Trainer(model, splits, task, config, options, data, after_epoch)
         if resumed is not None:
             trainer.resume(resumed)
-        bert = getattr(text_encoder_of(model), "origin", None)
         record, path = {}, config.checkpointdir / RUN_FILE
         if writes:
             check_writable(config.resultdir)  # fails now, not after the training
@@ -83,8 +81,7 @@ def train(
             if overwrite:  # only now that the run is known to start
                 check_writable(config.checkpointdir / LOGS)
                 remove_run(config.checkpointdir)
-            start = trainer.saver.start
-            record = describe_run(config, data, options.device, bert, start, earlier)
+            record = describe_run(trainer, data, earlier)
             write_json(path, record)
         trainer.run()
         evaluation = _evaluate_test(trainer)
