@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.loading.options import LoaderOptions
 from data.text.pieces import vocabulary_digest
 from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
 from models.text_encoder import text_encoder_of
@@ -60,12 +59,11 @@ class TrainingSaver:
     `data` describes the dataset, as `describe_data` returns it.
     """
 
-    def __init__(
-        self, step: TrainingStep, config: RunConfig, options: LoaderOptions, data: Mapping[str, Any]
-    ) -> None:
-        self._step, self._config, self._options, self._data = step, config, options, data
+    def __init__(self, step: TrainingStep, data: Mapping[str, Any]) -> None:
+        self._step, self._config, self._options, self._data = step, step.config, step.options, data
         # The digest of the checkpoint that the training starts from, which may be replaced later.
-        self.start = None if config.checkpoint is None else whole_digest(config.checkpoint)
+        start = step.config.checkpoint
+        self.start = None if start is None else whole_digest(start)
         self._best_saved: int | None = None  # the epoch of `best.pth`, if this process wrote it
 
     def save_epoch(self, epoch: Epoch, is_best: bool) -> None:
@@ -236,8 +234,7 @@ class TrainingSaver:
         saved_model = settings, checkpoint.widths, checkpoint.outputs
         if saved_model != (settings_of(model.config), dict(model.widths), model.outputs):
             raise ValueError("its sizes are not those of its training")
-        processes = self._options.processes.count
-        check_progress(content, self._step.task, self._config.batch_size, segments, processes)
+        check_progress(content, self._step, segments)
         check_step(content, self._step)
         check_weights(model, checkpoint.weights, path)
         if content["epochs"]:

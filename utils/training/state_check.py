@@ -12,7 +12,6 @@ from torch import Tensor
 
 from data.layout import SPLITS
 from system.errors import shown
-from utils.tasks import Task
 from utils.training.history import Epoch
 from utils.training.optimizer import DECOUPLED
 from utils.training.step import TrainingStep
@@ -25,13 +24,13 @@ _CHANGING = (
 _ROUNDING = float(torch.finfo(torch.float32).eps)  # on CUDA, a learning rate is a float32
 
 
-def check_progress(
-    content: Mapping[str, Any], task: Task, batch_size: int, segments: int, processes: int
-) -> None:
+def check_progress(content: Mapping[str, Any], training: TrainingStep, segments: int) -> None:
     """Raise ValueError unless epochs, step and predictions fit together and fit the training.
 
-    An epoch has `segments` segments; each of the `processes` has its own predictions.
+    An epoch has `segments` segments; each of the processes has its own predictions.
     """
+    task, batch_size = training.task, training.config.batch_size
+    processes = training.options.processes.count
     scores = {split: {measure.key: 0.0 for measure in task.measures} for split in SPLITS}
     for number, epoch in enumerate(_list_of(content, "epochs"), start=1):
         _check_like(epoch, asdict(Epoch(number, 0.0, 0.0, 0.0, scores)), f"epoch {number}")

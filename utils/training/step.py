@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ class TrainingStep:
         self._fewest_rows = fewest_rows(model)
         self.optimizer = make_optimizer(model, config)
         self.scheduler = make_scheduler(config, self.optimizer)
-        self.task, self._config, self._options = task, config, options
+        self.task, self.config, self.options = task, config, options
         # On CUDA each rate stays in one tensor on the device, from which a CUDA graph reads it.
         self._rates = [
             torch.tensor(group["lr"], device=options.device)
@@ -58,12 +58,12 @@ class TrainingStep:
     def lr(self) -> float:
         """The current learning rate."""
         lr = float(self.optimizer.param_groups[0]["lr"])
-        return float(f"{lr:.7g}") if self._options.device.type == "cuda" else lr  # there a float32
+        return float(f"{lr:.7g}") if self.options.device.type == "cuda" else lr  # there a float32
 
     @property
     def highest_lrs(self) -> list[float]:
         """Each group's learning rate at the start, which schedules never exceed."""
-        config = self._config
+        config = self.config
         return [config.lr] + [config.bert_lr] * (len(self.optimizer.param_groups) - 1)
 
     def __call__(
@@ -75,12 +75,12 @@ class TrainingStep:
         of epochs after this step, with a fraction; the warm-up depends on it. Returns the share's
         predictions `(B, outputs)` from before the step, and its part of the batch's loss, detached.
         """
-        warmup = self._config.bert_warmup
+        warmup = self.config.bert_warmup
         self._warm_share = min(1.0, epochs / warmup) if warmup else 1.0
-        device = self._options.device
+        device = self.options.device
         targets = batch.labels[:, self.task.columns]
         tensors = [x.to(device, non_blocking=True) for x in (*batch.inputs, keys, targets)]
-        if self._options.processes.count == 1:
+        if self.options.processes.count == 1:
             prediction, loss = self._step_alone(*tensors)
             return prediction, loss
         if len(keys):
@@ -93,22 +93,20 @@ class TrainingStep:
     def _step(
         self,
         forward: Callable[..., Tensor],
-        visual: Tensor,
-        audio: Tensor,
-        text: Tensor,
-        keys: Tensor,
-        targets: Tensor,
-        *,
+        *tensors: Tensor,
         rows: int | None = None,
         weight: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
+        """Take a step on a batch's inputs, keys and targets; returns what `__call__` does."""
+        *inputs, keys, targets = tensors
         # The loss is a mean over rows; DistributedDataParallel averages over the processes.
-        weight *= self._options.processes.count / ((rows or len(targets)) * targets.shape[1])
-        inputs = (visual, audio, text, keys) if self.takes_keys else (visual, audio, text)
+        weight *= self.options.processes.count / ((rows or len(targets)) * targets.shape[1])
+        if self.takes_keys:
+            inputs.append(keys)
         self.optimizer.zero_grad()
         prediction, loss = self._add_gradients(forward, inputs, targets, weight)
-        if self._config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._config.grad_clip)
+        if self.config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         with warming_up(self.optimizer, self._warm_share):
             self.optimizer.step()
         return prediction, loss
@@ -116,7 +114,7 @@ class TrainingStep:
     def _add_gradients(
         self,
         forward: Callable[..., Tensor],
-        inputs: tuple[Tensor, ...],
+        inputs: Sequence[Tensor],
         targets: Tensor,
         weight: float,
     ) -> tuple[Tensor, Tensor]:
@@ -124,14 +122,14 @@ class TrainingStep:
 
         Returns the predictions, and their part of the batch's loss.
         """
-        count = count_parts(len(targets), self._config.accumulation_steps, self._fewest_rows)
+        count = count_parts(len(targets), self.config.accumulation_steps, self._fewest_rows)
         predictions, losses = [], []
         parts = zip(*(x.tensor_split(count) for x in (*inputs, targets)), strict=True)
         for number, (*part_inputs, part_targets) in enumerate(parts, start=1):
             # Several processes exchange their gradients once, at the last part.
             no_sync = getattr(self._forward, "no_sync", nullcontext)
             with nullcontext() if number == count else no_sync():
-                with autocast(self._config.precision, targets.device):
+                with autocast(self.config.precision, targets.device):
                     prediction = forward(*part_inputs).float()
                 loss = self.task.loss(prediction, part_targets).sum() * weight
                 loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
@@ -146,7 +144,7 @@ class TrainingStep:
         DistributedDataParallel does so before a step only. After one, each process has statistics
         of its own in BatchNorm, those of its share of the batches.
         """
-        processes, buffers = self._options.processes, list(self.model.buffers())
+        processes, buffers = self.options.processes, list(self.model.buffers())
         if processes.count > 1 and buffers:
             first_buffers = processes.broadcast([buffer.detach().cpu() for buffer in buffers])
             for buffer, first in zip(buffers, first_buffers, strict=True):
@@ -182,7 +180,7 @@ class TrainingStep:
 
     def _move_rates(self) -> None:
         """Store the learning rates as the device needs them: tensors on CUDA, else numbers."""
-        is_cuda = self._options.device.type == "cuda"
+        is_cuda = self.options.device.type == "cuda"
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             lr = float(group["lr"])
             group["lr"] = rate.fill_(lr) if is_cuda else lr

@@ -63,7 +63,7 @@ class Trainer:
         self.step = TrainingStep(model, task, config, options)
         self.splits = place_splits(splits, options)
         self.state = TrainingState()
-        self.saver = TrainingSaver(self.step, config, options, data)
+        self.saver = TrainingSaver(self.step, data)
         self.evaluating = evaluation_options(options, self.splits["train"])
         self.predictor = Predictor(model, config.precision, self.evaluating)
         self._after_epoch = after_epoch
