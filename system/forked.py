@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from system.cpus import share_cpus, usable_cpus
@@ -43,7 +44,7 @@ def map_forked(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
     try:
         for first in range(count):
             with hold_interrupts():  # also those that another thread receives
-                _start_worker(function, items[first::count], count, workers)
+                _start_worker(partial(_run_worker, function, items[first::count], count), workers)
         for index in range(len(items)):
             yield _receive(*workers[index % count])
     finally:
@@ -55,13 +56,8 @@ def map_forked(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
                 os.waitpid(process, 0)
 
 
-def _start_worker(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    count: int,
-    workers: list[tuple[int, BinaryIO]],
-) -> None:
-    """Start a process on its share; adds its id and its pipe of results to `workers`.
+def _start_worker(run: Callable[[int], NoReturn], workers: list[tuple[int, BinaryIO]]) -> None:
+    """Start a process that sends its results; adds its id and its pipe of them to `workers`.
 
     Importing multiprocessing takes longer than a fork, and it copies results more often.
     """
@@ -76,7 +72,7 @@ def _start_worker(
             # If this process kept readers open, its writing would never fail.
             for reader in (receiver, *(results.fileno() for _, results in workers)):
                 os.close(reader)
-            _run_worker(function, items, count, sender)
+            run(sender)
         workers.append((process, os.fdopen(receiver, "rb")))
     except OSError:  # no process can be started
         os.close(receiver)
