@@ -60,7 +60,7 @@ def open_training(
         splits = in_pieces(splits)
     config, model, task = _new_model(config, checkpoint, splits["train"])
     if config.model_name not in MODELS:
-        _try_training(config, model, splits, task, make_options(config, processes))
+        _try_training(config, model, splits, task, processes)
     if config.finetune_bert is not None:
         model, splits = add_text_encoder(model, config, splits, resumed)
     configure_encoder(model, config)
@@ -73,22 +73,18 @@ def open_training(
 
 
 def _try_training(
-    config: RunConfig,
-    model: Model,
-    splits: Mapping[str, Split],
-    task: Task,
-    options: LoaderOptions,
+    config: RunConfig, model: Model, splits: Mapping[str, Split], task: Task, processes: Processes
 ) -> None:
     """Try a user's own model in all that a training does with it, which may raise InputError."""
     name, train, size = config.model_name, splits["train"], config.batch_size
-    processes = options.processes.count
-    try_to_train(name, model, train, task, size, processes, config.accumulation_steps)
+    options, count = make_options(config, processes), processes.count
+    try_to_train(name, model, train, task, size, count, config.accumulation_steps)
     if config.save:
         try_to_save(name, model)
     if not options.num_workers or options.device.type == "cuda":  # which holds most datasets
         size = evaluation_batch_size(size, train.shapes)
     scored = [split for key, split in splits.items() if key != "train"]
-    if any(1 in shares(len(split), size, processes) for split in scored):
+    if any(1 in shares(len(split), size, count) for split in scored):
         try_to_predict(name, model, train, size=1)
 
 
