@@ -5,7 +5,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # before the other imports, which take a while
     import system.early_interrupt
     import system.this_python  # noqa: F401
-    from system.cpu_threads import let_threads_sleep
+    from system.cpus import let_threads_sleep
 
     let_threads_sleep()
 

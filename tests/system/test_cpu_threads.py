@@ -13,7 +13,7 @@ from tests.forked_programs import ROOT
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 CODE = """
 import os
-from system.cpu_threads import choose_threads, let_threads_sleep
+from system.cpus import choose_threads, let_threads_sleep
 let_threads_sleep()
 import torch
 torch.set_num_threads(2)
@@ -60,7 +60,7 @@ def test_the_number_of_threads_that_the_user_says_stays():
 def test_later_batches_have_the_threads_that_they_would_have_alone():
     code = """
 import torch
-from system.cpu_threads import choose_threads
+from system.cpus import choose_threads
 torch.set_num_threads(2)
 for values in (100, 100, 100_000, 100):
     print(choose_threads(values), torch.get_num_threads())

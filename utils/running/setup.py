@@ -20,7 +20,7 @@ from models.native import accelerate
 from models.registry import MODELS, build, restore
 from models.text_encoder import text_encoder_of
 from system.console import print_line
-from system.cpu_threads import choose_threads
+from system.cpus import choose_threads
 from system.devices import pick_device
 from system.errors import InputError, shown
 from system.processes import SINGLE_PROCESS, Processes
