@@ -26,16 +26,6 @@ int64_t chunk_size(int64_t batch) {
     return std::max(SMALLEST_CHUNK, (batch + MOST_CHUNKS - 1) / MOST_CHUNKS);
 }
 
-// The working memory of up to `call.threads` threads.
-template <typename State>
-std::vector<State> states(const Call& call, int64_t count) {
-    std::vector<State> result;
-    const int64_t threads = std::max<int64_t>(std::min(call.threads, count), 1);
-    result.reserve(threads);
-    while (int64_t(result.size()) < threads) result.emplace_back(call);
-    return result;
-}
-
 struct BackwardState {
     Worker worker;
     std::vector<LayerGrads> layers;
@@ -65,9 +55,8 @@ int64_t weights_size() { return LAYER_SIZE + NORM_SIZE; }
 
 void forward(const Call* call) {
     const Weights weights(call->weights, call->layers);
-    auto workers = states<Worker>(*call, call->batch);
-    share_out(call->batch, workers, call->has_own_threads,
-              [&](Worker& worker, int64_t sample) { worker.forward(sample, weights); });
+    share_out<Worker>(*call, call->batch,
+                      [&](Worker& worker, int64_t sample) { worker.forward(sample, weights); });
 }
 
 void backward(const Call* call) {
@@ -75,8 +64,7 @@ void backward(const Call* call) {
     const int64_t batch = call->batch, size = chunk_size(batch), chunks = (batch + size - 1) / size;
     const int64_t total = call->layers * LAYER_SIZE + NORM_SIZE;
     std::vector<float> sums(chunks * total);
-    auto workers = states<BackwardState>(*call, chunks);
-    share_out(chunks, workers, call->has_own_threads, [&](BackwardState& state, int64_t chunk) {
+    share_out<BackwardState>(*call, chunks, [&](BackwardState& state, int64_t chunk) {
         state.backward(weights, chunk * size, std::min(batch, (chunk + 1) * size),
                        sums.data() + chunk * total);
     });

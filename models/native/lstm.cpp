@@ -139,24 +139,17 @@ class Group {
     }
 };
 
-template <typename Work>
-void share_groups(const Call& call, const Work& work) {
-    const int64_t groups = (call.batch + ROWS - 1) / ROWS;
-    std::vector<Group> states;
-    states.reserve(call.threads);  // they point into their own memory
-    while (int64_t(states.size()) < std::min(groups, call.threads)) states.emplace_back(call);
-    share_out(groups, states, call.has_own_threads, work);
-}
+int64_t groups(const Call& call) { return (call.batch + ROWS - 1) / ROWS; }
 
 }  // namespace
 
 extern "C" {
 
 void lstm_forward(const Call* call) {
-    share_groups(*call, [](Group& group, int64_t number) { group.forward(number); });
+    share_out<Group>(*call, groups(*call), [](Group& group, int64_t n) { group.forward(n); });
 }
 void lstm_backward(const Call* call) {
-    share_groups(*call, [](Group& group, int64_t number) { group.backward(number); });
+    share_out<Group>(*call, groups(*call), [](Group& group, int64_t n) { group.backward(n); });
 }
 
 }  // extern "C"

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -48,24 +49,28 @@ Parallel pytorchs_threads() {
     return function;
 }
 
-// Calls `work(state, i)` for each i below `count`, in a thread for each of `states`. A free thread
-// takes the next i, so that a thread that cannot run delays the others little. The threads must not
-// allocate memory: in a new thread that is slow. They are PyTorch's, or new ones with
-// `has_own_threads`.
-template <typename State, typename Work>
-void share_out(int64_t count, std::vector<State>& states, bool has_own_threads, const Work& work) {
+// Calls `work(state, i)` for each i below `count`, in up to `call.threads` threads with a State of
+// the call for each. A free thread takes the next i, so that a thread that cannot run delays the
+// others little. The threads must not allocate memory: in a new thread that is slow. They are
+// PyTorch's, or new ones with `call.has_own_threads`.
+template <typename State, typename AnyCall, typename Work>
+void share_out(const AnyCall& call, int64_t count, const Work& work) {
+    const int64_t threads = std::max<int64_t>(std::min(call.threads, count), 1);
+    std::vector<State> states;
+    states.reserve(threads);  // they point into their own memory
+    while (int64_t(states.size()) < threads) states.emplace_back(call);
     std::atomic<int64_t> next{0};
     std::atomic<size_t> started{0};
     const auto run = [&] {
         State& state = states[started++];
         for (int64_t i; (i = next++) < count;) work(state, i);
     };
-    const bool is_shared = states.size() > 1 && !has_own_threads;
+    const bool is_shared = threads > 1 && !call.has_own_threads;
     if (const Parallel parallel = is_shared ? pytorchs_threads() : nullptr) {
-        const auto call = [](void* which) { (*static_cast<decltype(run)*>(which))(); };
-        parallel(call, const_cast<void*>(static_cast<const void*>(&run)), states.size(), 0);
+        const auto start = [](void* which) { (*static_cast<decltype(run)*>(which))(); };
+        parallel(start, const_cast<void*>(static_cast<const void*>(&run)), threads, 0);
     } else {
-        in_new_threads(states.size(), run);
+        in_new_threads(threads, run);
     }
 }
 
