@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 
 import torch
@@ -15,7 +14,6 @@ from models.native.encoding import Request
 from models.native.weights import Weights, listed_weights
 
 ABI = 4  # version of Call and of the library's functions
-
 
 forked: list[bool] = []  # not empty in a forked process, which lacks PyTorch's threads
 os.register_at_fork(after_in_child=lambda: forked.append(True))
@@ -37,8 +35,6 @@ class Call(ctypes.Structure):
 
 class Library:
     """The compiled encoder for given sizes. Raises Unavailable if `code` is not that encoder."""
-
-    longest: float = math.inf
 
     def __init__(self, code: ctypes.CDLL, width: int, feedforward: int) -> None:
         self._code = code

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from system.files import flush_file, flush_folder
+from system.files import whole_digest, write_bytes
 
 Library = TypeVar("Library")
 
@@ -87,16 +87,13 @@ def load(source: Path, make: Callable[[ctypes.CDLL], Library], **macros: int) ->
 
 def _open(path: Path) -> ctypes.CDLL:
     """Open a library after checking its content: mapping a damaged one can end the process."""
-    if not path.stem.endswith(f"-{_digest(path)}"):
+    if not path.stem.endswith(f"-{whole_digest(path)}"):
         raise OSError(f"{path} is damaged")
     return ctypes.CDLL(str(path))
 
 
 def _compile(command: Sequence[str], folder: Path, stem: str) -> Path:
-    """Compile into `folder`, and return the path; the file gets its name once it is on the disk.
-
-    Other processes may compile the same at the same time.
-    """
+    """Compile into `folder`, and return the path; others may compile the same at the same time."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary_folder:
         temporary = Path(temporary_folder) / "library.so"
         for flags in _PROCESSOR_FLAGS:
@@ -104,15 +101,9 @@ def _compile(command: Sequence[str], folder: Path, stem: str) -> Path:
             if result.returncode == 0:
                 break
         result.check_returncode()
-        path = folder / f"{stem}-{_digest(temporary)}.so"
-        flush_file(temporary)
-        temporary.replace(path)
-        flush_folder(folder)
+        path = folder / f"{stem}-{whole_digest(temporary)}.so"
+        write_bytes(path, temporary.read_bytes())
     return path
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _cache() -> Path:

@@ -67,12 +67,10 @@ class NativeEncoder(Native, Encoder):
         keys = self.active_keys(x, dropout_keys)
         if is_plain_call() and _can_take(self, x, memory, keys):
             compiled = _compiled_encoder(self, x.device, Form.of(x, memory, keys))
-            longest = x.shape[1] if memory is None else max(x.shape[1], memory.shape[1])
-            if compiled is not None and longest <= compiled.longest:
+            if compiled is not None:
                 weights = plain_weights(self, compiled.weights, x.device)
                 if weights is not None:
-                    threads = self._threads(x, memory)
-                    request = Request(self, last_tokens_only, keys, threads)
+                    request = Request(self, last_tokens_only, keys, self._threads(x, memory))
                     return encode(compiled, request, x, memory, weights)
         return self.formula(x, memory, last_tokens_only, keys)
 

@@ -40,7 +40,6 @@ class CompiledEncoder(Protocol):
     """Compiled code for encoders of given sizes, on one kind of device. It checks nothing."""
 
     weights: Weights
-    longest: float  # the maximum number of tokens
 
     def forward(
         self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, learns: bool

@@ -66,8 +66,6 @@ def unsuitable_reason(
 class Kernels:
     """The kernels for given sizes. Raises Unavailable where there is no Triton."""
 
-    longest: float = _LONGEST
-
     def __init__(self, width: int, heads: int, feedforward: int) -> None:
         try:
             from models.native import kernels

@@ -16,6 +16,7 @@ from models.native import accelerate, compiler
 from models.native import library as module
 from models.native.call import ABI, Call
 from models.native.encoder import NativeEncoder
+from system.files import whole_digest
 from tests.forked_programs import ROOT, Program, run_program
 
 
@@ -240,7 +241,7 @@ def test_a_whole_library_that_is_another_is_made_again(compiled_encoder, cache, 
     stem = compiled_encoder.stem.rpartition("-")[0]
     content = made.read_bytes()
     compiled_encoder.unlink()
-    planted = cache / f"{stem}-{compiler._digest(made)}.so"
+    planted = cache / f"{stem}-{whole_digest(made)}.so"
     planted.write_bytes(content)
     assert use_the_encoder(cache) == ("NativeEncoder", 0)
     (path,) = cache.glob("*.so")
