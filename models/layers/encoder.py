@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers.dropout import drop, layer_key, random_keys
+from models.layers.dropout import drop, layer_key
 from models.layers.positions import embed
 
 
@@ -175,7 +175,9 @@ class Encoder(nn.Module):
         """
         if not (self.training and self.attention_dropout):
             return None
-        return random_keys(x.shape[0], x.device) if dropout_keys is None else dropout_keys
+        if dropout_keys is None:
+            return torch.randint(2**32, x.shape[:1], device=x.device)
+        return dropout_keys
 
     def forward(
         self,
