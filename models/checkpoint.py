@@ -60,9 +60,14 @@ class PublishedFormat:
                 return ours + name.removeprefix(theirs)
         return name
 
-    def drop_unused(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Drop weights, by our names, that the authors save but do not use at these widths."""
-        return dict(weights)
+    def read(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Return the weights by our names, and the widths of the inputs that they are for."""
+        renamed = self.rename(weights)
+        return renamed, {
+            kind: renamed[name].shape[-1]
+            for kind, name in self.widths.items()
+            if name in renamed and renamed[name].dim()
+        }
 
 
 @dataclass(frozen=True)
@@ -217,13 +222,7 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
     weights, widths = checkpoint.weights, checkpoint.widths
     published = getattr(model_class, "PUBLISHED", None)
     if published is not None and checkpoint.model is None:
-        weights = published.rename(weights)
-        widths = {
-            kind: weights[name].shape[-1]
-            for kind, name in published.widths.items()
-            if name in weights and weights[name].dim()
-        }
-        weights = published.drop_unused(weights)
+        weights, widths = published.read(weights)
     if checkpoint.model is None and len(widths) < len(MODALITIES):
         raise InputError(
             f"{checkpoint.path} does not say which model its weights belong to, and "
@@ -244,7 +243,8 @@ def restore_model(checkpoint: Checkpoint, model_class: type[AnyModel]) -> AnyMod
         return load_module(lambda: model_class(*arguments), weights, checkpoint.path)
     # The constructor of a user's own class may keep its tensors for the next model.
     model = model_class(*arguments)
-    return _load(model, _without_wrappers(weights, model.state_dict()), checkpoint.path)
+    load_weights(model, _without_wrappers(weights, model.state_dict()), checkpoint.path)
+    return model.eval()
 
 
 def load_module(
@@ -256,11 +256,8 @@ def load_module(
     """
     with torch.device("meta"):
         check_weights(make(), weights, path)
-    return _load(make(), weights, path)
-
-
-def _load(module: AnyModule, weights: Mapping[str, Tensor], path: Path) -> AnyModule:
-    load_weights(module, weights, path)
+    module = make()
+    module.load_state_dict(weights)
     return module.eval()
 
 

@@ -61,19 +61,16 @@ def find_class(name: str) -> type[Model]:
             f"--model {name}: there is no such model, only {', '.join(MODELS)}; give one of them, "
             "or a class of your own as FILE.py:CLASS."
         )
-    return _check_class(getattr(import_file(Path(file)), class_name, None), name)
-
-
-def _check_class(model_class: Any, name: str) -> type[Model]:
-    if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):
+    own_class = getattr(import_file(Path(file)), class_name, None)
+    if not (isinstance(own_class, type) and issubclass(own_class, nn.Module)):
         raise InputError(f"--model {name}: expected a class of torch.nn.Module by that name.")
-    config = getattr(model_class, "Config", None)
+    config = getattr(own_class, "Config", None)
     if not (isinstance(config, type) and is_dataclass(config)):
         raise InputError(
-            f"--model {name}: {model_class.__name__}.Config is missing, expected a frozen "
+            f"--model {name}: {own_class.__name__}.Config is missing, expected a frozen "
             "dataclass of its settings."
         )
-    return cast("type[Model]", model_class)
+    return cast("type[Model]", own_class)
 
 
 def model_digest(name: str) -> str | None:

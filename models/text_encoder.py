@@ -13,7 +13,7 @@ from models.contract import Model
 from system.argument_types import whole_number
 from system.bert import Bert, BertConfig, means_of_words
 from system.config import make_config, setting
-from system.errors import InputError, shown
+from system.errors import InputError
 
 _VOCABULARY, _ORIGIN = "vocabulary", "origin"  # in a checkpoint, beside the configuration
 
@@ -108,14 +108,12 @@ class TextEncoder(nn.Module):
     def from_description(cls, description: Mapping[str, Any], where: str) -> TextEncoder:
         """Make one from the result of `describe`; raises InputError that begins with `where`."""
         values = dict(description)
-        vocabulary, origin = values.pop(_VOCABULARY, None), values.pop(_ORIGIN, None)
-        if not isinstance(vocabulary, str) or not isinstance(origin, str):
-            missing = _ORIGIN if isinstance(vocabulary, str) else _VOCABULARY
-            raise InputError(f"{where}: its text encoder has no {missing}; the file is damaged.")
-        if missing_names := {field.name for field in fields(TextEncoderConfig)} - values.keys():
-            missing = shown(min(missing_names))
-            raise InputError(f"{where}: its text encoder has no {missing}; the file is damaged.")
-        return cls(make_config(TextEncoderConfig, values, where), vocabulary, origin)
+        texts = {name: values.pop(name, None) for name in (_VOCABULARY, _ORIGIN)}
+        missing = [name for name, text in texts.items() if not isinstance(text, str)]
+        missing += sorted({field.name for field in fields(TextEncoderConfig)} - values.keys())
+        if missing:
+            raise InputError(f"{where}: its text encoder has no {missing[0]}; the file is damaged.")
+        return cls(make_config(TextEncoderConfig, values, where), **texts)
 
 
 class WithTextEncoder(Model):

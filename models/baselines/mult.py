@@ -52,13 +52,14 @@ class _MulTFormat(PublishedFormat):
             for name, weight in super().rename(weights).items()
         }
 
-    def drop_unused(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Drop projections of inputs as wide as the tokens: those inputs are not projected."""
+    def read(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Also drop projections of inputs as wide as the tokens: those inputs are not projected."""
+        renamed, widths = super().read(weights)
         return {
             name: weight
-            for name, weight in weights.items()
+            for name, weight in renamed.items()
             if not (name.startswith("projections.") and weight.shape[:1] == weight.shape[-1:])
-        }
+        }, widths
 
 
 class MulT(Model):
