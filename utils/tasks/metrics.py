@@ -6,7 +6,7 @@ import numpy as np
 
 
 def mean_absolute_error(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Return MAE of values `(n,)` or `(n, outputs)`."""
+    """Return MAE of values `(n,)`."""
     from sklearn import metrics
 
     return float(metrics.mean_absolute_error(labels, predictions))
@@ -14,9 +14,7 @@ def mean_absolute_error(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Return the share of predicted classes `(n,)` that are correct."""
-    from sklearn import metrics
-
-    return float(metrics.accuracy_score(labels, predictions))
+    return float(np.mean(labels == predictions))
 
 
 def accuracy_and_f1(labels: np.ndarray, predictions: np.ndarray) -> tuple[float, float]:

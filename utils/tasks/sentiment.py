@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 
-from data.labels import SCALES, SIMS_BORDERS, class_between, sentiment_class
+from data.labels import SCALES
 from utils.tasks.metrics import accuracy, accuracy_and_f1, mean_absolute_error
-from utils.tasks.sums import SENTIMENT_SUMS, SIMS_SUMS
+from utils.tasks.sums import CLASSES, SENTIMENT_SUMS, SIMS_CLASSES, SIMS_SUMS, Classes
 from utils.tasks.task import LOSSES, Measure, Scores, Task
 
 
@@ -32,8 +31,7 @@ def score(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     return {
         "mae": mean_absolute_error(labels, predictions),
         "corr": _pearson(labels, predictions),
-        "acc7": _accuracy(sentiment_class, labels, predictions),
-        "acc5": _accuracy(partial(sentiment_class, limit=2), labels, predictions),
+        **_accuracies(CLASSES, labels, predictions),
         "acc2": acc2,
         "f1": f1,
         "acc2_nonneg": acc2_nonneg,
@@ -49,22 +47,17 @@ def score_sims(labels: np.ndarray, predictions: np.ndarray) -> Scores:
     """
     labels, predictions = (np.clip(x.reshape(-1), -1, 1) for x in (labels, predictions))
     acc2, f1 = accuracy_and_f1(labels > 0, predictions > 0)
-    to_3_classes = partial(class_between, borders=SIMS_BORDERS[1:3])
-    to_5_classes = partial(class_between, borders=SIMS_BORDERS)
     return {
         "mae": mean_absolute_error(labels, predictions),
         "corr": _pearson(labels, predictions),
         "acc2": acc2,
         "f1": f1,
-        "acc3": _accuracy(to_3_classes, labels, predictions),
-        "acc5": _accuracy(to_5_classes, labels, predictions),
+        **_accuracies(SIMS_CLASSES, labels, predictions),
     }
 
 
-def _accuracy(
-    to_class: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, predictions: np.ndarray
-) -> float:
-    return accuracy(to_class(labels), to_class(predictions))
+def _accuracies(classes: Classes, labels: np.ndarray, predictions: np.ndarray) -> Scores:
+    return {key: accuracy(to(labels), to(predictions)) for key, to in classes.items()}
 
 
 def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -77,6 +70,7 @@ def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 _CORR = Measure("corr", "Corr")  # Pearson
 _MAE = Measure("mae", "MAE", lower_is_better=True)
+_F1 = Measure("f1", "F1 (neg/pos)", is_percent=True)  # weighted by class
 
 SENTIMENT = Task(
     name="sentiment",
@@ -90,7 +84,7 @@ SENTIMENT = Task(
         Measure("acc5", "Acc-5", is_percent=True),  # rounded and clipped to [-2, 2]
         # Without segments labelled 0, as in the released code.
         Measure("acc2", "Acc-2 (neg/pos)", is_percent=True),
-        Measure("f1", "F1 (neg/pos)", is_percent=True),  # weighted by class
+        _F1,
         Measure("acc2_nonneg", "Acc-2 (neg/non-neg)", is_percent=True),
         Measure("f1_nonneg", "F1 (neg/non-neg)", is_percent=True),
     ),
@@ -101,21 +95,19 @@ SENTIMENT = Task(
     released_names={"Acc7": "acc7", "Acc2": "acc2", "F1": "f1", "Corr": "corr", "MAE": "mae"},
 )
 
-SIMS_SENTIMENT = Task(
-    name="sentiment",
-    outputs={"sentiment": 0},
-    loss=LOSSES["mse"],
+SIMS_SENTIMENT = replace(
+    SENTIMENT,
     score=score_sims,
     measures=(
         _MAE,
         _CORR,
         Measure("acc2", "Acc-2 (neg/pos)", is_percent=True),  # <= 0 against > 0
-        Measure("f1", "F1 (neg/pos)", is_percent=True),  # weighted by class
+        _F1,
         Measure("acc3", "Acc-3", is_percent=True),
         Measure("acc5", "Acc-5", is_percent=True),
     ),
-    chosen_by=_MAE,
     in_a_line=("mae", "corr", "acc2", "f1", "acc5"),
     sums=SIMS_SUMS,
     scale=SCALES["sims"],
+    released_names={},
 )

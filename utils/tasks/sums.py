@@ -6,12 +6,21 @@ sentiment scores that are not defined are 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 
 from data.labels import EMOTIONS, SIMS_BORDERS, class_between, sentiment_class
 from utils.tasks.task import Sums
+
+# The classes that an accuracy compares, by its key; those of CMU-MOSEI, and those of CH-SIMS.
+Classes = Mapping[str, Callable[[np.ndarray], np.ndarray]]
+CLASSES: Classes = {"acc7": sentiment_class, "acc5": partial(sentiment_class, limit=2)}
+SIMS_CLASSES: Classes = {
+    "acc3": partial(class_between, borders=SIMS_BORDERS[1:3]),
+    "acc5": partial(class_between, borders=SIMS_BORDERS),
+}
 
 
 def _moments(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
@@ -51,7 +60,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _terms(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = x.reshape(-1), y.reshape(-1)
-    correct = [sentiment_class(x, limit) == sentiment_class(y, limit) for limit in (3, 2)]
+    correct = [to_class(x) == to_class(y) for to_class in CLASSES.values()]
     not_zero = [pair & (x != 0) for pair in _pairs(x > 0, y > 0)]
     return np.column_stack([*_moments(x, y), *correct, *not_zero, *_pairs(x >= 0, y >= 0)])
 
@@ -59,21 +68,20 @@ def _terms(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _scores(sums: np.ndarray) -> dict[str, np.ndarray]:
     acc2, f1 = _accuracy_and_f1(sums[:, 9:13])
     acc2_nonneg, f1_nonneg = _accuracy_and_f1(sums[:, 13:])
-    accuracies = dict(zip(("acc7", "acc5"), sums[:, 7:9].T / sums[:, 0], strict=True))
+    accuracies = dict(zip(CLASSES, sums[:, 7:9].T / sums[:, 0], strict=True))
     binary = {"acc2": acc2, "f1": f1, "acc2_nonneg": acc2_nonneg, "f1_nonneg": f1_nonneg}
     return _mae_and_corr(sums[:, :7]) | accuracies | binary
 
 
 def _sims_terms(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = (np.clip(v.reshape(-1), -1, 1) for v in (x, y))
-    to_classes = [partial(class_between, borders=b) for b in (SIMS_BORDERS[1:3], SIMS_BORDERS)]
-    correct = [to_class(x) == to_class(y) for to_class in to_classes]
+    correct = [to_class(x) == to_class(y) for to_class in SIMS_CLASSES.values()]
     return np.column_stack([*_moments(x, y), *correct, *_pairs(x > 0, y > 0)])
 
 
 def _sims_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
     acc2, f1 = _accuracy_and_f1(sums[:, 9:])
-    accuracies = dict(zip(("acc3", "acc5"), sums[:, 7:9].T / sums[:, 0], strict=True))
+    accuracies = dict(zip(SIMS_CLASSES, sums[:, 7:9].T / sums[:, 0], strict=True))
     return _mae_and_corr(sums[:, :7]) | {"acc2": acc2, "f1": f1} | accuracies
 
 
