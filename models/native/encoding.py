@@ -15,7 +15,7 @@ from torch.func import functional_call
 from models.layers.encoder import Encoder
 from models.native.packing import packed_weights
 from models.native.plain_call import aligned, grads_by_formula, is_plain_call
-from models.native.weights import Weights
+from models.native.weights import Weights, named_weights
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,9 @@ class _Formula(nn.Module):
 
 def _weights_by_name(encoder: Encoder, listed: Weights, packed: Tensor) -> dict[str, Tensor]:
     """Return views of the packed weights by their names within `_Formula`."""
-    layer_weights, norm_weights = listed
-    weights = [
-        (f"encoder.layers.{n}.{weight.path}", weight)
-        for n in range(len(encoder.layers))
-        for weight in layer_weights
-    ]
-    weights += [(f"encoder.{weight.path}", weight) for weight in norm_weights]
-    parts = torch.split(packed, [weight.size for _, weight in weights])
+    named = named_weights(encoder, listed)
+    parts = torch.split(packed, [weight.size for _, weight in named])
     return {
-        name: part.view(weight.shape) for (name, weight), part in zip(weights, parts, strict=True)
+        f"encoder.{name}": part.view(weight.shape)
+        for (name, weight), part in zip(named, parts, strict=True)
     }

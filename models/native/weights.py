@@ -49,6 +49,14 @@ def listed_weights(width: int, feedforward: int) -> Weights:
     return layer_weights, _norm("layer_norm", width)
 
 
+def named_weights(encoder: Encoder, listed: Weights) -> list[tuple[str, Weight]]:
+    """Return an encoder's parameters, of each layer and of the last norm, by their names in it."""
+    layer_weights, norm_weights = listed
+    layers = range(len(encoder.layers))
+    of_layers = [(f"layers.{n}.{weight.path}", weight) for n in layers for weight in layer_weights]
+    return of_layers + [(weight.path, weight) for weight in norm_weights]
+
+
 def _norm(module: str, width: int) -> tuple[Weight, ...]:
     return tuple(Weight(f"{module}.{name}", (width,)) for name in ("weight", "bias"))
 
@@ -56,26 +64,20 @@ def _norm(module: str, width: int) -> tuple[Weight, ...]:
 class WeightFinder:
     """Finds an encoder's parameters without walking through its modules again, which is slow."""
 
-    def __init__(self, encoder: Encoder, weights: Weights) -> None:
-        """Remember the modules with each layer's parameters, then with those of the last norm."""
-        self._listed = weights
-        layer_weights, norm_weights = weights
-        modules = [*encoder.get_submodule("layers").modules(), encoder.layer_norm]
-        self._modules = [(module, module.__dict__) for module in modules]
-        parents = [encoder, *(module for module in modules if module._modules)]
-        self._children = [(parent.__dict__, dict(parent._modules)) for parent in parents]
-        attentions = [layer._modules.get("self_attn") for layer in encoder.layers]
-        self._attentions = [module.__dict__ for module in attentions if module is not None]
-        named = [(dict(layer.named_modules()), layer_weights) for layer in encoder.layers]
-        named.append(({"layer_norm": encoder.layer_norm}, norm_weights))
+    def __init__(self, encoder: Encoder, listed: Weights) -> None:
+        """Remember the modules, their children, and which of them has which parameter."""
+        self._listed = listed
+        _, *modules = encoder.modules()
+        self._modules = [(module, vars(module)) for module in modules]
+        self._attentions = [vars(part) for part in modules if isinstance(part, MultiHeadAttention)]
+        parents = [module for module in encoder.modules() if module._modules]
+        self._children = [(vars(parent), dict(parent._modules)) for parent in parents]
+        absent = nn.Module()
+        by_name: dict[str, nn.Module] = dict(encoder.named_modules(remove_duplicate=False))
         self._weights = []
-        for modules_by_name, module_weights in named:
-            for weight in module_weights:
-                module_name, _, name = weight.path.rpartition(".")
-                if module_name in modules_by_name:
-                    state = modules_by_name[module_name].__dict__
-                    self._weights.append((state, name, weight.shape))
-        self._is_complete = len(self._weights) == sum(len(weights) for _, weights in named)
+        for path, weight in named_weights(encoder, listed):
+            parent_name, _, name = path.rpartition(".")
+            self._weights.append((vars(by_name.get(parent_name, absent)), name, weight.shape))
 
     def is_current(self, listed: Weights) -> bool:
         """Return whether this is for the `listed` weights, and the modules are still the same."""
@@ -90,8 +92,6 @@ class WeightFinder:
         `forward` of its own, another epsilon), or the compiled code cannot take a parameter:
         missing, of another shape, not float32, on another device, not contiguous.
         """
-        if not self._is_complete:
-            return None
         for module, state in self._modules:
             if (
                 type(module) not in _TYPES
@@ -103,11 +103,7 @@ class WeightFinder:
                 or state.get("eps", _EPSILON) != _EPSILON
             ):
                 return None
-        first = self._attentions[0]
-        if any(
-            (state["heads"], state["dropout"]) != (first["heads"], first["dropout"])
-            for state in self._attentions
-        ):
+        if len({(state["heads"], state["dropout"]) for state in self._attentions}) > 1:
             return None
         weights = []
         for state, name, shape in self._weights:
