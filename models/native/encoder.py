@@ -103,12 +103,10 @@ def _can_take(encoder: Encoder, x: Tensor, memory: Tensor | None, keys: Tensor |
         all(
             type(value) in (Tensor, nn.Parameter)
             and value.device == x.device
-            and value.device.type in ("cpu", "cuda")
             and value.layout is torch.strided
             and value.dtype in (torch.float32, torch.bfloat16)  # the latter from under autocast
             and value.dim() == 3
-            and value.shape[0] > 0
-            and value.shape[1] > 0
+            and value.numel() > 0
             and (value.shape[0], value.shape[2]) == (x.shape[0], width)
             for value in ([x] if memory is None else [x, memory])
         )
