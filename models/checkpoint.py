@@ -28,6 +28,9 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 MODALITIES = ("visual", "audio", "text")
 ONNX = ".onnx"  # is written, never read
+_ADVICE = "give a .pth file written by main_msaf.py --train or the released code."
+_WEIGHT_KEYS = ("model_state_dict", "state_dict")  # ours, and what many programs write
+_PART_TYPES = {"model": str, "config": dict, "widths": dict, "outputs": int, "text_encoder": dict}
 _MAIN_FILES = ("best.pth", f"model{SAFETENSORS}")  # of a run's folder, and of the hub's
 _WRAPPERS = ("module.", "_orig_mod.", "Model.")  # DataParallel's, torch.compile's and MMSA's
 _LARGEST_SIZE = 2**16  # of inputs and outputs
@@ -185,11 +188,6 @@ def _checkpoint_of(content: Any, path: Path) -> Checkpoint:
     if ":" not in parts.get("model", ""):  # of a user's own model, `restore_model` drops them
         weights = _without_wrappers(weights)
     return Checkpoint(path, weights, **parts, details=content)
-
-
-_ADVICE = "give a .pth file written by main_msaf.py --train or the released code."
-_WEIGHT_KEYS = ("model_state_dict", "state_dict")  # ours, and what many programs write
-_PART_TYPES = {"model": str, "config": dict, "widths": dict, "outputs": int, "text_encoder": dict}
 
 
 def _without_wrappers(
