@@ -39,6 +39,7 @@ SECONDS = 300  # the longest time to wait
 paints = True  # whether programs paint their pictures; otherwise they save them white
 
 gc.freeze()  # of what is imported, a fork's garbage collector need not look at, and copy, a page
+atexit.register(gc.unfreeze)  # or Triton would complain that its objects are never freed
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
 
