@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -16,7 +14,8 @@ from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.registry import build
 from system.errors import InputError
-from tests.forked_programs import ROOT
+from tests.forked_programs import Program
+from tests.utils.training.test_several_processes import environments
 from tests.utils.training.test_trainer import make_trainer
 from utils.reports.costs import model_table, training_memory
 from utils.tasks.sentiment import score
@@ -179,20 +178,20 @@ def test_resume_auto_begins_and_goes_on(program, small, tmp_path):
 
 @pytest.mark.parametrize("cxx", ["c++", "no-such-compiler"])
 def test_two_processes_give_the_scores_of_one(small, tmp_path, cxx):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     options = ["--train", "--datadir", small, "--epochs", "2", "--batch_size", "37"]
     options += ["--weight_decay", "0.1"]  # Adam alone would not show a wrong scale of the loss
     tables = {}
-    for name, launcher in {"one": [], "two": launch}.items():
+    for name, count in {"one": 1, "two": 2}.items():
         folders = ["--checkpointdir", tmp_path / name, "--resultdir", tmp_path / name]
-        done = subprocess.run(
-            [sys.executable, *launcher, ROOT / "main_msaf.py", *options, *folders],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "CXX": cxx},
-        )
-        assert done.returncode == 0, done.stderr
+        with ExitStack() as stack:
+            programs = [
+                stack.enter_context(
+                    Program("main_msaf.py", *options, *folders, env={**environment, "CXX": cxx})
+                )
+                for environment in environments(count)
+            ]
+            for each in programs:
+                assert each.end() == 0, each.errors
         with (tmp_path / name / "metrics.csv").open(newline="") as file:
             tables[name] = list(csv.DictReader(file))
     assert len(tables["one"]) == len(tables["two"]) > 0

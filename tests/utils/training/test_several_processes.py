@@ -25,20 +25,27 @@ from utils.tasks import SENTIMENT
 EPOCHS, STEPS = 3, 10
 
 
-@contextmanager
-def started(datadirs, folder, *options):
-    """Start a process for each data folder, without torchrun, which would end them itself."""
+def environments(count):
+    """Return the environment of each of several processes, as torchrun sets it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    several = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        {**os.environ, **several, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for rank in range(count)
+    ]
+
+
+@contextmanager
+def started(datadirs, folder, *options):
+    """Start a process for each data folder, without torchrun, which would end them itself."""
     train = ["--train", "--resume", "auto", "--model", "lf_dnn", "--batch_size", 8]
     train += ["--epochs", EPOCHS, "--log_interval", 1, "--device", "cpu"]
     train += ["--checkpointdir", folder, "--resultdir", folder / "result", *options]
-    several = {"WORLD_SIZE": str(len(datadirs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with ExitStack() as stack:
         programs = []
-        for rank, datadir in enumerate(datadirs):
-            env = {**os.environ, **several, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for datadir, env in zip(datadirs, environments(len(datadirs)), strict=True):
             program = Program("main_msaf.py", *train, "--datadir", datadir, env=env)
             programs.append(stack.enter_context(program))
         yield programs
