@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from system.errors import InputError, shown
 
 _SAMPLE_BLOCKS, _BLOCK_BYTES = 32, 128 * 1024  # up to 4 MB of a file
+_SETTLED_AFTER = 10**9  # nanoseconds since a file's last change
 # Writing a file takes seconds. A temporary file that no process, on any machine, has written to
 # for an hour was left by a killed one.
 _ABANDONED_AFTER = 3600  # seconds
@@ -202,15 +204,28 @@ def file_facts(path: Path, is_timed: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"{not_a_file(path)}; give the path of an existing file.")
-    size, digest = path.stat().st_size, hashlib.sha256()
+    status = path.stat()
+    size = status.st_size
+    identity = status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+    # Two changes within one tick of the system's clock have the same time.
+    is_settled = time.time_ns() - status.st_ctime_ns > _SETTLED_AFTER
+    read = _digest_of_sample if is_settled else _digest_of_sample.__wrapped__
+    sample = read(path, size, *identity)
+    facts: dict[str, Any] = {"name": path.name, "bytes": size, "sample": sample}
+    if is_timed and size > _SAMPLE_BLOCKS * _BLOCK_BYTES:
+        facts["modified"] = status.st_mtime_ns
+    return facts
+
+
+@lru_cache(maxsize=256)  # a study looks at the same files before each of its runs
+def _digest_of_sample(path: Path, size: int, *_identity: int) -> str:
+    """Return the digest of a file's sample; it is read again when it or its `_identity` changes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         for block in range(_SAMPLE_BLOCKS):
             file.seek(block * max(size - _BLOCK_BYTES, 0) // (_SAMPLE_BLOCKS - 1))
             digest.update(file.read(_BLOCK_BYTES))
-    facts: dict[str, Any] = {"name": path.name, "bytes": size, "sample": digest.hexdigest()}
-    if is_timed and size > _SAMPLE_BLOCKS * _BLOCK_BYTES:
-        facts["modified"] = path.stat().st_mtime_ns
-    return facts
+    return digest.hexdigest()
 
 
 def whole_digest(path: Path) -> str:

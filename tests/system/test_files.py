@@ -407,3 +407,19 @@ def test_what_cannot_be_flushed_is_told(tmp_path, monkeypatch):
     for paths in (([tmp_path / "a"], []), ([], [tmp_path])):
         with pytest.raises(OSError, match="Input/output error"):
             files.flush_all(*paths)
+
+
+@pytest.mark.parametrize("wait", [0, 10**9])
+def test_facts_follow_a_file_that_takes_anothers_place(tmp_path, monkeypatch, wait):
+    """They are kept from one look to the next, but for the same file only."""
+    monkeypatch.setattr(files, "_SETTLED_AFTER", wait)
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"one")
+    other.write_bytes(b"two")
+    before = file_facts(path)
+    reads = files._digest_of_sample.cache_info().hits
+    assert file_facts(path) == before
+    assert files._digest_of_sample.cache_info().hits == reads + (wait == 0)
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.replace(path)
+    assert file_facts(path)["sample"] != before["sample"]

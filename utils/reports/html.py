@@ -7,11 +7,11 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from system.console import print_warning, printable
 from system.errors import described
@@ -71,6 +71,12 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
     Texts are escaped and in one line, those of cells and titles cut to a length; control characters
     are spelled out. Paragraphs are whole: cut the names in them (`short_name`).
     """
+    write_bytes(path, _template().render(title=title, sections=sections).encode())
+
+
+@cache
+def _template() -> Template:
+    """Compile the reports' template; a study writes many."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -79,8 +85,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
         lstrip_blocks=True,
     )
     environment.filters.update(plain=_plain, paragraph=_in_a_line, cell=_cell)
-    page = environment.get_template(_TEMPLATE).render(title=title, sections=sections)
-    write_bytes(path, page.encode())
+    return environment.get_template(_TEMPLATE)
 
 
 @contextmanager
