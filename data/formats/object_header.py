@@ -64,6 +64,7 @@ class HeaderReader:
         blocks = [start[begin : begin + size]]
         if len(blocks[0]) < size:
             blocks = [self._read(size, address + begin)]
+        seen = set[int]()
         for block in blocks:
             begin = 0
             while begin + head <= len(block):
@@ -75,8 +76,9 @@ class HeaderReader:
                 if kind == _CONTINUATION:
                     width = self.widths[0]
                     address, size = _number(body[:width]), _number(body[width : sum(self.widths)])
-                    if len(blocks) == _MAX_BLOCKS:
+                    if len(blocks) == _MAX_BLOCKS or address in seen:
                         raise OSError("a header in too many parts")
+                    seen.add(address)
                     content = self._read(size, address)
                     blocks.append(content[4:-4] if is_new else content)  # signature, checksum
 

@@ -152,6 +152,20 @@ def test_a_virtual_dataset_of_countless_sources_takes_no_memory(path, libver, at
     refused(path, "virtual dataset")
 
 
+def test_a_header_that_goes_on_in_itself_is_refused_at_once(path):
+    """Otherwise a part of a megabyte would be read 64 times, which takes a quarter of a minute."""
+    with h5py.File(path, "a") as file:
+        for number in range(9):
+            file[f"{ENTRY}/features"].attrs[f"a{number}"] = "x" * 99
+    content = path.read_bytes()
+    continuation = struct.pack("<HHB3x", 0x10, 16, 0)
+    head, _, rest = content.partition(continuation)
+    assert rest and continuation not in rest
+    loop = continuation + struct.pack("<QQ", len(content), 2**20)
+    path.write_bytes(head + loop + rest[16:] + loop.ljust(2**20, b"\0"))
+    refused(path, "a header in too many parts")
+
+
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
 def test_headers_of_all_other_datasets_are_no_virtual_ones(tmp_path, libver):
     for number, how in enumerate(({}, {"compression": "gzip"}, {"chunks": (5, 3)})):
