@@ -14,6 +14,7 @@ from h5py import h5t, h5z
 
 from data.formats.chunks import Chunks
 from data.formats.dataset_layout import Layout
+from data.formats.text_heaps import have_sound_heaps
 from system.errors import InputError
 from system.file_rows import read_runs, runs_of
 
@@ -126,9 +127,9 @@ class StoredRows:
         return buffer[:size].view(self.dtype).reshape(values.shape)
 
     def _check_text(self, references: np.ndarray | None) -> None:
-        """Raise InputError if words of variable length claim more than the file can hold.
+        """Raise InputError if the library cannot read words of variable length.
 
-        Each is stored as its length, in four bytes, and its address.
+        Each is stored as its length, in four bytes, and its place in a heap.
         """
         if references is None:
             raise InputError(f"{self._where}: is not stored in one piece; save it again with gzip.")
@@ -139,3 +140,5 @@ class StoredRows:
                 f"{self._where}: its words claim {claimed:,} bytes, more than the file has; it is "
                 "damaged, download it again."
             )
+        if not have_sound_heaps(self._dataset, self._descriptor, items):
+            raise InputError(f"{self._where}: its words are in a damaged heap; download it again.")

@@ -373,6 +373,27 @@ def test_words_that_claim_more_than_the_file_has_are_told(path):
     refused(path, "words claim", holds_text=True)
 
 
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        (0, b"H"),  # the signature
+        (8, struct.pack("<Q", 2**40)),  # the heap's size
+        (24, struct.pack("<Q", 2**64 - 16)),  # a word's: back to where it begins
+        (24, struct.pack("<Q", 2**40)),
+        (16, b"\0\0"),  # the number of free space, which has its own size, here of 4 bytes
+    ],
+)
+def test_heaps_of_words_that_cannot_be_walked_through_are_told(path, offset, value):
+    """HDF5 looks for a word by the sizes of those before it, if need be without end."""
+    values = np.array([["word"]] * 5, dtype=h5py.string_dtype())
+    write_csd(path, {"video": (INTERVALS, values)})
+    assert read(path, holds_text=True) == ["word"] * 5
+    content = path.read_bytes()
+    place = content.rindex(b"GCOL") + offset
+    path.write_bytes(content[:place] + value + content[place + len(value) :])
+    refused(path, "words are in a damaged heap; download it again", holds_text=True)
+
+
 def test_parts_that_are_links_to_one_have_no_more_text_than_the_file(path):
     values = np.array([["word" * 10_000]], dtype=h5py.string_dtype())
     path.unlink()
