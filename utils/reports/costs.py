@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.registry import MODELS, build, describe_config
-from models.text_encoder import text_encoder_of
+from models.text_encoder import WithTextEncoder, text_encoder_of
 from system.console import format_table
 from utils.running.execution import autocast
 
 _VALUES_PER_PARAMETER = 4  # in training: weight, gradient and Adam's two moments
 # The widths of CMU-MOSEI's features: FACET, COVAREP and bert-base.
 _MOSEI = {"visual": 35, "audio": 74, "text": 768}
-_totals: dict[tuple[type[nn.Module], str, str, str], int | None] = {}
+# FLOPs by the model's class, whose module may hold much, and by configuration and sizes.
+_totals: WeakKeyDictionary[type[nn.Module], dict[tuple[str, ...], int | None]] = WeakKeyDictionary()
 
 
 def model_table(model: nn.Module, inputs: Sequence[Tensor]) -> str:
@@ -116,14 +118,16 @@ def count_total_flops(model: nn.Module, inputs: Sequence[Tensor]) -> int | None:
     epoch, and a study trains the same model with many seeds.
     """
     # A user's own model has a new class each time its file is run.
+    own = model.model if isinstance(model, WithTextEncoder) else model
+    totals = _totals.setdefault(type(own), {})
     weights = _shapes(list(model.parameters()))
-    key = type(model), repr(getattr(model, "config", None)), weights, _shapes(inputs)
-    if key not in _totals:
+    key = repr(getattr(model, "config", None)), weights, _shapes(inputs)
+    if key not in totals:
         try:
-            _totals[key] = sum(count_flops(model, inputs)["Global"].values())
+            totals[key] = sum(count_flops(model, inputs)["Global"].values())
         except Exception:  # a user's own model may need float32, or hold what deepcopy cannot copy
-            _totals[key] = None
-    return _totals[key]
+            totals[key] = None
+    return totals[key]
 
 
 def _flops_of(name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import sys
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -11,7 +14,7 @@ import torch
 from models.registry import build
 from models.text_encoder import WithTextEncoder
 from tests.models.test_text_encoder import TINY, WIDTHS, tiny, tiny_pieces
-from utils.reports.costs import count_flops, model_table, training_memory
+from utils.reports.costs import count_flops, count_total_flops, model_table, training_memory
 
 INPUTS = [torch.ones(3, 5, WIDTHS["visual"]), torch.ones(3, 5, WIDTHS["audio"]), tiny_pieces()]
 
@@ -34,6 +37,46 @@ def test_the_products_of_attention_are_counted_with_dropout_and_without():
         for share in (0.0, 0.1)
     ]
     assert counts[0] == counts[1]
+
+
+OWN = """from models.baselines.lf_dnn import LFDNN
+
+class Net(LFDNN):
+    def forward(self, visual, audio, text):
+        return sum(super(Net, self).forward(visual, audio, text) for _ in range(TIMES))
+
+TIMES = {}
+"""
+
+
+def own_model(path, times):
+    path.write_text(OWN.format(times))
+    return build(f"{path}:Net", {}, WIDTHS, 1)
+
+
+@pytest.mark.parametrize("has_encoder", [False, True])
+def test_two_models_of_a_users_own_are_counted_each(tmp_path, has_encoder):
+    """Also where both have the same name, settings and sizes."""
+    totals = []
+    for times in (1, 3):
+        model = own_model(tmp_path / f"{times}.py", times)
+        inputs = [torch.ones(3, 5, width) for width in WIDTHS.values()]
+        if has_encoder:
+            model, inputs = WithTextEncoder(tiny(), model), INPUTS
+        flops = sum(count_flops(model, inputs)["Global"].values())
+        totals.append(count_total_flops(model, inputs))
+        assert totals[-1] == flops
+    assert totals[1] > totals[0]
+
+
+def test_a_users_own_model_is_not_kept_for_its_flops(tmp_path):
+    """Its file may load much, and a study runs it for each training."""
+    model = own_model(tmp_path / "own.py", 2)
+    assert count_total_flops(model, [torch.ones(3, 5, width) for width in WIDTHS.values()])
+    model_class = weakref.ref(type(model))
+    del model, sys.modules["model_of_own"]
+    gc.collect()
+    assert model_class() is None
 
 
 @pytest.mark.parametrize("name", ["mult", "msaf", "nhfnet"])
