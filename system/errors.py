@@ -48,6 +48,8 @@ def explain_short_memory(path: Path) -> Iterator[None]:
     """Raise InputError that names `path` if memory runs out while the block reads it."""
     try:
         yield
+    except InputError:  # which may quote any text
+        raise
     except Exception as error:
         refuse_if_out_of_memory(error, path)
         raise

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import h5py
 import pytest
 
-from system.errors import described, first_line
+from system.errors import InputError, described, explain_short_memory, first_line
 
 
 def raised(call):
@@ -64,3 +65,12 @@ def test_what_hdf5_says_comes_without_the_quotes_of_a_key(tmp_path):
         error = raised(lambda: file["nothing"])
     assert isinstance(error, KeyError)
     assert first_line(error).startswith("Unable to")
+
+
+def test_a_message_of_our_own_that_quotes_such_words_stays():
+    """A file's name or content may have them."""
+    path, is_empty = Path("out of memory.pkl"), "out of memory.pkl is empty"
+    with pytest.raises(InputError, match=f"^{is_empty}$"), explain_short_memory(path):
+        raise InputError(is_empty)
+    with pytest.raises(InputError, match=f"^{path} takes more"), explain_short_memory(path):
+        raise MemoryError
