@@ -85,10 +85,11 @@ class TrainingSaver:
 
     def has_best(self, epoch: Epoch) -> bool:
         """Tell whether `best.pth` is of this epoch and has the weights that the model has now."""
-        if self._best_saved == epoch.number:
+        path = self._config.checkpointdir / BEST
+        if self._best_saved == epoch.number and path.is_file():  # it may have been removed since
             return True
         try:
-            saved = read_checkpoint(self._config.checkpointdir / BEST)
+            saved = read_checkpoint(path)
         except InputError:
             return False
         weights, now = saved.weights.values(), self._step.model.state_dict().values()

@@ -204,6 +204,13 @@ def test_a_best_file_of_other_weights_is_written_again(make, tmp_path, change):
     assert_same(read_checkpoint(path).weights, before.weights)
 
 
+def test_a_best_file_that_is_removed_during_the_training_is_written_again(make, tmp_path):
+    trainer, path = make(tmp_path, epochs=1), tmp_path / "best.pth"
+    trainer._after_epoch = lambda epoch: path.unlink()
+    trainer.run()
+    assert_same(read_checkpoint(path).weights, dict(trainer.model.state_dict()))
+
+
 @contextmanager
 def handled(number, monkeypatch):
     """Handle the signal as the programs do, until the block ends."""
