@@ -111,7 +111,8 @@ def predict(
     if encoder is not None:
         for pieces in inputs[MODALITIES.index("text")]:
             _check_pieces(encoder, pieces)
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+    is_count = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if not is_count or batch_size < 1:
         raise InputError(f"predict: batch_size is {batch_size!r}, expected a whole number above 0.")
     predictions = np.empty((counts["text"], model.outputs), dtype=np.float32)
     weights = [*model.parameters(), *model.buffers()]

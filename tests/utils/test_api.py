@@ -117,8 +117,9 @@ def test_predictions_that_are_no_numbers_are_refused_as_by_the_program(model):
 def test_inputs_that_do_not_fit_are_refused(model, change, message):
     with pytest.raises(InputError, match=message):
         predict(model, *change(*segments([(4, 5, 6)] * 3)))
-    with pytest.raises(InputError, match="batch_size is 0"):
-        predict(model, *segments([(4, 5, 6)]), batch_size=0)
+    for batch_size in (0, True):
+        with pytest.raises(InputError, match=f"batch_size is {batch_size}"):
+            predict(model, *segments([(4, 5, 6)]), batch_size=batch_size)
 
 
 def test_a_batch_size_may_be_numpys(model):
