@@ -57,10 +57,10 @@ class HeaderReader:
         if is_new:
             begin = 6 + 16 * bool(flags & 0x20) + 4 * bool(flags & 0x10)  # times, attributes
             width = 1 << (flags & 3)
-            size, begin = _number(start[begin : begin + width]), begin + width
+            size, begin = number_in(start[begin : begin + width]), begin + width
             type_bytes, head = 1, 4 + 2 * bool(flags & 4)  # with a creation order
         else:
-            size, begin, type_bytes, head = _number(start[8:12]), 16, 2, 8
+            size, begin, type_bytes, head = number_in(start[8:12]), 16, 2, 8
         blocks = [start[begin : begin + size]]
         if len(blocks[0]) < size:
             blocks = [self._read(size, address + begin)]
@@ -68,14 +68,17 @@ class HeaderReader:
         for block in blocks:
             begin = 0
             while begin + head <= len(block):
-                kind = _number(block[begin : begin + type_bytes])
-                size = _number(block[begin + type_bytes : begin + type_bytes + 2])
+                kind = number_in(block[begin : begin + type_bytes])
+                size = number_in(block[begin + type_bytes : begin + type_bytes + 2])
                 body = block[begin + head : begin + head + size]
                 yield kind, block[begin + type_bytes + 2], body
                 begin += head + size
                 if kind == _CONTINUATION:
                     width = self.widths[0]
-                    address, size = _number(body[:width]), _number(body[width : sum(self.widths)])
+                    address, size = (
+                        number_in(body[:width]),
+                        number_in(body[width : sum(self.widths)]),
+                    )
                     if len(blocks) == _MAX_BLOCKS or address in seen:
                         raise OSError("a header in too many parts")
                     seen.add(address)
@@ -88,5 +91,6 @@ class HeaderReader:
         return os.pread(self.descriptor, size, self.base + address)
 
 
-def _number(content: bytes) -> int:
+def number_in(content: bytes) -> int:
+    """Return a number as HDF5 stores it."""
     return int.from_bytes(content, "little")

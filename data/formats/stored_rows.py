@@ -140,5 +140,5 @@ class StoredRows:
                 f"{self._where}: its words claim {claimed:,} bytes, more than the file has; it is "
                 "damaged, download it again."
             )
-        if not have_sound_heaps(self._dataset, self._descriptor, items):
+        if not have_sound_heaps(self._dataset, items):
             raise InputError(f"{self._where}: its words are in a damaged heap; download it again.")

@@ -11,22 +11,24 @@ import os
 import numpy as np
 from h5py import h5d, h5i
 
+from data.formats.object_header import HeaderReader, number_in
+
 _SIGNATURE = b"GCOL"
 _ALIGNMENT = 8  # bytes, of the objects in a heap
 _LENGTH_BYTES = 4  # of a text, before the heap's address
 
 
-def have_sound_heaps(dataset: h5d.DatasetID, descriptor: int, references: np.ndarray) -> bool:
+def have_sound_heaps(dataset: h5d.DatasetID, references: np.ndarray) -> bool:
     """Tell whether the library can walk through the heaps that texts are in.
 
     `references`, `(n, bytes)`, has what is stored of each text: its length, the address of its heap
-    (0: it has none) and its number there. `descriptor` is that of the open file.
+    (0: it has none) and its number there.
     """
-    settings = h5i.get_file_id(dataset).get_create_plist()
-    base, (address_bytes, size_bytes) = settings.get_userblock(), settings.get_sizes()
+    file = HeaderReader(h5i.get_file_id(dataset))
+    address_bytes, size_bytes = file.widths
     columns = references[:, _LENGTH_BYTES : _LENGTH_BYTES + address_bytes]
-    addresses = {_number(row.tobytes()) for row in np.unique(columns, axis=0)}
-    return all(_is_sound(descriptor, base + address, size_bytes) for address in addresses - {0})
+    addresses = {number_in(row.tobytes()) for row in np.unique(columns, axis=0)} - {0}
+    return all(_is_sound(file.descriptor, file.base + each, size_bytes) for each in addresses)
 
 
 def _is_sound(descriptor: int, offset: int, size_bytes: int) -> bool:
@@ -36,13 +38,13 @@ def _is_sound(descriptor: int, offset: int, size_bytes: int) -> bool:
     if offset + head > file_bytes:
         return False
     start = os.pread(descriptor, head, offset)
-    size = _number(start[8 : 8 + size_bytes])
+    size = number_in(start[8 : 8 + size_bytes])
     if start[:4] != _SIGNATURE or offset + size > file_bytes:
         return False
     heap, begin = os.pread(descriptor, size, offset), head
     while begin + head <= size:
-        step = _number(heap[begin + 8 : begin + 8 + size_bytes])
-        if _number(heap[begin : begin + 2]) != 0:  # 0: free space, whose size includes its head
+        step = number_in(heap[begin + 8 : begin + 8 + size_bytes])
+        if number_in(heap[begin : begin + 2]) != 0:  # 0: free space, whose size includes its head
             step = head + _aligned(step)
         if not 0 < step <= size - begin:
             return False
@@ -52,7 +54,3 @@ def _is_sound(descriptor: int, offset: int, size_bytes: int) -> bool:
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _number(content: bytes) -> int:
-    return int.from_bytes(content, "little")
