@@ -128,7 +128,7 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
         staged, manifest = None, staged
     prepared = None if manifest is None else Prepared(folder, manifest, ends_move)
     if manifest is not None:
-        _refuse_another_dataset(request, manifest["made_from"])
+        _refuse_another_dataset(request, manifest["made_from"], files_are_there)
     if prepared is not None:
         request = _keep_text_of_bert(request, prepared)
     source = request.source
@@ -145,10 +145,14 @@ def decide(request: Request, files_are_there: bool = True) -> Plan:
     return replace(plan, same_text=tuple(_same_text(plan)))
 
 
-def _refuse_another_dataset(request: Request, made_from: dict[str, Any]) -> None:
+def _refuse_another_dataset(
+    request: Request, made_from: dict[str, Any], files_are_there: bool
+) -> None:
     """Raise InputError if the request would replace another dataset; the path may be mistyped."""
     title, alignment = made_from.get("dataset"), made_from.get("alignment")
     if title != request.source.title:
+        if files_are_there:
+            _ = request.source.made_from  # tells a missing file, which may be the mistyped path
         raise InputError(
             f"{request.folder} holds {title}, this would replace it by {request.source.title}; "
             "give another --datadir, or move the splits and dataset.json away."

@@ -230,6 +230,8 @@ def test_another_dataset_is_refused_before_its_files_come(datadir, demo):
     source = PickleSource(datadir / "aligned_50.pkl", uses_own_text=True)
     with pytest.raises(InputError, match="holds CMU-MOSEI, this would replace it by aligned_50"):
         decide(Request(datadir, "segment", source, None), files_are_there=False)
+    with pytest.raises(InputError, match=r"^No file .*aligned_50.pkl"):
+        decide(Request(datadir, "segment", source, None))
 
 
 @pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
