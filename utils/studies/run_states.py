@@ -82,8 +82,13 @@ def train_run(
 def digests_of(config: RunConfig) -> dict[str, str]:
     """Return the digests of a run's data, text encoder and own model, as far as it has these."""
     digests = {name: Split(config.data_folder / name).digest for name in SPLITS}
-    others = {BERT: bert_in_folder(config), MODEL: model_digest(config.model_name)}
-    return digests | {name: digest for name, digest in others.items() if digest is not None}
+    return digests | digests_without_data(config)
+
+
+def digests_without_data(config: RunConfig) -> dict[str, str]:
+    """Return the digests of a run's text encoder and own model, as far as it has these."""
+    digests = {BERT: bert_in_folder(config), MODEL: model_digest(config.model_name)}
+    return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def state_of(config: RunConfig) -> str:

@@ -24,8 +24,8 @@ from system.errors import InputError
 from system.processes import SINGLE_PROCESS
 from utils.run_config import RunConfig
 from utils.running.setup import find_task, make_options, open_training
-from utils.running.text_encoder import bert_in_folder
 from utils.studies.queue import Queue, RunFailed, recorded, run_of, seconds_of
+from utils.studies.run_states import digests_without_data
 from utils.studies.runs import refuse_run
 from utils.studies.space import Space, plain_space, suggest, value_text, with_values
 from utils.studies.storage import Storage, explain_damage
@@ -86,9 +86,7 @@ class Search:
         """Settings, space and digests that must be the same in all processes of the search."""
         spaces = {f"space of {name}": text for name, text in plain_space(self.space).items()}
         digests = {f"{name} data": split.digest for name, split in self.splits.items()}
-        bert = bert_in_folder(self.config)
-        identity = {**self.config.outcome, **spaces, **digests}
-        return identity if bert is None else {**identity, "BERT": bert}
+        return {**self.config.outcome, **spaces, **digests, **digests_without_data(self.config)}
 
     def open(self, storage: Storage) -> Queue:
         """Return the queue of its trials, created when missing.

@@ -19,6 +19,7 @@ from system.files import check_writable, read_json, write_json
 from system.locks import lock_folder
 from system.passwords import without_passwords
 from utils.studies.database import FILE, PATIENCE, absolute_url, check_is_ours, open_database
+from utils.studies.run_states import MODEL
 
 _POINTER = "study.json"  # names the other database, if there is one
 _AFTER_FOLDER = ": "  # in a study's name there, which begins with the path of its folder
@@ -175,7 +176,8 @@ class Storage:
             return
         stored = stored if isinstance(stored, dict) else {}
         for key in (*identity, *stored):
-            if stored.get(key) != identity.get(key):
+            is_known = key in stored or key != MODEL  # which older studies do not say
+            if is_known and stored.get(key) != identity.get(key):
                 before, now = differing(stored.get(key), identity.get(key))
                 raise InputError(
                     f"{self.folder} holds a search with {key} {before}, this one is {now}; give "

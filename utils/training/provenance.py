@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from models.registry import model_digest
 from models.text_encoder import text_encoder_of
 from system.config import plain_values
 from utils.running.environment import command_line, environment
@@ -45,7 +44,7 @@ def describe_run(
     resumed = resumed if isinstance(resumed, list) else []
     return {
         "config": plain_values(config),
-        "model_digest": model_digest(config.model_name),
+        "model_digest": trainer.saver.model_file,
         "command": command_line(),
         "dataset": data,
         "bert": None if encoder is None else encoder.origin,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.text.pieces import vocabulary_digest
 from models.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
+from models.registry import model_digest
 from models.text_encoder import text_encoder_of
 from system.config import make_config, settings_of
 from system.console import print_line
@@ -34,6 +35,7 @@ _MUST_MATCH_WITH_TEXT_ENCODER = ("bert_lr", "bert_weight_decay", "bert_warmup", 
 _MUST_MATCH_BY_SCHEDULE = {"cosine": ("epochs",), "plateau": ("plateau_factor", "plateau_patience")}
 _MAY_DIFFER = ("epochs", "patience")  # where a training ends, which a longer one may move
 _START = "starting checkpoint of digest"
+_MODEL_FILE = "model file of digest"  # of a user's own model
 _MAX_QUOTE_LENGTH = 300
 
 
@@ -64,6 +66,7 @@ class TrainingSaver:
         # The digest of the checkpoint that the training starts from, which may be replaced later.
         start = step.config.checkpoint
         self.start = None if start is None else whole_digest(start)
+        self.model_file = model_digest(step.config.model_name)  # of the file as it is now, too
         self._best_saved: int | None = None  # the epoch of `best.pth`, if this process wrote it
 
     def save_epoch(self, epoch: Epoch, is_best: bool) -> None:
@@ -141,7 +144,8 @@ class TrainingSaver:
             "model settings": settings_of(self._step.model.config),
             "text encoder": encoder_facts,
             "processes": self._options.processes.count,
-            _START: "none" if self.start is None else self.start[:12],
+            _START: _short(self.start),
+            _MODEL_FILE: _short(self.model_file),
             **{f"{split} data of digest": digest[:12] for split, digest in digests.items()},
             **{f"{split} word pieces of digest": x[:12] for split, x in pieces.items()},
         }
@@ -153,7 +157,8 @@ class TrainingSaver:
 
     def _with_defaults(self, saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """Add the defaults of settings that did not exist yet when the file was written."""
-        unknown = {_START: self._must_match()[_START]}  # as older files do not say it
+        now = self._must_match()
+        unknown = {name: now[name] for name in (_START, _MODEL_FILE)}  # older files lack them
         complete = {**vars(RunConfig()), "text encoder": None, **unknown, **saved}
         complete["loss"] = complete["loss"] or self._default_loss  # as older files have it
         settings = saved.get("model settings")
@@ -240,6 +245,11 @@ class TrainingSaver:
         check_weights(model, checkpoint.weights, path)
         if content["epochs"]:
             check_weights(model, content["best_weights"], f"{path}: best_weights")
+
+
+def _short(digest: str | None) -> str:
+    """Return a digest as messages show it."""
+    return "none" if digest is None else digest[:12]
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -667,9 +667,19 @@ def test_a_model_without_a_space_is_refused(main, small, tmp_path):
 def test_a_model_of_ones_own_is_searched(tune, tmp_path, untested):
     from tests.own_model import OWN_MODEL
 
-    (tmp_path / "mine.py").write_text(OWN_MODEL)
-    tune(2, model="mine.py:Mean", space={"hidden": [4, 8], "lr": [0.01, 0.001]})
+    own = tmp_path / "mine.py"
+    own.write_text(OWN_MODEL)
+    options = {"model": "mine.py:Mean", "space": {"hidden": [4, 8], "lr": [0.01, 0.001]}}
+    tune(2, **options)
     assert {row["state"] for row in trials_of(tmp_path / "search")} == {"complete"}
+    own.write_text(OWN_MODEL.replace("nn.ReLU", "nn.Tanh"))
+    with pytest.raises(InputError, match=r"a search with model file [0-9a-f]+, this one is"):
+        tune(2, **options)
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/search/study.db")
+    about = study.user_attrs["about"]
+    del about["model file"]  # as older studies
+    study.set_user_attr("about", about)
+    tune(2, **options)
 
 
 def test_another_database_is_named_in_the_folder_and_used_from_then_on(tune, tmp_path, untested):

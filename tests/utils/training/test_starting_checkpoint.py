@@ -11,6 +11,7 @@ import torch
 from models.checkpoint import read_checkpoint
 from system.errors import InputError
 from system.files import whole_digest
+from tests.own_model import OWN_MODEL
 from tests.programs.test_runs import TRAIN
 from tests.utils.training.test_resume import assert_same, stop_at_step
 
@@ -91,6 +92,23 @@ def test_an_older_file_does_not_say_where_it_started(train, pre, tmp_path, monke
     del content["training"]["must_match"]["starting checkpoint of digest"]
     torch.save(content, tmp_path / "run" / "last.pth")
     train("run", "--checkpoint", pre, "--resume", "auto")
+
+
+def test_an_own_model_that_was_edited_is_refused(train, tmp_path, monkeypatch):
+    own = tmp_path / "mine.py"
+    own.write_text(OWN_MODEL)
+    options = ("--model", f"{own}:Mean")
+    stop(train, monkeypatch, *options)
+    before = whole_digest(own)[:12]
+    own.write_text(OWN_MODEL.replace("nn.ReLU", "nn.Tanh"))
+    digests = rf"model file of digest {before}, this is {whole_digest(own)[:12]}"
+    with pytest.raises(InputError, match=f"last.pth was trained with {digests}"):
+        train("run", *options, "--resume", "auto")
+    last = tmp_path / "run" / "last.pth"
+    content = torch.load(last)
+    del content["training"]["must_match"]["model file of digest"]  # as older files
+    torch.save(content, last)
+    train("run", *options, "--resume", "auto")
 
 
 def test_seeds_go_on_from_their_checkpoint(train, pre, tmp_path):
