@@ -12,25 +12,33 @@ from system.torch_layout import require
 # Far deeper than published files, far below Python's recursion limit.
 _MAX_DEPTH = 50
 # A file can repeat a value at the cost of one byte. Small files may do so often.
-_MAX_EXPANSION, _ALWAYS_ALLOWED = 16, 64 * 2**20
+MAX_EXPANSION, _ALWAYS_ALLOWED = 16, 64 * 2**20
 _IN_PROGRESS = (-1, -1)  # instead of depth and bytes, while a value is being measured
 _LARGEST_KEY = 2**32  # of larger ones, a file could choose many with the same hash
+_MOST_PARTS = 100  # of a tuple as a key, itself and those of its tuples included
 
 
-def check_key(key: Any, depth: int = 0) -> None:
+def check_key(key: Any) -> None:
     """Raise UnpicklingError for a key that Python could not hash, or only slowly.
 
-    Hashing a tuple that is nested a million deep overruns the stack.
+    Hashing a tuple that is nested a million deep overruns the stack, and one that holds another
+    twice, which holds a third one twice, never ends.
     """
-    if type(key) is tuple:
-        require(depth < _MAX_DEPTH, "a key nested too deep")
-        for item in key:
-            check_key(item, depth + 1)
-    elif isinstance(key, int):
-        require(abs(key) <= _LARGEST_KEY, "a key that is a huge number")
-    else:
-        is_plain = isinstance(key, (str, bytes, float, np.generic, type(None)))
-        require(is_plain, f"a key of type {type(key).__name__}")
+    parts = [key]
+    for part in parts:
+        if type(part) is tuple:
+            parts += part
+            require(len(parts) <= _MOST_PARTS, "a key of too many parts")
+        elif isinstance(part, int):
+            require(abs(part) <= _LARGEST_KEY, "a key that is a huge number")
+        else:
+            is_plain = isinstance(part, (str, bytes, float, np.generic, type(None)))
+            require(is_plain, f"a key of type {type(part).__name__}")
+
+
+def most_bytes(file_bytes: int) -> int:
+    """Return the most bytes that the values of a file may take."""
+    return file_bytes * MAX_EXPANSION + _ALWAYS_ALLOWED
 
 
 def check_size(content: Any, file_bytes: int) -> None:
@@ -38,9 +46,9 @@ def check_size(content: Any, file_bytes: int) -> None:
 
     A list may hold another a million times, which may hold a third one a million times.
     """
-    max_size = file_bytes * _MAX_EXPANSION + _ALWAYS_ALLOWED
     size = size_of(content, _bytes_of)
-    require(size <= max_size, f"values of {size:,} bytes in a file of {file_bytes:,}")
+    is_likely = size <= most_bytes(file_bytes)
+    require(is_likely, f"values of {size:,} bytes in a file of {file_bytes:,}")
 
 
 def _bytes_of(value: Any) -> int:

@@ -118,11 +118,17 @@ class Storage:
 
     values: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the values."""
+        return self.values.nbytes
+
 
 def storage_of_pid(pid: Any, storage_of: StorageOf) -> Storage:
     """Return the storage that a pickle names as `("storage", type, key, device, count)`."""
     name, dtype, key, _device, count = pid[:5]
-    require(name == "storage" and set(pid[5:]) <= {None}, "a storage of an unknown kind")
+    is_whole = all(part is None for part in pid[5:])
+    require(name == "storage" and is_whole, "a storage of an unknown kind")
     require(isinstance(dtype, np.dtype) and type(key) is str, "a storage without a type")
     require(type(count) is int and count >= 0, "a storage of an impossible size")
     return Storage(storage_of(dtype.itemsize, key, count).view(dtype))

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from system import pickled_arrays
-from system.pickle_bounds import check_key
+from system.pickle_bounds import MAX_EXPANSION, check_key, most_bytes
 from system.torch_layout import BoundedFile, Instructions, StorageOf, require
 
 _LONGEST_QUOTE = 120
@@ -86,6 +86,24 @@ def _checking_keys(
     return checked
 
 
+# The instructions that call what is named, or make something far larger than themselves.
+_MAKERS = (
+    *(pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ),
+    *(pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET),
+)
+
+
+def _counting(code: bytes) -> Callable[[Any], None]:
+    """Return pickle's own instruction, followed by a count of the bytes of what it made."""
+    instruction = pickle._Unpickler.dispatch[code[0]]
+
+    def counted(unpickler: Any) -> None:
+        instruction(unpickler)
+        unpickler.count_made()
+
+    return counted
+
+
 # The standard library's unpickler in Python, not the one in C, because here an instruction
 # can be replaced, and because the C one allocates (up to Python 3.13) as many memo entries as
 # a short file claims. It is fast enough: an array is a single read.
@@ -103,8 +121,19 @@ class SafeUnpickler(pickle._Unpickler):
     def __init__(
         self, file: BinaryIO, storage_of: StorageOf | None = None, max_bytes: int = sys.maxsize
     ) -> None:
-        super().__init__(BoundedFile(file, max_bytes), encoding=self.text_encoding)
-        self._storage_of = storage_of
+        bounded = BoundedFile(file, max_bytes)
+        super().__init__(bounded, encoding=self.text_encoding)
+        self._storage_of, self._storages = storage_of, set[str]()
+        self._bytes_left = most_bytes(bounded.size)
+
+    def count_made(self) -> None:
+        """Raise UnpicklingError if what was made is far larger than the file.
+
+        A call takes six bytes there, and may copy a megabyte each time.
+        """
+        made = self.stack[-1]
+        self._bytes_left -= sys.getsizeof(made) + getattr(made, "nbytes", 0)
+        require(self._bytes_left >= 0, "values far larger than the file")
 
     def check_key(self, key: Any) -> None:
         """Raise UnpicklingError for a key that a dict or a set may not have."""
@@ -114,7 +143,11 @@ class SafeUnpickler(pickle._Unpickler):
         """Return the storage that the pickle names."""
         if self._storage_of is None:
             raise pickle.UnpicklingError("a tensor outside a file of torch.save")
-        return pickled_arrays.storage_of_pid(pid, self._storage_of)
+        storage = pickled_arrays.storage_of_pid(pid, self._storage_of)
+        if pid[2] not in self._storages:  # its bytes are not in the pickle
+            self._storages.add(pid[2])
+            self._bytes_left += MAX_EXPANSION * storage.nbytes
+        return storage
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a name."""
@@ -133,11 +166,13 @@ class SafeUnpickler(pickle._Unpickler):
             is_type = type(target) is pickled_arrays.ArrayType
             require(is_type, f"a state for a {type(target).__name__}")
             target.set_state(state)
+        self.count_made()
 
     dispatch: ClassVar[Instructions] = Instructions(
         {
             **pickle._Unpickler.dispatch,
             pickle.BUILD[0]: _build,
+            **{code[0]: _counting(code) for code in _MAKERS},
             **{
                 code[0]: _checking_keys(code, keys, *target)
                 for code, keys, *target in (

@@ -120,6 +120,7 @@ class _TensorUnpickler(SafeUnpickler):
     def check_key(self, key: Any) -> None:
         """Raise UnpicklingError for a key that no configuration or state dict has."""
         require(type(key) in (str, int), "a key that is neither text nor a whole number")
+        super().check_key(key)
 
     def _build(self) -> None:
         if type(self.stack[-2]) is dict:

@@ -42,6 +42,7 @@ class BoundedFile:
         self._file = file
         start = file.tell()
         self._end = min(file.seek(0, os.SEEK_END), start + max_bytes)
+        self.size = self._end - start
         file.seek(start)
         self.tell = file.tell
 
@@ -132,7 +133,8 @@ def read_legacy(file: io.BytesIO | io.BufferedReader, unpickle: Unpickle) -> Any
 
     unpickle(file, storage_of)  # for the storages' sizes: their values follow in the file
     keys = unpickle(file, None)
-    require(set(keys) == set(storages), "other storages than it names")
+    are_keys = type(keys) is list and all(type(key) is str for key in keys)
+    require(are_keys and set(keys) == set(storages), "other storages than it names")
     for key in keys:
         count = int.from_bytes(file.read(8), sys.byteorder)
         require(count == counts[key], "a storage of another size")

@@ -140,20 +140,21 @@ def test_what_is_no_plain_value_is_refused(tmp_path, zipped, kind):
     refusal(path)
 
 
-def with_pickle(path, content, zipped=True):
+def with_pickle(path, content, zipped=True, values=bytes(40), keys=("0",)):
     """Write a file of torch.save's form around a pickle."""
     if zipped:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", content)
-            archive.writestr("archive/data/0", bytes(40))
+            archive.writestr("archive/data/0", values)
         return path
     torch.save(0, path, _use_new_zipfile_serialization=False)
     head = path.read_bytes()
     torch_pickles = io.BytesIO(head)
     for _ in range(3):
         pickle.load(torch_pickles)
-    keys = pickle.dumps(["0"], 2) + struct.pack("<q", 10) + bytes(40)
-    path.write_bytes(head[: torch_pickles.tell()] + content + keys)
+    keys = keys if isinstance(keys, bytes) else pickle.dumps([*keys], 2)
+    rest = keys + struct.pack("<q", 10) + values
+    path.write_bytes(head[: torch_pickles.tell()] + content + rest)
     return path
 
 
@@ -182,11 +183,16 @@ def test_the_crafted_tensor_is_one(tmp_path, zipped):
     assert load(with_pickle(tmp_path / "a", b"\x80\x02" + tensor() + b".", zipped)).shape == (10,)
 
 
+DEEP = b")" + b"\x85" * 200_000  # hashing it would end the process
+DOUBLED = b")" + b"2\x86" * 40  # hashing it would never end
 CRAFTED = {
     "a long name": b"c" + b"a" * 20_000 + b"\nb\n.",
-    "a deep key": b"})" + b"\x85" * 200_000 + b"Ns.",
-    "a deep tuple": b")" + b"\x85" * 200_000 + b".",
-    "a deep key in a set": b"\x8f(" + b")" + b"\x85" * 200_000 + b"\x90.",
+    "a deep key": b"}" + DEEP + b"Ns.",
+    "a deep tuple": DEEP + b".",
+    "a deep key in a set": b"\x8f(" + DEEP + b"\x90.",
+    "a key that is a huge number": b"}" + number((2**61 - 1) * 7) + b"Ns.",
+    "a deep part of a storage": storage()[:-2] + DEEP + b"tQ.",
+    "a doubled part of a storage": storage()[:-2] + DOUBLED + b"tQ.",
     "a large bytearray": b"\x96" + struct.pack("<Q", 2**33) + b".",
     "large bytes": b"\x8e" + struct.pack("<Q", 2**33) + b".",
     "many digits": b"I" + b"9" * 100_000 + b"\n.",
@@ -219,6 +225,23 @@ CRAFTED = {
 @pytest.mark.parametrize("kind", CRAFTED)
 def test_a_crafted_pickle_is_refused_in_a_line(tmp_path, zipped, kind):
     refusal(with_pickle(tmp_path / "a.pth", CRAFTED[kind], zipped))
+
+
+@pytest.mark.parametrize("read", [load, safe_pickle.load])
+@pytest.mark.parametrize("key", [DEEP, DOUBLED], ids=["deep", "doubled"])
+def test_keys_of_storages_are_text(tmp_path, read, key):
+    path = with_pickle(tmp_path / "a.pth", b"\x80\x02N.", False, keys=b"\x80\x02]" + key + b"a.")
+    with pytest.raises(InputError):
+        read(path)
+
+
+def test_copies_of_bfloat16_without_end_are_refused(tmp_path):
+    count = 2**19
+    call, _, arguments = tensor((count,), count=count, kind="BFloat16Storage").partition(b"(")
+    content = call + b"q\0" + b"(" + arguments[:-1] + b"q\1" + b"0h\0h\1R" * 3000 + b"."
+    path = with_pickle(tmp_path / "a.pth", b"\x80\x02" + content, values=bytes(2 * count))
+    with pytest.raises(InputError, match="values far larger than the file"):
+        safe_pickle.load(path)
 
 
 def test_attributes_in_a_file_reach_no_object(tmp_path):

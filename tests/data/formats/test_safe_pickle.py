@@ -329,22 +329,60 @@ def test_tricks_are_refused_without_taking_memory(tmp_path, trick):
         tracemalloc.stop()
 
 
-NESTED = b")" + b"\x85" * 200_000  # hashing it would end the process
 NESTED_KEYS = {
-    "in a dict": b"}" + NESTED + b"K\x01s",
-    "among a dict's": b"}(" + NESTED + b"K\x01u",
-    "in an old dict": b"(" + NESTED + b"K\x01d",
-    "in a set": b"\x8f(" + NESTED + b"\x90",
-    "in a frozen set": b"(" + NESTED + b"\x91",
-    "in a set of an old protocol": called(name("builtins", "set"), b"](" + NESTED + b"e"),
-    "in an OrderedDict": called(name("collections", "OrderedDict"), b"](" + NESTED + b"K\x01\x86e"),
+    "in a dict": b"}%bK\x01s",
+    "among a dict's": b"}(%bK\x01u",
+    "in an old dict": b"(%bK\x01d",
+    "in a set": b"\x8f(%b\x90",
+    "in a frozen set": b"(%b\x91",
+    "in a set of an old protocol": called(name("builtins", "set"), b"](%be"),
+    "in an OrderedDict": called(name("collections", "OrderedDict"), b"](%bK\x01\x86e"),
 }
 
 
 @pytest.mark.parametrize("where", NESTED_KEYS)
-def test_a_key_nested_deep_is_refused(tmp_path, where):
-    path = write(tmp_path / "file.pkl", b"\x80\x05" + NESTED_KEYS[where] + b".")
-    assert "a key nested too deep" in refused(path)
+@pytest.mark.parametrize(
+    "key",
+    [b")" + b"\x85" * 200_000, b")" + b"2\x86" * 40],
+    ids=["hashing it would end the process", "hashing it would never end"],
+)
+def test_a_key_of_many_parts_is_refused(tmp_path, where, key):
+    path = write(tmp_path / "file.pkl", b"\x80\x05" + NESTED_KEYS[where] % key + b".")
+    assert "a key of too many parts" in refused(path)
+
+
+MEGABYTE = 2**20
+TEXT = pushed(b"a" * MEGABYTE)
+CALL = b"h\xc9h\xc8R"
+COPIES = {  # what is called, with what, and how that is repeated
+    "text": (name("_codecs", "encode"), pushed(("a" * MEGABYTE, "latin1")), CALL),
+    "numbers": (
+        name(CORE, "scalar"), numpy_type(f"S{MEGABYTE}") + TEXT + b"\x86", CALL,
+    ),
+    "sets": (name("builtins", "set"), pushed(([*range(50_000)],)), CALL),
+    "dicts": (
+        name("collections", "OrderedDict"), pushed(([(key, 0) for key in range(30_000)],)), CALL,
+    ),
+    "arrays": (
+        EMPTY,
+        b"(" + pushed(1) + pushed((MEGABYTE,)) + numpy_type("S1") + pushed(False) + TEXT + b"t",
+        EMPTY + b"h\xc8b",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", COPIES)
+def test_copies_without_end_are_refused(tmp_path, what):
+    """A call takes some bytes of a file, and its result a megabyte each time."""
+    function, argument, repeated = COPIES[what]
+    named = argument + b"q\xc8" + function + b"q\xc9"
+    content = b"\x80\x02](" + named + repeated * 300 + b"e."
+    tracemalloc.start()
+    try:
+        assert "values far larger than the file" in refused(write(tmp_path / "file.pkl", content))
+        assert tracemalloc.get_traced_memory()[1] < 150e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_name_of_many_characters_is_told_in_short(tmp_path):
