@@ -36,7 +36,7 @@ def write_trials(search: Search, queue: Queue) -> None:
     refuse_run(folder)
     header = ["trial", "attempt", "state", f"val_{measure.key}", "epochs", "started", "seconds"]
     rows = [_csv_row(trial, list(search.space)) for trial in queue.trials]
-    write_csv(folder / TRIALS, [[*header, *search.space, "why"], *rows])
+    write_csv(folder / TRIALS, [_columns(header, search), *rows])
     best = best_trial(queue)
     if best is not None:
         chosen = {
@@ -49,6 +49,16 @@ def write_trials(search: Search, queue: Queue) -> None:
         datadir = queue.study.user_attrs["config"]["datadir"]  # a worker's may be elsewhere
         values = {**config.outcome, "datadir": datadir}
         write_json(folder / RUN_FILE, {"search": chosen, "config": values})
+
+
+def _columns(facts: Sequence[str], search: Search) -> list[str]:
+    """Return the columns of trials: `facts`, the settings, and why a trial failed.
+
+    A setting of the name of another column, such as epochs, is marked as a setting.
+    """
+    taken = {*facts, "why"}
+    settings = [f"{name} (setting)" if name in taken else name for name in search.space]
+    return [*facts, *settings, "why"]
 
 
 def _csv_row(trial: FrozenTrial, names: Sequence[str]) -> list[Any]:
@@ -149,5 +159,5 @@ def _trial_table(search: Search, queue: Queue) -> Table:
         reason = why_failed(trial) if trial.state == TrialState.FAIL else ""
         facts = (run_of(trial), STATES[trial.state], Cell(score, trial == best), trial.last_step)
         rows.append([*facts, time, *values, reason])
-    header = ["trial", "state", f"val {measure.name}", "epochs", "seconds", *search.space, "why"]
-    return Table(header, rows)
+    header = ["trial", "state", f"val {measure.name}", "epochs", "seconds"]
+    return Table(_columns(header, search), rows)

@@ -116,6 +116,18 @@ def test_a_search_writes_trials_the_best_configuration_a_picture_and_a_report(
     assert again["result"]["scores"] == runs[0]["result"]["scores"]
 
 
+def test_a_setting_of_the_name_of_another_column_has_its_own(
+    main, small, tmp_path, scored, untested
+):
+    scored([[0.5, 0.4]])
+    (tmp_path / "space.json").write_text('{"epochs": [3]}')
+    main("--tune", 1, "--model", "lf_dnn", "--space", "space.json", "--datadir", small)
+    (row,) = trials_of(tmp_path / "checkpoints")
+    assert (row["epochs"], row["epochs (setting)"]) == ("2", "3")
+    page = check_page(tmp_path / "checkpoints/report.html")
+    assert texts(page, "th").count("epochs (setting)") == 1
+
+
 def test_no_trial_opens_the_test_split(tune, small, tmp_path):
     """The data have none, which raises only after the last trial."""
     datadir = shutil.copytree(small, tmp_path / "data")
