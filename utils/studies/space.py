@@ -155,7 +155,8 @@ def describe(dist: BaseDistribution) -> str:
     if isinstance(dist, CategoricalDistribution):
         return ", ".join(map(str, dist.choices))
     assert isinstance(dist, IntDistribution | FloatDistribution)
-    step = "" if dist.step in (None, 1) else f", by {dist.step:g}"
+    is_plain = dist.step is None or (isinstance(dist, IntDistribution) and dist.step == 1)
+    step = "" if is_plain else f", by {dist.step:g}"
     return f"{dist.low:g} to {dist.high:g}" + (", by its logarithm" if dist.log else step)
 
 

@@ -52,6 +52,7 @@ def test_ranges_and_lists_become_distributions(space_of):
             "loss": ["mse", "l1"],
             "grad_clip": [None, 0.8],
             "dropout": {"low": 0, "high": 0.5},
+            "weight_decay": {"low": 0, "high": 3, "step": 1},
         }
     )
     for values in drawn(space, 20):
@@ -65,6 +66,7 @@ def test_ranges_and_lists_become_distributions(space_of):
     assert describe(space["lr"]) == "0.0001 to 0.01, by its logarithm"
     assert describe(space["batch_size"]) == "8 to 32, by 8"
     assert describe(space["loss"]) == "mse, l1"
+    assert describe(space["weight_decay"]) == "0 to 3, by 1"  # of whole numbers it would be all
     assert plain_space(space).keys() == space.keys()
 
 
