@@ -222,7 +222,7 @@ def _read_labels(array: NpyReader) -> np.ndarray:
 def describe_huge_values(folder: Path, rows: Rows) -> str:
     """Return a message if audio or visual of these rows has values too large for a network, or "".
 
-    Reading leaves such values as they are, so that predictions from them are not finite.
+    Reading leaves such values as they are: predictions from them are not finite in most models.
     """
     for kind in ("audio", "visual"):
         array = NpyReader(folder / BATCH_FILES[kind])

@@ -41,7 +41,9 @@ def _matrix(at, D: tl.constexpr, rows, columns):
 def _normed(x, D: tl.constexpr):
     """Return rows normalised to mean 0 and variance 1, and the factors of this."""
     x = x - tl.sum(x, 1)[:, None] / D
-    scale = 1 / tl.sqrt(tl.sum(x * x, 1) / D + _EPSILON)
+    variance = tl.sum(x * x, 1) / D
+    # NaN, not 0, where the variance is beyond float32.
+    scale = 1 / tl.sqrt(variance + _EPSILON) + 0.0 * variance
     return x * scale[:, None], scale
 
 

@@ -23,6 +23,7 @@ struct Moments {
         }
         for (int lane = 0; lane < LANES_HERE; lane++)
             inverse_deviation[lane] = 1.0f / std::sqrt(variance[lane] * (1.0f / D) + EPSILON);
+        inverse_deviation += 0.0f * variance;  // NaN, not 0, where that is beyond float32
     }
 };
 

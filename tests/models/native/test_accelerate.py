@@ -72,6 +72,16 @@ def test_the_environment_switches_it_off(monkeypatch):
     assert type(model) is Encoder
 
 
+@pytest.mark.parametrize("value", [1e25, -1e37, torch.nan, torch.inf])
+def test_a_token_too_large_for_a_norm_gives_nan_as_in_the_formula(calls, value):
+    original, x = encoder().eval(), torch.randn(2, 5, 32)
+    x[0, 2] *= value
+    expected, found = original(x), accelerate(deepcopy(original))(x)
+    assert calls
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, equal_nan=True)
+    assert expected[0].isnan().all()
+
+
 @pytest.mark.parametrize("sizes", [(40, 4, 208), (48, 8, 208), (32, 8, 72)])
 def test_sizes_that_the_code_does_not_fit_are_told_in_one_line(capsys, sizes):
     width, heads, feedforward = sizes

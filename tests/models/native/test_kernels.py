@@ -168,6 +168,18 @@ def test_nan_stays_nan(device):
     assert [v.isnan().any() for v in found] == [v.isnan().any() for v in expected]
 
 
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")  # of the interpreter
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+def test_a_variance_beyond_float32_gives_nan(device):
+    encoder, x = make_encoder(device, dropout=0.0), make_tokens(2, 5, 16, device)
+    x.data[0, 2] *= 1e25
+    compiled, request = kernels(encoder), Request(encoder, None, None)
+    weights = plain_weights(encoder, compiled.weights, x.device)
+    found, expected = encode(compiled, request, x, None, weights), request.formula(x, None)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, equal_nan=True)
+    assert expected[0].isnan().all()
+
+
 @pytest.mark.parametrize("sizes", [(24, 8, 128), (32, 5, 128), (32, 8, 100), (128, 8, 128)])
 def test_sizes_that_the_kernels_do_not_support(sizes):
     assert "kernels.py is not for width" in unsuitable_reason(*sizes, torch.device("cpu"), FORM)
