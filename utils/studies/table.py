@@ -163,15 +163,15 @@ def _scores(run: Run) -> Scores:
 
 
 def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
-    """Return runs of the same settings by their seed: a run and its copy count once.
+    """Return runs of the same settings by their seed: of a run and its copy, the first counts.
 
     Of two runs that are no copies the later one counts; prints which does not.
     """
     by_seed: dict[int, Run] = {}
     for run in runs:
-        other = by_seed.get(run.config.seed)
-        by_seed[run.config.seed] = run
-        if other and repr(_scores(other)) != repr(_scores(run)):  # as text, NaN equals NaN
+        other = by_seed.setdefault(run.config.seed, run)  # whose results a copy does not have
+        if repr(_scores(other)) != repr(_scores(run)):  # as text, NaN equals NaN
+            by_seed[run.config.seed] = run
             print_line(
                 f"Not in the table, as {run.folder} has the same settings and seed, and other "
                 f"scores: {other.folder}"

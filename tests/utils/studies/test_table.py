@@ -237,9 +237,11 @@ def test_runs_that_start_from_weights_have_a_row_of_their_own(tmp_path, digest, 
 
 
 def test_a_run_given_twice_and_its_copy_count_once(study):
+    """The first counts: results are found by the path of the run's folder."""
     shutil.copytree(study / "a/seed1", study / "copy")
     table = make_table(find_runs([study, study / "a", study / "a/seed1"]))
     assert [len(row.runs) for row in table.rows] == [2, 2]
+    assert study / "copy" not in [run.folder for run in table.rows[0].runs]
 
 
 def test_runs_that_have_not_ended_are_left_out_and_named(study, capsys):
@@ -279,7 +281,7 @@ def test_of_two_results_for_one_seed_the_later_counts_and_the_other_is_named(stu
     assert row.scores["mae"]["mean"] == pytest.approx((0.6 + 0.4) / 2)
     (line,) = capsys.readouterr().out.splitlines()
     assert f"{study / 'later'} has the same settings and seed" in line
-    assert line.endswith(f"other scores: {study / 'copy'}")
+    assert line.endswith(f"other scores: {study / 'a/seed1'}")
 
 
 def test_runs_with_other_scores_are_refused(study):
