@@ -40,11 +40,12 @@ def index_in_tree(descriptor: int, base: int, root: int, rank: int, count: int) 
     fields = [("size", "<u4"), ("skipped", "<u4"), ("first", "<u8", (rank,)), ("byte", "<u8")]
     entry = np.dtype([*fields, ("address", "<u8")])
     index: ChunkIndex = {}
-    nodes, seen = [root], set[int]()
+    nodes, seen, left = [root], set[int](), 2 * count  # entries: chunks, and no more nodes
     for node in nodes:
         content = os.pread(descriptor, _NODE_BYTES, base + node)
         signature, kind, level, used = struct.unpack("<4sBBH", content[:8].ljust(8))
-        if signature != b"TREE" or kind != _CHUNKS or node in seen or len(nodes) > 2 * count + 1:
+        left -= used  # nodes may lie on each other
+        if signature != b"TREE" or kind != _CHUNKS or node in seen or left < 0:
             raise OSError("the index of its chunks is damaged")
         seen.add(node)
         size = _HEADER_BYTES + used * entry.itemsize

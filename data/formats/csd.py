@@ -133,7 +133,7 @@ class ComputationalSequence:
         """Map each video id to its entries: `id`, or the parts `id[0]`, `id[1]`, ..."""
         entries: dict[str, list[str]] = {}
         with reading(self.path):
-            for key in names_in(self._data, str(self.path)):
+            for key in names_in(self._headers, self._data, str(self.path)):
                 entries.setdefault(key.split("[")[0], []).append(key)
         if not entries:
             raise InputError(f"{self.path} has no entries under data; download it again.")
@@ -203,7 +203,7 @@ class ComputationalSequence:
     def _open_rows(self, key: str, name: str) -> StoredRows:
         where, path = f"{self.path}, entry {key}", f"{key}/{name}"
         link = link_to(self._data, path, where)
-        messages = {} if link is None else self._headers.messages(link)
+        messages = {} if link is None else self._headers.messages(link.u)
         layout = self._layouts.in_header(messages)
         if layout is None:
             dataset = open_object(h5d.DatasetID, self._headers, self._data, path, where)
@@ -221,7 +221,7 @@ def check_csd(path: Path) -> None:
 
 def _data_group(file: h5py.File, headers: HeaderReader, path: Path) -> h5g.GroupID:
     with reading(path):
-        roots = names_in(file.id, str(path))
+        roots = names_in(headers, file.id, str(path))
         if len(roots) != 1:
             raise InputError(f"{path} has {len(roots)} root groups {roots[:3]}, expected one.")
         root = open_object(h5g.GroupID, headers, file.id, roots[0], str(path))

@@ -60,7 +60,10 @@ class Layouts:
     def in_header(self, messages: dict[int, bytes]) -> Layout | None:
         """Read a layout from a dataset's header messages; None if the library has to read it."""
         stored = self._types.get(_type_messages(messages))
-        if stored is None or _EXTERNAL in messages:
+        return None if stored is None else self._in_header(messages, stored)
+
+    def _in_header(self, messages: dict[int, bytes], stored: StoredType) -> Layout | None:
+        if _EXTERNAL in messages or self._headers.widths != _WIDTHS:
             return None
         try:
             space, layout, base = messages[_SPACE], messages[LAYOUT], self._headers.base
@@ -99,11 +102,13 @@ class Layouts:
         stored_type = StoredType(stored_as, read_as, dtype, item_bytes, is_plain, filters)
         is_usual = is_plain and dtype.kind != "O" and h5z.FILTER_FLETCHER32 not in filters
         key = _type_messages(messages)
-        if is_usual and key[0] and key[1] != b"" and self._headers.widths == _WIDTHS:
+        if is_usual and key[0] and key[1] != b"":
             self._types[key] = stored_type
         offset = dataset.get_offset()  # None unless in one piece
         chunk_shape = settings.get_chunk() if settings.get_layout() == h5d.CHUNKED else None
-        find = partial(index_by_library, dataset)
+        # The library reads a damaged index, whose nodes may hold each other, without end.
+        read = self._in_header(messages, stored_type)
+        find = partial(index_by_library, dataset) if read is None else read.find_chunks
         return Layout(dataset.shape or (), stored_type, offset, chunk_shape, find, dataset)
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from h5py import h5d, h5g, h5l, h5o, h5p, h5z
 from h5py._objects import ObjectID
 
+from data.formats.group_index import check_group_index
 from data.formats.object_header import HeaderReader
 from system.errors import InputError
 
@@ -21,11 +22,12 @@ _FILTERS = (h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32)
 _ADVICE = "use the file as it was published"
 
 
-def names_in(group: h5g.GroupID, where: str) -> list[str]:
+def names_in(headers: HeaderReader, group: h5g.GroupID, where: str) -> list[str]:
     """Return the names in a group.
 
     Raises InputError, which begins with `where`, for a name that is no plain one, or a link.
     """
+    check_group_index(headers, h5g.get_objinfo(group).objno[0])
     links: dict[bytes, int] = {}
     group.links.iterate(lambda name, info: links.update({name: info.type}), info=True)
     try:

@@ -39,13 +39,13 @@ class HeaderReader:
             if len(body) > 1
         )
 
-    def messages(self, link: h5l.LinkInfo) -> dict[int, bytes]:
-        """Return the body of the first message of each type; empty if it is stored elsewhere.
+    def messages(self, address: int) -> dict[int, bytes]:
+        """Return an object's first message of each type; empty if it is stored elsewhere.
 
         Raises OSError as `is_virtual` does.
         """
         bodies: dict[int, bytes] = {}
-        for kind, flags, body in self._messages(link.u):
+        for kind, flags, body in self._messages(address):
             bodies.setdefault(kind, b"" if flags & _IS_SHARED else body)
         return bodies
 

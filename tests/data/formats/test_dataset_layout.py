@@ -133,13 +133,13 @@ def test_nodes_that_hold_more_than_usual_are_read_whole(tmp_path, opened, monkey
     np.testing.assert_array_equal(read_all(path), FEATURES)
 
 
-def test_an_index_of_more_nodes_than_there_are_chunks_is_told(tmp_path):
+def test_an_index_of_more_entries_than_chunks_is_told(tmp_path):
     path = written(tmp_path / "a.csd", {"chunks": (200, 3), **GZIP})
     descriptor = os.open(path, os.O_RDONLY)
     root = path.read_bytes().rindex(b"TREE\1\0")
     assert chunk_index.index_in_tree(descriptor, 0, root, 2, count=45)
     with pytest.raises(OSError, match="damaged"):
-        chunk_index.index_in_tree(descriptor, 0, root, 2, count=-1)
+        chunk_index.index_in_tree(descriptor, 0, root, 2, count=22)
     os.close(descriptor)
 
 

@@ -448,3 +448,45 @@ def test_a_named_type_is_as_good(path):
         ),
     )
     np.testing.assert_array_equal(read(path), FEATURES)
+
+
+def with_tree(path, node, key_bytes, levels, children):
+    """Put levels of nodes above a node of an index, each of which holds the one below many times.
+
+    Returns the file's content, and the place of the highest node, which nothing refers to yet.
+    """
+    content = path.read_bytes()
+    grown, child = bytearray(content), node
+    for level in range(1, levels + 1):
+        key = content[node + 24 : node + 24 + key_bytes]
+        head = b"TREE" + content[node + 4 : node + 5] + struct.pack("<BH", level, children)
+        entries = (key + struct.pack("<Q", child)) * children + key
+        child = len(grown)
+        grown += head + b"\xff" * 16 + entries.ljust(64 * (key_bytes + 8) + key_bytes, b"\0")
+    return grown.replace(*(struct.pack("<Q", len(x)) for x in (content, grown)), 1), child
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+def test_an_index_of_chunks_whose_nodes_hold_each_other_is_told(path, checksum):
+    """HDF5 would walk through a billion nodes."""
+    path.unlink()
+    options = {"chunks": (1, 3), "compression": "gzip", "fletcher32": checksum}
+    write_csd(path, {"video": (INTERVALS, FEATURES)}, features_options=options)
+    node = path.read_bytes().rindex(b"TREE\1\0")
+    content, root = with_tree(path, node, key_bytes=32, levels=5, children=64)
+    place = struct.pack("<Q", node)
+    assert content.count(b"\3\2\3" + place) == 1  # in the layout message
+    path.write_bytes(content.replace(b"\3\2\3" + place, b"\3\2\3" + struct.pack("<Q", root)))
+    refused(path, "the index of its chunks is damaged")
+
+
+@pytest.mark.parametrize("number", [0, 2], ids=["root", "data"])
+def test_an_index_of_names_whose_nodes_hold_each_other_is_told(path, number):
+    content = path.read_bytes()
+    nodes = [place for place in range(len(content)) if content[place : place + 5] == b"TREE\0"]
+    node, size = nodes[number], 24 + 32 * 16 + 8
+    path.write_bytes(content + content[node : node + size])  # its copy is the lowest
+    grown, root = with_tree(path, len(content), key_bytes=8, levels=6, children=32)
+    grown[node : node + size] = grown[root : root + size]
+    path.write_bytes(grown.replace(*(struct.pack("<Q", len(x)) for x in (content, grown)), 1))
+    refused(path, "the index of its names is damaged")
