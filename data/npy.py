@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from data.layout import ARRAY_FILES
-from system.errors import InputError, explain_short_memory, refuse_if_out_of_memory
+from system.errors import InputError, explain_short_memory
 from system.file_rows import read_runs, runs_of
 from system.files import not_a_file
 
@@ -148,7 +148,6 @@ def _read_header(path: Path, holds_integers: bool) -> tuple[tuple[int, int, int]
         raise
     # A damaged header can make NumPy fail in any way.
     except Exception as error:
-        refuse_if_out_of_memory(error, path)
         raise InputError(
             f"{path} is damaged, or no .npy array ({size:,} bytes); prepare the dataset again."
         ) from error

@@ -176,7 +176,7 @@ def read_json(path: Path, advice: str = "") -> Any:
 def read_dict(path: Path) -> dict[str, Any] | None:
     """Return the dict in a JSON file; None where there is none that can be read."""
     with suppress(OSError, InputError):
-        content = read_json(path)
+        content = read_json(path) if path.is_file() else None  # a pipe would be waited for
         return content if isinstance(content, dict) else None
     return None
 

@@ -255,6 +255,7 @@ def with_header(path, text: str, values=b""):
         ("(-1, -3, 2)", "is damaged"),
         ("(" * 90 + "1" + ")" * 90, "no .npy array"),
         ("-" * 5000 + "1", "no .npy array"),
+        ("-" * 9000 + "1", "no .npy array"),  # on which Python says that memory ran out
         ("9" * 9000, "no .npy array"),
     ],
 )

@@ -24,6 +24,7 @@ from system.files import (
     file_facts,
     make_folder,
     move_file,
+    read_dict,
     read_json,
     write_json,
 )
@@ -312,6 +313,11 @@ def test_a_change_between_the_samples_shows_in_the_time(tmp_path, monkeypatch):
     assert file_facts(path) == file_facts(path)
     assert file_facts(path)["sample"] == facts["sample"]
     assert file_facts(path, is_timed=True) != facts
+
+
+def test_no_dict_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    assert read_dict(tmp_path / "run.json") is None
 
 
 def test_a_name_that_is_no_utf8_survives(tmp_path):

@@ -190,6 +190,8 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
     Raises InputError when the file is not a `predictions.csv`, or has other segments or labels.
     """
     columns = task.column_names("label", "prediction")
+    if not path.is_file():  # reading a pipe may wait without end
+        raise InputError(f"--against: no file {path}; give a predictions.csv.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
@@ -201,8 +203,6 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
                     f"an evaluation of the task {task.name}."
                 )
             rows = [(row["id"], [float(row[name] or "nan") for name in columns]) for row in reader]
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"--against: no file {path}; give a predictions.csv.") from None
     except (ValueError, csv.Error) as error:
         raise InputError(f"--against {path} is not a table of predictions: {error}.") from error
     ids, values_by_id = [id_ for id_, _ in rows], dict(rows)

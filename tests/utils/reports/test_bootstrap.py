@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -252,6 +253,9 @@ def test_a_file_without_predictions_is_refused(split, tmp_path):
         read_predictions(tmp_path, split, SENTIMENT)
     with pytest.raises(InputError, match="no file"):
         read_predictions(tmp_path / "none.csv", split, SENTIMENT)
+    os.mkfifo(tmp_path / "pipe.csv")  # reading it would wait without end
+    with pytest.raises(InputError, match="no file"):
+        read_predictions(tmp_path / "pipe.csv", split, SENTIMENT)
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a table of predictions"):
         read_predictions(tmp_path / "bytes.csv", split, SENTIMENT)
