@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -176,17 +177,19 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
     """
     # The authors' files do not name their model: whether they fit one, their weights decide.
     stored_name = checkpoint.model or name or _UNNAMED_MODEL
-    if name is None and stored_name not in MODELS:
+    if stored_name not in MODELS and (name is None or name in MODELS):
         raise InputError(
             f"{checkpoint.path} holds a user's own model, {shown(stored_name)}; give its class: "
             "--model FILE.py:CLASS (utils.predict: model_name)."
         )
-    if name is not None and (name in MODELS or stored_name in MODELS) and name != stored_name:
+    if stored_name in MODELS and name not in (None, stored_name):
         raise InputError(
             f"{checkpoint.path} holds the model {shown(stored_name)}, but --model is {name}; leave "
             "--model out, or give a checkpoint of that model."
         )
     name = name or stored_name
+    if name.rpartition(":")[2] != stored_name.rpartition(":")[2] and checkpoint.model is not None:
+        warnings.warn(f"{checkpoint.path} holds {shown(stored_name)}, this is {name}", stacklevel=2)
     model_class = find_class(name)
     with reporting_faults(name, "cannot be built"):
         if checkpoint.text_encoder is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,8 +81,25 @@ def test_a_users_own_model_is_built_and_restored_when_it_is_named(own, tmp_path)
     assert restore(checkpoint, own)[1].config.hidden == 3
     with pytest.raises(InputError, match=r"holds a user's own model.*--model FILE.py:CLASS"):
         restore(checkpoint)
-    with pytest.raises(InputError, match="but --model is nhfnet"):
-        restore(checkpoint, "nhfnet")
+    with pytest.raises(InputError, match=r"holds a user's own model.*--model FILE.py:CLASS"):
+        restore(checkpoint, "nhfnet")  # leaving --model out would not help
+
+
+def test_another_model_of_the_program_is_refused_for_a_users_own(own, tmp_path):
+    write_checkpoint(tmp_path / "lf.pth", build("lf_dnn", {}, WIDTHS, 1), "lf_dnn")
+    with pytest.raises(InputError, match=r"holds the model 'lf_dnn'.*leave --model out"):
+        restore(read_checkpoint(tmp_path / "lf.pth"), own)
+
+
+def test_another_class_that_fits_a_users_own_checkpoint_is_warned_of(own, tmp_path):
+    write_checkpoint(tmp_path / "own.pth", build(own, {}, WIDTHS, 1), own)
+    checkpoint = read_checkpoint(tmp_path / "own.pth")
+    file = Path(own.rpartition(":")[0])
+    moved = file.rename(file.with_name("moved.py"))
+    restore(checkpoint, f"{moved}:Mean")  # only its file has another name
+    moved.write_text(f"{moved.read_text()}\n\nclass Other(Mean):\n    pass\n")
+    with pytest.warns(UserWarning, match=r"own.pth holds '.*:Mean', this is .*:Other"):
+        restore(checkpoint, f"{moved}:Other")
 
 
 def test_the_weights_of_an_unnamed_file_decide_whether_a_users_own_model_has_them(own, tmp_path):
