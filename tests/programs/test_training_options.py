@@ -138,6 +138,13 @@ def test_dry_run_prints_parts_and_costs(program, small):
     assert "50,880" in done.stdout
 
 
+def test_dry_run_takes_the_parts_that_a_training_takes(main, small, capsys):
+    batches = "--batch_size", 4, "--accumulation_steps", 4
+    for model, rows in ("nhfnet", 1), ("lf_dnn", 2):  # BatchNorm needs two segments
+        main("--datadir", small, "--train", "--model", model, *batches, "--dry_run")
+        assert f"Inputs ({rows}, 6, 35)" in capsys.readouterr().out
+
+
 def nhfnet():
     return build("nhfnet", {}, {"visual": 35, "audio": 74, "text": 768}, 1)
 

@@ -27,6 +27,7 @@ from utils.reports.costs import (
 from utils.reports.evaluation import evaluation_options
 from utils.reports.results import result_folder
 from utils.run_config import RunConfig
+from utils.running.execution import count_parts, fewest_rows
 from utils.running.setup import open_model, open_training
 from utils.tasks import Task
 from utils.training.run_folder import check_run_folder, file_to_resume
@@ -70,7 +71,8 @@ def dry_run_training(
             ("", f"{config.resultdir}: the test scores of the best epoch"),
         ]
     batch_size = min(config.batch_size, len(splits["train"]))
-    part_size = math.ceil(batch_size / config.accumulation_steps)
+    parts = count_parts(batch_size, config.accumulation_steps, fewest_rows(model))
+    part_size = math.ceil(batch_size / parts)
     inputs = splits["train"][range(part_size)].inputs
     _print_plan(facts, model, splits["train"], training_memory(model, inputs, config.precision))
 
