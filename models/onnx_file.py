@@ -46,6 +46,8 @@ def write_onnx(path: Path, model: Model, value: Any) -> None:
     _check_packages()
     try:
         content = _trace_and_check(model, value)
+    except (OSError, MemoryError):  # of a full disk, for one
+        raise
     except Exception as error:  # tracing, or a user's own model, can fail in any way
         raise InputError(
             f"--export {path}: {type(model).__name__} cannot be written as {SUFFIX} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 
@@ -169,6 +170,16 @@ def test_a_model_that_cannot_be_written_is_told(tmp_path, forward, reason, capfd
     assert (tmp_path / "a.onnx").read_bytes() == b"old"
     assert {path.name for path in tmp_path.iterdir()} >= {"a.pth", "a.onnx", "mine.py"}
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_a_full_disk_is_no_fault_of_the_model(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_checkpoint(tmp_path / "a.pth", build_model("lf_dnn"), "lf_dnn")
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(OSError, match="No space left"):
+        export(tmp_path / "a.pth", tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
