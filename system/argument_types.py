@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +44,11 @@ positive_number = _number(float, "a number above 0", lambda value: 0 < value < m
 number_from_zero = _number(float, "a number of at least 0", lambda value: 0 <= value < math.inf)
 positive_share = _number(float, "a number above 0, below 1", lambda value: 0 < value < 1)
 share_below_one = _number(float, "a number from 0, below 1", lambda value: 0 <= value < 1)
+
+
+def as_argument(path: Path | str) -> str:
+    """Return a path as a word for a shell that no program takes for an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def truth_value(text: str) -> bool:

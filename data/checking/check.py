@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data.checking.problem import Problem, Remedy
 from data.checking.problems import OpenSplit, find_problems, size_problems
 from data.checking.summary import ArraySummary, SplitSummary
-from data.fetching.command import preparation_command
+from data.fetching.command import no_dataset
 from data.labels import SCALES, Scale, scores_of
 from data.layout import (
     BATCH_FILES,
@@ -52,9 +52,7 @@ def check_dataset(folder: Path) -> Report:
     folder.
     """
     if not folder.is_dir():
-        raise InputError(
-            f"No folder {folder}; prepare the dataset first ({preparation_command(folder)})."
-        )
+        raise no_dataset(folder, folder)
     problems: list[Problem] = []
     manifest: dict[str, Any] = {}
     with _noting_errors(folder / MANIFEST, problems, Remedy.AS_TOLD):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.fetching.server import DATASETS
 from data.layout import ALIGNMENT_NAMES
+from system.argument_types import as_argument
+from system.errors import InputError
 
 
 def preparation_command(folder: Path, manifest: Mapping[str, Any] | None = None) -> str:
@@ -26,6 +27,16 @@ def preparation_command(folder: Path, manifest: Mapping[str, Any] | None = None)
     return f"{command}{_dataset_option(folder, made_from)}, with the other options as before"
 
 
+def no_dataset(
+    folder: Path, datadir: Path, manifest: Mapping[str, Any] | None = None
+) -> InputError:
+    """Return the error that `folder`, of the prepared dataset in `datadir`, is missing."""
+    if datadir.is_file():
+        return InputError(f"{datadir} is a file; give the folder of the prepared dataset.")
+    command = preparation_command(datadir, manifest)
+    return InputError(f"No folder {folder}; prepare the dataset first ({command}).")
+
+
 def is_from_pickle(manifest: Mapping[str, Any]) -> bool:
     """Return whether a dataset was prepared from a processed pickle."""
     return "folds" not in manifest["made_from"]
@@ -34,7 +45,7 @@ def is_from_pickle(manifest: Mapping[str, Any]) -> bool:
 def _command(folder: Path, alignment: str) -> str:
     if alignment in ALIGNMENT_NAMES[1:] and folder.name == alignment:
         return f"{_command(folder.parent, '')} --alignment {alignment}"
-    return f"dataset_prep.py --datadir {shlex.quote(str(folder))}"
+    return f"dataset_prep.py --datadir {as_argument(folder)}"
 
 
 def _dataset_option(folder: Path, made_from: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.fetching.command import preparation_command
+from data.fetching.command import no_dataset, preparation_command
 from data.labels import scores_of
 from data.layout import (
     BATCH_FILES,
@@ -75,10 +75,7 @@ class Split(Dataset[Batch]):
                 f"No folder {folder}: {folder.parent} is itself a split; give the folder above it."
             )
         if not folder.is_dir():
-            raise InputError(
-                f"No folder {folder}; prepare the dataset first "
-                f"({preparation_command(folder.parent, manifest or stage)})."
-            )
+            raise no_dataset(folder, folder.parent, manifest or stage)
         check_text_files(folder, manifest, takes_pieces)
         arrays = {
             kind: NpyReader(path, holds_integers=path.name == PIECES_FILE)

@@ -7,7 +7,6 @@ when they stop, it has died, and its run is enqueued again.
 from __future__ import annotations
 
 import gc
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -21,6 +20,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from system.argument_types import as_argument
 from system.console import print_line, print_warning
 from system.errors import InputError, is_out_of_memory
 from system.interrupts import hold_interrupts
@@ -219,7 +219,7 @@ def refuse_several(processes: Processes, folder: Path) -> None:
     if processes.count > 1:
         raise InputError(
             "--tune and --worker go without torchrun; start each process by itself, the others "
-            f"with --worker {shlex.quote(str(folder))}."
+            f"with --worker {as_argument(folder)}."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 
 from data.layout import SPLITS
 from data.loading.split import Split
-from system.argument_types import file_path
+from system.argument_types import as_argument, file_path
 from system.config import make_config
 from system.console import print_line
 from system.errors import InputError
@@ -56,7 +55,7 @@ def file_to_resume(config: RunConfig, resume: str | None, quietly: bool = False)
     if start is not None and config.checkpoint is None:
         raise InputError(
             f"{folder / RUN_FILE} says that the run started from --checkpoint "
-            f"{shlex.quote(str(start))}; give it again, or train anew in another --checkpointdir."
+            f"{as_argument(str(start))}; give it again, or train anew in another --checkpointdir."
         )
     if resumed is None and not quietly:
         print_line(f"No {folder / LAST} yet: starting anew")

@@ -28,6 +28,7 @@ def made_from(dataset="CMU-MOSEI", alignment="segment", **others):
     [
         ("d", None, "--datadir d"),
         ("d/word", None, "--datadir d --alignment word"),
+        ("-d/word", None, "--datadir ./-d --alignment word"),
         ("a b/c", None, "--datadir 'a b/c'"),
         ("a b/word", None, "--datadir 'a b' --alignment word"),
         ("d", made_from(), f"--datadir d --dataset mosei, with {AS_BEFORE}"),

@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.checking.check import check_dataset
 from data.layout import SEGMENT_COLUMNS
 from data.loading import batches as batches_module
 from data.loading.batches import _outlast_interrupts, batches
@@ -425,6 +426,14 @@ def test_an_empty_split_is_refused(tmp_path):
 def test_a_missing_folder_is_refused_with_the_command_that_makes_it(tmp_path):
     message = refusal(tmp_path / "datadir" / "train")
     assert f"dataset_prep.py --datadir {tmp_path / 'datadir'}" in message
+
+
+def test_a_file_in_place_of_a_dataset_is_told(tmp_path):
+    file = tmp_path / "dataset.json"
+    file.write_text("{}")
+    for attempt in (lambda: Split(file / "train"), lambda: check_dataset(file)):
+        with pytest.raises(InputError, match=r"dataset.json is a file; give the folder"):
+            attempt()
 
 
 def test_a_split_in_place_of_a_dataset_is_told(tmp_path):
