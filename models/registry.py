@@ -111,8 +111,8 @@ def published_settings(name: str) -> Path:
     path = find_published(name)
     if path is None:
         raise InputError(
-            f"--config published: how {name} was trained is not known ({_beside(name, '.json')} is "
-            "missing); give a run.json, leave --config out, or compare with --same_settings."
+            f"It is not known how {name} was trained ({_beside(name, '.json')} is missing); train "
+            "with a run.json or without --config, or compare with --same_settings."
         )
     return path
 

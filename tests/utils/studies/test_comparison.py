@@ -517,7 +517,8 @@ def test_a_folder_in_place_of_a_run_json_is_told_as_such(tmp_path):
 def test_a_model_of_ones_own_is_compared_with_its_settings_or_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(OWN_MODEL)
-    with pytest.raises(InputError, match=r"mine.py:Mean was trained is not known.*same_settings"):
+    message = r"not known how mine.py:Mean was trained .*without --config, or .* --same_settings"
+    with pytest.raises(InputError, match=message):
         study("--compare", "mine.py:Mean")
     (run,) = plan_runs(study("--compare", "mine.py:Mean", "--same_settings"))
     assert run.checkpointdir.parts[-2:] == ("mine.py_Mean", "seed20")
