@@ -79,6 +79,7 @@ def _latex(table: Comparison) -> str:
     def mark(text: str, is_best: bool) -> str:
         text = "".join(_TEX.get(character, character) for character in " ".join(text.split()))
         text = re.sub(r"([-'`])(?=\1)", r"\1{}", text)  # else two make a dash or a quotation mark
+        text = re.sub(r"^-(?=\d)", "$-$", text)  # a minus, not a hyphen
         if text.startswith(("[", "*")):  # an argument of the command before it
             text = f"{{}}{text}"
         return rf"\textbf{{{text}}}" if is_best else text

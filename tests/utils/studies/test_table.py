@@ -121,6 +121,14 @@ def test_higher_is_better_for_all_scores_except_mae(tmp_path):
     assert best == {key: [True, False] for key in best}
 
 
+def test_a_negative_score_has_a_minus_in_latex(tmp_path):
+    record = json.loads((write_run(tmp_path / "a", 0.1) / "run.json").read_text())
+    record["result"]["scores"]["corr"] = -0.059
+    (tmp_path / "a/run.json").write_text(json.dumps(record))
+    write_table([tmp_path], tmp_path)
+    assert " & $-$0.059 & " in (tmp_path / "comparison.tex").read_text()
+
+
 def test_costs_stand_beside_the_scores(study, capsys):
     tabulate([study], study / "out")
     _, header, _, nhfnet, lf_dnn, *_ = capsys.readouterr().out.splitlines()
