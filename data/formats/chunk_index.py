@@ -11,6 +11,7 @@ from h5py import h5d
 
 _NODE_BYTES, _HEADER_BYTES = 4096, 24  # usually a whole node; the part before its entries
 _CHUNKS = 1  # the type of nodes that index chunks
+_MAX_LEVELS = 16  # far more than any published file's
 
 
 class StoredChunk(NamedTuple):
@@ -40,7 +41,8 @@ def index_in_tree(descriptor: int, base: int, root: int, rank: int, count: int) 
     fields = [("size", "<u4"), ("skipped", "<u4"), ("first", "<u8", (rank,)), ("byte", "<u8")]
     entry = np.dtype([*fields, ("address", "<u8")])
     index: ChunkIndex = {}
-    nodes, seen, left = [root], set[int](), 2 * count  # entries: chunks, and no more nodes
+    # A level has at most an entry for each chunk, but no fewer levels once chunks are deleted.
+    nodes, seen, left = [root], set[int](), _MAX_LEVELS * count
     for node in nodes:
         content = os.pread(descriptor, _NODE_BYTES, base + node)
         signature, kind, level, used = struct.unpack("<4sBBH", content[:8].ljust(8))

@@ -133,13 +133,26 @@ def test_nodes_that_hold_more_than_usual_are_read_whole(tmp_path, opened, monkey
     np.testing.assert_array_equal(read_all(path), FEATURES)
 
 
-def test_an_index_of_more_entries_than_chunks_is_told(tmp_path):
+def test_an_index_that_kept_its_levels_when_its_chunks_were_deleted_is_read(tmp_path):
+    path = written(tmp_path / "a.csd", {"chunks": (1, 7), "maxshape": (None, 7)})
+    with h5py.File(path, "a") as file:
+        for video in VIDEOS:
+            group = file[f"sequence/data/{video}"]
+            group["features"].resize(9000, axis=0)
+            group["features"][ROWS:] = 1
+            group["features"].resize(1, axis=0)
+            del group["intervals"]
+            group["intervals"] = INTERVALS[:1]
+    np.testing.assert_array_equal(read_all(path), FEATURES[:, :1])
+
+
+def test_an_index_of_far_more_entries_than_chunks_is_told(tmp_path):
     path = written(tmp_path / "a.csd", {"chunks": (200, 3), **GZIP})
     descriptor = os.open(path, os.O_RDONLY)
     root = path.read_bytes().rindex(b"TREE\1\0")
     assert chunk_index.index_in_tree(descriptor, 0, root, 2, count=45)
     with pytest.raises(OSError, match="damaged"):
-        chunk_index.index_in_tree(descriptor, 0, root, 2, count=22)
+        chunk_index.index_in_tree(descriptor, 0, root, 2, count=2)
     os.close(descriptor)
 
 
