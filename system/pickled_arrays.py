@@ -118,10 +118,8 @@ class Storage:
 
     values: np.ndarray
 
-    @property
-    def nbytes(self) -> int:
-        """The bytes of the values."""
-        return self.values.nbytes
+    def __sizeof__(self) -> int:
+        return super().__sizeof__() + self.values.nbytes
 
 
 def storage_of_pid(pid: Any, storage_of: StorageOf) -> Storage:

@@ -131,8 +131,7 @@ class SafeUnpickler(pickle._Unpickler):
 
         A call takes six bytes there, and may copy a megabyte each time.
         """
-        made = self.stack[-1]
-        self._bytes_left -= sys.getsizeof(made) + getattr(made, "nbytes", 0)
+        self._bytes_left -= sys.getsizeof(self.stack[-1])  # without what an array is a view of
         require(self._bytes_left >= 0, "values far larger than the file")
 
     def check_key(self, key: Any) -> None:
@@ -146,7 +145,7 @@ class SafeUnpickler(pickle._Unpickler):
         storage = pickled_arrays.storage_of_pid(pid, self._storage_of)
         if pid[2] not in self._storages:  # its bytes are not in the pickle
             self._storages.add(pid[2])
-            self._bytes_left += MAX_EXPANSION * storage.nbytes
+            self._bytes_left += MAX_EXPANSION * storage.values.nbytes
         return storage
 
     def find_class(self, module: str, name: str) -> Any:

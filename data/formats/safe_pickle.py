@@ -88,8 +88,11 @@ def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
 def _tensor_as_array(*arguments: Any) -> np.ndarray:
     """Return a tensor as an array; bfloat16, which NumPy lacks, becomes float32."""
     array = pickled_arrays.rebuild_tensor(*arguments)
-    is_bfloat16 = array.dtype == pickled_arrays.BFLOAT16
-    return (array.view("u2").astype("u4") << 16).view("f4") if is_bfloat16 else array
+    if array.dtype != pickled_arrays.BFLOAT16:
+        return array
+    wide = np.empty(array.shape, "f4")
+    np.left_shift(array.view("u2"), 16, out=wide.view("u4"), dtype="u4")
+    return wide
 
 
 def _storage_from_bytes(content: bytes) -> pickled_arrays.Storage:

@@ -235,6 +235,19 @@ def test_keys_of_storages_are_text(tmp_path, read, key):
         read(path)
 
 
+def test_a_weight_of_many_names_is_read(tmp_path):
+    """A layer that a model uses many times is stored once, and read once."""
+    weight = torch.arange(2**19)
+    names = [f"{number}.weight" for number in range(64)]
+    torch.save(dict.fromkeys(names, weight), tmp_path / "tied.pth")
+    torch.save({name: weight.view(2, -1) for name in names}, tmp_path / "views.pth")
+    for file in ("tied.pth", "views.pth"):
+        weights = load(tmp_path / file)
+        assert [*weights] == names
+        assert torch.equal(weights[names[-1]].flatten(), weight)
+        assert len({value.data_ptr() for value in weights.values()}) == 1
+
+
 def test_copies_of_bfloat16_without_end_are_refused(tmp_path):
     count = 2**19
     call, _, arguments = tensor((count,), count=count, kind="BFloat16Storage").partition(b"(")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import os
 import pickle
+import re
 import struct
 import tracemalloc
 from collections import OrderedDict
@@ -379,7 +380,9 @@ def test_copies_without_end_are_refused(tmp_path, what):
     content = b"\x80\x02](" + named + repeated * 300 + b"e."
     tracemalloc.start()
     try:
-        assert "values far larger than the file" in refused(write(tmp_path / "file.pkl", content))
+        message = refused(write(tmp_path / "file.pkl", content))
+        # Arrays may share one's bytes, until they are returned.
+        assert re.search("values (far larger than the|of [0-9,]+ bytes in a) file", message)
         assert tracemalloc.get_traced_memory()[1] < 150e6
     finally:
         tracemalloc.stop()
