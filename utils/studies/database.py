@@ -110,6 +110,8 @@ def check_is_ours(path: Path) -> None:
     if not path.is_file() or not path.stat().st_size:
         return
     with closing(sqlite3.connect(path)) as database:
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    if tables and not tables & _OPTUNA_TABLES:
+        kinds = dict(database.execute("SELECT name, type FROM sqlite_master"))
+    # Optuna makes no views and no triggers, which could run without end, or remove what is there.
+    is_optunas = kinds.keys() & _OPTUNA_TABLES and {*kinds.values()} <= {"table", "index"}
+    if kinds and not is_optunas:
         raise InputError(f"{path} is a database of another program; give another --checkpointdir.")

@@ -52,7 +52,9 @@ class Queue:
     @property
     def trials(self) -> list[FrozenTrial]:
         """The trials of all runs, in the order in which they were enqueued."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if RUN in trial.user_attrs]
+        with explain_database_errors(self.storage):
+            trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if RUN in trial.user_attrs]
 
     @property
     def runs(self) -> dict[str, FrozenTrial]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,11 @@ def explain_database_errors(storage: Storage) -> Iterator[None]:
         yield
     except TrialPruned:
         raise
-    except (SQLAlchemyError, OptunaError, sqlite3.Error, JSONDecodeError) as error:
+    # Values that Optuna cannot read, such as an unknown state, raise the last three.
+    except (
+        *(SQLAlchemyError, OptunaError, sqlite3.Error),
+        *(ValueError, LookupError, RecursionError),
+    ) as error:
         reason = first_line(getattr(error, "orig", None) or error.__cause__ or error)
         raise InputError(
             f"{storage.where}: the study's database cannot be used ({reason}); check that "

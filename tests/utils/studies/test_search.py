@@ -528,9 +528,27 @@ def of_another_program(path):
     optuna.create_study(storage=f"sqlite:///{path}", study_name="mine")
 
 
-def without_a_study(path):
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE study_user_attributes SET value_json = '[1' WHERE key = 'about'")
+def changed(*commands):
+    """Return what changes a database by SQL."""
+
+    def change(path):
+        with sqlite3.connect(path) as database:
+            for command in commands:
+                database.execute(command)
+
+    return change
+
+
+without_a_study = changed("UPDATE study_user_attributes SET value_json = '[1' WHERE key = 'about'")
+nested = changed(f"UPDATE study_user_attributes SET value_json = '{'[' * 100_000}'")
+in_no_state = changed("UPDATE trials SET state = 'ODD'")
+without_time = changed("UPDATE trials SET datetime_start = 'x'")
+with_a_trigger = changed("CREATE TRIGGER t AFTER UPDATE ON trials BEGIN DELETE FROM trials; END")
+endless = changed(
+    "ALTER TABLE studies RENAME TO others",
+    "CREATE VIEW studies AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
+    "SELECT x AS study_id, 'search' AS study_name FROM c",
+)
 
 
 def a_folder(path):
@@ -547,6 +565,11 @@ def a_folder(path):
         (of_another_program, "holds a study of another program, 'mine'"),
         (without_a_study, "study.db: the study's database cannot be used .*Expecting"),
         (a_folder, "study.db: the study's database cannot be used .*unable to open"),
+        (nested, "study.db: the study's database cannot be used .*recursion"),
+        (in_no_state, "study.db: the study's database cannot be used .*'ODD'"),
+        (without_time, "study.db: the study's database cannot be used .*'x'"),
+        (with_a_trigger, "study.db is a database of another program"),
+        (endless, "study.db is a database of another program"),
     ],
 )
 @pytest.mark.parametrize("way", ["tune", "worker"])
