@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from data.layout import ARRAY_FILES
-from system.errors import InputError, explain_short_memory
+from system.errors import InputError, explain_short_memory, shown
 from system.file_rows import read_runs, runs_of
 from system.files import not_a_file
 
@@ -155,8 +155,8 @@ def _read_header(path: Path, holds_integers: bool) -> tuple[tuple[int, int, int]
         kind = "whole numbers" if holds_integers else "floats"
         axes = "(N, 1, L), sentiment first" if path.name == _LABELS else "(segments, length, width)"
         raise InputError(
-            f"{path} holds {dtype} of shape {shape}, expected {kind} {axes}; save it again in that "
-            "form."
+            f"{path} holds {dtype.name} of shape {shown(shape)}, expected {kind} {axes}; save it "
+            "again in that form."
         )
     expected = offset + math.prod(shape) * dtype.itemsize
     if min(shape) < 0 or size < expected:

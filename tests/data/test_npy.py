@@ -126,6 +126,14 @@ def test_rows_are_read_as_they_are_stored(stored, dtype, rows):
     np.testing.assert_array_equal(values, expected)
 
 
+def test_an_array_of_many_fields_is_told_in_short(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((2, 3, 4), [(f"field{number}", "f4") for number in range(300)]))
+    with pytest.raises(InputError, match=r"holds void\d+ of shape \(2, 3, 4\), expected") as caught:
+        NpyReader(path)
+    assert len(str(caught.value)) < len(str(path)) + 200
+
+
 def test_a_reader_tells_what_the_file_holds(stored):
     reader = NpyReader(stored["<f8"][0])
     assert (reader.shape, reader.dtype, len(reader)) == (SHAPE, np.float64, 11)
