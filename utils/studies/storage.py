@@ -179,7 +179,8 @@ class Storage:
             return
         stored = stored if isinstance(stored, dict) else {}
         for key in (*identity, *stored):
-            is_known = key in stored or key != MODEL  # which older studies do not say
+            # Older studies do not say the model's file, and one that is gone is told later.
+            is_known = key != MODEL or {key} <= stored.keys() & identity.keys()
             if is_known and stored.get(key) != identity.get(key):
                 before, now = differing(stored.get(key), identity.get(key))
                 raise InputError(
