@@ -60,7 +60,7 @@ def test_the_checkpoints_model_replaces_the_configs(tmp_path, stored, configured
 def test_a_dry_run_of_an_evaluation_is_refused_where_the_evaluation_would_be(main, small, tmp_path):
     options = ["--dry_run", "--datadir", small, "--checkpoint", checkpoint_of(tmp_path, "lf_dnn")]
     main(*options)
-    with pytest.raises(InputError, match=r"--against: no file nothing.csv"):
+    with pytest.raises(InputError, match=r"--against: No file nothing.csv"):
         main(*options, "--against", "nothing.csv")
 
 

@@ -313,7 +313,7 @@ def test_a_dry_run_of_a_training_is_refused_where_the_training_would_be(main, tr
         main(*options, "new", "--resume", "nothing.pth")
     with pytest.raises(InputError, match=r"was trained with lr 0.001, this is 0.1"):
         main(*options, "run", "--resume", "auto", "--lr", 0.1)
-    with pytest.raises(InputError, match=r"--against: no file nothing.csv"):
+    with pytest.raises(InputError, match=r"--against: No file nothing.csv"):
         main(*options, "new", "--against", "nothing.csv")
     main(*options, "run", "--overwrite")
     main(*options, "run", "--resume", "auto")

@@ -20,6 +20,7 @@ from data.layout import SEGMENTS_FILE
 from data.loading.split import Split
 from system.console import format_table, print_line, print_warning
 from system.errors import InputError, shown
+from system.files import not_a_file
 from system.progress import progress
 from utils.reports.evaluation import Evaluation
 from utils.run_config import RunConfig
@@ -191,7 +192,7 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
     """
     columns = task.column_names("label", "prediction")
     if not path.is_file():  # reading a pipe may wait without end
-        raise InputError(f"--against: no file {path}; give a predictions.csv.")
+        raise InputError(f"--against: {not_a_file(path)}; give a predictions.csv.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")

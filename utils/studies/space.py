@@ -22,7 +22,7 @@ from optuna.samplers import RandomSampler
 from models.registry import config_class
 from system.config import check_setting, make_config
 from system.errors import InputError, first_line, shown
-from system.files import read_json
+from system.files import not_a_file, read_json
 from utils.run_config import TEXT_ENCODER_SETTINGS, RunConfig
 
 Space: TypeAlias = Mapping[str, BaseDistribution]  # by setting name
@@ -43,9 +43,10 @@ def read_space(path: Path, config: RunConfig, fixed: Collection[str] = ()) -> Sp
     Settings are the run's or the model's; those in `fixed` are left out. Raises InputError, which
     names the file, when it is missing or invalid, or leaves nothing to search.
     """
+    advice = "; give a JSON file of settings and their values"
     if not path.is_file():
-        raise InputError(f"--space: no file {path}; give a JSON file of settings and their values.")
-    content = read_json(path, "; give a JSON file of settings and their values")
+        raise InputError(f"--space: {not_a_file(path)}{advice}.")
+    content = read_json(path, advice)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {shown(content)}, expected settings and their values.")
     space = {

@@ -249,12 +249,12 @@ def test_predictions_of_other_segments_or_labels_are_refused(split, other, chang
 
 
 def test_a_file_without_predictions_is_refused(split, tmp_path):
-    with pytest.raises(InputError, match=r"no file .* give a predictions\.csv"):
+    with pytest.raises(InputError, match=r"is a folder, .* give a predictions\.csv"):
         read_predictions(tmp_path, split, SENTIMENT)
-    with pytest.raises(InputError, match="no file"):
+    with pytest.raises(InputError, match="No file"):
         read_predictions(tmp_path / "none.csv", split, SENTIMENT)
     os.mkfifo(tmp_path / "pipe.csv")  # reading it would wait without end
-    with pytest.raises(InputError, match="no file"):
+    with pytest.raises(InputError, match="is a folder, pipe or device"):
         read_predictions(tmp_path / "pipe.csv", split, SENTIMENT)
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a table of predictions"):

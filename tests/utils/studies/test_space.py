@@ -139,5 +139,5 @@ def test_a_space_is_refused_only_when_no_random_draw_of_it_can_be_built(space_of
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"--space: no file .*gone.json"):
+    with pytest.raises(InputError, match=r"--space: No file .*gone.json"):
         read_space(tmp_path / "gone.json", RunConfig())
