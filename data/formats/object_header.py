@@ -75,10 +75,8 @@ class HeaderReader:
                 begin += head + size
                 if kind == _CONTINUATION:
                     width = self.widths[0]
-                    address, size = (
-                        number_in(body[:width]),
-                        number_in(body[width : sum(self.widths)]),
-                    )
+                    address = number_in(body[:width])
+                    size = number_in(body[width : sum(self.widths)])
                     if len(blocks) == _MAX_BLOCKS or address in seen:
                         raise OSError("a header in too many parts")
                     seen.add(address)

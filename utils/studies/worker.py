@@ -15,7 +15,7 @@ from utils.studies import search as searching
 from utils.studies.comparison_queue import NAME, work_on_runs
 from utils.studies.queue import Queue, refuse_several
 from utils.studies.search_report import write_search, write_trials
-from utils.studies.storage import Storage, explain_database_errors, holds_studies
+from utils.studies.storage import Storage, holds_studies
 from utils.studies.tune import chosen_config
 
 
@@ -68,9 +68,8 @@ def _runs_of_chosen(folder: Path, url: str | None) -> Queue | None:
     while True:
         if holds_studies(folder) and NAME in (storage := Storage(folder, url)).names:
             queue = Queue(storage.load(NAME), storage)
-            with explain_database_errors(storage):
-                if queue.trials:
-                    return queue
+            if queue.trials:
+                return queue
         if time.monotonic() > deadline:
             return None
         time.sleep(database.BEAT)
