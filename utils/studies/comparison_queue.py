@@ -61,9 +61,8 @@ def train_queue(
             if run_name(config) not in enqueued:
                 queue.add(run_name(config), {"title": title, **_attributes(config)})
     work_on_runs(queue, folder, {})
-    with explain_database_errors(storage):
-        trials = queue.runs.items()
-        reasons = {name: why_failed(one) for name, one in trials if one.state == TrialState.FAIL}
+    trials = queue.runs.items()
+    reasons = {name: why_failed(one) for name, one in trials if one.state == TrialState.FAIL}
     return [
         f"{run.checkpointdir} has not ended: {reasons.get(run_name(run), 'it was taken back')}"
         for run, _ in runs

@@ -57,6 +57,18 @@ class Queue:
         return [trial for trial in trials if RUN in trial.user_attrs]
 
     @property
+    def attributes(self) -> dict[str, Any]:
+        """What the process that made the study stored with it."""
+        with explain_database_errors(self.storage):
+            return self.study.user_attrs
+
+    @property
+    def best(self) -> FrozenTrial:
+        """The completed trial with the best value; there must be one."""
+        with explain_database_errors(self.storage):
+            return self.study.best_trial
+
+    @property
     def runs(self) -> dict[str, FrozenTrial]:
         """The last trial of each run."""
         return {run_of(trial): trial for trial in self.trials}
@@ -109,8 +121,7 @@ class Queue:
                 with explain_database_errors(self.storage):
                     error = self._take(function)
                 self._raise_unless_in_use(error)
-                with explain_database_errors(self.storage):
-                    after()
+                after()
             elif TrialState.RUNNING in first_by_state:
                 if not is_announced:
                     print_line("Waiting for runs of other processes: they come back if these die")

@@ -199,7 +199,7 @@ def best_trial(queue: Queue) -> FrozenTrial | None:
     """Return the best of the completed trials; None without one."""
     if not any(trial.state == TrialState.COMPLETE for trial in queue.trials):
         return None
-    return queue.study.best_trial
+    return queue.best
 
 
 def duration_text(seconds: float) -> str:

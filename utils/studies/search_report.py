@@ -19,7 +19,6 @@ from utils.studies.queue import Queue, attempt_of, run_of, seconds_of, why_faile
 from utils.studies.runs import find_runs, refuse_run
 from utils.studies.search import Search, best_trial, ended_runs
 from utils.studies.space import describe, value_text, with_values
-from utils.studies.storage import explain_database_errors
 from utils.studies.table import make_table
 from utils.training.run_folder import RUN_FILE
 
@@ -46,7 +45,7 @@ def write_trials(search: Search, queue: Queue) -> None:
             "values": best.params,
         }
         config = with_values(search.config, best.params)
-        datadir = queue.study.user_attrs["config"]["datadir"]  # a worker's may be elsewhere
+        datadir = queue.attributes["config"]["datadir"]  # a worker's may be elsewhere
         values = {**config.outcome, "datadir": datadir}
         write_json(folder / RUN_FILE, {"search": chosen, "config": values})
 
@@ -79,8 +78,7 @@ def write_search(search: Search, queue: Queue, chosen: RunConfig) -> None:
     The report has test scores once the `chosen` configuration has been trained and tested.
     """
     path = search.config.checkpointdir / "report.html"
-    with explain_database_errors(queue.storage):
-        write_trials(search, queue)
+    write_trials(search, queue)
     with warning_if_unwritten(path):
         title = f"Search of {len(queue.runs)} trials for {chosen.model_name}"
         write_report(path, f"{title} in {path.parent}", _sections(search, queue, chosen))

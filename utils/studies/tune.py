@@ -18,7 +18,7 @@ from utils.studies.queue import Queue, refuse_several, why_failed
 from utils.studies.search import CHOSEN, NAME, Search, best_trial, progress_line
 from utils.studies.search_report import write_search, write_trials
 from utils.studies.space import describe, read_space, with_values
-from utils.studies.storage import Storage, explain_database_errors, holds_studies
+from utils.studies.storage import Storage, holds_studies
 
 _CLOSED = "closed"  # attribute of a study: no more trials, as the test split is opened
 
@@ -86,7 +86,7 @@ def _add_trials(search: Search, queue: Queue, count: int) -> int:
 def _refuse_more(queue: Queue, count: int) -> None:
     """Raise InputError for more trials than a search has whose test split has been opened."""
     existing = len(queue.runs)
-    if existing < count and queue.study.user_attrs.get(_CLOSED):
+    if existing < count and queue.attributes.get(_CLOSED):
         raise InputError(
             f"{queue.storage.folder}: the test split was opened for the best of {existing} trials, "
             "so no more can be added; give another --checkpointdir."
@@ -130,8 +130,7 @@ def dry_run_search(search: Search, count: int, url: str | None = None) -> None:
         storage = Storage(folder, url)
         study = storage.check(NAME, search.identity)
         if study is not None:
-            with explain_database_errors(storage):
-                _refuse_more(Queue(study, storage), count)
+            _refuse_more(Queue(study, storage), count)
             state = "goes on"
     print_line(f"Search of {count} trials in {folder}: {state}")
     location = folder if url is None else without_passwords(url)

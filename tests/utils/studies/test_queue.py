@@ -206,6 +206,16 @@ def test_an_error_of_a_training_is_not_taken_for_one_of_the_database(queue_of, e
     assert queue.open_runs == ["1"]
 
 
+def test_an_error_after_a_run_is_not_taken_for_one_of_the_database(queue_of):
+    queue = queue_of("1")
+
+    def fail():
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"^mine$"):
+        queue.work(lambda _: 1.0, lambda _: None, fail)
+
+
 def test_a_run_whose_folder_is_in_use_waits_and_others_go_on(queue_of, tmp_path, monkeypatch):
     monkeypatch.setattr(database, "BEAT", 0.01)
     taken = []
