@@ -9,5 +9,5 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 
-if not torch.cuda.is_available():  # for models/native/kernels.py, before anything imports Triton
+if not torch.cuda.is_available():  # for models/native/kernels, before anything imports Triton
     os.environ["TRITON_INTERPRET"] = "1"

@@ -1,4 +1,4 @@
-"""The encoder on a GPU, with the kernels of kernels.py.
+"""The encoder on a GPU, with the kernels of the folder kernels.
 
 Shapes: B batch, T input tokens, Q output tokens, M memory tokens, d width.
 """
@@ -55,11 +55,12 @@ def unsuitable_reason(
 ) -> str | None:
     """Return why the kernels cannot do such calls, or use this device; None where they can."""
     if max(form.tokens, form.memory or 0) > _LONGEST:
-        return f"kernels.py is for up to {_LONGEST} tokens"
+        return f"models/native/kernels is for up to {_LONGEST} tokens"
     if width not in _WIDTHS or width % heads or feedforward % _CHUNKS[0]:
-        return f"kernels.py is not for width {width}, {heads} heads, feedforward {feedforward}"
+        sizes = f"width {width}, {heads} heads, feedforward {feedforward}"
+        return f"models/native/kernels is not for {sizes}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FIRST_WITH_TF32:
-        return f"kernels.py is not for {torch.cuda.get_device_name(device)}"
+        return f"models/native/kernels is not for {torch.cuda.get_device_name(device)}"
     return None
 
 
@@ -112,7 +113,7 @@ class Kernels:
     def forward(
         self, request: Request, x: Tensor, memory: Tensor | None, packed: Tensor, learns: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Encode as defined by `CompiledEncoder`; kernels.py has the layout of the kept values."""
+        """Encode as defined by `CompiledEncoder`; kernels says how values are kept."""
         layers, arguments = len(request.encoder.layers), self._arguments(request, x, memory)
         out = x.new_empty(len(x), arguments["Q"], x.shape[2])
         if not learns:  # each layer overwrites the one before

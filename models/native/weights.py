@@ -1,4 +1,4 @@
-"""An encoder's parameters, in the order of weights.h and kernels.py."""
+"""An encoder's parameters, in the order of weights.h and kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.layers.encoder import Encoder, EncoderLayer, MultiHeadAttention
 
 _TYPES = {EncoderLayer, MultiHeadAttention, nn.Linear, nn.LayerNorm, nn.ModuleList, nn.Softmax}
-_EPSILON = 1e-5  # of the layer norms in sizes.h and kernels.py
+_EPSILON = 1e-5  # of the layer norms in sizes.h and kernels/parts.py
 
 
 class Weight(NamedTuple):
