@@ -93,10 +93,12 @@ def check_run_folder(
 ) -> None:
     """Raise InputError unless a run may write into its folder; `resumed` is the file it resumes.
 
-    It may not where the folder holds a run that is neither resumed nor overwritten, or where
-    `overwrite` would remove a file that it reads.
+    It may not where the folder holds a search, or a run that is neither resumed nor overwritten,
+    or where `overwrite` would remove a file that it reads.
     """
     folder = config.checkpointdir
+    if "search" in (read_record(folder) or {}):
+        raise InputError(f"{folder} holds a search ({RUN_FILE}); give another --checkpointdir.")
     if not overwrite:
         _refuse_other_run(config, resume, resumed)
         return
@@ -130,11 +132,10 @@ def _may_resume(
     if resumed is not None:
         return resumed.resolve().parent == folder.resolve()
     # Without last.pth it starts anew: then it must not replace any weights but those that it
-    # writes again, nor a search's record.
-    record = read_record(folder) or {}
+    # writes again.
     weights = {path.name for path in files if path.suffix == ".pth"}
-    is_free = not weights or _writes_again(config, weights, record)
-    return resume == "auto" and "search" not in record and is_free
+    is_free = not weights or _writes_again(config, weights, read_record(folder) or {})
+    return resume == "auto" and is_free
 
 
 def _writes_again(config: RunConfig, weights: set[str], record: dict[str, Any]) -> bool:

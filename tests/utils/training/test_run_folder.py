@@ -83,12 +83,13 @@ def test_scores_of_other_seeds_do_not_vanish_in_silence(tmp_path, capsys):
         assert capsys.readouterr().err == ""
 
 
-def test_a_training_does_not_replace_the_record_of_a_search(train, tmp_path):
+@pytest.mark.parametrize("option", [["--resume", "auto"], ["--overwrite"]])
+def test_a_training_does_not_replace_the_record_of_a_search(train, tmp_path, option):
     path = tmp_path / "search" / "run.json"
     path.parent.mkdir()
     path.write_text('{"search": {"trial": 3}, "config": {}}')
-    with pytest.raises(InputError, match=r"search holds a run \(run.json\); remove what it wrote"):
-        train("search", "--resume", "auto")
+    with pytest.raises(InputError, match=r"search holds a search \(run.json\); give another"):
+        train("search", *option)
     assert "trial" in path.read_text()
 
 
