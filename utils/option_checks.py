@@ -8,16 +8,16 @@ from dataclasses import fields
 from typing import Any
 
 from system.console import print_warning
-from utils.run_config import MACHINE_SETTINGS, TEXT_ENCODER_SETTINGS, RunConfig
+from utils.run_config import (
+    MACHINE_SETTINGS,
+    TEXT_ENCODER_SETTINGS,
+    TRAINING_SETTINGS,
+    RunConfig,
+)
 
 # The settings of a run that a worker may set for its own machine.
 WORKER_SETTINGS = ("datadir", "resultdir", "log_interval", "verbose", *MACHINE_SETTINGS)
 BY_ID = True  # --attention without a number
-# Settings that have an effect in a training only, as those of TEXT_ENCODER_SETTINGS do.
-_TRAINING_ONLY = (
-    *("loss", "lr", "epochs", "weight_decay", "grad_clip", "patience", "accumulation_steps"),
-    *("scheduler", "plateau_factor", "plateau_patience", "save_every"),
-)
 # All settings of a run that these actions use.
 _USED_BY = {"export": ("checkpoint", "model", "save"), "table": ("resultdir", "save", "pdf")}
 _TRAINING_ACTIONS = ("train", "compare", "ablate", "tune", "worker")
@@ -120,7 +120,7 @@ def _unused_settings(arguments: dict[str, Any], config: RunConfig, trains: bool)
         if arguments[action]:
             names = [*(field.name for field in fields(RunConfig)), "pdf"]
             return [name for name in names if name in given and name not in used]
-    names = [] if trains else [*_TRAINING_ONLY]
+    names = [] if trains else [*TRAINING_SETTINGS]
     if arguments["train"] and config.scheduler != "plateau":
         names += ["plateau_factor", "plateau_patience"]
     if arguments["predict"]:

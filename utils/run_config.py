@@ -33,6 +33,10 @@ TEXT_ENCODER_SETTINGS = (  # without effect unless a text encoder is fine-tuned
     *("bert_lr", "bert_weight_decay", "bert_warmup"),
     *("freeze_layers", "gradient_checkpointing"),
 )
+TRAINING_SETTINGS = (  # without effect on an evaluation, as those of TEXT_ENCODER_SETTINGS are
+    *("loss", "lr", "epochs", "weight_decay", "grad_clip", "patience", "accumulation_steps"),
+    *("scheduler", "plateau_factor", "plateau_patience", "save_every"),
+)
 MACHINE_SETTINGS = ("device", "num_workers", "native", "compile")  # not part of an experiment
 SCHEDULES = ("none", "plateau", "cosine")
 LOSSES = ("mse", "l1")

@@ -28,6 +28,7 @@ PLOTS = [
 ]
 FEW_LEVELS = {"missing_random": (0, 100), "missing_block": (0,), "noise": (0,), "shift": (0, 2)}
 ABOUT = ["Data", "Configuration", "Environment"]
+OF_CHECKPOINT = ["Data", "Checkpoint", "Configuration", "Environment"]
 EVALUATED = [
     *("Scores of test", "Predicted against true", "Error by class"),
     *("Error by length of the segment", "The 12 worst segments"),
@@ -101,17 +102,17 @@ PAGES = {
     )
     for name, folder, titles, pictures in (
         ("training", "result/odd*", ["Training", *EVALUATED, *ABOUT], of_each + 1),
-        ("evaluation", "result/odd*/test", [*EVALUATED, *ABOUT], of_each),
+        ("evaluation", "result/odd*/test", [*EVALUATED, *OF_CHECKPOINT], of_each),
         (
             "prediction",
             "result/odd*/predicted/test",
-            ["Scores", "Predictions", "The 12 strongest predictions", *ABOUT],
+            ["Scores", "Predictions", "The 12 strongest predictions", *OF_CHECKPOINT],
             0,
         ),
         (
             "robustness",
             "result/odd*/robustness/test",
-            ["MAE without a modality", "MAE by disturbance", *ABOUT],
+            ["MAE without a modality", "MAE by disturbance", *OF_CHECKPOINT],
             1,
         ),
         (
@@ -147,6 +148,15 @@ def test_a_browser_shows_the_reports_on_every_screen(folder):
     pictures = {path: n for pattern, _, n in PAGES.values() for path in folder.glob(pattern)}
     assert len(pictures) == len(PAGES)
     check_looks(pictures)
+
+
+@pytest.mark.parametrize("name", ["evaluation", "prediction", "robustness"])
+def test_the_settings_of_a_training_are_those_of_the_checkpoint(folder, name):
+    (path,) = folder.glob(PAGES[f"emotion {name}"][0])
+    rows = [texts(row, "th") + texts(row, "td") for row in check_page(path).iter("tr")]
+    for setting, value in {"epochs": "2", "lr": "0.001", "dropout": "0.2"}.items():
+        assert [row for row in rows if row[:1] == [setting]] == [[setting, value]]
+    assert "checkpointdir" not in [row[0] for row in rows if row]
 
 
 def test_sentences_are_shown_unchanged_but_cut(folder):

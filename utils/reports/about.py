@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,65 @@ import torch
 from data.labels import scores_of
 from data.loading.split import INPUTS, Split
 from data.manifest import read_manifest
-from system.config import plain_values
+from models.checkpoint import Checkpoint
+from system.config import make_config, plain_values
 from system.console import fixed
+from system.errors import InputError
 from utils.reports.html import Section, Table
-from utils.run_config import RunConfig
+from utils.run_config import TEXT_ENCODER_SETTINGS, TRAINING_SETTINGS, RunConfig
 from utils.running.environment import command_line, environment
 from utils.tasks import Task
 
+_OF_TRAININGS = (
+    *TRAINING_SETTINGS,
+    *("finetune_bert", *TEXT_ENCODER_SETTINGS, "checkpointdir", "log_interval"),
+)
+
 
 def about_run(
-    config: RunConfig, splits: Mapping[str, Split], task: Task, device: torch.device
+    config: RunConfig,
+    splits: Mapping[str, Split],
+    task: Task,
+    device: torch.device,
+    evaluated: Sequence[Checkpoint] = (),
 ) -> list[Section]:
-    """Return the sections on a run's data, configuration and environment."""
+    """Return the sections on a run's data, `evaluated` checkpoints, settings and environment."""
     return [
         data_section(config.data_folder, splits, task),
-        configuration_section(config),
+        *settings_sections(config, evaluated),
         environment_section(environment(device)),
     ]
 
 
-def configuration_section(config: RunConfig) -> Section:
-    """Return the section with the command and every setting."""
+def settings_sections(config: RunConfig, evaluated: Sequence[Checkpoint]) -> list[Section]:
+    """Return a section on each evaluated checkpoint, and one on the command and its settings.
+
+    Where checkpoints are evaluated, the settings of a training are theirs, not the command's.
+    """
     values = plain_values(config)
     settings = values.pop("set")
+    for name in _OF_TRAININGS if evaluated else ():
+        del values[name]
     rows = [("command", command_line()), *values.items(), *settings.items()]
-    return Section("Configuration", [Table(["setting", "value"], rows)])
+    configuration = Section("Configuration", [Table(["setting", "value"], rows)])
+    return [*map(_checkpoint_section, evaluated), configuration]
+
+
+def _checkpoint_section(checkpoint: Checkpoint) -> Section:
+    """Return the section on how a checkpoint was trained, as far as its file says."""
+    details = checkpoint.details
+    try:
+        values = make_config(RunConfig, details["run"], str(checkpoint.path)).outcome
+    except (InputError, KeyError, TypeError):
+        values = {"settings": "not in the file"}
+    values.pop("set", None)  # the model's own settings say all of it
+    settings = {**values, **checkpoint.config}.items()
+    rows = [
+        ("file", checkpoint.path),
+        ("epoch", details.get("epoch", "not in the file")),
+        *settings,
+    ]
+    return Section("Checkpoint", [Table(["trained with", "value"], rows)])
 
 
 def data_section(

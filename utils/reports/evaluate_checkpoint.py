@@ -71,7 +71,7 @@ def evaluate_checkpoint(
             sections = evaluation_sections(evaluation, task, split, certainty, pictures)
             if maps is not None:
                 sections.append(attention_section(shown))
-            sections += about_run(config, {split_name: split}, task, options.device)
+            sections += about_run(config, {split_name: split}, task, options.device, [checkpoint])
             write_report(report, f"{checkpoint.path} on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")
     return evaluation

@@ -83,7 +83,14 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
                 _write(folder / "predictions.csv", split, predictions, task)
                 with warning_if_unwritten(report := folder / "report.html"):
                     write_prediction_report(
-                        report, config, split, predictions, task, options.device, path
+                        report,
+                        config,
+                        checkpoint,
+                        split,
+                        predictions,
+                        task,
+                        options.device,
+                        path,
                     )
                 print_line(f"{len(split):,} predictions are in {folder / 'predictions.csv'}")
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from data.loading.split import Split
-from utils.reports.about import configuration_section, data_section, environment_section
+from models.checkpoint import Checkpoint
+from utils.reports.about import data_section, environment_section, settings_sections
 from utils.reports.evaluation_report import SegmentTable, values_text
 from utils.reports.html import Cell, Section, Table, write_report
 from utils.run_config import RunConfig
@@ -21,6 +22,7 @@ _STRONGEST = 20  # segments
 def write_prediction_report(
     path: Path,
     config: RunConfig,
+    checkpoint: Checkpoint,
     split: Split,
     predictions: np.ndarray,
     task: Task,
@@ -38,7 +40,7 @@ def write_prediction_report(
         Section("Predictions", [_distribution(predictions, task)]),
         Section(f"The {len(chosen)} strongest predictions", [strongest]),
         data_section(split.folder.resolve().parent, {name: split}, None, shown_as=source),
-        configuration_section(config),
+        *settings_sections(config, [checkpoint]),
         environment_section(environment(device)),
     ]
     write_report(path, f"{config.checkpoint} predicts {name} of {source}", sections)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from data.loading.options import LoaderOptions
 from data.loading.split import INPUTS, Split
-from models.checkpoint import read_checkpoint
+from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
 from models.registry import MODELS
 from models.text_encoder import WithTextEncoder
@@ -42,6 +42,7 @@ from utils.tasks import Scores, Task
 class _Opened(NamedTuple):
     """An opened checkpoint, and the data on which it is scored."""
 
+    checkpoint: Checkpoint
     config: RunConfig
     model: Model
     task: Task
@@ -93,7 +94,13 @@ def measure_robustness(
             sections = [
                 Section(f"{measure} without a modality", [Table(*_summary(results, task))]),
                 Section(f"{measure} by disturbance", [picture]),
-                *about_run(config, {split_name: split}, task, options.device),
+                *about_run(
+                    config,
+                    {split_name: split},
+                    task,
+                    options.device,
+                    [each.checkpoint for each in opened],
+                ),
             ]
             write_report(report, f"Robustness on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")
@@ -119,7 +126,7 @@ def _open(
         if isinstance(model, WithTextEncoder):
             file = folder / f"{len(opened)}.npy"
             data, model = encode_split(data, model.text_encoder, file, options), model.model
-        opened.append(_Opened(run, model, task, data))
+        opened.append(_Opened(checkpoint, run, model, task, data))
         first, last = opened[0].config.task, opened[-1].config.task
         if first != last:
             raise InputError(
@@ -131,7 +138,7 @@ def _open(
 
 def _measure(opened: _Opened, rates: Mapping[str, float], options: LoaderOptions) -> Robustness:
     """Score a checkpoint under every perturbation; those with the same effect are scored once."""
-    config, model, task, split = opened
+    _, config, model, task, split = opened
     options = evaluation_options(options, split)
     predictor = Predictor(place_model(model, options), config.precision, options)
     lengths = {name: shape[0] for name, shape in zip(INPUTS, split.shapes, strict=True)}
