@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data.checking.open_split import OpenSplit
 from data.checking.problem import Problem, Remedy
-from data.checking.problems import OpenSplit, find_problems, size_problems
+from data.checking.problems import find_problems
+from data.checking.size_problems import file_size_problems
 from data.checking.summary import ArraySummary, SplitSummary
 from data.fetching.command import no_dataset
 from data.labels import SCALES, Scale, scores_of
@@ -72,7 +74,7 @@ def check_dataset(folder: Path) -> Report:
     scale = SCALES[scores_of(manifest or None)]
     problems += find_problems(folder, manifest, splits, summaries, scale)
     changed = changed_files(manifest, folder)
-    problems += size_problems(changed, problems)
+    problems += file_size_problems(changed, problems)
     problems = _mark_changed(problems, changed)
     notes = [*_notes(folder, bool(text), splits)]
     labels = {name: summary.arrays.get("label") for name, summary in summaries.items()}
