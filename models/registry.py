@@ -172,8 +172,8 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
     """Return the name and the model of a checkpoint, in evaluation mode on the CPU.
 
     `name` is the user's --model. A file's own name of a class is never imported: the user has to
-    give a model of their own again. Raises InputError when the two names differ, or when the file
-    does not fit the model.
+    give a model of their own again, which may also be a change of the model in the file. Raises
+    InputError when another model of the program is named, or when the file does not fit the model.
     """
     # The authors' files do not name their model: whether they fit one, their weights decide.
     stored_name = checkpoint.model or name or _UNNAMED_MODEL
@@ -182,7 +182,7 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
             f"{checkpoint.path} holds a user's own model, {shown(stored_name)}; give its class: "
             "--model FILE.py:CLASS (utils.predict: model_name)."
         )
-    if stored_name in MODELS and name not in (None, stored_name):
+    if stored_name in MODELS and name in MODELS and name != stored_name:
         raise InputError(
             f"{checkpoint.path} holds the model {shown(stored_name)}, but --model is {name}; leave "
             "--model out, or give a checkpoint of that model."

@@ -85,10 +85,14 @@ def test_a_users_own_model_is_built_and_restored_when_it_is_named(own, tmp_path)
         restore(checkpoint, "nhfnet")  # leaving --model out would not help
 
 
-def test_another_model_of_the_program_is_refused_for_a_users_own(own, tmp_path):
+def test_a_model_of_the_program_is_refused_for_another_that_it_does_not_fit(own, tmp_path):
     write_checkpoint(tmp_path / "lf.pth", build("lf_dnn", {}, WIDTHS, 1), "lf_dnn")
+    checkpoint = read_checkpoint(tmp_path / "lf.pth")
     with pytest.raises(InputError, match=r"holds the model 'lf_dnn'.*leave --model out"):
-        restore(read_checkpoint(tmp_path / "lf.pth"), own)
+        restore(checkpoint, "mult")
+    refused = pytest.raises(InputError, match="no setting 'audio_hidden', only: hidden")
+    with pytest.warns(UserWarning, match=r"lf.pth holds 'lf_dnn', this is .*:Mean"), refused:
+        restore(checkpoint, own)
 
 
 def test_another_class_that_fits_a_users_own_checkpoint_is_warned_of(own, tmp_path):
@@ -102,10 +106,25 @@ def test_another_class_that_fits_a_users_own_checkpoint_is_warned_of(own, tmp_pa
         restore(checkpoint, f"{moved}:Other")
 
 
-def test_the_weights_of_an_unnamed_file_decide_whether_a_users_own_model_has_them(own, tmp_path):
-    changed = "from models.nhfnet import NHFNet\n\nclass Changed(NHFNet):\n    pass\n"
-    (tmp_path / "changed.py").write_text(changed)
-    name = f"{tmp_path / 'changed.py'}:Changed"
+@pytest.fixture
+def changed(tmp_path):
+    """The name of a user's own model that has NHFNet's weights."""
+    code = "from models.nhfnet import NHFNet\n\nclass Changed(NHFNet):\n    pass\n"
+    (tmp_path / "changed.py").write_text(code)
+    return f"{tmp_path / 'changed.py'}:Changed"
+
+
+def test_a_users_change_of_a_model_takes_the_weights_of_that_model(changed, tmp_path):
+    model = build("nhfnet", {"layers": 1}, WIDTHS, 1).eval()
+    write_checkpoint(tmp_path / "nhfnet.pth", model, "nhfnet")
+    with pytest.warns(UserWarning, match=r"nhfnet.pth holds 'nhfnet', this is .*:Changed"):
+        name, restored = restore(read_checkpoint(tmp_path / "nhfnet.pth"), changed)
+    assert name == changed
+    assert torch.equal(restored(*INPUTS), model(*INPUTS))
+
+
+def test_the_weights_of_an_unnamed_file_decide_whether_a_users_own_model_has_them(own, changed):
+    name = changed
     released = read_checkpoint(GOLDEN / "released_format.pth")
     assert restore(released, name)[0] == name
     inputs = [torch.ones(2, 3, width) for width in (35, 74, 768)]
