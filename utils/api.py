@@ -91,6 +91,8 @@ def predict(
     pieces50.npy transposed, `(N, T, 2)`. Raises InputError if widths or numbers of segments do
     not fit, or if a prediction is not a finite number.
     """
+    if isinstance(text, str):  # its letters would be taken for sentences
+        raise InputError("predict: text is one sentence; give a list, with a sentence a segment.")
     if not isinstance(model, nn.Module):
         _, model = restore(read_checkpoint(Path(model)), model_name)
     encoder = text_encoder_of(model)

@@ -100,6 +100,7 @@ def test_python_predicts_sentences_and_their_pieces(data, trained):
     masked[-1, 0, 1] = -50
     refused(masked, "text: the mask of word pieces from -50 to 1, expected from 0 to 1")
     refused([*split["raw_text"][:3], pieces[3]], "3 of 4 texts are sentences; give all as")
+    refused("fine", "text is one sentence; give a list")
 
 
 def test_a_model_of_features_takes_no_sentences(main, data, tmp_path):
