@@ -9,7 +9,7 @@ import sys
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from system.errors import InputError
+from system.errors import InputError, explain_reading, shown
 
 SPLITS = ("train", "val", "test")
 ALIGNMENT_NAMES = ("segment", "word", "unaligned")
@@ -48,13 +48,13 @@ def iterate_segments(folder: Path) -> Iterator[dict[str, str]]:
     if not path.is_file():
         return
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with explain_reading(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             columns = reader.fieldnames or []
             if not set(SEGMENT_COLUMNS) <= set(columns):
                 raise InputError(
-                    f"{path} has columns {columns}, expected {list(SEGMENT_COLUMNS)}; save it with "
-                    "commas and these names."
+                    f"{path} has columns {shown(columns)}, expected {list(SEGMENT_COLUMNS)}; save "
+                    "it with commas and these names."
                 )
             yield from reader
     except (UnicodeDecodeError, csv.Error) as error:

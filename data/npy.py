@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from data.layout import ARRAY_FILES
-from system.errors import InputError, explain_short_memory, shown
+from system.errors import InputError, explain_reading, shown
 from system.file_rows import read_runs, runs_of
 from system.files import not_a_file
 
@@ -93,7 +93,7 @@ class NpyReader:
 
         Raises InputError when the file has become too short, or cannot be read.
         """
-        with explain_short_memory(self.path):
+        with explain_reading(self.path):
             values = np.empty((len(rows), *self.shape[1:]), self.dtype)
         try:
             is_whole = read_runs(self._file, runs_of(rows), self.offset, values)
@@ -140,7 +140,7 @@ def _read_header(path: Path, holds_integers: bool) -> tuple[tuple[int, int, int]
         raise InputError(f"{not_a_file(path)}; prepare the dataset (again) with dataset_prep.py.")
     size = path.stat().st_size
     try:
-        with path.open("rb") as file:
+        with explain_reading(path), path.open("rb") as file:
             read = _HEADER_READERS[npy_format.read_magic(file)]
             shape, is_fortran, dtype = read(file)
             offset = file.tell()

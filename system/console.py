@@ -10,20 +10,32 @@ from colorama import Fore, Style
 
 from system.interrupts import raise_lost_interrupt
 
+_LONGEST_MESSAGE = 3000  # characters; a file's name or a cell of a table may have a million
+
 
 def print_error(message: str) -> None:
     """Print an error line to standard error."""
-    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {printable(message)}", file=sys.stderr)
+    text = _one_line(message)
+    print(f"{Fore.RED}{Style.BRIGHT}error:{Style.RESET_ALL} {text}", file=sys.stderr)
 
 
 def print_warning(message: str) -> None:
     """Print a warning line to standard error."""
-    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {printable(message)}", file=sys.stderr)
+    text = _one_line(message)
+    print(f"{Fore.YELLOW}warning:{Style.RESET_ALL} {text}", file=sys.stderr)
 
 
 def print_note(message: str) -> None:
     """Print a line on what a long step waits for to standard error."""
     print(printable(message), file=sys.stderr)
+
+
+def _one_line(message: str) -> str:
+    """Return a message, `printable`; of one that quotes megabytes, its beginning and its end."""
+    if len(message) > _LONGEST_MESSAGE:
+        half = _LONGEST_MESSAGE // 2
+        message = f"{message[:half]} ... {message[-half:]}"
+    return printable(message)
 
 
 def printable(text: str) -> str:

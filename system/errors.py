@@ -44,14 +44,19 @@ def refuse_if_out_of_memory(error: Exception, path: Path) -> None:
 
 
 @contextmanager
-def explain_short_memory(path: Path) -> Iterator[None]:
-    """Raise InputError that names `path` if memory runs out while the block reads it."""
+def explain_reading(path: Path) -> Iterator[None]:
+    """Have errors name `path`, which the block reads: the system's own name no file then.
+
+    Raises InputError if memory runs out.
+    """
     try:
         yield
     except InputError:  # which may quote any text
         raise
     except Exception as error:
         refuse_if_out_of_memory(error, path)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
         raise
 
 

@@ -23,7 +23,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from system.errors import InputError, shown
+from system.errors import InputError, explain_reading, shown
 
 _SAMPLE_BLOCKS, _BLOCK_BYTES = 32, 128 * 1024  # up to 4 MB of a file
 _SETTLED_AFTER = 10**9  # nanoseconds since a file's last change
@@ -167,8 +167,9 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 def read_json(path: Path, advice: str = "") -> Any:
     """Read JSON; raises InputError, which ends with `advice`, when the file is not JSON."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark in front
-        return json.loads(text, object_pairs_hook=_dict_of_unique_names)
+        with explain_reading(path):
+            text = path.read_text(encoding="utf-8-sig")  # some editors put a mark in front
+            return json.loads(text, object_pairs_hook=_dict_of_unique_names)
     except (ValueError, RecursionError) as error:  # no UTF-8, digits without end, nested too deep
         raise InputError(f"{path} is not JSON: {error}{advice}.") from error
 
@@ -221,7 +222,7 @@ def file_facts(path: Path, is_timed: bool = False) -> dict[str, Any]:
 def _digest_of_sample(path: Path, size: int, *_identity: int) -> str:
     """Return the digest of a file's sample; it is read again when it or its `_identity` changes."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with explain_reading(path), path.open("rb") as file:
         for block in range(_SAMPLE_BLOCKS):
             file.seek(block * max(size - _BLOCK_BYTES, 0) // (_SAMPLE_BLOCKS - 1))
             digest.update(file.read(_BLOCK_BYTES))
@@ -231,7 +232,7 @@ def _digest_of_sample(path: Path, size: int, *_identity: int) -> str:
 def whole_digest(path: Path) -> str:
     """Return the SHA-256 of a whole file."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with explain_reading(path), path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()

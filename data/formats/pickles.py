@@ -22,7 +22,7 @@ from data.formats.pickle_fields import ALWAYS_FITS, MAX_PADDING, Fields, describ
 from data.formats.pickle_split import Names, PickleSplit, read_names, read_rows, read_split
 from data.formats.word_pickles import SPLIT_NAMES, as_entries
 from data.layout import SPLITS
-from system.errors import InputError, explain_short_memory
+from system.errors import InputError, explain_reading
 
 _ADVICE = "use a processed pickle as it was published"
 _FEATURES = {"audio": "audio", "visual": "vision"}  # by modality, the entry in a pickle
@@ -44,7 +44,7 @@ def read_pickle(path: Path) -> PickleContent:
     else, could run code, lacks entries that a split needs, or has arrays that do not fit together.
     """
     splits, are_by_word, without_words = {}, [], 0
-    with explain_short_memory(path):
+    with explain_reading(path):
         for name, fields, left_out in _open_splits(path):
             splits[name] = read_split(fields, name)
             are_by_word.append(left_out is not None)
@@ -63,7 +63,7 @@ def read_features(path: Path, kind: str) -> tuple[np.ndarray, dict[Hashable, int
     InputError when the file cannot be read, has no ids, or has an id twice.
     """
     names, parts = [], {}
-    with explain_short_memory(path):
+    with explain_reading(path):
         for split, fields, _ in _open_splits(path):
             names.append(read_names(fields, split))
             parts[split] = read_rows(fields, _FEATURES[kind])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from system.errors import InputError, first_line, shown
+from system.errors import InputError, explain_reading, first_line, shown
 from system.files import read_json, whole_digest
 
 # In each layout's order of preference.
@@ -131,7 +131,8 @@ def read_vocabulary(path: Path) -> list[str]:
         pieces = _pieces_in_json(path)
     else:
         try:
-            pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            with explain_reading(path):
+                pieces = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 text: {error}.") from error
     # As a tokenizer has them, which reads a text file.

@@ -25,11 +25,13 @@ import torch
 
 from data.formats.csd import ComputationalSequence
 from data.formats.pickles import read_pickle
-from data.layout import SPLITS
+from data.layout import SEGMENT_COLUMNS, SEGMENTS_FILE, SPLITS, read_segments
 from data.loading.split import Split
 from data.npy import NpyReader
+from data.text.bert_files import read_vocabulary
 from models.checkpoint import read_checkpoint
 from system.config import plain_values
+from system.files import read_json
 from system.safetensors_file import load_safetensors
 from tests.csd_files import all_features
 from tests.forked_programs import run_program
@@ -133,6 +135,18 @@ def large_safetensors(path):
     save_file({"weight": torch.zeros(LARGE // 4)}, path)
 
 
+def large_json(path):
+    path.write_text(f'["{"a" * LARGE}"]')
+
+
+def large_vocabulary(path):
+    path.write_text("a" * LARGE)
+
+
+def large_table(path):
+    path.write_text(f"{','.join(SEGMENT_COLUMNS)}\na,a,0,1,{'a' * LARGE},0\n")
+
+
 READERS = {
     "plain.csd": (large_csd, read_csd),
     "gzipped.csd": (lambda path: large_csd(path, compression="gzip"), read_csd),
@@ -140,6 +154,9 @@ READERS = {
     "file.pkl": (large_pickle, read_pickle),
     "best.pth": (large_checkpoint, read_checkpoint),
     "best.safetensors": (large_safetensors, lambda path: load_safetensors(path, "")),
+    "run.json": (large_json, read_json),
+    "vocab.txt": (large_vocabulary, read_vocabulary),
+    SEGMENTS_FILE: (large_table, lambda path: read_segments(path.parent)),
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from pathlib import Path
 
 import h5py
 import pytest
 
-from system.errors import InputError, described, explain_short_memory, first_line
+from system.errors import InputError, described, explain_reading, first_line
 
 
 def raised(call):
@@ -67,10 +68,18 @@ def test_what_hdf5_says_comes_without_the_quotes_of_a_key(tmp_path):
     assert first_line(error).startswith("Unable to")
 
 
+def test_an_error_in_reading_an_open_file_names_it():
+    path = Path("a.csv")
+    with pytest.raises(OSError, match=r"'a.csv'"), explain_reading(path):
+        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match=r"'other.csv'"), explain_reading(path):
+        raise OSError(errno.EIO, "Input/output error", "other.csv")
+
+
 def test_a_message_of_our_own_that_quotes_such_words_stays():
     """A file's name or content may have them."""
     path, is_empty = Path("out of memory.pkl"), "out of memory.pkl is empty"
-    with pytest.raises(InputError, match=f"^{is_empty}$"), explain_short_memory(path):
+    with pytest.raises(InputError, match=f"^{is_empty}$"), explain_reading(path):
         raise InputError(is_empty)
-    with pytest.raises(InputError, match=f"^{path} takes more"), explain_short_memory(path):
+    with pytest.raises(InputError, match=f"^{path} takes more"), explain_reading(path):
         raise MemoryError

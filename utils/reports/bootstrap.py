@@ -19,7 +19,7 @@ import numpy as np
 from data.layout import SEGMENTS_FILE
 from data.loading.split import Split
 from system.console import format_table, print_line, print_warning
-from system.errors import InputError, shown
+from system.errors import InputError, explain_reading, shown
 from system.files import not_a_file
 from system.progress import progress
 from utils.reports.evaluation import Evaluation
@@ -194,7 +194,7 @@ def read_predictions(path: Path, split: Split, task: Task) -> np.ndarray:
     if not path.is_file():  # reading a pipe may wait without end
         raise InputError(f"--against: {not_a_file(path)}; give a predictions.csv.")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with explain_reading(path), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             file_columns = reader.fieldnames or []
             if not {"id", *columns} <= set(file_columns):
