@@ -19,6 +19,7 @@ from system.files import write_bytes
 
 SUFFIX = ".safetensors"
 KEY = "checkpoint"  # of the JSON value in a file's metadata, a dict of texts
+_MOST_TENSORS = 50_000  # of which a BERT has a few hundred; each takes much more time than bytes
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], value: Any) -> None:
@@ -45,7 +46,10 @@ def load_safetensors(path: Path, advice: str) -> tuple[dict[str, Tensor], Any]:
                 name = f"/dev/fd/{stack.enter_context(path.open('rb')).fileno()}"
             file = stack.enter_context(safe_open(name, "pt"))
             value = json.loads((file.metadata() or {}).get(KEY, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, value  # noqa: SIM118
+            names = file.keys()
+            if len(names) > _MOST_TENSORS:
+                raise ValueError(f"it has {len(names):,} tensors")
+            return {name: file.get_tensor(name) for name in names}, value
     except OSError:
         raise
     except Exception as error:  # damaged bytes can fail in any way

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from pytorch_pretrained_bert import BertTokenizer
+from torch import Tensor
 
 from data.text.bert_files import (
     CONFIG_FILES,
@@ -86,20 +87,22 @@ def _load_weights(model: Bert, path: Path) -> None:
         tensors = load_torch_file(path, "a BERT's weights", _ADVICE)
     if not is_state_dict(tensors):
         raise InputError(f"{path} holds no named weights; expected a BERT's state dict.")
-    weights = {_plain_name(name): tensor for name, tensor in tensors.items()}
-    # Some versions save position_ids, a table of 0, 1, 2, ...
-    encoder = {
-        name: x.float()
-        for name, x in weights.items()
-        if name.startswith(_PARTS) and not name.endswith("position_ids")
-    }
+    encoder: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = _plain_name(name)
+        # Some versions save position_ids, a table of 0, 1, 2, ...
+        if not plain.startswith(_PARTS) or plain.endswith("position_ids"):
+            continue
+        if plain in encoder:
+            raise InputError(f"{path} has {plain} under two names; expected one BERT's weights.")
+        encoder[plain] = tensor
     if not encoder:
         raise InputError(
             f"{path} has no weights named {' or '.join(f'{part}*' for part in _PARTS)}; expected "
             "those of a BERT."
         )
     check_weights(model, encoder, path, "the configuration beside it")
-    model.load_state_dict(encoder, assign=True)
+    model.load_state_dict({name: x.float() for name, x in encoder.items()}, assign=True)
 
 
 def _plain_name(name: str) -> str:

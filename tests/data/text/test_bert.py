@@ -303,6 +303,12 @@ def test_a_vocabulary_that_is_not_text(bert):
     refusal(bert, bert / "vocab.txt")
 
 
+def test_a_vocabulary_with_a_mark_in_front(bert):
+    """Some editors write one."""
+    (bert / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + (bert / "vocab.txt").read_bytes())
+    assert load_bert(bert)[0].vocab["[PAD]"] == 0
+
+
 def test_a_vocabulary_larger_than_the_table(bert):
     write_vocabulary(bert, [*PIECES, "one", "two", "three"])
     refusal(bert, bert / "vocab.txt", "15", "14")
@@ -325,6 +331,31 @@ def test_a_missing_weight(bert):
     del weights[A_LAYER_WEIGHT], weights["embeddings.LayerNorm.bias"]
     save_file(weights, bert / "model.safetensors")
     refusal(bert, bert / "model.safetensors", "missing: embeddings.LayerNorm.bias, encoder")
+
+
+@pytest.mark.parametrize("name", ["int8", "bool", "complex64", "float4_e2m1fn_x2"])
+def test_weights_of_another_type(bert, name):
+    # As numbers they would be used without their scales, or in part.
+    weights, dtype = encoder_weights(), getattr(torch, name, None)
+    if dtype is None:
+        pytest.skip("of a later PyTorch")
+    bits = torch.zeros(16, 16 * dtype.itemsize, dtype=torch.uint8)
+    save_file(weights | {A_LAYER_WEIGHT: bits.view(dtype)}, bert / "model.safetensors")
+    wanted = f"of another type: {A_LAYER_WEIGHT} torch.{name} instead of torch.float32"
+    refusal(bert, bert / "model.safetensors", wanted)
+
+
+def test_a_weight_under_two_names(bert):
+    weights = encoder_weights()
+    weights[f"bert.{A_LAYER_WEIGHT}"] = 2 * weights[A_LAYER_WEIGHT]
+    save_file(weights, bert / "model.safetensors")
+    refusal(bert, bert / "model.safetensors", f"has {A_LAYER_WEIGHT} under two names")
+
+
+def test_many_more_tensors_than_a_bert_has(bert):
+    # Each takes some 80 microseconds to read, and far more memory than in the file.
+    save_file({str(k): torch.zeros(0) for k in range(50_001)}, bert / "model.safetensors")
+    refusal(bert, bert / "model.safetensors", "it has 50,001 tensors")
 
 
 def test_weights_of_another_kind_of_model(bert):
