@@ -19,6 +19,10 @@ _KINDS = {
     b"\x1f\x8b": "compressed by gzip; unpack it first (gunzip)",
     b"BZh": "compressed by bzip2; unpack it first (bunzip2)",
     b"\xfd7zXZ": "compressed by xz; unpack it first (unxz)",
+    **dict.fromkeys(
+        (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"),
+        "compressed by zlib, perhaps by joblib; make it a pickle (joblib.load, pickle.dump)",
+    ),
     b"\x28\xb5\x2f\xfd": "compressed by Zstandard; unpack it first (unzstd)",
     _ZIP: "a zip archive; unpack it first (unzip)",
     b"Rar!": "a rar archive; unpack it first",

@@ -133,7 +133,7 @@ def storage_of_pid(pid: Any, storage_of: StorageOf) -> Storage:
 
 
 def rebuild_tensor(
-    storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+    storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any
 ) -> np.ndarray:
     """Return a pickled tensor as an array, for `torch._utils._rebuild_tensor_v2`.
 
@@ -141,6 +141,8 @@ def rebuild_tensor(
     could claim a huge one.
     """
     require(type(storage) is Storage, "a tensor without values")
+    # Behind `requires_grad` and hooks: that the values are to be negated or conjugated.
+    require(not any(rest[2:]), "a tensor that is a view of other values")
     values = storage.values
     is_shape = type(size) is type(stride) is tuple and len(size) == len(stride)
     require(is_shape and len(size) <= _MAX_DIMENSIONS, "a tensor's shape")

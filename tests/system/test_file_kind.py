@@ -7,6 +7,7 @@ import io
 import pickle
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ FILES = {
     "plain page": (b"<HTML><head>", "a web page"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     "gzip": (gzip.compress(pickle.dumps({})), "gunzip"),
+    **{f"zlib {n}": (zlib.compress(pickle.dumps({}), n), "joblib.load") for n in (0, 3, 6, 9)},
     "zip": (zipped(pickle.dumps({})), "unzip"),
     "npz": (saved(visual=np.zeros(3)), r"\(\.npz\); give the pickle"),
     "compressed npz": (saved(np.savez_compressed, x=np.zeros(3)), r"\(\.npz\); give the pickle"),

@@ -35,6 +35,19 @@ VALUES = {
 }
 
 
+NEGATIVE = torch.fft.rfft(torch.arange(8.0)).conj().imag  # a mark says so, not the storage
+
+
+@BOTH
+def test_a_tensor_that_is_to_be_negated_is_refused(tmp_path, zipped):
+    assert NEGATIVE.is_neg()
+    path = tmp_path / "file"
+    torch.save({"a": NEGATIVE}, path, _use_new_zipfile_serialization=zipped)
+    for read in (load, safe_pickle.load):
+        with pytest.raises(InputError, match="a view of other values"):
+            read(path)
+
+
 def load(path):
     return load_torch_file(path, "a checkpoint", "give another.")
 
