@@ -26,7 +26,7 @@ SPLIT_NAMES = {
     "test": "test",
 }
 _MAX_WORDS = 50  # the last ones are kept, as in the alignment by word
-_OPCODES_READ = 30
+_OPCODES_READ, _BYTES_READ = 30, 2**20
 
 
 def holds_words(path: Path) -> bool:
@@ -38,7 +38,7 @@ def holds_words(path: Path) -> bool:
         return False
     # Reading the whole file reports the errors.
     with suppress(OSError, ValueError), path.open("rb") as file:
-        opcodes = pickletools.genops(cast("BinaryIO", BoundedFile(file)))
+        opcodes = pickletools.genops(cast("BinaryIO", BoundedFile(file, _BYTES_READ)))
         for opcode, argument, _ in islice(opcodes, _OPCODES_READ):
             if opcode.name in ("EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT") and is_split:
                 return opcode.name.endswith("LIST")

@@ -488,3 +488,14 @@ def test_one_long_segment_does_not_pad_all_others(tmp_path):
 def test_a_pipe_holds_no_words(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert not holds_words(tmp_path / "pipe")
+
+
+def test_only_the_first_bytes_are_read_to_tell_a_kind_of_pickle(tmp_path):
+    size = 2**26
+    path = tmp_path / "file.pkl"
+    path.write_bytes(b"\x80\x04\x8e" + size.to_bytes(8, "little") + bytes(size) + b".")
+    tracemalloc.start()
+    assert not holds_words(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size // 8
