@@ -116,9 +116,12 @@ def _remove_differences(folder: Path) -> None:
 
 def _validation_curve(run: Run, key: str) -> list[float]:
     """Return a run's validation score by epoch from its metrics.csv; empty when that is missing."""
+    path = run.folder / HISTORY
+    if not path.is_file():  # a pipe would be waited for
+        return []
     with (
         suppress(OSError, ValueError, KeyError, csv.Error),
-        (run.folder / HISTORY).open(encoding="utf-8", newline="") as file,
+        path.open(encoding="utf-8", newline="") as file,
     ):
         return [
             float(row[key]) for row in csv.DictReader(file, restval="") if row["split"] == "val"

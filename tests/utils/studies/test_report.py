@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 
 import pytest
 
@@ -89,9 +90,14 @@ def test_the_report_says_why_no_mean_is_bold_and_one_line_does_too(study, capsys
     assert "no mean is bold, as the test splits differ in segments or labels" in text
 
 
-@pytest.mark.parametrize("content", ["nothing\n", "epoch,split,mae\n1,val\n"])
+@pytest.mark.parametrize("content", ["nothing\n", "epoch,split,mae\n1,val\n", None])
 def test_a_run_without_curves_has_none(study, content):
-    (study / "a" / "seed1" / "metrics.csv").write_text(content)
+    path = study / "a" / "seed1" / "metrics.csv"
+    if content is None:
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
     write_study([study], study)
     check_png(study / "comparison.png", 1440, 520)
     check_page(study / "report.html")
