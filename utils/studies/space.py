@@ -115,7 +115,11 @@ def _distribution(name: str, values: Any, config: RunConfig, where: str) -> Base
         raise InputError(
             f"{where}: high {high} is not low {low} plus a multiple of step {step}; change high."
         ) from None
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except ArithmeticError as error:  # of Optuna's decimal numbers, without a message
+        raise InputError(
+            f"{where}: step {step} is too small for values from {low} to {high}; give a larger one."
+        ) from error
+    except (ValueError, TypeError) as error:
         raise InputError(f"{where}: {first_line(error)}") from error
 
 

@@ -95,6 +95,7 @@ def test_fixed_settings_are_not_searched(space_of):
         ({"lr": {"low": 0.1, "high": 1.0, "step": "a"}}, "space.json: lr: "),
         ({"lr": {"low": 0.1, "high": 1.0, "step": float("nan")}}, "step is nan, expected a number"),
         ({"lr": {"low": 0.1, "high": 1.0, "step": None}}, "step is None, expected a number above"),
+        ({"lr": {"low": 0.1, "high": 1, "step": 1e-300}}, "step 1e-300 is too small for values"),
         ({"lr": {"low": 0.1, "high": 0.35, "step": 0.1}}, "high 0.35 is not low 0.1 plus"),
         ({"batch_size": {"low": 8, "high": 32, "step": 0.5}}, "step is 0.5, expected a whole"),
         ({"batch_size": {"low": 8, "high": 32, "step": True}}, "step is True, expected a whole"),
