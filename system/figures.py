@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 if "MPLCONFIGDIR" not in os.environ:
+    # Where the home cannot be written, matplotlib does without, and would tell it in long lines.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         Path.home()  # where matplotlib keeps its settings
     except RuntimeError:

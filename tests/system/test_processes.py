@@ -82,3 +82,11 @@ def test_pictures_need_no_home_directory():
     options = {"cwd": ROOT, "capture_output": True, "text": True, "env": {}}
     done = subprocess.run([sys.executable, "-c", code], timeout=200, **options)
     assert done.returncode == 0, done.stderr
+
+
+def test_pictures_need_no_home_directory_that_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 200}
+    command = [sys.executable, "-c", "import system.figures"]
+    done = subprocess.run(command, env={"HOME": str(tmp_path / "file" / "home")}, **options)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
