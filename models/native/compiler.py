@@ -96,8 +96,10 @@ def _compile(command: Sequence[str], folder: Path, stem: str) -> Path:
     """Compile into `folder`, and return the path; others may compile the same at the same time."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary_folder:
         temporary = Path(temporary_folder) / "library.so"
+        environment = {**os.environ, "TMPDIR": temporary_folder}  # also what a killed one leaves
         for flags in _PROCESSOR_FLAGS:
-            result = subprocess.run([*command, *flags, "-o", str(temporary)], capture_output=True)
+            call = [*command, *flags, "-o", str(temporary)]
+            result = subprocess.run(call, capture_output=True, env=environment)
             if result.returncode == 0:
                 break
         result.check_returncode()

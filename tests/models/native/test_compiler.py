@@ -78,6 +78,18 @@ def test_code_that_does_not_compile_leaves_nothing(source, cache):
     assert len(list(cache.iterdir())) == 1
 
 
+def test_a_compiler_keeps_its_temporary_files_in_the_cache(source, cache, monkeypatch):
+    """A killed one leaves them; there they go with their folder."""
+    size_or_skip(source, SIZE=3)
+    told = source.with_name("told")
+    cxx = source.with_name("cxx")
+    cxx.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo "$TMPDIR" > {told}\nexec c++ "$@"\n')
+    cxx.chmod(0o755)
+    monkeypatch.setenv("CXX", str(cxx))
+    assert size_of(source, SIZE=3) == 3
+    assert Path(told.read_text().strip()).parent == cache
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_with_a_compiler_the_code_passes_its_self_test():
     """Other tests skip without compiled code, so that they would hide a failed self-test."""
