@@ -19,7 +19,7 @@ from typing import NoReturn
 import colorama
 
 from system.console import print_error, print_warning
-from system.errors import InputError, described, is_out_of_memory
+from system.errors import InputError, described, first_line, is_out_of_memory
 from system.interrupts import interrupt_exit_code, interrupted_by, raise_lost_interrupt, receive
 from system.processes import is_follower
 from system.this_python import describe_missing
@@ -34,6 +34,8 @@ _TOO_MANY_FILES = "too many open files"
 _ALLOW_MORE_FILES = (
     "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers."
 )
+_OUT_OF_MEMORY = "Out of memory; use smaller batches, or a machine with more."
+_LIBRARY_FAILS = "shared object"  # in each message of the system's loader of libraries
 _LOADER_HAS_ENDED = "DataLoader worker (pid"  # how PyTorch begins to report it
 # How gloo and NCCL report that another process has ended.
 _OTHER_HAS_ENDED = re.compile(
@@ -96,9 +98,15 @@ def _stop_after(error: Exception) -> NoReturn:
             "with --resume auto.",
         )
     if is_out_of_memory(error):
-        _stop(_EXIT_INPUT, "Out of memory; use smaller batches, or a machine with more.")
+        _stop(_EXIT_INPUT, _OUT_OF_MEMORY)
     if _TOO_MANY_FILES in str(error).lower():
         _stop(_EXIT_INPUT, _ALLOW_MORE_FILES)
+    if isinstance(error, ImportError) and _LIBRARY_FAILS in str(error):
+        _stop(
+            _EXIT_INPUT,
+            f"A package's library cannot be loaded ({first_line(error)}); allow more memory "
+            "(ulimit -v), or install the packages again, on a disk from which programs may run.",
+        )
     module = error.name if isinstance(error, ModuleNotFoundError) else None
     if module and module.split(".")[0] not in _ROOMS:
         _stop(_EXIT_INPUT, f"{describe_missing(module)}.")
@@ -173,6 +181,8 @@ def _explain(error: OSError) -> str:
     file = f" ({os.fsdecode(error.filename)})" if error.filename else ""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return _ALLOW_MORE_FILES
+    if error.errno == errno.ENOMEM:
+        return _OUT_OF_MEMORY
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"The disk is full{file}; make room and run the same command again, a training with "

@@ -70,6 +70,16 @@ ENDS = {
         2,
         "Out of memory; use smaller batches, or a machine with more.",
     ),
+    "raise OSError(12, 'Cannot allocate memory', 'run')": (
+        2,
+        "Out of memory; use smaller batches, or a machine with more.",
+    ),
+    "raise ImportError('a.so: failed to map segment from shared object')": (
+        2,
+        "A package's library cannot be loaded (a.so: failed to map segment from shared object); "
+        "allow more memory (ulimit -v), or install the packages again, on a disk from which "
+        "programs may run.",
+    ),
     "raise OSError(24, 'Too many open files', 'a.pth')": (
         2,
         "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers.",
