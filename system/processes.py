@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 from system.argument_types import whole_number
-from system.errors import InputError
+from system.errors import InputError, first_line
 
 Value = TypeVar("Value")
 
@@ -94,7 +94,13 @@ def join_processes() -> Processes:
         _refuse("MASTER_ADDR is not set")
     import torch.distributed
 
-    torch.distributed.init_process_group(_backend(count), timeout=_TIMEOUT)
+    try:
+        torch.distributed.init_process_group(_backend(count), timeout=_TIMEOUT)
+    except torch.distributed.DistNetworkError as error:
+        raise InputError(
+            f"The processes cannot find each other ({first_line(error)}); start them together, by "
+            "torchrun, and with another --master_port where the port is in use."
+        ) from error
     return processes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -58,6 +59,15 @@ def test_variables_that_are_not_those_of_torchrun_are_refused(monkeypatch, chang
             monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=f"but {fault}: to start them, put torchrun"):
         join_processes()
+
+
+def test_a_port_in_use_is_told(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        first = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": str(server.getsockname()[1])}
+        for name, value in ({"WORLD_SIZE": "2"} | TORCHRUN | first).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(InputError, match=r"cannot find each other .*in use.* --master_port"):
+            join_processes()
 
 
 def test_the_other_processes_print_only_an_error_of_their_own():
