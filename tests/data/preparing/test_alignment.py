@@ -95,6 +95,11 @@ def test_an_interval_as_long_as_epsilon_is_a_segment():
     assert is_long_enough(np.array([[0, EPSILON], [0, 0.99 * EPSILON]])).tolist() == [True, False]
 
 
+def test_an_overlap_as_long_as_epsilon_does_not_count():
+    segments = np.array([[0.0, EPSILON], [0.0, 1.01 * EPSILON]])
+    assert rows_of_segments(np.array([[0.0, 1.0]]), segments).counts.tolist() == [0, 1]
+
+
 def test_intervals_shorter_than_epsilon_are_no_segments():
     intervals = np.array([[1.0, 1.0], [1.0, 1.0 + EPSILON / 2], [1.0, 1.0 + 2 * EPSILON]])
     assert is_long_enough(intervals).tolist() == [False, False, True]
