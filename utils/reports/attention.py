@@ -16,7 +16,7 @@ from models.contract import Model
 from models.layers.recording import AttentionMap, HasAttention
 from models.registry import MODELS, find_class
 from models.text_encoder import WithTextEncoder, text_encoder_of
-from system.console import print_line, print_warning
+from system.console import fixed, print_line, print_warning
 from system.errors import InputError, described
 from system.files import atomic_write
 from system.progress import progress
@@ -206,4 +206,4 @@ def _labels(kind: str, count: int, names: Mapping[str, Sequence[str]]) -> Sequen
 
 
 def _numbers(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.2f}" for value in values.tolist())
+    return ", ".join(fixed(value, 2) for value in values.tolist())

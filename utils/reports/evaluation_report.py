@@ -10,6 +10,7 @@ import numpy as np
 
 from data.layout import iterate_segments, number_in
 from data.loading.split import Split
+from system.console import fixed
 from utils.reports.bootstrap import score_table
 from utils.reports.evaluation import Evaluation
 from utils.reports.html import Cell, Picture, Section, Table
@@ -102,7 +103,7 @@ def _group_table(title: str, groups: Sequence[Group], differences: np.ndarray) -
     filled = [(name, differences[index]) for name, index in groups if np.any(index[0])]
     bars = mae_bars([np.abs(values) for _, values in filled])
     rows = [
-        [name, f"{len(values):,}", bar, f"{values.mean():+.3f}"]
+        [name, f"{len(values):,}", bar, f"{round(float(values.mean()), 3) + 0:+.3f}"]
         for (name, values), bar in zip(filled, bars, strict=True)
     ]
     return Table([title, "segments", "MAE", "mean of predicted minus true"], rows)
@@ -117,10 +118,10 @@ def mae_bars(errors: Sequence[np.ndarray]) -> list[Cell]:
 
 def values_text(task: Task, values: np.ndarray) -> str:
     """Return the values `(outputs,)` of a segment as text, with names when there are several."""
+    texts = [fixed(value, 2) for value in values.tolist()]
     if len(task.outputs) == 1:
-        return f"{values[0]:.2f}"
-    pairs = zip(task.outputs, values, strict=True)
-    return ", ".join(f"{name} {value:.2f}" for name, value in pairs)
+        return texts[0]
+    return ", ".join(map(" ".join, zip(task.outputs, texts, strict=True)))
 
 
 class SegmentTable:

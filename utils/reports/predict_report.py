@@ -9,6 +9,7 @@ import torch
 
 from data.loading.split import Split
 from models.checkpoint import Checkpoint
+from system.console import fixed
 from utils.reports.about import data_section, environment_section, settings_sections
 from utils.reports.evaluation_report import SegmentTable, values_text
 from utils.reports.html import Cell, Section, Table, write_report
@@ -55,5 +56,5 @@ def _distribution(predictions: np.ndarray, task: Task) -> Table:
         if task.scale is not None:
             counts = np.bincount(task.scale.classes(values), minlength=len(names))
             cells = [Cell(f"{count:,}", share=count / len(values)) for count in counts]
-        rows.append([name, *(f"{value:.2f}" for value in statistics), *cells])
+        rows.append([name, *(fixed(float(value), 2) for value in statistics), *cells])
     return Table(["output", "lowest", "mean", "highest", *names], rows)

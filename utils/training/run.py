@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
-from system.console import print_heading, print_line
+from system.console import fixed, print_heading, print_line
 from system.files import check_writable, write_json
 from utils.reports.about import about_run, describe_data
 from utils.reports.bootstrap import Bootstrap
@@ -125,8 +125,8 @@ def _evaluate_test(trainer: Trainer) -> Evaluation:
         error = abs(split.labels[:, column] - mean).mean()
         suffix = f" ({name})" if len(task.outputs) > 1 else ""
         print_line(
-            f"Always predicting the training labels' mean, {mean:.2f}, would give MAE "
-            f"{error:.4f}{suffix}"
+            f"Always predicting the training labels' mean, {fixed(float(mean), 2)}, would give "
+            f"MAE {error:.4f}{suffix}"
         )
     lines = best_on_test(trainer.epochs, task)
     if lines:

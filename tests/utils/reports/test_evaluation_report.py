@@ -124,6 +124,14 @@ def test_the_worst_segments_come_first_with_times_and_sentences(split):
     ]
 
 
+def test_what_rounds_to_0_has_no_sign(split):
+    split.labels[split.labels == 0] = -0.0
+    report = report_of(split, np.where(split.labels[:, :1] == 0, -0.0001, 0))
+    (worst,), (by_class,) = report["The 20 worst segments"], report["Error by class"]
+    assert worst.rows[0][3:] == ["0.00", "0.00", "0.00"]
+    assert plain(by_class)[2] == ["0", "16", "0.000", "+0.000"]
+
+
 def test_a_split_without_a_table_has_neither_times_nor_sentences(split):
     (split.folder / "segments.csv").unlink()
     report = report_of(Split(split.folder), 0.5)
