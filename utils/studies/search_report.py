@@ -17,7 +17,7 @@ from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritt
 from utils.run_config import RunConfig
 from utils.studies.queue import Queue, attempt_of, run_of, seconds_of, why_failed
 from utils.studies.runs import find_runs, refuse_run
-from utils.studies.search import Search, best_trial, ended_runs
+from utils.studies.search import Search, best_trial, duration_text, ended_runs
 from utils.studies.space import describe, value_text, with_values
 from utils.studies.table import make_table
 from utils.training.run_folder import RUN_FILE
@@ -90,7 +90,7 @@ def _sections(search: Search, queue: Queue, chosen: RunConfig) -> list[Section]:
     seconds = sum(seconds_of(trial) or 0 for trial in queue.trials)
     counts = [f"{states.count(name)} {name}" for name in STATES.values() if name in states]
     text = (
-        f"{len(states)} trials in {seconds / 60:.0f} minutes of work: {', '.join(counts)}. Each is "
+        f"{len(states)} trials in {duration_text(seconds)} of work: {', '.join(counts)}. Each is "
         f"judged by its best validation {task.chosen_by.name}; a pruned one has that of its last "
         "epoch. No trial has seen the test split."
     )

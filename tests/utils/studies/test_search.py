@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -106,6 +107,9 @@ def test_a_search_writes_trials_the_best_configuration_a_picture_and_a_report(
     check_png(folder / "search.png", 1200, 480)
     page = check_page(folder / "report.html")
     assert any("Search of 3 trials" in text for text in texts(page, "h1"))
+    assert any(
+        re.match(r"3 trials in \d+ s of work: 3 complete", text) for text in texts(page, "p")
+    )
     runs = [json.loads((folder / f"tuned/lf_dnn/seed{n}/run.json").read_text()) for n in (1, 2)]
     assert {run["config"]["lr"] for run in runs} == {chosen["config"]["lr"]}
     table = json.loads((folder / "tuned" / "comparison.json").read_text())["rows"]
