@@ -7,6 +7,7 @@ import pytest
 import main_msaf
 from models.registry import published_settings
 from system.errors import InputError
+from system.files import read_json
 from tests.own_model import OWN_MODEL
 from utils.run_config import RunConfig
 
@@ -41,9 +42,14 @@ def test_without_a_model_they_are_the_default_ones_and_options_come_first():
     assert config_of("--config", "published", "--lr", "0.5").lr == 0.5
 
 
-def test_what_is_not_known_is_said_beside_the_settings():
-    for name in ("lf_dnn", "lmf", "tfn"):
-        assert '"not_known"' in published_settings(name).read_text(encoding="utf-8")
+def test_what_is_not_known_or_not_taken_is_said_beside_the_settings():
+    files = {name: read_json(published_settings(name)) for name in PUBLISHED}
+    assert [name for name, file in files.items() if "epochs" in file.get("not_known", {})] == [
+        *("lf_dnn", "lmf", "tfn")
+    ]
+    seeds = {name: file["not_taken"]["seed"] for name, file in files.items() if name != "nhfnet"}
+    assert "1111" in seeds["mult"]
+    assert "1234" in seeds["msaf"]
 
 
 def test_a_model_of_ones_own_has_them_beside_it_or_none(tmp_path):
