@@ -100,7 +100,7 @@ def _cut(
     intervals, labels = sequences["labels"].read_unsorted(video)
     missing = [kind for kind in MODALITIES if video not in sequences[kind].videos]
     if split is None or missing:
-        reason = f"video has no {missing[0]}" if split else "video in no fold"
+        reason = f"video has no {missing[0]}" if split else "video is in no fold"
         left_out[reason] += len(intervals)
         return None
     label_rows = np.flatnonzero(is_long_enough(intervals))

@@ -122,7 +122,7 @@ def test_manifest_tells_what_was_made_from_what(golden):
     written = json.loads((datadir / "dataset.json").read_text())
     assert written["splits"]["train"] == {"segments": 93, "videos": 10}
     assert written["left_out"] == {
-        "video in no fold": 12,
+        "video is in no fold": 12,
         "label interval is empty": 1,
         "video has no audio": 42,
         "segment has no visual": 1,
