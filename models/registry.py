@@ -188,13 +188,24 @@ def restore(checkpoint: Checkpoint, name: str | None = None) -> tuple[str, Model
             "--model out, or give a checkpoint of that model."
         )
     name = name or stored_name
-    if name.rpartition(":")[2] != stored_name.rpartition(":")[2] and checkpoint.model is not None:
+    if checkpoint.model is not None and stand_in(checkpoint, name) is not None:
         warnings.warn(f"{checkpoint.path} holds {shown(stored_name)}, this is {name}", stacklevel=2)
     model_class = find_class(name)
     with reporting_faults(name, "cannot be built"):
         if checkpoint.text_encoder is not None:
             return name, _restore_with_text_encoder(checkpoint, model_class)
         return name, restore_model(checkpoint, model_class)
+
+
+def stand_in(checkpoint: Checkpoint, name: str | None) -> str | None:
+    """Return `name` where it is a user's own model of another name than a checkpoint's; else None.
+
+    The weights then make other predictions than in the checkpoint's own model.
+    """
+    stored_name = checkpoint.model or _UNNAMED_MODEL
+    if name is None or name in MODELS:
+        return None
+    return name if name.rpartition(":")[2] != stored_name.rpartition(":")[2] else None
 
 
 def _restore_with_text_encoder(checkpoint: Checkpoint, model_class: type[Model]) -> WithTextEncoder:

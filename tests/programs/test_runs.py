@@ -146,6 +146,24 @@ def test_an_evaluation_leaves_results_of_another_precision(train, main, small, t
     }
 
 
+def test_an_evaluation_by_a_model_of_ones_own_leaves_results_of_the_checkpoints(
+    train, main, small, tmp_path
+):
+    train("a")
+    before = contents(tmp_path / "result")
+    code = "from models.registry import find_class\n\nclass Changed(find_class('{}')):\n"
+    code += "    def forward(self, *inputs):\n        return 1 - super().forward(*inputs)\n"
+    model = json.loads((tmp_path / "a" / "run.json").read_text())["config"]["model"]
+    (tmp_path / "changed.py").write_text(code.format(model))
+    evaluate = ["--datadir", small, "--checkpoint", "a/best.pth", "--model", "changed.py:Changed"]
+    with pytest.warns(UserWarning, match="holds '.*', this is changed.py:Changed"):
+        main(*evaluate)
+    after = contents(tmp_path / "result")
+    assert before.items() <= after.items()
+    written = [json.loads(after[name])["model"] for name in after if name.endswith("metrics.json")]
+    assert sorted(written) == sorted([model, "changed.py:Changed"])
+
+
 def test_evaluating_again_keeps_intervals_and_differences(train, main, small, tmp_path):
     train("a")
     (path,) = (tmp_path / "result").glob("*/test/metrics.json")

@@ -6,6 +6,7 @@ from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
+from models.registry import stand_in
 from system.console import print_heading, print_line
 from system.files import check_writable
 from utils.reports.about import about_run, describe_data
@@ -59,8 +60,9 @@ def evaluate_checkpoint(
     print_scores(evaluation, task)
     certainty = bootstrap.measure(evaluation)
     if config.save and options.processes.is_first:
-        folder = result_folder(config.resultdir, checkpoint.path, split.digest, config.precision)
-        folder /= split_name
+        own = stand_in(checkpoint, config.model)
+        about = config.resultdir, checkpoint.path, split.digest, config.precision
+        folder = result_folder(*about, stand_in=own) / split_name
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
         details |= {"model": config.model, "precision": config.precision, **certainty}
         pictures = write_evaluation(folder, evaluation, task, details)

@@ -26,7 +26,7 @@ from data.text.bert_files import find_bert, hidden_size
 from data.text.pieces import write_pieces
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
-from models.registry import restore
+from models.registry import restore, stand_in
 from models.text_encoder import TextEncoder
 from system.console import print_line, print_warning
 from system.errors import InputError
@@ -71,7 +71,9 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
         options = evaluation_options(options, placed[str(splits[0].folder)])
         predictor = Predictor(place_model(model, options), config.precision, options)
         digest = " ".join(split.digest for split in splits)
-        results = result_folder(config.resultdir, checkpoint.path, digest, config.precision)
+        own = stand_in(checkpoint, config.model)
+        about = config.resultdir, checkpoint.path, digest, config.precision
+        results = result_folder(*about, stand_in=own)
         for split in splits:
             name = split.folder.resolve().name
             predictions, not_finite = predict_split(

@@ -29,17 +29,21 @@ def result_folder(
     data_digest: str,
     precision: str = PRECISIONS[0],
     others: Sequence[Path] = (),
+    stand_in: str | None = None,
 ) -> Path:
     """Return `<resultdir>/<name>`, unique for all that decides the results.
 
     The name has the checkpoint's folder (of seed<N>, also the folder above it), its file name, and
-    a digest of its path and content, of the content of the `others` beside it, of the data, and of
-    a precision other than the default. The caller adds a subfolder for each split.
+    a digest of its path and content, of the content of the `others` beside it, of the data, of a
+    precision other than the default, and of a user's model that is the `stand_in` for the
+    checkpoint's. The caller adds a subfolder for each split.
     """
     resolved = checkpoint.resolve()
     digest = hashlib.sha256(f"{resolved}\n{data_digest}\n".encode(errors="surrogateescape"))
     if precision != PRECISIONS[0]:
         digest.update(f"{precision}\n".encode())
+    if stand_in is not None:
+        digest.update(f"{stand_in}\n".encode(errors="surrogateescape"))
     for path in (checkpoint, *others):
         with path.open("rb") as file:
             while block := file.read(2**20):

@@ -14,7 +14,7 @@ from data.loading.options import LoaderOptions
 from data.loading.split import INPUTS, Split
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
-from models.registry import MODELS
+from models.registry import MODELS, stand_in
 from models.text_encoder import WithTextEncoder
 from system.console import format_table, print_heading, print_line
 from system.errors import InputError
@@ -84,9 +84,9 @@ def measure_robustness(
     print_heading(f"{task.chosen_by.name} on {split.folder}, without a modality")
     print_line(format_table(*_summary(results, task)))
     if config.save and options.processes.is_first:
-        folder = result_folder(
-            config.resultdir, config.needed_checkpoint, split.digest, config.precision, others
-        )
+        own = [stand_in(each.checkpoint, each.config.model) for each in opened]
+        about = config.resultdir, config.needed_checkpoint, split.digest, config.precision
+        folder = result_folder(*about, others, next(filter(None, own), None))
         folder = folder / "robustness" / split_name  # an evaluation has a report.html too
         picture = _write(folder, results, task, rates)
         with warning_if_unwritten(report := folder / "report.html"):

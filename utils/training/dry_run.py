@@ -14,6 +14,7 @@ from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
 from models.contract import Model
+from models.registry import stand_in
 from models.text_encoder import text_encoder_of
 from system.console import print_line
 from utils.reports.about import describe_data
@@ -109,9 +110,9 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
         (split_name, f"{len(split):,} segments of {split.folder}"),
     ]
     if config.save:
-        folder = result_folder(
-            config.resultdir, checkpoint.path, split.digest, precision=config.precision
-        )
+        own = stand_in(checkpoint, config.model)
+        about = config.resultdir, checkpoint.path, split.digest, config.precision
+        folder = result_folder(*about, stand_in=own)
         facts.append(("write", f"{folder / split_name}"))
     if has_room([split], options):  # a split held on the device needs no loading processes
         options = replace(options, num_workers=0)
