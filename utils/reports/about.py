@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from data.manifest import read_manifest
 from models.checkpoint import Checkpoint
 from system.config import make_config, plain_values
 from system.console import fixed
-from system.errors import InputError
 from utils.reports.html import Section, Table
 from utils.run_config import TEXT_ENCODER_SETTINGS, TRAINING_SETTINGS, RunConfig
 from utils.running.environment import command_line, environment
@@ -59,10 +59,12 @@ def settings_sections(config: RunConfig, evaluated: Sequence[Checkpoint]) -> lis
 def _checkpoint_section(checkpoint: Checkpoint) -> Section:
     """Return the section on how a checkpoint was trained, as far as its file says."""
     details = checkpoint.details
-    try:
-        values = make_config(RunConfig, details["run"], str(checkpoint.path)).outcome
-    except (InputError, KeyError, TypeError):
-        values = {"settings": "not in the file"}
+    run: Any = details.get("run")
+    values: dict[str, Any] = {}
+    with suppress(Exception):  # another program's file may have anything under this name
+        outcome = make_config(RunConfig, run, str(checkpoint.path)).outcome
+        values = {name: outcome[name] for name in outcome if name in run}
+    values = values or {"settings": "not in the file"}
     values.pop("set", None)  # the model's own settings say all of it
     settings = {**values, **checkpoint.config}.items()
     rows = [
