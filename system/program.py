@@ -35,7 +35,7 @@ _ALLOW_MORE_FILES = (
     "Too many files are open at once; allow more (ulimit -n), or use fewer --num_workers."
 )
 _OUT_OF_MEMORY = "Out of memory; use smaller batches, or a machine with more."
-_LIBRARY_FAILS = "shared object"  # in each message of the system's loader of libraries
+_LIBRARY = ".so"  # how the name of a compiled module ends
 _LOADER_HAS_ENDED = "DataLoader worker (pid"  # how PyTorch begins to report it
 # How gloo and NCCL report that another process has ended.
 _OTHER_HAS_ENDED = re.compile(
@@ -101,10 +101,11 @@ def _stop_after(error: Exception) -> NoReturn:
         _stop(_EXIT_INPUT, _OUT_OF_MEMORY)
     if _TOO_MANY_FILES in str(error).lower():
         _stop(_EXIT_INPUT, _ALLOW_MORE_FILES)
-    if isinstance(error, ImportError) and _LIBRARY_FAILS in str(error):
+    cause = error.__cause__ or error  # NumPy hides it behind half a page
+    if isinstance(cause, ImportError) and str(cause.path).endswith(_LIBRARY):
         _stop(
             _EXIT_INPUT,
-            f"A package's library cannot be loaded ({first_line(error)}); allow more memory "
+            f"A package's library cannot be loaded ({first_line(cause)}); allow more memory "
             "(ulimit -v), or install the packages again, on a disk from which programs may run.",
         )
     module = error.name if isinstance(error, ModuleNotFoundError) else None

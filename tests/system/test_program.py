@@ -74,11 +74,16 @@ ENDS = {
         2,
         "Out of memory; use smaller batches, or a machine with more.",
     ),
-    "raise ImportError('a.so: failed to map segment from shared object')": (
-        2,
-        "A package's library cannot be loaded (a.so: failed to map segment from shared object); "
-        "allow more memory (ulimit -v), or install the packages again, on a disk from which "
-        "programs may run.",
+    **dict.fromkeys(
+        (
+            "raise ImportError('a.so: file too short', path='a.so')",
+            "raise ImportError('see') from ImportError('a.so: file too short', path='a.so')",
+        ),
+        (
+            2,
+            "A package's library cannot be loaded (a.so: file too short); allow more memory "
+            "(ulimit -v), or install the packages again, on a disk from which programs may run.",
+        ),
     ),
     "raise OSError(24, 'Too many open files', 'a.pth')": (
         2,
