@@ -45,7 +45,9 @@ def kind_of_file(path: Path) -> str | None:
         is_renamed = path.suffix == _SAFETENSORS
         return "a file of torch.save; rename it to end in .pth" if is_renamed else None
     header_bytes = int.from_bytes(start[:8], "little")
-    if path.suffix != _SAFETENSORS and start[8:10] == b'{"' and header_bytes < path.stat().st_size:
+    if start[8:10] == b'{"' and path.suffix == _SAFETENSORS:
+        return None  # a damaged one; the length of its header may be the mark of another kind
+    if start[8:10] == b'{"' and header_bytes < path.stat().st_size:
         return f"a safetensors file; a checkpoint of this kind is to end in {_SAFETENSORS}"
     first_name = start[30 : 30 + int.from_bytes(start[26:28], "little")]  # in a zip archive
     # `numpy.savez` writes its arrays into no folder.

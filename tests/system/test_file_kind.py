@@ -89,6 +89,14 @@ def test_a_checkpoint_with_the_ending_of_the_other_format_is_told_to_be_renamed(
         read_checkpoint(path)
 
 
+def test_a_damaged_safetensors_file_is_not_taken_for_another_kind(tmp_path):
+    path = tmp_path / "a.safetensors"
+    length = 0x178  # of its header: zlib's mark too
+    path.write_bytes(length.to_bytes(8, "little") + b'{"a":{}}'.ljust(length) + bytes(8))
+    with pytest.raises(InputError, match=r"is not a \.safetensors file, or is damaged"):
+        load_safetensors(path, "give another.")
+
+
 def test_a_csd_that_is_no_hdf5_is_offered_for_download(tmp_path):
     path = tmp_path / "file.csd"
     path.write_bytes(b"no such thing")
