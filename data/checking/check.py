@@ -136,7 +136,7 @@ def _summarise(split: OpenSplit, bar: tqdm) -> SplitSummary:
             bar.update(block.nbytes)
     sentiments = split.sentiments()
     seconds = split.seconds()
-    is_length = (seconds >= 0) & (seconds < HUGE)  # `_table_problems` reports those below 0
+    is_length = (seconds >= 0) & (seconds < HUGE)  # table_problems.py reports those below 0
     return SplitSummary(arrays, sentiments[np.isfinite(sentiments)], seconds[is_length])
 
 
