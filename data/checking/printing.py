@@ -107,4 +107,4 @@ def _percent(count: int, total: int) -> str:
 
 
 def _range(lowest: float, highest: float) -> list[str]:
-    return [f"{value:.4g}" if np.isfinite(value) else "-" for value in (lowest, highest)]
+    return [f"{value + 0:.4g}" if np.isfinite(value) else "-" for value in (lowest, highest)]

@@ -708,3 +708,11 @@ def test_a_dataset_without_labels_is_not_said_to_be_unprepared(dataset, tmp_path
 def test_nothing_to_draw_is_told(tmp_path):
     with pytest.raises(InputError, match="No segments to draw"):
         plot_dataset(tmp_path / "dataset.png", check_dataset(tmp_path).splits, SCALES["mosei"])
+
+
+def test_a_range_that_ends_at_zero_has_no_sign(dataset, capsys):
+    path = dataset / "val" / "visual50.npy"
+    np.save(path, -np.abs(np.load(path)) * 0)
+    print_report(check_dataset(dataset))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "val/visual50" in line]
+    assert line.split()[-2:] == ["0", "0"]
