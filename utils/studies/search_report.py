@@ -19,6 +19,7 @@ from utils.studies.queue import Queue, attempt_of, run_of, seconds_of, why_faile
 from utils.studies.runs import find_runs, refuse_run
 from utils.studies.search import Search, best_trial, duration_text, ended_runs
 from utils.studies.space import describe, value_text, with_values
+from utils.studies.storage import explain_damage
 from utils.studies.table import make_table
 from utils.training.run_folder import RUN_FILE
 
@@ -34,7 +35,9 @@ def write_trials(search: Search, queue: Queue) -> None:
     folder, measure = search.config.checkpointdir, search.task.chosen_by
     refuse_run(folder)
     header = ["trial", "attempt", "state", f"val_{measure.key}", "epochs", "started", "seconds"]
-    rows = [_csv_row(trial, list(search.space)) for trial in queue.trials]
+    with explain_damage(queue.storage):
+        rows = [_csv_row(trial, list(search.space)) for trial in queue.trials]
+        datadir = queue.attributes["config"]["datadir"]  # a worker's may be elsewhere
     write_csv(folder / TRIALS, [_columns(header, search), *rows])
     best = best_trial(queue)
     if best is not None:
@@ -45,7 +48,6 @@ def write_trials(search: Search, queue: Queue) -> None:
             "values": best.params,
         }
         config = with_values(search.config, best.params)
-        datadir = queue.attributes["config"]["datadir"]  # a worker's may be elsewhere
         values = {**config.outcome, "datadir": datadir}
         write_json(folder / RUN_FILE, {"search": chosen, "config": values})
 

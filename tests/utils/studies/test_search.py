@@ -546,6 +546,7 @@ def changed(*commands):
 without_a_study = changed("UPDATE study_user_attributes SET value_json = '[1' WHERE key = 'about'")
 nested = changed(f"UPDATE study_user_attributes SET value_json = '{'[' * 100_000}'")
 in_no_state = changed("UPDATE trials SET state = 'ODD'")
+without_config = changed("UPDATE study_user_attributes SET value_json = '5' WHERE key = 'config'")
 without_time = changed("UPDATE trials SET datetime_start = 'x'")
 with_a_trigger = changed("CREATE TRIGGER t AFTER UPDATE ON trials BEGIN DELETE FROM trials; END")
 endless = changed(
@@ -571,6 +572,7 @@ def a_folder(path):
         (a_folder, "study.db: the study's database cannot be used .*unable to open"),
         (nested, "study.db: the study's database cannot be used .*recursion"),
         (in_no_state, "study.db: the study's database cannot be used .*'ODD'"),
+        (without_config, "study.db: the study is damaged .*'int' object is not"),
         (without_time, "study.db: the study's database cannot be used .*'x'"),
         (with_a_trigger, "study.db is a database of another program"),
         (endless, "study.db is a database of another program"),
