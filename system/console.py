@@ -61,9 +61,12 @@ def _printable_lines(message: str) -> str:
     return "\n".join(map(printable, message.split("\n")))
 
 
-def fixed(value: float, digits: int) -> str:
-    """Return a number with this many decimals; what rounds to 0 has no sign."""
-    return f"{round(value, digits) + 0:.{digits}f}"  # adding 0 turns -0 into 0
+def fixed(value: float, digits: int, sign: str = "") -> str:
+    """Return a number with this many decimals; what rounds to 0 is not negative.
+
+    `sign` is "+" to mark numbers that are not negative.
+    """
+    return f"{round(value, digits) + 0:{sign}.{digits}f}"  # adding 0 turns -0 into 0
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

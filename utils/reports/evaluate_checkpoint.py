@@ -6,7 +6,6 @@ from data.loading.on_device import place_splits
 from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
-from models.registry import stand_in
 from system.console import print_heading, print_line
 from system.files import check_writable
 from utils.reports.about import about_run, describe_data
@@ -22,8 +21,8 @@ from utils.reports.evaluation import (
 from utils.reports.evaluation_report import evaluation_sections
 from utils.reports.html import warning_if_unwritten, write_report
 from utils.reports.results import (
+    evaluation_folder,
     print_scores,
-    result_folder,
     write_evaluation,
     written_certainty,
 )
@@ -60,9 +59,7 @@ def evaluate_checkpoint(
     print_scores(evaluation, task)
     certainty = bootstrap.measure(evaluation)
     if config.save and options.processes.is_first:
-        own = stand_in(checkpoint, config.model)
-        about = config.resultdir, checkpoint.path, split.digest, config.precision
-        folder = result_folder(*about, stand_in=own) / split_name
+        folder = evaluation_folder(config, checkpoint, split.digest) / split_name
         details = {**data, "split": split_name, "checkpoint": str(checkpoint.path)}
         details |= {"model": config.model, "precision": config.precision, **certainty}
         pictures = write_evaluation(folder, evaluation, task, details)

@@ -103,7 +103,7 @@ def _group_table(title: str, groups: Sequence[Group], differences: np.ndarray) -
     filled = [(name, differences[index]) for name, index in groups if np.any(index[0])]
     bars = mae_bars([np.abs(values) for _, values in filled])
     rows = [
-        [name, f"{len(values):,}", bar, f"{round(float(values.mean()), 3) + 0:+.3f}"]
+        [name, f"{len(values):,}", bar, fixed(float(values.mean()), 3, "+")]
         for (name, values), bar in zip(filled, bars, strict=True)
     ]
     return Table([title, "segments", "MAE", "mean of predicted minus true"], rows)

@@ -26,7 +26,7 @@ from data.text.bert_files import find_bert, hidden_size
 from data.text.pieces import write_pieces
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.contract import Model
-from models.registry import restore, stand_in
+from models.registry import restore
 from models.text_encoder import TextEncoder
 from system.console import print_line, print_warning
 from system.errors import InputError
@@ -39,7 +39,7 @@ from utils.reports.evaluation import (
 )
 from utils.reports.html import warning_if_unwritten
 from utils.reports.predict_report import write_prediction_report
-from utils.reports.results import result_folder, values_by_segment
+from utils.reports.results import evaluation_folder, values_by_segment
 from utils.run_config import RunConfig
 from utils.running.setup import (
     check_widths,
@@ -71,9 +71,7 @@ def predict_path(config: RunConfig, path: Path, bert: str | None, options: Loade
         options = evaluation_options(options, placed[str(splits[0].folder)])
         predictor = Predictor(place_model(model, options), config.precision, options)
         digest = " ".join(split.digest for split in splits)
-        own = stand_in(checkpoint, config.model)
-        about = config.resultdir, checkpoint.path, digest, config.precision
-        results = result_folder(*about, stand_in=own)
+        results = evaluation_folder(config, checkpoint, digest)
         for split in splits:
             name = split.folder.resolve().name
             predictions, not_finite = predict_split(

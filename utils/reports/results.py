@@ -12,15 +12,26 @@ from typing import Any
 
 import numpy as np
 
+from models.checkpoint import Checkpoint
+from models.registry import stand_in
 from system.console import format_table, print_line
 from system.devices import PRECISIONS
 from system.errors import InputError
 from system.files import LONGEST_NAME, cut_name, read_json, write_csv, write_json
 from utils.reports.evaluation import Evaluation
 from utils.reports.html import Picture
+from utils.run_config import RunConfig
 from utils.tasks import Task
 
 _CERTAINTY = ("bootstrap", "against")  # sections of metrics.json: those of `Bootstrap.find`
+
+
+def evaluation_folder(config: RunConfig, checkpoint: Checkpoint, data_digest: str) -> Path:
+    """Return the `result_folder` of what `config`, which names the model, makes of a checkpoint."""
+    own_model = stand_in(checkpoint, config.model)
+    return result_folder(
+        config.resultdir, checkpoint.path, data_digest, config.precision, own_model=own_model
+    )
 
 
 def result_folder(
@@ -29,21 +40,21 @@ def result_folder(
     data_digest: str,
     precision: str = PRECISIONS[0],
     others: Sequence[Path] = (),
-    stand_in: str | None = None,
+    own_model: str | None = None,
 ) -> Path:
     """Return `<resultdir>/<name>`, unique for all that decides the results.
 
     The name has the checkpoint's folder (of seed<N>, also the folder above it), its file name, and
     a digest of its path and content, of the content of the `others` beside it, of the data, of a
-    precision other than the default, and of a user's model that is the `stand_in` for the
+    precision other than the default, and of a user's `own_model` that stands in for the
     checkpoint's. The caller adds a subfolder for each split.
     """
     resolved = checkpoint.resolve()
     digest = hashlib.sha256(f"{resolved}\n{data_digest}\n".encode(errors="surrogateescape"))
     if precision != PRECISIONS[0]:
         digest.update(f"{precision}\n".encode())
-    if stand_in is not None:
-        digest.update(f"{stand_in}\n".encode(errors="surrogateescape"))
+    if own_model is not None:
+        digest.update(f"{own_model}\n".encode(errors="surrogateescape"))
     for path in (checkpoint, *others):
         with path.open("rb") as file:
             while block := file.read(2**20):

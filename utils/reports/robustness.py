@@ -90,17 +90,11 @@ def measure_robustness(
         folder = folder / "robustness" / split_name  # an evaluation has a report.html too
         picture = _write(folder, results, task, rates)
         with warning_if_unwritten(report := folder / "report.html"):
-            measure = task.chosen_by.name
+            measure, checkpoints = task.chosen_by.name, [each.checkpoint for each in opened]
             sections = [
                 Section(f"{measure} without a modality", [Table(*_summary(results, task))]),
                 Section(f"{measure} by disturbance", [picture]),
-                *about_run(
-                    config,
-                    {split_name: split},
-                    task,
-                    options.device,
-                    [each.checkpoint for each in opened],
-                ),
+                *about_run(config, {split_name: split}, task, options.device, checkpoints),
             ]
             write_report(report, f"Robustness on {split.folder}", sections)
         print_line(f"\nResults are in {folder}")

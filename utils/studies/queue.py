@@ -63,8 +63,10 @@ class Queue:
             return self.study.user_attrs
 
     @property
-    def best(self) -> FrozenTrial:
-        """The completed trial with the best value; there must be one."""
+    def best(self) -> FrozenTrial | None:
+        """The completed trial with the best value; None without one."""
+        if not any(trial.state == TrialState.COMPLETE for trial in self.trials):
+            return None
         with explain_database_errors(self.storage):
             return self.study.best_trial
 

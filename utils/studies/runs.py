@@ -18,7 +18,7 @@ from system.errors import InputError, first_line, shown
 from utils.run_config import RunConfig
 from utils.tasks import TASKS, Task
 from utils.training.provenance import RunResult
-from utils.training.run_folder import RUN_FILE, read_record, written_files
+from utils.training.run_folder import RUN_FILE, holds_search, read_record, written_files
 
 _ENVIRONMENT = ("command", "versions", "revision", "machine")
 
@@ -146,7 +146,7 @@ def refuse_run(folder: Path) -> None:
     Both write a `run.json`, so a search would replace the record of the run.
     """
     files = written_files(folder)
-    if files and "search" not in (read_record(folder) or {}):
+    if files and not holds_search(folder):
         raise InputError(f"{folder} holds a run ({files[0].name}); give another --checkpointdir.")
 
 

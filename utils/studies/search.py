@@ -182,7 +182,7 @@ def progress_line(queue: Queue, measure: Measure, count: int) -> str:
     """Return as text how many of `count` trials have ended, the best so far, and the time left."""
     trials, ended = queue.trials, len(ended_runs(queue))
     parts = [f"{ended} of {count} trials have ended"]
-    best = best_trial(queue)
+    best = queue.best
     if best is not None and best.value is not None:
         parts.append(
             f"best validation {measure.name} {measure.text(best.value)}, trial {run_of(best)}"
@@ -193,13 +193,6 @@ def progress_line(queue: Queue, measure: Measure, count: int) -> str:
         seconds_left = (count - ended) / at_once * sum(times) / len(times)
         parts.append(f"about {duration_text(seconds_left)} left")
     return "; ".join(parts)
-
-
-def best_trial(queue: Queue) -> FrozenTrial | None:
-    """Return the best of the completed trials; None without one."""
-    if not any(trial.state == TrialState.COMPLETE for trial in queue.trials):
-        return None
-    return queue.best
 
 
 def duration_text(seconds: float) -> str:

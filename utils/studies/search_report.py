@@ -17,7 +17,7 @@ from utils.reports.html import Cell, Picture, Section, Table, warning_if_unwritt
 from utils.run_config import RunConfig
 from utils.studies.queue import Queue, attempt_of, run_of, seconds_of, why_failed
 from utils.studies.runs import find_runs, refuse_run
-from utils.studies.search import Search, best_trial, duration_text, ended_runs
+from utils.studies.search import Search, duration_text, ended_runs
 from utils.studies.space import describe, value_text, with_values
 from utils.studies.storage import explain_damage
 from utils.studies.table import make_table
@@ -39,7 +39,7 @@ def write_trials(search: Search, queue: Queue) -> None:
         rows = [_csv_row(trial, list(search.space)) for trial in queue.trials]
         datadir = queue.attributes["config"]["datadir"]  # a worker's may be elsewhere
     write_csv(folder / TRIALS, [_columns(header, search), *rows])
-    best = best_trial(queue)
+    best = queue.best
     if best is not None:
         chosen = {
             "trial": run_of(best),
@@ -118,7 +118,7 @@ def _draw_search(search: Search, queue: Queue) -> Picture:
 
 
 def _chosen_table(search: Search, queue: Queue) -> Table:
-    best = best_trial(queue)
+    best = queue.best
     values = {} if best is None else best.params
     defaults = vars(config_class(search.config.model_name)())
     before = {**search.config.outcome, **defaults, **search.config.set}
@@ -143,7 +143,7 @@ def _test_scores(search: Search, chosen: RunConfig) -> list[str | Table]:
 
 def _trial_table(search: Search, queue: Queue) -> Table:
     """Return a table of the trials, the best first, and those without a score last."""
-    measure, best = search.task.chosen_by, best_trial(queue)
+    measure, best = search.task.chosen_by, queue.best
     sign = 1 if measure.lower_is_better else -1
 
     def sort_key(trial: FrozenTrial) -> tuple[bool, bool, float]:

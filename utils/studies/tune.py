@@ -15,7 +15,7 @@ from system.processes import SINGLE_PROCESS, Processes
 from utils.run_config import RunConfig
 from utils.studies.comparison import refuse_unsaved, run_study
 from utils.studies.queue import Queue, refuse_several, why_failed
-from utils.studies.search import CHOSEN, NAME, Search, best_trial, progress_line
+from utils.studies.search import CHOSEN, NAME, Search, progress_line
 from utils.studies.search_report import write_search, write_trials
 from utils.studies.space import describe, read_space, with_values
 from utils.studies.storage import Storage, holds_studies
@@ -109,7 +109,7 @@ def _close(queue: Queue) -> None:
 
 def chosen_config(search: Search, queue: Queue) -> RunConfig:
     """Return the configuration of the best trial; raises InputError when none succeeded."""
-    best = best_trial(queue)
+    best = queue.best
     if best is None:
         raise InputError(
             f"No trial of {search.config.checkpointdir} ended well; the last one failed: "

@@ -51,7 +51,7 @@ def _work_on_search(storage: Storage, local_settings: Mapping[str, Any]) -> None
     runs, has_new_trials = None, True
     while has_new_trials:
         search.work(queue, len(queue.runs), lambda: write_trials(search, queue))
-        if searching.best_trial(queue) is None:
+        if queue.best is None:
             return
         chosen = chosen_config(search, queue)
         write_search(search, queue, chosen)

@@ -14,7 +14,6 @@ from data.loading.options import LoaderOptions
 from data.loading.split import Split
 from models.checkpoint import read_checkpoint
 from models.contract import Model
-from models.registry import stand_in
 from models.text_encoder import text_encoder_of
 from system.console import print_line
 from utils.reports.about import describe_data
@@ -26,7 +25,7 @@ from utils.reports.costs import (
     training_memory,
 )
 from utils.reports.evaluation import evaluation_options
-from utils.reports.results import result_folder
+from utils.reports.results import evaluation_folder
 from utils.run_config import RunConfig
 from utils.running.execution import count_parts, fewest_rows
 from utils.running.setup import open_model, open_training
@@ -110,9 +109,7 @@ def dry_run_evaluation(config: RunConfig, split_name: str, options: LoaderOption
         (split_name, f"{len(split):,} segments of {split.folder}"),
     ]
     if config.save:
-        own = stand_in(checkpoint, config.model)
-        about = config.resultdir, checkpoint.path, split.digest, config.precision
-        folder = result_folder(*about, stand_in=own)
+        folder = evaluation_folder(config, checkpoint, split.digest)
         facts.append(("write", f"{folder / split_name}"))
     if has_room([split], options):  # a split held on the device needs no loading processes
         options = replace(options, num_workers=0)

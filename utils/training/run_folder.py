@@ -97,7 +97,7 @@ def check_run_folder(
     or where `overwrite` would remove a file that it reads.
     """
     folder = config.checkpointdir
-    if "search" in (read_record(folder) or {}):
+    if holds_search(folder):
         raise InputError(f"{folder} holds a search ({RUN_FILE}); give another --checkpointdir.")
     if not overwrite:
         _refuse_other_run(config, resume, resumed)
@@ -170,6 +170,11 @@ def _has_later_epochs(table: Path) -> bool:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return the content of a run folder's `run.json`; None where it cannot be read."""
     return read_dict(folder / RUN_FILE)
+
+
+def holds_search(folder: Path) -> bool:
+    """Tell whether a folder's `run.json` has the configuration that a search chose."""
+    return "search" in (read_record(folder) or {})
 
 
 def written_files(folder: Path) -> list[Path]:
